@@ -1,0 +1,25 @@
+"""Eight simulated devices, strict shapes and one compilation cache for every test."""
+
+import os
+import pathlib
+import tempfile
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Workers and repeated runs compile the same programs: keep them.
+CACHE = os.environ.get(
+    "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir(), "dystress_jax_test_cache"))
+)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE  # for the processes that tests start
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture
+def strict_dtypes():
+    """Refuse every implicit dtype promotion; for the pure library only, flax and optax rely on it."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield

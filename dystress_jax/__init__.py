@@ -1,0 +1,7 @@
+"""Contrastive learning with a temperature that depends on the similarity of each pair.
+
+Importing this package costs jax and jaxtyping only; the trainer's packages (flax, grain, orbax
+and the rest) are loaded by the modules that use them.
+"""
+
+__version__ = "0.1.0"
