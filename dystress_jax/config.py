@@ -1,0 +1,391 @@
+"""The settings of one experiment: the fields, what each may hold, the checks between them.
+
+A file in ``configs/`` starts from :func:`defaults`, changes what it needs and returns the
+``ConfigDict``; ``--config.FIELD=VALUE`` overrides it; :func:`from_config_dict` turns the result
+into the frozen dataclasses below, once, before anything compiles. Only the trainer, ``train.py``
+and ``eval.py`` read them: below that line functions take plain arguments.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names the field and what to do."""
+
+
+def _field(
+    default: Any,
+    doc: str,
+    *,
+    among: Sequence[str] = (),
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A dataclass field that knows its meaning (the README's table) and its range."""
+    limits = {"among": among, "above": above, "at_least": at_least, "at_most": at_most}
+    return dataclasses.field(default=default, metadata={"doc": doc, **limits})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the images come from."""
+
+    source: str = _field(
+        "embedded", "where the images come from", among=("embedded", "tfds", "folder", "npz")
+    )
+    name: str = _field("", "tfds: the data set's name, for example `cifar10`")
+    path: str = _field("", "folder: the directory; npz: the file; tfds: the data directory")
+    image_size: int = _field(0, "side that the images are brought to; 0 = as stored", at_least=0)
+    holdout: float = _field(
+        0.1, "share of the training images kept out for selection", at_least=0.0, at_most=0.5
+    )
+    threads: int = _field(2, "threads that read ahead; 0 = read in the loop", at_least=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augment:
+    """How the two views of an image are made, on the device."""
+
+    recipe: str = _field(
+        "simclr_cifar",
+        "how the two views are made",
+        among=("simclr", "simclr_cifar", "moco_v3", "weak"),
+    )
+    size: int = _field(0, "side of the views; 0 = the image's", at_least=0)
+    mean: tuple[float, ...] = _field(
+        (0.5,), "subtracted from the views, one value or one a channel"
+    )
+    std: tuple[float, ...] = _field((0.25,), "divides the views, one value or one a channel")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """The encoder."""
+
+    name: str = _field(
+        "small", "encoder", among=("small", "resnet18", "resnet34", "resnet50", "resnet101")
+    )
+    stem: str = _field(
+        "cifar",
+        "cifar = 3x3, no max-pool; imagenet = 7x7 and max-pool",
+        among=("cifar", "imagenet"),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Projector:
+    """The projection head between the encoder and the loss."""
+
+    name: str = _field("simclr", "projection head", among=("simclr", "simclr3", "dystress_cifar"))
+    hidden: int = _field(0, "its hidden width; 0 = the encoder's", at_least=0)
+    out: int = _field(128, "its output width", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loss:
+    """The contrastive loss."""
+
+    name: str = _field("nt_xent", "contrastive loss", among=("nt_xent",))
+    strategy: str = _field("dense", "how it is computed", among=("dense",))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Temperature:
+    """The temperature of the loss."""
+
+    name: str = _field(
+        "dystress", "temperature", among=("constant", "dystress", "shifted_dystress")
+    )
+    tau: float = _field(0.1, "constant: its value", above=0.0)
+    tau_min: float = _field(0.1, "dystress: smallest temperature", above=0.0)
+    tau_max: float = _field(0.2, "dystress: largest temperature", above=0.0)
+    shift: float = _field(
+        -0.4, "shifted_dystress: minus the similarity where the maximum begins", at_most=0.0
+    )
+    width: float = _field(0.7, "shifted_dystress: from the maximum down to the minimum", above=0.0)
+    stop_gradient: bool = _field(
+        True, "no gradient through the temperature, as in the paper's code"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """The optimiser and its learning rate."""
+
+    name: str = _field("sgd", "optimiser", among=("sgd", "adamw", "lars"))
+    learning_rate: float = _field(0.2, "base learning rate", above=0.0)
+    rule: str = _field(
+        "constant",
+        "peak = base; linear: base x batch / 256; sqrt: base x sqrt(batch)",
+        among=("constant", "linear", "sqrt"),
+    )
+    momentum: float = _field(0.9, "sgd and lars", at_least=0.0, at_most=1.0)
+    weight_decay: float = _field(5e-4, "weight decay", at_least=0.0)
+    warmup_epochs: float = _field(0.0, "linear warm-up, then a cosine to 0", at_least=0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Knn:
+    """Nearest-neighbour evaluation, during training and after."""
+
+    k: int = _field(200, "neighbours; at most as many as there are", at_least=1)
+    temperature: float = _field(0.1, "a neighbour's weight is exp(similarity / this)", above=0.0)
+    bank: int = _field(
+        50_000, "during training: at most so many training images; 0 = all", at_least=0
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Linear evaluation, during training and after."""
+
+    online: bool = _field(True, "train a linear probe beside the encoder where labels exist")
+    features: str = _field(
+        "augmented",
+        "augmented: encode new weak views every epoch; cached: encode once",
+        among=("augmented", "cached"),
+    )
+    solver: str = _field("sgd", "sgd, or lbfgs (cached features only)", among=("sgd", "lbfgs"))
+    epochs: int = _field(90, "sgd: epochs", at_least=1)
+    learning_rate: float = _field(0.1, "sgd: base learning rate, x batch / 256", above=0.0)
+    batch_size: int = _field(256, "sgd: batch size", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings of one run."""
+
+    seed: int = _field(0, "initial weights, order of the data, augmentation", at_least=0)
+    method: str = _field("simclr", "how the encoder learns", among=("simclr",))
+    batch_size: int = _field(256, "images a step, over all devices", at_least=2)
+    epochs: int = _field(100, "passes over the training images", at_least=1)
+    steps: int = _field(0, "if above 0: steps, in place of epochs", at_least=0)
+    log_every: int = _field(10, "steps between two logged lines; 0 = never", at_least=0)
+    checkpoint_every: int = _field(500, "steps between two checkpoints; 0 = never", at_least=0)
+    checkpoint_keep: int = _field(2, "newest checkpoints kept, beside the best by kNN", at_least=1)
+    knn_every: int = _field(500, "steps between two kNN evaluations; 0 = never", at_least=0)
+    dtype: str = _field(
+        "float32",
+        "arithmetic of the encoder and head; parameters, statistics and loss stay float32",
+        among=("float32", "bfloat16"),
+    )
+    data: Data = dataclasses.field(default_factory=Data)
+    augment: Augment = dataclasses.field(default_factory=Augment)
+    model: Model = dataclasses.field(default_factory=Model)
+    projector: Projector = dataclasses.field(default_factory=Projector)
+    loss: Loss = dataclasses.field(default_factory=Loss)
+    temperature: Temperature = dataclasses.field(default_factory=Temperature)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    knn: Knn = dataclasses.field(default_factory=Knn)
+    probe: Probe = dataclasses.field(default_factory=Probe)
+
+
+# Changing these between two parts of a run changes neither the model nor the data.
+RESUMABLE_CHANGES = (
+    "epochs",
+    "steps",
+    "log_every",
+    "checkpoint_every",
+    "checkpoint_keep",
+    "knn_every",
+    "data.threads",
+    "knn",
+    "probe.features",
+    "probe.solver",
+    "probe.epochs",
+    "probe.learning_rate",
+    "probe.batch_size",
+)
+
+
+def defaults() -> ConfigDict:
+    """Every field at its default, as the ``ConfigDict`` that a config file starts from.
+
+    Example:
+        >>> defaults().temperature.name
+        'dystress'
+    """
+    return to_config_dict(Config())
+
+
+def to_config_dict(config: Config) -> ConfigDict:
+    """The same settings as a ``ConfigDict``."""
+    return ConfigDict(dataclasses.asdict(config))
+
+
+def from_config_dict(settings: Mapping[str, Any] | ConfigDict) -> Config:
+    """Turn loose settings into a checked :class:`Config`.
+
+    Args:
+        settings: nested mapping, for example a ``ConfigDict``; missing fields take their default.
+
+    Raises:
+        ConfigError: an unknown field, a wrong type, a value out of range, or values that
+            contradict each other.
+
+    Example:
+        >>> from_config_dict({"temperature": {"tau_min": 0.07}}).temperature.tau_min
+        0.07
+    """
+    plain = settings.to_dict() if isinstance(settings, ConfigDict) else settings
+    config = _build(Config, plain, "config")
+    _check_relations(config)
+    return config
+
+
+def check_field_names(names: Iterable[str]) -> None:
+    """Refuse dotted names that are no field, as in ``--config.NAME=VALUE``.
+
+    Raises:
+        ConfigError: naming the nearest field.
+
+    Example:
+        >>> check_field_names(["temperature.tau_min"])
+    """
+    known = _field_names(Config)
+    for name in names:
+        if name not in known:
+            raise ConfigError(_unknown(f"config.{name}", [f"config.{k}" for k in known]))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields in which two nested settings differ: name to (old, new).
+
+    Example:
+        >>> differences({"data": {"name": "a"}}, {"data": {"name": "b"}})
+        {'data.name': ('a', 'b')}
+    """
+    before, after = _flatten(old), _flatten(new)
+    names = list(dict.fromkeys([*before, *after]))
+    missing = "(not there)"
+    pairs = {n: (before.get(n, missing), after.get(n, missing)) for n in names}
+    return {n: (a, b) for n, (a, b) in pairs.items() if _plain(a) != _plain(b)}
+
+
+def may_change_on_resume(name: str) -> bool:
+    """Whether a run may go on after the field ``name`` changed."""
+    return any(name == field or name.startswith(field + ".") for field in RESUMABLE_CHANGES)
+
+
+def _build(cls: type, settings: Mapping[str, Any], where: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    values = {}
+    for name, value in settings.items():
+        full = f"{where}.{name}"
+        if name not in fields:
+            raise ConfigError(_unknown(full, [f"{where}.{known}" for known in fields]))
+        field = fields[name]
+        if dataclasses.is_dataclass(field.type):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{full}: found {value!r}; allowed: a group of fields.")
+            values[name] = _build(typing.cast(type, field.type), value, full)
+        else:
+            values[name] = _checked(value, field, full)
+    return cls(**values)
+
+
+def _checked(value: Any, field: dataclasses.Field, full: str) -> Any:
+    kind = field.type
+    if isinstance(kind, types.GenericAlias):  # tuple[float, ...]
+        if not isinstance(value, tuple | list) or not all(_is_number(v) for v in value):
+            raise ConfigError(f"{full}: found {value!r}; allowed: a tuple of numbers.")
+        return tuple(float(v) for v in value)
+    if kind is float and _is_number(value):
+        value = float(value)
+    if type(value) is not kind:
+        expected = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
+        raise ConfigError(f"{full}: found {value!r}; allowed: {expected[typing.cast(type, kind)]}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{full}: found {value}; allowed: a finite number.")
+    limits = field.metadata
+    if limits["among"] and value not in limits["among"]:
+        near = difflib.get_close_matches(str(value), limits["among"], n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{full}: found {value!r}; allowed: {', '.join(limits['among'])}.{hint}")
+    for holds, limit in (
+        (limits["above"] is None or value > limits["above"], f"above {limits['above']}"),
+        (limits["at_least"] is None or value >= limits["at_least"], f">= {limits['at_least']}"),
+        (limits["at_most"] is None or value <= limits["at_most"], f"<= {limits['at_most']}"),
+    ):
+        if not holds:
+            raise ConfigError(f"{full}: found {value}; allowed: {limit}.")
+    return value
+
+
+def _check_relations(config: Config) -> None:
+    """Every check that needs more than one field."""
+    t = config.temperature
+    if t.tau_min > t.tau_max:
+        raise ConfigError(
+            f"config.temperature.tau_min: found {t.tau_min} with config.temperature.tau_max "
+            f"{t.tau_max}; allowed: tau_min <= tau_max. Lower tau_min or raise tau_max."
+        )
+    if config.data.source == "tfds" and not config.data.name:
+        raise ConfigError(
+            "config.data.name: found '' with config.data.source tfds; allowed: the name of a "
+            "prepared data set, for example cifar10."
+        )
+    if config.data.source in ("folder", "npz") and not config.data.path:
+        raise ConfigError(
+            f"config.data.path: found '' with config.data.source {config.data.source}; allowed: "
+            "the path of the " + ("directory." if config.data.source == "folder" else ".npz file.")
+        )
+    for name in ("mean", "std"):
+        found = getattr(config.augment, name)
+        if len(found) not in (1, 3) or (name == "std" and min(found) <= 0):
+            raise ConfigError(
+                f"config.augment.{name}: found {found}; allowed: 1 or 3 numbers"
+                + (" above 0." if name == "std" else ".")
+            )
+    if config.probe.solver == "lbfgs" and config.probe.features == "augmented":
+        raise ConfigError(
+            "config.probe.solver: found lbfgs with config.probe.features augmented; allowed: "
+            "lbfgs with config.probe.features=cached, since it needs the same features every pass."
+        )
+    if config.knn_every and not config.data.holdout:
+        raise ConfigError(
+            f"config.data.holdout: found 0 with config.knn_every {config.knn_every}; allowed: a "
+            "share above 0, on which kNN is measured during training, or config.knn_every=0."
+        )
+
+
+def _field_names(cls: type, prefix: str = "") -> list[str]:
+    names = []
+    for field in dataclasses.fields(cls):
+        names.append(prefix + field.name)
+        if dataclasses.is_dataclass(field.type):
+            names += _field_names(typing.cast(type, field.type), f"{prefix}{field.name}.")
+    return names
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{name}: no such field.{hint} Allowed: {', '.join(known)}."
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
