@@ -1,0 +1,5 @@
+"""Encoders and projection heads as pure functions of their parameters."""
+
+from ._functional import Network as Network
+from .heads import projector as projector
+from .resnet import resnet as resnet

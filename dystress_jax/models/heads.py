@@ -1,0 +1,118 @@
+"""Projection heads: what stands between the encoder's features and the contrastive loss."""
+
+import dataclasses
+import itertools
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ._functional import Network, functional, identity
+from ._norm import BatchNorm
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+    layers: int
+    last_norm: bool
+
+
+_HEADS = {
+    "simclr": _Head(layers=2, last_norm=True),
+    "simclr3": _Head(layers=3, last_norm=True),
+    "dystress_cifar": _Head(layers=2, last_norm=False),
+}
+
+
+class MLP(nnx.Module):
+    """Linear layers without bias, each followed by BatchNorm, with ReLU between the layers."""
+
+    def __init__(
+        self, sizes: tuple[int, ...], *, last_norm: bool, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        """Make the layers; ``sizes`` are the widths from the inputs to the outputs."""
+        last = len(sizes) - 2
+        linears, norms = {}, {}
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+            name = f"layer{i + 1}"
+            linears[name] = nnx.Linear(fan_in, fan_out, use_bias=False, dtype=dtype, rngs=rngs)
+            if i < last:
+                norms[name] = BatchNorm(fan_out, rngs=rngs)
+            elif last_norm:
+                norms[name] = BatchNorm(fan_out, rngs=rngs, use_bias=False)
+        self.last = f"layer{last + 1}"
+        self.linears = nnx.Dict(linears)
+        self.norms = nnx.Dict(norms)
+
+    def __call__(self, x: Float[Array, "n d_in"], *, train: bool) -> Float[Array, "n d_out"]:
+        """Return the projections in float32, not normalised."""
+        for name, linear in self.linears.items():
+            x = linear(x)
+            if name in self.norms:
+                x = self.norms[name](x, use_running_average=not train)
+            if name != self.last:
+                x = nnx.relu(x)
+        return x.astype(jnp.float32)
+
+
+def projector(
+    name: str,
+    *,
+    in_features: int,
+    hidden: int | None = None,
+    out: int = 128,
+    dtype: DTypeLike = jnp.float32,
+) -> Network:
+    """Make a projection head.
+
+    ======================  =====================================================================
+    ``simclr``              linear, BN, ReLU, linear, BN without offset
+    ``simclr3``             linear, BN, ReLU, linear, BN, ReLU, linear, BN without offset
+    ``dystress_cifar``      linear, BN, ReLU, linear
+    ``none``                the features themselves
+    ======================  =====================================================================
+
+    No linear layer has a bias: BatchNorm's offset takes its place, and the last layer has neither.
+
+    Args:
+        name: one of the names above.
+        in_features: width of the encoder's features, at least 1.
+        hidden: width of the layers before the last; by default ``in_features``.
+        out: width of the projections, at least 1; ``none`` has no use for it.
+        dtype: compute type; parameters, statistics and outputs are float32.
+
+    Returns:
+        The head: `[n in_features]` to `[n out]`, not normalised.
+
+    Raises:
+        ValueError: the name is unknown or a width is below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> head = projector("simclr", in_features=512, out=128)
+        >>> params, stats = head.init(jax.random.key(0))
+        >>> projections, stats = head.apply(params, stats, jnp.ones((4, 512)), train=True)
+        >>> projections.shape
+        (4, 128)
+
+    References:
+        ``simclr``: Chen et al., arXiv 2002.05709, section 2.1, with the BatchNorm of the released
+        code (google-research/simclr, ``model_util.py``, ``projection_head``: ``num_proj_layers`` 2;
+        hidden layers as wide as the features). ``simclr3``: Chen et al., arXiv 2006.10029, the same
+        function with 3 layers. ``dystress_cifar``: the CIFAR experiments of DySTreSS, arXiv
+        2308.01140 (512-512-128).
+    """
+    hidden = in_features if hidden is None else hidden
+    for argument, width in (("in_features", in_features), ("hidden", hidden), ("out", out)):
+        if width < 1:
+            raise ValueError(f"{argument} is a number of features, at least 1; found {width}")
+    if name == "none":
+        return identity(features=in_features)
+    if name not in _HEADS:
+        raise ValueError(f"unknown head {name!r}; choose one of {[*_HEADS, 'none']}")
+    head = _HEADS[name]
+    sizes = (in_features, *[hidden] * (head.layers - 1), out)
+    return functional(
+        lambda rngs: MLP(sizes, last_norm=head.last_norm, dtype=dtype, rngs=rngs), out_features=out
+    )

@@ -1,0 +1,257 @@
+"""Residual networks (v1.5), with the stem for ImageNet or for CIFAR, and a small one for CPUs."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ._functional import Network, functional
+from ._norm import BatchNorm
+
+# Made by `norm(features, rngs=rngs, zero_scale=...)`, called as `norm(x, use_running_average=...)`.
+Norm = Callable[..., Any]
+
+# Normal with variance 2 / (out_features * kernel area), as torchvision's ResNet: He et al.,
+# arXiv 1502.01852, with the fan of the backward pass.
+he_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def _conv(
+    in_features: int,
+    out_features: int,
+    size: int,
+    stride: int = 1,
+    *,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    # Symmetric padding as in PyTorch. "SAME" pads a strided convolution by (0, 1) on even images,
+    # which moves every feature by half a pixel and makes ported weights wrong.
+    return nnx.Conv(
+        in_features,
+        out_features,
+        (size, size),
+        stride,
+        padding=(size - 1) // 2,
+        use_bias=False,
+        kernel_init=he_fan_out,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions beside a shortcut (ResNet-18 and -34)."""
+
+    expansion: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        in_features: int,
+        width: int,
+        stride: int,
+        *,
+        norm: Norm,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        """Make the block; ``stride`` is that of the first convolution and of the shortcut."""
+        conv = functools.partial(_conv, dtype=dtype, rngs=rngs)
+        self.conv1 = conv(in_features, width, 3, stride)
+        self.norm1 = norm(width, rngs=rngs)
+        self.conv2 = conv(width, width, 3)
+        self.norm2 = norm(width, rngs=rngs, zero_scale=True)
+        self.shortcut = _shortcut(in_features, width, stride, norm=norm, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n ho wo co"]:
+        """Return ``relu(residual(x) + shortcut(x))``."""
+        y = nnx.relu(self.norm1(self.conv1(x), use_running_average=not train))
+        y = self.norm2(self.conv2(y), use_running_average=not train)
+        return nnx.relu(y + (self.shortcut(x, train=train) if self.shortcut else x))
+
+
+class BottleneckBlock(nnx.Module):
+    """1x1, 3x3, 1x1 convolutions beside a shortcut (ResNet-50, -101); v1.5: the 3x3 strides."""
+
+    expansion: ClassVar[int] = 4
+
+    def __init__(
+        self,
+        in_features: int,
+        width: int,
+        stride: int,
+        *,
+        norm: Norm,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        """Make the block; ``width`` is that of the 3x3 convolution, a quarter of the outputs."""
+        conv = functools.partial(_conv, dtype=dtype, rngs=rngs)
+        out_features = width * self.expansion
+        self.conv1 = conv(in_features, width, 1)
+        self.norm1 = norm(width, rngs=rngs)
+        self.conv2 = conv(width, width, 3, stride)
+        self.norm2 = norm(width, rngs=rngs)
+        self.conv3 = conv(width, out_features, 1)
+        self.norm3 = norm(out_features, rngs=rngs, zero_scale=True)
+        self.shortcut = _shortcut(
+            in_features, out_features, stride, norm=norm, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n ho wo co"]:
+        """Return ``relu(residual(x) + shortcut(x))``."""
+        y = nnx.relu(self.norm1(self.conv1(x), use_running_average=not train))
+        y = nnx.relu(self.norm2(self.conv2(y), use_running_average=not train))
+        y = self.norm3(self.conv3(y), use_running_average=not train)
+        return nnx.relu(y + (self.shortcut(x, train=train) if self.shortcut else x))
+
+
+class Projection(nnx.Module):
+    """A 1x1 convolution and a norm: the shortcut where the shape changes."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        stride: int,
+        *,
+        norm: Norm,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        """Make the shortcut from ``in_features`` to ``out_features``."""
+        self.conv = _conv(in_features, out_features, 1, stride, dtype=dtype, rngs=rngs)
+        self.norm = norm(out_features, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n ho wo co"]:
+        """Project ``x``."""
+        return self.norm(self.conv(x), use_running_average=not train)
+
+
+def _shortcut(in_features: int, out_features: int, stride: int, **layer: Any) -> Projection | None:
+    if stride == 1 and in_features == out_features:
+        return None
+    return Projection(in_features, out_features, stride, **layer)
+
+
+class ResNet(nnx.Module):
+    """Stem, stages of residual blocks, global average pool.
+
+    Stage k has ``width * 2**k`` channels (four times that after bottlenecks); every stage but the
+    first halves the image.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[BottleneckBlock],
+        stages: Sequence[int],
+        *,
+        width: int,
+        stem: str,
+        channels: int,
+        norm: Norm = BatchNorm,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        """Make the network; ``stages`` holds the number of blocks of each stage."""
+        self.channels = channels
+        self.stem = stem
+        self.dtype = dtype
+        size, stride = (7, 2) if stem == "imagenet" else (3, 1)
+        self.conv = _conv(channels, width, size, stride, dtype=dtype, rngs=rngs)
+        self.norm = norm(width, rngs=rngs)
+        features = width
+        blocks = {}
+        for stage, depth in enumerate(stages):
+            for i in range(depth):
+                stride = 2 if stage > 0 and i == 0 else 1
+                blocks[f"stage{stage + 1}_block{i + 1}"] = block(
+                    features, width * 2**stage, stride, norm=norm, dtype=dtype, rngs=rngs
+                )
+                features = width * 2**stage * block.expansion
+        self.blocks = nnx.Dict(blocks)
+
+    def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
+        """Return the pooled features in float32."""
+        if images.shape[-1] != self.channels:
+            raise ValueError(
+                f"the network was made for {self.channels} channels, found images of shape "
+                f"{images.shape}: the last axis holds the channels"
+            )
+        x = nnx.relu(self.norm(self.conv(images.astype(self.dtype)), use_running_average=not train))
+        if self.stem == "imagenet":
+            padding: Any = ((1, 1), (1, 1))  # flax annotates str, and takes pairs too
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
+        for block in self.blocks.values():
+            x = block(x, train=train)
+        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+
+_STEMS = ("imagenet", "cifar")
+_ARCHITECTURES = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2), 64),
+    "resnet34": (BasicBlock, (3, 4, 6, 3), 64),
+    "resnet50": (BottleneckBlock, (3, 4, 6, 3), 64),
+    "resnet101": (BottleneckBlock, (3, 4, 23, 3), 64),
+    "small": (BasicBlock, (1, 1, 1), 16),
+}
+
+
+def resnet(
+    name: str,
+    *,
+    stem: str = "imagenet",
+    channels: int = 3,
+    width: int | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> Network:
+    """Make a residual network without its classifier.
+
+    Args:
+        name: ``resnet18``, ``resnet34``, ``resnet50``, ``resnet101``, or ``small``: three stages of
+            one basic block, 16 channels wide, for small images on CPUs.
+        stem: ``imagenet`` is a 7x7 convolution of stride 2 and a max-pool; ``cifar`` is a 3x3
+            convolution of stride 1 (SimCLR, arXiv 2002.05709, appendix B.9).
+        channels: channels of the images.
+        width: channels of the first stage; by default 64, and 16 for ``small``.
+        dtype: compute type; parameters, statistics and features are float32.
+
+    Returns:
+        The network: images `[n h w channels]` to features `[n out_features]`.
+
+    Raises:
+        ValueError: the name or the stem is unknown, or a size is below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> encoder = resnet("small", stem="cifar")
+        >>> params, stats = encoder.init(jax.random.key(0))
+        >>> features, stats = encoder.apply(params, stats, jnp.ones((2, 32, 32, 3)), train=True)
+        >>> features.shape
+        (2, 64)
+
+    References:
+        He et al., arXiv 1512.03385, table 1; the bottleneck's stride in the 3x3 convolution, the
+        initialisation and the padding are torchvision's (``models/resnet.py``); the zero scale of
+        each block's last BatchNorm is Goyal et al., arXiv 1706.02677, section 5.1.
+    """
+    if name not in _ARCHITECTURES:
+        raise ValueError(f"unknown ResNet {name!r}; choose one of {list(_ARCHITECTURES)}")
+    if stem not in _STEMS:
+        raise ValueError(f"unknown stem {stem!r}; choose one of {list(_STEMS)}")
+    block, stages, default_width = _ARCHITECTURES[name]
+    width = default_width if width is None else width
+    for argument, size in (("channels", channels), ("width", width)):
+        if size < 1:
+            raise ValueError(f"{argument} must be at least 1; found {size}")
+    build = functools.partial(
+        ResNet, block, stages, width=width, stem=stem, channels=channels, dtype=dtype
+    )
+    return functional(
+        lambda rngs: build(rngs=rngs),
+        out_features=width * 2 ** (len(stages) - 1) * block.expansion,
+    )
