@@ -1,0 +1,205 @@
+"""Checkpoints: asynchronous, atomic, checked bit by bit when they come back.
+
+A checkpoint is the whole :class:`~dystress_jax.state.TrainState`, its fingerprint, and the
+position in the data. Orbax finds most damage by itself, but it returns array bytes as they are on
+disk; the fingerprint finds a flipped bit there too.
+"""
+
+import logging
+import pathlib
+import shutil
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+from jaxtyping import Array, UInt32
+from orbax.checkpoint import v1 as ocp
+
+PyTree = Any
+Position = dict[str, Any]  # of the data iterator; plain JSON
+
+class CheckpointError(RuntimeError):
+    """No checkpoint can be used, though there are some."""
+
+
+class Restored(NamedTuple):
+    """What came back from disk."""
+
+    step: int
+    state: PyTree
+    position: Position
+    damaged: list[tuple[int, str]]  # newer checkpoints that could not be read: step, reason
+
+
+class Saver:
+    """Writes checkpoints in the background; keeps the newest few and the best by kNN.
+
+    Args:
+        directory: made if it is not there.
+        keep: how many of the newest to keep.
+    """
+
+    def __init__(self, directory: pathlib.Path, *, keep: int):
+        self._knn = knn_by_step(directory)
+        self._checkpointer = ocp.training.Checkpointer(
+            directory.absolute(),
+            preservation_policy=_NewestAndBest(keep, self._knn),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, counting one that is being written."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, step: int, state: PyTree, position: Position, *, knn: float | None) -> None:
+        """Start to write a checkpoint; returns once the state may change again."""
+        if knn is not None:
+            self._knn[step] = knn
+        self._checkpointer.save_checkpointables_async(
+            step,
+            {"train": {"state": state, "fingerprint": fingerprint(state)}},
+            force=True,
+            custom_metadata={"position": position, "knn": knn},
+        )
+
+    def close(self) -> None:
+        """Wait until everything is on disk."""
+        self._checkpointer.close()
+
+
+def steps(directory: pathlib.Path) -> list[int]:
+    """The steps that have a finished checkpoint, oldest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
+
+
+def knn_by_step(directory: pathlib.Path) -> dict[int, float]:
+    """The kNN accuracy on the held-out part of train, for the checkpoints where it was measured."""
+    found = {step: _metadata(directory, step).get("knn") for step in steps(directory)}
+    return {step: knn for step, knn in found.items() if knn is not None}
+
+
+def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
+    """Read one checkpoint and check it.
+
+    Args:
+        directory: of all checkpoints.
+        step: which one.
+        abstract: the state's shapes, types and placement.
+
+    Raises:
+        CheckpointError: it cannot be read, or its fingerprint does not fit.
+    """
+    wanted = {
+        "state": abstract,
+        "fingerprint": jax.ShapeDtypeStruct(
+            (), jnp.uint32, sharding=jax.tree.leaves(abstract)[0].sharding
+        ),
+    }
+    quiet = logging.getLogger("absl")
+    level = quiet.level
+    quiet.setLevel(logging.CRITICAL)  # one line of ours says what a page of traces would
+    try:
+        position = _metadata(directory, step)["position"]
+        path = directory.absolute() / str(step)
+        found = ocp.load_checkpointables(path, {"train": wanted})["train"]
+    except Exception as error:  # Orbax, tensorstore and json each raise their own
+        raise CheckpointError(f"checkpoint {step} cannot be read ({_first(error)})") from error
+    finally:
+        quiet.setLevel(level)
+    if int(fingerprint(found["state"])) != int(found["fingerprint"]):
+        raise CheckpointError(f"checkpoint {step} is damaged (its fingerprint does not fit)")
+    return Restored(step, found["state"], position, [])
+
+
+def restore_newest(directory: pathlib.Path, abstract: PyTree) -> Restored | None:
+    """Read the newest checkpoint that is whole; damaged newer ones are moved out of the way.
+
+    They go to ``damaged/`` beside ``directory``, since nothing is deleted that a person may want
+    to look at.
+
+    Returns:
+        None where there is no checkpoint at all.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none can be used.
+    """
+    damaged = []
+    for step in reversed(steps(directory)):
+        try:
+            restored = restore(directory, step, abstract)
+        except CheckpointError as error:
+            damaged.append((step, str(error)))
+            continue
+        for bad, _ in damaged:
+            _move_aside(directory, bad)
+        return restored._replace(damaged=damaged)
+    if damaged:
+        raise CheckpointError(
+            f"none of the checkpoints in {directory} can be used: "
+            + "; ".join(reason for _, reason in damaged)
+            + ". Were they written by another version or model? Use a new --workdir."
+        )
+    return None
+
+
+@jax.jit
+def fingerprint(tree: PyTree) -> UInt32[Array, ""]:
+    """A number that changes when any one 32-bit word of a tree does.
+
+    Each leaf's words are summed with odd weights modulo 2^32; odd numbers are invertible there, so
+    no change of a single word can cancel.
+
+    Example:
+        >>> a = fingerprint({"w": jnp.ones(3)})
+        >>> bool(a == fingerprint({"w": jnp.ones(3).at[1].set(1.0000001)}))
+        False
+    """
+    total = jnp.uint32(0)
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        width = {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
+        words = jax.lax.bitcast_convert_type(leaf, width).reshape(-1).astype(jnp.uint32)
+        odd = 2 * jnp.arange(words.size, dtype=jnp.uint32) + 1
+        total = total * jnp.uint32(0x9E3779B1) + jnp.sum(words * odd, dtype=jnp.uint32)
+    return total
+
+
+class _NewestAndBest:
+    """Orbax asks it after each save which checkpoints to keep."""
+
+    def __init__(self, newest: int, knn: dict[int, float]):
+        self._newest, self._knn = newest, knn
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        del context
+        present = [c.step for c in checkpoints]
+        scored = [(self._knn[step], step) for step in present if step in self._knn]
+        kept = {*present[-self._newest :], *([max(scored)[1]] if scored else [])}
+        return [step in kept for step in present]
+
+
+def _metadata(directory: pathlib.Path, step: int) -> dict[str, Any]:
+    metadata = ocp.checkpointables_metadata(directory.absolute() / str(step))
+    return dict(metadata.custom_metadata or {})
+
+
+def _first(error: BaseException) -> str:
+    """The error that started a chain, in one line."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _move_aside(directory: pathlib.Path, step: int) -> None:
+    if jax.process_index() == 0:
+        place = directory.parent / "damaged"
+        place.mkdir(exist_ok=True)
+        shutil.rmtree(place / str(step), ignore_errors=True)
+        (directory / str(step)).rename(place / str(step))
+    multihost_utils.sync_global_devices("damaged checkpoint moved")

@@ -1,0 +1,50 @@
+"""A linear classifier that learns beside the encoder without touching it: a live progress meter."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ._method import Method, Outcome
+
+PROBE = "probe"  # its key among the parameters
+
+
+def with_online_probe(method: Method, num_classes: int) -> Method:
+    """Add a linear probe on the stopped gradient of the features to any method.
+
+    The probe's cross entropy is added to the loss, but no gradient of it reaches the encoder, so
+    the encoder learns exactly as without it. Examples labelled -1 do not count.
+
+    Args:
+        method: the method to watch.
+        num_classes: labels are 0 to ``num_classes - 1``.
+
+    Returns:
+        A method whose parameters have one more entry, ``probe``, and whose metrics have
+        ``probe_loss`` and ``probe_accuracy``.
+    """
+
+    def init(key):
+        params, stats = method.init(key)
+        weights = jnp.zeros((method.num_features, num_classes))
+        return {**params, PROBE: {"kernel": weights, "bias": jnp.zeros(num_classes)}}, stats
+
+    def loss(params, stats, batch, key):
+        value, outcome = method.loss(params, stats, batch, key)
+        features = jax.lax.stop_gradient(outcome.features)
+        # Views of one image are neighbours, each has the image's label.
+        labels = jnp.repeat(batch["label"], features.shape[0] // batch["label"].shape[0])
+        logits = features @ params[PROBE]["kernel"] + params[PROBE]["bias"][None]
+        known = labels >= 0
+        share = known / jnp.maximum(known.sum(), 1)
+        entropy = optax.losses.softmax_cross_entropy_with_integer_labels(
+            logits, jnp.maximum(labels, 0)
+        )
+        probe_loss = jnp.sum(share * entropy)
+        accuracy = jnp.sum(share * (jnp.argmax(logits, axis=-1) == labels))
+        metrics = {**outcome.metrics, "probe_loss": probe_loss, "probe_accuracy": accuracy}
+        # The value of the reported loss stays the method's own.
+        silent = probe_loss - jax.lax.stop_gradient(probe_loss)
+        return value + silent, Outcome(outcome.stats, metrics, outcome.features)
+
+    return Method(init, loss, method.encode, method.num_features)

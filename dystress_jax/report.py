@@ -1,0 +1,176 @@
+"""What a run tells: metrics.jsonl, TensorBoard events, a progress bar, JSON files.
+
+The log never waits for the step that runs: it fetches the numbers of the step before.
+"""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import tqdm
+from jaxtyping import Array, Float
+from tensorboardX import SummaryWriter
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class DivergedError(FloatingPointError):
+    """The loss or its gradient is no longer a finite number.
+
+    Attributes:
+        step: the step in which it happened.
+    """
+
+    def __init__(self, step: int, name: str, value: float):
+        super().__init__(f"{name} is {value} at step {step}")
+        self.step = step
+
+
+class Report:
+    """The log of one run; every logged step has one line in metrics.jsonl, also after a restart.
+
+    Args:
+        workdir: where metrics.jsonl and the TensorBoard events go.
+        first_step: steps done before this part of the run; later lines of an earlier part go.
+        total_steps: for the progress bar.
+        log_every: steps between two lines; 0 = only lines with an evaluation.
+        batch_size: images a step, for images/s.
+        quiet: no files and no bar; for all processes but the first.
+    """
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        first_step: int,
+        total_steps: int,
+        log_every: int,
+        batch_size: int,
+        quiet: bool = False,
+    ):
+        self._log_every, self._batch_size, self._quiet = log_every, batch_size, quiet
+        self._pending: tuple[int, Mapping[str, Any], dict[str, float]] | None = None
+        self._shown: dict[str, str] = {}
+        self._clock_from: tuple[int, float] | None = None  # step, time
+        self._bar = tqdm.tqdm(
+            total=total_steps,
+            initial=first_step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=quiet,
+            mininterval=0.1 if sys.stderr.isatty() else 10.0,
+        )
+        if not quiet:
+            _keep_lines_up_to(workdir / METRICS_FILE, first_step)
+            self._file = (workdir / METRICS_FILE).open("a")
+            # A step that is written again replaces the events of the part that was lost.
+            self._events = SummaryWriter(str(workdir), purge_step=first_step + 1)
+
+    def step(self, step: int, metrics: Mapping[str, Float[Array, ""]]) -> None:
+        """Take the numbers of a step that may still run; write those of the step before.
+
+        Raises:
+            DivergedError: loss or gradient norm of the step before is not finite.
+        """
+        self.flush()
+        self._pending = (step, metrics, {})
+        self._bar.update(1)
+
+    def add(self, **scalars: float) -> None:
+        """Add evaluation results to the line of the newest step."""
+        assert self._pending is not None
+        self._pending[2].update(scalars)
+        self._shown.update({k: f"{v:.3f}" for k, v in scalars.items()})
+
+    def pause(self) -> None:
+        """Leave what follows (an evaluation, a checkpoint) out of images/s."""
+        self._clock_from = None
+
+    def flush(self) -> None:
+        """Wait for the newest step and write its line.
+
+        Raises:
+            DivergedError: its loss or gradient norm is not finite.
+        """
+        if self._pending is None:
+            return
+        step, on_device, extra = self._pending
+        self._pending = None
+        metrics = {name: float(value) for name, value in jax.device_get(dict(on_device)).items()}
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(metrics[name]):
+                raise DivergedError(step, name, metrics[name])
+        due = self._log_every > 0 and step % self._log_every == 0
+        if not (due or extra):
+            if self._clock_from is None:
+                self._clock_from = (step, time.perf_counter())
+            return
+        now = time.perf_counter()
+        if self._clock_from is not None and step > self._clock_from[0]:
+            rate = (step - self._clock_from[0]) * self._batch_size / (now - self._clock_from[1])
+            metrics["images_per_second"] = rate
+            self._shown["images/s"] = f"{rate:.0f}"
+        self._clock_from = (step, now)
+        self._write(step, {**metrics, **extra})
+
+    def close(self) -> None:
+        """Close the files and the bar."""
+        self._bar.close()
+        if not self._quiet:
+            self._file.close()
+            self._events.close()
+
+    def _write(self, step: int, scalars: dict[str, float]) -> None:
+        self._bar.set_postfix({"loss": f"{scalars['loss']:.3f}", **self._shown}, refresh=False)
+        if self._quiet:
+            return
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, step)
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(draft, path)
+
+
+def table(rows: Sequence[tuple[str, str]], *, title: str) -> str:
+    """A two-column table for the terminal.
+
+    Example:
+        >>> print(table([("trained", "50.1 %"), ("untrained", "40.0 %")], title="kNN"))
+        kNN
+        ------------------
+        trained     50.1 %
+        untrained   40.0 %
+    """
+    left = max(len(name) for name, _ in rows)
+    right = max(len(value) for _, value in rows)
+    lines = [f"{name:<{left}}   {value:>{right}}" for name, value in rows]
+    return "\n".join([title, "-" * max(len(title), *map(len, lines)), *lines])
+
+
+def _keep_lines_up_to(path: pathlib.Path, step: int) -> None:
+    """Drop the lines after ``step``, and a last line that a kill cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= step and line.endswith("\n"):
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            continue
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text("".join(kept))
+    os.replace(draft, path)

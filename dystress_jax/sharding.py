@@ -1,0 +1,62 @@
+"""Where arrays live: one mesh axis, ``data``; batches split along it, everything else replicated.
+
+The same code serves one device and many, one process and many: a mesh of one is no special case.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices of all processes (or of ``devices``) along the axis ``data``.
+
+    Its axis is ``Auto``: under ``jax.jit`` XLA places the collectives, so a program written for
+    the whole batch computes the same on any number of devices.
+
+    Example:
+        >>> make_mesh(jax.devices()[:1]).shape["data"]
+        1
+    """
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_rows(mesh: Mesh) -> NamedSharding:
+    """The first axis is cut into equal parts, one a device."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Refuse a batch that the devices cannot share equally.
+
+    Raises:
+        ValueError: naming both numbers and the nearest batch sizes that work.
+
+    Example:
+        >>> check_batch_size(256, make_mesh(jax.devices()[:1]))
+    """
+    devices = mesh.size
+    if batch_size % devices:
+        lower = batch_size - batch_size % devices
+        nearest = [size for size in (lower, lower + devices) if size > 0]
+        raise ValueError(
+            f"config.batch_size: found {batch_size}, which {devices} devices cannot share equally; "
+            f"allowed: a multiple of {devices}, the nearest: {' or '.join(map(str, nearest))}."
+        )
+
+
+def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """Put this process's rows of a batch onto the mesh as parts of the global batch."""
+    sharding = split_rows(mesh)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
