@@ -1,0 +1,188 @@
+"""What the two views of an image are: published settings as frozen dataclasses."""
+
+import collections.abc
+import dataclasses
+import math
+import types
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """How one view is drawn; the defaults give a random resized crop and a flip.
+
+    The operations are applied in this order: crop, flip, jitter, grayscale, blur, solarize. Each
+    happens with its own probability, independently for every example.
+
+    Args:
+        crop_area: Range of the crop's area as a fraction of the image, in (0, 1]. `(1, 1)` with
+            `crop_aspect=(1, 1)` keeps a square image whole.
+        crop_aspect: Range of the crop's width / height, sampled log-uniformly.
+        antialias: Low-pass filter where a crop is reduced, as Pillow does. Off by default.
+        flip: Probability of a horizontal flip.
+        jitter: Probability that brightness, contrast, saturation and hue change, in random order.
+        brightness: Factor uniform in [max(0, 1 - brightness), 1 + brightness].
+        contrast: Likewise, towards the mean grey of the image.
+        saturation: Likewise, towards the grey of each pixel. Three channels only.
+        hue: Shift uniform in [-hue, hue] turns of the colour circle, at most 0.5. Three channels
+            only.
+        grayscale: Probability of a grey image. Three channels only.
+        blur: Probability of a Gaussian blur, its kernel a tenth of the image as in SimCLR.
+        blur_sigma: Range of its standard deviation in pixels, sampled uniformly.
+        solarize: Probability that pixels from `solarize_threshold` up are inverted.
+        solarize_threshold: In [0, 1].
+
+    Raises:
+        ValueError: A probability, range or strength is impossible; the message names the field.
+
+    Example:
+        >>> from dystress_jax import augment
+        >>> view = augment.View(crop_area=(0.2, 1.0), blur=0.5)
+        >>> augment.View(flip=1.5)
+        Traceback (most recent call last):
+        ...
+        ValueError: View.flip is a probability, in [0, 1]; found 1.5.
+    """
+
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    antialias: bool = False
+    flip: float = 0.5
+    jitter: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grayscale: float = 0.0
+    blur: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize: float = 0.0
+    solarize_threshold: float = 0.5
+
+    def __post_init__(self):
+        """Refuse what cannot be drawn, before anything compiles."""
+        for name in ("flip", "jitter", "grayscale", "blur", "solarize"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "is a probability, in [0, 1]")
+        for name in ("brightness", "contrast", "saturation"):
+            strength = getattr(self, name)
+            self._require(name, 0 <= strength < math.inf, "is a strength, at least 0")
+        self._require("hue", 0 <= self.hue <= 0.5, "is part of a full turn, in [0, 0.5]")
+        for name, top in (("crop_area", 1), ("crop_aspect", math.inf), ("blur_sigma", math.inf)):
+            low, high = getattr(self, name)
+            self._require(name, 0 < low <= high <= top, f"is a range 0 < low <= high <= {top}")
+        threshold = self.solarize_threshold
+        self._require("solarize_threshold", 0 <= threshold <= 1, "is a pixel value, in [0, 1]")
+
+    def _require(self, name: str, holds: bool, allowed: str):
+        if not holds:
+            raise ValueError(f"View.{name} {allowed}; found {getattr(self, name)}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The two views of a contrastive pair; they differ in MoCo v3 and BYOL.
+
+    Args:
+        first: How the first view is drawn.
+        second: How the second view is drawn.
+
+    Example:
+        >>> from dystress_jax import augment
+        >>> crop, blurred = augment.View(), augment.View(blur=1.0)
+        >>> recipe = augment.Recipe(first=crop, second=blurred)
+    """
+
+    first: View
+    second: View
+
+
+def simclr(*, strength: float = 1.0) -> Recipe:
+    """SimCLR for ImageNet: crop, flip, strong jitter, grey and blur; also the DySTreSS settings.
+
+    Two known differences from the authors' TensorFlow code: crops are resized bilinearly (there
+    bicubic), and contrast and saturation are torchvision's (there TensorFlow's), as in the code of
+    DySTreSS.
+
+    Args:
+        strength: Factor on the jitter (0.8, 0.8, 0.8, 0.2), at least 0. SimCLR takes 1 for ImageNet
+            and 0.5 for CIFAR.
+
+    Returns:
+        The same view twice.
+
+    Example:
+        >>> from dystress_jax import augment
+        >>> augment.simclr(strength=0.5).first.brightness
+        0.4
+
+    References:
+        Chen et al. 2020, https://arxiv.org/abs/2002.05709, appendix A; `data_util.py` of
+        https://github.com/google-research/simclr.
+    """
+    view = View(
+        jitter=0.8,
+        brightness=0.8 * strength,
+        contrast=0.8 * strength,
+        saturation=0.8 * strength,
+        hue=0.2 * strength,
+        grayscale=0.2,
+        blur=0.5,
+    )
+    return Recipe(first=view, second=view)
+
+
+def simclr_cifar() -> Recipe:
+    """SimCLR for small images: weaker jitter and no blur; the CIFAR settings of DySTreSS.
+
+    Returns:
+        The same view twice: area 0.08 to 1, flip, jitter (0.4, 0.4, 0.4, 0.1) with probability 0.8,
+        grey with 0.2.
+
+    References:
+        Manna et al. 2025, https://arxiv.org/abs/2308.01140; `smallscale/utils.py` of
+        https://github.com/sadimanna/DySTreSS.
+    """
+    view = dataclasses.replace(simclr(strength=0.5).first, blur=0.0)
+    return Recipe(first=view, second=view)
+
+
+def moco_v3(*, crop_min: float = 0.08) -> Recipe:
+    """MoCo v3 (BYOL's asymmetric pair): one view always blurred, the other at times solarized.
+
+    Args:
+        crop_min: Smallest crop area. 0.08 is the default of the authors' code and their setting
+            for ViT; they take 0.2 for ResNet-50.
+
+    Returns:
+        Two different views.
+
+    References:
+        Chen et al. 2021, https://arxiv.org/abs/2104.02057; `main_moco.py` and `CONFIG.md` of
+        https://github.com/facebookresearch/moco-v3. Grill et al. 2020,
+        https://arxiv.org/abs/2006.07733, table 6.
+    """
+    first = View(
+        crop_area=(crop_min, 1.0),
+        jitter=0.8,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.2,
+        hue=0.1,
+        grayscale=0.2,
+        blur=1.0,
+    )
+    return Recipe(first=first, second=dataclasses.replace(first, blur=0.1, solarize=0.2))
+
+
+def weak() -> Recipe:
+    """Crop and flip only, as linear probes are trained.
+
+    Returns:
+        The same view twice.
+    """
+    return Recipe(first=View(), second=View())
+
+
+RECIPES: collections.abc.Mapping[str, Recipe] = types.MappingProxyType(
+    {make.__name__: make() for make in (simclr, simclr_cifar, moco_v3, weak)}
+)
+"""The published recipes by name, for config files."""
