@@ -1,0 +1,164 @@
+"""Optimisers against NumPy re-enactments, the rules and the schedule against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dystress_jax import optim
+
+RATES = (0.3, 0.2, 0.1)
+
+
+def problem():
+    """Parameters of every kind, and the gradients of three steps."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "conv": {"kernel": (3, 3, 2, 4)},
+        "norm": {"scale": (4,), "bias": (4,)},
+        "linear": {"kernel": (4, 5), "bias": (5,)},
+    }
+    draw = lambda shape: rng.normal(size=shape)
+    is_shape = lambda node: isinstance(node, tuple)
+    params = jax.tree.map(draw, shapes, is_leaf=is_shape)
+    gradients = [jax.tree.map(draw, shapes, is_leaf=is_shape) for _ in RATES]
+    return params, gradients
+
+
+def run(optimizer, params, gradients):
+    """Three steps in float64, where Adam's bias correction has no cancellation to forgive."""
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, params)
+        state = optimizer.init(params)
+        for gradient in gradients:
+            updates, state = optimizer.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+        return jax.tree.map(np.asarray, params)
+
+
+def assert_equal(found, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), found, expected)
+
+
+def schedule(step):
+    return jnp.asarray(RATES)[step]
+
+
+def sgd(w, gradients, *, decay, momentum=0.9):
+    v = np.zeros_like(w)
+    for rate, g in zip(RATES, gradients, strict=True):
+        v = momentum * v + g + decay * w
+        w = w - rate * v
+    return w
+
+
+def lars(w, gradients, *, decay, momentum=0.9):
+    v = np.zeros_like(w)
+    for rate, g in zip(RATES, gradients, strict=True):
+        if w.ndim > 1:
+            g = g + decay * w
+            g = 0.001 * np.sqrt((w**2).sum()) / np.sqrt((g**2).sum()) * g
+        v = momentum * v + rate * g
+        w = w - v
+    return w
+
+
+def adamw(w, gradients, *, decay):
+    first, second = np.zeros_like(w), np.zeros_like(w)
+    for step, (rate, g) in enumerate(zip(RATES, gradients, strict=True), start=1):
+        first = 0.9 * first + 0.1 * g
+        second = 0.999 * second + 0.001 * g**2
+        adam = (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        w = w - rate * (adam + decay * w)
+    return w
+
+
+@pytest.mark.parametrize(
+    ("name", "oracle", "keywords"),
+    [
+        ("sgd", sgd, {"weight_decay": 0.1}),
+        ("lars", lars, {"weight_decay": 0.1}),
+        ("adamw", adamw, {"weight_decay": 0.1}),
+    ],
+)
+def test_three_steps_equal_a_numpy_reenactment(name, oracle, keywords):
+    params, gradients = problem()
+    found = run(optim.make_optimizer(name, schedule, **keywords), params, gradients)
+    expected = jax.tree.map(lambda w, *g: oracle(w, g, decay=0.1), params, *gradients)
+    assert_equal(found, expected)
+
+
+def test_sgd_without_momentum_is_plain_descent():
+    params, gradients = problem()
+    optimizer = optim.make_optimizer("sgd", schedule, momentum=0.0, weight_decay=0.1)
+    expected = jax.tree.map(lambda w, *g: sgd(w, g, decay=0.1, momentum=0.0), params, *gradients)
+    found = run(optimizer, params, gradients)
+    assert_equal(found, expected)
+
+
+@pytest.mark.parametrize(("name", "oracle"), [("sgd", sgd), ("adamw", adamw)])
+def test_decay_can_leave_vectors_alone(name, oracle):
+    params, gradients = problem()
+    optimizer = optim.make_optimizer(name, schedule, weight_decay=0.1, decay_vectors=False)
+    expected = jax.tree.map(
+        lambda w, *g: oracle(w, g, decay=0.1 if w.ndim > 1 else 0.0), params, *gradients
+    )
+    found = run(optimizer, params, gradients)
+    assert_equal(found, expected)
+
+
+def test_lars_moves_a_kernel_that_starts_at_zero():
+    optimizer = optim.make_optimizer("lars", 0.1)
+    found = run(optimizer, {"kernel": np.zeros((2, 2))}, [{"kernel": np.ones((2, 2))}])
+    np.testing.assert_allclose(found["kernel"], -0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rule", "base", "batch_size", "expected"),
+    [
+        ("constant", 0.2, 128, 0.2),
+        ("linear", 0.3, 4096, 4.8),
+        ("linear", 0.1, 256, 0.1),
+        ("sqrt", 0.075, 256, 1.2),
+        ("sqrt", 0.075, 4096, 4.8),
+    ],
+)
+def test_learning_rate(rule, base, batch_size, expected):
+    assert optim.learning_rate(rule, base, batch_size) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("warmup", "final"), [(0, 0.0), (1, 0.0), (10, 0.0), (10, 0.2), (29, 0.1)])
+def test_schedule_equals_its_formula_at_every_step(warmup, final):
+    total, peak = 30, 1.7
+    steps = np.arange(total + 5)
+    schedule = optim.warmup_cosine(peak, total_steps=total, warmup_steps=warmup, final=final)
+    found = jax.vmap(schedule)(jnp.asarray(steps))
+    phase = np.clip((steps - warmup) / (total - warmup), 0, 1)
+    expected = np.where(
+        steps < warmup,
+        peak * steps / max(warmup, 1),
+        final + (peak - final) / 2 * (1 + np.cos(np.pi * phase)),
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: optim.make_optimizer("adam", 0.1), "unknown optimizer 'adam'.*'sgd', 'adamw'"),
+        (lambda: optim.make_optimizer("sgd", 0.1, momentum=1.0), r"momentum.*\[0, 1\).*1.0"),
+        (lambda: optim.make_optimizer("sgd", 0.1, weight_decay=-1.0), "weight_decay.*-1.0"),
+        (lambda: optim.learning_rate("cubic", 0.1, 8), "unknown learning-rate rule 'cubic'"),
+        (lambda: optim.learning_rate("linear", 0.0, 8), "base learning rate.*0.0"),
+        (lambda: optim.learning_rate("linear", 0.1, 0), "batch_size.*at least 1.*0"),
+        (lambda: optim.warmup_cosine(0.0, total_steps=9), "peak must be above 0"),
+        (lambda: optim.warmup_cosine(1.0, total_steps=9, final=2.0), "final.*found 2.0"),
+        (lambda: optim.warmup_cosine(1.0, total_steps=5, warmup_steps=5), "= 5 of total_steps = 5"),
+        (lambda: optim.warmup_cosine(1.0, total_steps=0), "= 0 of total_steps = 0"),
+        (lambda: optim.warmup_cosine(1.0, total_steps=5, warmup_steps=-1), "= -1 of"),
+    ],
+)
+def test_errors_say_what_was_found_and_what_is_allowed(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
