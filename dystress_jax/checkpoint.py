@@ -19,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 PyTree = Any
 Position = dict[str, Any]  # of the data iterator; plain JSON
 
+
 class CheckpointError(RuntimeError):
     """No checkpoint can be used, though there are some."""
 
@@ -104,8 +105,10 @@ def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
     level = quiet.level
     quiet.setLevel(logging.CRITICAL)  # one line of ours says what a page of traces would
     try:
-        position = _metadata(directory, step)["position"]
         path = directory.absolute() / str(step)
+        metadata = ocp.checkpointables_metadata(path)
+        position = metadata.custom_metadata["position"]
+        _check_shapes(metadata.metadata["train"]["state"], abstract)
         found = ocp.load_checkpointables(path, {"train": wanted})["train"]
     except Exception as error:  # Orbax, tensorstore and json each raise their own
         raise CheckpointError(f"checkpoint {step} cannot be read ({_first(error)})") from error
@@ -163,6 +166,8 @@ def fingerprint(tree: PyTree) -> UInt32[Array, ""]:
     for leaf in jax.tree.leaves(tree):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
+        if leaf.dtype == jnp.bool_:
+            leaf = leaf.astype(jnp.uint8)
         width = {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
         words = jax.lax.bitcast_convert_type(leaf, width).reshape(-1).astype(jnp.uint32)
         odd = 2 * jnp.arange(words.size, dtype=jnp.uint32) + 1
@@ -182,6 +187,29 @@ class _NewestAndBest:
         scored = [(self._knn[step], step) for step in present if step in self._knn]
         kept = {*present[-self._newest :], *([max(scored)[1]] if scored else [])}
         return [step in kept for step in present]
+
+
+def _check_shapes(saved: PyTree, expected: PyTree) -> None:
+    """Orbax would cut or pad an array of another shape."""
+
+    def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {
+            jax.tree_util.keystr(p, simple=True, separator="."): tuple(x.shape) for p, x in leaves
+        }
+
+    def words(leaf: PyTree) -> PyTree:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.eval_shape(jax.random.key_data, leaf)
+        return leaf
+
+    found, wanted = shapes(saved), shapes(jax.tree.map(words, expected))
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"it is of another model: {name} has shape {found.get(name, 'none')}, "
+                f"expected {wanted.get(name, 'none')}"
+            )
 
 
 def _metadata(directory: pathlib.Path, step: int) -> dict[str, Any]:

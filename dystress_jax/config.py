@@ -251,10 +251,25 @@ def check_field_names(names: Iterable[str]) -> None:
     Example:
         >>> check_field_names(["temperature.tau_min"])
     """
-    known = _field_names(Config)
+    known = field_names()
     for name in names:
         if name not in known:
             raise ConfigError(_unknown(f"config.{name}", [f"config.{k}" for k in known]))
+
+
+def field_names(cls: type = Config, prefix: str = "") -> list[str]:
+    """The dotted names of all fields and groups.
+
+    Example:
+        >>> "temperature.tau_min" in field_names()
+        True
+    """
+    names = []
+    for field in dataclasses.fields(cls):
+        names.append(prefix + field.name)
+        if dataclasses.is_dataclass(field.type):
+            names += field_names(typing.cast(type, field.type), f"{prefix}{field.name}.")
+    return names
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -356,15 +371,6 @@ def _check_relations(config: Config) -> None:
             f"config.data.holdout: found 0 with config.knn_every {config.knn_every}; allowed: a "
             "share above 0, on which kNN is measured during training, or config.knn_every=0."
         )
-
-
-def _field_names(cls: type, prefix: str = "") -> list[str]:
-    names = []
-    for field in dataclasses.fields(cls):
-        names.append(prefix + field.name)
-        if dataclasses.is_dataclass(field.type):
-            names += _field_names(typing.cast(type, field.type), f"{prefix}{field.name}.")
-    return names
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

@@ -21,15 +21,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class DivergedError(FloatingPointError):
-    """The loss or its gradient is no longer a finite number.
-
-    Attributes:
-        step: the step in which it happened.
-    """
-
-    def __init__(self, step: int, name: str, value: float):
-        super().__init__(f"{name} is {value} at step {step}")
-        self.step = step
+    """The loss or its gradient is no longer a finite number."""
 
 
 class Report:
@@ -105,7 +97,7 @@ class Report:
         metrics = {name: float(value) for name, value in jax.device_get(dict(on_device)).items()}
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(metrics[name]):
-                raise DivergedError(step, name, metrics[name])
+                raise DivergedError(f"{name} is {metrics[name]} at step {step}")
         due = self._log_every > 0 and step % self._log_every == 0
         if not (due or extra):
             if self._clock_from is None:

@@ -48,3 +48,14 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
         return value + silent, Outcome(outcome.stats, metrics, outcome.features)
 
     return Method(init, loss, method.encode, method.num_features)
+
+
+def with_probe_optimizer(
+    optimizer: optax.GradientTransformation, probe: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """``optimizer`` for all parameters but the online probe's, which ``probe`` trains."""
+
+    def labels(params):
+        return {name: "probe" if name == PROBE else "method" for name in params}
+
+    return optax.partition({"method": optimizer, "probe": probe}, labels)

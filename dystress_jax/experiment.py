@@ -1,0 +1,160 @@
+"""From the settings of an experiment to its parts: sources, method, optimiser.
+
+The trainer and the evaluations build the same parts from the same config here, so that what is
+evaluated is what was trained.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, UInt8
+
+from . import augment, data, losses, methods, models, optim, temperatures
+from .config import Config, ConfigError, Temperature
+from .methods import Method
+
+SPLITS = ("train", "holdout", "test")
+
+
+class Schedule(NamedTuple):
+    """How long a run is and its learning rate at every step."""
+
+    steps_per_epoch: int
+    total_steps: int
+    learning_rate: Callable[[jax.Array], jax.Array]
+
+
+def open_sources(config: Config) -> dict[str, data.Source]:
+    """The splits that exist: ``train`` always; ``holdout`` and ``test`` where there are any."""
+    d = config.data
+    opened = {
+        split: data.open_source(
+            d.source,
+            name=d.name,
+            path=d.path,
+            split=split,
+            image_size=d.image_size,
+            holdout=d.holdout,
+        )
+        for split in SPLITS
+    }
+    return {split: source for split, source in opened.items() if source is not None}
+
+
+def view_size(config: Config, source: data.Source) -> int:
+    """The side of the images that the encoder sees."""
+    height, width, _ = source.image_shape
+    if not config.augment.size and height != width:
+        raise ConfigError(
+            f"config.augment.size: found 0 with images of {height} x {width}; allowed: the side of "
+            "the square views, in pixels."
+        )
+    size = config.augment.size or height
+    if size > min(height, width):
+        raise ConfigError(
+            f"config.augment.size: found {size} with images of {height} x {width}; allowed: at "
+            f"most {min(height, width)}. Raise config.data.image_size or lower it."
+        )
+    return size
+
+
+def make_temperature(settings: Temperature) -> temperatures.Temperature:
+    """The temperature that ``config.temperature`` names."""
+    t = settings
+    if t.name == "constant":
+        return temperatures.constant(t.tau)
+    if t.name == "dystress":
+        return temperatures.dystress(t.tau_min, t.tau_max, stop_gradient=t.stop_gradient)
+    return temperatures.shifted_dystress(
+        t.tau_min, t.tau_max, shift=t.shift, width=t.width, stop_gradient=t.stop_gradient
+    )
+
+
+def make_method(config: Config, source: data.Source) -> Method:
+    """The encoder, its projection head, its views and its loss, as one method."""
+    channels = source.image_shape[-1]
+    size = view_size(config, source)
+    dtype = jnp.dtype(config.dtype)
+    encoder = models.resnet(
+        config.model.name, stem=config.model.stem, channels=channels, dtype=dtype
+    )
+    projector = models.projector(
+        config.projector.name,
+        in_features=encoder.out_features,
+        hidden=config.projector.hidden or None,
+        out=config.projector.out,
+        dtype=dtype,
+    )
+    recipe = augment.RECIPES[config.augment.recipe]
+    normalize = normalizer(config)
+
+    def views(key, images):
+        first, second = augment.two_views(key, images, recipe, size=size)
+        return normalize(first), normalize(second)
+
+    def loss(view_a, view_b, temperature):
+        return losses.nt_xent(
+            view_a, view_b, temperature=temperature, strategy=config.loss.strategy
+        )
+
+    temperature = make_temperature(config.temperature)
+    method = methods.simclr(encoder, projector, views=views, loss=loss, temperature=temperature)
+    if config.probe.online and source.num_classes:
+        method = methods.with_online_probe(method, source.num_classes)
+    return method
+
+
+def normalizer(config: Config) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n h w c"]]:
+    """Subtract the mean and divide by the standard deviation that the config names."""
+    return functools.partial(augment.normalize, mean=config.augment.mean, std=config.augment.std)
+
+
+def make_encode(config: Config, method: Method, source: data.Source):
+    """``(params, stats, uint8 images) -> features`` of the central square, for evaluation."""
+    size = view_size(config, source)
+    top, left = ((side - size) // 2 for side in source.image_shape[:2])
+    normalize = normalizer(config)
+
+    def encode(params, stats, images: UInt8[Array, "n h w c"]) -> Float[Array, "n features"]:
+        centre = images[:, top : top + size, left : left + size]
+        return method.encode(params, stats, normalize(augment.to_float(centre)))
+
+    return encode
+
+
+def make_schedule(config: Config, source: data.Source) -> Schedule:
+    """Steps and learning rate; the last images of an epoch that fill no batch are left out."""
+    per_epoch = len(source) // config.batch_size
+    if per_epoch < 1:
+        raise ConfigError(
+            f"config.batch_size: found {config.batch_size}, but there are only {len(source)} "
+            f"training images; allowed: at most {len(source)}."
+        )
+    total = config.steps or config.epochs * per_epoch
+    o = config.optimizer
+    warmup = round(o.warmup_epochs * per_epoch)
+    if warmup >= total:
+        raise ConfigError(
+            f"config.optimizer.warmup_epochs: found {o.warmup_epochs} ({warmup} steps) in a run of "
+            f"{total} steps; allowed: fewer than the run has."
+        )
+    peak = optim.learning_rate(o.rule, o.learning_rate, config.batch_size)
+    return Schedule(
+        per_epoch, total, optim.warmup_cosine(peak, total_steps=total, warmup_steps=warmup)
+    )
+
+
+def make_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransformation:
+    """The encoder's optimiser, and plain SGD for an online probe beside it."""
+    o = config.optimizer
+    encoder = optim.make_optimizer(
+        o.name, schedule.learning_rate, momentum=o.momentum, weight_decay=o.weight_decay
+    )
+    if not config.probe.online:
+        return encoder
+    probe = optax.sgd(config.probe.learning_rate, momentum=0.9)
+    return methods.with_probe_optimizer(encoder, probe)

@@ -1,0 +1,176 @@
+import gc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dystress_jax import checkpoint, sharding
+from dystress_jax.checkpoint import CheckpointError, Saver
+
+
+# Orbax leaves coroutines behind when a file that it reads is damaged.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def collect_what_orbax_left():
+    yield
+    gc.collect()
+
+
+def make_state(mesh, step=0):
+    state = {
+        "step": jnp.int32(step),
+        "key": jax.random.key(7),
+        "weights": jax.random.normal(jax.random.key(step), (300, 200)),
+        "half": jnp.ones((5,), jnp.bfloat16),
+    }
+    return jax.device_put(state, sharding.replicated(mesh))
+
+
+def abstract(state):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+
+
+def assert_equal(found, expected):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh()
+
+
+@pytest.fixture
+def saved(tmp_path, mesh):
+    """Three checkpoints at steps 10, 20, 30; kNN was measured at 10 and 20."""
+    saver = Saver(tmp_path / "checkpoints", keep=3)
+    for step, knn in ((10, 0.5), (20, 0.4), (30, None)):
+        saver.save(step, make_state(mesh, step), {"next_index": step}, knn=knn)
+    saver.close()
+    return tmp_path / "checkpoints"
+
+
+def test_a_checkpoint_comes_back_bit_for_bit_with_its_data_position(saved, mesh):
+    expected = make_state(mesh, 30)
+    restored = checkpoint.restore_newest(saved, abstract(expected))
+    assert restored is not None
+    assert (restored.step, restored.position, restored.damaged) == (30, {"next_index": 30}, [])
+    assert_equal(restored.state, expected)
+
+
+def test_a_checkpoint_of_eight_devices_comes_back_on_one(saved, mesh):
+    single = sharding.make_mesh(jax.devices()[:1])
+    restored = checkpoint.restore(saved, 20, abstract(make_state(single)))
+    assert restored.state["weights"].sharding.device_set == {jax.devices()[0]}
+    assert_equal(restored.state, make_state(mesh, 20))
+
+
+def test_no_checkpoint_is_no_error(tmp_path, mesh):
+    assert checkpoint.restore_newest(tmp_path / "none", abstract(make_state(mesh))) is None
+
+
+def test_the_state_may_be_donated_while_it_is_being_written(tmp_path, mesh):
+    advance = jax.jit(lambda s: {**s, "weights": s["weights"] * 1.5}, donate_argnums=0)
+    state, expected = make_state(mesh), []
+    saver = Saver(tmp_path, keep=5)
+    for step in range(4):
+        expected.append(jax.device_get(state["weights"]).copy())
+        saver.save(step, state, {}, knn=None)
+        for _ in range(10):
+            state = advance(state)
+    saver.close()
+    for step in range(4):
+        found = checkpoint.restore(tmp_path, step, abstract(state)).state
+        np.testing.assert_array_equal(found["weights"], expected[step])
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path, mesh):
+    saver = Saver(tmp_path, keep=2)
+    for step, knn in ((1, 0.3), (2, 0.9), (3, 0.4), (4, None), (5, 0.8)):
+        saver.save(step, make_state(mesh, step), {}, knn=knn)
+    saver.close()
+    assert checkpoint.steps(tmp_path) == [2, 4, 5]
+    assert checkpoint.knn_by_step(tmp_path) == {2: 0.9, 5: 0.8}
+    # A later part of the run still knows which was the best.
+    saver = Saver(tmp_path, keep=1)
+    saver.save(6, make_state(mesh, 6), {}, knn=0.85)
+    saver.close()
+    assert checkpoint.steps(tmp_path) == [2, 6]
+
+
+def biggest_file(directory):
+    return max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip_one_bit(directory):
+    path = biggest_file(directory)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(directory):
+    path = biggest_file(directory)
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def remove_data(directory):
+    biggest_file(directory).unlink()
+
+
+def spoil_metadata(directory):
+    (directory / "_CHECKPOINT_METADATA").write_text("{")
+
+
+@pytest.mark.parametrize("damage", [flip_one_bit, truncate, remove_data, spoil_metadata])
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(saved, mesh, damage):
+    damage(saved / "30")
+    restored = checkpoint.restore_newest(saved, abstract(make_state(mesh)))
+    assert restored is not None
+    assert restored.step == 20
+    assert_equal(restored.state, make_state(mesh, 20))
+    [(step, reason)] = restored.damaged
+    assert step == 30
+    assert "checkpoint 30" in reason
+    # It is kept for a person to look at, and its step can be written again.
+    assert (saved.parent / "damaged" / "30").is_dir()
+    saver = Saver(saved, keep=3)
+    saver.save(30, make_state(mesh, 30), {}, knn=None)
+    saver.close()
+    assert checkpoint.steps(saved) == [10, 20, 30]
+
+
+def test_where_all_checkpoints_are_damaged_nothing_is_touched(saved, mesh):
+    for step in (10, 20, 30):
+        truncate(saved / str(step))
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints .* Use a new --workdir"):
+        checkpoint.restore_newest(saved, abstract(make_state(mesh)))
+    assert checkpoint.steps(saved) == [10, 20, 30]
+
+
+def test_a_checkpoint_of_another_model_is_refused(saved, mesh):
+    other = {**make_state(mesh), "weights": jnp.zeros((3, 3))}
+    other = jax.device_put(other, sharding.replicated(mesh))
+    with pytest.raises(CheckpointError, match=r"another model: weights has shape \(300, 200\)"):
+        checkpoint.restore(saved, 30, abstract(other))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8, jnp.bool_])
+def test_the_fingerprint_sees_one_changed_element(dtype):
+    values = jnp.zeros((7, 5), dtype)
+    changed = values.at[3, 2].set(dtype(1))
+    assert checkpoint.fingerprint({"a": values}) != checkpoint.fingerprint({"a": changed})
+
+
+def test_the_fingerprint_sees_two_swapped_elements():
+    a, b = jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 1.0, 3.0])
+    assert checkpoint.fingerprint(a) != checkpoint.fingerprint(b)
