@@ -20,6 +20,6 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 @pytest.fixture
 def strict_dtypes():
-    """Refuse every implicit dtype promotion; for the pure library only, flax and optax rely on it."""
+    """Refuse implicit dtype promotion; for the pure library only, flax and optax rely on it."""
     with jax.numpy_dtype_promotion("strict"):
         yield

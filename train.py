@@ -1,4 +1,4 @@
-"""Train an encoder: python train.py --config=configs/NAME.py --workdir=DIR [--config.FIELD=VALUE]."""
+"""Train: python train.py --config=configs/NAME.py --workdir=DIR [--config.FIELD=VALUE ...]."""
 
 import pathlib
 import sys

@@ -130,9 +130,9 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         last = saver.latest_step
         good = "none was saved" if last is None else f"{directory / str(last)}, at step {last}"
         raise DivergedError(
-            f"{error}; last good checkpoint: {good}. Running the same command again would go the "
-            "same way: lower config.optimizer.learning_rate or raise the smallest temperature, in a "
-            "new --workdir."
+            f"{error}; last good checkpoint: {good}. The same command would go the same way again: "
+            "lower config.optimizer.learning_rate or raise the smallest temperature, in a new "
+            "--workdir."
         ) from error
     finally:
         report.close()

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from dystress_jax import checkpoint, sharding
 from dystress_jax.checkpoint import CheckpointError, Saver
-
 
 # Orbax leaves coroutines behind when a file that it reads is damaged.
 pytestmark = [

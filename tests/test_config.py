@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+
 from dystress_jax import config
 from dystress_jax.config import ConfigError
 
@@ -40,7 +41,7 @@ def test_a_whole_number_is_a_good_real_number():
         ({"data": "cifar"}, r"config\.data: found 'cifar'; allowed: a group of fields"),
         (
             {"model": {"name": "resnet55"}},
-            r"config\.model\.name: found 'resnet55'; allowed: small, resnet18.*Did you mean resnet50",
+            r"config\.model\.name: found 'resnet55'; allowed: small, .*Did you mean resnet50",
         ),
         ({"temperature": {"tau": 0.0}}, r"config\.temperature\.tau: found 0\.0; allowed: above 0"),
         (

@@ -1,0 +1,18 @@
+"""python check_contents.py WHEEL: everything the package needs is in the wheel, and little else."""
+
+import sys
+import zipfile
+
+wheel = zipfile.ZipFile(sys.argv[1])
+names = set(wheel.namelist())
+size = sum(info.compress_size for info in wheel.infolist() if "/embedded/" in info.filename)
+for needed in (
+    "dystress_jax/py.typed",
+    "dystress_jax/trainer.py",
+    "dystress_jax/data/embedded/NOTICE.md",
+):
+    assert needed in names, f"{needed} is not in the wheel"
+assert 100_000 < size <= 4_000_000, f"the embedded images take {size} bytes"
+strangers = [n for n in names if not n.startswith(("dystress_jax/", "dystress_jax-"))]
+assert not strangers, strangers
+print(f"{len(names)} files, embedded images {size:,} bytes")
