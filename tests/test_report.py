@@ -1,0 +1,85 @@
+import json
+import math
+
+import jax.numpy as jnp
+import pytest
+
+from dystress_jax.report import DivergedError, Report, write_json
+
+
+def run_steps(workdir, first, last, *, log_every=1, losses=None, knn_at=()):
+    report = Report(
+        workdir, first_step=first, total_steps=10, log_every=log_every, batch_size=4
+    )
+    try:
+        for step in range(first + 1, last + 1):
+            loss = (losses or {}).get(step, 1.0 / step)
+            report.step(step, {"loss": jnp.float32(loss), "gradient_norm": jnp.float32(1.0)})
+            if step in knn_at:
+                report.add(knn=0.5)
+        report.flush()
+    finally:
+        report.close()
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_logged_step_has_one_line(tmp_path):
+    run_steps(tmp_path, 0, 7, log_every=3)
+    assert [line["step"] for line in lines(tmp_path)] == [3, 6]
+    assert lines(tmp_path)[0]["loss"] == pytest.approx(1 / 3)
+
+
+def test_an_evaluation_has_a_line_whatever_the_interval(tmp_path):
+    run_steps(tmp_path, 0, 7, log_every=3, knn_at=(5,))
+    assert [(line["step"], line.get("knn")) for line in lines(tmp_path)] == [
+        (3, None),
+        (5, 0.5),
+        (6, None),
+    ]
+
+
+def test_a_restarted_run_writes_lost_steps_again_and_keeps_the_others(tmp_path):
+    run_steps(tmp_path, 0, 6)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "lo')  # the kill came in the middle of a line
+    run_steps(tmp_path, 4, 8, losses={5: 50.0})
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 9))
+    assert lines(tmp_path)[4]["loss"] == 50.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path, bad):
+    with pytest.raises(DivergedError, match=r"loss is .* at step 5"):
+        run_steps(tmp_path, 0, 7, log_every=3, losses={5: bad})
+    assert [line["step"] for line in lines(tmp_path)] == [3]
+
+
+def test_a_gradient_that_is_no_number_stops_the_run(tmp_path):
+    report = Report(tmp_path, first_step=0, total_steps=3, log_every=1, batch_size=4)
+    report.step(1, {"loss": jnp.float32(1.0), "gradient_norm": jnp.float32(jnp.nan)})
+    with pytest.raises(DivergedError, match="gradient_norm is nan at step 1"):
+        report.flush()
+    report.close()
+
+
+def test_the_speed_leaves_out_the_first_step_and_pauses(tmp_path):
+    run_steps(tmp_path, 0, 3)
+    first, *rest = lines(tmp_path)
+    assert "images_per_second" not in first
+    assert all(line["images_per_second"] > 0 for line in rest)
+
+
+def test_tensorboard_events_are_written(tmp_path):
+    run_steps(tmp_path, 0, 3)
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_a_json_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "deep" / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
