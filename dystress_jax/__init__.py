@@ -4,4 +4,9 @@ Importing this package costs jax and jaxtyping only; the trainer's packages (fla
 and the rest) are loaded by the modules that use them.
 """
 
+from . import losses as losses
+from . import metrics as metrics
+from . import similarities as similarities
+from . import temperatures as temperatures
+
 __version__ = "0.1.0"

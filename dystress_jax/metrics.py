@@ -1,0 +1,288 @@
+"""Measures of a representation: how it spreads, and what the temperature does to it.
+
+All of them take embeddings as they come and scale the rows to length 1 themselves, except
+`effective_rank`, which measures the features as they are.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dystress_jax.similarities import normalize, sphere
+from dystress_jax.temperatures import TemperatureLike, as_temperature
+
+__all__ = [
+    "alignment",
+    "effective_rank",
+    "inter_class_uniformity",
+    "pair_statistics",
+    "recall_at_k",
+    "tolerance",
+    "uniformity",
+]
+
+Scalar = Float[Array, ""]
+
+
+def alignment(
+    a: Float[Array, "n d"], b: Float[Array, "n d"], *, alpha: float = 2.0
+) -> Float[Array, ""]:
+    r"""How far apart the two views of an example lie.
+
+    $$\mathbb{E}\, |a_i - b_i|^\alpha$$
+
+    Args:
+        a: embeddings of one view.
+        b: embeddings of the other view, row by row.
+        alpha: the exponent, > 0.
+
+    Returns:
+        The mean over the rows; 0 when both views agree, at most 2^alpha.
+
+    Example:
+        >>> alignment(jnp.eye(2), -jnp.eye(2))
+        Array(4., dtype=float32)
+
+    References:
+        Wang and Isola, [arXiv 2005.10242](https://arxiv.org/abs/2005.10242), Eq. 6.
+    """
+    difference = _unit(a) - _unit(b)
+    return jnp.mean(jnp.sum(difference**2, axis=-1) ** (alpha / 2))
+
+
+def uniformity(x: Float[Array, "n d"], t: float = 2.0) -> Float[Array, ""]:
+    r"""How evenly the embeddings cover the sphere.
+
+    $$\log \mathbb{E}_{i < j}\, e^{-t |x_i - x_j|^2}$$
+
+    The DySTreSS code averages over all i, j, so it counts each row as its own pair; this function
+    follows Wang and Isola and does not.
+
+    Args:
+        x: embeddings, n >= 2.
+        t: the width of the Gaussian kernel, > 0.
+
+    Returns:
+        0 for collapsed embeddings, lower is more uniform, at least -4 t.
+
+    Example:
+        >>> uniformity(jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
+        Array(-8., dtype=float32)
+
+    References:
+        Wang and Isola, [arXiv 2005.10242](https://arxiv.org/abs/2005.10242), Eq. 7 and their code.
+    """
+    ones = jnp.ones(x.shape[0], jnp.float32)
+    return _log_mean_kernel(_unit(x), jnp.arange(x.shape[0]), ones, t)
+
+
+def inter_class_uniformity(
+    x: Float[Array, "n d"], labels: Int[Array, " n"], t: float = 2.0
+) -> Float[Array, ""]:
+    r"""How evenly the class means cover the sphere.
+
+    $$\log \mathbb{E}_{a \ne b}\, e^{-t |\mu_a - \mu_b|^2}, \qquad \mu_a \text{ the mean of class }
+      a, \text{ scaled to length } 1$$
+
+    This is our reading of the DySTreSS paper, whose own formula we have not seen.
+
+    Args:
+        x: embeddings.
+        labels: the class of each row, any integers; at least two classes.
+        t: the width of the Gaussian kernel, > 0.
+
+    Returns:
+        0 when all class means coincide, lower is more uniform.
+
+    Example:
+        >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+        >>> inter_class_uniformity(x, jnp.array([0, 0, 1]))
+        Array(-8., dtype=float32)
+    """
+    x = _unit(x)
+    # Each row carries its class mean and one share of its class, so the number of classes need
+    # not be known and the function can be compiled.
+    same = lambda label: (labels == label).astype(x.dtype)
+    sums, counts = _by_row(lambda label: (same(label) @ x, jnp.sum(same(label))), labels)
+    return _log_mean_kernel(normalize(sums), labels, 1.0 / counts, t)
+
+
+def tolerance(
+    x: Float[Array, "n d"], labels: Int[Array, " n"], *, all_pairs: bool = False
+) -> Float[Array, ""]:
+    r"""How similar examples of the same class are.
+
+    $$\mathbb{E}_{x, y}[\, f(x)^T f(y) \mid l(x) = l(y) ] \quad\text{or, over all pairs,}\quad
+      \mathbb{E}_{x, y}[\, f(x)^T f(y)\, 1_{l(x) = l(y)} ]$$
+
+    Args:
+        x: embeddings.
+        labels: the class of each row; some class must have two rows.
+        all_pairs: False takes the mean over pairs of the same class (i != j), which the numbers
+            published with the metric have the size of; True takes the printed formula literally,
+            the mean over all pairs i != j with 0 for different classes.
+
+    Returns:
+        The mean cosine; higher is more tolerant.
+
+    Example:
+        >>> x = jnp.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+        >>> tolerance(x, jnp.array([0, 0, 1]))
+        Array(0.6, dtype=float32)
+
+    References:
+        Wang and Liu, [arXiv 2012.09740](https://arxiv.org/abs/2012.09740), Eq. 9.
+    """
+    x = _unit(x)
+    n = x.shape[0]
+
+    def row(anchor):
+        point, label, index = anchor
+        same = (labels == label) & (jnp.arange(n) != index)
+        return jnp.sum(jnp.where(same, x @ point, 0.0)), jnp.sum(same)
+
+    similarities, pairs = _by_row(row, (x, labels, jnp.arange(n)))
+    return jnp.sum(similarities) / (n * (n - 1) if all_pairs else jnp.sum(pairs))
+
+
+def effective_rank(x: Float[Array, "n d"]) -> Float[Array, ""]:
+    r"""How many directions the features use.
+
+    $$\exp\Big(-\sum_k p_k \log p_k\Big), \qquad p_k = \sigma_k / \sum_j \sigma_j$$
+
+    with the singular values of the feature matrix, neither centred nor normalised.
+
+    Args:
+        x: features.
+
+    Returns:
+        Between 1 and min(n, d).
+
+    Example:
+        >>> effective_rank(jnp.eye(4))
+        Array(4., dtype=float32)
+
+    References:
+        Roy and Vetterli, "The effective rank", EUSIPCO 2007; as a measure of self-supervised
+        features, Garrido et al., [arXiv 2210.02885](https://arxiv.org/abs/2210.02885).
+    """
+    singular = jnp.linalg.svd(_at_least_float32(x), compute_uv=False)
+    p = singular / jnp.sum(singular)
+    return jnp.exp(jnp.sum(jax.scipy.special.entr(p)))
+
+
+def recall_at_k(
+    queries: Float[Array, "n d"],
+    keys: Float[Array, "m d"],
+    *,
+    k: int,
+    positives: Int[Array, " n"] | None = None,
+) -> Float[Array, ""]:
+    """The share of queries whose key is among the k most similar ones.
+
+    Args:
+        queries: embeddings to look up.
+        keys: embeddings to find, compared by their cosine.
+        k: how many keys count as found, 1 <= k <= m.
+        positives: index of the key that belongs to each query; default 0, 1, ..., n - 1.
+
+    Returns:
+        Between 0 and 1. Keys that tie with the right one count against the query.
+
+    Raises:
+        ValueError: when k is not in [1, m].
+
+    Example:
+        >>> recall_at_k(jnp.eye(3), jnp.eye(3)[jnp.array([0, 2, 1])], k=1)
+        Array(0.3333, dtype=float32)
+    """
+    if not 1 <= k <= keys.shape[0]:
+        raise ValueError(f"k must be between 1 and the {keys.shape[0]} keys; found {k}.")
+    if positives is None:
+        positives = jnp.arange(queries.shape[0])
+    queries, keys = _unit(queries), _unit(keys)
+
+    def found(query):
+        point, positive = query
+        similarity = keys @ point
+        others = jnp.arange(keys.shape[0]) != positive
+        return jnp.sum((similarity >= similarity[positive]) & others) < k
+
+    return jnp.mean(_by_row(found, (queries, positives)).astype(jnp.float32))
+
+
+def pair_statistics(
+    view_a: Float[Array, "n d"],
+    view_b: Float[Array, "n d"],
+    *,
+    temperature: TemperatureLike,
+    max_anchors: int = 256,
+) -> dict[str, Scalar]:
+    """Mean similarity and mean temperature of positive and of negative pairs.
+
+    Cheap enough for every logged step: it looks at the first `max_anchors` examples only.
+
+    Args:
+        view_a: embeddings of the first view, n >= 2.
+        view_b: embeddings of the second view.
+        temperature: what the loss uses; a temperature per anchor may have n entries or, as in
+            `nt_xent`, 2n, of which the first n belong to `view_a`.
+        max_anchors: the largest number of examples to compare with each other, >= 2.
+
+    Returns:
+        The scalars positive_similarity, negative_similarity, positive_tau and negative_tau, the
+        negatives taken between the two views.
+
+    Example:
+        >>> statistics = pair_statistics(jnp.eye(2), jnp.eye(2), temperature=0.1)
+        >>> {name: round(float(value), 3) for name, value in statistics.items()}
+        {'positive_similarity': 1.0, 'negative_similarity': 0.0, 'positive_tau': 0.1,
+         'negative_tau': 0.1}
+    """
+    n = min(view_a.shape[0], max_anchors)
+    similarity = sphere(_at_least_float32(view_a[:n]), _at_least_float32(view_b[:n]))
+    temperature = as_temperature(temperature)
+
+    def tau(part):
+        if part.by_anchor:
+            part = jax.tree.map(lambda leaf: leaf[:n], part)
+        return part(similarity)
+
+    positive, negative = jnp.eye(n), (1.0 - jnp.eye(n)) / (n - 1)
+    mean = lambda weight, value: jnp.sum(weight * value) / n
+    return {
+        "positive_similarity": mean(positive, similarity),
+        "negative_similarity": mean(negative, similarity),
+        "positive_tau": mean(positive, tau(temperature.for_positives)),
+        "negative_tau": mean(negative, tau(temperature.for_negatives)),
+    }
+
+
+def _at_least_float32(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    return normalize(_at_least_float32(x))
+
+
+def _by_row(function: Callable, rows, batch_size: int = 256):
+    """Applies function to each row, a few hundred at a time: O(n) memory for O(n^2) pairs."""
+    return jax.lax.map(function, rows, batch_size=batch_size)
+
+
+def _log_mean_kernel(
+    points: Float[Array, "n d"], groups: Int[Array, " n"], weights: Float[Array, " n"], t: float
+) -> Float[Array, ""]:
+    """Log of the weighted mean of exp(-t |x_i - x_j|^2) over pairs of different groups."""
+
+    def row(anchor):
+        point, group = anchor
+        allowed = jnp.where(groups == group, 0.0, weights)
+        exponent = -2.0 * t * (1.0 - points @ point)
+        return jax.nn.logsumexp(exponent, b=allowed), jnp.sum(allowed)
+
+    log_sums, totals = _by_row(row, (points, groups))
+    return jax.nn.logsumexp(log_sums, b=weights) - jnp.log(jnp.sum(weights * totals))

@@ -1,0 +1,207 @@
+"""Similarities between rows of embeddings, and the manifold that each one measures on.
+
+Every similarity is called as `similarity(a, b)` with a [n d] and b [m d] and returns [n m]. The
+losses also take a plain function with that signature.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+__all__ = [
+    "Similarity",
+    "euclidean",
+    "geodesic",
+    "inner_product",
+    "oblique",
+    "oblique_geodesic",
+    "sphere",
+    "squared_euclidean",
+]
+
+_TINY = 1e-12  # inside every square root: far below the rounding of |u - v|^2, its slope finite
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """A similarity: a projection of the rows onto a manifold, and a measure between its points.
+
+    Attributes:
+        project: puts each row onto the manifold, [n d] -> [n d].
+        between: measures all pairs of points, [n d], [m d] -> [n m].
+        low: least value that `between` takes.
+        high: greatest value that `between` takes.
+    """
+
+    project: Callable[[Float[Array, "n d"]], Float[Array, "n d"]]
+    between: Callable[[Float[Array, "n d"], Float[Array, "m d"]], Float[Array, "n m"]]
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __call__(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        """Returns the similarity of every row of a with every row of b."""
+        return self.between(self.project(a), self.project(b))
+
+    def paired(self, a: Float[Array, "n d"], b: Float[Array, "n d"]) -> Float[Array, " n"]:
+        """Returns the measure between points a[i] and b[i], already on the manifold."""
+        return jax.vmap(lambda x, y: self.between(x[None], y[None])[0, 0])(a, b)
+
+    def as_cosine(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Maps [low, high] onto [-1, 1], the scale on which temperatures are defined."""
+        if math.isinf(self.low) or math.isinf(self.high) or (self.low, self.high) == (-1.0, 1.0):
+            return value
+        return (value - self.low) * (2.0 / (self.high - self.low)) - 1.0
+
+
+def normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+    """Scales each row to length 1; a zero row stays zero and has a zero gradient."""
+    # The result does not depend on the scale of the row: taking it out first keeps the squares
+    # from under- and overflowing, and it needs no gradient.
+    scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    nonzero = scale > 0
+    x = jnp.where(nonzero, x / jnp.where(nonzero, scale, 1.0), 0.0)
+    squares = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.where(nonzero, squares, 1.0))
+
+
+def _dot(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
+    # Accelerators would round float32 products to fewer bits, and a low temperature magnifies
+    # that error by 1 / tau.
+    return jnp.einsum("nd,md->nm", a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _identity(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    return x
+
+
+sphere = Similarity(normalize, _dot, -1.0, 1.0)
+"""Cosine similarity, u.v of the rows scaled to length 1; range [-1, 1]."""
+
+inner_product = Similarity(_identity, _dot)
+"""Inner product u.v of the rows as they are; unbounded."""
+
+
+def oblique(num_tokens: int) -> Similarity:
+    r"""Similarity on the oblique manifold, a product of `num_tokens` unit spheres.
+
+    $$\mathrm{tr}(A^T B) = \sum_{k=1}^m a_k \cdot b_k, \qquad |a_k| = |b_k| = 1$$
+
+    Token k meets token k only, so the value is m times the cosine of the flattened tokens, and
+    `oblique(1)` is `sphere`. The range is [-m, m]; temperatures see value / m.
+
+    Args:
+        num_tokens: m >= 1; a row of length d holds m tokens of d / m numbers, one after another.
+
+    Returns:
+        The similarity.
+
+    Raises:
+        ValueError: when num_tokens < 1, or, when called, does not divide the row length.
+
+    Example:
+        >>> a = jnp.array([[3.0, 0.0, 0.0, 2.0]])
+        >>> oblique(2)(a, a)
+        Array([[2.]], dtype=float32)
+
+    References:
+        Sun, "Design of the topology for contrastive visual-textual alignment",
+        [arXiv 2209.02127](https://arxiv.org/abs/2209.02127).
+    """
+    tokens = _Tokens(num_tokens)
+    return Similarity(tokens.normalize, _dot, -float(num_tokens), float(num_tokens))
+
+
+def _arccos(cosine: Float[Array, "..."]) -> Float[Array, "..."]:
+    # The slope is infinite at +-1: stop a few units in the last place before it.
+    limit = 1.0 - 4 * float(jnp.finfo(cosine.dtype).eps)
+    return jnp.arccos(jnp.clip(cosine, -limit, limit))
+
+
+def _negative_angle(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
+    return -_arccos(_dot(a, b))
+
+
+geodesic = Similarity(normalize, _negative_angle, -math.pi, 0.0)
+"""Minus the angle between the rows, -arccos(u.v); range [-pi, 0]."""
+
+
+def oblique_geodesic(num_tokens: int) -> Similarity:
+    r"""Minus the length of the shortest path on the oblique manifold.
+
+    $$-\sqrt{\sum_{k=1}^m \arccos(a_k \cdot b_k)^2} \in [-\pi \sqrt m, 0]$$
+
+    Args:
+        num_tokens: m >= 1; a row of length d holds m tokens of d / m numbers, one after another.
+
+    Returns:
+        The similarity.
+
+    Raises:
+        ValueError: when num_tokens < 1, or, when called, does not divide the row length.
+
+    Example:
+        >>> a = jnp.array([[1.0, 0.0, 1.0, 0.0]])
+        >>> oblique_geodesic(2)(a, -a)
+        Array([[-4.44]], dtype=float32)
+
+    References:
+        Sun, [arXiv 2209.02127](https://arxiv.org/abs/2209.02127).
+    """
+    tokens = _Tokens(num_tokens)
+    return Similarity(tokens.normalize, tokens.path, -math.pi * math.sqrt(num_tokens), 0.0)
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Rows read as `num_tokens` tokens; hashable, so that equal manifolds compile once."""
+
+    num_tokens: int
+
+    def __post_init__(self):
+        if self.num_tokens < 1:
+            raise ValueError(f"num_tokens must be >= 1; found {self.num_tokens}.")
+
+    def split(self, x: Float[Array, "n d"]) -> Float[Array, "n m k"]:
+        if x.shape[-1] % self.num_tokens:
+            raise ValueError(
+                f"num_tokens must divide the row length; found num_tokens={self.num_tokens} and "
+                f"rows of length {x.shape[-1]}."
+            )
+        return x.reshape(x.shape[0], self.num_tokens, -1)
+
+    def normalize(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        return normalize(self.split(x)).reshape(x.shape)
+
+    def path(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        cosines = jnp.einsum(
+            "nkd,mkd->knm", self.split(a), self.split(b), precision=jax.lax.Precision.HIGHEST
+        )
+        return -jnp.sqrt(jnp.sum(_arccos(cosines) ** 2, axis=0) + _TINY)
+
+
+def _negative_squares(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
+    squares_a = jnp.sum(a * a, axis=-1)[:, None]
+    squares_b = jnp.sum(b * b, axis=-1)[None, :]
+    return jnp.minimum(2.0 * _dot(a, b) - squares_a - squares_b, 0.0)
+
+
+def _negative_distance(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
+    return -jnp.sqrt(_TINY - _negative_squares(a, b))
+
+
+squared_euclidean = Similarity(_identity, _negative_squares, high=0.0)
+"""Minus the squared distance, -|u - v|^2, of the rows as they are; range (-inf, 0]."""
+
+euclidean = Similarity(_identity, _negative_distance, high=0.0)
+"""Minus the distance, -|u - v|, of the rows as they are; range (-inf, 0]."""
+
+
+def as_similarity(
+    similarity: Similarity | Callable[[Array, Array], Array],
+) -> Similarity:
+    """Returns the Similarity that a plain function (a [n d], b [m d]) -> [n m] stands for."""
+    return similarity if isinstance(similarity, Similarity) else Similarity(_identity, similarity)
