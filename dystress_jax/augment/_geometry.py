@@ -92,7 +92,7 @@ def _interpolation(
     pixels = jnp.arange(source, dtype=jnp.float32)
     inside = (pixels >= start) & (pixels < start + length)
     distance = jnp.abs(centres[:, None] - pixels[None, :]) / half_width
-    weights = jnp.maximum(1 - distance, 0) * inside[None, :]
+    weights = jnp.where(inside[None, :], jnp.maximum(1 - distance, 0), 0)
     return weights / weights.sum(axis=1, keepdims=True)
 
 

@@ -14,25 +14,25 @@ class View:
     happens with its own probability, independently for every example.
 
     Args:
-        crop_area: Range of the crop's area as a fraction of the image, in (0, 1]. `(1, 1)` with
+        crop_area: range of the crop's area as a fraction of the image, in (0, 1]. `(1, 1)` with
             `crop_aspect=(1, 1)` keeps a square image whole.
-        crop_aspect: Range of the crop's width / height, sampled log-uniformly.
-        antialias: Low-pass filter where a crop is reduced, as Pillow does. Off by default.
-        flip: Probability of a horizontal flip.
-        jitter: Probability that brightness, contrast, saturation and hue change, in random order.
-        brightness: Factor uniform in [max(0, 1 - brightness), 1 + brightness].
-        contrast: Likewise, towards the mean grey of the image.
-        saturation: Likewise, towards the grey of each pixel. Three channels only.
-        hue: Shift uniform in [-hue, hue] turns of the colour circle, at most 0.5. Three channels
+        crop_aspect: range of the crop's width / height, sampled log-uniformly.
+        antialias: low-pass filter where a crop is reduced, as Pillow does. Off by default.
+        flip: probability of a horizontal flip.
+        jitter: probability that brightness, contrast, saturation and hue change, in random order.
+        brightness: factor uniform in [max(0, 1 - brightness), 1 + brightness].
+        contrast: likewise, towards the mean grey of the image.
+        saturation: likewise, towards the grey of each pixel. Three channels only.
+        hue: shift uniform in [-hue, hue] turns of the colour circle, at most 0.5. Three channels
             only.
-        grayscale: Probability of a grey image. Three channels only.
-        blur: Probability of a Gaussian blur, its kernel a tenth of the image as in SimCLR.
-        blur_sigma: Range of its standard deviation in pixels, sampled uniformly.
-        solarize: Probability that pixels from `solarize_threshold` up are inverted.
-        solarize_threshold: In [0, 1].
+        grayscale: probability of a grey image. Three channels only.
+        blur: probability of a Gaussian blur, its kernel a tenth of the image as in SimCLR.
+        blur_sigma: range of its standard deviation in pixels, sampled uniformly.
+        solarize: probability that pixels from `solarize_threshold` up are inverted.
+        solarize_threshold: in [0, 1].
 
     Raises:
-        ValueError: A probability, range or strength is impossible; the message names the field.
+        ValueError: a probability, range or strength is impossible; the message names the field.
 
     Example:
         >>> from dystress_jax import augment
@@ -82,8 +82,8 @@ class Recipe:
     """The two views of a contrastive pair; they differ in MoCo v3 and BYOL.
 
     Args:
-        first: How the first view is drawn.
-        second: How the second view is drawn.
+        first: how the first view is drawn.
+        second: how the second view is drawn.
 
     Example:
         >>> from dystress_jax import augment
@@ -103,7 +103,7 @@ def simclr(*, strength: float = 1.0) -> Recipe:
     DySTreSS.
 
     Args:
-        strength: Factor on the jitter (0.8, 0.8, 0.8, 0.2), at least 0. SimCLR takes 1 for ImageNet
+        strength: factor on the jitter (0.8, 0.8, 0.8, 0.2), at least 0. SimCLR takes 1 for ImageNet
             and 0.5 for CIFAR.
 
     Returns:
@@ -149,7 +149,7 @@ def moco_v3(*, crop_min: float = 0.08) -> Recipe:
     """MoCo v3 (BYOL's asymmetric pair): one view always blurred, the other at times solarized.
 
     Args:
-        crop_min: Smallest crop area. 0.08 is the default of the authors' code and their setting
+        crop_min: smallest crop area. 0.08 is the default of the authors' code and their setting
             for ViT; they take 0.2 for ResNet-50.
 
     Returns:

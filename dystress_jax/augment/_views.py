@@ -21,25 +21,25 @@ def two_views(
     the batch, nor how it is sharded.
 
     Args:
-        key: A typed key, `jax.random.key(seed)`; a new one every step.
-        images: Pixels 0 to 255, 1 or 3 channels. With 1 channel saturation, hue and grayscale do
+        key: a typed key, `jax.random.key(seed)`; a new one every step.
+        images: pixels 0 to 255, 1 or 3 channels. With 1 channel saturation, hue and grayscale do
             nothing.
-        recipe: How the views are drawn; static under jit.
-        size: Side of the views in pixels; static under jit.
+        recipe: how the views are drawn; static under jit.
+        size: side of the views in pixels; static under jit.
 
     Returns:
         First and second views, float32 in [0, 1].
 
     Raises:
-        ValueError: Not 1 or 3 channels, or size not positive.
+        ValueError: not 1 or 3 channels, or size not positive.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from dystress_jax import augment
         >>> images = jnp.zeros((2, 40, 48, 3), jnp.uint8)
-        >>> first, second = augment.two_views(
-        ...     jax.random.key(0), images, augment.simclr_cifar(), size=32
-        ... )
+        >>> two_views = jax.jit(augment.two_views, static_argnames=("recipe", "size"))
+        >>> recipe = augment.simclr_cifar()
+        >>> first, second = two_views(jax.random.key(0), images, recipe=recipe, size=32)
         >>> first.shape
         (2, 32, 32, 3)
     """
@@ -56,22 +56,23 @@ def view(
     """Draw one view of every image, as for a linear probe; see `two_views`.
 
     Args:
-        key: A typed key.
-        images: Pixels 0 to 255, 1 or 3 channels.
-        how: How the view is drawn; static under jit.
-        size: Side of the view in pixels; static under jit.
+        key: a typed key.
+        images: pixels 0 to 255, 1 or 3 channels.
+        how: how the view is drawn; static under jit.
+        size: side of the view in pixels; static under jit.
 
     Returns:
         Float32 in [0, 1].
 
     Raises:
-        ValueError: Not 1 or 3 channels, or size not positive.
+        ValueError: not 1 or 3 channels, or size not positive.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from dystress_jax import augment
         >>> images = jnp.zeros((2, 40, 48, 1), jnp.uint8)
-        >>> augment.view(jax.random.key(0), images, augment.weak().first, size=32).shape
+        >>> view = jax.jit(augment.view, static_argnames=("how", "size"))
+        >>> view(jax.random.key(0), images, how=augment.View(), size=32).shape
         (2, 32, 32, 1)
     """
     count, height, width, channels = images.shape
@@ -171,7 +172,7 @@ def to_float(images: UInt8[Array, "*n h w c"]) -> Float[Array, "*n h w c"]:
     """Bring pixels 0 to 255 to float32 in [0, 1], as `two_views` does.
 
     Args:
-        images: Pixels 0 to 255.
+        images: pixels 0 to 255.
 
     Returns:
         Float32 in [0, 1].
@@ -185,34 +186,35 @@ def normalize(
     mean: collections.abc.Sequence[float],
     std: collections.abc.Sequence[float],
 ) -> Float[Array, "*n h w c"]:
-    """Subtract the mean of each channel and divide by its standard deviation.
+    """Subtract a mean and divide by a standard deviation: `(images - mean) / std`.
 
     Args:
-        images: In [0, 1].
-        mean: One value for each channel, on the scale of the images.
-        std: One value for each channel, positive.
+        images: in [0, 1].
+        mean: one value, or one for each channel, on the scale of the images.
+        std: likewise, positive.
 
     Returns:
-        `(images - mean) / std`.
+        Images of the same shape and dtype.
 
     Raises:
-        ValueError: Not one mean and one std for each channel, or a std that is not positive.
+        ValueError: neither one value nor one for each channel, or a std that is not positive.
 
     Example:
         >>> import jax.numpy as jnp
         >>> from dystress_jax import augment
         >>> x = jnp.full((1, 1, 1, 3), 0.5)
-        >>> augment.normalize(x, mean=(0.5, 0.4, 0.3), std=(0.5, 0.5, 0.5)).tolist()
+        >>> augment.normalize(x, mean=(0.5, 0.4, 0.3), std=(0.5,)).tolist()
         [[[[0.0, 0.2, 0.4]]]]
     """
     channels = images.shape[-1]
     for name, values in (("mean", mean), ("std", std)):
-        if len(values) != channels:
+        if len(values) not in (1, channels):
             raise ValueError(
-                f"{name} needs one value for each channel; found {len(values)} for {channels}."
+                f"{name} has one value, or one for each channel; found {len(values)} values for "
+                f"images of {channels} channels."
             )
     if min(std) <= 0:
         raise ValueError(f"std is positive; found {tuple(std)}.")
-    shape = (1,) * (images.ndim - 1) + (channels,)
-    centre = jnp.asarray(mean, images.dtype).reshape(shape)
-    return (images - centre) / jnp.asarray(std, images.dtype).reshape(shape)
+    axes = (1,) * (images.ndim - 1) + (-1,)
+    centre, scale = (jnp.asarray(v, images.dtype).reshape(axes) for v in (mean, std))
+    return (images - centre) / scale
