@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dystress_jax.similarities import normalize, sphere
+from dystress_jax.similarities import at_least_float32, normalize, sphere
 from dystress_jax.temperatures import TemperatureLike, as_temperature
 
 __all__ = [
@@ -74,8 +74,9 @@ def uniformity(x: Float[Array, "n d"], t: float = 2.0) -> Float[Array, ""]:
     References:
         Wang and Isola, [arXiv 2005.10242](https://arxiv.org/abs/2005.10242), Eq. 7 and their code.
     """
-    ones = jnp.ones(x.shape[0], jnp.float32)
-    return _log_mean_kernel(_unit(x), jnp.arange(x.shape[0]), ones, t)
+    x = _unit(x)
+    n = x.shape[0]
+    return _log_mean_kernel(x, jnp.arange(n), jnp.ones(n, x.dtype), t)
 
 
 def inter_class_uniformity(
@@ -141,7 +142,7 @@ def tolerance(
     def row(anchor):
         point, label, index = anchor
         same = (labels == label) & (jnp.arange(n) != index)
-        return jnp.sum(jnp.where(same, x @ point, 0.0)), jnp.sum(same)
+        return jnp.sum(jnp.where(same, x @ point, 0.0)), jnp.sum(same.astype(x.dtype))
 
     similarities, pairs = _by_row(row, (x, labels, jnp.arange(n)))
     return jnp.sum(similarities) / (n * (n - 1) if all_pairs else jnp.sum(pairs))
@@ -168,7 +169,7 @@ def effective_rank(x: Float[Array, "n d"]) -> Float[Array, ""]:
         Roy and Vetterli, "The effective rank", EUSIPCO 2007; as a measure of self-supervised
         features, Garrido et al., [arXiv 2210.02885](https://arxiv.org/abs/2210.02885).
     """
-    singular = jnp.linalg.svd(_at_least_float32(x), compute_uv=False)
+    singular = jnp.linalg.svd(at_least_float32(x), compute_uv=False)
     p = singular / jnp.sum(singular)
     return jnp.exp(jnp.sum(jax.scipy.special.entr(p)))
 
@@ -242,7 +243,7 @@ def pair_statistics(
          'negative_tau': 0.1}
     """
     n = min(view_a.shape[0], max_anchors)
-    similarity = sphere(_at_least_float32(view_a[:n]), _at_least_float32(view_b[:n]))
+    similarity = sphere(at_least_float32(view_a[:n]), at_least_float32(view_b[:n]))
     temperature = as_temperature(temperature)
 
     def tau(part):
@@ -260,12 +261,8 @@ def pair_statistics(
     }
 
 
-def _at_least_float32(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def _unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    return normalize(_at_least_float32(x))
+    return normalize(at_least_float32(x))
 
 
 def _by_row(function: Callable, rows, batch_size: int = 256):

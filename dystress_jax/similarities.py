@@ -57,6 +57,11 @@ class Similarity:
         return (value - self.low) * (2.0 / (self.high - self.low)) - 1.0
 
 
+def at_least_float32(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+    """Casts half precision to float32, the least in which similarities are computed."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
 def normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     """Scales each row to length 1; a zero row stays zero and has a zero gradient."""
     # The result does not depend on the scale of the row: taking it out first keeps the squares

@@ -568,12 +568,11 @@ class Function(Temperature):
 
     closed_over: Leaf
     function: Callable[..., Array] = field(metadata={"static": True})
+    dtype: np.dtype = field(metadata={"static": True})  # the only one the function accepts
 
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
         scalar = lambda s: self.function(s, *self.closed_over)
-        # The function was converted for one dtype, that of jnp.zeros(()).
-        tau = jnp.vectorize(scalar)(similarity.astype(jnp.zeros(()).dtype))
-        return tau.astype(similarity.dtype)
+        return jnp.vectorize(scalar)(similarity.astype(self.dtype)).astype(similarity.dtype)
 
 
 def as_temperature(temperature: TemperatureLike) -> Temperature:
@@ -601,9 +600,10 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
         return temperature
     if callable(temperature):
         # A custom derivative cannot reach what a function closes over: hand it over as leaves.
-        function, closed_over = jax.closure_convert(temperature, jnp.zeros(()))
-        return Function(closed_over, function)
-    if isinstance(temperature, ArrayLike):
+        scalar = jnp.zeros(())
+        function, closed_over = jax.closure_convert(temperature, scalar)
+        return Function(closed_over, function, scalar.dtype)
+    if isinstance(temperature, float | int | np.number | np.ndarray | Array):
         return per_anchor(temperature) if jnp.ndim(temperature) else constant(temperature)
     raise TypeError(
         "temperature must be a float, an array with one entry per anchor, a Temperature or an "

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dystress_jax.losses._partition import Strategy, dense, log_partition, paired_logits
-from dystress_jax.similarities import Similarity, as_similarity, sphere
+from dystress_jax.similarities import Similarity, as_similarity, at_least_float32, sphere
 from dystress_jax.temperatures import Temperature, TemperatureLike, as_temperature
 
 SimilarityLike = Similarity | Callable[[Array, Array], Array]
@@ -60,7 +60,7 @@ def nt_xent(
         >>> from dystress_jax.temperatures import dystress
         >>> view_a = jnp.array([[1.0, 0.0], [0.0, 1.0]])
         >>> view_b = jnp.array([[0.8, 0.6], [0.6, 0.8]])
-        >>> nt_xent(view_a, view_b, temperature=dystress(0.1, 0.2))
+        >>> nt_xent(view_a, view_b, temperature=dystress(0.1, 0.2)).round(4)
         Array([0.4563, 0.4563, 1.2243, 1.2243], dtype=float32)
 
     References:
@@ -136,7 +136,7 @@ class _Plan(NamedTuple):
 
     def points(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
         """The rows on the manifold, in float32 at least."""
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = at_least_float32(jnp.asarray(x))
         return self.similarity.project(x) if self.normalize else x
 
     def negatives(

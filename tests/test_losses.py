@@ -1,0 +1,217 @@
+"""The dense losses against the float64 oracle, at the edges, and their errors."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dystress_jax import similarities, temperatures
+from dystress_jax.losses import info_nce, nt_xent
+from tests import oracles
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+N, D = 5, 8
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """Users run without runtime shape checks: there our own errors must come."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def _views(case, n=N, d=D, seed=0):
+    rng = np.random.default_rng(seed)
+    a, b = rng.standard_normal((2, n, d))
+    if case == "collapsed":
+        a[:], b[:] = a[0], a[0]
+    elif case == "orthogonal":
+        a = b = np.eye(n, d)
+    elif case == "aligned":
+        b = a.copy()
+    elif case == "antipodal":
+        b = -a
+    elif case == "duplicated":
+        a[1], b[1] = a[0], b[0]
+    elif case == "zero rows":
+        a[0], b[1] = 0, 0
+    elif case == "two examples":
+        a, b = a[:2], b[:2]
+    return a, b
+
+
+CASES = [
+    "random",
+    "collapsed",
+    "orthogonal",
+    "aligned",
+    "antipodal",
+    "duplicated",
+    "zero rows",
+    "two examples",
+]
+RANGES = [(0.01, 0.01), (0.01, 1.0), (0.07, 0.2), (0.1, 0.2), (1.0, 1.0)]
+
+
+@functools.partial(jax.jit, static_argnames="stop_gradient")
+def _value_and_grad(views, tau_range, stop_gradient):
+    temperature = temperatures.dystress(*tau_range, stop_gradient=stop_gradient)
+    loss = lambda views: nt_xent(*views, temperature=temperature)
+    return loss(views), jax.grad(lambda views: loss(views).mean())(views)
+
+
+@pytest.mark.parametrize("stop_gradient", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_nt_xent_equals_the_oracle_in_float64(case, stop_gradient):
+    a, b = _views(case)
+    for tau_min, tau_max in RANGES:
+        tau = lambda s, low=tau_min, high=tau_max: oracles.dystress(s, low, high)
+        with jax.enable_x64(True):
+            value, gradient = _value_and_grad(
+                (jnp.array(a), jnp.array(b)), (tau_min, tau_max), stop_gradient
+            )
+        np.testing.assert_allclose(value, oracles.nt_xent(a, b, tau), rtol=1e-9, atol=1e-12)
+        assert np.all(np.isfinite(gradient))
+        if case == "zero rows":  # the oracle is not differentiable there
+            assert np.all(np.asarray(gradient[0])[0] == 0)
+            continue
+        frozen = (a, b) if stop_gradient else None
+        expected = oracles.gradient(
+            lambda x, tau=tau, frozen=frozen: oracles.nt_xent(*x, tau, frozen).mean(),
+            np.stack([a, b]),
+            step=1e-6,
+        )
+        scale = 1 + np.abs(expected).max()
+        np.testing.assert_allclose(gradient, expected, rtol=0, atol=2e-6 * scale / tau_min**0.5)
+
+
+@pytest.mark.parametrize("stop_gradient", [True, False])
+def test_info_nce_equals_the_oracle_with_any_candidates(stop_gradient):
+    rng = np.random.default_rng(1)
+    queries, keys = rng.standard_normal((4, D)), rng.standard_normal((7, D))
+    positives = np.array([6, 0, 0, 3])
+    tau = lambda s: oracles.dystress(s, 0.07, 0.2)
+    temperature = temperatures.dystress(0.07, 0.2, stop_gradient=stop_gradient)
+    frozen = (queries, keys) if stop_gradient else None
+    with jax.enable_x64(True):
+        loss = lambda q: info_nce(q, keys, temperature=temperature, positives=positives)
+        queries_, keys, positives = jnp.array(queries), jnp.array(keys), jnp.array(positives)
+        value, gradient = loss(queries_), jax.grad(lambda q: loss(q).sum())(queries_)
+    np.testing.assert_allclose(
+        value, oracles.info_nce(queries, np.array(keys), tau, positives), rtol=1e-12
+    )
+    expected = oracles.gradient(
+        lambda q: oracles.info_nce(q, np.array(keys), tau, positives, frozen).sum(), queries
+    )
+    np.testing.assert_allclose(gradient, expected, atol=1e-7)
+
+
+def test_info_nce_takes_the_first_keys_as_positives_by_default():
+    queries, keys = jax.random.normal(jax.random.key(0), (2, 6, D))
+    np.testing.assert_array_equal(
+        info_nce(queries[:4], keys, temperature=0.1),
+        info_nce(queries[:4], keys, temperature=0.1, positives=jnp.arange(4)),
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("case", CASES)
+def test_low_temperatures_stay_finite_and_right(case, dtype):
+    """tau from 1e-3 to 10: the loss is as exact as the rounding of the logits allows."""
+    a, b = (jnp.asarray(view, dtype) for view in _views(case))
+    exact = [np.asarray(view, np.float64) for view in (a, b)]
+    for tau in (1e-3, 1e-2, 0.1, 1.0, 10.0):
+        value, gradient = _value_and_grad((a, b), (tau, tau), True)
+        assert value.dtype == jnp.float32
+        assert gradient[0].dtype == dtype
+        assert np.all(np.isfinite(value)), tau
+        assert np.all(np.isfinite(np.asarray(gradient, np.float32))), tau
+        expected = oracles.nt_xent(*exact, lambda s, tau=tau: tau + 0 * s)
+        # A cosine has a relative error of a few 2^-24, a logit the same relative to 1 / tau.
+        np.testing.assert_allclose(value, expected, rtol=2e-6, atol=8 * 2**-24 / tau)
+
+
+@given(st.integers(0, 2**31), st.floats(0.02, 2.0))
+@settings(max_examples=20, deadline=None)
+def test_permutation_and_rotation_change_nothing(seed, tau):
+    rng = np.random.default_rng(seed)
+    a, b = rng.standard_normal((2, N, D))
+    order = rng.permutation(N)
+    rotation = np.linalg.qr(rng.standard_normal((D, D)))[0]
+    with jax.enable_x64(True):
+        loss = lambda a, b: _value_and_grad((jnp.array(a), jnp.array(b)), (tau, 2 * tau), True)[
+            0
+        ].reshape(2, N)
+        np.testing.assert_allclose(loss(a[order], b[order]), loss(a, b)[:, order], rtol=1e-9)
+        np.testing.assert_allclose(loss(a @ rotation, b @ rotation), loss(a, b), rtol=1e-9)
+
+
+def test_constant_temperature_is_the_classic_nt_xent():
+    a, b = (jnp.asarray(view, jnp.float32) for view in _views("random"))
+    z = similarities.normalize(jnp.concatenate([a, b]))
+    logits = jnp.where(jnp.eye(2 * N, dtype=bool), -jnp.inf, z @ z.T / 0.2)
+    labels = jnp.roll(jnp.arange(2 * N), N)
+    classic = -jax.nn.log_softmax(logits)[jnp.arange(2 * N), labels]
+    np.testing.assert_allclose(nt_xent(a, b, temperature=0.2), classic, rtol=1e-5)
+
+
+def test_a_temperature_per_anchor_scales_its_row():
+    a, b = (jnp.asarray(view, jnp.float32) for view in _views("random"))
+    taus = jnp.linspace(0.1, 0.5, 2 * N)
+    rows = jnp.stack([nt_xent(a, b, temperature=float(tau)) for tau in taus])
+    np.testing.assert_allclose(nt_xent(a, b, temperature=taus), jnp.diagonal(rows), rtol=1e-5)
+
+
+def test_rows_of_length_one_need_no_normalisation():
+    a, b = (similarities.normalize(jnp.asarray(v, jnp.float32)) for v in _views("random"))
+    np.testing.assert_allclose(
+        nt_xent(a, b, temperature=0.1, normalize=False), nt_xent(a, b, temperature=0.1), rtol=1e-5
+    )
+    assert not np.allclose(nt_xent(2 * a, b, temperature=0.1, normalize=False), 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: nt_xent(x, x[:3], temperature=0.1), ValueError, r"\(4, 8\) and \(3, 8\)"),
+        (lambda x: nt_xent(x, x[:, :3], temperature=0.1), ValueError, "rows of the same length"),
+        (lambda x: nt_xent(x[0], x[0], temperature=0.1), ValueError, r"\[rows, features\]"),
+        (lambda x: nt_xent(x[:1], x[:1], temperature=0.1), ValueError, "2 examples; found 1"),
+        (
+            lambda x: nt_xent(x.astype(jnp.int32), x, temperature=0.1),
+            TypeError,
+            "view_a must be floating point; found int32",
+        ),
+        (lambda x: nt_xent(x, x, temperature=0.0), ValueError, "tau must be > 0"),
+        (lambda x: nt_xent(x, x, temperature=jnp.ones(4)), ValueError, "needs 8 entries"),
+        (
+            lambda x: nt_xent(x, x, temperature=jnp.ones((2, 2))),
+            ValueError,
+            r"one axis.*found shape \(2, 2\)",
+        ),
+        (lambda x: nt_xent(x, x, temperature="warm"), TypeError, "found str"),
+        (lambda x: nt_xent(x, x, temperature=0.1, strategy="fast"), ValueError, "found 'fast'"),
+        (lambda x: info_nce(x, x[:3], temperature=0.1), ValueError, "at least 4 rows; found 3"),
+        (lambda x: info_nce(x[:1], x[:1], temperature=0.1), ValueError, "2 keys; found 1"),
+        (
+            lambda x: info_nce(x, x, temperature=0.1, positives=jnp.arange(3)),
+            ValueError,
+            "4 integers",
+        ),
+        (
+            lambda x: info_nce(x, x, temperature=0.1, positives=jnp.zeros(4)),
+            ValueError,
+            "of float32",
+        ),
+    ],
+)
+def test_a_bad_argument_is_refused_with_what_was_found(call, error, message, unchecked_shapes):
+    with pytest.raises(error, match=message):
+        call(jnp.ones((4, 8)))

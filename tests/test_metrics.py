@@ -1,0 +1,116 @@
+"""Metrics against float64 NumPy written from their formulas."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dystress_jax import metrics, temperatures
+from tests import oracles
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+RNG = np.random.default_rng(0)
+# More rows than one block of the row-wise computation, and not a multiple of it.
+X, Y = RNG.standard_normal((2, 301, 6))
+LABELS = np.concatenate([RNG.integers(0, 7, 300) * 3 - 1, [100]])  # any integers, one singleton
+
+
+def test_alignment():
+    a, b = oracles.unit(X), oracles.unit(Y)
+    for alpha in (1.0, 2.0):
+        expected = np.mean(np.linalg.norm(a - b, axis=1) ** alpha)
+        result = metrics.alignment(jnp.float32(X), jnp.float32(Y), alpha=alpha)
+        np.testing.assert_allclose(result, expected, rtol=1e-5)
+
+
+def test_uniformity_averages_over_distinct_pairs():
+    x = oracles.unit(X)
+    for t in (0.5, 2.0):
+        pairs = [np.exp(-t * np.sum((a - b) ** 2)) for a, b in itertools.combinations(x, 2)]
+        result = metrics.uniformity(jnp.float32(X), t)
+        np.testing.assert_allclose(result, np.log(np.mean(pairs)), rtol=1e-5)
+
+
+def test_uniformity_of_collapsed_embeddings_is_zero_and_stays_finite_for_opposite_ones():
+    np.testing.assert_allclose(metrics.uniformity(jnp.ones((5, 3))), 0, atol=1e-6)
+    np.testing.assert_allclose(
+        metrics.uniformity(jnp.array([[1.0], [-1.0]]), t=100.0), -400, rtol=1e-6
+    )
+
+
+def test_inter_class_uniformity_averages_over_pairs_of_classes():
+    x = oracles.unit(X)
+    means = oracles.unit(np.stack([x[c == LABELS].mean(0) for c in np.unique(LABELS)]))
+    pairs = [np.exp(-2 * np.sum((a - b) ** 2)) for a, b in itertools.combinations(means, 2)]
+    result = jax.jit(metrics.inter_class_uniformity)(jnp.float32(X), jnp.int32(LABELS))
+    np.testing.assert_allclose(result, np.log(np.mean(pairs)), rtol=1e-5)
+
+
+def test_tolerance_in_both_readings():
+    x = oracles.unit(X)
+    same = [x[i] @ x[j] for i, j in itertools.permutations(range(301), 2) if LABELS[i] == LABELS[j]]
+    result = metrics.tolerance(jnp.float32(X), jnp.int32(LABELS))
+    np.testing.assert_allclose(result, np.mean(same), rtol=1e-4)
+    result = metrics.tolerance(jnp.float32(X), jnp.int32(LABELS), all_pairs=True)
+    np.testing.assert_allclose(result, np.sum(same) / (301 * 300), rtol=1e-4)
+
+
+def test_a_tighter_class_is_more_tolerant_and_less_uniform():
+    centres = RNG.standard_normal((4, 6))
+    labels = jnp.arange(64) % 4
+    spread = lambda s: jnp.float32(centres[np.arange(64) % 4] + s * RNG.standard_normal((64, 6)))
+    loose, tight = spread(1.0), spread(0.1)
+    assert metrics.tolerance(tight, labels) > metrics.tolerance(loose, labels)
+    assert metrics.uniformity(tight) > metrics.uniformity(loose)
+
+
+def test_effective_rank():
+    singular = np.linalg.svd(X, compute_uv=False)
+    p = singular / singular.sum()
+    expected = np.exp(-np.sum(p * np.log(p)))
+    np.testing.assert_allclose(metrics.effective_rank(jnp.float32(X)), expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics.effective_rank(jnp.ones((5, 3))), 1, rtol=1e-4)
+
+
+def test_recall_at_k():
+    q, k = oracles.unit(X), oracles.unit(Y)
+    similarity = q @ k.T
+    rank = np.sum(similarity > np.diagonal(similarity)[:, None], axis=1)
+    for size in (1, 5, 300):
+        result = metrics.recall_at_k(jnp.float32(X), jnp.float32(Y), k=size)
+        np.testing.assert_allclose(result, np.mean(rank < size), rtol=1e-6)
+    assert metrics.recall_at_k(jnp.ones((4, 2)), jnp.ones((4, 2)), k=1) == 0  # collapsed
+    with pytest.raises(ValueError, match="between 1 and the 301 keys; found 302"):
+        metrics.recall_at_k(jnp.float32(X), jnp.float32(Y), k=302)
+
+
+@pytest.mark.parametrize("max_anchors", [16, 1000])
+def test_pair_statistics(max_anchors):
+    n = min(max_anchors, 301)
+    s = oracles.unit(X[:n]) @ oracles.unit(Y[:n]).T
+    tau = oracles.dystress(s, 0.1, 0.2)
+    off = ~np.eye(n, dtype=bool)
+    result = metrics.pair_statistics(
+        jnp.float32(X),
+        jnp.float32(Y),
+        temperature=temperatures.dystress(0.1, 0.2),
+        max_anchors=max_anchors,
+    )
+    expected = {
+        "positive_similarity": np.diagonal(s).mean(),
+        "negative_similarity": s[off].mean(),
+        "positive_tau": np.diagonal(tau).mean(),
+        "negative_tau": tau[off].mean(),
+    }
+    assert result.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(result[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_pair_statistics_takes_a_temperature_per_anchor():
+    taus = jnp.linspace(0.1, 0.5, 602)
+    result = metrics.pair_statistics(jnp.float32(X), jnp.float32(Y), temperature=taus)
+    np.testing.assert_allclose(result["positive_tau"], taus[:256].mean(), rtol=1e-5)

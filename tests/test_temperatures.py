@@ -1,0 +1,205 @@
+"""Temperatures against their published formulas, in float64 NumPy, and as pytrees."""
+
+import dataclasses
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.tree_util import register_dataclass
+
+from dystress_jax import temperatures
+from dystress_jax.losses import nt_xent
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+# -1 and 1 included, and the few units in the last place that rounding adds to a cosine.
+GRID = np.concatenate([np.linspace(-1, 1, 401), [1 + 2e-7, -1 - 2e-7]])
+
+FORMULAS = {
+    "constant": (temperatures.constant(0.3), lambda s: np.full_like(s, 0.3)),
+    "dystress": (
+        temperatures.dystress(0.07, 0.2),
+        lambda s: 0.07 + 0.5 * (0.2 - 0.07) * (1 + np.cos(np.pi * (1 + s))),
+    ),
+    "dystress over a wide range": (
+        temperatures.dystress(0.01, 1.0),
+        lambda s: 0.01 + 0.5 * (1.0 - 0.01) * (1 + np.cos(np.pi * (1 + s))),
+    ),
+    "shifted": (
+        temperatures.shifted_dystress(0.1, 0.2),
+        lambda s: np.where(s <= 0.4, 0.1 + 0.05 * (1 + np.cos(np.pi * (s - 0.4) / 0.7)), 0.2),
+    ),
+    "shifted, narrow": (
+        temperatures.shifted_dystress(0.04, 0.05, shift=-0.2, width=0.3),
+        lambda s: np.where(s <= 0.2, 0.04 + 0.005 * (1 + np.cos(np.pi * (s - 0.2) / 0.3)), 0.05),
+    ),
+    "linear": (temperatures.linear(0.1, 0.5), lambda s: 0.1 + 0.4 * np.abs(s)),
+    "monotone cosine": (
+        temperatures.monotone_cosine(0.1, 0.5),
+        lambda s: 0.1 + 0.4 * (1 + s) / 2,
+    ),
+    "exponential": (temperatures.exponential(), lambda s: 0.2 - 0.1 * np.exp(-3.5 * np.abs(s))),
+    "learned": (temperatures.learned(2.0), lambda s: np.full_like(s, np.exp(-2.0))),
+    "learned, clamped": (temperatures.learned(9.0), lambda s: np.full_like(s, 0.01)),
+    "function": (
+        temperatures.as_temperature(lambda s: 0.1 + 0.2 * s * s),
+        lambda s: 0.1 + 0.2 * s * s,
+    ),
+}
+
+
+@pytest.mark.parametrize(("temperature", "formula"), FORMULAS.values(), ids=FORMULAS.keys())
+def test_equals_the_published_formula(temperature, formula):
+    tau = temperature(jnp.asarray(GRID, jnp.float32))
+    assert tau.dtype == jnp.float32
+    np.testing.assert_allclose(tau, formula(np.clip(GRID, -1, 1)), rtol=2e-6)
+    with jax.enable_x64(True):
+        grid = GRID[:-2]
+        tau = temperature(jnp.asarray(grid, jnp.float64))
+        assert tau.dtype == jnp.float64
+        if not isinstance(temperature, temperatures.Function):  # made for float32, above
+            np.testing.assert_allclose(tau, formula(grid), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("temperature", "formula"), FORMULAS.values(), ids=FORMULAS.keys())
+def test_never_falls_below_the_bound_it_promises(temperature, formula):
+    bound = temperature.lower_bound()
+    if bound is not None:
+        assert float(bound) <= formula(GRID).min() * (1 + 1e-6)
+
+
+def test_temperature_free_logit_is_the_log_odds():
+    s = np.concatenate([np.linspace(-0.999, 0.999, 333), [-1e-3, 0.0, 9.9e-3, 1.01e-2]])
+    logit = jnp.asarray(s) / temperatures.temperature_free()(jnp.asarray(s, jnp.float32))
+    np.testing.assert_allclose(logit, np.log((1 + s) / (1 - s)), rtol=1e-5)
+    assert np.isfinite(jax.grad(lambda s: s / temperatures.temperature_free()(s))(1.0))
+
+
+def test_shifted_profile_at_minus_one_and_one_is_the_plain_one():
+    s = jnp.asarray(GRID, jnp.float32)
+    shifted = temperatures.shifted_dystress(0.07, 0.2, shift=-1.0, width=1.0)
+    np.testing.assert_allclose(shifted(s), temperatures.dystress(0.07, 0.2)(s), rtol=1e-6)
+
+
+@given(
+    st.floats(1e-3, 10.0), st.floats(1.0, 1e3), st.floats(-1.0, 1.0), st.sampled_from([True, False])
+)
+@settings(deadline=None)
+def test_dystress_stays_in_its_range_and_is_even(tau_min, ratio, s, stop_gradient):
+    tau_max = tau_min * ratio
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # wide ranges without stop_gradient warn, tested below
+        tau = temperatures.dystress(tau_min, tau_max, stop_gradient=stop_gradient)
+    value, mirrored = tau(jnp.array([s, -s], jnp.float32))
+    assert tau_min * (1 - 1e-6) <= float(value) <= tau_max * (1 + 1e-6)
+    assert value == mirrored
+
+
+@pytest.mark.parametrize("s", [-0.7, -0.2, 0.3, 0.9, 1.0 + 2e-7])
+def test_derivative_of_dystress(s):
+    open_ended = temperatures.dystress(0.1, 0.2, stop_gradient=False)
+    expected = 0.05 * np.pi * np.sin(np.pi * s) if abs(s) <= 1 else 0.0
+    np.testing.assert_allclose(jax.grad(open_ended)(jnp.float32(s)), expected, rtol=1e-5, atol=1e-6)
+    assert jax.grad(temperatures.dystress(0.1, 0.2))(jnp.float32(s)) == 0
+
+
+def test_leaves_are_numbers_to_trace_and_differentiate():
+    temperature = temperatures.dystress(0.1, 0.2)
+    assert jax.tree.leaves(temperature) == [0.1, 0.2]
+    views = jax.random.normal(jax.random.key(0), (2, 4, 8))
+    loss = lambda t: nt_xent(*views, temperature=t).mean()
+    gradient = jax.grad(loss)(jax.tree.map(jnp.float32, temperature))
+    assert isinstance(gradient, temperatures.Dystress)
+    assert all(leaf != 0 for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_sweep_by_vmap_equals_a_loop_and_compiles_once():
+    views = jax.random.normal(jax.random.key(0), (2, 4, 8))
+    low, high = jnp.array([0.05, 0.1, 0.2]), jnp.array([0.1, 0.4, 0.2])
+    compilations = []
+
+    @jax.jit
+    def sweep(low, high):
+        compilations.append(1)
+        one = lambda low, high: nt_xent(*views, temperature=temperatures.dystress(low, high))
+        return jax.vmap(one)(low, high)
+
+    rows = [
+        nt_xent(*views, temperature=temperatures.dystress(*pair))
+        for pair in zip(low, high, strict=True)
+    ]
+    np.testing.assert_allclose(sweep(low, high), jnp.stack(rows), rtol=1e-6)
+    sweep(low * 2, high * 2)
+    assert len(compilations) == 1
+
+
+def test_a_function_may_close_over_a_parameter_to_learn():
+    views = jax.random.normal(jax.random.key(0), (2, 4, 8))
+    by_function = lambda scale: nt_xent(*views, temperature=lambda s: scale + 0 * s).sum()
+    by_constant = lambda scale: nt_xent(*views, temperature=scale).sum()
+    for function in (by_function, jax.jit(by_function)):
+        np.testing.assert_allclose(jax.grad(function)(0.3), jax.grad(by_constant)(0.3), rtol=1e-5)
+
+
+def test_a_temperature_of_ones_own():
+    @register_dataclass
+    @dataclasses.dataclass(frozen=True)
+    class Quadratic(temperatures.Temperature):
+        tau: float
+
+        def __call__(self, similarity):
+            return self.tau * (1 + similarity**2)
+
+    views = jax.random.normal(jax.random.key(0), (2, 4, 8))
+    ours = nt_xent(*views, temperature=Quadratic(0.2))
+    np.testing.assert_allclose(ours, nt_xent(*views, temperature=lambda s: 0.2 * (1 + s**2)))
+
+
+def test_separate_temperatures_reach_their_pairs():
+    views = jax.random.normal(jax.random.key(0), (2, 4, 8))
+    loss = lambda p, n: nt_xent(*views, temperature=temperatures.separate(p, n)).sum()
+    np.testing.assert_allclose(loss(0.3, 0.3), nt_xent(*views, temperature=0.3).sum(), rtol=1e-6)
+    assert loss(0.3, 0.5) != loss(0.5, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: temperatures.constant(0.0), "tau must be > 0; found 0.0"),
+        (lambda: temperatures.as_temperature(-0.1), "tau must be > 0; found -0.1"),
+        (lambda: temperatures.dystress(0.0, 0.2), "tau_min must be > 0; found 0.0"),
+        (lambda: temperatures.dystress(0.3, 0.2), "found tau_min=0.3, tau_max=0.2"),
+        (lambda: temperatures.shifted_dystress(0.3, 0.2), "tau_min must be <= tau_max"),
+        (lambda: temperatures.shifted_dystress(width=0.0), "width must be > 0"),
+        (lambda: temperatures.linear(-1.0), "tau_min must be > 0"),
+        (lambda: temperatures.monotone_cosine(0.3, 0.2), "tau_min must be <= tau_max"),
+        (lambda: temperatures.exponential(0.1, 0.1), "highest - depth must be > 0"),
+        (lambda: temperatures.exponential(rate=-1.0), "rate must be >= 0"),
+        (lambda: temperatures.learned(max_scale=1.0), "max_scale must be > 1"),
+        (lambda: temperatures.temperature_free(0.0), "scale must be > 0"),
+        (lambda: temperatures.temperature_free(epsilon=0.0), "epsilon must be in"),
+        (lambda: temperatures.per_anchor(jnp.zeros(2)), "tau must be > 0"),
+    ],
+)
+def test_a_bad_number_is_refused_with_its_value(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_wide_range_without_stop_gradient_warns():
+    with pytest.warns(UserWarning, match=r"tau_max / tau_min = 5 exceeds 4.504"):
+        temperatures.dystress(0.1, 0.5, stop_gradient=False)
+    with pytest.warns(UserWarning, match="Use stop_gradient=True"):
+        temperatures.shifted_dystress(0.1, 0.5, stop_gradient=False)
+    temperatures.dystress(0.1, 0.45, stop_gradient=False)  # any warning would be an error
+    temperatures.dystress(0.1, 0.5)
+
+
+def test_the_ratio_of_the_warning_is_where_the_logit_stops_increasing():
+    s = np.linspace(0, 1, 200_001)[1:]
+    slope = lambda ratio: np.diff(s / (1 + (ratio - 1) * np.sin(np.pi * s / 2) ** 2)).min()
+    assert slope(temperatures.MONOTONE_RATIO - 2e-3) > 0 > slope(temperatures.MONOTONE_RATIO + 2e-3)
