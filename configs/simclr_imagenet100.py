@@ -12,20 +12,13 @@ with ``--config.temperature.name=shifted_dystress``, one seed, reported second-h
 here: it takes accelerators.
 """
 
-import importlib.util
-import pathlib
-
 from ml_collections import ConfigDict
+
+from configs import simclr_imagenet
 
 
 def get_config() -> ConfigDict:
     """The settings of the run."""
-    path = pathlib.Path(__file__).with_name("simclr_imagenet.py")
-    spec = importlib.util.spec_from_file_location("simclr_imagenet", path)
-    assert spec is not None
-    assert spec.loader is not None
-    imagenet = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(imagenet)
-    config = imagenet.get_config()
+    config = simclr_imagenet.get_config()
     config.epochs = 200
     return config
