@@ -1,0 +1,51 @@
+"""The embedded data set: 1,563 concepts, each drawn by three artists, in 8 categories."""
+
+import importlib.resources
+import json
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from ._images import fit_arrays
+from ._source import Source, from_arrays, split_holdout
+
+SIDE = 32
+
+
+def open_embedded(*, image_size: int, holdout: float) -> dict[str, Source]:
+    """Emoji drawings, 32 x 32 RGB on white, labelled with their category.
+
+    Train and holdout are the drawings by Google (Noto Emoji) and Twitter (Twemoji), test is
+    Microsoft's (Fluent Emoji): the same concepts in another artist's style. So accuracy on the
+    test split says how well the categories of known concepts are recognised in an unseen style,
+    not how well unseen concepts are. The holdout is the harder of the two in that respect: both
+    drawings of a concept are in train or both are in the holdout.
+
+    Rows: all of Google's drawings, then all of Twitter's, both in the order of concepts.json,
+    which also holds the concepts' English names. Licences and sources: embedded/NOTICE.md.
+    """
+    folder = importlib.resources.files("dystress_jax.data") / "embedded"
+    concepts = json.loads((folder / "concepts.json").read_text(encoding="utf-8"))
+    labels = np.array(concepts["labels"])
+    names = tuple(concepts["class_names"])
+
+    def drawings(artist):
+        with (folder / f"{artist}.webp").open("rb") as file:
+            return _cut(np.asarray(Image.open(file).convert("RGB")), len(labels))
+
+    def as_source(images, labels):
+        return from_arrays(fit_arrays(images, image_size), labels, class_names=names)
+
+    both = np.concatenate([drawings("google"), drawings("twitter")])
+    train = as_source(both, np.tile(labels, 2))
+    concept = np.tile(np.arange(len(labels)), 2)
+    test = as_source(drawings("fluent"), labels)
+    return {**split_holdout(train, holdout, groups=concept), "test": test}
+
+
+def _cut(sheet: UInt8[np.ndarray, "H W 3"], count: int) -> UInt8[np.ndarray, "n 32 32 3"]:
+    """The first ``count`` squares of a sheet, row by row."""
+    rows, columns = sheet.shape[0] // SIDE, sheet.shape[1] // SIDE
+    grid = sheet.reshape(rows, SIDE, columns, SIDE, 3).swapaxes(1, 2)
+    return grid.reshape(-1, SIDE, SIDE, 3)[:count]

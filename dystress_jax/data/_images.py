@@ -1,0 +1,81 @@
+"""Pillow images of any kind to uint8 arrays of one size."""
+
+import pathlib
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """Resize the shorter side to ``size`` and keep the central square; 0 = as it is."""
+    if size == 0 or image.size == (size, size):
+        return image
+    return ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+
+
+def fit_arrays(images: UInt8[np.ndarray, "n h w c"], size: int) -> UInt8[np.ndarray, "n h2 w2 c"]:
+    """``fit`` for stored images of one size, 1 or 3 channels."""
+    n, height, width, channels = images.shape
+    if size == 0 or (height, width) == (size, size):
+        return images
+    out = np.empty((n, size, size, channels), np.uint8)
+    for i, image in enumerate(images):
+        out[i] = fit_array(image, size)
+    return out
+
+
+def fit_array(image: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray, "h2 w2 c"]:
+    """``fit`` for one stored image, 1 or 3 channels."""
+    if size == 0:
+        return image
+    channels = image.shape[-1]
+    picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+    return np.asarray(fit(picture, size)).reshape(size, size, channels)
+
+
+def read_image(path: pathlib.Path, size: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode a file to RGB, upright, transparent parts on white, then ``fit``.
+
+    Raises:
+        ValueError: the file is no image, is damaged, or is larger than Pillow's limit against
+            decompression bombs.
+    """
+    try:
+        with Image.open(path) as image:
+            check_pixels(image)
+            # Lets JPEGs decode at 1/2, 1/4 or 1/8 of their side while that is twice the target.
+            image.draft("RGB", (2 * size, 2 * size) if size else None)
+            upright = ImageOps.exif_transpose(image)
+            return np.asarray(fit(to_rgb(upright), size))
+    except Exception as error:  # decoders of damaged files raise anything
+        raise ValueError(f"cannot read the image {path}: {error}") from error
+
+
+def upright_size(path: pathlib.Path) -> tuple[int, int]:
+    """(height, width) as ``read_image`` gives them, from the file's header alone."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5  # the EXIF orientations by 90 degrees
+            return (width, height) if turned else (height, width)
+    except Exception as error:  # decoders of damaged files raise anything
+        raise ValueError(f"cannot read the image {path}: {error}") from error
+
+
+def check_pixels(image: Image.Image) -> None:
+    """Refuse an image that would fill the memory, before it is decoded."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and image.width * image.height > limit:
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {limit}")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB; what is transparent becomes white, 16 bits become 8."""
+    if image.mode.startswith("I"):  # 16-bit grayscale: Pillow's own conversion would clip it
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

@@ -1,0 +1,139 @@
+"""Batches of a source through grain: shuffled, shared out to the processes, resumable."""
+
+import grain
+import numpy as np
+from jaxtyping import Bool
+
+from ._source import UNLABELLED, Batch, Source
+
+
+class PaddedBatch(Batch):
+    """A batch whose last rows may be padding: there ``mask`` is False."""
+
+    mask: Bool[np.ndarray, " b"]
+
+
+def batches(
+    source: Source,
+    *,
+    batch_size: int,
+    seed: int,
+    threads: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[Batch]:
+    """Shuffled batches without end.
+
+    Every epoch visits the source in another order, which depends on ``seed`` and the epoch alone,
+    and drops the rest that fills no batch. The batch of all processes together is the same
+    whatever their number: process p of P loads rows [p b / P, (p + 1) b / P) of it.
+
+    The iterator's ``get_state()`` is a small dict that fits in JSON; ``set_state()`` goes on with
+    exactly the next batch, in the middle of an epoch too, and also if more was read ahead.
+
+    Args:
+        source: at least ``batch_size`` examples.
+        batch_size: of all processes together, b; a multiple of ``process_count``.
+        seed: >= 0.
+        threads: that load batches ahead, >= 0; 0 = load when asked.
+        process_index: p, in [0, P).
+        process_count: P, >= 1.
+
+    Returns:
+        An iterator of this process's ``Batch``, b / P rows each.
+
+    Raises:
+        ValueError: the source is smaller than a batch, or the processes cannot share a batch.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> source = data.open_splits("embedded")["train"]
+        >>> iterator = data.batches(source, batch_size=256, seed=0)
+        >>> batch = next(iterator)
+        >>> batch["image"].shape, batch["image"].dtype, batch["label"].shape
+        ((256, 32, 32, 3), dtype('uint8'), (256,))
+        >>> iterator.get_state()
+        {'next_index': 1}
+    """
+    mine = _rows_of_process(batch_size, process_index, process_count)
+    if len(source) < batch_size:
+        raise ValueError(
+            f"batch_size is {batch_size}, but there are only {len(source)} images to fill a batch: "
+            f"set batch_size to at most {len(source)}, or give more images"
+        )
+    # grain gives epoch e the order of seed + e. Hashed, so that near seeds share no orders.
+    hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    order = grain.MapDataset.range(len(source)).shuffle(hashed)
+    rows = order.batch(batch_size, drop_remainder=True).repeat()
+    return _read_ahead(rows.map(lambda batch: source.gather(batch[mine])), threads)
+
+
+def padded_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    threads: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.DatasetIterator[PaddedBatch]:
+    """Every example once, in order, in batches that all have the same size.
+
+    Where the examples do not fill the last batch, ``mask`` is False, images are black, labels and
+    indices -1.
+
+    Args:
+        source: any number of examples.
+        batch_size: of all processes together, b; a multiple of ``process_count``.
+        threads: that load batches ahead, >= 0; 0 = load when asked.
+        process_index: p, in [0, P).
+        process_count: P, >= 1.
+
+    Returns:
+        An iterator of this process's ``PaddedBatch``, b / P rows each; as many on every process.
+
+    Raises:
+        ValueError: the processes cannot share a batch.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> source = data.open_splits("embedded")["test"]
+        >>> found = list(data.padded_batches(source, batch_size=1024))
+        >>> len(source), [int(batch["mask"].sum()) for batch in found]
+        (1563, [1024, 539])
+    """
+    mine = _rows_of_process(batch_size, process_index, process_count)
+
+    def load(number: int) -> PaddedBatch:
+        rows = np.arange(number * batch_size, (number + 1) * batch_size)[mine]
+        mask = rows < len(source)
+        batch = source.gather(rows[mask])
+        missing = len(rows) - int(mask.sum())
+        black = np.zeros((missing, *source.image_shape), np.uint8)
+        nothing = np.full(missing, UNLABELLED, np.int32)
+        return {
+            "image": np.concatenate([batch["image"], black]),
+            "label": np.concatenate([batch["label"], nothing]),
+            "index": np.concatenate([batch["index"], nothing]),
+            "mask": mask,
+        }
+
+    count = -(-len(source) // batch_size)
+    return _read_ahead(grain.MapDataset.range(count).map(load), threads)
+
+
+def _rows_of_process(batch_size: int, process_index: int, process_count: int) -> slice:
+    """This process's rows of a batch of all processes."""
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is {process_index}; allowed: 0 to {process_count - 1}")
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size is {batch_size}; allowed: a multiple of the {process_count} processes"
+        )
+    local = batch_size // process_count
+    return slice(process_index * local, (process_index + 1) * local)
+
+
+def _read_ahead(dataset: grain.MapDataset, threads: int) -> grain.DatasetIterator:
+    """Iterate with this many threads, two batches a thread ahead."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(dataset.to_iter_dataset(options))
