@@ -6,6 +6,7 @@ Everything above this file sees nested dicts of arrays and two functions; no NNX
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
@@ -46,7 +47,10 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module], *, out_features: int) ->
     graph, *_ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param, ...)
 
     def init(key: Key[Array, ""]) -> tuple[Tree, Tree]:
-        _, params, stats = nnx.split(build(nnx.Rngs(key)), nnx.Param, ...)
+        # XLA:CPU compiles each Threefry draw for about .7 s, one per kernel; the device's own
+        # generator, seeded by the key, a tenth of that. Values may differ between platforms.
+        device_key = jax.random.wrap_key_data(jax.random.bits(key, (4,), "uint32"), impl="rbg")
+        _, params, stats = nnx.split(build(nnx.Rngs(device_key)), nnx.Param, ...)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
     def apply(

@@ -16,7 +16,9 @@ class BatchNorm(nnx.BatchNorm):
 
     Under `jax.jit` with a batch sharded over devices the statistics are those of the whole batch:
     synchronised BatchNorm without a switch. Half-precision inputs are widened before anything is
-    reduced, and the result is cast back once.
+    reduced, and the result is cast back once. The variance is the mean squared deviation: the
+    faster ``E[x^2] - E[x]^2`` loses all its digits in float32 where the mean is a thousand times
+    the deviation.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class BatchNorm(nnx.BatchNorm):
             momentum=0.9,
             epsilon=1e-5,
             dtype=jnp.float32,
+            use_fast_variance=False,
             scale_init=scale_init,
             use_bias=use_bias,
             rngs=rngs,
