@@ -1,0 +1,15 @@
+"""How good a frozen encoder is: nearest neighbours and a linear probe on its features."""
+
+from ._result import Result as Result
+from ._result import top_accuracy as top_accuracy
+from .features import encode_source as encode_source
+from .features import raw_pixels as raw_pixels
+from .knn import evaluate_knn as evaluate_knn
+from .knn import knn_accuracy as knn_accuracy
+from .knn import knn_votes as knn_votes
+from .linear_head import LinearHead as LinearHead
+from .linear_head import fit_augmented as fit_augmented
+from .linear_head import fit_lbfgs as fit_lbfgs
+from .linear_head import fit_sgd as fit_sgd
+from .linear_probe import L2 as L2
+from .linear_probe import evaluate_linear_probe as evaluate_linear_probe

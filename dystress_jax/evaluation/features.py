@@ -1,0 +1,94 @@
+"""Features of every image of a source, computed over the mesh in batches of one size."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, UInt8
+
+from .. import data, sharding
+
+Encode = Callable[[UInt8[Array, "n h w c"]], Float[Array, "n d"]]
+
+
+def encode_source(
+    encode: Encode, source: data.Source, *, mesh: Mesh, batch_size: int = 256
+) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]:
+    """Features and labels of the labelled images of a source, in its order.
+
+    Args:
+        encode: uint8 images to features, each row by itself (BatchNorm in evaluation mode). It is
+            called as it is: jit it where it is made, so that it compiles once however often it is
+            evaluated.
+        source: images labelled -1 are left out.
+        mesh: the devices that share each batch.
+        batch_size: at least 1; rounded up to a multiple of the devices.
+
+    Returns:
+        Features, float32, and labels, both whole on the host of every process.
+
+    Raises:
+        ValueError: no image has a label, or a feature is NaN or infinite.
+    """
+    batch_size = math.ceil(batch_size / mesh.size) * mesh.size
+    batches = data.padded_batches(
+        source,
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    features, labels = [], []
+    for batch in batches:
+        on_mesh = sharding.shard_batch({k: batch[k] for k in ("image", "label")}, mesh)
+        encoded = encode(on_mesh["image"]).astype(jnp.float32)
+        found, label = multihost_utils.process_allgather((encoded, on_mesh["label"]), tiled=True)
+        known = np.asarray(label) >= 0  # padding has no label either
+        features.append(np.asarray(found)[known])
+        labels.append(np.asarray(label)[known])
+    whole, label = np.concatenate(features), np.concatenate(labels)
+    if not len(label):
+        raise ValueError(
+            f"none of the {len(source)} images has a label, and this evaluation compares labels: "
+            "give a data set with classes"
+        )
+    broken = ~np.isfinite(whole).all(axis=1)
+    if broken.any():
+        raise ValueError(
+            f"the features of {broken.sum()} of {len(whole)} images are NaN or infinite: the "
+            "encoder has diverged, evaluate an earlier checkpoint"
+        )
+    return whole, label
+
+
+@jax.jit
+def raw_pixels(images: UInt8[Array, "n h w c"]) -> Float[Array, "n d"]:
+    """The image itself as its features: what an encoder must beat.
+
+    Example:
+        >>> raw_pixels(jnp.zeros((2, 4, 4, 3), jnp.uint8)).shape
+        (2, 48)
+    """
+    return images.reshape(images.shape[0], -1).astype(jnp.float32) / 255
+
+
+def check_classes(train: data.Source, test: data.Source) -> int:
+    """Number of classes that both sources share.
+
+    Raises:
+        ValueError: the training images are unlabelled, or the classes differ.
+    """
+    if not train.num_classes:
+        raise ValueError(
+            "the training images have no labels, and this evaluation learns from them: give a data "
+            "set with classes"
+        )
+    if test.class_names != train.class_names:
+        raise ValueError(
+            f"the images tested have {test.num_classes} classes, the training images "
+            f"{train.num_classes}; allowed: the same classes in the same order"
+        )
+    return train.num_classes

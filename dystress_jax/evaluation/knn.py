@@ -1,0 +1,145 @@
+"""Weighted k-nearest-neighbour classification of features."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from .. import data
+from ._result import Result, top_accuracy
+from .features import Encode, check_classes, encode_source
+
+
+@functools.partial(jax.jit, static_argnames=("k", "num_classes", "chunk_size"))
+def knn_votes(
+    queries: Float[Array, "q d"],
+    bank: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    *,
+    k: int = 200,
+    temperature: float | Float[Array, ""] = 0.1,
+    num_classes: int,
+    chunk_size: int = 256,
+) -> Float[Array, "q {num_classes}"]:
+    r"""Votes of the k nearest neighbours for each class, by cosine similarity.
+
+    .. math:: v_c = \sum_{j \in N_k,\, y_j = c} e^{s_j / t} \Big/ \sum_{j \in N_k} e^{s_j / t}
+
+    Of equally near neighbours at the k-th place the earlier ones of the bank count.
+
+    Args:
+        queries: features to classify; they are brought to unit length here.
+        bank: features with known classes, likewise.
+        labels: of the bank, in [0, num_classes).
+        k: neighbours, at least 1; a smaller bank votes whole.
+        temperature: t > 0; the smaller, the more the nearest count.
+        num_classes: at least 1.
+        chunk_size: queries compared at once, so that chunk_size x n similarities are in memory.
+
+    Returns:
+        Votes in [0, 1]; each row sums to 1.
+
+    Raises:
+        ValueError: k or the bank's size is not positive.
+
+    Example:
+        >>> bank = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+        >>> labels, query = jnp.array([0, 1, 1]), jnp.array([[2.0, 0.0]])
+        >>> knn_votes(query, bank, labels, k=2, temperature=0.1, num_classes=2).tolist()
+        [[0.881, 0.119]]
+
+    References:
+        Wu et al. 2018, https://arxiv.org/abs/1805.01978, section 3.4, where k = 200.
+    """
+    if not len(bank):
+        raise ValueError("the bank has no features to compare with")
+    if k < 1:
+        raise ValueError(f"k is {k}; allowed: at least 1 neighbour")
+    bank = _unit(bank)
+    k = min(k, len(bank))
+    classes = jnp.arange(num_classes)
+
+    def vote(query):
+        with jax.default_matmul_precision("float32"):
+            similarity, nearest = jax.lax.top_k(bank @ query, k)
+        # The largest weight is 1, so none overflows however small the temperature. `max`, not
+        # `similarity[0]`: XLA fuses that slice into the top_k, which then sorts the whole bank on
+        # CPU (50,000 x 256 queries: 5.2 s in place of 0.2 s).
+        weights = jnp.exp((similarity - similarity.max()) / temperature)
+        votes = jnp.where(labels[nearest][:, None] == classes[None, :], weights[:, None], 0)
+        return votes.sum(axis=0) / weights.sum()
+
+    return jax.lax.map(vote, _unit(queries), batch_size=chunk_size)
+
+
+def _unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def evaluate_knn(
+    encode: Encode,
+    bank: data.Source,
+    queries: data.Source,
+    *,
+    k: int = 200,
+    temperature: float = 0.1,
+    mesh: Mesh,
+    batch_size: int = 256,
+) -> Result:
+    """Classify the images of one source by their neighbours in another.
+
+    Nothing is fitted or selected, so the test set may be asked at any time.
+
+    Args:
+        encode: uint8 images to features, jitted; the encoder's features, not the head's.
+        bank: images with known classes.
+        queries: images to classify.
+        k: neighbours, at least 1; a smaller bank votes whole.
+        temperature: of the weights exp(similarity / temperature), positive.
+        mesh: the devices that encode.
+        batch_size: images encoded at once.
+
+    Returns:
+        Accuracies, and the settings with the k that was used.
+
+    Raises:
+        ValueError: a source has no labels, the classes differ, or a setting is out of range.
+    """
+    num_classes = check_classes(bank, queries)
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}; allowed: above 0")
+    known, known_labels = encode_source(encode, bank, mesh=mesh, batch_size=batch_size)
+    asked, labels = encode_source(encode, queries, mesh=mesh, batch_size=batch_size)
+    votes = knn_votes(
+        jnp.asarray(asked),
+        jnp.asarray(known),
+        jnp.asarray(known_labels),
+        k=k,
+        temperature=temperature,
+        num_classes=num_classes,
+    )
+    top1, top5 = (float(top_accuracy(votes, jnp.asarray(labels), top=top)) for top in (1, 5))
+    protocol = {
+        "evaluation": "knn",
+        "k": min(k, len(known)),
+        "temperature": temperature,
+        "bank_images": len(known),
+        "test_images": len(asked),
+        "classes": num_classes,
+    }
+    return Result(top1, top5, protocol)
+
+
+def knn_accuracy(
+    encode: Encode,
+    bank: data.Source,
+    queries: data.Source,
+    *,
+    k: int = 200,
+    temperature: float = 0.1,
+    mesh: Mesh,
+) -> float:
+    """Top-1 accuracy of `evaluate_knn`: the number to watch during training."""
+    return evaluate_knn(encode, bank, queries, k=k, temperature=temperature, mesh=mesh).top1

@@ -1,0 +1,259 @@
+"""Linear classifiers on features: several candidate settings are fitted side by side."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from .. import data, sharding
+
+EncodeView = Callable[[PRNGKeyArray, UInt8[Array, "n h w c"]], Float[Array, "n d"]]
+Progress = Callable[[range], Iterable[int]]
+
+
+class LinearHead(NamedTuple):
+    """Classifiers side by side, one for each candidate setting; `head(x)` are their scores.
+
+    Attributes:
+        kernel: weights.
+        bias: offsets.
+    """
+
+    kernel: Float[Array, "candidates d classes"]
+    bias: Float[Array, "candidates classes"]
+
+    def __call__(self, x: Float[Array, "n d"]) -> Float[Array, "candidates n classes"]:
+        """Scores of every class by every candidate."""
+        with jax.default_matmul_precision("float32"):
+            return jnp.einsum("nd,ldc->lnc", x, self.kernel) + self.bias[:, None, :]
+
+
+class _Training(NamedTuple):
+    """SGD's state; all candidates see the same batches and differ in their learning rate."""
+
+    head: LinearHead
+    velocity: LinearHead
+    step: Int[Array, ""]
+
+
+def _start(num_features: int, num_classes: int, candidates: int) -> _Training:
+    # The problem is convex: zero is as good a start as any, and needs no seed.
+    head = LinearHead(
+        jnp.zeros((candidates, num_features, num_classes)), jnp.zeros((candidates, num_classes))
+    )
+    return _Training(head, jax.tree.map(jnp.zeros_like, head), jnp.int32(0))
+
+
+def _update(
+    state: _Training,
+    features: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    peaks: Float[Array, " candidates"],
+    *,
+    momentum: float,
+    total_steps: int,
+) -> _Training:
+    """One step of SGD on the mean cross entropy; rows labelled -1 do not count."""
+    known = labels >= 0
+
+    def loss(head):
+        entropy = optax.losses.softmax_cross_entropy_with_integer_labels(
+            head(features), jnp.maximum(labels, 0)[None, :]
+        )
+        return jnp.sum(entropy * known[None, :]) / jnp.maximum(known.sum(), 1)
+
+    gradient = jax.grad(loss)(state.head)
+    velocity = jax.tree.map(lambda v, g: momentum * v + g, state.velocity, gradient)
+    rates = peaks * optax.cosine_decay_schedule(1.0, total_steps)(state.step)
+    kernel = state.head.kernel - rates[:, None, None] * velocity.kernel
+    bias = state.head.bias - rates[:, None] * velocity.bias
+    return _Training(LinearHead(kernel, bias), velocity, state.step + 1)
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "epochs", "batch_size", "momentum"))
+def fit_sgd(
+    key: PRNGKeyArray,
+    features: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    learning_rates: Float[Array, " candidates"],
+    *,
+    num_classes: int,
+    epochs: int = 90,
+    batch_size: int = 256,
+    momentum: float = 0.9,
+) -> LinearHead:
+    r"""Fit linear classifiers by SGD on cached features, one for each learning rate.
+
+    .. math:: \eta(t) = \eta \, \frac{B}{256} \, \frac{1 + \cos(\pi t / T)}{2}, \quad
+        v \gets m v + g, \quad w \gets w - \eta(t) v
+
+    Every epoch has another order and leaves out the last images that fill no batch.
+
+    Args:
+        key: of the orders.
+        features: of the training images.
+        labels: of the training images, in [0, num_classes); -1 does not count.
+        learning_rates: the base rates, each > 0.
+        num_classes: at least 1.
+        epochs: at least 1.
+        batch_size: B; with fewer images than this, all of them.
+        momentum: m, in [0, 1).
+
+    Returns:
+        One classifier for each learning rate.
+
+    Example:
+        >>> x, y = jnp.array([[-1.0], [1.0]]), jnp.array([0, 1])
+        >>> rates = jnp.array([1.0, 10.0])
+        >>> head = fit_sgd(jax.random.key(0), x, y, rates, num_classes=2, epochs=20)
+        >>> head(x).argmax(axis=-1)
+        Array([[0, 1],
+               [0, 1]], dtype=int32)
+
+    References:
+        The protocol of Manna et al. 2025, https://arxiv.org/abs/2308.01140, for ImageNet.
+    """
+    batch_size = min(batch_size, len(features))
+    steps = len(features) // batch_size
+    peaks = learning_rates * (batch_size / 256)
+
+    def step(state, rows):
+        update = functools.partial(_update, momentum=momentum, total_steps=epochs * steps)
+        return update(state, features[rows], labels[rows], peaks), None
+
+    def epoch(state, epoch_key):
+        order = jax.random.permutation(epoch_key, len(features))[: steps * batch_size]
+        return jax.lax.scan(step, state, order.reshape(steps, batch_size))[0], None
+
+    start = _start(features.shape[1], num_classes, len(learning_rates))
+    return jax.lax.scan(epoch, start, jax.random.split(key, epochs))[0].head
+
+
+def fit_augmented(
+    encode_view: EncodeView,
+    source: data.Source,
+    learning_rates: Float[Array, " candidates"],
+    *,
+    epochs: int = 90,
+    batch_size: int = 256,
+    momentum: float = 0.9,
+    seed: int = 0,
+    mesh: Mesh,
+    progress: Progress = iter,
+) -> LinearHead:
+    """Fit as `fit_sgd` does, on features of a new view of every image in every epoch.
+
+    Args:
+        encode_view: key and uint8 images to features of random views, jitted, the encoder in
+            evaluation mode.
+        source: the training images; those labelled -1 do not count.
+        learning_rates: the base rates, each > 0.
+        epochs: at least 1.
+        batch_size: B; a multiple of the devices, and no more than there are images.
+        momentum: m, in [0, 1).
+        seed: of the orders and the views.
+        mesh: the devices that share each batch.
+        progress: wraps the range of all steps, for example `tqdm.tqdm`.
+
+    Returns:
+        One classifier for each learning rate.
+    """
+    total_steps = epochs * (len(source) // batch_size)
+    batches = data.batches(
+        source,
+        batch_size=batch_size,
+        seed=seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    update = jax.jit(
+        functools.partial(_update, momentum=momentum, total_steps=total_steps),
+        out_shardings=sharding.replicated(mesh),
+        donate_argnums=0,
+    )
+    key = jax.random.key(seed)
+    images = jax.ShapeDtypeStruct((batch_size, *source.image_shape), jnp.uint8)
+    num_features = jax.eval_shape(encode_view, key, images).shape[1]
+    state = _start(num_features, source.num_classes, len(learning_rates))
+    state = jax.device_put(state, sharding.replicated(mesh))
+    peaks = learning_rates * (batch_size / 256)
+    for step in progress(range(total_steps)):
+        batch = next(batches)
+        batch = sharding.shard_batch({k: batch[k] for k in ("image", "label")}, mesh)
+        features = encode_view(jax.random.fold_in(key, step), batch["image"])
+        state = update(state, features.astype(jnp.float32), batch["label"], peaks)
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), state.head)
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "max_steps", "tolerance"))
+def fit_lbfgs(
+    features: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    l2: Float[Array, " candidates"],
+    *,
+    num_classes: int,
+    max_steps: int = 1000,
+    tolerance: float = 1e-4,
+) -> LinearHead:
+    r"""Fit linear classifiers by L-BFGS on cached features, one for each strength of L2.
+
+    .. math:: \min_{W, b} \; \frac1n \sum_i \mathrm{CE}(W^\top x_i + b, y_i)
+        + \frac{\lambda}{2} \lVert W \rVert^2
+
+    Each candidate starts from the one before, so the strongest comes best first.
+
+    Args:
+        features: of the training images.
+        labels: of the training images, in [0, num_classes).
+        l2: the strengths, each > 0; the offset is not regularised.
+        num_classes: at least 1.
+        max_steps: of L-BFGS for each candidate.
+        tolerance: the largest entry of the gradient at which to stop.
+
+    Returns:
+        One classifier for each strength.
+
+    Example:
+        >>> x, y = jnp.array([[-1.0], [1.0]]), jnp.array([0, 1])
+        >>> head = fit_lbfgs(x, y, jnp.array([0.1, 0.01]), num_classes=2)
+        >>> head(x).argmax(axis=-1)
+        Array([[0, 1],
+               [0, 1]], dtype=int32)
+    """
+    solver = optax.lbfgs()
+
+    def fit(start, strength):
+        def objective(head):
+            entropy = optax.losses.softmax_cross_entropy_with_integer_labels(
+                head(features)[0], labels
+            )
+            return entropy.mean() + strength / 2 * jnp.sum(head.kernel**2)
+
+        value_and_grad = optax.value_and_grad_from_state(objective)
+
+        def step(carry):
+            head, state, _, count = carry
+            value, gradient = value_and_grad(head, state=state)
+            updates, state = solver.update(
+                gradient, state, head, value=value, grad=gradient, value_fn=objective
+            )
+            largest = optax.tree.norm(optax.tree.get(state, "grad"), ord="inf")
+            return optax.apply_updates(head, updates), state, largest, count + 1
+
+        def goes_on(carry):
+            _, _, largest, count = carry
+            return (largest > tolerance) & (count < max_steps)
+
+        first = (start, solver.init(start), jnp.float32(jnp.inf), jnp.int32(0))
+        head, *_ = jax.lax.while_loop(goes_on, step, first)
+        return head, head
+
+    start = LinearHead(jnp.zeros((1, features.shape[1], num_classes)), jnp.zeros((1, num_classes)))
+    _, heads = jax.lax.scan(fit, start, l2)
+    return jax.tree.map(lambda leaf: leaf[:, 0], heads)

@@ -1,0 +1,138 @@
+"""The linear probe: fitted on train, chosen on the holdout, scored on test."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from .. import data
+from ._result import Result, top_accuracy
+from .features import Encode, check_classes, encode_source
+from .linear_head import EncodeView, Progress, fit_augmented, fit_lbfgs, fit_sgd
+
+L2 = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+"""Candidates for L-BFGS, strongest first."""
+
+
+def evaluate_linear_probe(
+    encode: Encode,
+    train: data.Source,
+    test: data.Source,
+    *,
+    holdout: data.Source | None = None,
+    encode_view: EncodeView | None = None,
+    solver: str = "sgd",
+    candidates: Sequence[float] = (0.1,),
+    epochs: int = 90,
+    batch_size: int = 256,
+    seed: int = 0,
+    mesh: Mesh,
+    progress: Progress = iter,
+) -> Result:
+    """Fit a linear classifier on the frozen encoder and score it on the test images.
+
+    With several candidates the one that is best on the holdout is taken, the first of equals; the
+    test images decide nothing.
+
+    Args:
+        encode: uint8 images to features, jitted, the encoder in evaluation mode.
+        train: images to fit on.
+        test: images to score.
+        holdout: images to choose by; needed with several candidates.
+        encode_view: key and uint8 images to features of random views: fit on new views in every
+            epoch, as the paper does. None: encode every image once, as it is.
+        solver: "sgd", or "lbfgs" without `encode_view`.
+        candidates: base learning rates of sgd (the rate is this times batch_size / 256), or
+            strengths of L2 of lbfgs (`L2` spans the useful range); each > 0.
+        epochs: of sgd.
+        batch_size: of sgd; no more than there are images, and with views a multiple of the devices,
+            to which it is lowered.
+        seed: of the order of the images and the views.
+        mesh: the devices that encode.
+        progress: wraps the range of all steps with `encode_view`, for example `tqdm.tqdm`.
+
+    Returns:
+        Accuracies, and the settings with what was chosen and why.
+
+    Raises:
+        ValueError: a source has no labels, the classes differ, or the settings contradict.
+    """
+    num_classes = check_classes(train, test)
+    _check(solver, candidates, holdout, encode_view)
+    tried = jnp.array(candidates, jnp.float32)
+    protocol = {"evaluation": "linear_probe", "solver": solver, "seed": seed}
+    batch_size = min(batch_size, len(train))
+    if encode_view is not None:
+        batch_size = max(batch_size // mesh.size * mesh.size, mesh.size)
+        head = fit_augmented(
+            encode_view,
+            train,
+            tried,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            mesh=mesh,
+            progress=progress,
+        )
+    else:
+        x, y = map(jnp.asarray, encode_source(encode, train, mesh=mesh))
+        if solver == "sgd":
+            head = fit_sgd(
+                jax.random.key(seed),
+                x,
+                y,
+                tried,
+                num_classes=num_classes,
+                epochs=epochs,
+                batch_size=batch_size,
+            )
+        else:
+            head = fit_lbfgs(x, y, tried, num_classes=num_classes)
+
+    def scores(source):
+        x, y = map(jnp.asarray, encode_source(encode, source, mesh=mesh))
+        return head(x), y
+
+    chosen, on_holdout = 0, None
+    if holdout is not None:
+        every, labels = scores(holdout)
+        on_holdout = [float(top_accuracy(one, labels, top=1)) for one in every]
+        chosen = int(np.argmax(on_holdout))
+    every, labels = scores(test)
+    top1, top5 = (float(top_accuracy(every[chosen], labels, top=top)) for top in (1, 5))
+    protocol |= {
+        "features": "cached" if encode_view is None else "augmented",
+        "candidates": list(candidates),
+        "holdout_top1": on_holdout,
+        "l2" if solver == "lbfgs" else "learning_rate": candidates[chosen],
+        "train_images": len(train),
+        "test_images": len(labels),
+        "classes": num_classes,
+    }
+    if solver == "sgd":
+        protocol |= {"epochs": epochs, "batch_size": batch_size, "momentum": 0.9}
+    return Result(top1, top5, protocol)
+
+
+def _check(
+    solver: str,
+    candidates: Sequence[float],
+    holdout: data.Source | None,
+    encode_view: EncodeView | None,
+) -> None:
+    if solver not in ("sgd", "lbfgs"):
+        raise ValueError(f"solver is {solver!r}; allowed: 'sgd' or 'lbfgs'")
+    if solver == "lbfgs" and encode_view is not None:
+        raise ValueError(
+            "solver is 'lbfgs' with encode_view; allowed: 'lbfgs' without it, since L-BFGS needs "
+            "the same features in every step"
+        )
+    if not candidates or min(candidates) <= 0:
+        raise ValueError(f"candidates is {tuple(candidates)}; allowed: numbers above 0")
+    if len(candidates) > 1 and holdout is None:
+        raise ValueError(
+            f"candidates is {tuple(candidates)} without a holdout to choose by; allowed: one "
+            "candidate, or a holdout, since the test images must not choose"
+        )
