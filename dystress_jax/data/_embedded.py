@@ -7,8 +7,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from ._holdout import split_holdout
 from ._images import fit_arrays
-from ._source import Source, from_arrays, split_holdout
+from ._source import Source
+from ._stored import from_arrays
 
 SIDE = 32
 

@@ -14,24 +14,20 @@ def fit(image: Image.Image, size: int) -> Image.Image:
     return ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
 
 
-def fit_arrays(images: UInt8[np.ndarray, "n h w c"], size: int) -> UInt8[np.ndarray, "n h2 w2 c"]:
-    """``fit`` for stored images of one size, 1 or 3 channels."""
-    n, height, width, channels = images.shape
-    if size == 0 or (height, width) == (size, size):
-        return images
-    out = np.empty((n, size, size, channels), np.uint8)
-    for i, image in enumerate(images):
-        out[i] = fit_array(image, size)
-    return out
-
-
 def fit_array(image: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """``fit`` for one stored image, 1 or 3 channels."""
-    if size == 0:
+    """``fit`` for a stored image with 1 or 3 channels."""
+    if size == 0 or image.shape[:2] == (size, size):
         return image
     channels = image.shape[-1]
     picture = Image.fromarray(image[..., 0] if channels == 1 else image)
     return np.asarray(fit(picture, size)).reshape(size, size, channels)
+
+
+def fit_arrays(images: UInt8[np.ndarray, "n h w c"], size: int) -> UInt8[np.ndarray, "n h2 w2 c"]:
+    """``fit`` for stored images of one size."""
+    if size == 0 or images.shape[1:3] == (size, size):
+        return images
+    return np.stack([fit_array(image, size) for image in images])
 
 
 def read_image(path: pathlib.Path, size: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -44,8 +40,8 @@ def read_image(path: pathlib.Path, size: int) -> UInt8[np.ndarray, "h w 3"]:
     try:
         with Image.open(path) as image:
             check_pixels(image)
-            # Lets JPEGs decode at 1/2, 1/4 or 1/8 of their side while that is twice the target.
-            image.draft("RGB", (2 * size, 2 * size) if size else None)
+            if size:  # lets a JPEG decode at 1/2, 1/4 or 1/8 of its side, at least twice the target
+                image.draft(None, (2 * size, 2 * size))
             upright = ImageOps.exif_transpose(image)
             return np.asarray(fit(to_rgb(upright), size))
     except Exception as error:  # decoders of damaged files raise anything
@@ -72,6 +68,8 @@ def check_pixels(image: Image.Image) -> None:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode to RGB; what is transparent becomes white, 16 bits become 8."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; save it with 8 bits a channel")
     if image.mode.startswith("I"):  # 16-bit grayscale: Pillow's own conversion would clip it
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:

@@ -1,9 +1,7 @@
 """The one interface of every data set: a random-access sequence of labelled uint8 images."""
 
-import concurrent.futures
 import dataclasses
 import operator
-import os
 from collections.abc import Callable
 from typing import TypedDict
 
@@ -48,11 +46,13 @@ class Source:
         class_names: one name a class, in the order of the labels; empty without labels.
 
     Example:
-        >>> import numpy as np
-        >>> images = np.zeros((3, 8, 8, 1), np.uint8)
-        >>> source = from_arrays(images, np.array([1, 0, 1]), class_names=("cat", "dog"))
-        >>> len(source), source.num_classes, source.class_names[source[2]["label"]]
-        (3, 2, 'dog')
+        >>> from dystress_jax import data
+        >>> source = data.open_splits("embedded")["test"]
+        >>> len(source), source.num_classes, source.image_shape
+        (1563, 8, (32, 32, 3))
+        >>> example = source[0]
+        >>> example["image"].shape, source.class_names[example["label"]], int(example["index"])
+        ((32, 32, 3), 'Symbols', 0)
     """
 
     read: Read
@@ -94,91 +94,11 @@ def subset(source: Source, size: int) -> Source:
     Evenly, because image folders are stored class by class.
 
     Example:
-        >>> import numpy as np
-        >>> source = from_arrays(np.zeros((10, 8, 8, 3), np.uint8))
-        >>> [int(example["index"]) for example in subset(source, 4)]
-        [0, 2, 5, 7]
+        >>> from dystress_jax import data
+        >>> source = data.open_splits("embedded")["test"]
+        >>> [int(example["index"]) for example in data.subset(source, 4)]
+        [0, 390, 781, 1172]
     """
     if not 0 < size < len(source):
         return source
     return source.take(np.arange(size) * len(source) // size)
-
-
-def from_arrays(
-    images: UInt8[np.ndarray, "n h w c"],
-    labels: Int[np.ndarray, " n"] | None = None,
-    *,
-    class_names: tuple[str, ...] = (),
-) -> Source:
-    """A source in memory; a batch is one indexing operation."""
-    known = np.full(len(images), UNLABELLED) if labels is None else labels
-    stored = known.astype(np.int32)
-    return Source(
-        read=lambda rows: (images[rows], stored[rows]),
-        index=np.arange(len(images), dtype=np.int32),
-        image_shape=images.shape[1:],
-        class_names=class_names,
-    )
-
-
-def from_reader(
-    read_one: Callable[[int], tuple[UInt8[np.ndarray, "h w c"], int]],
-    *,
-    length: int,
-    image_shape: tuple[int, int, int],
-    class_names: tuple[str, ...],
-) -> Source:
-    """A source that reads and decodes one image at a time, on all cores."""
-    # Decoding releases the interpreter lock, so threads are enough.
-    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
-
-    def read(rows):
-        images = np.empty((len(rows), *image_shape), np.uint8)
-        labels = np.empty(len(rows), np.int32)
-
-        def fill(i):
-            images[i], labels[i] = read_one(int(rows[i]))
-
-        for _ in pool.map(fill, range(len(rows))):
-            pass
-        return images, labels
-
-    index = np.arange(length, dtype=np.int32)
-    return Source(read=read, index=index, image_shape=image_shape, class_names=class_names)
-
-
-def split_holdout(
-    source: Source, share: float, *, groups: Int[np.ndarray, " n"] | None = None
-) -> dict[str, Source]:
-    """Divide training data into what is trained on and what models are chosen by.
-
-    Always the same division for the same number of groups: it depends on no seed, so runs that
-    are compared have trained on the same images.
-
-    Args:
-        source: all training data, n examples.
-        share: of the groups, [0, 1); 0 = no holdout.
-        groups: examples with the same number stay together; default: each on its own.
-
-    Returns:
-        ``{"train": ..., "holdout": ...}``, without the holdout if ``share`` is 0.
-
-    Raises:
-        ValueError: ``share`` is out of range, or leaves nothing to train on.
-    """
-    if not 0 <= share < 1:
-        raise ValueError(f"data.holdout is {share}; allowed: 0 <= holdout < 1, a share of train")
-    if share == 0:
-        return {"train": source}
-    groups = np.arange(len(source)) if groups is None else groups
-    numbers = np.unique(groups)
-    count = max(1, round(share * len(numbers)))
-    if count >= len(numbers):
-        raise ValueError(
-            f"data.holdout is {share} of {len(source)} training images, which leaves none to train "
-            "on: give more images, or 0 for no holdout"
-        )
-    # The legacy generator's stream is frozen for all versions of NumPy; the new one's is not.
-    order = np.random.RandomState(0).permutation(len(numbers))
-    held_out = np.isin(groups, numbers[order[:count]])
-    return {"train": source.take(~held_out), "holdout": source.take(held_out)}

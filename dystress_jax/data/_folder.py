@@ -1,0 +1,119 @@
+"""Image files in folders, one folder a class or all together without labels."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from ._holdout import split_holdout
+from ._images import read_image, upright_size
+from ._source import UNLABELLED, Source
+from ._stored import from_reader
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+TEST_FOLDERS = ("test", "val", "validation")
+
+
+class File(NamedTuple):
+    """One image and the sub-folder of its part that it is in, "" = none."""
+
+    path: pathlib.Path
+    folder: str
+
+
+def open_folder(*, path: str, image_size: int, holdout: float) -> dict[str, Source]:
+    """Sources of the image files below ``path``, in RGB.
+
+    With a sub-folder ``train``, that is the training part, and the first of ``test``, ``val`` and
+    ``validation`` that is there the test part. Without, everything is the training part.
+
+    A part is either flat, all images directly in it and without labels, or has one sub-folder a
+    class; what is deeper below belongs to the class too. One class for everything, or one for
+    every image, does not say which images belong together: such a part counts as unlabelled.
+    """
+    root = pathlib.Path(path)
+    if not path or not root.is_dir():
+        raise ValueError(f"data.path: there is no folder {path!r}")
+    parts = {split: _list_images(folder) for split, folder in _part_folders(root).items()}
+    class_names = _class_names(parts["train"])
+    unknown = sorted({file.folder for file in parts.get("test", ())} - set(class_names))
+    if class_names and unknown:
+        raise ValueError(
+            f"data.path: the test images of {root} have the class {unknown[0]!r}, which the "
+            "training images have not"
+        )
+    every_file = [file.path for files in parts.values() for file in files]
+    image_shape = (image_size, image_size, 3) if image_size else _common_shape(every_file)
+
+    def as_source(files: Sequence[File]) -> Source:
+        number = {name: i for i, name in enumerate(class_names)}
+
+        def read_one(row):
+            file = files[row]
+            return read_image(file.path, image_size), number.get(file.folder, UNLABELLED)
+
+        return from_reader(
+            read_one, length=len(files), image_shape=image_shape, class_names=class_names
+        )
+
+    sources = {split: as_source(files) for split, files in parts.items()}
+    return sources | split_holdout(sources["train"], holdout)
+
+
+def _part_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Where the training images are and, if there are any, the test images."""
+    tests = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
+    if not (root / "train").is_dir():
+        if tests:
+            raise ValueError(f"data.path: {root} has a folder {tests[0].name}, but no folder train")
+        return {"train": root}
+    train = {"train": root / "train"}
+    return {**train, "test": tests[0]} if tests else train
+
+
+def _list_images(part: pathlib.Path) -> list[File]:
+    """The images of a part in the order of their names."""
+    found = []
+    for folder, folders, names in os.walk(part, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = pathlib.Path(folder).relative_to(part).parts
+        found += [
+            File(pathlib.Path(folder, name), inside[0] if inside else "")
+            for name in names
+            if pathlib.Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+        ]
+    found.sort()
+    if not found:
+        raise ValueError(
+            f"data.path: there are no images below {part}; looked for files ending in "
+            f"{', '.join(SUFFIXES)}"
+        )
+    flat = next((file for file in found if not file.folder), None)
+    nested = next((file for file in found if file.folder), None)
+    if flat and nested:
+        raise ValueError(
+            f"data.path: {part} has images beside sub-folders of images, for example {flat.path} "
+            f"and {nested.path}; allowed: all in sub-folders, one a class, or none"
+        )
+    return found
+
+
+def _class_names(files: Sequence[File]) -> tuple[str, ...]:
+    """The folders in order; none if they do not say which images belong together."""
+    names = sorted({file.folder for file in files})
+    return tuple(names) if 1 < len(names) < len(files) else ()
+
+
+def _common_shape(paths: Sequence[pathlib.Path]) -> tuple[int, int, int]:
+    """The one shape of all these images, from their headers."""
+    with ThreadPoolExecutor() as pool:
+        sizes = list(pool.map(upright_size, paths))
+    for path, size in zip(paths, sizes, strict=True):
+        if size != sizes[0]:
+            raise ValueError(
+                f"data.image_size is 0, but the images have several sizes: {paths[0]} is "
+                f"{sizes[0][0]} x {sizes[0][1]}, {path} is {size[0]} x {size[1]}; set it to the "
+                "side that all are brought to"
+            )
+    return (*sizes[0], 3)

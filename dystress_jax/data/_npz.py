@@ -1,0 +1,107 @@
+"""Arrays in one .npz file."""
+
+import pathlib
+import zipfile
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from ._holdout import split_holdout
+from ._images import fit_arrays
+from ._source import Source
+from ._stored import from_arrays
+
+
+def open_npz(*, path: str, image_size: int, holdout: float) -> dict[str, Source]:
+    """Sources of the arrays in ``path``.
+
+    train_images: uint8 [n h w c] with 1 or 3 channels, or [n h w]; test_images: likewise, optional;
+    train_labels, test_labels: integers [n] from 0, -1 = unlabelled, optional;
+    class_names: strings, optional.
+    """
+    arrays = _load(path)
+    if "train_images" not in arrays:
+        raise ValueError(
+            f"data.path: {path} has no array train_images; it has {', '.join(arrays) or 'none'}"
+        )
+    images = {
+        split: fit_arrays(_images(path, f"{split}_images", arrays), image_size)
+        for split in ("train", "test")
+        if f"{split}_images" in arrays
+    }
+    labels = {split: _labels(path, split, arrays) for split in images}
+    names = _class_names(path, arrays, labels)
+    shapes = {split: found.shape[1:] for split, found in images.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(
+            f"data.path: {path} has images of {shapes['train']} to train and {shapes['test']} to "
+            "test; they must agree, or set data.image_size if only their sides differ"
+        )
+    sources = {
+        split: from_arrays(images[split], labels[split], class_names=names) for split in images
+    }
+    return {**sources, **split_holdout(sources["train"], holdout)}
+
+
+def _load(path: str) -> dict[str, np.ndarray]:
+    """Every array of the file; none of them is unpickled."""
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"data.path: there is no file {path!r}")
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"data.path: {path} is no .npz file of plain arrays: {error}") from error
+
+
+def _images(path: str, key: str, arrays: dict[str, np.ndarray]) -> UInt8[np.ndarray, "n h w c"]:
+    """The images, with an axis of channels."""
+    found = arrays[key]
+    images = found[..., None] if found.ndim == 3 else found
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"data.path: {key} of {path} is {found.dtype} {list(found.shape)}; allowed: uint8 "
+            "[n, height, width, channels] with 1 or 3 channels, or [n, height, width]"
+        )
+    if 0 in images.shape:
+        raise ValueError(f"data.path: {key} of {path} is empty: {list(found.shape)}")
+    return images
+
+
+def _labels(path: str, split: str, arrays: dict[str, np.ndarray]) -> Int[np.ndarray, " n"] | None:
+    """The labels of a split, or None."""
+    labels = arrays.get(f"{split}_labels")
+    if labels is None:
+        return None
+    count = len(arrays[f"{split}_images"])
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
+        raise ValueError(
+            f"data.path: {split}_labels of {path} is {labels.dtype} {list(labels.shape)}; allowed: "
+            f"one integer an image, [{count}]"
+        )
+    if labels.min() < -1:
+        raise ValueError(
+            f"data.path: {split}_labels of {path} holds {labels.min()}; allowed: 0, 1, ..., and -1 "
+            "for unlabelled"
+        )
+    return labels
+
+
+def _class_names(
+    path: str, arrays: dict[str, np.ndarray], labels: dict[str, Int[np.ndarray, " n"] | None]
+) -> tuple[str, ...]:
+    """The stored names; else the numbers; none if nothing has a label."""
+    count = 1 + max(
+        (int(found.max()) for found in labels.values() if found is not None), default=-1
+    )
+    if count == 0:
+        return ()
+    if "class_names" not in arrays:
+        return tuple(str(number) for number in range(count))
+    names = tuple(str(name) for name in np.atleast_1d(arrays["class_names"]))
+    if len(names) < count:
+        raise ValueError(
+            f"data.path: {path} has {len(names)} class_names, but a label {count - 1}; allowed: "
+            f"labels up to {len(names) - 1}"
+        )
+    return names

@@ -1,0 +1,71 @@
+"""The two ways to make a source: of arrays in memory, and of a function that reads one image."""
+
+import concurrent.futures
+import math
+import os
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from ._source import UNLABELLED, Source
+
+MEMORY_BYTES = 2**30  # decoded images of a source that stay in memory
+
+
+def from_arrays(
+    images: UInt8[np.ndarray, "n h w c"],
+    labels: Int[np.ndarray, " n"] | None = None,
+    *,
+    class_names: tuple[str, ...] = (),
+) -> Source:
+    """A source in memory; a batch is one indexing operation."""
+    known = np.full(len(images), UNLABELLED) if labels is None else labels
+    stored = known.astype(np.int32)
+    return Source(
+        read=lambda rows: (images[rows], stored[rows]),
+        index=np.arange(len(images), dtype=np.int32),
+        image_shape=images.shape[1:],
+        class_names=class_names,
+    )
+
+
+def from_reader(
+    read_one: Callable[[int], tuple[UInt8[np.ndarray, "h w c"], int]],
+    *,
+    length: int,
+    image_shape: tuple[int, int, int],
+    class_names: tuple[str, ...],
+) -> Source:
+    """A source that reads and decodes one image at a time, on all cores.
+
+    Small data sets stay in memory once decoded, so only the first epoch pays for the decoding.
+    """
+    # Decoding releases the interpreter lock, so threads are enough.
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+    kept = math.prod((length, *image_shape)) <= MEMORY_BYTES
+    # Pages that are never written cost nothing.
+    all_images = np.empty((length if kept else 0, *image_shape), np.uint8)
+    all_labels = np.empty(length if kept else 0, np.int32)
+    is_read = np.zeros(length if kept else 0, bool)
+
+    def decode(rows, images, labels, into):
+        def one(row, at):
+            images[at], labels[at] = read_one(int(row))
+
+        for _ in pool.map(one, rows, into):
+            pass
+
+    def read(rows):
+        if kept:
+            missing = rows[~is_read[rows]]
+            decode(missing, all_images, all_labels, missing)
+            is_read[missing] = True
+            return all_images[rows], all_labels[rows]
+        images = np.empty((len(rows), *image_shape), np.uint8)
+        labels = np.empty(len(rows), np.int32)
+        decode(rows, images, labels, range(len(rows)))
+        return images, labels
+
+    index = np.arange(length, dtype=np.int32)
+    return Source(read=read, index=index, image_shape=image_shape, class_names=class_names)

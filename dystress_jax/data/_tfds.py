@@ -1,0 +1,122 @@
+"""tensorflow-datasets, read through its random-access data source, without TensorFlow."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ._holdout import split_holdout
+from ._images import fit_array
+from ._source import UNLABELLED, Source
+from ._stored import from_reader
+
+
+def open_tfds(*, name: str, path: str, image_size: int, holdout: float) -> dict[str, Source]:
+    """Sources of a prepared data set in the array_record format.
+
+    The data set has a feature ``image``, uint8 with 1 or 3 channels, and may have a ClassLabel
+    ``label``. The training images are its split ``train``; the test images its split ``test`` or,
+    where there is none or it has no labels (as in ImageNet), ``validation``.
+
+    ``path`` is the data directory, "" = tensorflow-datasets' own default; with ``name`` empty, it
+    is the folder with the data set's dataset_info.json.
+    """
+    builder = _prepared(name, path)
+    image_shape = _image_shape(builder, image_size)
+    label = _features(builder).get("label")
+    class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
+
+    def as_source(split: str) -> Source:
+        stored = _data_source(builder, split)
+
+        def read_one(row):
+            example = stored[row]
+            known = example["label"] if class_names else UNLABELLED
+            return fit_array(example["image"], image_size), known
+
+        return from_reader(
+            read_one, length=len(stored), image_shape=image_shape, class_names=class_names
+        )
+
+    splits = [split for split in ("train", "test", "validation") if split in builder.info.splits]
+    if "train" not in splits:
+        raise ValueError(
+            f"data.name: {builder.info.full_name} has no split 'train'; it has "
+            f"{', '.join(builder.info.splits)}"
+        )
+    sources = split_holdout(as_source("train"), holdout)
+    for split in splits[1:]:
+        test = as_source(split)
+        if not class_names or test[0]["label"] != UNLABELLED:
+            return sources | {"test": test}
+    return sources
+
+
+def _features(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
+    """The features of an example by name."""
+    features = builder.info.features
+    return dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+
+
+def _image_shape(builder: tfds.core.DatasetBuilder, image_size: int) -> tuple[int, int, int]:
+    """The shape of every image once it is brought to ``image_size``."""
+    data_set, features = builder.info.full_name, _features(builder)
+    if "image" not in features:
+        raise ValueError(
+            f"data.name: {data_set} has no feature 'image'; it has {', '.join(features) or 'none'}"
+        )
+    image = features["image"]
+    if len(image.shape) != 3 or image.np_dtype != np.uint8 or image.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"data.name: the images of {data_set} are {np.dtype(image.np_dtype)} "
+            f"{list(image.shape)}; allowed: uint8 [height, width, channels] with 1 or 3 channels"
+        )
+    height, width, channels = image.shape
+    if image_size:
+        return image_size, image_size, channels
+    if height is None or width is None:
+        raise ValueError(
+            f"data.image_size is 0, but the images of {data_set} have several sizes; set it to "
+            "the side that all are brought to"
+        )
+    return height, width, channels
+
+
+def _prepared(name: str, path: str) -> tfds.core.DatasetBuilder:
+    """The builder of a data set that is on disk."""
+    if not name and not path:
+        raise ValueError("data.name is empty; give a tensorflow-datasets name, such as 'cifar10'")
+    try:
+        if not name:
+            return tfds.builder_from_directory(path)
+        builder = tfds.builder(name, data_dir=path or None)
+    except tfds.core.DatasetNotFoundError as error:
+        raise ValueError(
+            f"data.name: tensorflow-datasets knows no {name!r}, and none is prepared in "
+            f"{path or 'its default directory'}"
+        ) from error
+    except OSError as error:
+        raise ValueError(f"data.path: no prepared data set in {path}: {error}") from error
+    if not builder.is_prepared():
+        raise ValueError(
+            f"data.name: {name!r} is not prepared in {builder.data_path}. Once, with TensorFlow "
+            f"installed: {_prepare_command(name, path)}"
+        )
+    return builder
+
+
+def _data_source(builder: tfds.core.DatasetBuilder, split: str):
+    """Random access to the examples of a split."""
+    try:
+        return builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue] (decorated)
+    except NotImplementedError as error:  # another file format
+        raise ValueError(
+            f"data.name: {builder.data_path} is in a format without random access; prepare it in "
+            f"another data directory: {_prepare_command(builder.info.name, 'OTHER_DIRECTORY')}"
+        ) from error
+
+
+def _prepare_command(name: str, path: str) -> str:
+    """The command line that downloads a data set and writes it as array_record."""
+    where = f" --data_dir={path}" if path else ""
+    return f"tfds build {name} --file_format=array_record{where}"

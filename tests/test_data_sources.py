@@ -1,0 +1,642 @@
+"""Every kind of data set through the one interface, and what each refuses."""
+
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from dystress_jax import data
+from dystress_jax.data import _stored
+from dystress_jax.data._holdout import split_holdout
+from dystress_jax.data._stored import from_arrays, from_reader
+
+ROOT = pathlib.Path(__file__).parent.parent
+RNG = np.random.default_rng(0)
+TRAIN = RNG.integers(0, 256, (20, 8, 8, 3), np.uint8)
+TEST = RNG.integers(0, 256, (6, 8, 8, 3), np.uint8)
+LABELS = np.sort(np.arange(20) % 2)  # folders are read class by class
+TEST_LABELS = np.sort(np.arange(6) % 2)
+NAMES = ("cat", "dog")
+
+
+def png(image):
+    """The bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.squeeze()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_folder(root, images, labels=None):
+    """One file an image, in a folder a class if there are labels."""
+    for i, image in enumerate(images):
+        folder = root if labels is None else root / NAMES[labels[i]]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i:03}.png").write_bytes(png(image))
+    return root
+
+
+def prepare_tfds(data_set, directory, *, image=None, label=True, splits=None):
+    """Write a tfds data set in array_record by a builder; returns its folder."""
+    feature = image or tfds.features.Image(shape=(8, 8, 3))
+    names = tfds.features.ClassLabel(names=NAMES)
+    content = splits or {"train": (TRAIN, LABELS), "test": (TEST, TEST_LABELS)}
+
+    # Not registered: what reads it later has only the files.
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = data_set
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"image": feature} | ({"label": names} if label else {})
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                disable_shuffling=True,  # to know what is at which row
+            )
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(*rows) for split, rows in content.items()}
+
+        def _generate_examples(self, images, labels):
+            for i, (picture, number) in enumerate(zip(images, labels, strict=True)):
+                encoded = picture
+                if isinstance(feature, tfds.features.Image):
+                    encoded = png(picture)
+                yield i, {"image": encoded} | ({"label": int(number)} if label else {})
+
+    builder = Builder(data_dir=directory, file_format="array_record")
+    builder.download_and_prepare()
+    return pathlib.Path(builder.data_path)
+
+
+@pytest.fixture(scope="session")
+def tfds_directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tfds")
+    prepare_tfds("two_kinds", directory)
+    return directory
+
+
+def open_kind(kind, tmp_path, tfds_directory, **options):
+    """The same 20 + 6 images from any kind of data set."""
+    if kind == "tfds":
+        return data.open_splits("tfds", name="two_kinds", path=str(tfds_directory), **options)
+    if kind == "folder":
+        write_folder(tmp_path / "train", TRAIN, LABELS)
+        write_folder(tmp_path / "test", TEST, TEST_LABELS)
+        return data.open_splits("folder", path=str(tmp_path), **options)
+    path = tmp_path / "data.npz"
+    np.savez(
+        path,
+        train_images=TRAIN,
+        train_labels=LABELS,
+        test_images=TEST,
+        test_labels=TEST_LABELS,
+        class_names=NAMES,
+    )
+    return data.open_splits("npz", path=str(path), **options)
+
+
+@pytest.mark.parametrize("kind", ["tfds", "folder", "npz"])
+def test_every_kind_gives_the_same_examples(kind, tmp_path, tfds_directory):
+    splits = open_kind(kind, tmp_path, tfds_directory, holdout=0)
+    assert list(splits) == ["train", "test"]
+    for split, images, labels in (("train", TRAIN, LABELS), ("test", TEST, TEST_LABELS)):
+        source = splits[split]
+        assert len(source) == len(images)
+        assert source.image_shape == (8, 8, 3)
+        assert source.class_names == NAMES
+        assert source.num_classes == 2
+        for i, example in enumerate(source):
+            np.testing.assert_array_equal(example["image"], images[i])
+            assert example["image"].dtype == np.uint8
+            assert (example["label"], example["index"]) == (labels[i], i)
+            assert example["label"].dtype == example["index"].dtype == np.int32
+        rows = np.array([3, 0, 3, 5])
+        batch = source.gather(rows)
+        np.testing.assert_array_equal(batch["image"], images[rows])
+        np.testing.assert_array_equal(batch["label"], labels[rows])
+        np.testing.assert_array_equal(batch["index"], rows)
+        np.testing.assert_array_equal(source[-1]["image"], images[-1])
+        with pytest.raises(IndexError, match=f"example {len(images)} of a source with"):
+            source[len(images)]
+
+
+@pytest.mark.parametrize("kind", ["tfds", "folder", "npz"])
+def test_every_kind_holds_out_the_same_images_and_resizes(kind, tmp_path, tfds_directory):
+    splits = open_kind(kind, tmp_path, tfds_directory, holdout=0.25, image_size=4)
+    assert {split: len(source) for split, source in splits.items()} == {
+        "train": 15,
+        "holdout": 5,
+        "test": 6,
+    }
+    index = np.concatenate([splits[s].index for s in ("train", "holdout")])
+    assert sorted(index) == list(range(20))
+    assert splits["holdout"].index.tolist() == [1, 8, 10, 18, 19]  # the same for ever
+    reference = Image.fromarray(TRAIN[8]).resize((4, 4), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(splits["holdout"][1]["image"], reference)
+    assert splits["test"].gather(np.arange(6))["image"].shape == (6, 4, 4, 3)
+
+
+def test_open_source_opens_one_split(tmp_path):
+    path = tmp_path / "flat"
+    write_folder(path, TRAIN)
+    train = data.open_source("folder", split="train", path=str(path))
+    assert train is not None
+    assert len(train) == 18
+    assert data.open_source("folder", split="test", path=str(path)) is None
+
+
+def test_subset_is_spread_evenly():
+    source = from_arrays(TRAIN, LABELS, class_names=NAMES)
+    assert data.subset(source, 4).index.tolist() == [0, 5, 10, 15]
+    assert data.subset(source, 0) is source
+    assert data.subset(source, 20) is source
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("zip", {}, "data.source is 'zip'; allowed: embedded, tfds, folder, npz"),
+        ("embedded", {"image_size": -1}, "data.image_size is -1; allowed: 0 or more"),
+        ("embedded", {"holdout": 1.0}, "data.holdout is 1.0; allowed: 0 <= holdout < 1"),
+        ("embedded", {"holdout": 0.9999}, "leaves none to train on"),
+        ("folder", {"path": "/no/such"}, "data.path: there is no folder '/no/such'"),
+        ("folder", {}, "data.path: there is no folder ''"),
+        ("npz", {"path": "/no/such.npz"}, "data.path: there is no file '/no/such.npz'"),
+        ("tfds", {}, "data.name is empty; give a tensorflow-datasets name"),
+    ],
+)
+def test_bad_settings_are_refused(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        data.open_splits(kind, **options)
+
+
+# Holdout
+
+
+def test_holdout_keeps_groups_together():
+    source = from_arrays(TRAIN)
+    groups = np.arange(20) // 4
+    splits = split_holdout(source, 0.4, groups=groups)
+    held = set(groups[splits["holdout"].index])
+    assert len(held) == 2
+    assert held.isdisjoint(groups[splits["train"].index])
+    assert len(splits["holdout"]) == 8
+
+
+def test_a_small_share_still_holds_out_one():
+    assert len(split_holdout(from_arrays(TRAIN), 0.001)["holdout"]) == 1
+
+
+# Embedded
+
+
+def test_embedded_has_the_sizes_it_says():
+    splits = data.open_splits("embedded")
+    assert {split: len(source) for split, source in splits.items()} == {
+        "train": 2814,
+        "holdout": 312,
+        "test": 1563,
+    }
+    assert splits["train"].num_classes == 8
+    for source in splits.values():
+        batch = source.gather(np.arange(len(source)))
+        assert batch["image"].shape[1:] == source.image_shape == (32, 32, 3)
+        assert set(batch["label"]) == set(range(8))
+    resized = data.open_splits("embedded", image_size=16)["test"]
+    assert resized[0]["image"].shape == resized.image_shape == (16, 16, 3)
+
+
+def test_both_drawings_of_a_concept_are_on_one_side_of_the_holdout():
+    splits = data.open_splits("embedded")
+    held = splits["holdout"].index
+    assert np.array_equal(held[:156] + 1563, held[156:])
+    assert not set(held % 1563) & set(splits["train"].index % 1563)
+
+
+def test_no_drawing_is_there_twice():
+    splits = data.open_splits("embedded", holdout=0)
+    drawings = splits["train"].gather(np.arange(3126))["image"]
+    assert len(np.unique(drawings.reshape(3126, -1), axis=0)) == 3126
+
+
+def test_drawings_words_and_labels_belong_together():
+    folder = ROOT / "dystress_jax" / "data" / "embedded"
+    concepts = json.loads((folder / "concepts.json").read_text(encoding="utf-8"))
+    captions = concepts["captions"]
+    assert len(captions) == len(set(captions)) == len(concepts["labels"]) == 1563
+    splits = data.open_splits("embedded", holdout=0)
+    expected = {  # what three pixels in the middle look like, and the category
+        "red circle": (lambda r, g, b: r > 1.5 * g and r > 1.5 * b, "Symbols"),
+        "blue circle": (lambda r, g, b: b > g > r, "Symbols"),
+        "green apple": (lambda r, g, b: g > r and g > 1.5 * b, "Food & Drink"),
+        "tangerine": (lambda r, g, b: r > 1.2 * g > 1.2 * b, "Food & Drink"),
+        "black heart": (lambda r, g, b: max(r, g, b) < 90, "Smileys & Emotion"),
+        "pig nose": (lambda r, g, b: r > 1.2 * g and b > 0.5 * r, "Animals & Nature"),
+    }
+    for caption, (looks_right, category) in expected.items():
+        row = captions.index(caption)
+        for source, at in (
+            (splits["train"], row),
+            (splits["train"], row + 1563),
+            (splits["test"], row),
+        ):
+            example = source[at]
+            middle = example["image"][16:19, 14:18].astype(float).mean((0, 1))
+            assert looks_right(*middle), (caption, at, middle)
+            assert source.class_names[example["label"]] == category
+
+
+def test_embedded_files_are_small_and_their_licences_are_named():
+    folder = ROOT / "dystress_jax" / "data" / "embedded"
+    files = [path for path in folder.iterdir() if path.name != "NOTICE.md"]
+    assert sum(path.stat().st_size for path in files) < 4_000_000
+    notice = (folder / "NOTICE.md").read_text(encoding="utf-8")
+    for path in files:
+        assert f"`{path.name}`" in notice
+
+
+# Folder
+
+
+def test_flat_folder_is_unlabelled(tmp_path):
+    write_folder(tmp_path, TRAIN)
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / ".hidden.png").write_text("not an image")
+    splits = data.open_splits("folder", path=str(tmp_path))
+    assert list(splits) == ["train", "holdout"]
+    train = splits["train"]
+    assert (len(train), train.num_classes, train.class_names) == (18, 0, ())
+    assert {int(example["label"]) for example in train} == {-1}
+    np.testing.assert_array_equal(train[0]["image"], TRAIN[train.index[0]])
+
+
+def test_folders_that_tell_nothing_apart_are_unlabelled(tmp_path):
+    write_folder(tmp_path / "one" / "all", TRAIN)
+    for i in range(4):
+        write_folder(tmp_path / "each" / f"{i}", TRAIN[i : i + 1])
+    for name, count in (("one", 20), ("each", 4)):
+        train = data.open_splits("folder", path=str(tmp_path / name), holdout=0)["train"]
+        assert (len(train), train.num_classes) == (count, 0)
+        assert train[0]["label"] == -1
+
+
+@pytest.mark.parametrize("name", ["test", "val", "validation"])
+def test_deeper_files_belong_to_the_class_and_test_labels_follow_train(tmp_path, name):
+    write_folder(tmp_path / "train" / "dog" / "big", TRAIN[:2])
+    write_folder(tmp_path / "train" / "cat", TRAIN[2:4])
+    write_folder(tmp_path / "train" / "ant", TRAIN[4:6])
+    write_folder(tmp_path / name / "dog", TEST[:1])
+    splits = data.open_splits("folder", path=str(tmp_path), holdout=0)
+    assert splits["train"].class_names == ("ant", "cat", "dog")
+    assert [int(example["label"]) for example in splits["train"]] == [0, 0, 1, 1, 2, 2]
+    assert [int(example["label"]) for example in splits["test"]] == [2]
+    np.testing.assert_array_equal(splits["train"][5]["image"], TRAIN[1])
+
+
+SMALL = TRAIN[0]
+
+
+def saved(path, image, **options):
+    image.save(path, **options)
+    return path
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def palette_image():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 10, 200, 30])
+    return image
+
+
+TALL = TRAIN[0, :, :4]
+MODES = {
+    "RGB": (Image.fromarray(SMALL), {}, SMALL),
+    "grayscale": (Image.fromarray(SMALL[..., 0]), {}, np.repeat(SMALL[..., :1], 3, -1)),
+    "one bit": (
+        Image.fromarray(np.eye(4, dtype=bool)),
+        {},
+        np.repeat(np.eye(4)[..., None] * 255, 3, -1),
+    ),
+    "16 bits": (Image.fromarray(np.full((4, 4), 0x8123, np.uint16)), {}, np.full((4, 4, 3), 0x81)),
+    "palette": (palette_image(), {}, np.full((4, 4, 3), (10, 200, 30))),
+    "transparent palette": (palette_image(), {"transparency": 1}, np.full((4, 4, 3), 255)),
+    "transparent": (Image.new("RGBA", (4, 4), (9, 9, 9, 0)), {}, np.full((4, 4, 3), 255)),
+    "half transparent": (Image.new("RGBA", (4, 4), (0, 0, 0, 51)), {}, np.full((4, 4, 3), 204)),
+    "gray with alpha": (Image.new("LA", (4, 4), (0, 51)), {}, np.full((4, 4, 3), 204)),
+    "turned left": (Image.fromarray(TALL), {"exif": exif(6)}, np.rot90(TALL, -1)),
+    "turned right": (Image.fromarray(TALL), {"exif": exif(8)}, np.rot90(TALL)),
+    "upside down": (Image.fromarray(TALL), {"exif": exif(3)}, np.rot90(TALL, 2)),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_any_mode_becomes_upright_rgb(mode, tmp_path):
+    image, options, expected = MODES[mode]
+    for i in range(2):
+        saved(tmp_path / f"{i}.png", image, **options)
+    source = data.open_splits("folder", path=str(tmp_path), holdout=0)["train"]
+    assert source.image_shape == expected.shape
+    np.testing.assert_array_equal(source[0]["image"], expected)
+
+
+def test_cmyk_jpeg_becomes_rgb(tmp_path):
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
+    source = data.open_splits("folder", path=str(tmp_path), holdout=0)["train"]
+    np.testing.assert_allclose(source[0]["image"].reshape(-1, 3).mean(0), (255, 0, 0), atol=3)
+
+
+def test_mixed_sizes_are_cut_to_the_central_square(tmp_path):
+    bands = np.zeros((8, 24, 3), np.uint8)
+    for i in range(3):
+        bands[:, 8 * i : 8 * i + 8, i] = 255
+    Image.fromarray(bands).save(tmp_path / "wide.png")
+    Image.fromarray(bands.swapaxes(0, 1)).save(tmp_path / "high.png")
+    Image.fromarray(np.full((3, 3, 3), (0, 255, 0), np.uint8)).save(tmp_path / "small.png")
+    source = data.open_splits("folder", path=str(tmp_path), image_size=8, holdout=0)["train"]
+    for example in source:
+        np.testing.assert_array_equal(example["image"], np.full((8, 8, 3), (0, 255, 0)))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_resizing_averages_instead_of_skipping(tmp_path, suffix):
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, -1).repeat(256, 0)
+    Image.fromarray(ramp).save(tmp_path / f"ramp.{suffix}")
+    source = data.open_splits("folder", path=str(tmp_path), image_size=32, holdout=0)["train"]
+    # Pixel i of 32 covers columns 8 i to 8 i + 7, whose mean is 8 i + 3.5; cubic edges differ.
+    inner = source[0]["image"][:, 2:-2].astype(float)
+    np.testing.assert_allclose(
+        inner, np.broadcast_to((8 * np.arange(2, 30) + 3.5)[:, None], (32, 28, 3)), atol=1.5
+    )
+
+
+def test_mixed_sizes_need_an_image_size(tmp_path):
+    write_folder(tmp_path, TRAIN[:2])
+    Image.new("RGB", (9, 8)).save(tmp_path / "odd.png")
+    message = r"data.image_size is 0, but .*000.png is 8 x 8, .*odd.png is 8 x 9; set it"
+    with pytest.raises(ValueError, match=message):
+        data.open_splits("folder", path=str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", png(SMALL)[:60], png(SMALL)[:-30]])
+def test_an_unreadable_file_is_named(tmp_path, content):
+    write_folder(tmp_path, TRAIN[:2])
+    (tmp_path / "broken.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read the image .*broken.png"):
+        data.open_splits("folder", path=str(tmp_path), holdout=0)["train"][2]
+    source = data.open_splits("folder", path=str(tmp_path), image_size=8, holdout=0)["train"]
+    iterator = data.batches(source, batch_size=3, seed=0)
+    with pytest.raises(ValueError, match=r"cannot read the image .*broken.png"):
+        next(iterator)
+
+
+@pytest.mark.parametrize("limit", [40, 20])
+def test_decompression_bombs_are_refused(tmp_path, monkeypatch, limit):
+    write_folder(tmp_path, TRAIN[:2])
+    source = data.open_splits("folder", path=str(tmp_path), image_size=8, holdout=0)["train"]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with pytest.raises(ValueError, match=r"cannot read the image .*000.png.*pixels"):
+            source[0]
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "float.tif")
+    source = data.open_splits("folder", path=str(tmp_path), holdout=0)["train"]
+    with pytest.raises(ValueError, match=r"float.tif: its pixels are floating-point"):
+        source[0]
+
+
+def test_ambiguous_folders_are_refused(tmp_path):
+    write_folder(tmp_path / "empty" / "cat" / "x", [])
+    (tmp_path / "empty").mkdir()
+    write_folder(tmp_path / "both", TRAIN[:2])
+    write_folder(tmp_path / "both" / "cat", TRAIN[2:3])
+    write_folder(tmp_path / "no_train" / "val" / "cat", TRAIN[:2])
+    write_folder(tmp_path / "new_class" / "train", TRAIN, LABELS)
+    write_folder(tmp_path / "new_class" / "test" / "ant", TEST)
+    write_folder(tmp_path / "no_test" / "train", TRAIN)
+    (tmp_path / "no_test" / "test").mkdir()
+    for name, message in {
+        "empty": "there are no images below .*empty; looked for files ending in .bmp",
+        "both": "has images beside sub-folders of images, for example .*000.png and .*cat",
+        "no_train": "has a folder val, but no folder train",
+        "new_class": "the test images of .* have the class 'ant'",
+        "no_test": "there are no images below .*test",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            data.open_splits("folder", path=str(tmp_path / name))
+
+
+# Read one by one
+
+
+@pytest.mark.parametrize(("memory", "times"), [(2**30, 1), (0, 2)])
+def test_a_small_source_is_decoded_once(monkeypatch, memory, times):
+    monkeypatch.setattr(_stored, "MEMORY_BYTES", memory)
+    asked = []
+
+    def read_one(row):
+        asked.append(row)
+        return TRAIN[row], LABELS[row]
+
+    source = from_reader(read_one, length=20, image_shape=(8, 8, 3), class_names=NAMES)
+    for rows in (np.arange(20), np.arange(20)[::-1]):
+        batch = source.gather(rows)
+        np.testing.assert_array_equal(batch["image"], TRAIN[rows])
+        np.testing.assert_array_equal(batch["label"], LABELS[rows])
+    assert sorted(asked) == sorted([*range(20)] * times)
+
+
+# npz
+
+
+def write_npz(tmp_path, **arrays):
+    path = tmp_path / "data.npz"
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def test_npz_of_gray_images_without_labels(tmp_path):
+    for images in (TRAIN[..., 0], TRAIN[..., :1]):
+        path = write_npz(tmp_path, train_images=images)
+        splits = data.open_splits("npz", path=path, holdout=0)
+        assert list(splits) == ["train"]
+        assert splits["train"].image_shape == (8, 8, 1)
+        assert splits["train"].num_classes == 0
+        assert splits["train"][0]["label"] == -1
+        np.testing.assert_array_equal(splits["train"][3]["image"], TRAIN[3, ..., :1])
+        resized = data.open_splits("npz", path=path, holdout=0, image_size=16)["train"]
+        assert resized[0]["image"].shape == resized.image_shape == (16, 16, 1)
+
+
+def test_npz_classes_without_names_are_numbers_and_some_labels_may_be_missing(tmp_path):
+    labels = np.where(np.arange(20) < 5, -1, np.arange(20) % 3).astype(np.uint8).astype(np.int64)
+    labels[:5] = -1
+    path = write_npz(tmp_path, train_images=TRAIN, train_labels=labels)
+    train = data.open_splits("npz", path=path, holdout=0)["train"]
+    assert train.class_names == ("0", "1", "2")
+    assert [int(example["label"]) for example in train] == labels.tolist()
+
+
+GOOD = {"train_images": TRAIN, "train_labels": LABELS}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": TRAIN}, "no array train_images; it has images"),
+        (
+            {"train_images": TRAIN / 255},
+            r"train_images .* is float64 \[20, 8, 8, 3\]; allowed: uint8",
+        ),
+        ({"train_images": TRAIN[..., :2]}, r"is uint8 \[20, 8, 8, 2\]; allowed: uint8 \[n, height"),
+        ({"train_images": TRAIN[0, 0]}, r"is uint8 \[8, 3\]; allowed"),
+        ({"train_images": TRAIN[:0]}, r"train_images of .* is empty: \[0, 8, 8, 3\]"),
+        (
+            GOOD | {"train_labels": LABELS[1:]},
+            r"train_labels .* is int64 \[19\]; .* an image, \[20\]",
+        ),
+        (GOOD | {"train_labels": LABELS / 1}, "train_labels .* is float64"),
+        (GOOD | {"train_labels": LABELS - 2}, "train_labels of .* holds -2; allowed: 0, 1"),
+        (
+            GOOD | {"class_names": ["cat"]},
+            "has 1 class_names, but a label 1; allowed: labels up to 0",
+        ),
+        (
+            GOOD | {"test_images": TEST[:, :4]},
+            r"images of \(8, 8, 3\) to train and \(4, 8, 3\) to test",
+        ),
+        ({"train_images": np.array([{}])}, "is no .npz file of plain arrays"),
+    ],
+)
+def test_bad_npz_files_are_refused(tmp_path, arrays, message):
+    path = write_npz(tmp_path, **arrays)
+    with pytest.raises(ValueError, match=message):
+        data.open_splits("npz", path=path)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut off"])
+def test_files_that_are_no_npz_are_refused(tmp_path, content):
+    path = tmp_path / "data.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"data.path: .*data.npz is no .npz file of plain arrays"):
+        data.open_splits("npz", path=str(path))
+
+
+# tfds
+
+
+def test_tfds_is_read_without_tensorflow(tmp_path, tfds_directory):
+    planted = tmp_path / "tensorflow" / "__init__.py"  # found before an installed one
+    planted.parent.mkdir()
+    planted.write_text("raise RuntimeError('somebody imported TensorFlow')")
+    code = f"""
+import sys
+from dystress_jax import data
+train = data.open_splits("tfds", name="two_kinds", path={str(tfds_directory)!r})["train"]
+batch = next(data.batches(train, batch_size=8, seed=0))
+print(batch["image"].shape, "tensorflow" in sys.modules)
+"""
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "(8, 8, 8, 3) False", done.stderr
+
+
+def test_tfds_by_the_folder_of_one_data_set(tfds_directory):
+    path = str(tfds_directory / "two_kinds" / "1.0.0")
+    train = data.open_splits("tfds", path=path, holdout=0)["train"]
+    np.testing.assert_array_equal(train[7]["image"], TRAIN[7])
+
+
+def test_tfds_of_mixed_sizes_without_labels(tmp_path):
+    pictures = [TRAIN[0], TRAIN[1, :, :4], TRAIN[2, :5]]
+    folder = prepare_tfds(
+        "mixed",
+        tmp_path,
+        image=tfds.features.Image(shape=(None, None, 3)),
+        label=False,
+        splits={"train": (pictures, [0, 0, 0])},
+    )
+    with pytest.raises(ValueError, match=r"data.image_size is 0, but the images of mixed/1.0.0"):
+        data.open_splits("tfds", path=str(folder))
+    splits = data.open_splits("tfds", path=str(folder), image_size=4, holdout=0)
+    assert list(splits) == ["train"]
+    assert splits["train"].num_classes == 0
+    assert [int(example["label"]) for example in splits["train"]] == [-1, -1, -1]
+    np.testing.assert_array_equal(
+        splits["train"][1]["image"],
+        Image.fromarray(TRAIN[1, 2:6, :4]),  # the central square of 8 x 4
+    )
+
+
+def test_tfds_of_plain_gray_arrays(tmp_path):
+    folder = prepare_tfds(
+        "gray",
+        tmp_path,
+        image=tfds.features.Tensor(shape=(8, 8, 1), dtype=np.uint8),
+        splits={"train": (TRAIN[..., :1], LABELS)},
+    )
+    train = data.open_splits("tfds", path=str(folder), holdout=0)["train"]
+    assert train.image_shape == (8, 8, 1)
+    np.testing.assert_array_equal(train[4]["image"], TRAIN[4, ..., :1])
+    resized = data.open_splits("tfds", path=str(folder), image_size=4, holdout=0)["train"]
+    assert resized[4]["image"].shape == (4, 4, 1)
+
+
+def test_tfds_takes_the_validation_split_where_test_has_no_labels(tmp_path):
+    folder = prepare_tfds(
+        "like_imagenet",
+        tmp_path,
+        splits={
+            "train": (TRAIN, LABELS),
+            "test": (TEST[:3], [-1, -1, -1]),
+            "validation": (TEST, TEST_LABELS),
+        },
+    )
+    test = data.open_splits("tfds", path=str(folder))["test"]
+    assert [int(example["label"]) for example in test] == TEST_LABELS.tolist()
+
+
+def test_tfds_data_sets_that_cannot_be_read_are_refused(tmp_path, tfds_directory):
+    deep = tfds.features.Image(shape=(8, 8, 1), dtype=np.uint16)
+    deep_folder = prepare_tfds(
+        "deep", tmp_path, image=deep, splits={"train": (TRAIN[..., 0].astype(np.uint16), LABELS)}
+    )
+    only_test = prepare_tfds("only_test", tmp_path, splits={"test": (TEST, TEST_LABELS)})
+    records = prepare_tfds("records", tmp_path)
+    info = records / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    for options, message in (
+        ({"name": "no_such_set", "path": str(tmp_path)}, "knows no 'no_such_set', and none is"),
+        ({"path": str(tmp_path / "nowhere")}, "data.path: no prepared data set in .*nowhere"),
+        (
+            {"name": "cifar10", "path": str(tmp_path)},
+            "tfds build cifar10 --file_format=array_record",
+        ),
+        ({"path": str(records)}, "format without random access; prepare it in another"),
+        ({"path": str(deep_folder)}, r"are uint16 \[8, 8, 1\]; allowed: uint8"),
+        ({"path": str(only_test)}, "only_test/1.0.0 has no split 'train'; it has test"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            data.open_splits("tfds", **options)
