@@ -3,7 +3,7 @@
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dystress_jax import config, trainer
@@ -11,7 +11,7 @@ from dystress_jax.checkpoint import CheckpointError
 from dystress_jax.report import DivergedError
 
 HERE = pathlib.Path(__file__).parent
-CONFIG = config_flags.DEFINE_config_file(
+config_flags.DEFINE_config_file(
     "config",
     str(HERE / "configs" / "quickstart.py"),
     "The experiment; override with --config.FIELD.",
@@ -23,15 +23,15 @@ WORKDIR = flags.DEFINE_string(
 
 def main(_: list[str]) -> None:
     """Run the experiment that the flags describe."""
+    logging.set_verbosity(logging.WARNING)
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = pathlib.Path(WORKDIR.value or HERE / "runs" / name)
-    trainer.train(config.from_config_dict(CONFIG.value), workdir)
+    trainer.train(config.from_config_dict(flags.FLAGS.config), workdir)
 
 
 def parse(arguments: list[str]) -> list[str]:
     """Parse the flags, with our own answer to a field that does not exist."""
-    names = [a.lstrip("-").partition("=")[0] for a in arguments[1:] if a.startswith("-")]
-    config.check_field_names(n.removeprefix("config.") for n in names if n.startswith("config."))
+    config.check_overrides(arguments)
     return flags.FLAGS(arguments)
 
 

@@ -156,7 +156,9 @@ class Probe:
     )
     solver: str = _field("sgd", "sgd, or lbfgs (cached features only)", among=("sgd", "lbfgs"))
     epochs: int = _field(90, "sgd: epochs", at_least=1)
-    learning_rate: float = _field(0.1, "sgd: base learning rate, x batch / 256", above=0.0)
+    learning_rates: tuple[float, ...] = _field(
+        (0.1,), "sgd: base rates, x batch / 256; of several the best on the held-out images"
+    )
     batch_size: int = _field(256, "sgd: batch size", at_least=1)
 
 
@@ -202,7 +204,7 @@ RESUMABLE_CHANGES = (
     "probe.features",
     "probe.solver",
     "probe.epochs",
-    "probe.learning_rate",
+    "probe.learning_rates",
     "probe.batch_size",
 )
 
@@ -242,19 +244,23 @@ def from_config_dict(settings: Mapping[str, Any] | ConfigDict) -> Config:
     return config
 
 
-def check_field_names(names: Iterable[str]) -> None:
-    """Refuse dotted names that are no field, as in ``--config.NAME=VALUE``.
+def check_overrides(arguments: Iterable[str]) -> None:
+    """Refuse ``--config.NAME=VALUE`` where there is no field of that name.
+
+    Args:
+        arguments: of the command line; all others are passed over.
 
     Raises:
         ConfigError: naming the nearest field.
 
     Example:
-        >>> check_field_names(["temperature.tau_min"])
+        >>> check_overrides(["train.py", "--config.temperature.tau_min=0.07"])
     """
-    known = field_names()
-    for name in names:
-        if name not in known:
-            raise ConfigError(_unknown(f"config.{name}", [f"config.{k}" for k in known]))
+    known = [f"config.{name}" for name in field_names()]
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and name.startswith("config.") and name not in known:
+            raise ConfigError(_unknown(name, known))
 
 
 def field_names(cls: type = Config, prefix: str = "") -> list[str]:
@@ -361,6 +367,11 @@ def _check_relations(config: Config) -> None:
                 f"config.augment.{name}: found {found}; allowed: 1 or 3 numbers"
                 + (" above 0." if name == "std" else ".")
             )
+    if not config.probe.learning_rates or min(config.probe.learning_rates) <= 0:
+        raise ConfigError(
+            f"config.probe.learning_rates: found {config.probe.learning_rates}; allowed: numbers "
+            "above 0."
+        )
     if config.probe.solver == "lbfgs" and config.probe.features == "augmented":
         raise ConfigError(
             "config.probe.solver: found lbfgs with config.probe.features augmented; allowed: "

@@ -17,7 +17,7 @@ from . import augment, data, losses, methods, models, optim, temperatures
 from .config import Config, ConfigError, Temperature
 from .methods import Method
 
-SPLITS = ("train", "holdout", "test")
+ONLINE_PROBE_RATE = 0.1
 
 
 class Schedule(NamedTuple):
@@ -29,20 +29,11 @@ class Schedule(NamedTuple):
 
 
 def open_sources(config: Config) -> dict[str, data.Source]:
-    """The splits that exist: ``train`` always; ``holdout`` and ``test`` where there are any."""
+    """The splits that the data has: ``train``, and ``holdout`` and ``test`` where there are any."""
     d = config.data
-    opened = {
-        split: data.open_source(
-            d.source,
-            name=d.name,
-            path=d.path,
-            split=split,
-            image_size=d.image_size,
-            holdout=d.holdout,
-        )
-        for split in SPLITS
-    }
-    return {split: source for split, source in opened.items() if source is not None}
+    return data.open_splits(
+        d.source, name=d.name, path=d.path, image_size=d.image_size, holdout=d.holdout
+    )
 
 
 def view_size(config: Config, source: data.Source) -> int:
@@ -114,16 +105,30 @@ def normalizer(config: Config) -> Callable[[Float[Array, "n h w c"]], Float[Arra
 
 
 def make_encode(config: Config, method: Method, source: data.Source):
-    """``(params, stats, uint8 images) -> features`` of the central square, for evaluation."""
+    """``(params, stats, uint8 images) -> features`` of whole images, in evaluation mode; jitted."""
     size = view_size(config, source)
     top, left = ((side - size) // 2 for side in source.image_shape[:2])
     normalize = normalizer(config)
 
+    @jax.jit
     def encode(params, stats, images: UInt8[Array, "n h w c"]) -> Float[Array, "n features"]:
         centre = images[:, top : top + size, left : left + size]
         return method.encode(params, stats, normalize(augment.to_float(centre)))
 
     return encode
+
+
+def make_encode_view(config: Config, method: Method, source: data.Source):
+    """``(params, stats, key, uint8 images) -> features`` of one weak random view each; jitted."""
+    size = view_size(config, source)
+    normalize = normalizer(config)
+
+    @jax.jit
+    def encode_view(params, stats, key, images: UInt8[Array, "n h w c"]):
+        view = augment.view(key, images, augment.weak().first, size=size)
+        return method.encode(params, stats, normalize(view))
+
+    return encode_view
 
 
 def make_schedule(config: Config, source: data.Source) -> Schedule:
@@ -156,5 +161,5 @@ def make_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransfor
     )
     if not config.probe.online:
         return encoder
-    probe = optax.sgd(config.probe.learning_rate, momentum=0.9)
+    probe = optax.sgd(ONLINE_PROBE_RATE, momentum=0.9)
     return methods.with_probe_optimizer(encoder, probe)

@@ -5,14 +5,10 @@ from collections.abc import Callable
 import jax
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
 
 from . import sharding
 from .methods import Method
 from .state import TrainState
-
-Metrics = dict[str, Float[Array, ""]]
-TrainStep = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
@@ -21,8 +17,8 @@ def make_train_step(
     schedule: Callable[[jax.Array], jax.Array],
     *,
     mesh: Mesh,
-) -> TrainStep:
-    """Compile-ready ``(state, batch) -> (state, metrics)`` over a mesh.
+) -> jax.stages.Wrapped:
+    """The jitted ``(state, batch) -> (state, metrics)`` over a mesh.
 
     Batches are split over the mesh, the state is replicated and donated. All randomness is
     ``fold_in(state.key, state.step)``, so a step repeated from a checkpoint is the same step.

@@ -1,24 +1,27 @@
-"""Training from start to end: data, state, step, log, checkpoint, evaluation. No mathematics."""
+"""Training from start to end: data, state, steps, evaluation. No mathematics."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import grain
 import jax
+import optax
 import tqdm
+from jax.sharding import Mesh
 
 from . import checkpoint, data, evaluation, experiment, sharding
 from . import config as config_lib
 from .config import Config, ConfigError
 from .interrupt import StopRequest
+from .methods import Method
 from .report import DivergedError, Report, table, write_json
 from .state import TrainState, abstract_state, init_state
 from .step import make_train_step
-
-Encode = Callable[[TrainState, jax.Array], jax.Array]
 
 
 def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -40,135 +43,175 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         CheckpointError: there are checkpoints, but none can be used.
     """
     started = time.perf_counter()
-    workdir = workdir.absolute()
-    first_process = jax.process_index() == 0
+    run = _prepare(config, workdir.absolute())
+    state, batches, first_step = _start(run)
+    state, last_step, signal = _train_steps(run, state, batches, first_step)
+    if signal is not None:
+        where = f"saved in {run.checkpoints}" if config.checkpoint_every else "nothing saved"
+        _note(f"{signal}: stopped after step {last_step}, {where}; the same command goes on")
+        return {"stopped_after": last_step}
+    summary = _summarize(run, state)
+    summary["seconds"] = round(time.perf_counter() - started, 1)
+    if jax.process_index() == 0:
+        write_json(run.workdir / "summary.json", summary)
+        print(_closing_table(summary))
+    return summary
 
+
+class _Run(NamedTuple):
+    """What stays the same from the first step to the last."""
+
+    config: Config
+    workdir: pathlib.Path
+    mesh: Mesh
+    sources: dict[str, data.Source]
+    schedule: experiment.Schedule
+    method: Method
+    optimizer: optax.GradientTransformation
+    encode: Callable[..., jax.Array]  # (params, stats, images) -> features
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        return self.workdir / "checkpoints"
+
+    def labelled(self, split: str) -> bool:
+        """Whether accuracy can be measured on a split."""
+        return all(s in self.sources and self.sources[s].num_classes for s in ("train", split))
+
+    def knn(self, encode: Callable[[jax.Array], jax.Array], split: str, *, bank: int = 0) -> float:
+        """The kNN accuracy of features on a split, by at most ``bank`` training images."""
+        return evaluation.knn_accuracy(
+            encode,
+            data.subset(self.sources["train"], bank),
+            self.sources[split],
+            k=self.config.knn.k,
+            temperature=self.config.knn.temperature,
+            mesh=self.mesh,
+        )
+
+    def encoder(self, state: TrainState) -> Callable[[jax.Array], jax.Array]:
+        return functools.partial(self.encode, state.params, state.stats)
+
+
+def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
+    """Build every part; whatever cannot work fails here, before anything compiles."""
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.batch_size, mesh)
     _note(f"devices: {mesh.size} x {jax.devices()[0].device_kind}; workdir: {workdir}")
-
     sources = experiment.open_sources(config)
     source = sources["train"]
-    sizes = ", ".join(f"{len(s):,} {split}" for split, s in sources.items())
-    _note(f"images: {sizes}, {' x '.join(map(str, source.image_shape))}")
-
+    counts = ", ".join(f"{len(s):,} {split}" for split, s in sources.items())
+    _note(f"images: {counts}; {' x '.join(map(str, source.image_shape))}")
     schedule = experiment.make_schedule(config, source)
     method = experiment.make_method(config, source)
     optimizer = experiment.make_optimizer(config, schedule)
     encode = experiment.make_encode(config, method, source)
-    train_step = make_train_step(method, optimizer, schedule.learning_rate, mesh=mesh)
-    _remember_config(config, workdir, write=first_process)
+    _remember_config(config, workdir)
+    return _Run(config, workdir, mesh, sources, schedule, method, optimizer, encode)
 
+
+def _start(run: _Run) -> tuple[TrainState, grain.DatasetIterator, int]:
+    """The state and the data position to go on from, and how many steps are done."""
     batches = data.batches(
-        source,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        threads=config.data.threads,
+        run.sources["train"],
+        batch_size=run.config.batch_size,
+        seed=run.config.seed,
+        threads=run.config.data.threads,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    directory = workdir / "checkpoints"
-    restored = checkpoint.restore_newest(directory, abstract_state(method, optimizer, mesh=mesh))
+    abstract = abstract_state(run.method, run.optimizer, mesh=run.mesh)
+    restored = checkpoint.restore_newest(run.checkpoints, abstract)
     if restored is None:
-        first_step, state = 0, init_state(method, optimizer, seed=config.seed, mesh=mesh)
-    else:
-        for step, reason in restored.damaged:
-            _note(f"{reason}; moved to {workdir / 'damaged' / str(step)}")
-        _note(f"going on from the checkpoint at step {restored.step}")
-        first_step, state = restored.step, restored.state
-        batches.set_state(restored.position)
+        state = init_state(run.method, run.optimizer, seed=run.config.seed, mesh=run.mesh)
+        return state, batches, 0
+    for step, reason in restored.damaged:
+        _note(f"{reason}; moved to {run.workdir / 'damaged' / str(step)}")
+    _note(f"going on from the checkpoint at step {restored.step}")
+    batches.set_state(restored.position)
+    return restored.state, batches, restored.step
 
-    def measure_knn(state: TrainState, split: str, bank_limit: int) -> float:
-        bank = data.first(sources["train"], bank_limit)
-        return evaluation.knn_accuracy(
-            lambda images: encode(state.params, state.stats, images),
-            bank,
-            sources[split],
-            k=config.knn.k,
-            temperature=config.knn.temperature,
-            mesh=mesh,
-        )
 
-    measured = _labelled(sources, "holdout")
-    best = max(checkpoint.knn_by_step(directory).values(), default=0.0)
-    saver = checkpoint.Saver(directory, keep=config.checkpoint_keep)
+def _train_steps(
+    run: _Run, state: TrainState, batches: grain.DatasetIterator, first_step: int
+) -> tuple[TrainState, int, str | None]:
+    """Step until the end or a signal; returns the state, the last step and the signal's name."""
+    config, total_steps = run.config, run.schedule.total_steps
+    train_step = make_train_step(
+        run.method, run.optimizer, run.schedule.learning_rate, mesh=run.mesh
+    )
+    measured = run.labelled("holdout")
+    best = max(checkpoint.knn_by_step(run.checkpoints).values(), default=0.0)
+    saver = checkpoint.Saver(run.checkpoints, keep=config.checkpoint_keep)
     report = Report(
-        workdir,
+        run.workdir,
         first_step=first_step,
-        total_steps=schedule.total_steps,
+        total_steps=total_steps,
         log_every=config.log_every,
         batch_size=config.batch_size,
-        quiet=not first_process,
+        quiet=jax.process_index() != 0,
     )
-    stopped = None
+    step, signal = first_step, None
     try:
         with StopRequest() as stop:
-            for step in range(first_step + 1, schedule.total_steps + 1):
-                batch = sharding.shard_batch(next(batches), mesh)
+            for step in range(first_step + 1, total_steps + 1):
+                batch = sharding.shard_batch(next(batches), run.mesh)
                 state, metrics = train_step(state, batch)
                 report.step(step, metrics)
-                stopped = stop.reached(step)
 
                 knn = None
-                if _due(config.knn_every, step) and measured:
-                    knn = measure_knn(state, "holdout", config.knn.bank)
+                if measured and _due(config.knn_every, step):
+                    knn = run.knn(run.encoder(state), "holdout", bank=config.knn.bank)
                     report.add(knn=knn)
                     report.pause()
+
+                signal = stop.reached(step)
+                last = signal is not None or step == total_steps
                 improved = knn is not None and knn > best
-                ends = stopped is not None or step == schedule.total_steps
                 if config.checkpoint_every and (
-                    ends or improved or _due(config.checkpoint_every, step)
+                    last or improved or _due(config.checkpoint_every, step)
                 ):
                     report.flush()  # the line of a saved step is on disk before its checkpoint
                     saver.save(step, state, batches.get_state(), knn=knn)
                     report.pause()
                 best = max(best, knn or 0.0)
-                if stopped is not None:
+                if signal is not None:
                     break
             report.flush()
     except DivergedError as error:
-        last = saver.latest_step
-        good = "none was saved" if last is None else f"{directory / str(last)}, at step {last}"
+        good = saver.latest_step
+        where = "none was saved" if good is None else f"{run.checkpoints / str(good)} (step {good})"
         raise DivergedError(
-            f"{error}; last good checkpoint: {good}. The same command would go the same way again: "
-            "lower config.optimizer.learning_rate or raise the smallest temperature, in a new "
-            "--workdir."
+            f"{error}; last good checkpoint: {where}. The same command would go the same way "
+            "again: lower config.optimizer.learning_rate or raise the smallest temperature, in a "
+            "new --workdir."
         ) from error
     finally:
         report.close()
         saver.close()
+    return state, step, signal
 
-    if stopped is not None:
-        where = f"saved in {directory}" if config.checkpoint_every else "nothing saved"
-        _note(f"{stopped}: stopped after step {step}, {where}; the same command goes on from there")
-        return {"stopped_after": step}
 
-    summary: dict[str, Any] = {"steps": schedule.total_steps}
-    split = _labelled(sources, "test") or _labelled(sources, "holdout")
-    if split:
-        untrained = init_state(method, optimizer, seed=config.seed, mesh=mesh)
+def _summarize(run: _Run, state: TrainState) -> dict[str, Any]:
+    """The closing numbers: on the test images, or on the held-out ones if there is no test."""
+    summary: dict[str, Any] = {"steps": run.schedule.total_steps, "seed": run.config.seed}
+    split = next((s for s in ("test", "holdout") if run.labelled(s)), None)
+    if split is not None:
+        untrained = init_state(run.method, run.optimizer, seed=run.config.seed, mesh=run.mesh)
         summary |= {
-            "knn_trained": measure_knn(state, split, 0),
-            "knn_untrained": measure_knn(untrained, split, 0),
-            "knn_raw_pixels": evaluation.knn_accuracy(
-                evaluation.raw_pixels,
-                sources["train"],
-                sources[split],
-                k=config.knn.k,
-                temperature=config.knn.temperature,
-                mesh=mesh,
-            ),
+            "knn_trained": run.knn(run.encoder(state), split),
+            "knn_untrained": run.knn(run.encoder(untrained), split),
+            "knn_raw_pixels": run.knn(evaluation.raw_pixels, split),
             "knn_split": split,
         }
-    summary["seconds"] = round(time.perf_counter() - started, 1)
-    summary["seed"] = config.seed
-    if first_process:
-        write_json(workdir / "summary.json", summary)
-        print(_closing_table(summary))
     return summary
 
 
 def _closing_table(summary: dict[str, Any]) -> str:
+    time_row = ("time", f"{summary['seconds']:.0f} s")
+    if "knn_split" not in summary:
+        rows = [("steps", str(summary["steps"])), time_row]
+        return table(rows, title="done (no labels to measure accuracy with)")
     rows = [
         (label, f"{100 * summary[name]:.1f} %")
         for label, name in (
@@ -176,36 +219,26 @@ def _closing_table(summary: dict[str, Any]) -> str:
             ("same encoder, untrained", "knn_untrained"),
             ("raw pixels", "knn_raw_pixels"),
         )
-        if name in summary
     ]
-    time_row = ("time", f"{summary['seconds']:.0f} s")
-    if not rows:
-        return table([("steps", str(summary["steps"])), time_row], title="done (no labels)")
     return table([*rows, time_row], title=f"kNN accuracy, {summary['knn_split']} images")
 
 
-def _labelled(sources: dict[str, data.Source], split: str) -> str | None:
-    """The split's name if it exists and has labels, as has the training set."""
-    known = all(s in sources and sources[s].num_classes for s in ("train", split))
-    return split if known else None
-
-
-def _remember_config(config: Config, workdir: pathlib.Path, *, write: bool) -> None:
+def _remember_config(config: Config, workdir: pathlib.Path) -> None:
     """Write config.json; refuse to go on with a run of another model or other data."""
     path = workdir / "config.json"
     new = dataclasses.asdict(config)
-    if path.exists():
+    if checkpoint.steps(workdir / "checkpoints") and path.exists():
         changes = config_lib.differences(json.loads(path.read_text()), new)
         shown = {n: f"config.{n}: {a!r} -> {b!r}" for n, (a, b) in changes.items()}
         refused = [s for n, s in shown.items() if not config_lib.may_change_on_resume(n)]
-        if refused and any((workdir / "checkpoints").glob("*")):
+        if refused:
             raise ConfigError(
                 f"{workdir} holds a run with other settings: {'; '.join(refused)}. "
                 "Give the run's own settings to go on with it, or a new --workdir."
             )
         for change in shown.values():
             _note(f"changed since the last part of this run: {change}")
-    if write:
+    if jax.process_index() == 0:
         write_json(path, new)
 
 

@@ -70,7 +70,8 @@ def test_a_bad_setting_is_refused_by_its_full_name(settings, message):
 
 def test_an_override_of_an_unknown_field_names_the_nearest():
     with pytest.raises(ConfigError, match=r"Did you mean config\.temperature\.tau_max\?"):
-        config.check_field_names(["seed", "temperature.taumax"])
+        config.check_overrides(["x.py", "--config.seed=1", "--config.temperature.taumax=2"])
+    config.check_overrides(["x.py", "--workdir=config.nothing", "config.nothing=1"])
 
 
 def test_differences_see_through_groups_tuples_and_missing_fields():

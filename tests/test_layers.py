@@ -28,10 +28,10 @@ LAYERS = [
     {"state"},
     {"step"},
     {"experiment"},
-    {"trainer"},
+    {"trainer", "evaluator"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-READS_CONFIG = {"config", "experiment", "trainer"}
+READS_CONFIG = {"config", "experiment", "trainer", "evaluator"}
 
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]

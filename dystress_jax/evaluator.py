@@ -1,0 +1,89 @@
+"""Evaluation from start to end: the run's parts, a checkpoint, one evaluation. No mathematics."""
+
+import functools
+import pathlib
+from typing import Any
+
+import tqdm
+
+from . import checkpoint, evaluation, experiment, sharding
+from .config import Config, ConfigError
+from .state import abstract_state
+
+
+def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> dict[str, Any]:
+    """Evaluate the encoder of a run on its test images, or the held-out ones if it has no test.
+
+    Args:
+        config: the run's settings; those of the evaluation may differ from what it trained with.
+        workdir: of the run.
+        name: ``knn`` or ``linear_probe``.
+        which: ``newest``, ``best``, or a step.
+
+    Returns:
+        Accuracies, protocol, checkpoint step, split and seed, ready for JSON.
+
+    Raises:
+        ConfigError: there is no such checkpoint, or nothing to evaluate on.
+        CheckpointError: the checkpoint cannot be used.
+    """
+    mesh = sharding.make_mesh()
+    sources = experiment.open_sources(config)
+    train = sources["train"]
+    split = "test" if "test" in sources else "holdout"
+    if split not in sources:
+        raise ConfigError("config.data: found neither test nor held-out images to evaluate on.")
+    method = experiment.make_method(config, train)
+    schedule = experiment.make_schedule(config, train)
+    optimizer = experiment.make_optimizer(config, schedule)
+    directory = workdir / "checkpoints"
+    step = _choose_step(directory, which)
+    state = checkpoint.restore(directory, step, abstract_state(method, optimizer, mesh=mesh)).state
+    network = (state.params, state.stats)
+    encode = functools.partial(experiment.make_encode(config, method, train), *network)
+    if name == "knn":
+        result = evaluation.evaluate_knn(
+            encode,
+            train,
+            sources[split],
+            k=config.knn.k,
+            temperature=config.knn.temperature,
+            mesh=mesh,
+        )
+    else:
+        view = experiment.make_encode_view(config, method, train)
+        encode_view = functools.partial(view, *network)
+        result = evaluation.evaluate_linear_probe(
+            encode,
+            train,
+            sources[split],
+            holdout=sources.get("holdout") if split == "test" else None,
+            encode_view=encode_view if config.probe.features == "augmented" else None,
+            solver=config.probe.solver,
+            candidates=(
+                config.probe.learning_rates if config.probe.solver == "sgd" else evaluation.L2
+            ),
+            epochs=config.probe.epochs,
+            batch_size=config.probe.batch_size,
+            seed=config.seed,
+            mesh=mesh,
+            progress=functools.partial(tqdm.tqdm, unit="step", dynamic_ncols=True),
+        )
+    return {**result._asdict(), "split": split, "checkpoint_step": step, "seed": config.seed}
+
+
+def _choose_step(directory: pathlib.Path, name: str) -> int:
+    there = checkpoint.steps(directory)
+    if not there:
+        raise ConfigError(f"--workdir: found no checkpoint in {directory}")
+    if name == "newest":
+        return there[-1]
+    if name == "best":
+        knn = checkpoint.knn_by_step(directory)
+        if not knn:
+            raise ConfigError("--checkpoint: found best, but kNN was measured at no checkpoint")
+        return max(knn, key=lambda step: knn[step])
+    if not name.isdecimal() or int(name) not in there:
+        steps = ", ".join(map(str, there))
+        raise ConfigError(f"--checkpoint: found {name!r}; allowed: newest, best, {steps}")
+    return int(name)

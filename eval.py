@@ -1,0 +1,52 @@
+"""Evaluate: python eval.py --workdir=DIR --evaluation=knn|linear_probe [--config.FIELD=VALUE]."""
+
+import json
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from dystress_jax import config, evaluator
+from dystress_jax.checkpoint import CheckpointError
+from dystress_jax.report import table, write_json
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run to evaluate.", required=True)
+EVALUATION = flags.DEFINE_enum(
+    "evaluation", None, ["knn", "linear_probe"], "What to measure.", required=True
+)
+CHECKPOINT = flags.DEFINE_string("checkpoint", "newest", "newest, best (by kNN), or a step.")
+
+
+def main(_: list[str]) -> None:
+    """Evaluate the encoder of a run; the result goes to the terminal and to DIR/eval."""
+    logging.set_verbosity(logging.WARNING)
+    workdir = pathlib.Path(WORKDIR.value).absolute()
+    settings = config.from_config_dict(flags.FLAGS.config)
+    found = evaluator.evaluate(settings, workdir, EVALUATION.value, CHECKPOINT.value)
+    path = workdir / "eval" / f"{EVALUATION.value}.json"
+    write_json(path, found)
+    rows = [(name, f"{100 * found[name]:.1f} %") for name in ("top1", "top5")]
+    title = f"{EVALUATION.value}, {found['split']} images, checkpoint {found['checkpoint_step']}"
+    print(table(rows, title=title))
+    print(f"protocol and numbers: {path}")
+
+
+def parse(arguments: list[str]) -> list[str]:
+    """Parse the flags; the run's own config.json is what ``--config.FIELD`` overrides."""
+    workdirs = [a.partition("=")[2] for a in arguments if a.lstrip("-").startswith("workdir=")]
+    path = pathlib.Path(workdirs[-1] if workdirs else "", "config.json")
+    if workdirs and not path.is_file():
+        raise config.ConfigError(f"--workdir: found no run in {workdirs[-1]} (no config.json)")
+    saved = json.loads(path.read_text()) if workdirs else {}
+    config.check_overrides(arguments)
+    base = config.to_config_dict(config.from_config_dict(saved))
+    config_flags.DEFINE_config_dict("config", base)
+    return flags.FLAGS(arguments)
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main, flags_parser=parse)
+    except (config.ConfigError, CheckpointError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,45 @@
+"""What the README says is what the code does."""
+
+import dataclasses
+import pathlib
+import re
+
+from dystress_jax import config
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def rows(group, prefix=""):
+    for field in dataclasses.fields(group):
+        if dataclasses.is_dataclass(field.type):
+            yield from rows(field.type, f"{prefix}{field.name}.")
+        else:
+            default = field.default if field.default != "" else '""'
+            choices = ", ".join(field.metadata["among"])
+            doc = field.metadata["doc"] + (f" ({choices})" if choices else "")
+            yield f"| `{prefix}{field.name}` | {default} | {doc} |"
+
+
+def test_the_table_of_settings_is_complete_and_true():
+    table = "\n".join(["| field | default | meaning |", "|---|---|---|", *rows(config.Config)])
+    assert table in README
+
+
+def test_the_python_example_runs():
+    [code] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert names["weights"].shape == (8, 4)
+    assert 0 < names["value"] < 20
+
+
+def test_every_config_that_is_named_exists_and_every_one_is_named():
+    named = set(re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE))
+    existing = {path.stem for path in (ROOT / "configs").glob("*.py")}
+    assert existing <= named
+
+
+def test_links_point_to_files():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target

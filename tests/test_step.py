@@ -1,0 +1,172 @@
+"""The training step: the same on any number of devices, and nothing in it is for CPUs only."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dystress_jax import augment, losses, methods, models, optim, sharding, temperatures
+from dystress_jax.state import abstract_state, init_state
+from dystress_jax.step import make_train_step
+
+BATCH, SIZE, CLASSES = 16, 12, 3
+
+
+def make_parts(*, dtype=jnp.float32, rate=0.02):
+    encoder = models.resnet("small", stem="cifar", width=4, dtype=dtype)
+    projector = models.projector(
+        "simclr", in_features=encoder.out_features, hidden=16, out=8, dtype=dtype
+    )
+    views = functools.partial(augment.two_views, recipe=augment.simclr_cifar(), size=SIZE)
+
+    def loss(view_a, view_b, temperature):
+        return losses.nt_xent(view_a, view_b, temperature=temperature, strategy="dense")
+
+    temperature = temperatures.dystress(0.1, 0.2)
+    method = methods.simclr(encoder, projector, views=views, loss=loss, temperature=temperature)
+    schedule = optim.warmup_cosine(rate, total_steps=20)
+    optimizer = optim.make_optimizer("sgd", schedule, momentum=0.9, weight_decay=1e-4)
+    return method, optimizer, schedule
+
+
+def with_probe(parts):
+    method, optimizer, schedule = parts
+    probe = optim.make_optimizer("sgd", lambda step: 0.1)
+    return (
+        methods.with_online_probe(method, CLASSES),
+        methods.with_probe_optimizer(optimizer, probe),
+        schedule,
+    )
+
+
+def make_batches(count, *, rows=BATCH, labelled=True):
+    rng = np.random.default_rng(0)
+    return [
+        {
+            # Large patches of colour, so that two crops of one image have something in common.
+            "image": np.kron(
+                rng.integers(0, 256, (rows, 3, 3, 3), dtype=np.uint8),
+                np.ones((1, SIZE // 3, SIZE // 3, 1), np.uint8),
+            ),
+            "label": rng.integers(0, CLASSES, rows, dtype=np.int32)
+            if labelled
+            else np.full(rows, -1, np.int32),
+            "index": np.arange(rows, dtype=np.int32),
+        }
+        for _ in range(count)
+    ]
+
+
+def run(parts, batches, devices=1, seed=0):
+    method, optimizer, schedule = parts
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    state = init_state(method, optimizer, seed=seed, mesh=mesh)
+    train_step = make_train_step(method, optimizer, schedule, mesh=mesh)
+    logged = []
+    for batch in batches:
+        state, metrics = train_step(state, sharding.shard_batch(batch, mesh))
+        logged.append({name: float(value) for name, value in metrics.items()})
+    return state, logged
+
+
+@pytest.mark.slow
+def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
+    # A small learning rate: a large one makes rounding grow a thousandfold a step, on any device.
+    parts, batches = make_parts(rate=0.002), make_batches(1, rows=32) * 20
+    curves = {d: [m["loss"] for m in run(parts, batches, d)[1]] for d in (1, 2, 4, 8)}
+    assert len(set(curves[1])) == 20
+    for devices in (2, 4, 8):
+        np.testing.assert_allclose(curves[devices], curves[1], rtol=1e-5)
+
+
+def test_the_log_has_what_a_run_is_judged_by():
+    _, [logged] = run(with_probe(make_parts()), make_batches(1))
+    assert set(logged) == {
+        "loss",
+        "learning_rate",
+        "gradient_norm",
+        "positive_similarity",
+        "negative_similarity",
+        "positive_tau",
+        "negative_tau",
+        "probe_loss",
+        "probe_accuracy",
+    }
+    assert logged["learning_rate"] == pytest.approx(0.02)
+    assert 0.1 <= logged["negative_tau"] <= 0.2
+    assert 0.1 <= logged["positive_tau"] <= 0.2
+    assert logged["probe_loss"] == pytest.approx(np.log(CLASSES))
+
+
+def test_a_step_repeated_is_the_same_step_and_the_next_is_another():
+    parts, [batch] = make_parts(), make_batches(1)
+    one, first = run(parts, [batch])
+    two, second = run(parts, [batch])
+    assert first == second
+    jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+    _, twice = run(parts, [batch, batch])
+    assert twice[0]["positive_similarity"] != twice[1]["positive_similarity"]
+
+
+def test_the_online_probe_does_not_change_what_the_encoder_learns():
+    batches = make_batches(3)
+    plain, plain_log = run(make_parts(), batches)
+    probed, probed_log = run(with_probe(make_parts()), batches)
+    for probed_step, plain_step in zip(probed_log, plain_log, strict=True):
+        assert probed_step["loss"] == pytest.approx(plain_step["loss"], rel=1e-6)
+    for name in ("encoder", "projector"):
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+            probed.params[name],
+            plain.params[name],
+        )
+    assert jnp.abs(probed.params["probe"]["kernel"]).max() > 0
+
+
+def test_the_online_probe_leaves_unlabelled_images_out():
+    state, [logged] = run(with_probe(make_parts()), make_batches(1, labelled=False))
+    assert logged["probe_loss"] == 0
+    np.testing.assert_array_equal(state.params["probe"]["kernel"], 0)
+
+
+def test_bfloat16_is_for_arithmetic_only():
+    state, [logged] = run(make_parts(dtype=jnp.bfloat16), make_batches(1))
+    assert {x.dtype for x in jax.tree.leaves((state.params, state.stats))} == {jnp.dtype("float32")}
+    _, [wide] = run(make_parts(), make_batches(1))
+    assert logged["loss"] == pytest.approx(wide["loss"], rel=0.05)
+
+
+def test_the_state_is_born_as_the_abstract_state_says():
+    method, optimizer, _ = make_parts()
+    mesh = sharding.make_mesh()
+    state = init_state(method, optimizer, seed=0, mesh=mesh)
+    abstract = abstract_state(method, optimizer, mesh=mesh)
+    assert jax.tree.structure(state) == jax.tree.structure(abstract)
+    for found, expected in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True):
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        assert found.sharding == expected.sharding
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_the_step_lowers_for_accelerators(platform):
+    method, optimizer, schedule = with_probe(make_parts(dtype=jnp.bfloat16))
+    mesh = sharding.make_mesh()
+    train_step = make_train_step(method, optimizer, schedule, mesh=mesh)
+    state = abstract_state(method, optimizer, mesh=mesh)
+    batch = {
+        "image": jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((BATCH,), jnp.int32),
+        "index": jax.ShapeDtypeStruct((BATCH,), jnp.int32),
+    }
+    lowered = train_step.trace(state, batch).lower(lowering_platforms=(platform,))
+    assert "stablehlo.convolution" in lowered.as_text()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "nearest"), [(30, "24 or 32"), (3, "8"), (257, "256 or 264")]
+)
+def test_a_batch_that_the_devices_cannot_share_is_refused(batch_size, nearest):
+    with pytest.raises(ValueError, match=rf"found {batch_size}, which 8 devices .*: {nearest}\."):
+        sharding.check_batch_size(batch_size, sharding.make_mesh())
