@@ -381,7 +381,7 @@ class Exponential(Temperature):
         return self.highest - self.depth * jnp.exp(-self.rate * jnp.abs(similarity))
 
     def lower_bound(self) -> ArrayLike:
-        return self.highest - jnp.maximum(self.depth, 0.0)
+        return self.highest - abs(self.depth)
 
 
 def exponential(

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dystress_jax.losses._partition import Strategy, dense, log_partition, paired_logits
+from dystress_jax.losses._partition import Strategy, log_partition, paired_logits
+from dystress_jax.losses._strategies import choose, row_numbers
 from dystress_jax.similarities import Similarity, as_similarity, at_least_float32, sphere
 from dystress_jax.temperatures import Temperature, TemperatureLike, as_temperature
 
@@ -30,6 +31,8 @@ def nt_xent(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
+    tile_size: int = 512,
+    axis_name: str | None = None,
 ) -> Float[Array, " 2*n"]:
     r"""The NT-Xent loss of SimCLR, with any temperature.
 
@@ -46,7 +49,11 @@ def nt_xent(
         similarity: one of `similarities`, or a function (a [n d], b [m d]) -> [n m].
         normalize: whether to put the rows onto the manifold of the similarity (unit length for
             `sphere`) first. False trusts that they are.
-        strategy: "dense" or "auto".
+        strategy: how the sum over the pairs is carried out, see `losses`.
+        tile_size: rows and columns of a tile, where the strategy uses tiles.
+        axis_name: inside `jax.shard_map`, the mesh axis over which the batch is split. The
+            arguments are then this device's rows, and the result their share of the loss over the
+            whole batch.
 
     Returns:
         The loss of each anchor, first all of `view_a`, then all of `view_b`, in float32 or
@@ -68,10 +75,12 @@ def nt_xent(
         [arXiv 2308.01140](https://arxiv.org/abs/2308.01140), for the dynamic temperature.
     """
     _check_pairs("view_a", view_a, "view_b", view_b)
-    plan = _plan(temperature, similarity, normalize, strategy, anchors=2 * view_a.shape[0])
+    n = view_a.shape[0]
+    how = choose(strategy, 2 * n, 2 * n, view_a.shape[1], tile_size, axis_name)
+    plan = _plan(temperature, similarity, normalize, how, anchors=2 * n)
     a, b = plan.points(view_a), plan.points(view_b)
     views = jnp.concatenate([a, b])
-    sample = jnp.tile(jnp.arange(a.shape[0]), 2)
+    sample = jnp.tile(row_numbers(n, axis_name), 2)
     negatives = plan.negatives(views, views, exclude=(sample, sample))
     return jax.nn.softplus(negatives - plan.positives(views, jnp.concatenate([b, a])))
 
@@ -85,6 +94,8 @@ def info_nce(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
+    tile_size: int = 512,
+    axis_name: str | None = None,
 ) -> Float[Array, " n"]:
     r"""InfoNCE: each query finds its key among all keys.
 
@@ -98,10 +109,14 @@ def info_nce(
         keys: embeddings of the candidates, m >= 2.
         temperature: a float, an array [n], a function or a `Temperature`.
         positives: index of the key that belongs to each query; default 0, 1, ..., n - 1, which
-            needs m >= n.
+            needs m >= n. With `axis_name`, an index into this device's keys.
         similarity: one of `similarities`, or a function (a [n d], b [m d]) -> [n m].
         normalize: whether to put the rows onto the manifold of the similarity first.
-        strategy: "dense" or "auto".
+        strategy: how the sum over the pairs is carried out, see `losses`.
+        tile_size: rows and columns of a tile, where the strategy uses tiles.
+        axis_name: inside `jax.shard_map`, the mesh axis over which the batch is split. The
+            arguments are then this device's rows, and the result their share of the loss over the
+            whole batch.
 
     Returns:
         The loss of each query, in float32 or float64.
@@ -120,9 +135,12 @@ def info_nce(
     """
     _check_rows("queries", queries, "keys", keys)
     positives = _positives(positives, queries, keys)
-    plan = _plan(temperature, similarity, normalize, strategy, anchors=queries.shape[0])
+    (n, d), m = queries.shape, keys.shape[0]
+    how = choose(strategy, n, m, d, tile_size, axis_name)
+    plan = _plan(temperature, similarity, normalize, how, anchors=n)
     q, k = plan.points(queries), plan.points(keys)
-    negatives = plan.negatives(q, k, exclude=(positives, jnp.arange(k.shape[0])))
+    key = row_numbers(m, axis_name)
+    negatives = plan.negatives(q, k, exclude=(key[positives], key))
     return jax.nn.softplus(negatives - plan.positives(q, k[positives]))
 
 
@@ -149,14 +167,14 @@ class _Plan(NamedTuple):
         return log_partition(
             anchors,
             candidates,
-            temperature=_cast(self.temperature.for_negatives, anchors.dtype),
+            temperature=self.temperature.for_negatives,
             similarity=self.similarity,
             strategy=self.strategy,
             exclude=exclude,
         )
 
     def positives(self, a: Float[Array, "n d"], b: Float[Array, "n d"]) -> Float[Array, " n"]:
-        temperature = _cast(self.temperature.for_positives, a.dtype)
+        temperature = self.temperature.for_positives
         return paired_logits(a, b, temperature=temperature, similarity=self.similarity)
 
 
@@ -164,7 +182,7 @@ def _plan(
     temperature: TemperatureLike,
     similarity: SimilarityLike,
     normalize: bool,
-    strategy: str,
+    strategy: Strategy,
     *,
     anchors: int,
 ) -> _Plan:
@@ -177,13 +195,7 @@ def _plan(
                         f"a temperature per anchor needs {anchors} entries here, one for each row "
                         f"of the loss; found shape {jnp.shape(leaf)}."
                     )
-    if strategy not in ("dense", "auto"):
-        raise ValueError(f'strategy must be "dense" or "auto"; found {strategy!r}.')
-    return _Plan(temperature, as_similarity(similarity), normalize, dense)
-
-
-def _cast(temperature: Temperature, dtype: jnp.dtype) -> Temperature:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), temperature)
+    return _Plan(temperature, as_similarity(similarity), normalize, strategy)
 
 
 def _check_rows(name_a: str, a: Array, name_b: str, b: Array) -> None:

@@ -4,12 +4,15 @@ Nothing here knows which loss it serves. What a pair contributes is a term, a fu
 a column; a strategy sums terms over the columns and knows nothing of what they mean.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from dystress_jax.similarities import Similarity
@@ -26,15 +29,28 @@ class Side(NamedTuple):
 
 
 class Strategy(NamedTuple):
-    """A way to reduce terms, `term(params, rows, columns) -> [n m]`, over the columns."""
+    """A way to reduce terms, `term(params, rows, columns) -> [n m]`, over the columns.
+
+    Attributes:
+        row_sum: (term, params, rows, columns, *, symmetric) -> the sum of each row, differentiable
+            in all but the term. `symmetric` promises that rows and columns are the same and the
+            matrix its own transpose.
+        row_max: (term, params, rows, columns) -> the largest term of each row, which counts as a
+            number in gradients.
+        one_pass: whether it pays to avoid `row_max` where exp cannot overflow.
+        agree: makes a decision the same on all devices that work together.
+    """
 
     row_sum: Callable[..., Float[Array, " n"]]
-    """(term, params, rows, columns) -> the sum of each row, differentiable in all but the term."""
     row_max: Callable[..., Float[Array, " n"]]
-    """(term, params, rows, columns) -> the largest term of each row, a number in gradients."""
+    one_pass: bool
+    agree: Callable[[Bool[Array, ""]], Bool[Array, ""]] = lambda decision: decision
 
 
-def _dense_sum(term: Callable, params: Any, rows: Any, columns: Any) -> Float[Array, " n"]:
+def _dense_sum(
+    term: Callable, params: Any, rows: Any, columns: Any, *, symmetric: bool = False
+) -> Float[Array, " n"]:
+    del symmetric  # a tile could be used twice, the whole matrix cannot
     return jnp.sum(term(params, rows, columns), axis=1)
 
 
@@ -42,7 +58,7 @@ def _dense_max(term: Callable, params: Any, rows: Any, columns: Any) -> Float[Ar
     return jax.lax.stop_gradient(jnp.max(term(params, rows, columns), axis=1))
 
 
-dense = Strategy(_dense_sum, _dense_max)
+dense = Strategy(_dense_sum, _dense_max, one_pass=False)
 """The reference: the whole matrix of terms at once, O(n m) memory."""
 
 
@@ -50,7 +66,8 @@ def logits(
     similarity: Similarity, temperature: Temperature, value: Float[Array, "..."]
 ) -> Float[Array, "..."]:
     """Returns value / tau: the only place where a logit is formed."""
-    return value / temperature(similarity.as_cosine(value))
+    # The reciprocal serves the gradient as well, and a division is the dearest operation here.
+    return value * jnp.reciprocal(temperature(similarity.as_cosine(value)))
 
 
 @dataclass(frozen=True)
@@ -112,14 +129,64 @@ def log_partition(
         The log-partition, -inf for an anchor without any allowed candidate.
     """
     anchor_group, candidate_group = (None, None) if exclude is None else exclude
+    symmetric = (
+        candidates is anchors and candidate_group is anchor_group and not temperature.by_anchor
+    )
+    fits = strategy.one_pass and _fits(temperature, similarity, anchors.dtype)
+    temperature = _cast(temperature, anchors.dtype)
     columns = Side(candidates, candidate_group)
     rows = Side(anchors, anchor_group, temperature if temperature.by_anchor else None)
-    shift = strategy.row_max(PairLogit(similarity), temperature, rows, columns)
-    shift = jnp.where(jnp.isfinite(shift), shift, 0.0)
-    total = strategy.row_sum(
-        PairWeight(similarity), temperature, rows._replace(shift=shift), columns
-    )
-    return shift + _log(total)
+    weight = PairWeight(similarity)
+
+    def direct():
+        return _log(strategy.row_sum(weight, temperature, rows, columns, symmetric=symmetric))
+
+    def shifted():
+        shift = strategy.row_max(PairLogit(similarity), temperature, rows, columns)
+        shift = jnp.where(jnp.isfinite(shift), shift, 0.0)
+        relative = rows._replace(shift=shift)
+        return shift + _log(strategy.row_sum(weight, temperature, relative, columns))
+
+    if isinstance(fits, bool):
+        return direct() if fits else shifted()
+    return jax.lax.cond(strategy.agree(fits), direct, shifted)
+
+
+def _fits(
+    temperature: Temperature, similarity: Similarity, dtype: jnp.dtype
+) -> bool | Bool[Array, ""]:
+    """Whether exp(logit) can neither overflow nor vanish, so that no shift is needed.
+
+    Known before any logit is: from the range of the similarity and the bound that the temperature
+    declares. A bool where the bound is a number, an array where it is traced.
+    """
+    bound = temperature.lower_bound()
+    largest = max(abs(similarity.low), abs(similarity.high))
+    if bound is None or math.isinf(largest):
+        return False
+    # 70 in float32: exp(+-70), times the number of candidates, is far from both ends.
+    limit = 0.79 * math.log(float(jnp.finfo(dtype).max))
+    if isinstance(bound, Tracer):
+        return _all_true(largest <= limit * bound)
+    return bool(largest <= limit * np.asarray(bound).min())
+
+
+@jax.custom_batching.custom_vmap
+def _all_true(decision: Bool[Array, ""]) -> Bool[Array, ""]:
+    """One decision for a whole `vmap`: a batch of decisions would carry out both branches."""
+    return decision
+
+
+@_all_true.def_vmap
+def _all_true_vmap(axis_size, in_batched, decision):
+    del axis_size, in_batched
+    return _all_true(jnp.all(decision, axis=0)), False
+
+
+def _cast(temperature: Temperature, dtype: jnp.dtype) -> Temperature:
+    # Numbers stay numbers: a leaf that is not traced needs no gradient.
+    cast = lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, Array) else dtype.type(leaf)
+    return jax.tree.map(cast, temperature)
 
 
 def _log(total: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -136,4 +203,4 @@ def paired_logits(
     similarity: Similarity,
 ) -> Float[Array, " n"]:
     """Returns the logit of each point a[i] with b[i]."""
-    return logits(similarity, temperature, similarity.paired(a, b))
+    return logits(similarity, _cast(temperature, a.dtype), similarity.paired(a, b))

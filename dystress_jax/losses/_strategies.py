@@ -1,0 +1,60 @@
+"""The names of the strategies, and what "auto" picks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from dystress_jax.losses import _sharded, _tiled
+from dystress_jax.losses._partition import Strategy, dense
+
+# Up to this many pairs the matrix fits into the cache, and the dense form is as fast as tiles.
+DENSE_PAIRS = 1024 * 1024
+# Up to this many numbers every device can well hold all candidates.
+GATHERED_NUMBERS = 16 * 1024 * 1024
+
+
+def choose(name: str, n: int, m: int, d: int, tile_size: int, axis_name: str | None) -> Strategy:
+    """Returns the strategy of that name for n anchors and m candidates of length d, per device."""
+    if tile_size < 1:
+        raise ValueError(f"tile_size must be >= 1; found {tile_size}.")
+    tiled = Strategy(
+        functools.partial(_tiled.row_sum, tile_size=tile_size),
+        functools.partial(_tiled.row_max, tile_size=tile_size),
+        one_pass=True,
+    )
+    if axis_name is None:
+        if name == "auto":
+            name = "dense" if n * m <= DENSE_PAIRS else "tiled"
+        choices = {"dense": dense, "tiled": tiled}
+    else:
+        if name == "auto":
+            numbers = _axis_size(axis_name) * m * d
+            name = "gathered" if numbers <= GATHERED_NUMBERS else "ring"
+        _axis_size(axis_name)
+        choices = {
+            "gathered": _sharded.gathered(tiled, axis_name),
+            "ring": _sharded.ring(tiled, axis_name),
+        }
+    if name not in choices:
+        where = "without axis_name" if axis_name is None else "with axis_name"
+        allowed = ", ".join(f'"{choice}"' for choice in [*choices, "auto"])
+        raise ValueError(f"strategy must be one of {allowed} {where}; found {name!r}.")
+    return choices[name]
+
+
+def row_numbers(n: int, axis_name: str | None) -> Int[Array, " n"]:
+    """Numbers of this device's n rows, unique over the mesh axis if there is one."""
+    numbers = jnp.arange(n)
+    return numbers if axis_name is None else numbers + n * jax.lax.axis_index(axis_name)
+
+
+def _axis_size(axis_name: str) -> int:
+    try:
+        return jax.lax.axis_size(axis_name)
+    except NameError:
+        raise ValueError(
+            f"axis_name={axis_name!r} names no mesh axis here: call the loss inside jax.shard_map "
+            "over that axis, or leave axis_name out."
+        ) from None

@@ -1,0 +1,212 @@
+"""Sums of terms over columns, one tile of the matrix at a time: O(n + m) memory, any size.
+
+The derivative is written here once for every term: the backward pass visits the same tiles and
+takes `jax.vjp` of each, so nothing but the inputs is kept between the two passes. What the term is,
+a weight with a temperature or anything else, is the caller's.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+Tree = Any
+# term(params, rows, columns) -> [n m], where every leaf of rows and of columns has one entry per
+# row or column in its leading axis, and params is whatever all pairs share.
+Term = Callable[[Tree, Tree, Tree], Float[Array, "n m"]]
+
+
+def row_sum(
+    term: Term,
+    params: Tree,
+    rows: Tree,
+    columns: Tree,
+    *,
+    tile_size: int,
+    symmetric: bool = False,
+) -> Float[Array, " n"]:
+    """Sums `term(params, rows, columns)` over the columns; differentiable in all but the term.
+
+    Args:
+        term: the function to sum.
+        params: what all pairs share.
+        rows: one entry per row.
+        columns: one entry per column.
+        tile_size: largest number of rows and of columns of a tile.
+        symmetric: the caller's promise that rows and columns are the same and the matrix is its
+            own transpose. A tile above the diagonal then serves both its rows and its columns:
+            half of the products and of the exponentials.
+
+    Returns:
+        The sum of each row.
+    """
+    n = _length(rows)
+    params, rows, columns = vary_alike(params, _tiles(rows, tile_size), _tiles(columns, tile_size))
+    total = _tiled_sum(_Masked(term, 0.0), symmetric, params, rows, columns)
+    return cast(Array, total).reshape(-1)[:n]
+
+
+def row_max(
+    term: Term, params: Tree, rows: Tree, columns: Tree, *, tile_size: int
+) -> Float[Array, " n"]:
+    """Returns the largest term of each row, as a number without a gradient."""
+    n = _length(rows)
+    params, rows, columns = jax.lax.stop_gradient(
+        vary_alike(params, _tiles(rows, tile_size), _tiles(columns, tile_size))
+    )
+    masked = _Masked(term, -jnp.inf)
+
+    def keep_largest(i, j, largest):
+        tile = jnp.max(masked(params, _at(rows, i), _at(columns, j)), axis=1)
+        return _put(largest, i, jnp.maximum(_at(largest, i), tile))
+
+    lowest = jnp.full_like(_per_row(rows), -jnp.inf)
+    return _for_each_tile(rows, columns, False, keep_largest, lowest).reshape(-1)[:n]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _tiled_sum(
+    term: Term, symmetric: bool, params: Tree, rows: Tree, columns: Tree
+) -> Float[Array, "k t"]:
+    """`row_sum` of tiled rows and columns, whose leaves have shape [tiles, tile, ...]."""
+
+    def add(i, j, total):
+        terms = term(params, _at(rows, i), _at(columns, j))
+        total = _put(total, i, _at(total, i) + jnp.sum(terms, axis=1))
+        if symmetric:
+            mirrored = jnp.where(i == j, 0.0, jnp.sum(terms, axis=0))
+            total = _put(total, j, _at(total, j) + mirrored)
+        return total
+
+    return _for_each_tile(rows, columns, symmetric, add, jnp.zeros_like(_per_row(rows)))
+
+
+def _tiled_sum_fwd(term, symmetric, params, rows, columns):
+    moving, fixed = split((params, rows, columns))
+    return _tiled_sum(term, symmetric, *join(moving, fixed)), (moving, fixed)
+
+
+def _tiled_sum_bwd(term, symmetric, saved, cotangent):
+    moving, fixed = saved
+    _, rows, columns = join(moving, fixed)
+
+    def add(i, j, gradients):
+        select = lambda operands: (operands[0], _at(operands[1], i), _at(operands[2], j))
+        terms = lambda operands: term(*join(operands, select(fixed)))
+        value, pullback = jax.vjp(terms, select(moving))
+        weight = _at(cotangent, i)[:, None]
+        if symmetric:
+            weight = weight + jnp.where(i == j, 0.0, _at(cotangent, j))[None, :]
+        ((of_params, of_rows, of_columns),) = pullback(jnp.broadcast_to(weight, value.shape))
+        plus = functools.partial(jax.tree.map, jnp.add)
+        return (
+            plus(gradients[0], of_params),
+            _put(gradients[1], i, plus(_at(gradients[1], i), of_rows)),
+            _put(gradients[2], j, plus(_at(gradients[2], j), of_columns)),
+        )
+
+    zeros = jax.tree.map(jnp.zeros_like, moving)
+    return _for_each_tile(rows, columns, symmetric, add, zeros)
+
+
+_tiled_sum.defvjp(_tiled_sum_fwd, _tiled_sum_bwd, symbolic_zeros=True)
+
+
+class _Masked(NamedTuple):
+    """A term of tiles, with a constant in place of the pairs that only fill up the last tile."""
+
+    term: Term
+    fill: float
+
+    def __call__(self, params: Tree, rows: Tree, columns: Tree) -> Float[Array, "t u"]:
+        (rows, real_rows), (columns, real_columns) = rows, columns
+        terms = self.term(params, rows, columns)
+        if real_rows is not None:
+            terms = jnp.where(real_rows[:, None], terms, self.fill)
+        if real_columns is not None:
+            terms = jnp.where(real_columns[None, :], terms, self.fill)
+        return terms
+
+
+def _tiles(tree: Tree, tile_size: int) -> tuple[Tree, Bool[Array, "k t"] | None]:
+    """Cuts each leaf [n ...] into [tiles, tile, ...], all of one size, and says what is real."""
+    n = _length(tree)
+    count = -(-n // tile_size)
+    size = -(-n // count)
+    missing = count * size - n
+
+    def cut(leaf):
+        # Repeated entries, unlike zeros, are entries that every term accepts.
+        widths = [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)
+        leaf = jnp.pad(leaf, widths, mode="edge") if missing else leaf
+        return leaf.reshape(count, size, *leaf.shape[1:])
+
+    real = (jnp.arange(count * size) < n).reshape(count, size) if missing else None
+    return jax.tree.map(cut, tree), real
+
+
+def _for_each_tile(rows: Tree, columns: Tree, symmetric: bool, body: Callable, state: Tree) -> Tree:
+    """Folds `state = body(i, j, state)` over all tiles, or those on and above the diagonal.
+
+    One flat loop rather than two nested ones: the compiler then drops what nobody uses, such as
+    gradients of a temperature that is not learned.
+    """
+    k, l = _length(rows), _length(columns)
+    i, j = np.triu_indices(k) if symmetric else np.indices((k, l)).reshape(2, -1)
+    i, j = jnp.asarray(i), jnp.asarray(j)
+    return jax.lax.fori_loop(0, i.size, lambda step, state: body(i[step], j[step], state), state)
+
+
+def _at(tree: Tree, i: Int[Array, ""]) -> Tree:
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), tree)
+
+
+def _put(tree: Tree, i: Int[Array, ""], value: Tree) -> Tree:
+    put = lambda x, v: jax.lax.dynamic_update_index_in_dim(x, v, i, axis=0)
+    return jax.tree.map(put, tree, value)
+
+
+def _length(tree: Tree) -> int:
+    return jax.tree.leaves(tree)[0].shape[0]
+
+
+def _per_row(tiles: Tree) -> Float[Array, "k t"]:
+    """Zeros of one number per row, of the type (and the mesh axes) of the first leaf."""
+    leaf = jax.tree.leaves(tiles)[0]
+    return jnp.zeros_like(leaf, shape=leaf.shape[:2])
+
+
+def _is_float(leaf: Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def vary_alike(*trees: Tree) -> Tree:
+    """Makes all float leaves vary over the same mesh axes inside `shard_map`.
+
+    Otherwise the gradient of a replicated leaf would be summed over the devices tile by tile
+    instead of once. Adding zeros is how to say so without naming the axes; it compiles to nothing.
+    """
+    floats = [leaf for leaf in jax.tree.leaves(trees) if _is_float(leaf)]
+    zero = lambda dtype: sum(jnp.zeros_like(leaf, shape=(), dtype=dtype) for leaf in floats)
+    return jax.tree.map(lambda x: x + zero(x.dtype) if _is_float(x) else x, trees)
+
+
+def split(tree: Tree) -> tuple[Tree, Tree]:
+    """Splits what `symbolic_zeros` hands over into the leaves to differentiate and the rest.
+
+    Both have the structure of the tree, with None in the places of the other.
+    """
+    moves = lambda leaf: leaf.perturbed and _is_float(leaf.value)
+    moving = jax.tree.map(lambda leaf: leaf.value if moves(leaf) else None, tree)
+    fixed = jax.tree.map(lambda leaf: None if moves(leaf) else leaf.value, tree)
+    return moving, fixed
+
+
+def join(moving: Tree, fixed: Tree) -> Tree:
+    """The inverse of `split`."""
+    pick = lambda a, b: b if a is None else a
+    return jax.tree.map(pick, moving, fixed, is_leaf=lambda leaf: leaf is None)
