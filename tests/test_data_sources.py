@@ -132,26 +132,14 @@ def test_every_kind_gives_the_same_examples(kind, tmp_path, tfds_directory):
 @pytest.mark.parametrize("kind", ["tfds", "folder", "npz"])
 def test_every_kind_holds_out_the_same_images_and_resizes(kind, tmp_path, tfds_directory):
     splits = open_kind(kind, tmp_path, tfds_directory, holdout=0.25, image_size=4)
-    assert {split: len(source) for split, source in splits.items()} == {
-        "train": 15,
-        "holdout": 5,
-        "test": 6,
-    }
+    sizes = [(split, len(source)) for split, source in splits.items()]
+    assert sizes == [("train", 15), ("holdout", 5), ("test", 6)]
     index = np.concatenate([splits[s].index for s in ("train", "holdout")])
     assert sorted(index) == list(range(20))
     assert splits["holdout"].index.tolist() == [1, 8, 10, 18, 19]  # the same for ever
     reference = Image.fromarray(TRAIN[8]).resize((4, 4), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(splits["holdout"][1]["image"], reference)
     assert splits["test"].gather(np.arange(6))["image"].shape == (6, 4, 4, 3)
-
-
-def test_open_source_opens_one_split(tmp_path):
-    path = tmp_path / "flat"
-    write_folder(path, TRAIN)
-    train = data.open_source("folder", split="train", path=str(path))
-    assert train is not None
-    assert len(train) == 18
-    assert data.open_source("folder", split="test", path=str(path)) is None
 
 
 def test_subset_is_spread_evenly():
@@ -419,6 +407,20 @@ def test_floating_point_pixels_are_refused(tmp_path):
     source = data.open_splits("folder", path=str(tmp_path), holdout=0)["train"]
     with pytest.raises(ValueError, match=r"float.tif: its pixels are floating-point"):
         source[0]
+
+
+def test_a_file_of_another_kind_is_refused_whatever_its_name(tmp_path):
+    (tmp_path / "drawing.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
+    with pytest.raises(ValueError, match=r"cannot identify image file .*drawing.png"):
+        data.open_splits("folder", path=str(tmp_path))
+
+
+def test_flat_test_images_are_unlabelled(tmp_path):
+    write_folder(tmp_path / "train", TRAIN, LABELS)
+    write_folder(tmp_path / "test", TEST)
+    splits = data.open_splits("folder", path=str(tmp_path))
+    assert splits["train"].num_classes == 2
+    assert {int(example["label"]) for example in splits["test"]} == {-1}
 
 
 def test_ambiguous_folders_are_refused(tmp_path):

@@ -7,5 +7,4 @@ from ._source import subset as subset
 from .pipeline import PaddedBatch as PaddedBatch
 from .pipeline import batches as batches
 from .pipeline import padded_batches as padded_batches
-from .sources import open_source as open_source
 from .sources import open_splits as open_splits

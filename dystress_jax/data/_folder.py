@@ -18,7 +18,7 @@ TEST_FOLDERS = ("test", "val", "validation")
 class File(NamedTuple):
     """One image and the sub-folder of its part that it is in, "" = none."""
 
-    path: pathlib.Path
+    path: str
     folder: str
 
 
@@ -37,7 +37,7 @@ def open_folder(*, path: str, image_size: int, holdout: float) -> dict[str, Sour
         raise ValueError(f"data.path: there is no folder {path!r}")
     parts = {split: _list_images(folder) for split, folder in _part_folders(root).items()}
     class_names = _class_names(parts["train"])
-    unknown = sorted({file.folder for file in parts.get("test", ())} - set(class_names))
+    unknown = sorted({file.folder for file in parts.get("test", ())} - {"", *class_names})
     if class_names and unknown:
         raise ValueError(
             f"data.path: the test images of {root} have the class {unknown[0]!r}, which the "
@@ -58,7 +58,7 @@ def open_folder(*, path: str, image_size: int, holdout: float) -> dict[str, Sour
         )
 
     sources = {split: as_source(files) for split, files in parts.items()}
-    return sources | split_holdout(sources["train"], holdout)
+    return split_holdout(sources.pop("train"), holdout) | sources
 
 
 def _part_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -79,9 +79,9 @@ def _list_images(part: pathlib.Path) -> list[File]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = pathlib.Path(folder).relative_to(part).parts
         found += [
-            File(pathlib.Path(folder, name), inside[0] if inside else "")
+            File(os.path.join(folder, name), inside[0] if inside else "")
             for name in names
-            if pathlib.Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
         ]
     found.sort()
     if not found:
@@ -105,7 +105,7 @@ def _class_names(files: Sequence[File]) -> tuple[str, ...]:
     return tuple(names) if 1 < len(names) < len(files) else ()
 
 
-def _common_shape(paths: Sequence[pathlib.Path]) -> tuple[int, int, int]:
+def _common_shape(paths: Sequence[str]) -> tuple[int, int, int]:
     """The one shape of all these images, from their headers."""
     with ThreadPoolExecutor() as pool:
         sizes = list(pool.map(upright_size, paths))

@@ -1,10 +1,11 @@
 """Pillow images of any kind to uint8 arrays of one size."""
 
-import pathlib
-
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
+
+# Only these: Pillow goes by the content, and starts other programs for some kinds of file.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:
@@ -30,7 +31,7 @@ def fit_arrays(images: UInt8[np.ndarray, "n h w c"], size: int) -> UInt8[np.ndar
     return np.stack([fit_array(image, size) for image in images])
 
 
-def read_image(path: pathlib.Path, size: int) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(path: str, size: int) -> UInt8[np.ndarray, "h w 3"]:
     """Decode a file to RGB, upright, transparent parts on white, then ``fit``.
 
     Raises:
@@ -38,7 +39,7 @@ def read_image(path: pathlib.Path, size: int) -> UInt8[np.ndarray, "h w 3"]:
             decompression bombs.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             check_pixels(image)
             if size:  # lets a JPEG decode at 1/2, 1/4 or 1/8 of its side, at least twice the target
                 image.draft(None, (2 * size, 2 * size))
@@ -48,10 +49,10 @@ def read_image(path: pathlib.Path, size: int) -> UInt8[np.ndarray, "h w 3"]:
         raise ValueError(f"cannot read the image {path}: {error}") from error
 
 
-def upright_size(path: pathlib.Path) -> tuple[int, int]:
+def upright_size(path: str) -> tuple[int, int]:
     """(height, width) as ``read_image`` gives them, from the file's header alone."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             turned = image.getexif().get(0x0112, 1) >= 5  # the EXIF orientations by 90 degrees
             return (width, height) if turned else (height, width)

@@ -11,6 +11,8 @@ from ._images import fit_arrays
 from ._source import Source
 from ._stored import from_arrays
 
+MOST_CLASSES = 10**6  # more are no classes but numbers of another kind
+
 
 def open_npz(*, path: str, image_size: int, holdout: float) -> dict[str, Source]:
     """Sources of the arrays in ``path``.
@@ -40,7 +42,7 @@ def open_npz(*, path: str, image_size: int, holdout: float) -> dict[str, Source]
     sources = {
         split: from_arrays(images[split], labels[split], class_names=names) for split in images
     }
-    return {**sources, **split_holdout(sources["train"], holdout)}
+    return split_holdout(sources.pop("train"), holdout) | sources
 
 
 def _load(path: str) -> dict[str, np.ndarray]:
@@ -79,11 +81,12 @@ def _labels(path: str, split: str, arrays: dict[str, np.ndarray]) -> Int[np.ndar
             f"data.path: {split}_labels of {path} is {labels.dtype} {list(labels.shape)}; allowed: "
             f"one integer an image, [{count}]"
         )
-    if labels.min() < -1:
-        raise ValueError(
-            f"data.path: {split}_labels of {path} holds {labels.min()}; allowed: 0, 1, ..., and -1 "
-            "for unlabelled"
-        )
+    for extreme in (labels.min(), labels.max()):
+        if not -1 <= extreme < MOST_CLASSES:
+            raise ValueError(
+                f"data.path: {split}_labels of {path} holds {extreme}; allowed: 0, 1, ... for the "
+                "classes, -1 for unlabelled"
+            )
     return labels
 
 

@@ -63,17 +63,3 @@ def open_splits(
 
         return open_npz(path=path, image_size=image_size, holdout=holdout)
     raise ValueError(f"data.source is {kind!r}; allowed: {', '.join(KINDS)}")
-
-
-def open_source(
-    kind: str,
-    *,
-    split: str,
-    name: str = "",
-    path: str = "",
-    image_size: int = 0,
-    holdout: float = 0.1,
-) -> Source | None:
-    """Open one split; None if the data set has no such split. See ``open_splits``."""
-    splits = open_splits(kind, name=name, path=path, image_size=image_size, holdout=holdout)
-    return splits.get(split)
