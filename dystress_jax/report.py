@@ -3,13 +3,14 @@
 The log never waits for the step that runs: it fetches the numbers of the step before.
 """
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,7 +50,8 @@ class Report:
         self._log_every, self._batch_size, self._quiet = log_every, batch_size, quiet
         self._pending: tuple[int, Mapping[str, Any], dict[str, float]] | None = None
         self._shown: dict[str, str] = {}
-        self._clock_from: tuple[int, float] | None = None  # step, time
+        self._clock: tuple[int, float] | None = None  # step and time of the last rate
+        self._idle = 0.0  # seconds that no rate counts
         self._bar = tqdm.tqdm(
             total=total_steps,
             initial=first_step,
@@ -80,9 +82,14 @@ class Report:
         self._pending[2].update(scalars)
         self._shown.update({k: f"{v:.3f}" for k, v in scalars.items()})
 
-    def pause(self) -> None:
-        """Leave what follows (an evaluation, a checkpoint) out of images/s."""
-        self._clock_from = None
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what happens meanwhile (an evaluation, a checkpoint) out of images/s."""
+        if self._pending is not None:
+            jax.block_until_ready(self._pending[1])  # the step itself counts
+        begin = time.perf_counter()
+        yield
+        self._idle += time.perf_counter() - begin
 
     def flush(self) -> None:
         """Wait for the newest step and write its line.
@@ -99,17 +106,16 @@ class Report:
             if not math.isfinite(metrics[name]):
                 raise DivergedError(f"{name} is {metrics[name]} at step {step}")
         due = self._log_every > 0 and step % self._log_every == 0
-        if not (due or extra):
-            if self._clock_from is None:
-                self._clock_from = (step, time.perf_counter())
-            return
-        now = time.perf_counter()
-        if self._clock_from is not None and step > self._clock_from[0]:
-            rate = (step - self._clock_from[0]) * self._batch_size / (now - self._clock_from[1])
+        now = time.perf_counter() - self._idle
+        if self._clock is None:  # the first step compiles
+            self._clock = (step, now)
+        elif due or extra:
+            rate = (step - self._clock[0]) * self._batch_size / (now - self._clock[1])
             metrics["images_per_second"] = rate
             self._shown["images/s"] = f"{rate:.0f}"
-        self._clock_from = (step, now)
-        self._write(step, {**metrics, **extra})
+            self._clock = (step, now)
+        if due or extra:
+            self._write(step, {**metrics, **extra})
 
     def close(self) -> None:
         """Close the files and the bar."""
