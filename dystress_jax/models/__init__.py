@@ -3,3 +3,4 @@
 from ._functional import Network as Network
 from .heads import projector as projector
 from .resnet import resnet as resnet
+from .vit import vit as vit

@@ -1,0 +1,241 @@
+"""Vision transformers with fixed sin-cos positions, so one network takes any image size."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ._functional import Network, functional
+
+xavier = nnx.initializers.xavier_uniform()
+
+
+def _xavier_qkv(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Queries, keys and values are three matrices: each has its own fan, not that of all three."""
+    inputs, outputs = shape
+    parts = [xavier(part, (inputs, outputs // 3), dtype) for part in jax.random.split(key, 3)]
+    return jnp.concatenate(parts, axis=1)
+
+
+class Frozen(nnx.Variable):
+    """An array that keeps its first value: no gradient, no weight decay, but in the checkpoint."""
+
+
+class LayerNorm(nnx.LayerNorm):
+    """LayerNorm (epsilon 1e-6) in float32, cast back once."""
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs):
+        """Make the layer."""
+        super().__init__(
+            features, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
+        )
+
+    def __call__(
+        self, x: Float[Array, "*batch d"], *, mask: Array | None = None
+    ) -> Float[Array, "*batch d"]:
+        """Normalise the last axis."""
+        return super().__call__(x, mask=mask).astype(x.dtype)
+
+
+class PatchEmbedding(nnx.Module):
+    """Cut the image into squares and map each linearly."""
+
+    def __init__(
+        self,
+        patch: int,
+        channels: int,
+        width: int,
+        *,
+        frozen: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        """Make the map of ``patch * patch * channels`` numbers to ``width``."""
+        self.patch, self.channels, self.dtype = patch, channels, dtype
+        variable = Frozen if frozen else nnx.Param
+        shape = (patch * patch * channels, width)
+        self.kernel = variable(xavier(rngs.params(), shape, jnp.float32))
+        self.bias = variable(jnp.zeros(width))
+
+    def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n rows columns d"]:
+        """Return one token a patch, on the patches' grid."""
+        n, height, width, channels = images.shape
+        p = self.patch
+        if channels != self.channels:
+            raise ValueError(
+                f"the network was made for {self.channels} channels, found images of shape "
+                f"{images.shape}: the last axis holds the channels"
+            )
+        if height % p or width % p:
+            raise ValueError(
+                f"patches of {p} x {p} do not tile images of {height} x {width}: choose an image "
+                f"size that is a multiple of {p}, or another patch"
+            )
+        patches = images.reshape(n, height // p, p, width // p, p, channels)
+        patches = patches.swapaxes(2, 3).reshape(n, height // p, width // p, p * p * channels)
+        kernel = self.kernel[...].astype(self.dtype)
+        return patches.astype(self.dtype) @ kernel + self.bias[...].astype(self.dtype)[*[None] * 3]
+
+
+def sincos_positions(rows: int, columns: int, width: int) -> Float[Array, "rows columns d"]:
+    r"""Fixed positions: a quarter of the channels each for sin x, cos x, sin y, cos y.
+
+    Channel k of a quarter has the frequency :math:`10000^{-k / (d / 4)}`.
+
+    Args:
+        rows: patches from top to bottom.
+        columns: patches from left to right.
+        width: channels d, a multiple of 4.
+
+    Returns:
+        The positions in float32.
+
+    Example:
+        >>> sincos_positions(2, 2, 4)[1, 0].tolist()
+        [0.0, 1.0, 0.84, 0.54]
+
+    References:
+        Chen et al., arXiv 2104.02057 (MoCo v3; facebookresearch/moco-v3, ``vits.py``).
+    """
+    quarter = width // 4
+    frequency = 10_000.0 ** -(jnp.arange(quarter) / quarter)
+    y, x = jnp.meshgrid(jnp.arange(rows), jnp.arange(columns), indexing="ij")
+    phases = [axis[..., None] * frequency[None, None] for axis in (x, y)]
+    return jnp.concatenate([f(phase) for phase in phases for f in (jnp.sin, jnp.cos)], axis=-1)
+
+
+class Block(nnx.Module):
+    """Self-attention and a two-layer perceptron, each on normalised tokens, added to them."""
+
+    def __init__(self, width: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        """Make the block; the perceptron is four times as wide as the tokens."""
+        self.heads = heads
+        linear = functools.partial(nnx.Linear, kernel_init=xavier, dtype=dtype, rngs=rngs)
+        self.norm1 = LayerNorm(width, rngs=rngs)
+        self.qkv = linear(width, 3 * width, kernel_init=_xavier_qkv)
+        self.projection = linear(width, width)
+        self.norm2 = LayerNorm(width, rngs=rngs)
+        self.mlp1 = linear(width, 4 * width)
+        self.mlp2 = linear(4 * width, width)
+
+    def __call__(self, x: Float[Array, "n t d"]) -> Float[Array, "n t d"]:
+        """Return the tokens after the block."""
+        n, tokens, width = x.shape
+        qkv = self.qkv(self.norm1(x)).reshape(n, tokens, 3, self.heads, width // self.heads)
+        attended = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        x = x + self.projection(attended.reshape(n, tokens, width))
+        return x + self.mlp2(nnx.gelu(self.mlp1(self.norm2(x)), approximate=False))
+
+
+class VisionTransformer(nnx.Module):
+    """Patches, a class token, blocks; the features are the class token's."""
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        patch: int,
+        channels: int,
+        freeze_patches: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        """Make the network."""
+        self.width = width
+        self.patches = PatchEmbedding(
+            patch, channels, width, frozen=freeze_patches, dtype=dtype, rngs=rngs
+        )
+        self.class_token = nnx.Param(1e-6 * jax.random.normal(rngs.params(), (width,)))
+        block = functools.partial(Block, width, heads, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.Dict({f"block{i + 1}": block() for i in range(depth)})
+        self.norm = LayerNorm(width, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
+        """Return the features in float32; training and evaluation are the same function."""
+        del train
+        x = self.patches(images)
+        n, rows, columns, width = x.shape
+        x = x + sincos_positions(rows, columns, width)[None].astype(x.dtype)
+        class_token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (n, 1, width))
+        x = jnp.concatenate([class_token, x.reshape(n, rows * columns, width)], axis=1)
+        for block in self.blocks.values():
+            x = block(x)
+        return self.norm(x[:, 0].astype(jnp.float32))
+
+
+_ARCHITECTURES = {  # width, depth, heads
+    "vit_tiny": (192, 12, 3),
+    "vit_small": (384, 12, 6),
+    "vit_base": (768, 12, 12),
+}
+
+
+def vit(
+    name: str,
+    *,
+    patch: int = 16,
+    heads: int | None = None,
+    channels: int = 3,
+    freeze_patches: bool = False,
+    dtype: DTypeLike = jnp.float32,
+) -> Network:
+    """Make a vision transformer without its classifier.
+
+    The positions are computed from the images it is applied to, so one set of parameters serves
+    every image size that the patch divides.
+
+    Args:
+        name: ``vit_tiny``, ``vit_small`` or ``vit_base``: 192, 384, 768 wide, 12 blocks deep.
+        patch: side of the square patches in pixels, at least 1; 16 for ImageNet, 4 for CIFAR.
+        heads: attention heads, a divisor of the width; by default 3, 6, 12. MoCo v3 trains its
+            ``vit_small`` with 12.
+        channels: channels of the images.
+        freeze_patches: keep the random patch embedding as it is, which steadies MoCo v3. It then
+            belongs to the statistics: no optimiser sees it.
+        dtype: compute type; parameters, normalisation and features are float32.
+
+    Returns:
+        The network: images `[n h w channels]` to features `[n out_features]`, the class token after
+        the last norm.
+
+    Raises:
+        ValueError: the name is unknown, a number is below 1, or the heads do not divide the width.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> encoder = vit("vit_tiny", patch=4)
+        >>> params, stats = jax.eval_shape(encoder.init, jax.random.key(0))
+        >>> params["class_token"].shape, encoder.out_features
+        ((192,), 192)
+
+    References:
+        Dosovitskiy et al., arXiv 2010.11929; sizes: Touvron et al., arXiv 2012.12877, table 1;
+        positions, initialisation and frozen patches: Chen et al., arXiv 2104.02057
+        (facebookresearch/moco-v3, ``vits.py``).
+    """
+    if name not in _ARCHITECTURES:
+        raise ValueError(f"unknown ViT {name!r}; choose one of {list(_ARCHITECTURES)}")
+    width, depth, default_heads = _ARCHITECTURES[name]
+    heads = default_heads if heads is None else heads
+    for argument, size in (("patch", patch), ("heads", heads), ("channels", channels)):
+        if size < 1:
+            raise ValueError(f"{argument} must be at least 1; found {size}")
+    if width % heads:
+        raise ValueError(f"heads must divide the width {width} of {name!r}; found {heads}")
+    build = functools.partial(
+        VisionTransformer,
+        width,
+        depth,
+        heads,
+        patch=patch,
+        channels=channels,
+        freeze_patches=freeze_patches,
+        dtype=dtype,
+    )
+    return functional(lambda rngs: build(rngs=rngs), out_features=width)

@@ -1,0 +1,202 @@
+"""The vision transformers against their published sizes and a float64 NumPy oracle."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dystress_jax.models import vit
+from dystress_jax.models._functional import functional
+from dystress_jax.models.vit import VisionTransformer, sincos_positions
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@functools.cache
+def tiny(*, frozen=False, dtype=jnp.float32):
+    """Two blocks of 8 channels."""
+    build = functools.partial(VisionTransformer, 8, 2, 2, patch=4, channels=3)
+    return functional(
+        lambda rngs: build(freeze_patches=frozen, dtype=dtype, rngs=rngs), out_features=8
+    )
+
+
+def scattered(network):
+    """Random parameters: no bias is zero, no scale one."""
+    params, stats = jax.jit(network.init)(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    scatter = lambda leaf: leaf + jnp.asarray(rng.uniform(-0.3, 0.3, leaf.shape), jnp.float32)
+    return jax.tree.map(scatter, params), stats
+
+
+# Published sizes of torchvision's vit_b_16 and timm's deit_{tiny,small}_patch16_224, less the
+# classifier and the learned positions (197 tokens), which are fixed here.
+@pytest.mark.parametrize(
+    ("name", "width", "patch", "published"),
+    [
+        ("vit_tiny", 192, 4, 5_717_416),
+        ("vit_small", 384, 16, 22_050_664),
+        ("vit_base", 768, 16, 86_567_656),
+    ],
+)
+def test_parameters_are_as_many_as_published(name, width, patch, published):
+    network = vit(name, patch=patch)
+    params, stats = jax.eval_shape(network.init, jax.random.key(0))
+    patches = 3 * (16 * 16 - patch * patch) * width
+    assert count(params) == published - (1000 * width + 1000) - 197 * width - patches
+    assert network.out_features == width
+    assert stats == {}
+
+
+def layer_norm(x, params):
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * params["scale"] + params["bias"]
+
+
+def linear(x, params):
+    return x @ params["kernel"] + params["bias"]
+
+
+def attention(x, params, heads):
+    n, tokens, width = x.shape
+    q, k, v = np.split(linear(x, params), 3, axis=-1)
+    split = lambda y: y.reshape(n, tokens, heads, width // heads).transpose(0, 2, 1, 3)
+    logits = split(q) @ split(k).transpose(0, 1, 3, 2) / math.sqrt(width // heads)
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    return (weights @ split(v)).transpose(0, 2, 1, 3).reshape(n, tokens, width)
+
+
+def gelu(x):
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def positions(rows, columns, width):
+    table = np.zeros((rows, columns, width))
+    for row in range(rows):
+        for column in range(columns):
+            for k in range(width // 4):
+                frequency = 10_000.0 ** (-k / (width // 4))
+                angles = [f(p * frequency) for p in (column, row) for f in (math.sin, math.cos)]
+                table[row, column, k :: width // 4] = angles
+    return table
+
+
+def oracle(images, params, *, patch, heads):
+    """The network in float64, patch by patch, from the papers."""
+    params = jax.tree.map(np.float64, params)
+    n, height, width, _ = images.shape
+    rows, columns = height // patch, width // patch
+    cut = lambda i, j: images[:, i * patch : (i + 1) * patch, j * patch : (j + 1) * patch]
+    patches = [cut(i, j).reshape(n, -1) for i in range(rows) for j in range(columns)]
+    x = linear(np.float64(np.stack(patches, 1)), params["patches"])
+    d = x.shape[-1]
+    x = x + positions(rows, columns, d).reshape(1, -1, d)
+    x = np.concatenate([np.broadcast_to(params["class_token"], (n, 1, d)), x], axis=1)
+    for i in range(len(params["blocks"])):
+        block = params["blocks"][f"block{i + 1}"]
+        attended = attention(layer_norm(x, block["norm1"]), block["qkv"], heads)
+        x = x + linear(attended, block["projection"])
+        hidden = gelu(linear(layer_norm(x, block["norm2"]), block["mlp1"]))
+        x = x + linear(hidden, block["mlp2"])
+    return layer_norm(x[:, 0], params["norm"])
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 4, 12, 3)])
+def test_network_equals_a_float64_oracle_at_any_image_size(shape):
+    params, stats = scattered(tiny())
+    images = jax.random.normal(jax.random.key(1), shape)
+    apply = jax.jit(tiny().apply, static_argnames="train")
+    found, _ = apply(params, stats, images, train=True)
+    expected = oracle(np.asarray(images), params, patch=4, heads=2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    evaluated, _ = apply(params, stats, images, train=False)
+    np.testing.assert_array_equal(evaluated, found)
+
+
+def test_positions_equal_their_formula():
+    np.testing.assert_allclose(sincos_positions(3, 5, 16), positions(3, 5, 16), atol=1e-6)
+
+
+def test_gradients_reach_every_parameter():
+    params, stats = scattered(tiny())
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    target = jax.random.normal(jax.random.key(2), (4, 8))
+    loss = lambda params: jnp.sum(target * tiny().apply(params, stats, images, train=True)[0])
+    for path, gradient in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(params)):
+        assert np.all(np.isfinite(gradient)), path
+        # A bias of the keys shifts all logits of a query alike: the softmax forgets it.
+        share = 0.6 if "'qkv']['bias']" in jax.tree_util.keystr(path) else 0.99
+        assert np.mean(np.abs(gradient) > 1e-7) > share, path
+
+
+def test_frozen_patches_are_statistics_that_stay_as_they_are():
+    frozen, trained = tiny(frozen=True), tiny()
+    params, stats = jax.jit(frozen.init)(jax.random.key(0))
+    all_params, _ = jax.jit(trained.init)(jax.random.key(0))
+    assert "patches" not in params
+    assert stats["patches"]["kernel"].shape == (4 * 4 * 3, 8)
+    np.testing.assert_array_equal(stats["patches"]["kernel"], all_params["patches"]["kernel"])
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    apply = lambda network: jax.jit(functools.partial(network.apply, train=True))
+    found, new_stats = apply(frozen)(params, stats, images)
+    jax.tree.map(np.testing.assert_array_equal, new_stats, stats)
+    expected, _ = apply(trained)(all_params, {}, images)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_initial_values_are_those_of_moco_v3():
+    params, _ = jax.jit(tiny().init)(jax.random.key(0))
+    block = params["blocks"]["block1"]
+    assert np.abs(params["class_token"]).max() < 1e-5
+    for kernel, fans in [(block["qkv"], 8 + 8), (block["mlp1"], 8 + 32), (params["patches"], 56)]:
+        bound = math.sqrt(6 / fans)
+        largest = np.abs(kernel["kernel"]).max()
+        assert 0.9 * bound < largest <= bound
+        assert not np.any(kernel["bias"])
+
+
+def test_bfloat16_computes_close_to_float32_and_keeps_parameters_wide():
+    params, stats = scattered(tiny())
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    apply = lambda network: jax.jit(functools.partial(network.apply, train=True))
+    expected, _ = apply(tiny())(params, stats, images)
+    found, _ = apply(tiny(dtype=jnp.bfloat16))(params, stats, images)
+    assert found.dtype == jnp.float32
+    assert np.any(found != expected)
+    np.testing.assert_allclose(found, expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"name": "vit_huge"}, "unknown ViT 'vit_huge'.*'vit_tiny', 'vit_small'"),
+        ({"name": "vit_tiny", "patch": 0}, "patch must be at least 1; found 0"),
+        ({"name": "vit_tiny", "heads": 5}, "heads must divide the width 192.*found 5"),
+    ],
+)
+def test_errors_say_what_was_found_and_what_is_allowed(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        vit(**keywords)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 8, 10, 3), "patches of 4 x 4 do not tile images of 8 x 10: .*multiple of 4"),
+        ((1, 8, 8, 1), r"made for 3 channels.*\(1, 8, 8, 1\)"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused_with_the_numbers(shape, message):
+    params, stats = jax.eval_shape(tiny().init, jax.random.key(0))
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(
+            functools.partial(tiny().apply, train=True),
+            params,
+            stats,
+            jax.ShapeDtypeStruct(shape, jnp.float32),
+        )
