@@ -11,29 +11,24 @@ from dystress_jax import config, evaluator
 from dystress_jax.checkpoint import CheckpointError
 from dystress_jax.report import table, write_json
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run to evaluate.", required=True)
-EVALUATION = flags.DEFINE_enum(
-    "evaluation", None, ["knn", "linear_probe"], "What to measure.", required=True
-)
-CHECKPOINT = flags.DEFINE_string("checkpoint", "newest", "newest, best (by kNN), or a step.")
-
 
 def main(_: list[str]) -> None:
     """Evaluate the encoder of a run; the result goes to the terminal and to DIR/eval."""
     logging.set_verbosity(logging.WARNING)
-    workdir = pathlib.Path(WORKDIR.value).absolute()
-    settings = config.from_config_dict(flags.FLAGS.config)
-    found = evaluator.evaluate(settings, workdir, EVALUATION.value, CHECKPOINT.value)
-    path = workdir / "eval" / f"{EVALUATION.value}.json"
+    args = flags.FLAGS
+    workdir = pathlib.Path(args.workdir).absolute()
+    settings = config.from_config_dict(args.config)
+    found = evaluator.evaluate(settings, workdir, args.evaluation, args.checkpoint)
+    path = workdir / "eval" / f"{args.evaluation}.json"
     write_json(path, found)
     rows = [(name, f"{100 * found[name]:.1f} %") for name in ("top1", "top5")]
-    title = f"{EVALUATION.value}, {found['split']} images, checkpoint {found['checkpoint_step']}"
+    title = f"{args.evaluation}, {found['split']} images, checkpoint {found['checkpoint_step']}"
     print(table(rows, title=title))
     print(f"protocol and numbers: {path}")
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Parse the flags; the run's own config.json is what ``--config.FIELD`` overrides."""
+    """Define and parse the flags; ``--config.FIELD`` overrides the run's own config.json."""
     workdirs = [a.partition("=")[2] for a in arguments if a.lstrip("-").startswith("workdir=")]
     path = pathlib.Path(workdirs[-1] if workdirs else "", "config.json")
     if workdirs and not path.is_file():
@@ -42,6 +37,11 @@ def parse(arguments: list[str]) -> list[str]:
     config.check_overrides(arguments)
     base = config.to_config_dict(config.from_config_dict(saved))
     config_flags.DEFINE_config_dict("config", base)
+    flags.DEFINE_string("workdir", None, "The run to evaluate.", required=True)
+    flags.DEFINE_enum(
+        "evaluation", None, ["knn", "linear_probe"], "What to measure.", required=True
+    )
+    flags.DEFINE_string("checkpoint", "newest", "newest, best (by kNN), or a step.")
     return flags.FLAGS(arguments)
 
 

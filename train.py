@@ -3,6 +3,7 @@
 import pathlib
 import sys
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -11,27 +12,39 @@ from dystress_jax.checkpoint import CheckpointError
 from dystress_jax.report import DivergedError
 
 HERE = pathlib.Path(__file__).parent
-config_flags.DEFINE_config_file(
-    "config",
-    str(HERE / "configs" / "quickstart.py"),
-    "The experiment; override with --config.FIELD.",
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where the run is written, or continued; default: runs/NAME of the config."
-)
 
 
 def main(_: list[str]) -> None:
     """Run the experiment that the flags describe."""
     logging.set_verbosity(logging.WARNING)
-    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = pathlib.Path(WORKDIR.value or HERE / "runs" / name)
-    trainer.train(config.from_config_dict(flags.FLAGS.config), workdir)
+    args = flags.FLAGS
+    if args.distributed:
+        jax.distributed.initialize(args.coordinator_address, args.num_processes, args.process_id)
+    name = pathlib.Path(config_flags.get_config_filename(args["config"])).stem
+    workdir = pathlib.Path(args.workdir or HERE / "runs" / name)
+    trainer.train(config.from_config_dict(args.config), workdir)
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Parse the flags, with our own answer to a field that does not exist."""
+    """Define and parse the flags, with our own answer to a field that does not exist."""
     config.check_overrides(arguments)
+    config_flags.DEFINE_config_file(
+        "config",
+        str(HERE / "configs" / "quickstart.py"),
+        "The experiment; override its fields with --config.FIELD=VALUE.",
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Where the run is written, or continued; default: runs/NAME of the config."
+    )
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Join the other processes of this run first. Slurm, Open MPI, Kubernetes and Cloud TPU are "
+        "recognised; elsewhere give the next three flags too.",
+    )
+    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
+    flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+    flags.DEFINE_integer("process_id", None, "This one's number, from 0.")
     return flags.FLAGS(arguments)
 
 

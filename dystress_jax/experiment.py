@@ -31,9 +31,12 @@ class Schedule(NamedTuple):
 def open_sources(config: Config) -> dict[str, data.Source]:
     """The splits that the data has: ``train``, and ``holdout`` and ``test`` where there are any."""
     d = config.data
-    return data.open_splits(
-        d.source, name=d.name, path=d.path, image_size=d.image_size, holdout=d.holdout
-    )
+    try:
+        return data.open_splits(
+            d.source, name=d.name, path=d.path, image_size=d.image_size, holdout=d.holdout
+        )
+    except ValueError as error:  # its messages begin with the field's name
+        raise ConfigError(f"config.{error}") from error
 
 
 def view_size(config: Config, source: data.Source) -> int:

@@ -3,7 +3,7 @@
 The same code serves one device and many, one process and many: a mesh of one is no special case.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXIS = "data"
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of all devices of all processes (or of ``devices``) along the axis ``data``.
 
     Its axis is ``Auto``: under ``jax.jit`` XLA places the collectives, so a program written for
@@ -51,7 +51,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         lower = batch_size - batch_size % devices
         nearest = [size for size in (lower, lower + devices) if size > 0]
         raise ValueError(
-            f"config.batch_size: found {batch_size}, which {devices} devices cannot share equally; "
+            f"batch_size: found {batch_size}, which {devices} devices cannot share equally; "
             f"allowed: a multiple of {devices}, the nearest: {' or '.join(map(str, nearest))}."
         )
 

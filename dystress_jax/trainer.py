@@ -96,7 +96,10 @@ class _Run(NamedTuple):
 def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
     """Build every part; whatever cannot work fails here, before anything compiles."""
     mesh = sharding.make_mesh()
-    sharding.check_batch_size(config.batch_size, mesh)
+    try:
+        sharding.check_batch_size(config.batch_size, mesh)
+    except ValueError as error:
+        raise ConfigError(f"config.{error}") from error
     _note(f"devices: {mesh.size} x {jax.devices()[0].device_kind}; workdir: {workdir}")
     sources = experiment.open_sources(config)
     source = sources["train"]
@@ -161,9 +164,9 @@ def _train_steps(
 
                 knn = None
                 if measured and _due(config.knn_every, step):
-                    knn = run.knn(run.encoder(state), "holdout", bank=config.knn.bank)
+                    with report.paused():
+                        knn = run.knn(run.encoder(state), "holdout", bank=config.knn.bank)
                     report.add(knn=knn)
-                    report.pause()
 
                 signal = stop.reached(step)
                 last = signal is not None or step == total_steps
@@ -172,8 +175,8 @@ def _train_steps(
                     last or improved or _due(config.checkpoint_every, step)
                 ):
                     report.flush()  # the line of a saved step is on disk before its checkpoint
-                    saver.save(step, state, batches.get_state(), knn=knn)
-                    report.pause()
+                    with report.paused():
+                        saver.save(step, state, batches.get_state(), knn=knn)
                 best = max(best, knn or 0.0)
                 if signal is not None:
                     break

@@ -168,5 +168,7 @@ def test_the_step_lowers_for_accelerators(platform):
     ("batch_size", "nearest"), [(30, "24 or 32"), (3, "8"), (257, "256 or 264")]
 )
 def test_a_batch_that_the_devices_cannot_share_is_refused(batch_size, nearest):
-    with pytest.raises(ValueError, match=rf"found {batch_size}, which 8 devices .*: {nearest}\."):
+    with pytest.raises(
+        ValueError, match=rf"batch_size: found {batch_size}, which 8 devices .*: {nearest}\."
+    ):
         sharding.check_batch_size(batch_size, sharding.make_mesh())

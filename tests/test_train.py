@@ -1,0 +1,291 @@
+"""train.py and eval.py as a person uses them: started, interrupted, killed, resumed, misused."""
+
+import json
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from dystress_jax import checkpoint
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS, EVERY = 24, 5
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Two classes of 12 x 12 images, told apart by their colour."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+
+    def split(count):
+        labels = rng.integers(0, 2, count)
+        base = np.where(labels[:, None, None, None] == 1, [200, 80, 60], [60, 80, 200])
+        noise = rng.integers(-50, 50, (count, 12, 12, 3))
+        return np.clip(base + noise, 0, 255).astype(np.uint8), labels.astype(np.int32)
+
+    train_images, train_labels = split(80)
+    test_images, test_labels = split(24)
+    np.savez(
+        path,
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+    )
+    return path
+
+
+def command(script, workdir, **fields):
+    flags = [f"--config.{name.replace('__', '.')}={value}" for name, value in fields.items()]
+    return [sys.executable, str(ROOT / script), f"--workdir={workdir}", *flags]
+
+
+def settings(images, **fields):
+    return {
+        "data__source": "npz",
+        "data__path": images,
+        "batch_size": 16,
+        "steps": STEPS,
+        "log_every": 1,
+        "checkpoint_every": EVERY,
+        "knn_every": 8,
+        "projector__out": 8,
+        **fields,
+    }
+
+
+def start(arguments):
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process, code=0):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output
+    return output
+
+
+def train(workdir, images, code=0, **fields):
+    return finish(start(command("train.py", workdir, **settings(images, **fields))), code)
+
+
+def lines(workdir):
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def summary(workdir):
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def wait_for_step(process, workdir, step):
+    """Until the log has a step; a line may be half written."""
+    path = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (path.exists() and path.read_text().count("\n") >= step):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def curve(workdir):
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines(workdir)]
+
+
+def saved_bits(workdir, step=STEPS):
+    """Every array of a checkpoint, as it lies on disk."""
+    from orbax.checkpoint import v1 as ocp
+
+    tree = ocp.load_checkpointables(workdir / "checkpoints" / str(step))["train"]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_same_run(workdir, reference):
+    assert [line["step"] for line in lines(workdir)] == list(range(1, STEPS + 1))
+    assert curve(workdir) == curve(reference)
+    for found, expected in zip(saved_bits(workdir), saved_bits(reference), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for name in ("knn_trained", "knn_untrained", "knn_raw_pixels"):
+        found, expected = (
+            json.loads((w / "summary.json").read_text()) for w in (workdir, reference)
+        )
+        assert found[name] == expected[name]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, images):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    output = train(workdir, images)
+    return workdir, output
+
+
+def test_a_run_writes_what_it_promises_and_closes_with_a_table(uninterrupted):
+    workdir, output = uninterrupted
+    assert [line["step"] for line in lines(workdir)] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in lines(workdir) if "knn" in line] == [8, 16, 24]
+    assert set(lines(workdir)[-1]) >= {
+        "loss",
+        "learning_rate",
+        "gradient_norm",
+        "positive_similarity",
+        "negative_similarity",
+        "positive_tau",
+        "negative_tau",
+        "images_per_second",
+        "knn",
+        "probe_accuracy",
+    }
+    numbers = summary(workdir)
+    assert {"knn_trained", "knn_untrained", "knn_raw_pixels", "seconds"} <= set(numbers)
+    assert numbers["knn_split"] == "test"
+    assert numbers["knn_raw_pixels"] > 0.9
+    assert "raw pixels" in output
+    assert f"{100 * numbers['knn_trained']:.1f} %" in output
+    assert json.loads((workdir / "config.json").read_text())["data"]["source"] == "npz"
+    assert list(workdir.glob("events.out.tfevents.*"))
+    assert checkpoint.steps(workdir / "checkpoints")[-1] == STEPS
+    assert len(checkpoint.steps(workdir / "checkpoints")) <= 3
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_killed_run_ends_with_the_same_bits(uninterrupted, tmp_path, images, kills):
+    reference, _ = uninterrupted
+    moment = random.Random()
+    moments = sorted(moment.sample(range(2, STEPS - 1), kills))
+    print("killed after the lines", moments)
+    for kill_after in moments:
+        process = start(command("train.py", tmp_path, **settings(images)))
+        wait_for_step(process, tmp_path, kill_after)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    train(tmp_path, images)
+    assert_same_run(tmp_path, reference)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_stop_saves_says_where_and_goes_on_exactly(
+    uninterrupted, tmp_path, images, number
+):
+    reference, _ = uninterrupted
+    process = start(command("train.py", tmp_path, **settings(images)))
+    wait_for_step(process, tmp_path, 7)
+    process.send_signal(number)
+    output = finish(process)
+    assert f"{number.name}: stopped after step" in output
+    assert str(tmp_path / "checkpoints") in output
+    assert lines(tmp_path)[-1]["step"] == checkpoint.steps(tmp_path / "checkpoints")[-1] < STEPS
+    output = train(tmp_path, images)
+    assert "going on from the checkpoint at step" in output
+    assert_same_run(tmp_path, reference)
+
+
+def test_a_damaged_newest_checkpoint_costs_only_its_steps(uninterrupted, tmp_path, images):
+    reference, _ = uninterrupted
+    process = start(command("train.py", tmp_path, **settings(images)))
+    wait_for_step(process, tmp_path, 3 * EVERY + 1)
+    process.send_signal(signal.SIGINT)
+    finish(process)
+    newest = checkpoint.steps(tmp_path / "checkpoints")[-1]
+    folder = tmp_path / "checkpoints" / str(newest)
+    biggest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    biggest.write_bytes(biggest.read_bytes()[:-20])
+    output = train(tmp_path, images)
+    assert f"checkpoint {newest}" in output
+    assert f"moved to {tmp_path / 'damaged' / str(newest)}" in output
+    assert_same_run(tmp_path, reference)
+
+
+def test_a_run_goes_on_only_with_its_own_model_and_data(uninterrupted, images):
+    workdir, _ = uninterrupted
+    before = curve(workdir)
+    output = train(workdir, images, code=1, temperature__tau_max=0.5, seed=3)
+    assert "config.temperature.tau_max: 0.2 -> 0.5" in output
+    assert "config.seed: 0 -> 3" in output
+    assert "new --workdir" in output
+    assert curve(workdir) == before
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images):
+    output = train(
+        tmp_path, images, code=1, optimizer__learning_rate=1e38, checkpoint_every=1, knn_every=0
+    )
+    assert "DivergedError" in output
+    assert "at step 2; last good checkpoint:" in output
+    assert f"{tmp_path / 'checkpoints' / '1'} (step 1)" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temprature.tau": 1}, "Did you mean config.temperature.tau?"),
+        ({"batch_size": 300}, "there are only 72 training images"),
+        ({"temperature.tau_min": 0.3}, "config.temperature.tau_min: found 0.3"),
+        ({"data.path": "nowhere.npz"}, "nowhere.npz"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(tmp_path, images, fields, message):
+    output = train(tmp_path / "run", images, code=1, **fields)
+    assert message in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("evaluation", ["knn", "linear_probe"])
+def test_eval_writes_numbers_and_protocol(uninterrupted, evaluation):
+    workdir, _ = uninterrupted
+    arguments = [*command("eval.py", workdir, probe__epochs=3), f"--evaluation={evaluation}"]
+    output = finish(start(arguments))
+    result = json.loads((workdir / "eval" / f"{evaluation}.json").read_text())
+    assert result["checkpoint_step"] == STEPS
+    assert result["split"] == "test"
+    assert result["seed"] == 0
+    assert result["protocol"]["evaluation"] == evaluation
+    assert f"{100 * result['top1']:.1f} %" in output
+    if evaluation == "knn":
+        assert result["top1"] == summary(workdir)["knn_trained"]
+
+
+def test_eval_of_a_checkpoint_that_is_not_there_names_those_that_are(uninterrupted):
+    workdir, _ = uninterrupted
+    arguments = [*command("eval.py", workdir), "--evaluation=knn", "--checkpoint=7"]
+    assert "allowed: newest, best, " in finish(start(arguments), code=1)
+
+
+def test_eval_of_no_run_says_so(tmp_path):
+    arguments = [*command("eval.py", tmp_path), "--evaluation=knn"]
+    assert "found no run in" in finish(start(arguments), code=1)
+
+
+def test_images_without_labels_can_be_trained_on(tmp_path, images):
+    arrays = np.load(images)
+    path = tmp_path / "unlabelled.npz"
+    np.savez(path, train_images=arrays["train_images"])
+    output = train(tmp_path / "run", path, steps=2)
+    assert "no labels" in output
+    assert "probe_loss" not in lines(tmp_path / "run")[-1]
+    assert "knn" not in lines(tmp_path / "run")[-1]
+
+
+def test_two_processes_train_the_same_as_one(uninterrupted, tmp_path, images):
+    reference, _ = uninterrupted
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    together = ["--distributed", f"--coordinator_address={address}", "--num_processes=2"]
+    arguments = [*command("train.py", tmp_path, **settings(images)), *together]
+    processes = [start([*arguments, f"--process_id={number}"]) for number in range(2)]
+    for process in processes:
+        finish(process)
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, STEPS + 1))
+    found, expected = ([line["loss"] for line in lines(w)] for w in (tmp_path, reference))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
