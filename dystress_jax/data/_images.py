@@ -43,8 +43,8 @@ def read_image(path: str, size: int) -> UInt8[np.ndarray, "h w 3"]:
             check_pixels(image)
             if size:  # lets a JPEG decode at 1/2, 1/4 or 1/8 of its side, at least twice the target
                 image.draft(None, (2 * size, 2 * size))
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(fit(to_rgb(upright), size))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(fit(to_rgb(image), size))
     except Exception as error:  # decoders of damaged files raise anything
         raise ValueError(f"cannot read the image {path}: {error}") from error
 
@@ -77,4 +77,4 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
