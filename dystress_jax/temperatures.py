@@ -120,7 +120,7 @@ def constant(tau: ArrayLike) -> Constant:
         >>> constant(0.1)(jnp.array([-1.0, 0.0, 1.0]))
         Array([0.1, 0.1, 0.1], dtype=float32)
     """
-    _check_positive("tau", tau)
+    check_positive("tau", tau)
     return Constant(tau)
 
 
@@ -164,7 +164,7 @@ def per_anchor(tau: Float[ArrayLike, " n"]) -> PerAnchor:
         raise ValueError(
             f"tau must have one axis, with one entry per anchor; found shape {jnp.shape(tau)}."
         )
-    _check_positive("tau", tau)
+    check_positive("tau", tau)
     return PerAnchor(jnp.asarray(tau))
 
 
@@ -288,7 +288,7 @@ def shifted_dystress(
         tables; D = -0.4, k = 0.7 are the best values reported there.
     """
     _check_range(tau_min, tau_max)
-    _check_positive("width", width)
+    check_positive("width", width)
     _check_monotone(tau_min, tau_max, stop_gradient)
     return ShiftedDystress(tau_min, tau_max, shift, width, stop_gradient=stop_gradient)
 
@@ -521,7 +521,7 @@ def temperature_free(scale: ArrayLike = 2.0, *, epsilon: float = 1e-6) -> Temper
         Kim and Kim, "Temperature-Free Loss Function for Contrastive Learning",
         [arXiv 2501.17683](https://arxiv.org/abs/2501.17683).
     """
-    _check_positive("scale", scale)
+    check_positive("scale", scale)
     if not 1e-7 <= epsilon < 1:
         raise ValueError(f"epsilon must be in [1e-7, 1); found {epsilon}.")
     return TemperatureFree(scale, epsilon=epsilon)
@@ -629,13 +629,14 @@ def _concrete(*values: ArrayLike) -> bool:
     return not any(isinstance(value, Tracer) for value in values)
 
 
-def _check_positive(name: str, value: ArrayLike) -> None:
+def check_positive(name: str, value: ArrayLike) -> None:
+    """Refuses a concrete number that is not > 0; traced ones pass."""
     if _concrete(value) and not np.all(np.asarray(value) > 0):
         raise ValueError(f"{name} must be > 0; found {value}.")
 
 
 def _check_range(tau_min: ArrayLike, tau_max: ArrayLike) -> None:
-    _check_positive("tau_min", tau_min)
+    check_positive("tau_min", tau_min)
     if _concrete(tau_min, tau_max) and np.any(np.asarray(tau_min) > np.asarray(tau_max)):
         raise ValueError(f"tau_min must be <= tau_max; found tau_min={tau_min}, tau_max={tau_max}.")
 

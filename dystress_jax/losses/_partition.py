@@ -23,7 +23,7 @@ class Side(NamedTuple):
     """One side of the pairs; each leaf has one entry per row (column) in its leading axis."""
 
     points: Float[Array, "n d"]
-    group: Int[Array, " n"] | None = None
+    group: Any = None  # integers [n ...], or None where all pairs are allowed
     temperature: Temperature | None = None
     shift: Float[Array, " n"] | None = None
 
@@ -70,11 +70,23 @@ def logits(
     return value * jnp.reciprocal(temperature(similarity.as_cosine(value)))
 
 
+def different(a: Int[Array, " n"], b: Int[Array, " m"]) -> Bool[Array, "n m"]:
+    """Allows pairs of different groups."""
+    return a[:, None] != b[None, :]
+
+
+def peers(a: Int[Array, "n 2"], b: Int[Array, "m 2"]) -> Bool[Array, "n m"]:
+    """Allows pairs of the same label (first column) in different rows (second column)."""
+    return ~different(a[:, 0], b[:, 0]) & different(a[:, 1], b[:, 1])
+
+
 @dataclass(frozen=True)
 class PairLogit:
-    """The term l_ij, with -inf where both sides belong to the same group."""
+    """The term l_ij, with `excluded` in place of the pairs that are not allowed."""
 
     similarity: Similarity
+    allowed: Callable[[Array, Array], Bool[Array, "n m"]] = different
+    excluded: float = -math.inf
 
     def __call__(self, temperature: Temperature, rows: Side, columns: Side) -> Float[Array, "n m"]:
         if rows.temperature is not None:
@@ -83,24 +95,20 @@ class PairLogit:
         logit = logits(self.similarity, temperature, value)
         if rows.group is None or columns.group is None:
             return logit
-        return jnp.where(_same(rows.group, columns.group), -jnp.inf, logit)
+        return jnp.where(self.allowed(rows.group, columns.group), logit, self.excluded)
 
 
 @dataclass(frozen=True)
 class PairWeight:
     """The term exp(l_ij - shift_i)."""
 
-    similarity: Similarity
+    logit: PairLogit
 
     def __call__(self, temperature: Temperature, rows: Side, columns: Side) -> Float[Array, "n m"]:
-        logit = PairLogit(self.similarity)(temperature, rows, columns)
-        # Excluded pairs are -inf before the exponential, so that neither the value nor the
-        # gradient can overflow there.
+        # Pairs that are not allowed are -inf before the exponential, so that neither the value nor
+        # the gradient can overflow there.
+        logit = self.logit(temperature, rows, columns)
         return jnp.exp(logit if rows.shift is None else logit - rows.shift[:, None])
-
-
-def _same(a: Int[Array, " n"], b: Int[Array, " m"]) -> Bool[Array, "n m"]:
-    return a[:, None] == b[None, :]
 
 
 def log_partition(
@@ -110,7 +118,8 @@ def log_partition(
     temperature: Temperature,
     similarity: Similarity,
     strategy: Strategy,
-    exclude: tuple[Int[Array, " n"], Int[Array, " m"]] | None = None,
+    groups: tuple[Array, Array] | None = None,
+    allowed: Callable[[Array, Array], Bool[Array, "n m"]] = different,
 ) -> Float[Array, " n"]:
     r"""The log-partition of each anchor over the candidates.
 
@@ -122,13 +131,13 @@ def log_partition(
         temperature: tau.
         similarity: s.
         strategy: how the sum is carried out.
-        exclude: a group number for each anchor and each candidate; pairs of the same group are
-            left out. None allows all pairs.
+        groups: the group of each anchor and of each candidate; None allows all pairs.
+        allowed: which pairs of groups take part, `different` or `peers`.
 
     Returns:
         The log-partition, -inf for an anchor without any allowed candidate.
     """
-    anchor_group, candidate_group = (None, None) if exclude is None else exclude
+    anchor_group, candidate_group = groups or (None, None)
     symmetric = (
         candidates is anchors and candidate_group is anchor_group and not temperature.by_anchor
     )
@@ -136,13 +145,14 @@ def log_partition(
     temperature = _cast(temperature, anchors.dtype)
     columns = Side(candidates, candidate_group)
     rows = Side(anchors, anchor_group, temperature if temperature.by_anchor else None)
-    weight = PairWeight(similarity)
+    logit = PairLogit(similarity, allowed)
+    weight = PairWeight(logit)
 
     def direct():
         return _log(strategy.row_sum(weight, temperature, rows, columns, symmetric=symmetric))
 
     def shifted():
-        shift = strategy.row_max(PairLogit(similarity), temperature, rows, columns)
+        shift = strategy.row_max(logit, temperature, rows, columns)
         shift = jnp.where(jnp.isfinite(shift), shift, 0.0)
         relative = rows._replace(shift=shift)
         return shift + _log(strategy.row_sum(weight, temperature, relative, columns))
@@ -193,6 +203,29 @@ def _log(total: Float[Array, " n"]) -> Float[Array, " n"]:
     """log(total), with log(0) = -inf and a zero gradient there."""
     empty = total == 0
     return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1.0, total)))
+
+
+def mean_logit(
+    points: Float[Array, "n d"],
+    *,
+    temperature: Temperature,
+    similarity: Similarity,
+    strategy: Strategy,
+    groups: Int[Array, "n 2"],
+) -> Float[Array, " n"]:
+    """Returns the mean logit of each point with its `peers`, at least one."""
+    temperature = _cast(temperature, points.dtype)
+    by_anchor = temperature if temperature.by_anchor else None
+    rows, columns = Side(points, groups, by_anchor), Side(points, groups)
+    reduce = lambda term: strategy.row_sum(
+        term, temperature, rows, columns, symmetric=by_anchor is None
+    )
+    return reduce(PairLogit(similarity, peers, excluded=0.0)) / reduce(_is_peer)
+
+
+def _is_peer(temperature: Temperature, rows: Side, columns: Side) -> Float[Array, "n m"]:
+    del temperature
+    return peers(rows.group, columns.group).astype(rows.points.dtype)
 
 
 def paired_logits(

@@ -3,8 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Int
 
 from dystress_jax.losses import _sharded, _tiled
 from dystress_jax.losses._partition import Strategy, dense
@@ -30,9 +28,9 @@ def choose(name: str, n: int, m: int, d: int, tile_size: int, axis_name: str | N
         choices = {"dense": dense, "tiled": tiled}
     else:
         if name == "auto":
-            numbers = _axis_size(axis_name) * m * d
+            numbers = axis_size(axis_name) * m * d
             name = "gathered" if numbers <= GATHERED_NUMBERS else "ring"
-        _axis_size(axis_name)
+        axis_size(axis_name)
         choices = {
             "gathered": _sharded.gathered(tiled, axis_name),
             "ring": _sharded.ring(tiled, axis_name),
@@ -44,13 +42,8 @@ def choose(name: str, n: int, m: int, d: int, tile_size: int, axis_name: str | N
     return choices[name]
 
 
-def row_numbers(n: int, axis_name: str | None) -> Int[Array, " n"]:
-    """Numbers of this device's n rows, unique over the mesh axis if there is one."""
-    numbers = jnp.arange(n)
-    return numbers if axis_name is None else numbers + n * jax.lax.axis_index(axis_name)
-
-
-def _axis_size(axis_name: str) -> int:
+def axis_size(axis_name: str) -> int:
+    """Returns the number of devices on the axis, or says that there is no such axis."""
     try:
         return jax.lax.axis_size(axis_name)
     except NameError:

@@ -1,0 +1,478 @@
+"""Losses between views of one kind: who the anchors and candidates are, and which pairs count.
+
+Every loss is built from the log-partition over the *negatives*, N_i, and the logit of the positive
+pair, l_ip. With the positive in the denominator the loss is
+
+    -log( exp(l_ip) / (exp(l_ip) + exp(N_i)) ) = log(1 + exp(N_i - l_ip)) = softplus(N_i - l_ip),
+
+which keeps its relative precision, and its gradient, where the positive pair dominates.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dystress_jax.losses import _partition
+from dystress_jax.losses._plan import (
+    Plan,
+    SimilarityLike,
+    check_count,
+    check_labels,
+    check_pairs,
+    check_rows,
+    make_plan,
+)
+from dystress_jax.similarities import sphere
+from dystress_jax.temperatures import TemperatureLike
+
+
+def nt_xent(
+    view_a: Float[Array, "n d"],
+    view_b: Float[Array, "n d"],
+    *,
+    temperature: TemperatureLike,
+    similarity: SimilarityLike = sphere,
+    normalize: bool = True,
+    strategy: str = "auto",
+    tile_size: int = 512,
+    axis_name: str | None = None,
+) -> Float[Array, " 2*n"]:
+    r"""The NT-Xent loss of SimCLR, with any temperature.
+
+    Over the 2n views, with p the other view of anchor i,
+
+    $$L_i = -\frac{s_{ip}}{\tau(s_{ip})} + \log \sum_{k \ne i} \exp \frac{s_{ik}}{\tau(s_{ik})}$$
+
+    The positive pair is part of the sum, as in SimCLR; `dcl` leaves it out.
+
+    Args:
+        view_a: embeddings of the first view of n examples, n >= 2, any float dtype.
+        view_b: embeddings of the second view of the same examples.
+        temperature: a float, an array [2n], a function or a `Temperature`.
+        similarity: one of `similarities`, or a function (a [n d], b [m d]) -> [n m].
+        normalize: whether to put the rows onto the manifold of the similarity (unit length for
+            `sphere`) first. False trusts that they are.
+        strategy: how the sum over the pairs is carried out, see `dystress_jax.losses`.
+        tile_size: rows and columns of a tile, where the strategy uses tiles.
+        axis_name: inside `jax.shard_map`, the mesh axis over which the batch is split. The
+            arguments are then this device's rows, and the result their part of the loss of the
+            whole batch.
+
+    Returns:
+        The loss of each anchor, first all of `view_a`, then all of `view_b`, in float32 or
+        float64. Take the mean to train.
+
+    Raises:
+        ValueError: for shapes that differ, n < 2, a bad temperature, an unknown strategy, or an
+            axis_name outside `shard_map`.
+        TypeError: for embeddings that are not floating point.
+
+    Example:
+        >>> from dystress_jax.temperatures import dystress
+        >>> view_a = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> view_b = jnp.array([[0.8, 0.6], [0.6, 0.8]])
+        >>> nt_xent(view_a, view_b, temperature=dystress(0.1, 0.2)).round(4)
+        Array([0.4563, 0.4563, 1.2243, 1.2243], dtype=float32)
+
+    References:
+        Chen et al., [arXiv 2002.05709](https://arxiv.org/abs/2002.05709), Eq. 1; Manna et al.,
+        [arXiv 2308.01140](https://arxiv.org/abs/2308.01140), for the dynamic temperature.
+    """
+    check_pairs("view_a", view_a, "view_b", view_b, axis_name)
+    n, d = view_a.shape
+    plan = make_plan(
+        2 * n,
+        2 * n,
+        d,
+        temperature=temperature,
+        similarity=similarity,
+        normalize=normalize,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
+    )
+    negatives, positives = _between_views(plan, view_a, view_b)
+    return jax.nn.softplus(negatives - positives)
+
+
+def dcl(
+    view_a: Float[Array, "n d"],
+    view_b: Float[Array, "n d"],
+    *,
+    temperature: TemperatureLike,
+    joint: bool = True,
+    similarity: SimilarityLike = sphere,
+    normalize: bool = True,
+    strategy: str = "auto",
+    tile_size: int = 512,
+    axis_name: str | None = None,
+) -> Float[Array, " 2*n"]:
+    r"""Decoupled contrastive learning: the positive pair is not in the denominator.
+
+    $$L_i = -\frac{s_{ip}}{\tau(s_{ip})} +
+      \log \sum_{k \ne i, p} \exp \frac{s_{ik}}{\tau(s_{ik})}$$
+
+    Args:
+        view_a: embeddings of the first view of n examples, n >= 2, any float dtype.
+        view_b: embeddings of the second view of the same examples.
+        temperature: a float, an array [2n], a function or a `Temperature`.
+        joint: True takes one logarithm of the sum over all 2n - 2 negatives, as published. False
+            adds two logarithms, one over the n - 1 negatives of each view, as the DySTreSS code
+            does: another loss, larger by about ln(n - 1).
+        similarity: see `nt_xent`.
+        normalize: see `nt_xent`.
+        strategy: see `nt_xent`.
+        tile_size: see `nt_xent`.
+        axis_name: see `nt_xent`.
+
+    Returns:
+        The loss of each anchor, in the order of `nt_xent`. It can be negative.
+
+    Raises:
+        ValueError: as `nt_xent`.
+        TypeError: as `nt_xent`.
+
+    Example:
+        >>> views = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> dcl(views, views, temperature=0.5).round(4)
+        Array([-1.3069, -1.3069, -1.3069, -1.3069], dtype=float32)
+
+    References:
+        Yeh et al., [arXiv 2110.06848](https://arxiv.org/abs/2110.06848), Eq. 5.
+    """
+    check_pairs("view_a", view_a, "view_b", view_b, axis_name)
+    n, d = view_a.shape
+    plan = make_plan(
+        2 * n,
+        2 * n if joint else n,
+        d,
+        temperature=temperature,
+        similarity=similarity,
+        normalize=normalize,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
+    )
+    if joint:
+        negatives, positives = _between_views(plan, view_a, view_b)
+        return negatives - positives
+    a, b = plan.points(view_a), plan.points(view_b)
+    views, others = jnp.concatenate([a, b]), jnp.concatenate([b, a])
+    sample = plan.row_numbers(n)
+    groups = (jnp.tile(sample, 2), sample)
+    in_a, in_b = plan.negatives(views, a, groups=groups), plan.negatives(views, b, groups=groups)
+    return in_a + in_b - plan.positives(views, others)
+
+
+def dclw(
+    view_a: Float[Array, "n d"],
+    view_b: Float[Array, "n d"],
+    *,
+    temperature: TemperatureLike,
+    sigma: float = 0.5,
+    similarity: SimilarityLike = sphere,
+    normalize: bool = True,
+    strategy: str = "auto",
+    tile_size: int = 512,
+    axis_name: str | None = None,
+) -> Float[Array, " 2*n"]:
+    r"""Decoupled contrastive learning that weighs each positive pair by how hard it is.
+
+    $$L_i = -w_i \frac{s_{ip}}{\tau(s_{ip})} +
+      \log \sum_{k \ne i, p} \exp \frac{s_{ik}}{\tau(s_{ik})}, \qquad
+      w_i = 2 - \frac{e^{s_{ip} / \sigma}}{\mathbb{E}_j\, e^{s_{jp} / \sigma}}$$
+
+    The weights, with mean 1 over the batch, count as numbers in the gradient.
+
+    Args:
+        view_a: embeddings of the first view of n examples, n >= 2, any float dtype.
+        view_b: embeddings of the second view of the same examples.
+        temperature: a float, an array [2n], a function or a `Temperature`.
+        sigma: how strongly the weights differ, > 0; smaller is stronger.
+        similarity: see `nt_xent`.
+        normalize: see `nt_xent`.
+        strategy: see `nt_xent`.
+        tile_size: see `nt_xent`.
+        axis_name: see `nt_xent`.
+
+    Returns:
+        The loss of each anchor, in the order of `nt_xent`. It can be negative.
+
+    Raises:
+        ValueError: as `nt_xent`, and when sigma <= 0.
+        TypeError: as `nt_xent`.
+
+    Example:
+        >>> views = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> dclw(views, views, temperature=0.5).round(4)
+        Array([-1.3069, -1.3069, -1.3069, -1.3069], dtype=float32)
+
+    References:
+        Yeh et al., [arXiv 2110.06848](https://arxiv.org/abs/2110.06848), Eq. 6.
+    """
+    check_pairs("view_a", view_a, "view_b", view_b, axis_name)
+    if sigma <= 0:
+        raise ValueError(f"sigma must be > 0; found {sigma}.")
+    n, d = view_a.shape
+    plan = make_plan(
+        2 * n,
+        2 * n,
+        d,
+        temperature=temperature,
+        similarity=similarity,
+        normalize=normalize,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
+    )
+    negatives, positives = _between_views(plan, view_a, view_b)
+    paired = plan.similarity.paired(plan.points(view_a), plan.points(view_b))
+    hardness = jnp.exp(jax.lax.stop_gradient(paired) / sigma)
+    mean = jnp.mean(hardness)
+    mean = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+    return negatives - jnp.tile(2.0 - hardness / mean, 2) * positives
+
+
+def info_nce(
+    queries: Float[Array, "n d"],
+    keys: Float[Array, "m d"],
+    *,
+    temperature: TemperatureLike,
+    positives: Int[Array, " n"] | None = None,
+    similarity: SimilarityLike = sphere,
+    normalize: bool = True,
+    strategy: str = "auto",
+    tile_size: int = 512,
+    axis_name: str | None = None,
+) -> Float[Array, " n"]:
+    r"""InfoNCE: each query finds its key among all keys.
+
+    $$L_i = -\frac{s_{ip_i}}{\tau(s_{ip_i})} + \log \sum_{j=1}^m \exp \frac{s_{ij}}{\tau(s_{ij})}$$
+
+    The positive is part of the sum. Keys beyond the positives are extra negatives. With both
+    arguments from one encoder and a shifted profile this is the sentence form (SimCSE) of DySTreSS.
+
+    Args:
+        queries: embeddings of the anchors, any float dtype.
+        keys: embeddings of the candidates, m >= 2.
+        temperature: a float, an array [n], a function or a `Temperature`.
+        positives: index of the key that belongs to each query; default 0, 1, ..., n - 1, which
+            needs m >= n. With `axis_name`, an index into this device's keys.
+        similarity: see `nt_xent`.
+        normalize: see `nt_xent`.
+        strategy: see `nt_xent`.
+        tile_size: see `nt_xent`.
+        axis_name: see `nt_xent`.
+
+    Returns:
+        The loss of each query, in float32 or float64.
+
+    Raises:
+        ValueError: for shapes that do not fit, m < 2, a bad temperature, an unknown strategy, or
+            an axis_name outside `shard_map`.
+        TypeError: for embeddings that are not floating point.
+
+    Example:
+        >>> queries = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> info_nce(queries, queries, temperature=0.5)
+        Array([0.1269, 0.1269], dtype=float32)
+
+    References:
+        van den Oord et al., [arXiv 1807.03748](https://arxiv.org/abs/1807.03748), Eq. 4.
+    """
+    check_rows("queries", queries, "keys", keys)
+    (n, d), m = queries.shape, keys.shape[0]
+    check_count("keys", m, axis_name)
+    positives = _positive_keys(positives, n, m)
+    plan = make_plan(
+        n,
+        m,
+        d,
+        temperature=temperature,
+        similarity=similarity,
+        normalize=normalize,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
+    )
+    q, k = plan.points(queries), plan.points(keys)
+    key = plan.row_numbers(m)
+    negatives = plan.negatives(q, k, groups=(key[positives], key))
+    return jax.nn.softplus(negatives - plan.positives(q, k[positives]))
+
+
+def moco(
+    queries: Float[Array, "n d"],
+    keys: Float[Array, "n d"],
+    queue: Float[Array, "k d"],
+    *,
+    temperature: TemperatureLike,
+    similarity: SimilarityLike = sphere,
+    normalize: bool = True,
+    strategy: str = "auto",
+    tile_size: int = 512,
+) -> Float[Array, " n"]:
+    r"""The loss of MoCo: one positive key for each query, negatives from a queue only.
+
+    $$L_i = -\frac{s_{ii}}{\tau(s_{ii})} + \log \Big( \exp \frac{s_{ii}}{\tau(s_{ii})} +
+      \sum_{j=1}^k \exp \frac{q_i \cdot u_j}{\tau(q_i \cdot u_j)} \Big)$$
+
+    The keys of the batch are no negatives of each other, so a batch split over devices needs
+    nothing from the others: call it on each device's rows with the whole queue.
+
+    Args:
+        queries: embeddings from the trained encoder, any float dtype.
+        keys: embeddings of the same examples from the momentum encoder.
+        queue: embeddings u of earlier keys.
+        temperature: a float, an array [n], a function or a `Temperature`.
+        similarity: see `nt_xent`.
+        normalize: see `nt_xent`.
+        strategy: see `nt_xent`.
+        tile_size: see `nt_xent`.
+
+    Returns:
+        The loss of each query, in float32 or float64. Gradients reach all three arrays: put
+        `jax.lax.stop_gradient` around the keys and the queue to train as MoCo does.
+
+    Raises:
+        ValueError: for shapes that do not fit, a bad temperature or an unknown strategy.
+        TypeError: for embeddings that are not floating point.
+
+    Example:
+        >>> queries = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> moco(queries, queries, -queries, temperature=0.5)
+        Array([0.1429, 0.1429], dtype=float32)
+
+    References:
+        He et al., [arXiv 1911.05722](https://arxiv.org/abs/1911.05722), Eq. 1.
+    """
+    check_rows("queries", queries, "queue", queue)
+    check_rows("queries", queries, "keys", keys)
+    if queries.shape != keys.shape:
+        raise ValueError(
+            "queries and keys must have the same shape, key i belongs to query i; found "
+            f"{queries.shape} and {keys.shape}."
+        )
+    n, d = queries.shape
+    plan = make_plan(
+        n,
+        queue.shape[0],
+        d,
+        temperature=temperature,
+        similarity=similarity,
+        normalize=normalize,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=None,
+    )
+    q = plan.points(queries)
+    negatives = plan.negatives(q, plan.points(queue), groups=None)
+    return jax.nn.softplus(negatives - plan.positives(q, plan.points(keys)))
+
+
+def supcon(
+    view_a: Float[Array, "n d"],
+    view_b: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    *,
+    temperature: TemperatureLike,
+    similarity: SimilarityLike = sphere,
+    normalize: bool = True,
+    strategy: str = "auto",
+    tile_size: int = 512,
+    axis_name: str | None = None,
+) -> Float[Array, " 2*n"]:
+    r"""Supervised contrastive loss: all views of the same class are positives.
+
+    $$L_i = -\frac{1}{|P_i|} \sum_{p \in P_i} \frac{s_{ip}}{\tau(s_{ip})} +
+      \log \sum_{k \ne i} \exp \frac{s_{ik}}{\tau(s_{ik})}, \qquad
+      P_i = \{ p \ne i : y_p = y_i \}$$
+
+    With all labels different it is `nt_xent`.
+
+    Args:
+        view_a: embeddings of the first view of n examples, n >= 2, any float dtype.
+        view_b: embeddings of the second view of the same examples.
+        labels: the class of each example.
+        temperature: a float, an array [2n], a function or a `Temperature`.
+        similarity: see `nt_xent`.
+        normalize: see `nt_xent`.
+        strategy: see `nt_xent`.
+        tile_size: see `nt_xent`.
+        axis_name: see `nt_xent`.
+
+    Returns:
+        The loss of each anchor, in the order of `nt_xent`, without the factor tau / tau_base of
+        the authors' code.
+
+    Raises:
+        ValueError: as `nt_xent`, and when labels are not n integers.
+        TypeError: as `nt_xent`.
+
+    Example:
+        >>> views = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> supcon(views, views, jnp.array([0, 0]), temperature=0.5).round(4)
+        Array([1.5729, 1.5729, 1.5729, 1.5729], dtype=float32)
+
+    References:
+        Khosla et al., [arXiv 2004.11362](https://arxiv.org/abs/2004.11362), Eq. 2.
+    """
+    check_pairs("view_a", view_a, "view_b", view_b, axis_name)
+    n, d = view_a.shape
+    check_labels(labels, n)
+    plan = make_plan(
+        2 * n,
+        2 * n,
+        d,
+        temperature=temperature,
+        similarity=similarity,
+        normalize=normalize,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
+    )
+    views = jnp.concatenate([plan.points(view_a), plan.points(view_b)])
+    label = jnp.tile(labels, 2)
+    label_and_row = jnp.stack([label, plan.row_numbers(2 * n).astype(label.dtype)], axis=1)
+    shared = {
+        "temperature": plan.temperature.for_positives,
+        "similarity": plan.similarity,
+        "strategy": plan.strategy,
+    }
+    negatives = plan.negatives(views, views, groups=(label, label))
+    positives = _partition.log_partition(
+        views,
+        views,
+        groups=(label_and_row, label_and_row),
+        allowed=_partition.peers,
+        **shared,
+    )
+    mean_positive = _partition.mean_logit(views, groups=label_and_row, **shared)
+    return jnp.logaddexp(negatives, positives) - mean_positive
+
+
+def _between_views(
+    plan: Plan, view_a: Float[Array, "n d"], view_b: Float[Array, "n d"]
+) -> tuple[Float[Array, " 2*n"], Float[Array, " 2*n"]]:
+    """N_i over the views of all other examples, and l_ip, for the anchors a, then b."""
+    a, b = plan.points(view_a), plan.points(view_b)
+    views = jnp.concatenate([a, b])
+    sample = jnp.tile(plan.row_numbers(a.shape[0]), 2)
+    negatives = plan.negatives(views, views, groups=(sample, sample))
+    return negatives, plan.positives(views, jnp.concatenate([b, a]))
+
+
+def _positive_keys(positives: Array | None, n: int, m: int) -> Int[Array, " n"]:
+    if positives is None:
+        if m < n:
+            raise ValueError(
+                f"without `positives`, key i belongs to query i: keys must have at least {n} "
+                f"rows; found {m}."
+            )
+        return jnp.arange(n)
+    if jnp.shape(positives) != (n,) or not jnp.issubdtype(jnp.result_type(positives), jnp.integer):
+        raise ValueError(
+            f"positives must be {n} integers, one for each query; found shape "
+            f"{jnp.shape(positives)} of {jnp.result_type(positives)}."
+        )
+    return jnp.asarray(positives)
