@@ -91,8 +91,9 @@ def projector(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> head = projector("simclr", in_features=512, out=128)
-        >>> params, stats = head.init(jax.random.key(0))
-        >>> projections, stats = head.apply(params, stats, jnp.ones((4, 512)), train=True)
+        >>> params, stats = jax.jit(head.init)(jax.random.key(0))
+        >>> apply = jax.jit(head.apply, static_argnames="train")
+        >>> projections, stats = apply(params, stats, jnp.ones((4, 512)), train=True)
         >>> projections.shape
         (4, 128)
 

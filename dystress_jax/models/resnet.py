@@ -26,6 +26,7 @@ def _conv(
     size: int,
     stride: int = 1,
     *,
+    padding: int | None = None,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
@@ -36,7 +37,7 @@ def _conv(
         out_features,
         (size, size),
         stride,
-        padding=(size - 1) // 2,
+        padding=(size - 1) // 2 if padding is None else padding,
         use_bias=False,
         kernel_init=he_fan_out,
         dtype=dtype,
@@ -138,14 +139,14 @@ def _shortcut(in_features: int, out_features: int, stride: int, **layer: Any) ->
     return Projection(in_features, out_features, stride, **layer)
 
 
-_STEMS = {"imagenet": (7, 2), "cifar": (3, 1), "strided": (3, 2)}  # size and stride
+_STEMS = {"imagenet": (7, 2, 3), "cifar": (3, 1, 1), "patch": (4, 4, 0)}  # size, stride, padding
 
 
 class ResNet(nnx.Module):
     """Stem, stages of residual blocks, global average pool.
 
     Stage k = 0, 1, ... has ``width * 2**k`` channels (four times that after bottlenecks), and every
-    stage but the first halves the image. A first stage of no blocks leaves its part to the stem.
+    stage but the first halves the image.
     """
 
     def __init__(
@@ -164,8 +165,8 @@ class ResNet(nnx.Module):
         self.channels = channels
         self.stem = stem
         self.dtype = dtype
-        size, stride = _STEMS[stem]
-        self.conv = _conv(channels, width, size, stride, dtype=dtype, rngs=rngs)
+        size, stride, padding = _STEMS[stem]
+        self.conv = _conv(channels, width, size, stride, padding=padding, dtype=dtype, rngs=rngs)
         self.norm = norm(width, rngs=rngs)
         features = width
         blocks = {}
@@ -199,7 +200,7 @@ _ARCHITECTURES = {
     "resnet34": (BasicBlock, (3, 4, 6, 3), 64),
     "resnet50": (BottleneckBlock, (3, 4, 6, 3), 64),
     "resnet101": (BottleneckBlock, (3, 4, 23, 3), 64),
-    "small": (BasicBlock, (0, 1, 1), 16),
+    "small": (BasicBlock, (1, 1), 32),
 }
 
 
@@ -217,10 +218,10 @@ def resnet(
         name: ``resnet18``, ``resnet34``, ``resnet50``, ``resnet101``, or ``small``: the stem and
             two stages of one basic block each, for small images on CPUs.
         stem: ``imagenet`` is a 7x7 convolution of stride 2 and a max-pool; ``cifar`` a 3x3
-            convolution of stride 1 (SimCLR, arXiv 2002.05709, appendix B.9); ``strided`` a 3x3
-            convolution of stride 2, four times as fast as ``cifar``.
+            convolution of stride 1 (SimCLR, arXiv 2002.05709, appendix B.9); ``patch`` maps squares
+            of 4x4 pixels, so that no convolution on a CPU works at full resolution.
         channels: channels of the images.
-        width: channels of the first stage; by default 64, and 16 for ``small``.
+        width: channels of the first stage; by default 64, and 32 for ``small``.
         dtype: compute type; parameters, statistics and features are float32.
 
     Returns:
@@ -231,9 +232,10 @@ def resnet(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> encoder = resnet("small", stem="strided")
-        >>> params, stats = encoder.init(jax.random.key(0))
-        >>> features, stats = encoder.apply(params, stats, jnp.ones((2, 32, 32, 3)), train=True)
+        >>> encoder = resnet("small", stem="patch")
+        >>> params, stats = jax.jit(encoder.init)(jax.random.key(0))
+        >>> apply = jax.jit(encoder.apply, static_argnames="train")
+        >>> features, stats = apply(params, stats, jnp.ones((2, 32, 32, 3)), train=True)
         >>> features.shape
         (2, 64)
 
