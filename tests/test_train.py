@@ -111,6 +111,7 @@ def saved_bits(workdir, step=STEPS):
         ocp.checkpointables_metadata(path).metadata["train"],
     )
     found = ocp.load_checkpointables(path, {"train": wanted})["train"]
+    found["state"]["key"] = jax.random.key_data(found["state"]["key"])
     return {
         jax.tree_util.keystr(name): np.asarray(leaf)
         for name, leaf in jax.tree_util.tree_leaves_with_path(found)
@@ -286,16 +287,19 @@ def test_images_without_labels_can_be_trained_on(tmp_path, images):
     assert "knn" not in lines(tmp_path / "run")[-1]
 
 
-def test_two_processes_train_the_same_as_one(uninterrupted, tmp_path, images):
-    reference, _ = uninterrupted
+def test_two_processes_train_the_same_as_one(tmp_path, images):
+    # A small learning rate: a large one makes rounding grow.
+    fields = settings(images, steps=8, knn_every=8, optimizer__learning_rate=0.002)
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    finish(start(command("train.py", alone, **fields)))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    together = ["--distributed", f"--coordinator_address={address}", "--num_processes=2"]
-    arguments = [*command("train.py", tmp_path, **settings(images)), *together]
+    join = ["--distributed", f"--coordinator_address={address}", "--num_processes=2"]
+    arguments = [*command("train.py", together, **fields), *join]
     processes = [start([*arguments, f"--process_id={number}"]) for number in range(2)]
     for process in processes:
         finish(process)
-    assert [line["step"] for line in lines(tmp_path)] == list(range(1, STEPS + 1))
-    found, expected = ([line["loss"] for line in lines(w)] for w in (tmp_path, reference))
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    found, expected = ([line["loss"] for line in lines(w)] for w in (together, alone))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert summary(together)["knn_trained"] == summary(alone)["knn_trained"]
