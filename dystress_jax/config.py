@@ -75,9 +75,9 @@ class Model:
         "small", "encoder", among=("small", "resnet18", "resnet34", "resnet50", "resnet101")
     )
     stem: str = _field(
-        "cifar",
-        "cifar = 3x3, no max-pool; imagenet = 7x7 and max-pool",
-        among=("cifar", "imagenet"),
+        "patch",
+        "patch: 4x4 pixels, fast on CPUs; cifar: 3x3, no max-pool; imagenet: 7x7 and max-pool",
+        among=("patch", "cifar", "imagenet"),
     )
 
 
