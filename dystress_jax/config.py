@@ -159,6 +159,10 @@ class Probe:
     learning_rates: tuple[float, ...] = _field(
         (0.1,), "sgd: base rates, x batch / 256; of several the best on the held-out images"
     )
+    l2: tuple[float, ...] = _field(
+        (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
+        "lbfgs: strengths of L2; of several the best on the held-out images",
+    )
     batch_size: int = _field(256, "sgd: batch size", at_least=1)
 
 
@@ -205,6 +209,7 @@ RESUMABLE_CHANGES = (
     "probe.solver",
     "probe.epochs",
     "probe.learning_rates",
+    "probe.l2",
     "probe.batch_size",
 )
 
@@ -367,11 +372,10 @@ def _check_relations(config: Config) -> None:
                 f"config.augment.{name}: found {found}; allowed: 1 or 3 numbers"
                 + (" above 0." if name == "std" else ".")
             )
-    if not config.probe.learning_rates or min(config.probe.learning_rates) <= 0:
-        raise ConfigError(
-            f"config.probe.learning_rates: found {config.probe.learning_rates}; allowed: numbers "
-            "above 0."
-        )
+    for name in ("learning_rates", "l2"):
+        found = getattr(config.probe, name)
+        if not found or min(found) <= 0:
+            raise ConfigError(f"config.probe.{name}: found {found}; allowed: numbers above 0.")
     if config.probe.solver == "lbfgs" and config.probe.features == "augmented":
         raise ConfigError(
             "config.probe.solver: found lbfgs with config.probe.features augmented; allowed: "

@@ -33,6 +33,10 @@ def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> di
     split = "test" if "test" in sources else "holdout"
     if split not in sources:
         raise ConfigError("config.data: found neither test nor held-out images to evaluate on.")
+    if not (train.num_classes and sources[split].num_classes):
+        raise ConfigError(
+            "config.data: found images without labels, which accuracy is measured by."
+        )
     method = experiment.make_method(config, train)
     schedule = experiment.make_schedule(config, train)
     optimizer = experiment.make_optimizer(config, schedule)
@@ -51,6 +55,14 @@ def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> di
             mesh=mesh,
         )
     else:
+        probe = config.probe
+        candidates = probe.learning_rates if probe.solver == "sgd" else probe.l2
+        if len(candidates) > 1 and split == "holdout":
+            field = "learning_rates" if probe.solver == "sgd" else "l2"
+            raise ConfigError(
+                f"config.probe.{field}: found {candidates}, but without test images the held-out "
+                "ones are what is measured, and must not choose too; allowed: one number."
+            )
         view = experiment.make_encode_view(config, method, train)
         encode_view = functools.partial(view, *network)
         result = evaluation.evaluate_linear_probe(
@@ -58,13 +70,11 @@ def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> di
             train,
             sources[split],
             holdout=sources.get("holdout") if split == "test" else None,
-            encode_view=encode_view if config.probe.features == "augmented" else None,
-            solver=config.probe.solver,
-            candidates=(
-                config.probe.learning_rates if config.probe.solver == "sgd" else evaluation.L2
-            ),
-            epochs=config.probe.epochs,
-            batch_size=config.probe.batch_size,
+            encode_view=encode_view if probe.features == "augmented" else None,
+            solver=probe.solver,
+            candidates=candidates,
+            epochs=probe.epochs,
+            batch_size=probe.batch_size,
             seed=config.seed,
             mesh=mesh,
             progress=functools.partial(tqdm.tqdm, unit="step", dynamic_ncols=True),

@@ -192,6 +192,7 @@ def _train_steps(
     finally:
         report.close()
         saver.close()
+        batches.close()
     return state, step, signal
 
 

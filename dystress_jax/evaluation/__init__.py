@@ -11,5 +11,4 @@ from .linear_head import LinearHead as LinearHead
 from .linear_head import fit_augmented as fit_augmented
 from .linear_head import fit_lbfgs as fit_lbfgs
 from .linear_head import fit_sgd as fit_sgd
-from .linear_probe import L2 as L2
 from .linear_probe import evaluate_linear_probe as evaluate_linear_probe

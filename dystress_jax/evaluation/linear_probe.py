@@ -12,9 +12,6 @@ from ._result import Result, top_accuracy
 from .features import Encode, check_classes, encode_source
 from .linear_head import EncodeView, Progress, fit_augmented, fit_lbfgs, fit_sgd
 
-L2 = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-"""Candidates for L-BFGS, strongest first."""
-
 
 def evaluate_linear_probe(
     encode: Encode,
@@ -45,7 +42,7 @@ def evaluate_linear_probe(
             epoch, as the paper does. None: encode every image once, as it is.
         solver: "sgd", or "lbfgs" without `encode_view`.
         candidates: base learning rates of sgd (the rate is this times batch_size / 256), or
-            strengths of L2 of lbfgs (`L2` spans the useful range); each > 0.
+            strengths of L2 of lbfgs; each > 0.
         epochs: of sgd.
         batch_size: of sgd; no more than there are images, and with views a multiple of the devices,
             to which it is lowered.

@@ -1,0 +1,64 @@
+"""Every file in configs/ is a config that the trainer accepts, with the settings it promises."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from dystress_jax import config, optim
+
+NAMES = [
+    path.stem for path in sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+]
+
+
+def load(name):
+    settings = importlib.import_module(f"configs.{name}").get_config()
+    if settings.data.source == "folder":
+        settings.data.path = "images"  # the user's to give
+    return config.from_config_dict(settings)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_accepted(name):
+    load(name)
+
+
+def test_a_folder_without_a_path_is_asked_for():
+    settings = importlib.import_module("configs.simclr_imagenet").get_config()
+    with pytest.raises(config.ConfigError, match=r"config\.data\.path: found ''"):
+        config.from_config_dict(settings)
+
+
+def test_cifar10_has_the_settings_of_the_papers_code():
+    c = load("simclr_cifar10")
+    assert (c.batch_size, c.epochs) == (128, 200)
+    assert (c.model.name, c.model.stem, c.projector.name) == ("resnet18", "cifar", "dystress_cifar")
+    assert (c.temperature.name, c.temperature.tau_min, c.temperature.tau_max) == (
+        "dystress",
+        0.07,
+        0.2,
+    )
+    o = c.optimizer
+    assert (o.name, o.learning_rate, o.momentum, o.weight_decay) == ("sgd", 0.2, 0.0, 5e-4)
+    assert o.warmup_epochs == 0
+    assert (c.knn.k, c.knn.temperature) == (200, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs"), [("simclr_imagenet", 100), ("simclr_imagenet100", 200)]
+)
+def test_imagenet_has_the_settings_of_the_papers_code(name, epochs):
+    c = load(name)
+    assert (c.batch_size, c.epochs, c.augment.size) == (256, epochs, 224)
+    assert (c.model.name, c.model.stem, c.augment.recipe) == ("resnet50", "imagenet", "simclr")
+    assert (c.temperature.name, c.temperature.tau_min, c.temperature.tau_max) == (
+        "dystress",
+        0.1,
+        0.2,
+    )
+    o = c.optimizer
+    assert (o.name, o.momentum, o.weight_decay, o.warmup_epochs) == ("lars", 0.9, 1e-6, 10)
+    assert optim.learning_rate(o.rule, o.learning_rate, c.batch_size) == pytest.approx(0.075 * 16)
+    assert (c.probe.epochs, c.probe.learning_rates, c.probe.batch_size) == (90, (0.1,), 256)
+    assert c.knn.k == 20
