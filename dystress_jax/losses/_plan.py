@@ -31,8 +31,10 @@ class Plan(NamedTuple):
 
     def row_numbers(self, n: int) -> Int[Array, " n"]:
         """Numbers of this device's n rows, unique over the mesh axis if there is one."""
-        first = 0 if self.axis_name is None else n * jax.lax.axis_index(self.axis_name)
-        return first + jnp.arange(n)
+        numbers = jnp.arange(n, dtype=jnp.int32)
+        if self.axis_name is None:
+            return numbers
+        return numbers + n * jax.lax.axis_index(self.axis_name)
 
     def negatives(
         self,

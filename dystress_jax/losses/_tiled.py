@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 Tree = Any
 # term(params, rows, columns) -> [n m], where every leaf of rows and of columns has one entry per
@@ -180,8 +180,8 @@ def _per_row(tiles: Tree) -> Float[Array, "k t"]:
     return jnp.zeros_like(leaf, shape=leaf.shape[:2])
 
 
-def _is_float(leaf: Array) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
+def _is_float(leaf: ArrayLike) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
 def vary_alike(*trees: Tree) -> Tree:
