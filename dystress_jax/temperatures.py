@@ -231,7 +231,7 @@ def dystress(
         Manna et al., "Dynamically Scaled Temperature in Self-Supervised Contrastive Learning",
         [arXiv 2308.01140](https://arxiv.org/abs/2308.01140).
     """
-    _check_range(tau_min, tau_max)
+    check_range(tau_min, tau_max)
     _check_monotone(tau_min, tau_max, stop_gradient)
     return Dystress(tau_min, tau_max, stop_gradient=stop_gradient)
 
@@ -287,7 +287,7 @@ def shifted_dystress(
         Manna et al., [arXiv 2308.01140](https://arxiv.org/abs/2308.01140), the starred rows of its
         tables; D = -0.4, k = 0.7 are the best values reported there.
     """
-    _check_range(tau_min, tau_max)
+    check_range(tau_min, tau_max)
     check_positive("width", width)
     _check_monotone(tau_min, tau_max, stop_gradient)
     return ShiftedDystress(tau_min, tau_max, shift, width, stop_gradient=stop_gradient)
@@ -325,7 +325,7 @@ def linear(
         >>> linear(0.1, 0.2)(jnp.array([-1.0, 0.0, 0.5]))
         Array([0.2 , 0.1 , 0.15], dtype=float32)
     """
-    _check_range(tau_min, tau_max)
+    check_range(tau_min, tau_max)
     return Linear(tau_min, tau_max, stop_gradient=stop_gradient)
 
 
@@ -361,7 +361,7 @@ def monotone_cosine(
         >>> monotone_cosine(0.1, 0.2)(jnp.array([-1.0, 0.0, 1.0]))
         Array([0.1 , 0.15, 0.2 ], dtype=float32)
     """
-    _check_range(tau_min, tau_max)
+    check_range(tau_min, tau_max)
     return MonotoneCosine(tau_min, tau_max, stop_gradient=stop_gradient)
 
 
@@ -635,7 +635,8 @@ def check_positive(name: str, value: ArrayLike) -> None:
         raise ValueError(f"{name} must be > 0; found {value}.")
 
 
-def _check_range(tau_min: ArrayLike, tau_max: ArrayLike) -> None:
+def check_range(tau_min: ArrayLike, tau_max: ArrayLike) -> None:
+    """Refuses concrete numbers unless 0 < tau_min <= tau_max; traced ones pass."""
     check_positive("tau_min", tau_min)
     if _concrete(tau_min, tau_max) and np.any(np.asarray(tau_min) > np.asarray(tau_max)):
         raise ValueError(f"tau_min must be <= tau_max; found tau_min={tau_min}, tau_max={tau_max}.")

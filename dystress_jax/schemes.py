@@ -1,0 +1,459 @@
+"""Temperatures that change during training: schedules, learned, from the batch, per example.
+
+A scheme is three pure functions around a state, which is a pytree to store with the model:
+
+    state = scheme.init()
+    temperature = scheme.resolve(state, batch)            # before the loss
+    ...                                                   # loss and gradients with this temperature
+    state = scheme.update(state, batch, gradient)         # after it
+
+`gradient` is the gradient of the loss with respect to the temperature, a pytree like it; schemes
+that do not learn from it take None.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+
+from dystress_jax.losses import dcl
+from dystress_jax.similarities import at_least_float32, normalize, sphere
+from dystress_jax.temperatures import (
+    CLIP_LOG_SCALE,
+    Constant,
+    Learned,
+    PerAnchor,
+    Temperature,
+    TemperatureLike,
+    as_temperature,
+    check_range,
+)
+
+__all__ = [
+    "Batch",
+    "Scheme",
+    "cosine_oscillation",
+    "fixed",
+    "isogclr",
+    "learned_scale",
+    "macl",
+    "macl_reweight",
+    "scheduled",
+    "tempnet",
+]
+
+State = Any
+Optimizer = Any  # an optax GradientTransformation, or anything with its init and update
+
+
+class Batch(NamedTuple):
+    """What a scheme may look at. Gradients never flow back through it.
+
+    Attributes:
+        view_a: embeddings of the first view.
+        view_b: embeddings of the second view.
+        example: position of each example in the data set, for states per example.
+        key: randomness for this step, for schemes that use it.
+    """
+
+    view_a: Float[Array, "n d"]
+    view_b: Float[Array, "n d"]
+    example: Int[Array, " n"] | None = None
+    key: PRNGKeyArray | None = None
+
+
+class Scheme(NamedTuple):
+    """How a temperature evolves.
+
+    Attributes:
+        init: () -> state.
+        resolve: (state, batch) -> the temperature of this step. Schemes that do not look at the
+            batch take None.
+        update: (state, batch, gradient) -> state of the next step.
+    """
+
+    init: Callable[[], State]
+    resolve: Callable[..., Temperature]
+    update: Callable[..., State]
+
+
+def fixed(temperature: TemperatureLike) -> Scheme:
+    """The same temperature in every step.
+
+    Args:
+        temperature: what every loss takes.
+
+    Returns:
+        The scheme; its state is empty.
+
+    Example:
+        >>> fixed(0.1).resolve((), None)
+        Constant(tau=0.1)
+    """
+    return Scheme(
+        init=lambda: (),
+        resolve=lambda state, batch: as_temperature(temperature),
+        update=lambda state, batch, gradient: state,
+    )
+
+
+def scheduled(
+    make: Callable[..., Temperature], **fields: ArrayLike | Callable[[Array], ArrayLike]
+) -> Scheme:
+    """A temperature whose fields follow schedules.
+
+    Args:
+        make: a function of `temperatures`, such as `dystress`.
+        **fields: its arguments; each is a number, or a schedule (step -> number) such as those of
+            optax or `cosine_oscillation`.
+
+    Returns:
+        The scheme; its state is the number of updates so far.
+
+    Example:
+        >>> from dystress_jax.temperatures import dystress
+        >>> scheme = scheduled(dystress, tau_min=lambda step: 0.1 + 0.01 * step, tau_max=0.5)
+        >>> state = scheme.update(scheme.init(), None, None)
+        >>> round(float(scheme.resolve(state, None).tau_min), 4)
+        0.11
+    """
+
+    def resolve(step: Int[Array, ""], batch: Batch | None) -> Temperature:
+        del batch
+        return make(**{k: v(step) if callable(v) else v for k, v in fields.items()})
+
+    return Scheme(
+        init=lambda: jnp.zeros((), jnp.int32),
+        resolve=resolve,
+        update=lambda step, batch, gradient: step + 1,
+    )
+
+
+def cosine_oscillation(
+    tau_min: float = 0.1, tau_max: float = 1.0, *, half_period: float = 200
+) -> Callable[[ArrayLike], Array]:
+    r"""The temperature schedule of Kukleva et al.
+
+    $$\tau(t) = \tau_{min} + \tfrac12 (\tau_{max} - \tau_{min}) (1 + \cos(\pi t / T))$$
+
+    Starts at tau_max, reaches tau_min after T and goes on oscillating.
+
+    Args:
+        tau_min: lowest temperature, > 0.
+        tau_max: highest temperature, >= tau_min.
+        half_period: T, in the unit of the argument. The authors count epochs and use 200, so a
+            full period takes 400 epochs; in steps, multiply by the steps of an epoch.
+
+    Returns:
+        The schedule t -> tau.
+
+    Raises:
+        ValueError: when tau_min <= 0, tau_min > tau_max or half_period <= 0.
+
+    Example:
+        >>> [round(float(cosine_oscillation()(epoch)), 3) for epoch in (0, 100, 200, 400)]
+        [1.0, 0.55, 0.1, 1.0]
+
+    References:
+        Kukleva et al., [arXiv 2303.13664](https://arxiv.org/abs/2303.13664), and their code.
+    """
+    check_range(tau_min, tau_max)
+    if half_period <= 0:
+        raise ValueError(f"half_period must be > 0; found {half_period}.")
+    return lambda t: tau_min + (tau_max - tau_min) / 2 * (1 + jnp.cos(jnp.pi * t / half_period))
+
+
+def learned_scale(
+    optimizer: Optimizer, *, log_scale: float = CLIP_LOG_SCALE, max_scale: float = 100.0
+) -> Scheme:
+    r"""The learned temperature of CLIP, with an optimiser of its own.
+
+    $$\tau = e^{-t}, \qquad t \leftarrow \mathrm{clip}(t + u, 0, \ln \text{max\_scale})$$
+
+    where u is the optimiser's update for the gradient of the loss. The clamp acts after each step.
+
+    Args:
+        optimizer: an optax optimiser for the one parameter.
+        log_scale: initial t.
+        max_scale: largest 1 / tau, > 1.
+
+    Returns:
+        The scheme; its state holds t and the optimiser's state, and `resolve` a
+        `temperatures.learned`.
+
+    Raises:
+        ValueError: when max_scale <= 1.
+
+    References:
+        Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020), section 2.5.
+    """
+    if max_scale <= 1:
+        raise ValueError(f"max_scale must be > 1, it is the largest 1 / tau; found {max_scale}.")
+
+    def init() -> State:
+        t = jnp.float32(log_scale)
+        return t, optimizer.init(t)
+
+    def resolve(state: State, batch: Batch | None) -> Learned:
+        del batch
+        return Learned(state[0], max_scale=max_scale)
+
+    def update(state: State, batch: Batch | None, gradient: Learned) -> State:
+        del batch
+        t, optimizer_state = state
+        change, optimizer_state = optimizer.update(gradient.log_scale, optimizer_state, t)
+        return jnp.clip(t + change, 0.0, math.log(max_scale)), optimizer_state
+
+    return Scheme(init, resolve, update)
+
+
+def macl(*, tau: float = 0.1, alpha: float = 0.5, threshold: float = 0.0) -> Scheme:
+    r"""The model-aware temperature of MACL: it rises with the similarity of the positives.
+
+    $$\tau = \tau_0 (1 + \alpha (A - A_0)), \qquad A = \text{mean positive similarity}$$
+
+    The method also weighs the loss, see `macl_reweight`.
+
+    Args:
+        tau: tau_0 > 0.
+        alpha: how strongly tau follows, in [0, 1].
+        threshold: A_0, in [0, 1].
+
+    Returns:
+        The scheme; its state is empty, `resolve` needs the views of the batch.
+
+    Raises:
+        ValueError: when tau <= 0, or alpha or threshold is not in [0, 1].
+
+    Example:
+        >>> views = jnp.eye(2)
+        >>> macl().resolve((), Batch(views, views))
+        Constant(tau=Array(0.15, dtype=float32))
+
+    References:
+        Huang et al., [arXiv 2207.07874](https://arxiv.org/abs/2207.07874), and the authors' code.
+    """
+    check_range(tau, tau)
+    for name, value in (("alpha", alpha), ("threshold", threshold)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in [0, 1]; found {value}.")
+
+    def resolve(state: State, batch: Batch) -> Constant:
+        del state
+        views = [normalize(at_least_float32(view)) for view in batch[:2]]
+        positive = jnp.mean(jax.lax.stop_gradient(sphere.paired(*views)))
+        return Constant(tau * (1 + alpha * (positive - threshold)))
+
+    return Scheme(lambda: (), resolve, lambda state, batch, gradient: state)
+
+
+def macl_reweight(loss: Float[Array, " n"]) -> Float[Array, " n"]:
+    r"""The loss of MACL from a softmax loss: examples that are learned keep their gradient.
+
+    $$-\mathrm{sg}\Big[\frac{1}{1 - P_i}\Big] \log P_i, \qquad P_i = e^{-L_i}$$
+
+    Args:
+        loss: L_i = -log P_i, such as `losses.nt_xent` returns.
+
+    Returns:
+        The weighted loss of each anchor.
+
+    Example:
+        >>> macl_reweight(jnp.array([0.6931472]))
+        Array([1.3863], dtype=float32)
+
+    References:
+        Huang et al., [arXiv 2207.07874](https://arxiv.org/abs/2207.07874), and the authors' code.
+    """
+    smallest = jnp.finfo(loss.dtype).eps  # 1 - P is 0 where the loss is
+    return loss / jax.lax.stop_gradient(jnp.maximum(-jnp.expm1(-loss), smallest))
+
+
+class ExampleState(NamedTuple):
+    """State of `isogclr`, for each view and each example of the data set."""
+
+    tau: Float[Array, "2 examples"]
+    momentum: Float[Array, "2 examples"]
+    log_mean: Float[Array, "2 examples"]
+
+
+def isogclr(
+    num_examples: int,
+    *,
+    tau_init: float = 0.1,
+    tau_min: float = 0.005,
+    tau_max: float = 1.0,
+    rho: float = 0.4,
+    gamma: float = 0.8,
+    beta: float = 0.5,
+    learning_rate: float = 0.03,
+    clip: float = 3.0,
+) -> Scheme:
+    r"""The temperature of iSogCLR: one for each example, from a robust objective of its own.
+
+    With h = s_ij - s_ip over the 2n - 2 negatives j of anchor i (neither itself nor its positive),
+
+    $$s_i \leftarrow (1 - \gamma) s_i + \gamma\, \mathbb{E}_j e^{h_{ij} / \tau_i}, \qquad
+      g_i = \ln s_i + \rho - \mathbb{E}_j \Big[ \frac{e^{h_{ij} / \tau_i}}{s_i}
+      \frac{h_{ij}}{\tau_i} \Big]$$
+    $$u_i \leftarrow (1 - \beta) u_i + \beta\, \mathrm{clip}(g_i), \qquad
+      \tau_i \leftarrow \mathrm{clip}(\tau_i - \eta u_i, \tau_{min}, \tau_{max})$$
+
+    s_i starts at its first value. It is kept as a logarithm, which replaces the running maximum of
+    the authors' code. Each view of an example has a state of its own, as image and text have there.
+
+    Args:
+        num_examples: size of the data set.
+        tau_init: initial temperature.
+        tau_min: lowest temperature, > 0.
+        tau_max: highest temperature.
+        rho: radius of the robust objective.
+        gamma: weight of the present batch in s, in (0, 1].
+        beta: weight of the present gradient in u, in (0, 1].
+        learning_rate: eta.
+        clip: largest |g|.
+
+    Returns:
+        The scheme; `resolve` gives one temperature per anchor, in the order of `losses.nt_xent`,
+        and needs batch.example, `update` the views too.
+
+    Raises:
+        ValueError: when tau_min <= 0 or tau_init is not in [tau_min, tau_max].
+
+    References:
+        Qiu et al., [arXiv 2305.11965](https://arxiv.org/abs/2305.11965), and the authors' code;
+        rho, beta and the learning rate as in its CIFAR-100 settings.
+    """
+    check_range(tau_min, tau_init)
+    check_range(tau_init, tau_max)
+
+    def init() -> ExampleState:
+        shape = (2, num_examples)
+        return ExampleState(jnp.full(shape, tau_init), jnp.zeros(shape), jnp.full(shape, -jnp.inf))
+
+    def resolve(state: ExampleState, batch: Batch) -> PerAnchor:
+        return PerAnchor(state.tau[:, batch.example].reshape(-1))
+
+    def update(state: ExampleState, batch: Batch, gradient: Temperature | None) -> ExampleState:
+        del gradient
+        of_batch = jax.tree.map(lambda x: x[:, batch.example].reshape(-1), state)
+        slope, log_mean = _robust_slope(batch, of_batch.tau, of_batch.log_mean, rho, gamma)
+        momentum = (1 - beta) * of_batch.momentum + beta * jnp.clip(slope, -clip, clip)
+        tau = jnp.clip(of_batch.tau - learning_rate * momentum, tau_min, tau_max)
+        put = lambda x, new: x.at[:, batch.example].set(new.reshape(2, -1))
+        return ExampleState(*map(put, state, (tau, momentum, log_mean)))
+
+    return Scheme(init, resolve, update)
+
+
+def tempnet(
+    key: PRNGKeyArray,
+    features: int,
+    num_examples: int,
+    optimizer: Optimizer,
+    *,
+    tau_min: float = 0.005,
+    tau_max: float = 0.05,
+    prototypes: int = 256,
+    hidden: int = 256,
+    rho: float = 7.0,
+    gamma: float = 0.8,
+    dropout: float = 0.5,
+) -> Scheme:
+    r"""The temperature of TempNet: a small network predicts it from the embedding.
+
+    With z = sigmoid(x V + c), masked by dropout, and the M rows of P scaled to length 1,
+
+    $$\tau(x) = \tau_{min} + (\tau_{max} - \tau_{min})\, \sigma\Big( w \cdot
+      \big[ (\mathrm{softmax}(z P^T / e^s) - 1/M)\, \sigma(z P^T) \big] + b \Big)$$
+
+    trained on mean_i g_i tau(x_i) with g_i of `isogclr` as a number.
+
+    Args:
+        key: randomness of the initial weights.
+        features: d, the length of an embedding.
+        num_examples: size of the data set, for the moving averages s_i.
+        optimizer: an optax optimiser for the network.
+        tau_min: lowest temperature, > 0.
+        tau_max: highest temperature.
+        prototypes: M.
+        hidden: length of z.
+        rho: radius of the robust objective.
+        gamma: weight of the present batch in s, in (0, 1].
+        dropout: share of z to drop in `update` where the batch has a key.
+
+    Returns:
+        The scheme; `resolve` gives one temperature per anchor, in the order of `losses.nt_xent`.
+
+    Raises:
+        ValueError: when tau_min <= 0 or tau_min > tau_max.
+
+    References:
+        Qiu et al., [arXiv 2404.04575](https://arxiv.org/abs/2404.04575), and the authors' code.
+    """
+    check_range(tau_min, tau_max)
+
+    def init() -> State:
+        kernel, rows = jax.random.split(key)
+        params = {
+            "kernel": jax.random.normal(kernel, (features, hidden)) / math.sqrt(features),
+            "bias": jnp.zeros(hidden),
+            "prototypes": jax.random.normal(rows, (prototypes, hidden)),
+            "weights": jnp.ones(prototypes),
+            "offset": jnp.zeros(()),
+            "log_softness": jnp.log(jnp.float32(0.01)),
+        }
+        return params, optimizer.init(params), jnp.full((2, num_examples), -jnp.inf)
+
+    def predict(params: dict[str, Array], batch: Batch, key: PRNGKeyArray | None) -> Array:
+        views = jax.lax.stop_gradient(jnp.concatenate(batch[:2]))
+        z = jax.nn.sigmoid(at_least_float32(views) @ params["kernel"] + params["bias"][None, :])
+        if key is not None:
+            z = z * jax.random.bernoulli(key, 1 - dropout, z.shape) / (1 - dropout)
+        match = z @ normalize(params["prototypes"]).T
+        softmax = jax.nn.softmax(match / jnp.exp(params["log_softness"]))
+        evidence = (softmax - 1 / prototypes) * jax.nn.sigmoid(match)
+        position = jax.nn.sigmoid(evidence @ params["weights"] + params["offset"])
+        return tau_min + (tau_max - tau_min) * position
+
+    def resolve(state: State, batch: Batch) -> PerAnchor:
+        return PerAnchor(predict(state[0], batch, None))
+
+    def update(state: State, batch: Batch, gradient: Temperature | None) -> State:
+        del gradient
+        params, optimizer_state, log_means = state
+        of_batch = log_means[:, batch.example].reshape(-1)
+
+        def objective(params):
+            tau = predict(params, batch, batch.key)
+            slope, log_mean = _robust_slope(batch, jax.lax.stop_gradient(tau), of_batch, rho, gamma)
+            return jnp.mean(slope * tau), log_mean
+
+        slopes, log_mean = jax.grad(objective, has_aux=True)(params)
+        changes, optimizer_state = optimizer.update(slopes, optimizer_state, params)
+        params = jax.tree.map(jnp.add, params, changes)
+        return params, optimizer_state, log_means.at[:, batch.example].set(log_mean.reshape(2, -1))
+
+    return Scheme(init, resolve, update)
+
+
+def _robust_slope(
+    batch: Batch,
+    tau: Float[Array, " anchors"],
+    log_mean: Float[Array, " anchors"],
+    rho: float,
+    gamma: float,
+) -> tuple[Float[Array, " anchors"], Float[Array, " anchors"]]:
+    """The slope g_i of the robust objective in tau_i, and the new ln s_i."""
+    views = jax.lax.stop_gradient(batch[:2])
+    # log sum_j exp(h_ij / tau_i) over the negatives is the decoupled loss; its derivative in tau_i
+    # is minus the softmax mean of h_ij / tau_i, over tau_i.
+    total, pullback = jax.vjp(lambda tau: dcl(*views, temperature=PerAnchor(tau)), tau)
+    softmax_mean = -tau * pullback(jnp.ones_like(total))[0]
+    now = total - math.log(2 * views[0].shape[0] - 2)
+    averaged = jnp.logaddexp(jnp.log1p(-gamma) + log_mean, jnp.log(gamma) + now)
+    log_mean = jnp.where(jnp.isneginf(log_mean), now, averaged)
+    return log_mean + rho - jnp.exp(now - log_mean) * softmax_mean, log_mean

@@ -1,0 +1,158 @@
+"""Schemes against golden numbers computed in NumPy from the published rules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dystress_jax import losses, schemes, temperatures
+from tests import oracles
+
+RNG = np.random.default_rng(0)
+A, B = RNG.standard_normal((2, 4, 6))
+VIEWS = schemes.Batch(jnp.float32(A), jnp.float32(B), example=jnp.array([5, 0, 2, 7]))
+
+
+def test_any_optax_schedule_on_any_field():
+    schedule = optax.linear_schedule(0.1, 0.2, transition_steps=10)  # the stabilisation of DySTreSS
+    scheme = schemes.scheduled(temperatures.dystress, tau_min=schedule, tau_max=0.2)
+    state = scheme.init()
+    for step in range(12):
+        temperature = jax.jit(scheme.resolve)(state, None)
+        expected = temperatures.dystress(0.1 + 0.01 * min(step, 10), 0.2)
+        np.testing.assert_allclose(temperature.tau_min, expected.tau_min, rtol=1e-6)
+        state = scheme.update(state, None, None)
+
+
+def test_cosine_oscillation_is_the_rule_of_kukleva_et_al():
+    # tau_min + .5 (tau_max - tau_min)(1 + cos(pi e / t_max)), t_max = 200, tau in [.1, 1]
+    golden = {0: 1.0, 50: 0.868198, 100: 0.55, 200: 0.1, 300: 0.55, 400: 1.0, 500: 0.55}
+    schedule = schemes.cosine_oscillation()
+    for epoch, tau in golden.items():
+        np.testing.assert_allclose(schedule(epoch), tau, rtol=1e-6)
+
+
+def test_macl_follows_the_mean_positive_similarity():
+    # tau0 (1 + alpha (A - A0)); -sg[1 / (1 - P)] ln P
+    positive = np.mean(np.sum(oracles.unit(A) * oracles.unit(B), axis=1))
+    scheme = schemes.macl(tau=0.1, alpha=0.5, threshold=0.2)
+    temperature = scheme.resolve(scheme.init(), VIEWS)
+    np.testing.assert_allclose(temperature.tau, 0.1 * (1 + 0.5 * (positive - 0.2)), rtol=1e-5)
+    p = np.array([0.9, 0.5, 1e-3])
+    np.testing.assert_allclose(
+        schemes.macl_reweight(jnp.float32(-np.log(p))), -np.log(p) / (1 - p), rtol=1e-5
+    )
+    slope = jax.grad(lambda loss: schemes.macl_reweight(loss).sum())(jnp.float32(-np.log(p)))
+    np.testing.assert_allclose(slope, 1 / (1 - p), rtol=1e-5)
+    assert np.isfinite(schemes.macl_reweight(jnp.zeros(1)))
+
+
+def test_learned_scale_is_clamped_after_each_step():
+    scheme = schemes.learned_scale(optax.sgd(0.1), max_scale=100.0)
+    state = scheme.init()
+    np.testing.assert_allclose(state[0], 2.6593, rtol=1e-4)  # ln(1 / 0.07)
+    loss = lambda temperature: losses.clip(*VIEWS[:2], temperature=temperature).mean()
+    temperature = scheme.resolve(state, None)
+    gradient = jax.grad(loss)(temperature)
+    expected = state[0] - 0.1 * gradient.log_scale
+    np.testing.assert_allclose(scheme.update(state, None, gradient)[0], expected, rtol=1e-6)
+    far = lambda sign: temperatures.Learned(jnp.float32(sign * 100.0))
+    np.testing.assert_allclose(scheme.update(state, None, far(-1))[0], 4.6052, rtol=1e-4)
+    assert scheme.update(state, None, far(1))[0] == 0
+
+
+class Isogclr:
+    """The rule of iSogCLR in plain loops: one anchor at a time, the diagonal masked."""
+
+    gamma, beta, rho, eta, clip, low, high = 0.8, 0.5, 0.4, 0.03, 3.0, 0.005, 1.0
+
+    def __init__(self):
+        self.s, self.u = {}, {}
+        self.tau = {}
+
+    def slope(self, views, index):
+        z = oracles.unit(np.concatenate(views))
+        s, n = z @ z.T, len(index)
+        slopes = {}
+        for i in range(2 * n):
+            who, p = (i // n, index[i % n]), (i + n) % (2 * n)
+            tau = self.tau.setdefault(who, 0.1)
+            h = np.array([s[i, k] - s[i, p] for k in range(2 * n) if k not in (i, p)])
+            mean = np.mean(np.exp(h / tau))
+            self.s[who] = (
+                (1 - self.gamma) * self.s[who] + self.gamma * mean if who in self.s else mean
+            )
+            weighted = np.mean(np.exp(h / tau) / self.s[who] * h / tau)
+            slopes[who] = np.log(self.s[who]) + self.rho - weighted
+        return slopes
+
+    def update(self, views, index):
+        for who, slope in self.slope(views, index).items():
+            clipped = np.clip(slope, -self.clip, self.clip)
+            self.u[who] = (1 - self.beta) * self.u.get(who, 0.0) + self.beta * clipped
+            self.tau[who] = np.clip(self.tau[who] - self.eta * self.u[who], self.low, self.high)
+
+
+def test_isogclr_keeps_a_temperature_for_each_example():
+    scheme, golden = schemes.isogclr(9), Isogclr()
+    state, update = scheme.init(), jax.jit(scheme.update)
+    batches = [([5, 0, 2, 7], 0), ([2, 5, 8, 1], 1), ([5, 2, 0, 8], 2)]
+    for index, seed in batches:
+        views = np.random.default_rng(seed).standard_normal((2, 4, 6))
+        state = update(state, schemes.Batch(*jnp.float32(views), example=jnp.array(index)), None)
+        golden.update(views, index)
+    for (view, example), tau in golden.tau.items():
+        np.testing.assert_allclose(state.tau[view, example], tau, rtol=1e-4)
+    untouched = [3, 4, 6]
+    np.testing.assert_allclose(state.tau[:, untouched], 0.1)
+    order = scheme.resolve(state, schemes.Batch(*VIEWS[:2], example=jnp.array([8, 3, 5, 2])))
+    np.testing.assert_array_equal(order.tau, state.tau[:, jnp.array([8, 3, 5, 2])].reshape(-1))
+    assert losses.nt_xent(*VIEWS[:2], temperature=order).shape == (8,)
+
+
+def test_tempnet_predicts_and_learns_by_its_rule():
+    scheme = schemes.tempnet(
+        jax.random.key(0), 6, 9, optax.sgd(0.1), prototypes=16, hidden=5, rho=7.0
+    )
+    state = scheme.init()
+    params = {k: np.float64(v) for k, v in state[0].items()}
+
+    def tau(params):
+        sigmoid = lambda x: 1 / (1 + np.exp(-x))
+        z = sigmoid(np.concatenate([A, B]) @ params["kernel"] + params["bias"])
+        match = z @ oracles.unit(params["prototypes"]).T
+        e = np.exp(match / np.exp(params["log_softness"]))
+        softmax = e / e.sum(1, keepdims=True)
+        inner = (softmax - 1 / 16) * sigmoid(match)
+        return 0.005 + 0.045 * sigmoid(inner @ params["weights"] + params["offset"])
+
+    np.testing.assert_allclose(scheme.resolve(state, VIEWS).tau, tau(params), rtol=1e-3)
+    golden = Isogclr()
+    golden.rho = 7.0
+    index = np.array(VIEWS.example)
+    golden.tau = {(i // 4, index[i % 4]): t for i, t in enumerate(tau(params))}
+    slopes = np.array(list(golden.slope((A, B), index).values()))
+    step = 1e-4
+    moved = lambda sign: tau(params | {"offset": params["offset"] + sign * step})
+    slope = np.mean(slopes * (moved(1) - moved(-1)) / (2 * step))
+    after = scheme.update(state, VIEWS, None)
+    np.testing.assert_allclose(after[0]["offset"], -0.1 * slope, rtol=2e-3)
+    assert np.isfinite(after[2][:, index]).all()
+    dropped = scheme.update(state, VIEWS._replace(key=jax.random.key(1)), None)
+    assert dropped[0]["offset"] != after[0]["offset"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: schemes.cosine_oscillation(0.5, 0.1), "tau_min must be <= tau_max"),
+        (lambda: schemes.cosine_oscillation(half_period=0), "half_period must be > 0; found 0"),
+        (lambda: schemes.macl(alpha=2.0), r"alpha must be in \[0, 1\]; found 2.0"),
+        (lambda: schemes.learned_scale(optax.sgd(1.0), max_scale=1.0), "max_scale must be > 1"),
+        (lambda: schemes.isogclr(4, tau_init=2.0), "found tau_min=2.0, tau_max=1.0"),
+    ],
+)
+def test_a_bad_number_is_refused_with_its_value(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
