@@ -38,12 +38,14 @@ class Strategy(NamedTuple):
         row_max: (term, params, rows, columns) -> the largest term of each row, which counts as a
             number in gradients.
         one_pass: whether it pays to avoid `row_max` where exp cannot overflow.
+        reverse_only: whether forward mode is out of the question anyway.
         agree: makes a decision the same on all devices that work together.
     """
 
     row_sum: Callable[..., Float[Array, " n"]]
     row_max: Callable[..., Float[Array, " n"]]
     one_pass: bool
+    reverse_only: bool
     agree: Callable[[Bool[Array, ""]], Bool[Array, ""]] = lambda decision: decision
 
 
@@ -58,7 +60,7 @@ def _dense_max(term: Callable, params: Any, rows: Any, columns: Any) -> Float[Ar
     return jax.lax.stop_gradient(jnp.max(term(params, rows, columns), axis=1))
 
 
-dense = Strategy(_dense_sum, _dense_max, one_pass=False)
+dense = Strategy(_dense_sum, _dense_max, one_pass=False, reverse_only=False)
 """The reference: the whole matrix of terms at once, O(n m) memory."""
 
 
@@ -145,7 +147,8 @@ def log_partition(
     temperature = _cast(temperature, anchors.dtype)
     columns = Side(candidates, candidate_group)
     rows = Side(anchors, anchor_group, temperature if temperature.by_anchor else None)
-    logit = PairLogit(similarity, allowed)
+    measure = similarity.for_reverse_mode() if strategy.reverse_only else similarity
+    logit = PairLogit(measure, allowed)
     weight = PairWeight(logit)
 
     def direct():

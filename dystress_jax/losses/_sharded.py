@@ -34,7 +34,8 @@ def gathered(local: Strategy, axis_name: str) -> Strategy:
     def row_max(term, params, rows, columns):
         return local.row_max(term, params, rows, gather(jax.lax.stop_gradient(columns)))
 
-    return Strategy(row_sum, row_max, local.one_pass, functools.partial(_on_all, axis_name))
+    agree = functools.partial(_on_all, axis_name)
+    return Strategy(row_sum, row_max, local.one_pass, local.reverse_only, agree)
 
 
 def ring(local: Strategy, axis_name: str) -> Strategy:
@@ -56,7 +57,8 @@ def ring(local: Strategy, axis_name: str) -> Strategy:
         visit = lambda block, so_far: jnp.maximum(so_far, largest(block))
         return _travel(axis_name, columns, largest(columns), visit)
 
-    return Strategy(row_sum, row_max, local.one_pass, functools.partial(_on_all, axis_name))
+    agree = functools.partial(_on_all, axis_name)
+    return Strategy(row_sum, row_max, local.one_pass, local.reverse_only, agree)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

@@ -21,6 +21,7 @@ def choose(name: str, n: int, m: int, d: int, tile_size: int, axis_name: str | N
         functools.partial(_tiled.row_sum, tile_size=tile_size),
         functools.partial(_tiled.row_max, tile_size=tile_size),
         one_pass=True,
+        reverse_only=True,
     )
     if axis_name is None:
         if name == "auto":
