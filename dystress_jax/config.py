@@ -95,7 +95,12 @@ class Loss:
     """The contrastive loss."""
 
     name: str = _field("nt_xent", "contrastive loss", among=("nt_xent",))
-    strategy: str = _field("dense", "how it is computed", among=("dense",))
+    strategy: str = _field(
+        "auto",
+        "how it is computed: by size and number of devices, or as named",
+        among=("auto", "dense", "tiled", "gathered", "ring"),
+    )
+    tile_size: int = _field(512, "rows and columns of a tile, where there are tiles", at_least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> di
         raise ConfigError(
             "config.data: found images without labels, which accuracy is measured by."
         )
-    method = experiment.make_method(config, train)
+    method = experiment.make_method(config, train, mesh)
     schedule = experiment.make_schedule(config, train)
     optimizer = experiment.make_optimizer(config, schedule)
     directory = workdir / "checkpoints"

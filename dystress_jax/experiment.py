@@ -11,9 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
-from . import augment, data, losses, methods, models, optim, temperatures
+from . import augment, data, losses, methods, models, optim, sharding, temperatures
 from .config import Config, ConfigError, Temperature
 from .methods import Method
 
@@ -68,7 +69,32 @@ def make_temperature(settings: Temperature) -> temperatures.Temperature:
     )
 
 
-def make_method(config: Config, source: data.Source) -> Method:
+def make_loss(config: Config, mesh: Mesh) -> methods.Loss:
+    """NT-Xent over the whole batch, wherever its rows are.
+
+    ``dense`` and ``tiled`` are written for the whole batch and left to the compiler; ``gathered``
+    and ``ring`` say themselves what travels between the devices, and ``auto`` takes one of these as
+    soon as there are several.
+    """
+    nt_xent = functools.partial(
+        losses.nt_xent, strategy=config.loss.strategy, tile_size=config.loss.tile_size
+    )
+
+    def whole(view_a, view_b, temperature):
+        return nt_xent(view_a, view_b, temperature=temperature)
+
+    def shard(view_a, view_b, temperature):
+        return nt_xent(view_a, view_b, temperature=temperature, axis_name=sharding.AXIS)
+
+    if config.loss.strategy in ("dense", "tiled") or (
+        config.loss.strategy == "auto" and mesh.size == 1
+    ):
+        return whole
+    rows = PartitionSpec(sharding.AXIS)
+    return jax.shard_map(shard, mesh=mesh, in_specs=(rows, rows, PartitionSpec()), out_specs=rows)
+
+
+def make_method(config: Config, source: data.Source, mesh: Mesh) -> Method:
     """The encoder, its projection head, its views and its loss, as one method."""
     channels = source.image_shape[-1]
     size = view_size(config, source)
@@ -90,13 +116,13 @@ def make_method(config: Config, source: data.Source) -> Method:
         first, second = augment.two_views(key, images, recipe, size=size)
         return normalize(first), normalize(second)
 
-    def loss(view_a, view_b, temperature):
-        return losses.nt_xent(
-            view_a, view_b, temperature=temperature, strategy=config.loss.strategy
-        )
-
-    temperature = make_temperature(config.temperature)
-    method = methods.simclr(encoder, projector, views=views, loss=loss, temperature=temperature)
+    method = methods.simclr(
+        encoder,
+        projector,
+        views=views,
+        loss=make_loss(config, mesh),
+        temperature=make_temperature(config.temperature),
+    )
     if config.probe.online and source.num_classes:
         method = methods.with_online_probe(method, source.num_classes)
     return method

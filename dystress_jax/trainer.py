@@ -106,7 +106,7 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
     counts = ", ".join(f"{len(s):,} {split}" for split, s in sources.items())
     _note(f"images: {counts}; {' x '.join(map(str, source.image_shape))}")
     schedule = experiment.make_schedule(config, source)
-    method = experiment.make_method(config, source)
+    method = experiment.make_method(config, source, mesh)
     optimizer = experiment.make_optimizer(config, schedule)
     encode = experiment.make_encode(config, method, source)
     _remember_config(config, workdir)

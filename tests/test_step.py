@@ -7,25 +7,37 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dystress_jax import augment, losses, methods, models, optim, sharding, temperatures
+from dystress_jax import (
+    augment,
+    config,
+    experiment,
+    losses,
+    methods,
+    models,
+    optim,
+    sharding,
+    temperatures,
+)
 from dystress_jax.state import abstract_state, init_state
 from dystress_jax.step import make_train_step
 
 BATCH, SIZE, CLASSES = 16, 12, 3
 
 
-def make_parts(*, dtype=jnp.float32, rate=0.02):
+def make_parts(*, dtype=jnp.float32, rate=0.02, loss=None):
     encoder = models.resnet("small", stem="cifar", width=4, dtype=dtype)
     projector = models.projector(
         "simclr", in_features=encoder.out_features, hidden=16, out=8, dtype=dtype
     )
     views = functools.partial(augment.two_views, recipe=augment.simclr_cifar(), size=SIZE)
 
-    def loss(view_a, view_b, temperature):
+    def dense(view_a, view_b, temperature):
         return losses.nt_xent(view_a, view_b, temperature=temperature, strategy="dense")
 
     temperature = temperatures.dystress(0.1, 0.2)
-    method = methods.simclr(encoder, projector, views=views, loss=loss, temperature=temperature)
+    method = methods.simclr(
+        encoder, projector, views=views, loss=loss or dense, temperature=temperature
+    )
     schedule = optim.warmup_cosine(rate, total_steps=20)
     optimizer = optim.make_optimizer("sgd", schedule, momentum=0.9, weight_decay=1e-4)
     return method, optimizer, schedule
@@ -74,11 +86,40 @@ def run(parts, batches, devices=1, seed=0):
 @pytest.mark.slow
 def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
     # A small learning rate: a large one makes rounding grow a thousandfold a step, on any device.
-    parts, batches = make_parts(rate=0.002), make_batches(1, rows=32) * 20
-    curves = {d: [m["loss"] for m in run(parts, batches, d)[1]] for d in (1, 2, 4, 8)}
+    batches = make_batches(1, rows=32) * 20
+
+    def curve(devices):
+        mesh = sharding.make_mesh(jax.devices()[:devices])
+        parts = make_parts(rate=0.002, loss=experiment.make_loss(config.Config(), mesh))
+        return [m["loss"] for m in run(parts, batches, devices)[1]]
+
+    curves = {devices: curve(devices) for devices in (1, 2, 4, 8)}
     assert len(set(curves[1])) == 20
     for devices in (2, 4, 8):
         np.testing.assert_allclose(curves[devices], curves[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "tiled", "gathered", "ring"])
+def test_the_loss_that_the_config_names_is_the_loss_of_the_whole_batch(strategy):
+    settings = config.from_config_dict({"loss": {"strategy": strategy, "tile_size": 8}})
+    mesh = sharding.make_mesh()
+    views = jax.random.normal(jax.random.key(0), (2, 16, 8))
+    temperature = temperatures.dystress(0.1, 0.2)
+
+    def mean(loss, views):
+        return loss(views[0], views[1], temperature).mean()
+
+    dense = functools.partial(losses.nt_xent, strategy="dense")
+    expected = jax.value_and_grad(
+        lambda views: dense(views[0], views[1], temperature=temperature).mean()
+    )(views)
+    found = jax.jit(
+        jax.value_and_grad(functools.partial(mean, experiment.make_loss(settings, mesh))),
+        in_shardings=jax.sharding.NamedSharding(mesh, jax.P(None, "data")),
+    )(views)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found, expected
+    )
 
 
 def test_the_log_has_what_a_run_is_judged_by():
