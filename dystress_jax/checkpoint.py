@@ -44,7 +44,7 @@ class Saver:
     def __init__(self, directory: pathlib.Path, *, keep: int):
         self._knn = knn_by_step(directory)
         self._checkpointer = ocp.training.Checkpointer(
-            directory.absolute(),
+            str(directory.absolute()),
             preservation_policy=_NewestAndBest(keep, self._knn),
             cleanup_tmp_directories=True,
         )
@@ -105,8 +105,8 @@ def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
     level = quiet.level
     quiet.setLevel(logging.CRITICAL)  # one line of ours says what a page of traces would
     try:
-        path = directory.absolute() / str(step)
-        metadata = ocp.checkpointables_metadata(path)
+        path = _path(directory, step)
+        metadata: Any = ocp.checkpointables_metadata(path)
         position = metadata.custom_metadata["position"]
         _check_shapes(metadata.metadata["train"]["state"], abstract)
         found = ocp.load_checkpointables(path, {"train": wanted})["train"]
@@ -212,8 +212,12 @@ def _check_shapes(saved: PyTree, expected: PyTree) -> None:
             )
 
 
+def _path(directory: pathlib.Path, step: int) -> str:
+    return str(directory.absolute() / str(step))
+
+
 def _metadata(directory: pathlib.Path, step: int) -> dict[str, Any]:
-    metadata = ocp.checkpointables_metadata(directory.absolute() / str(step))
+    metadata: Any = ocp.checkpointables_metadata(_path(directory, step))
     return dict(metadata.custom_metadata or {})
 
 
