@@ -6,6 +6,7 @@ and the rest) are loaded by the modules that use them.
 
 from . import losses as losses
 from . import metrics as metrics
+from . import schemes as schemes
 from . import similarities as similarities
 from . import temperatures as temperatures
 

@@ -23,6 +23,7 @@ LAYERS = [
         "report",
         "checkpoint",
         "interrupt",
+        "schemes",
     },
     {"methods", "evaluation"},
     {"state"},

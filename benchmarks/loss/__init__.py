@@ -1,0 +1,1 @@
+"""Speed and memory of the contrastive losses, beside those of other libraries."""
