@@ -7,6 +7,9 @@ import tempfile
 import jax
 import pytest
 
+# Scripts with arguments and needs of their own, not tests.
+collect_ignore = ["tests/fixtures", "tests/wheel"]
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Workers and repeated runs compile the same programs: keep them.
