@@ -14,9 +14,11 @@ from dystress_jax.report import DivergedError
 HERE = pathlib.Path(__file__).parent
 
 
-def main(_: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Run the experiment that the flags describe."""
     logging.set_verbosity(logging.WARNING)
+    if arguments[1:]:
+        raise config.ConfigError(f"found {arguments[1:]}; allowed: flags, as --config=FILE")
     args = flags.FLAGS
     if args.distributed:
         jax.distributed.initialize(args.coordinator_address, args.num_processes, args.process_id)
@@ -51,5 +53,7 @@ def parse(arguments: list[str]) -> list[str]:
 if __name__ == "__main__":
     try:
         app.run(main, flags_parser=parse)
-    except (config.ConfigError, CheckpointError, DivergedError) as error:
+    except (config.ConfigError, CheckpointError, DivergedError, flags.Error, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from the newest checkpoint")

@@ -17,7 +17,7 @@ from jaxtyping import Array, UInt32
 from orbax.checkpoint import v1 as ocp
 
 PyTree = Any
-Position = dict[str, Any]  # of the data iterator; plain JSON
+Record = dict[str, Any]  # what is saved beside the arrays, such as the data position; plain JSON
 
 
 class CheckpointError(RuntimeError):
@@ -29,7 +29,7 @@ class Restored(NamedTuple):
 
     step: int
     state: PyTree
-    position: Position
+    record: Record
     damaged: list[tuple[int, str]]  # newer checkpoints that could not be read: step, reason
 
 
@@ -55,15 +55,21 @@ class Saver:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(self, step: int, state: PyTree, position: Position, *, knn: float | None) -> None:
-        """Start to write a checkpoint; returns once the state may change again."""
-        if knn is not None:
-            self._knn[step] = knn
+    def save(self, step: int, state: PyTree, record: Record) -> None:
+        """Start to write a checkpoint; returns once the state may change again.
+
+        Args:
+            step: steps done.
+            state: arrays.
+            record: comes back with it; its entry ``knn``, if there is one, says how good it is.
+        """
+        if record.get("knn") is not None:
+            self._knn[step] = record["knn"]
         self._checkpointer.save_checkpointables_async(
             step,
             {"train": {"state": state, "fingerprint": fingerprint(state)}},
             force=True,
-            custom_metadata={"position": position, "knn": knn},
+            custom_metadata={"record": record},
         )
 
     def close(self) -> None:
@@ -80,8 +86,14 @@ def steps(directory: pathlib.Path) -> list[int]:
 
 def knn_by_step(directory: pathlib.Path) -> dict[int, float]:
     """The kNN accuracy on the held-out part of train, for the checkpoints where it was measured."""
-    found = {step: _metadata(directory, step).get("knn") for step in steps(directory)}
+    found = {step: read_record(directory, step).get("knn") for step in steps(directory)}
     return {step: knn for step, knn in found.items() if knn is not None}
+
+
+def read_record(directory: pathlib.Path, step: int) -> Record:
+    """What was saved beside the arrays of one checkpoint; empty if it is damaged."""
+    metadata: Any = ocp.checkpointables_metadata(_path(directory, step))
+    return (metadata.custom_metadata or {}).get("record", {})
 
 
 def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
@@ -107,7 +119,7 @@ def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
     try:
         path = _path(directory, step)
         metadata: Any = ocp.checkpointables_metadata(path)
-        position = metadata.custom_metadata["position"]
+        record = metadata.custom_metadata["record"]
         _check_shapes(metadata.metadata["train"]["state"], abstract)
         found = ocp.load_checkpointables(path, {"train": wanted})["train"]
     except Exception as error:  # Orbax, tensorstore and json each raise their own
@@ -116,7 +128,7 @@ def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
         quiet.setLevel(level)
     if int(fingerprint(found["state"])) != int(found["fingerprint"]):
         raise CheckpointError(f"checkpoint {step} is damaged (its fingerprint does not fit)")
-    return Restored(step, found["state"], position, [])
+    return Restored(step, found["state"], record, [])
 
 
 def restore_newest(directory: pathlib.Path, abstract: PyTree) -> Restored | None:
@@ -214,11 +226,6 @@ def _check_shapes(saved: PyTree, expected: PyTree) -> None:
 
 def _path(directory: pathlib.Path, step: int) -> str:
     return str(directory.absolute() / str(step))
-
-
-def _metadata(directory: pathlib.Path, step: int) -> dict[str, Any]:
-    metadata: Any = ocp.checkpointables_metadata(_path(directory, step))
-    return dict(metadata.custom_metadata or {})
 
 
 def _first(error: BaseException) -> str:

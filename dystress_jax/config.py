@@ -8,7 +8,9 @@ and ``eval.py`` read them: below that line functions take plain arguments.
 
 import dataclasses
 import difflib
+import json
 import math
+import pathlib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,10 +31,20 @@ def _field(
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
+    below: float | None = None,
 ) -> Any:
     """A dataclass field that knows its meaning (the README's table) and its range."""
-    limits = {"among": among, "above": above, "at_least": at_least, "at_most": at_most}
-    return dataclasses.field(default=default, metadata={"doc": doc, **limits})
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "doc": doc,
+            "among": among,
+            "above": above,
+            "at_least": at_least,
+            "at_most": at_most,
+            "below": below,
+        },
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +145,7 @@ class Optimizer:
         "peak = base; linear: base x batch / 256; sqrt: base x sqrt(batch)",
         among=("constant", "linear", "sqrt"),
     )
-    momentum: float = _field(0.9, "sgd and lars", at_least=0.0, at_most=1.0)
+    momentum: float = _field(0.9, "sgd and lars", at_least=0.0, below=1.0)
     weight_decay: float = _field(5e-4, "weight decay", at_least=0.0)
     warmup_epochs: float = _field(0.0, "linear warm-up, then a cosine to 0", at_least=0.0)
 
@@ -145,7 +157,9 @@ class Knn:
     k: int = _field(200, "neighbours; at most as many as there are", at_least=1)
     temperature: float = _field(0.1, "a neighbour's weight is exp(similarity / this)", above=0.0)
     bank: int = _field(
-        50_000, "during training: at most so many training images; 0 = all", at_least=0
+        50_000,
+        "compare with so many training images, evenly chosen; 0 = all (eval.py: always all)",
+        at_least=0,
     )
 
 
@@ -200,7 +214,8 @@ class Config:
     probe: Probe = dataclasses.field(default_factory=Probe)
 
 
-# Changing these between two parts of a run changes neither the model nor the data.
+# Changing these between two parts of a run changes neither the model nor the data. Another length
+# changes the learning rates that are still to come; another strategy only the rounding.
 RESUMABLE_CHANGES = (
     "epochs",
     "steps",
@@ -208,7 +223,10 @@ RESUMABLE_CHANGES = (
     "checkpoint_every",
     "checkpoint_keep",
     "knn_every",
+    "data.path",
     "data.threads",
+    "loss.strategy",
+    "loss.tile_size",
     "knn",
     "probe.features",
     "probe.solver",
@@ -249,9 +267,24 @@ def from_config_dict(settings: Mapping[str, Any] | ConfigDict) -> Config:
         0.07
     """
     plain = settings.to_dict() if isinstance(settings, ConfigDict) else settings
+    if not isinstance(plain, Mapping):
+        raise ConfigError(f"config: found {type(plain).__name__}; allowed: a ConfigDict.")
     config = _build(Config, plain, "config")
     _check_relations(config)
     return config
+
+
+def read_json(path: pathlib.Path) -> Config:
+    """The settings of a run, from its config.json.
+
+    Raises:
+        ConfigError: the file is damaged, or holds what is no setting of this version.
+    """
+    try:
+        settings = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: found no settings that can be read ({error})") from error
+    return from_config_dict(settings)
 
 
 def check_overrides(arguments: Iterable[str]) -> None:
@@ -346,6 +379,7 @@ def _checked(value: Any, field: dataclasses.Field, full: str) -> Any:
         (limits["above"] is None or value > limits["above"], f"above {limits['above']}"),
         (limits["at_least"] is None or value >= limits["at_least"], f">= {limits['at_least']}"),
         (limits["at_most"] is None or value <= limits["at_most"], f"<= {limits['at_most']}"),
+        (limits["below"] is None or value < limits["below"], f"below {limits['below']}"),
     ):
         if not holds:
             raise ConfigError(f"{full}: found {value}; allowed: {limit}.")

@@ -1,5 +1,6 @@
 """Evaluation from start to end: the run's parts, a checkpoint, one evaluation. No mathematics."""
 
+import dataclasses
 import functools
 import pathlib
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import tqdm
 
 from . import checkpoint, evaluation, experiment, sharding
+from . import config as config_lib
 from .config import Config, ConfigError
 from .state import abstract_state
 
@@ -27,13 +29,21 @@ def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> di
         ConfigError: there is no such checkpoint, or nothing to evaluate on.
         CheckpointError: the checkpoint cannot be used.
     """
+    trained = config_lib.read_json(workdir / "config.json")
+    changes = config_lib.differences(dataclasses.asdict(trained), dataclasses.asdict(config))
+    for field, (old, new) in changes.items():
+        if field != "seed" and not config_lib.may_change_on_resume(field):
+            raise ConfigError(
+                f"config.{field}: found {new!r}, but the run was trained with {old!r}; allowed: "
+                "settings of the evaluation, config.knn, config.probe and config.seed."
+            )
     mesh = sharding.make_mesh()
     sources = experiment.open_sources(config)
     train = sources["train"]
     split = "test" if "test" in sources else "holdout"
     if split not in sources:
         raise ConfigError("config.data: found neither test nor held-out images to evaluate on.")
-    if not (train.num_classes and sources[split].num_classes):
+    if not (train.has_labels and sources[split].has_labels):
         raise ConfigError(
             "config.data: found images without labels, which accuracy is measured by."
         )
@@ -79,7 +89,13 @@ def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> di
             mesh=mesh,
             progress=functools.partial(tqdm.tqdm, unit="step", dynamic_ncols=True),
         )
-    return {**result._asdict(), "split": split, "checkpoint_step": step, "seed": config.seed}
+    return {
+        **result._asdict(),
+        "split": split,
+        "checkpoint_step": step,
+        "seed": config.seed,
+        "trained_with_seed": trained.seed,
+    }
 
 
 def _choose_step(directory: pathlib.Path, name: str) -> int:

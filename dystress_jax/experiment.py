@@ -49,6 +49,11 @@ def view_size(config: Config, source: data.Source) -> int:
             "the square views, in pixels."
         )
     size = config.augment.size or height
+    if config.model.stem == "patch" and size < 8:
+        raise ConfigError(
+            f"config.model.stem: found patch with views of {size} x {size}, which leave nothing to "
+            "convolve; allowed: cifar, or views of at least 8 x 8."
+        )
     if size > min(height, width):
         raise ConfigError(
             f"config.augment.size: found {size} with images of {height} x {width}; allowed: at "
@@ -110,7 +115,7 @@ def make_method(config: Config, source: data.Source, mesh: Mesh) -> Method:
         dtype=dtype,
     )
     recipe = augment.RECIPES[config.augment.recipe]
-    normalize = normalizer(config)
+    normalize = make_normalize(config, source)
 
     def views(key, images):
         first, second = augment.two_views(key, images, recipe, size=size)
@@ -128,8 +133,18 @@ def make_method(config: Config, source: data.Source, mesh: Mesh) -> Method:
     return method
 
 
-def normalizer(config: Config) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n h w c"]]:
+def make_normalize(
+    config: Config, source: data.Source
+) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n h w c"]]:
     """Subtract the mean and divide by the standard deviation that the config names."""
+    channels = source.image_shape[-1]
+    for name in ("mean", "std"):
+        found = getattr(config.augment, name)
+        if len(found) not in (1, channels):
+            raise ConfigError(
+                f"config.augment.{name}: found {len(found)} numbers for images of {channels} "
+                f"channel{'s' * (channels > 1)}; allowed: one number, or one a channel."
+            )
     return functools.partial(augment.normalize, mean=config.augment.mean, std=config.augment.std)
 
 
@@ -137,7 +152,7 @@ def make_encode(config: Config, method: Method, source: data.Source):
     """``(params, stats, uint8 images) -> features`` of whole images, in evaluation mode; jitted."""
     size = view_size(config, source)
     top, left = ((side - size) // 2 for side in source.image_shape[:2])
-    normalize = normalizer(config)
+    normalize = make_normalize(config, source)
 
     @jax.jit
     def encode(params, stats, images: UInt8[Array, "n h w c"]) -> Float[Array, "n features"]:
@@ -150,7 +165,7 @@ def make_encode(config: Config, method: Method, source: data.Source):
 def make_encode_view(config: Config, method: Method, source: data.Source):
     """``(params, stats, key, uint8 images) -> features`` of one weak random view each; jitted."""
     size = view_size(config, source)
-    normalize = normalizer(config)
+    normalize = make_normalize(config, source)
 
     @jax.jit
     def encode_view(params, stats, key, images: UInt8[Array, "n h w c"]):

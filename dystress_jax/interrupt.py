@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 import jax
@@ -11,11 +12,16 @@ from jax.experimental import multihost_utils
 class StopRequest:
     """A context in which Ctrl-C and SIGTERM are remembered instead of obeyed at once.
 
-    A second Ctrl-C ends the process at once. With several processes, JAX's coordination service
-    makes all of them stop after the same step.
+    A second Ctrl-C interrupts at once, by `KeyboardInterrupt`; more SIGTERMs change nothing, since
+    schedulers repeat them. With several processes, JAX's coordination service makes all of them
+    stop after the same step.
+
+    Args:
+        tell: called once, with what to show the person who asked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str], None]):
+        self._tell = tell
         self._name: str | None = None
         self._before: dict[signal.Signals, object] = {}
 
@@ -31,6 +37,11 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
+    @property
+    def name(self) -> str | None:
+        """The signal that asked this process to stop, if one did."""
+        return self._name
+
     def reached(self, step: int) -> str | None:
         """The signal's name if the run shall stop after this step, else None."""
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
@@ -41,7 +52,8 @@ class StopRequest:
         self._before[number] = signal.signal(number, handler)
 
     def _remember(self, number: int, _: FrameType | None) -> None:
-        if self._name is not None:  # asked twice
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self._name = signal.Signals(number).name
+        if self._name is None:
+            self._name = signal.Signals(number).name
+            self._tell(f"{self._name}: finishing the step, then saving; Ctrl-C again quits at once")
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt

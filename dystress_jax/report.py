@@ -22,7 +22,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class DivergedError(FloatingPointError):
-    """The loss or its gradient is no longer a finite number."""
+    """The loss, its gradient or the parameters are no longer finite numbers."""
 
 
 class Report:
@@ -32,7 +32,8 @@ class Report:
         workdir: where metrics.jsonl and the TensorBoard events go.
         first_step: steps done before this part of the run; later lines of an earlier part go.
         total_steps: for the progress bar.
-        log_every: steps between two lines; 0 = only lines with an evaluation.
+        log_every: steps between two lines; 0 = only lines with an evaluation. The last step of
+            the run has a line unless this is 0.
         batch_size: images a step, for images/s.
         quiet: no files and no bar; for all processes but the first.
     """
@@ -48,6 +49,7 @@ class Report:
         quiet: bool = False,
     ):
         self._log_every, self._batch_size, self._quiet = log_every, batch_size, quiet
+        self._total_steps = total_steps
         self._pending: tuple[int, Mapping[str, Any], dict[str, float]] | None = None
         self._shown: dict[str, str] = {}
         self._clock: tuple[int, float] | None = None  # step and time of the last rate
@@ -70,7 +72,7 @@ class Report:
         """Take the numbers of a step that may still run; write those of the step before.
 
         Raises:
-            DivergedError: loss or gradient norm of the step before is not finite.
+            DivergedError: the step before has left the finite numbers, see `flush`.
         """
         self.flush()
         self._pending = (step, metrics, {})
@@ -95,17 +97,18 @@ class Report:
         """Wait for the newest step and write its line.
 
         Raises:
-            DivergedError: its loss or gradient norm is not finite.
+            DivergedError: its loss, or the norm of its gradient or of the parameters after it, is
+                not finite.
         """
         if self._pending is None:
             return
         step, on_device, extra = self._pending
         self._pending = None
         metrics = {name: float(value) for name, value in jax.device_get(dict(on_device)).items()}
-        for name in ("loss", "gradient_norm"):
+        for name in ("loss", "gradient_norm", "parameter_norm"):
             if not math.isfinite(metrics[name]):
                 raise DivergedError(f"{name} is {metrics[name]} at step {step}")
-        due = self._log_every > 0 and step % self._log_every == 0
+        due = self._log_every > 0 and (step % self._log_every == 0 or step == self._total_steps)
         now = time.perf_counter() - self._idle
         if self._clock is None:  # the first step compiles
             self._clock = (step, now)

@@ -7,7 +7,7 @@ import optax
 from jax.sharding import Mesh
 
 from . import sharding
-from .methods import Method
+from .methods import Method, without_probe
 from .state import TrainState
 
 
@@ -35,13 +35,14 @@ def make_train_step(
         value_and_grad = jax.value_and_grad(method.loss, has_aux=True)
         (loss, outcome), gradients = value_and_grad(state.params, state.stats, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
         metrics = {
             **outcome.metrics,
             "loss": loss,
-            "gradient_norm": optax.tree.norm(gradients),
+            "gradient_norm": optax.tree.norm(without_probe(gradients)),
+            "parameter_norm": optax.tree.norm(without_probe(params)),
             "learning_rate": schedule(state.step),
         }
-        params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, state.key, params, outcome.stats, opt_state), metrics
 
     whole = sharding.replicated(mesh)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -42,25 +41,30 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         DivergedError: the loss became NaN or infinite.
         CheckpointError: there are checkpoints, but none can be used.
     """
-    started = time.perf_counter()
-    run = _prepare(config, workdir.absolute())
-    state, batches, first_step = _start(run)
-    state, last_step, signal = _train_steps(run, state, batches, first_step)
-    if signal is not None:
-        where = f"saved in {run.checkpoints}" if config.checkpoint_every else "nothing saved"
-        _note(f"{signal}: stopped after step {last_step}, {where}; the same command goes on")
-        return {"stopped_after": last_step}
-    summary = _summarize(run, state)
-    summary["seconds"] = round(time.perf_counter() - started, 1)
-    if jax.process_index() == 0:
-        write_json(run.workdir / "summary.json", summary)
-        print(_closing_table(summary))
-    return summary
+    with StopRequest(_note) as stop:
+        run = _prepare(config, workdir.absolute())
+        start = _start(run)
+        state, last_step, seconds, signal = _train_steps(run, start, stop)
+        if signal is not None:
+            saved = f"saved in {run.checkpoints}; the same command goes on from there"
+            _note(
+                f"{signal}: stopped after step {last_step}, "
+                + (saved if config.checkpoint_every else "nothing saved (checkpoint_every is 0)")
+            )
+            return {"stopped_after": last_step}
+        began = time.perf_counter()
+        summary = _summarize(run, state)
+        summary["seconds"] = round(seconds + time.perf_counter() - began, 1)
+        if jax.process_index() == 0:
+            write_json(run.workdir / "summary.json", summary)
+            print(_closing_table(summary))
+        return summary
 
 
 class _Run(NamedTuple):
     """What stays the same from the first step to the last."""
 
+    began: float
     config: Config
     workdir: pathlib.Path
     mesh: Mesh
@@ -76,13 +80,13 @@ class _Run(NamedTuple):
 
     def labelled(self, split: str) -> bool:
         """Whether accuracy can be measured on a split."""
-        return all(s in self.sources and self.sources[s].num_classes for s in ("train", split))
+        return all(s in self.sources and self.sources[s].has_labels for s in ("train", split))
 
-    def knn(self, encode: Callable[[jax.Array], jax.Array], split: str, *, bank: int = 0) -> float:
-        """The kNN accuracy of features on a split, by at most ``bank`` training images."""
+    def knn(self, encode: Callable[[jax.Array], jax.Array], split: str) -> float:
+        """The kNN accuracy of features on a split, among at most ``knn.bank`` training images."""
         return evaluation.knn_accuracy(
             encode,
-            data.subset(self.sources["train"], bank),
+            data.subset(self.sources["train"], self.config.knn.bank),
             self.sources[split],
             k=self.config.knn.k,
             temperature=self.config.knn.temperature,
@@ -95,6 +99,10 @@ class _Run(NamedTuple):
 
 def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
     """Build every part; whatever cannot work fails here, before anything compiles."""
+    began = time.perf_counter()
+    if config.data.path:  # the run may go on, and be evaluated, from another directory
+        path = str(pathlib.Path(config.data.path).absolute())
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
     mesh = sharding.make_mesh()
     try:
         sharding.check_batch_size(config.batch_size, mesh)
@@ -110,11 +118,20 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
     optimizer = experiment.make_optimizer(config, schedule)
     encode = experiment.make_encode(config, method, source)
     _remember_config(config, workdir)
-    return _Run(config, workdir, mesh, sources, schedule, method, optimizer, encode)
+    return _Run(began, config, workdir, mesh, sources, schedule, method, optimizer, encode)
 
 
-def _start(run: _Run) -> tuple[TrainState, grain.DatasetIterator, int]:
-    """The state and the data position to go on from, and how many steps are done."""
+class _Start(NamedTuple):
+    """Where this part of the run begins."""
+
+    state: TrainState
+    batches: grain.DatasetIterator
+    step: int
+    seconds: float  # that earlier parts took
+
+
+def _start(run: _Run) -> _Start:
+    """Restore the newest checkpoint that is whole, or begin."""
     batches = data.batches(
         run.sources["train"],
         batch_size=run.config.batch_size,
@@ -127,19 +144,37 @@ def _start(run: _Run) -> tuple[TrainState, grain.DatasetIterator, int]:
     restored = checkpoint.restore_newest(run.checkpoints, abstract)
     if restored is None:
         state = init_state(run.method, run.optimizer, seed=run.config.seed, mesh=run.mesh)
-        return state, batches, 0
+        return _Start(state, batches, 0, 0.0)
     for step, reason in restored.damaged:
         _note(f"{reason}; moved to {run.workdir / 'damaged' / str(step)}")
-    _note(f"going on from the checkpoint at step {restored.step}")
-    batches.set_state(restored.position)
-    return restored.state, batches, restored.step
+    saved, found = restored.record["images"], _describe_images(run)
+    if saved != found:
+        raise ConfigError(
+            f"config.data: the run in {run.workdir} has trained on other images: {saved} then, "
+            f"{found} now. Give it the same images to go on, or a new --workdir."
+        )
+    done = restored.step >= run.schedule.total_steps
+    _note(f"{'complete' if done else 'going on from the checkpoint'} at step {restored.step}")
+    batches.set_state(restored.record["position"])
+    return _Start(restored.state, batches, restored.step, restored.record["seconds"])
+
+
+def _describe_images(run: _Run) -> str:
+    """Enough to notice that a file or folder has other images than it had."""
+    source = run.sources["train"]
+    return f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes"
 
 
 def _train_steps(
-    run: _Run, state: TrainState, batches: grain.DatasetIterator, first_step: int
-) -> tuple[TrainState, int, str | None]:
-    """Step until the end or a signal; returns the state, the last step and the signal's name."""
+    run: _Run, start: _Start, stop: StopRequest
+) -> tuple[TrainState, int, float, str | None]:
+    """Step until the end or a signal; returns state, last step, seconds so far, signal's name."""
     config, total_steps = run.config, run.schedule.total_steps
+    state, batches = start.state, start.batches
+
+    def seconds() -> float:
+        return start.seconds + time.perf_counter() - run.began
+
     train_step = make_train_step(
         run.method, run.optimizer, run.schedule.learning_rate, mesh=run.mesh
     )
@@ -148,39 +183,43 @@ def _train_steps(
     saver = checkpoint.Saver(run.checkpoints, keep=config.checkpoint_keep)
     report = Report(
         run.workdir,
-        first_step=first_step,
+        first_step=start.step,
         total_steps=total_steps,
         log_every=config.log_every,
         batch_size=config.batch_size,
         quiet=jax.process_index() != 0,
     )
-    step, signal = first_step, None
+    step, signal = start.step, None
     try:
-        with StopRequest() as stop:
-            for step in range(first_step + 1, total_steps + 1):
-                batch = sharding.shard_batch(next(batches), run.mesh)
-                state, metrics = train_step(state, batch)
-                report.step(step, metrics)
+        for step in range(start.step + 1, total_steps + 1):
+            batch = sharding.shard_batch(_next(batches), run.mesh)
+            state, metrics = train_step(state, batch)
+            report.step(step, metrics)
+            last = step == total_steps
 
-                knn = None
-                if measured and _due(config.knn_every, step):
-                    with report.paused():
-                        knn = run.knn(run.encoder(state), "holdout", bank=config.knn.bank)
-                    report.add(knn=knn)
+            knn = None
+            if measured and (_due(config.knn_every, step) or (last and config.knn_every)):
+                with report.paused():
+                    knn = run.knn(run.encoder(state), "holdout")
+                report.add(knn=knn)
+            improved = knn is not None and knn > best
+            best = max(best, knn or 0.0)
 
-                signal = stop.reached(step)
-                last = signal is not None or step == total_steps
-                improved = knn is not None and knn > best
-                if config.checkpoint_every and (
-                    last or improved or _due(config.checkpoint_every, step)
-                ):
-                    report.flush()  # the line of a saved step is on disk before its checkpoint
-                    with report.paused():
-                        saver.save(step, state, batches.get_state(), knn=knn)
-                best = max(best, knn or 0.0)
-                if signal is not None:
-                    break
-            report.flush()
+            signal = stop.reached(step)
+            due = last or improved or signal is not None or _due(config.checkpoint_every, step)
+            if config.checkpoint_every and due:
+                report.flush()  # the line of a saved step is on disk before its checkpoint
+                record = {
+                    "position": batches.get_state(),
+                    "knn": knn,
+                    "seconds": seconds(),
+                    "images": _describe_images(run),
+                }
+                with report.paused():
+                    saver.save(step, state, record)
+            if signal is not None:
+                break
+        report.flush()
     except DivergedError as error:
         good = saver.latest_step
         where = "none was saved" if good is None else f"{run.checkpoints / str(good)} (step {good})"
@@ -193,12 +232,19 @@ def _train_steps(
         report.close()
         saver.close()
         batches.close()
-    return state, step, signal
+    return state, step, seconds(), signal
+
+
+def _next(batches: grain.DatasetIterator) -> data.Batch:
+    try:
+        return next(batches)
+    except (ValueError, OSError) as error:  # an image that cannot be read
+        raise ConfigError(f"config.data: {error}") from error
 
 
 def _summarize(run: _Run, state: TrainState) -> dict[str, Any]:
     """The closing numbers: on the test images, or on the held-out ones if there is no test."""
-    summary: dict[str, Any] = {"steps": run.schedule.total_steps, "seed": run.config.seed}
+    summary: dict[str, Any] = {"steps": int(state.step), "seed": run.config.seed}
     split = next((s for s in ("test", "holdout") if run.labelled(s)), None)
     if split is not None:
         untrained = init_state(run.method, run.optimizer, seed=run.config.seed, mesh=run.mesh)
@@ -207,6 +253,7 @@ def _summarize(run: _Run, state: TrainState) -> dict[str, Any]:
             "knn_untrained": run.knn(run.encoder(untrained), split),
             "knn_raw_pixels": run.knn(evaluation.raw_pixels, split),
             "knn_split": split,
+            "knn_bank": len(data.subset(run.sources["train"], run.config.knn.bank)),
         }
     return summary
 
@@ -215,7 +262,7 @@ def _closing_table(summary: dict[str, Any]) -> str:
     time_row = ("time", f"{summary['seconds']:.0f} s")
     if "knn_split" not in summary:
         rows = [("steps", str(summary["steps"])), time_row]
-        return table(rows, title="done (no labels to measure accuracy with)")
+        return table(rows, title="done (no labelled test or held-out images to measure by)")
     rows = [
         (label, f"{100 * summary[name]:.1f} %")
         for label, name in (
@@ -230,9 +277,9 @@ def _closing_table(summary: dict[str, Any]) -> str:
 def _remember_config(config: Config, workdir: pathlib.Path) -> None:
     """Write config.json; refuse to go on with a run of another model or other data."""
     path = workdir / "config.json"
-    new = dataclasses.asdict(config)
     if checkpoint.steps(workdir / "checkpoints") and path.exists():
-        changes = config_lib.differences(json.loads(path.read_text()), new)
+        old = dataclasses.asdict(config_lib.read_json(path))
+        changes = config_lib.differences(old, dataclasses.asdict(config))
         shown = {n: f"config.{n}: {a!r} -> {b!r}" for n, (a, b) in changes.items()}
         refused = [s for n, s in shown.items() if not config_lib.may_change_on_resume(n)]
         if refused:
@@ -242,8 +289,10 @@ def _remember_config(config: Config, workdir: pathlib.Path) -> None:
             )
         for change in shown.values():
             _note(f"changed since the last part of this run: {change}")
+        if {"epochs", "steps"} & set(shown):
+            _note("the learning rates to come are those of a run of the new length")
     if jax.process_index() == 0:
-        write_json(path, new)
+        write_json(path, dataclasses.asdict(config))
 
 
 def _due(every: int, step: int) -> bool:

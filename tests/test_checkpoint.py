@@ -54,7 +54,7 @@ def saved(tmp_path, mesh):
     """Three checkpoints at steps 10, 20, 30; kNN was measured at 10 and 20."""
     saver = Saver(tmp_path / "checkpoints", keep=3)
     for step, knn in ((10, 0.5), (20, 0.4), (30, None)):
-        saver.save(step, make_state(mesh, step), {"next_index": step}, knn=knn)
+        saver.save(step, make_state(mesh, step), {"position": step, "knn": knn})
     saver.close()
     return tmp_path / "checkpoints"
 
@@ -63,7 +63,8 @@ def test_a_checkpoint_comes_back_bit_for_bit_with_its_data_position(saved, mesh)
     expected = make_state(mesh, 30)
     restored = checkpoint.restore_newest(saved, abstract(expected))
     assert restored is not None
-    assert (restored.step, restored.position, restored.damaged) == (30, {"next_index": 30}, [])
+    assert (restored.step, restored.damaged) == (30, [])
+    assert restored.record == {"position": 30, "knn": None}
     assert_equal(restored.state, expected)
 
 
@@ -84,7 +85,7 @@ def test_the_state_may_be_donated_while_it_is_being_written(tmp_path, mesh):
     saver = Saver(tmp_path, keep=5)
     for step in range(4):
         expected.append(jax.device_get(state["weights"]).copy())
-        saver.save(step, state, {}, knn=None)
+        saver.save(step, state, {})
         for _ in range(10):
             state = advance(state)
     saver.close()
@@ -96,13 +97,13 @@ def test_the_state_may_be_donated_while_it_is_being_written(tmp_path, mesh):
 def test_the_newest_and_the_best_are_kept(tmp_path, mesh):
     saver = Saver(tmp_path, keep=2)
     for step, knn in ((1, 0.3), (2, 0.9), (3, 0.4), (4, None), (5, 0.8)):
-        saver.save(step, make_state(mesh, step), {}, knn=knn)
+        saver.save(step, make_state(mesh, step), {"knn": knn})
     saver.close()
     assert checkpoint.steps(tmp_path) == [2, 4, 5]
     assert checkpoint.knn_by_step(tmp_path) == {2: 0.9, 5: 0.8}
     # A later part of the run still knows which was the best.
     saver = Saver(tmp_path, keep=1)
-    saver.save(6, make_state(mesh, 6), {}, knn=0.85)
+    saver.save(6, make_state(mesh, 6), {"knn": 0.85})
     saver.close()
     assert checkpoint.steps(tmp_path) == [2, 6]
 
@@ -144,7 +145,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(save
     # It is kept for a person to look at, and its step can be written again.
     assert (saved.parent / "damaged" / "30").is_dir()
     saver = Saver(saved, keep=3)
-    saver.save(30, make_state(mesh, 30), {}, knn=None)
+    saver.save(30, make_state(mesh, 30), {})
     saver.close()
     assert checkpoint.steps(saved) == [10, 20, 30]
 

@@ -7,13 +7,15 @@ import pytest
 
 from dystress_jax.report import DivergedError, Report, write_json
 
+FINITE = {"gradient_norm": jnp.float32(1.0), "parameter_norm": jnp.float32(1.0)}
+
 
 def run_steps(workdir, first, last, *, log_every=1, losses=None, knn_at=()):
     report = Report(workdir, first_step=first, total_steps=10, log_every=log_every, batch_size=4)
     try:
         for step in range(first + 1, last + 1):
             loss = (losses or {}).get(step, 1.0 / step)
-            report.step(step, {"loss": jnp.float32(loss), "gradient_norm": jnp.float32(1.0)})
+            report.step(step, {"loss": jnp.float32(loss), **FINITE})
             if step in knn_at:
                 report.add(knn=0.5)
         report.flush()
@@ -29,6 +31,11 @@ def test_every_logged_step_has_one_line(tmp_path):
     run_steps(tmp_path, 0, 7, log_every=3)
     assert [line["step"] for line in lines(tmp_path)] == [3, 6]
     assert lines(tmp_path)[0]["loss"] == pytest.approx(1 / 3)
+
+
+def test_the_last_step_has_a_line_whatever_the_interval(tmp_path):
+    run_steps(tmp_path, 0, 10, log_every=4)
+    assert [line["step"] for line in lines(tmp_path)] == [4, 8, 10]
 
 
 def test_an_evaluation_has_a_line_whatever_the_interval(tmp_path):
@@ -56,17 +63,18 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path, bad
     assert [line["step"] for line in lines(tmp_path)] == [3]
 
 
-def test_a_gradient_that_is_no_number_stops_the_run(tmp_path):
+@pytest.mark.parametrize("name", ["gradient_norm", "parameter_norm"])
+def test_a_step_that_leaves_the_finite_numbers_stops_the_run(tmp_path, name):
     report = Report(tmp_path, first_step=0, total_steps=3, log_every=1, batch_size=4)
-    report.step(1, {"loss": jnp.float32(1.0), "gradient_norm": jnp.float32(jnp.nan)})
-    with pytest.raises(DivergedError, match="gradient_norm is nan at step 1"):
+    report.step(1, {"loss": jnp.float32(1.0), **FINITE, name: jnp.float32(jnp.nan)})
+    with pytest.raises(DivergedError, match=f"{name} is nan at step 1"):
         report.flush()
     report.close()
 
 
 def test_the_speed_leaves_out_the_first_step_and_pauses(tmp_path):
     report = Report(tmp_path, first_step=0, total_steps=3, log_every=1, batch_size=4)
-    finite = {"loss": jnp.float32(1.0), "gradient_norm": jnp.float32(1.0)}
+    finite = {"loss": jnp.float32(1.0), **FINITE}
     for step in (1, 2, 3):
         time.sleep(0.3 if step == 1 else 0.01)
         report.step(step, finite)

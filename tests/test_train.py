@@ -200,6 +200,41 @@ def test_a_polite_stop_saves_says_where_and_goes_on_exactly(
     assert_same_run(tmp_path, reference)
 
 
+def test_more_signals_while_it_saves_change_nothing(uninterrupted, tmp_path, images):
+    reference, _ = uninterrupted
+    process = start(command("train.py", tmp_path, **settings(images, checkpoint_every=1000)))
+    wait_for_step(process, tmp_path, 3)
+    process.send_signal(signal.SIGTERM)
+    while process.poll() is None:  # schedulers repeat themselves
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.02)
+    output = finish(process)
+    assert "SIGTERM: stopped after step" in output
+    [step] = checkpoint.steps(tmp_path / "checkpoints")
+    assert lines(tmp_path)[-1]["step"] == step
+    train(tmp_path, images)
+    assert_same_run(tmp_path, reference)
+
+
+def test_a_run_that_is_complete_says_so_and_keeps_its_numbers(uninterrupted, images):
+    workdir, _ = uninterrupted
+    before = summary(workdir)
+    assert f"complete at step {STEPS}" in train(workdir, images)
+    after = summary(workdir)
+    assert after.pop("seconds") > 0.5 * before.pop("seconds")
+    assert after == before
+
+
+def test_a_run_does_not_go_on_with_other_images(uninterrupted, tmp_path, images):
+    workdir, _ = uninterrupted
+    arrays = dict(np.load(images))
+    arrays["train_images"] = arrays["train_images"][:64]
+    arrays["train_labels"] = arrays["train_labels"][:64]
+    np.savez(tmp_path / "fewer.npz", **arrays)
+    output = train(workdir, tmp_path / "fewer.npz", code=1)
+    assert "trained on other images: 72 of [12, 12, 3] in 2 classes then, 58 of" in output
+
+
 def test_a_damaged_newest_checkpoint_costs_only_its_steps(uninterrupted, tmp_path, images):
     reference, _ = uninterrupted
     process = start(command("train.py", tmp_path, **settings(images)))
@@ -227,25 +262,31 @@ def test_a_run_goes_on_only_with_its_own_model_and_data(uninterrupted, images):
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images):
     output = train(
-        tmp_path, images, code=1, optimizer__learning_rate=1e38, checkpoint_every=1, knn_every=0
+        tmp_path, images, code=1, optimizer__learning_rate=1e17, checkpoint_every=1, knn_every=0
     )
     assert "DivergedError" in output
-    assert "at step 2; last good checkpoint:" in output
-    assert f"{tmp_path / 'checkpoints' / '1'} (step 1)" in output
+    assert "parameter_norm is inf at step 3; last good checkpoint:" in output
+    assert f"{tmp_path / 'checkpoints' / '2'} (step 2)" in output
     assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("flag", "message"),
     [
-        ({"temprature.tau": 1}, "Did you mean config.temperature.tau?"),
-        ({"batch_size": 300}, "there are only 72 training images"),
-        ({"temperature.tau_min": 0.3}, "config.temperature.tau_min: found 0.3"),
-        ({"data.path": "nowhere.npz"}, "nowhere.npz"),
+        ("--config.temprature.tau=1", "Did you mean config.temperature.tau?"),
+        ("--config.batch_size=abc", "config.batch_size"),
+        ("--config.batch_size=300", "there are only 72 training images"),
+        ("--config.temperature.tau_min=0.3", "config.temperature.tau_min: found 0.3"),
+        ("--config.data.path=nowhere.npz", "nowhere.npz"),
+        ("--config.augment.mean=(0.1,0.2)", "config.augment.mean: found (0.1, 0.2)"),
+        ("--config=nothere.py", "nothere.py"),
+        ("--workdr=x", "workdir"),
+        ("configs/simclr_cifar10.py", "allowed: flags, as --config=FILE"),
     ],
 )
-def test_a_mistake_is_answered_in_one_line(tmp_path, images, fields, message):
-    output = train(tmp_path / "run", images, code=1, **fields)
+def test_a_mistake_is_answered_without_a_traceback(tmp_path, images, flag, message):
+    arguments = [*command("train.py", tmp_path / "run", **settings(images)), flag]
+    output = finish(start(arguments), code=1)
     assert message in output
     assert "Traceback" not in output
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -266,6 +307,33 @@ def test_eval_writes_numbers_and_protocol(uninterrupted, evaluation):
         assert result["top1"] == summary(workdir)["knn_trained"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--evaluation=knn", "--config.augment.std=(0.5,)"], "the run was trained with"),
+        (["--evaluation=foo"], "knn"),
+        ([], "evaluation"),
+    ],
+)
+def test_eval_answers_a_mistake_without_a_traceback(uninterrupted, flags, message):
+    workdir, _ = uninterrupted
+    output = finish(start([*command("eval.py", workdir), *flags]), code=1)
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_eval_knows_its_run_however_the_flag_is_written(uninterrupted):
+    workdir, _ = uninterrupted
+    arguments = [sys.executable, str(ROOT / "eval.py"), "--workdir", str(workdir)]
+    finish(start([*arguments, "--evaluation", "knn", "--checkpoint", "best"]))
+    result = json.loads((workdir / "eval" / "knn_best.json").read_text())
+    best = max(checkpoint.knn_by_step(workdir / "checkpoints").items(), key=lambda kv: kv[1])
+    assert result["checkpoint_step"] == best[0]
+    assert result["protocol"][
+        "train_images" if "train_images" in result["protocol"] else "bank_images"
+    ]
+
+
 def test_eval_of_a_checkpoint_that_is_not_there_names_those_that_are(uninterrupted):
     workdir, _ = uninterrupted
     arguments = [*command("eval.py", workdir), "--evaluation=knn", "--checkpoint=7"]
@@ -277,14 +345,25 @@ def test_eval_of_no_run_says_so(tmp_path):
     assert "found no run in" in finish(start(arguments), code=1)
 
 
-def test_images_without_labels_can_be_trained_on(tmp_path, images):
-    arrays = np.load(images)
+@pytest.mark.parametrize(
+    "left_out", [["train_labels", "test_labels"], ["test_labels", "test_images", "train_labels"]]
+)
+def test_images_without_labels_can_be_trained_on(tmp_path, images, left_out):
+    arrays = dict(np.load(images))
     path = tmp_path / "unlabelled.npz"
-    np.savez(path, train_images=arrays["train_images"])
+    np.savez(path, **{name: a for name, a in arrays.items() if name not in left_out})
     output = train(tmp_path / "run", path, steps=2)
-    assert "no labels" in output
+    assert "no labelled test or held-out images" in output
     assert "probe_loss" not in lines(tmp_path / "run")[-1]
     assert "knn" not in lines(tmp_path / "run")[-1]
+
+
+def test_test_images_without_labels_leave_the_held_out_ones_to_measure_by(tmp_path, images):
+    arrays = dict(np.load(images))
+    del arrays["test_labels"]
+    np.savez(tmp_path / "partly.npz", **arrays)
+    train(tmp_path / "run", tmp_path / "partly.npz", steps=2)
+    assert summary(tmp_path / "run")["knn_split"] == "holdout"
 
 
 def test_two_processes_train_the_same_as_one(tmp_path, images):

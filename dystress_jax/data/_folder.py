@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
+
 from ._holdout import split_holdout
 from ._images import read_image, upright_size
 from ._source import UNLABELLED, Source
@@ -49,12 +51,17 @@ def open_folder(*, path: str, image_size: int, holdout: float) -> dict[str, Sour
     def as_source(files: Sequence[File]) -> Source:
         number = {name: i for i, name in enumerate(class_names)}
 
+        labels = np.array([number.get(file.folder, UNLABELLED) for file in files], np.int32)
+
         def read_one(row):
-            file = files[row]
-            return read_image(file.path, image_size), number.get(file.folder, UNLABELLED)
+            return read_image(files[row].path, image_size), int(labels[row])
 
         return from_reader(
-            read_one, length=len(files), image_shape=image_shape, class_names=class_names
+            read_one,
+            length=len(files),
+            image_shape=image_shape,
+            class_names=class_names,
+            labels=labels,
         )
 
     sources = {split: as_source(files) for split, files in parts.items()}

@@ -44,6 +44,7 @@ class Source:
             holdout) share the numbering, so an example keeps its index however it is split.
         image_shape: ``(h, w, c)``, the same for every image.
         class_names: one name a class, in the order of the labels; empty without labels.
+        stored_labels: the label of each stored row where they are known without reading images.
 
     Example:
         >>> from dystress_jax import data
@@ -59,11 +60,19 @@ class Source:
     index: Int32[np.ndarray, " n"]
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] = ()
+    stored_labels: Int32[np.ndarray, " stored"] | None = None
 
     @property
     def num_classes(self) -> int:
         """How many classes there are; 0 = unlabelled."""
         return len(self.class_names)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any example has a label, so that accuracy can be measured."""
+        if self.stored_labels is None:
+            return bool(self.class_names)
+        return bool((self.stored_labels[self.index] != UNLABELLED).any())
 
     def __len__(self) -> int:
         """How many examples there are."""

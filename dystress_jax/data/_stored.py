@@ -27,6 +27,7 @@ def from_arrays(
         index=np.arange(len(images), dtype=np.int32),
         image_shape=images.shape[1:],
         class_names=class_names,
+        stored_labels=stored,
     )
 
 
@@ -36,6 +37,7 @@ def from_reader(
     length: int,
     image_shape: tuple[int, int, int],
     class_names: tuple[str, ...],
+    labels: Int[np.ndarray, " n"] | None = None,
 ) -> Source:
     """A source that reads and decodes one image at a time, on all cores.
 
@@ -67,5 +69,10 @@ def from_reader(
         decode(rows, images, labels, range(len(rows)))
         return images, labels
 
-    index = np.arange(length, dtype=np.int32)
-    return Source(read=read, index=index, image_shape=image_shape, class_names=class_names)
+    return Source(
+        read=read,
+        index=np.arange(length, dtype=np.int32),
+        image_shape=image_shape,
+        class_names=class_names,
+        stored_labels=None if labels is None else labels.astype(np.int32),
+    )

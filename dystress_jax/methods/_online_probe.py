@@ -50,6 +50,11 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
     return Method(init, loss, method.encode, method.num_features)
 
 
+def without_probe(params):
+    """What the method itself learns: all but the online probe."""
+    return {name: value for name, value in params.items() if name != PROBE}
+
+
 def with_probe_optimizer(
     optimizer: optax.GradientTransformation, probe: optax.GradientTransformation
 ) -> optax.GradientTransformation:
