@@ -31,7 +31,7 @@ LOSSES = {
     "moco": lambda a, b, **how: losses.moco(a[:9], b[:9], b[9:], **how),
 }
 # One program takes them all: the numbers are traced, and the low one needs the maximum of the row.
-RANGES = {"constant": (0.1, 0.1), "dynamic": (0.07, 0.2), "very low": (0.002, 0.004)}
+RANGES = {"constant": (0.1, 0.1), "dynamic": (0.07, 0.2), "very low": (0.0015, 0.004)}
 OTHER_TEMPERATURES = {
     "dystress, as a number in gradients": temperatures.dystress(0.07, 0.2),
     "shifted": temperatures.shifted_dystress(0.1, 0.2, stop_gradient=False),
@@ -62,10 +62,15 @@ def _with_gradients(loss):
 
 
 def _assert_equal(result, expected, rtol):
-    """Equal relative to the largest entry of each array."""
-    flat, _ = jax.tree.flatten_with_path(expected)
-    for (path, b), a in zip(flat, jax.tree.leaves(result), strict=True):
-        a, b = np.asarray(a), np.asarray(b)
+    """Equal relative to the largest entry of each array; a temperature counts as one array."""
+    one_array = lambda node: isinstance(node, temperatures.Temperature)
+    pairs = zip(
+        jax.tree.leaves(result, is_leaf=one_array),
+        jax.tree.flatten_with_path(expected, is_leaf=one_array)[0],
+        strict=True,
+    )
+    for a, (path, b) in pairs:
+        a, b = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(x)]) for x in (a, b))
         error = np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)
         assert error <= rtol, f"{jax.tree_util.keystr(path)}: {error:.1e}"
 
@@ -86,7 +91,10 @@ def test_tiled_equals_dense_in_float64(name):
             temperature = temperatures.Dystress(
                 jnp.float64(low), jnp.float64(high), stop_gradient=False
             )
-            _assert_equal(tiled(views, temperature), dense(views, temperature), 1e-12)
+            # A logit is rounded in proportion to 1 / tau, and exp hands that on.
+            rounding = 16 * float(jnp.finfo(jnp.float64).eps) / low
+            tolerance = max(1e-12, rounding)
+            _assert_equal(tiled(views, temperature), dense(views, temperature), tolerance)
 
 
 @pytest.mark.parametrize("name", OTHER_TEMPERATURES)
