@@ -267,8 +267,8 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images):
         tmp_path, images, code=1, optimizer__learning_rate=1e17, checkpoint_every=1, knn_every=0
     )
     assert "DivergedError" in output
-    assert "parameter_norm is inf at step 3; last good checkpoint:" in output
-    assert f"{tmp_path / 'checkpoints' / '2'} (step 2)" in output
+    assert "parameter_norm is inf at step 2; last good checkpoint:" in output
+    assert f"{tmp_path / 'checkpoints' / '1'} (step 1)" in output
     assert "Traceback" not in output
 
 
