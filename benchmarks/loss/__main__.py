@@ -65,7 +65,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load_average": os.getloadavg(),
         "limits": run([*jax_child, "limits"]),
-        "ring": run([*jax_child, "ring", "8192", "8"]),
+        "ring": run([*jax_child, "ring", "65536", "8"]),
         "measured": measured,
     }
     arguments.out.mkdir(parents=True, exist_ok=True)

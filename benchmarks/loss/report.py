@@ -130,7 +130,13 @@ def _limits(results: Result) -> list[str]:
 def _ring(results: Result) -> list[str]:
     ring = results["ring"]
     one = _find(results["measured"], "tiled", ring["rows"])
-    alone = f" One device alone plans {one['temporaries_mib']:.1f} MiB." if one else ""
+    alone = ""
+    if one:
+        bound = one["temporaries_mib"] / ring["devices"] + 2 * ring["block_mib"]
+        alone = (
+            f" One device alone plans {one['temporaries_mib']:.1f} MiB; an even share of that and "
+            f"two blocks are {bound:.1f} MiB."
+        )
     return [
         f"{ring['rows']:,} rows on {ring['devices']} devices, value and gradient, compiled: "
         f"{ring['temporaries_mib']:.2f} MiB of temporaries a device; one block of rows is "

@@ -237,6 +237,8 @@ def paired_logits(
     *,
     temperature: Temperature,
     similarity: Similarity,
-) -> Float[Array, " n"]:
-    """Returns the logit of each point a[i] with b[i]."""
-    return logits(similarity, _cast(temperature, a.dtype), similarity.paired(a, b))
+    copies: int = 1,
+) -> Float[Array, " anchors"]:
+    """Returns the logit of each point a[i] with b[i], that many times over for as many anchors."""
+    value = jnp.tile(similarity.paired(a, b), copies)
+    return logits(similarity, _cast(temperature, a.dtype), value)

@@ -53,10 +53,16 @@ class Plan(NamedTuple):
             groups=groups,
         )
 
-    def positives(self, a: Float[Array, "n d"], b: Float[Array, "n d"]) -> Float[Array, " n"]:
-        """l_i, the logit of each point a[i] with b[i]."""
+    def positives(
+        self, a: Float[Array, "n d"], b: Float[Array, "n d"], *, copies: int = 1
+    ) -> Float[Array, " anchors"]:
+        """l_i, the logit of each point a[i] with b[i], repeated for both of them with copies=2."""
         return _partition.paired_logits(
-            a, b, temperature=self.temperature.for_positives, similarity=self.similarity
+            a,
+            b,
+            temperature=self.temperature.for_positives,
+            similarity=self.similarity,
+            copies=copies,
         )
 
 

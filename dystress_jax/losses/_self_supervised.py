@@ -157,11 +157,11 @@ def dcl(
         negatives, positives = _between_views(plan, view_a, view_b)
         return negatives - positives
     a, b = plan.points(view_a), plan.points(view_b)
-    views, others = jnp.concatenate([a, b]), jnp.concatenate([b, a])
+    views = jnp.concatenate([a, b])
     sample = plan.row_numbers(n)
     groups = (jnp.tile(sample, 2), sample)
     in_a, in_b = plan.negatives(views, a, groups=groups), plan.negatives(views, b, groups=groups)
-    return in_a + in_b - plan.positives(views, others)
+    return in_a + in_b - plan.positives(a, b, copies=2)
 
 
 def dclw(
@@ -459,7 +459,7 @@ def _between_views(
     views = jnp.concatenate([a, b])
     sample = jnp.tile(plan.row_numbers(a.shape[0]), 2)
     negatives = plan.negatives(views, views, groups=(sample, sample))
-    return negatives, plan.positives(views, jnp.concatenate([b, a]))
+    return negatives, plan.positives(a, b, copies=2)
 
 
 def _positive_keys(positives: Array | None, n: int, m: int) -> Int[Array, " n"]:

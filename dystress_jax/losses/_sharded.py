@@ -14,7 +14,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dystress_jax.losses._partition import Strategy
-from dystress_jax.losses._tiled import Term, Tree, join, split, vary_alike
+from dystress_jax.losses._tiled import (
+    Masked,
+    Term,
+    Tree,
+    add_gradients,
+    add_sums,
+    join,
+    keep_largest,
+    length,
+    per_row,
+    split,
+    tiles,
+    vary_alike,
+)
 
 
 def gathered(local: Strategy, axis_name: str) -> Strategy:
@@ -38,61 +51,63 @@ def gathered(local: Strategy, axis_name: str) -> Strategy:
     return Strategy(row_sum, row_max, local.one_pass, local.reverse_only, agree)
 
 
-def ring(local: Strategy, axis_name: str) -> Strategy:
+def ring(tile_size: int, axis_name: str) -> Strategy:
     """The columns travel around the devices, block by block: memory for two blocks.
 
     The next block is under way while the present one is used. In the backward pass the gradient
-    of a block travels with it and is home after the last step.
+    of a block travels with it, collecting what each device owes it, and is home at the end.
     """
+
+    def tiled(params, rows, columns):
+        return vary_alike(params, tiles(rows, tile_size), tiles(columns, tile_size))
 
     def row_sum(term, params, rows, columns, *, symmetric=False):
         del symmetric  # the rows are not all of the columns
-        operands = vary_alike(params, rows, columns)
-        return cast(Array, _ring_sum(local.row_sum, term, axis_name, *operands))
+        n = length(rows)
+        params, rows, columns = tiled(params, rows, columns)
+        total = _ring_sum(Masked(term, 0.0), axis_name, params, rows, columns)
+        return cast(Array, total).reshape(-1)[:n]
 
     def row_max(term, params, rows, columns):
-        operands = jax.lax.stop_gradient(vary_alike(params, rows, columns))
-        params, rows, columns = operands
-        largest = lambda block: local.row_max(term, params, rows, block)
-        visit = lambda block, so_far: jnp.maximum(so_far, largest(block))
-        return _travel(axis_name, columns, largest(columns), visit)
+        n = length(rows)
+        params, rows, columns = jax.lax.stop_gradient(tiled(params, rows, columns))
+        visit = lambda block, largest: keep_largest(
+            Masked(term, -jnp.inf), params, rows, block, largest
+        )
+        lowest = jnp.full_like(per_row(rows), -jnp.inf)
+        return _travel(axis_name, columns, visit(columns, lowest), visit).reshape(-1)[:n]
 
     agree = functools.partial(_on_all, axis_name)
-    return Strategy(row_sum, row_max, local.one_pass, local.reverse_only, agree)
+    return Strategy(row_sum, row_max, one_pass=True, reverse_only=True, agree=agree)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _ring_sum(
-    local_sum: Callable, term: Term, axis_name: str, params: Tree, rows: Tree, columns: Tree
-) -> Float[Array, " n"]:
-    here = lambda block: local_sum(term, params, rows, block)
-    return _travel(axis_name, columns, here(columns), lambda block, total: total + here(block))
+    term: Term, axis_name: str, params: Tree, rows: Tree, columns: Tree
+) -> Float[Array, "k t"]:
+    """The sum of each row over the columns of all devices, rows and columns in tiles."""
+    visit = lambda block, total: add_sums(term, False, params, rows, block, total)
+    return _travel(axis_name, columns, visit(columns, per_row(rows)), visit)
 
 
-def _ring_sum_fwd(local_sum, term, axis_name, params, rows, columns):
+def _ring_sum_fwd(term, axis_name, params, rows, columns):
     moving, fixed = split((params, rows, columns))
-    return _ring_sum(local_sum, term, axis_name, *join(moving, fixed)), (moving, fixed)
+    return _ring_sum(term, axis_name, *join(moving, fixed)), (moving, fixed)
 
 
-def _ring_sum_bwd(local_sum, term, axis_name, saved, cotangent):
-    ((*resident, columns), (*fixed_resident, fixed_columns)) = saved
+def _ring_sum_bwd(term, axis_name, saved, cotangent):
+    (*resident, columns), (*fixed_resident, fixed_columns) = saved
 
-    def gradients(block, fixed_block):
-        fixed = (*fixed_resident, fixed_block)
-        here = lambda *moving: local_sum(term, *join(moving, fixed))
-        return jax.vjp(here, *resident, block)[1](cotangent)
+    def visit(blocks, gradients):
+        block, fixed_block = blocks
+        moving, fixed = (*resident, block), (*fixed_resident, fixed_block)
+        gradients = (*gradients[:2], _next_device(axis_name, gradients[2]))
+        return add_gradients(term, False, moving, fixed, cotangent, gradients)
 
-    def visit(blocks, so_far):
-        *of_resident, of_block = gradients(*blocks)
-        # The gradient of this block is one device behind: it comes while we compute.
-        plus = lambda a, b: jax.tree.map(jnp.add, a, b)
-        return plus(so_far[0], of_resident), plus(_next_device(axis_name, so_far[1]), of_block)
-
-    *of_resident, of_block = gradients(columns, fixed_columns)
-    of_resident, of_block = _travel(
-        axis_name, (columns, fixed_columns), (of_resident, of_block), visit
-    )
-    return *of_resident, _next_device(axis_name, of_block)
+    zeros = jax.tree.map(jnp.zeros_like, saved[0])
+    own = add_gradients(term, False, saved[0], saved[1], cotangent, zeros)
+    gradients = _travel(axis_name, (columns, fixed_columns), own, visit)
+    return *gradients[:2], _next_device(axis_name, gradients[2])
 
 
 _ring_sum.defvjp(_ring_sum_fwd, _ring_sum_bwd, symbolic_zeros=True)

@@ -34,7 +34,7 @@ def choose(name: str, n: int, m: int, d: int, tile_size: int, axis_name: str | N
         axis_size(axis_name)
         choices = {
             "gathered": _sharded.gathered(tiled, axis_name),
-            "ring": _sharded.ring(tiled, axis_name),
+            "ring": _sharded.ring(tile_size, axis_name),
         }
     if name not in choices:
         where = "without axis_name" if axis_name is None else "with axis_name"

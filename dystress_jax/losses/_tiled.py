@@ -44,9 +44,9 @@ def row_sum(
     Returns:
         The sum of each row.
     """
-    n = _length(rows)
-    params, rows, columns = vary_alike(params, _tiles(rows, tile_size), _tiles(columns, tile_size))
-    total = _tiled_sum(_Masked(term, 0.0), symmetric, params, rows, columns)
+    n = length(rows)
+    params, rows, columns = vary_alike(params, tiles(rows, tile_size), tiles(columns, tile_size))
+    total = _tiled_sum(Masked(term, 0.0), symmetric, params, rows, columns)
     return cast(Array, total).reshape(-1)[:n]
 
 
@@ -54,18 +54,13 @@ def row_max(
     term: Term, params: Tree, rows: Tree, columns: Tree, *, tile_size: int
 ) -> Float[Array, " n"]:
     """Returns the largest term of each row, as a number without a gradient."""
-    n = _length(rows)
+    n = length(rows)
     params, rows, columns = jax.lax.stop_gradient(
-        vary_alike(params, _tiles(rows, tile_size), _tiles(columns, tile_size))
+        vary_alike(params, tiles(rows, tile_size), tiles(columns, tile_size))
     )
-    masked = _Masked(term, -jnp.inf)
-
-    def keep_largest(i, j, largest):
-        tile = jnp.max(masked(params, _at(rows, i), _at(columns, j)), axis=1)
-        return _put(largest, i, jnp.maximum(_at(largest, i), tile))
-
-    lowest = jnp.full_like(_per_row(rows), -jnp.inf)
-    return _for_each_tile(rows, columns, False, keep_largest, lowest).reshape(-1)[:n]
+    lowest = jnp.full_like(per_row(rows), -jnp.inf)
+    masked = Masked(term, -jnp.inf)
+    return keep_largest(masked, params, rows, columns, lowest).reshape(-1)[:n]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -73,16 +68,7 @@ def _tiled_sum(
     term: Term, symmetric: bool, params: Tree, rows: Tree, columns: Tree
 ) -> Float[Array, "k t"]:
     """`row_sum` of tiled rows and columns, whose leaves have shape [tiles, tile, ...]."""
-
-    def add(i, j, total):
-        terms = term(params, _at(rows, i), _at(columns, j))
-        total = _put(total, i, _at(total, i) + jnp.sum(terms, axis=1))
-        if symmetric:
-            mirrored = jnp.where(i == j, 0.0, jnp.sum(terms, axis=0))
-            total = _put(total, j, _at(total, j) + mirrored)
-        return total
-
-    return _for_each_tile(rows, columns, symmetric, add, jnp.zeros_like(_per_row(rows)))
+    return add_sums(term, symmetric, params, rows, columns, per_row(rows))
 
 
 def _tiled_sum_fwd(term, symmetric, params, rows, columns):
@@ -92,7 +78,45 @@ def _tiled_sum_fwd(term, symmetric, params, rows, columns):
 
 def _tiled_sum_bwd(term, symmetric, saved, cotangent):
     moving, fixed = saved
+    zeros = jax.tree.map(jnp.zeros_like, moving)
+    return add_gradients(term, symmetric, moving, fixed, cotangent, zeros)
+
+
+_tiled_sum.defvjp(_tiled_sum_fwd, _tiled_sum_bwd, symbolic_zeros=True)
+
+
+def add_sums(
+    term: Term,
+    symmetric: bool,
+    params: Tree,
+    rows: Tree,
+    columns: Tree,
+    total: Float[Array, "k t"],
+) -> Float[Array, "k t"]:
+    """Adds the sum of each row to `total`."""
+
+    def add(i, j, total):
+        terms = term(params, _at(rows, i), _at(columns, j))
+        total = _put(total, i, _at(total, i) + jnp.sum(terms, axis=1))
+        if symmetric:
+            mirrored = jnp.where(i == j, 0.0, jnp.sum(terms, axis=0))
+            total = _put(total, j, _at(total, j) + mirrored)
+        return total
+
+    return _for_each_tile(rows, columns, symmetric, add, total)
+
+
+def add_gradients(
+    term: Term,
+    symmetric: bool,
+    moving: Tree,
+    fixed: Tree,
+    cotangent: Float[Array, "k t"],
+    gradients: Tree,
+) -> Tree:
+    """Adds the gradients of the weighted sum of rows to those of (params, rows, columns)."""
     _, rows, columns = join(moving, fixed)
+    plus = functools.partial(jax.tree.map, jnp.add)
 
     def add(i, j, gradients):
         select = lambda operands: (operands[0], _at(operands[1], i), _at(operands[2], j))
@@ -102,21 +126,28 @@ def _tiled_sum_bwd(term, symmetric, saved, cotangent):
         if symmetric:
             weight = weight + jnp.where(i == j, 0.0, _at(cotangent, j))[None, :]
         ((of_params, of_rows, of_columns),) = pullback(jnp.broadcast_to(weight, value.shape))
-        plus = functools.partial(jax.tree.map, jnp.add)
         return (
             plus(gradients[0], of_params),
             _put(gradients[1], i, plus(_at(gradients[1], i), of_rows)),
             _put(gradients[2], j, plus(_at(gradients[2], j), of_columns)),
         )
 
-    zeros = jax.tree.map(jnp.zeros_like, moving)
-    return _for_each_tile(rows, columns, symmetric, add, zeros)
+    return _for_each_tile(rows, columns, symmetric, add, gradients)
 
 
-_tiled_sum.defvjp(_tiled_sum_fwd, _tiled_sum_bwd, symbolic_zeros=True)
+def keep_largest(
+    term: Term, params: Tree, rows: Tree, columns: Tree, largest: Float[Array, "k t"]
+) -> Float[Array, "k t"]:
+    """Raises `largest` to the largest term of each row."""
+
+    def raise_to(i, j, largest):
+        of_tile = jnp.max(term(params, _at(rows, i), _at(columns, j)), axis=1)
+        return _put(largest, i, jnp.maximum(_at(largest, i), of_tile))
+
+    return _for_each_tile(rows, columns, False, raise_to, largest)
 
 
-class _Masked(NamedTuple):
+class Masked(NamedTuple):
     """A term of tiles, with a constant in place of the pairs that only fill up the last tile."""
 
     term: Term
@@ -132,9 +163,9 @@ class _Masked(NamedTuple):
         return terms
 
 
-def _tiles(tree: Tree, tile_size: int) -> tuple[Tree, Bool[Array, "k t"] | None]:
+def tiles(tree: Tree, tile_size: int) -> tuple[Tree, Bool[Array, "k t"] | None]:
     """Cuts each leaf [n ...] into [tiles, tile, ...], all of one size, and says what is real."""
-    n = _length(tree)
+    n = length(tree)
     count = -(-n // tile_size)
     size = -(-n // count)
     missing = count * size - n
@@ -155,7 +186,7 @@ def _for_each_tile(rows: Tree, columns: Tree, symmetric: bool, body: Callable, s
     One flat loop rather than two nested ones: the compiler then drops what nobody uses, such as
     gradients of a temperature that is not learned.
     """
-    k, l = _length(rows), _length(columns)
+    k, l = length(rows), length(columns)
     i, j = np.triu_indices(k) if symmetric else np.indices((k, l)).reshape(2, -1)
     i, j = jnp.asarray(i), jnp.asarray(j)
     return jax.lax.fori_loop(0, i.size, lambda step, state: body(i[step], j[step], state), state)
@@ -170,11 +201,12 @@ def _put(tree: Tree, i: Int[Array, ""], value: Tree) -> Tree:
     return jax.tree.map(put, tree, value)
 
 
-def _length(tree: Tree) -> int:
+def length(tree: Tree) -> int:
+    """Returns the length of the leading axis."""
     return jax.tree.leaves(tree)[0].shape[0]
 
 
-def _per_row(tiles: Tree) -> Float[Array, "k t"]:
+def per_row(tiles: Tree) -> Float[Array, "k t"]:
     """Zeros of one number per row, of the type (and the mesh axes) of the first leaf."""
     leaf = jax.tree.leaves(tiles)[0]
     return jnp.zeros_like(leaf, shape=leaf.shape[:2])
