@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "dystress_jax"
 # From the ground up. A module imports from lower layers only; a package is one module here.
 LAYERS = [
     {"temperatures", "similarities"},
-    {"losses", "metrics"},
+    {"losses", "metrics", "schemes"},
     {
         "models",
         "augment",
