@@ -48,3 +48,83 @@ def gradient(function, x, step=1e-6):
         down[index] -= step
         result[index] = (function(up) - function(down)) / (2 * step)
     return result
+
+
+def _log_sum(logits):
+    return np.logaddexp.reduce(logits)
+
+
+def _views(view_a, view_b, tau):
+    """Logits and similarities of the 2n views, and for each anchor its positive and negatives."""
+    z, n = unit(np.concatenate([view_a, view_b])), len(view_a)
+    s = z @ z.T
+    pairs = [(i, (i + n) % (2 * n)) for i in range(2 * n)]
+    return s / tau(s), s, [(i, p, [k for k in range(2 * n) if k not in (i, p)]) for i, p in pairs]
+
+
+def dcl(view_a, view_b, tau):
+    """Yeh et al.: one logarithm over the 2n - 2 negatives."""
+    logits, _, anchors = _views(view_a, view_b, tau)
+    return np.array([_log_sum(logits[i, rest]) - logits[i, p] for i, p, rest in anchors])
+
+
+def dcl_two_logarithms(view_a, view_b, tau):
+    """The form of the DySTreSS code: the negatives of each view in a logarithm of their own."""
+    logits, _, anchors = _views(view_a, view_b, tau)
+    n = len(view_a)
+    return np.array(
+        [
+            _log_sum(logits[i, [k for k in rest if k < n]])
+            + _log_sum(logits[i, [k for k in rest if k >= n]])
+            - logits[i, p]
+            for i, p, rest in anchors
+        ]
+    )
+
+
+def dclw(view_a, view_b, tau, sigma):
+    """w_i = 2 - B softmax_i(s_ii / sigma) before the positive logit."""
+    logits, s, anchors = _views(view_a, view_b, tau)
+    n = len(view_a)
+    e = np.exp(np.array([s[i, i + n] for i in range(n)]) / sigma)
+    w = 2 - n * e / e.sum()
+    return np.array([_log_sum(logits[i, rest]) - w[i % n] * logits[i, p] for i, p, rest in anchors])
+
+
+def supcon(view_a, view_b, labels, tau):
+    """-1/|P| sum_p l_ip + log sum_{k != i} exp(l_ik)."""
+    logits, _, anchors = _views(view_a, view_b, tau)
+    labels = np.tile(labels, 2)
+    losses = []
+    for i, _, _ in anchors:
+        others = [k for k in range(len(labels)) if k != i]
+        same = [k for k in others if labels[k] == labels[i]]
+        losses.append(_log_sum(logits[i, others]) - np.mean(logits[i, same]))
+    return np.array(losses)
+
+
+def moco(queries, keys, queue, tau):
+    """Cross-entropy of [positive | queue] with label 0."""
+    q = unit(queries)
+    positive, negative = np.sum(q * unit(keys), axis=1), q @ unit(queue).T
+    logits = np.concatenate([(positive / tau(positive))[:, None], negative / tau(negative)], axis=1)
+    return np.array([_log_sum(row) - row[0] for row in logits])
+
+
+def clip(images, texts, tau):
+    """The mean of the cross-entropies of rows and of columns."""
+    s = unit(images) @ unit(texts).T
+    logits = s / tau(s)
+    return np.array(
+        [
+            (_log_sum(logits[i]) + _log_sum(logits[:, i])) / 2 - logits[i, i]
+            for i in range(len(images))
+        ]
+    )
+
+
+def siglip(images, texts, scale, bias):
+    """-sum_j log sigmoid(z_ij (t s_ij + b))."""
+    z = 2 * np.eye(len(images)) - 1
+    x = z * (scale * unit(images) @ unit(texts).T + bias)
+    return np.sum(np.log1p(np.exp(-x)), axis=1)

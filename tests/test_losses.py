@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dystress_jax import similarities, temperatures
+from dystress_jax import losses, similarities, temperatures
 from dystress_jax.losses import info_nce, nt_xent
 from tests import oracles
 
@@ -138,6 +138,68 @@ def test_low_temperatures_stay_finite_and_right(case, dtype):
         np.testing.assert_allclose(value, expected, rtol=2e-6, atol=8 * 2**-24 / tau)
 
 
+LABELS = np.array([3, 1, 3, 3, 0])
+TAU = lambda s: oracles.dystress(s, 0.07, 0.2)
+AGAINST_ORACLES = {
+    "dcl": (losses.dcl, lambda a, b: oracles.dcl(a, b, TAU)),
+    "dcl, two logarithms": (
+        functools.partial(losses.dcl, joint=False),
+        lambda a, b: oracles.dcl_two_logarithms(a, b, TAU),
+    ),
+    "dclw": (
+        functools.partial(losses.dclw, sigma=0.4),
+        lambda a, b: oracles.dclw(a, b, TAU, 0.4),
+    ),
+    "supcon": (
+        lambda a, b, temperature: losses.supcon(
+            a, b, jnp.asarray(LABELS[: len(a)]), temperature=temperature
+        ),
+        lambda a, b: oracles.supcon(a, b, LABELS[: len(a)], TAU),
+    ),
+    "moco": (
+        lambda a, b, temperature: losses.moco(a, b, b[1:], temperature=temperature),
+        lambda a, b: oracles.moco(a, b, b[1:], TAU),
+    ),
+    "clip": (losses.clip, lambda a, b: oracles.clip(a, b, TAU)),
+    "siglip": (
+        lambda a, b, temperature: losses.siglip(a, b, scale=12.0, bias=-5.0),
+        lambda a, b: oracles.siglip(a, b, 12.0, -5.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AGAINST_ORACLES)
+def test_every_loss_equals_its_oracle(name):
+    loss, oracle = AGAINST_ORACLES[name]
+    compiled = jax.jit(lambda a, b: loss(a, b, temperature=temperatures.dystress(0.07, 0.2)))
+    for case in ("random", "collapsed", "aligned", "antipodal", "duplicated", "two examples"):
+        a, b = _views(case)
+        with jax.enable_x64(True):
+            value = compiled(jnp.array(a), jnp.array(b))
+        np.testing.assert_allclose(value, oracle(a, b), rtol=1e-9, atol=1e-12, err_msg=case)
+
+
+def test_supcon_with_all_labels_different_is_nt_xent():
+    a, b = (jnp.asarray(view, jnp.float32) for view in _views("random"))
+    temperature = temperatures.separate(0.2, temperatures.dystress())
+    np.testing.assert_allclose(
+        losses.supcon(a, b, jnp.arange(N), temperature=temperature),
+        nt_xent(a, b, temperature=temperature),
+        rtol=1e-5,
+    )
+
+
+def test_clip_flattens_tokens():
+    images, texts = jax.random.normal(jax.random.key(0), (2, 4, 3, 5))
+    oblique = similarities.oblique(3)
+    np.testing.assert_array_equal(
+        losses.clip(images, texts, temperature=0.1, similarity=oblique),
+        losses.clip(
+            images.reshape(4, -1), texts.reshape(4, -1), temperature=0.1, similarity=oblique
+        ),
+    )
+
+
 @given(st.integers(0, 2**31), st.floats(0.02, 2.0))
 @settings(max_examples=20, deadline=None)
 def test_permutation_and_rotation_change_nothing(seed, tau):
@@ -180,6 +242,14 @@ def test_rows_of_length_one_need_no_normalisation():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        (lambda x: losses.dclw(x, x, temperature=0.1, sigma=0.0), ValueError, "sigma must be > 0"),
+        (lambda x: losses.siglip(x, x, scale=-1.0, bias=0.0), ValueError, "scale must be > 0"),
+        (lambda x: losses.moco(x, x[:2], x, temperature=0.1), ValueError, "key i belongs"),
+        (
+            lambda x: losses.supcon(x, x, jnp.zeros(4), temperature=0.1),
+            ValueError,
+            "labels must be 4 integers",
+        ),
         (lambda x: nt_xent(x, x[:3], temperature=0.1), ValueError, r"\(4, 8\) and \(3, 8\)"),
         (lambda x: nt_xent(x, x[:, :3], temperature=0.1), ValueError, "rows of the same length"),
         (lambda x: nt_xent(x[0], x[0], temperature=0.1), ValueError, r"\[rows, features\]"),

@@ -61,7 +61,8 @@ def main() -> None:
                 measured.append(result)
                 print(f"{rows:6d}  {name:36s} {min(result['times']) * 1e3:10.1f} ms", flush=True)
     results = {
-        "command": " ".join(["python -m benchmarks.loss", *sys.argv[1:]]),
+        "command": "python -m benchmarks.loss --torch-python PYTHON_WITH_TORCH"
+        f" --seconds {arguments.seconds:g}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load_average": os.getloadavg(),
         "limits": run([*jax_child, "limits"]),

@@ -1,0 +1,131 @@
+"""Similarities against NumPy, their ranges, and their gradients where distances vanish."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dystress_jax import losses, similarities
+from tests import oracles
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+A, B = np.random.default_rng(0).standard_normal((2, 5, 6))
+
+
+def _tokens(x, m):
+    return oracles.unit(x.reshape(len(x), m, -1))
+
+
+def _angle(x):
+    return np.arccos(np.clip(x, -1, 1))
+
+
+FORMULAS = {
+    "sphere": (similarities.sphere, oracles.unit(A) @ oracles.unit(B).T),
+    "geodesic": (similarities.geodesic, -_angle(oracles.unit(A) @ oracles.unit(B).T)),
+    "inner product": (similarities.inner_product, A @ B.T),
+    "euclidean": (similarities.euclidean, -np.linalg.norm(A[:, None] - B[None], axis=-1)),
+    "squared": (
+        similarities.squared_euclidean,
+        -(np.linalg.norm(A[:, None] - B[None], axis=-1) ** 2),
+    ),
+    "oblique": (
+        similarities.oblique(3),
+        np.einsum("nkd,mkd->nm", _tokens(A, 3), _tokens(B, 3)),
+    ),
+    "oblique geodesic": (
+        similarities.oblique_geodesic(3),
+        -np.sqrt(np.sum(_angle(np.einsum("nkd,mkd->nmk", _tokens(A, 3), _tokens(B, 3))) ** 2, -1)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("similarity", "expected"), FORMULAS.values(), ids=FORMULAS.keys())
+def test_equals_its_formula(similarity, expected):
+    with jax.enable_x64(True):
+        a, b = jnp.array(A), jnp.array(B)
+        np.testing.assert_allclose(similarity(a, b), expected, rtol=1e-9)
+        points = similarity.project(a), similarity.project(b)
+        np.testing.assert_allclose(similarity.paired(*points), np.diagonal(expected), rtol=1e-9)
+    assert similarity.low <= expected.min()
+    assert expected.max() <= similarity.high
+
+
+@pytest.mark.parametrize(("similarity", "expected"), FORMULAS.values(), ids=FORMULAS.keys())
+def test_the_gradient_for_reverse_mode_is_the_same(similarity, expected):
+    weights = np.cos(np.arange(25)).reshape(5, 5)
+    with jax.enable_x64(True):
+        total = lambda s: lambda a, b: jnp.sum(s(a, b) * weights)
+        gradients = [
+            jax.grad(total(s), argnums=(0, 1))(jnp.array(A), jnp.array(B))
+            for s in (similarity, similarity.for_reverse_mode())
+        ]
+    np.testing.assert_allclose(*gradients, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("similarity", [s for s, _ in FORMULAS.values()], ids=FORMULAS.keys())
+def test_equal_opposite_and_zero_rows_have_finite_gradients(similarity):
+    a = jnp.asarray(np.stack([A[0], A[0], -A[0], 0 * A[0]]), jnp.float32)
+    loss = lambda a: losses.nt_xent(a, a, temperature=0.5, similarity=similarity).mean()
+    assert np.isfinite(loss(a))
+    assert np.isfinite(jax.grad(loss)(a)).all()
+
+
+@given(st.integers(0, 2**31), st.sampled_from([1, 2, 3, 6]))
+@settings(max_examples=20, deadline=None)
+def test_oblique_is_m_times_the_cosine_of_the_flattened_tokens(seed, m):
+    a, b = np.random.default_rng(seed).standard_normal((2, 4, 6))
+    a, b = (_tokens(x, m).reshape(4, -1) for x in (a, b))
+    with jax.enable_x64(True):
+        oblique = similarities.oblique(m)(jnp.array(a), jnp.array(b))
+        np.testing.assert_allclose(
+            oblique / m, similarities.sphere(jnp.array(a), jnp.array(b)), atol=1e-12
+        )
+
+
+def test_oblique_with_one_token_is_the_sphere():
+    a, b = jnp.float32(A), jnp.float32(B)
+    np.testing.assert_array_equal(similarities.oblique(1)(a, b), similarities.sphere(a, b))
+
+
+@pytest.mark.parametrize("name", ["sphere", "geodesic", "oblique", "oblique geodesic"])
+def test_temperatures_see_one_for_aligned_and_minus_one_for_opposite_rows(name):
+    similarity = FORMULAS[name][0]
+    a = jnp.float32(A)
+    aligned, opposite = similarity(a, a), similarity(a, -a)
+    np.testing.assert_allclose(jnp.diagonal(similarity.as_cosine(aligned)), 1, atol=2e-3)
+    np.testing.assert_allclose(jnp.diagonal(similarity.as_cosine(opposite)), -1, atol=2e-3)
+
+
+def test_a_plain_function_is_a_similarity():
+    a, b = jnp.float32(A), jnp.float32(B)
+    cosine = lambda a, b: similarities.normalize(a) @ similarities.normalize(b).T
+    np.testing.assert_allclose(
+        losses.nt_xent(a, b, temperature=0.1, similarity=cosine),
+        losses.nt_xent(a, b, temperature=0.1),
+        rtol=1e-5,
+    )
+
+
+def test_tiny_and_huge_rows_are_normalised():
+    x = jnp.float32(A) * jnp.float32([1e-30, 1e30, 1e-20, 1.0, 0.0])[:, None]
+    lengths = jnp.linalg.norm(similarities.normalize(x), axis=1)
+    np.testing.assert_allclose(lengths, [1, 1, 1, 1, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: similarities.oblique(0), "num_tokens must be >= 1; found 0"),
+        (
+            lambda: similarities.oblique(4)(jnp.ones((2, 6)), jnp.ones((2, 6))),
+            "found num_tokens=4 and rows of length 6",
+        ),
+    ],
+)
+def test_a_bad_number_of_tokens_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
