@@ -6,8 +6,8 @@ Two minutes on two CPU cores. A six-layer ResNet learns from 2,814 emoji drawing
 Twitter, without their labels; nearest neighbours then tell the category of 1,563 drawings by
 Microsoft, the same concepts in a style that it has never seen. What to expect is in the README.
 
-Recipe, batch size and learning rate were chosen by kNN on the held-out drawings, with seed 0, among
-seven runs; the temperature is the paper's for ImageNet.
+How these settings were chosen is in docs/results/quickstart.md; the temperature is the paper's for
+ImageNet.
 """
 
 from ml_collections import ConfigDict
