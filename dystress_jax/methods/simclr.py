@@ -43,9 +43,9 @@ def simclr(
         encoder_params, encoder_stats = encoder.init(encoder_key)
         projector_params, projector_stats = projector.init(projector_key)
         params = {"encoder": encoder_params, "projector": projector_params}
-        return params, {"encoder": encoder_stats, "projector": projector_stats}
+        return params, {"encoder": encoder_stats, "projector": projector_stats}, ()
 
-    def loss_of_batch(params, stats, batch, key):
+    def loss_of_batch(params, stats, memory, batch, key):
         view_a, view_b = views(key, batch["image"])
         # Row by row, a then b: both views of an image stay on the device that holds the image.
         images = jnp.stack([view_a, view_b], axis=1).reshape(-1, *view_a.shape[1:])
@@ -59,7 +59,7 @@ def simclr(
         value = jnp.mean(loss(pairs[:, 0], pairs[:, 1], temperature))
         metrics = pair_statistics(pairs[:, 0], pairs[:, 1], temperature=temperature)
         new_stats = {"encoder": encoder_stats, "projector": projector_stats}
-        return value, Outcome(new_stats, metrics, features)
+        return value, Outcome(new_stats, memory, metrics, features)
 
     def encode(params, stats, images):
         features, _ = encoder.apply(params["encoder"], stats["encoder"], images, train=False)
