@@ -63,6 +63,23 @@ def test_moco_v3_has_the_published_heads_momentum_and_factor():
     assert (c.temperature.name, c.temperature.tau) == ("constant", 0.2)
 
 
+def test_moco_v3_trains_a_transformer_as_its_authors_do():
+    c = load("moco_v3_vit_imagenet")
+    assert (c.method, c.batch_size, c.epochs, c.augment.recipe) == (
+        "moco_v3",
+        4096,
+        300,
+        "moco_v3",
+    )
+    assert (c.model.name, c.model.patch, c.model.heads) == ("vit_small", 16, 12)
+    assert c.model.freeze_patches
+    assert (c.projector.hidden, c.projector.out, c.moco.momentum) == (4096, 256, 0.99)
+    assert (c.temperature.name, c.temperature.tau) == ("constant", 0.2)
+    o = c.optimizer
+    assert (o.name, o.weight_decay, o.warmup_epochs) == ("adamw", 0.1, 40)
+    assert optim.learning_rate(o.rule, o.learning_rate, c.batch_size) == pytest.approx(2.4e-3)
+
+
 @pytest.mark.parametrize(
     ("name", "epochs"), [("simclr_imagenet", 100), ("simclr_imagenet100", 200)]
 )
