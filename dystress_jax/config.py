@@ -79,25 +79,35 @@ class Augment:
     std: tuple[float, ...] = _field((0.25,), "divides the views, one value or one a channel")
 
 
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+VITS = ("vit_tiny", "vit_small", "vit_base")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
     """The encoder."""
 
-    name: str = _field(
-        "small", "encoder", among=("small", "resnet18", "resnet34", "resnet50", "resnet101")
-    )
+    name: str = _field("small", "encoder", among=("small", *RESNETS, *VITS))
     stem: str = _field(
         "patch",
-        "patch: 4x4 pixels, fast on CPUs; cifar: 3x3, no max-pool; imagenet: 7x7 and max-pool",
+        "ResNets: patch: 4x4 pixels, fast on CPUs; cifar: 3x3, no max-pool; imagenet: 7x7 and "
+        "max-pool",
         among=("patch", "cifar", "imagenet"),
     )
+    patch: int = _field(4, "ViTs: side of a patch in pixels; 16 for ImageNet", at_least=1)
+    heads: int = _field(0, "ViTs: attention heads; 0 = 3, 6, 12 by size", at_least=0)
+    freeze_patches: bool = _field(False, "ViTs: keep the random patch embedding, as MoCo v3 does")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Projector:
     """The projection head between the encoder and the loss."""
 
-    name: str = _field("simclr", "projection head", among=("simclr", "simclr3", "dystress_cifar"))
+    name: str = _field(
+        "auto",
+        "projection head; auto: the method's own",
+        among=("auto", "simclr", "simclr3", "dystress_cifar", "moco_v2", "moco_v3", "moco_v3_vit"),
+    )
     hidden: int = _field(0, "its hidden width; 0 = the encoder's", at_least=0)
     out: int = _field(128, "its output width", at_least=1)
 
@@ -131,6 +141,28 @@ class Temperature:
     width: float = _field(0.7, "shifted_dystress: from the maximum down to the minimum", above=0.0)
     stop_gradient: bool = _field(
         True, "no gradient through the temperature, as in the paper's code"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Moco:
+    """The momentum encoder of MoCo, and what goes with it."""
+
+    momentum: float = _field(
+        0.99,
+        "the momentum encoder keeps this share of itself a step; moco_v3: at the start, then to 1 "
+        "by a cosine",
+        at_least=0.0,
+        at_most=1.0,
+    )
+    queue_size: int = _field(
+        4096, "moco_v2: keys in the queue, a multiple of the batch size", at_least=1
+    )
+    bn_groups: int = _field(
+        8, "moco_v2: parts of the batch with BatchNorm statistics of their own", at_least=1
+    )
+    scale_by_tau: bool = _field(
+        True, "moco_v3: the published factor 2 tau on the loss, tau of each positive pair"
     )
 
 
@@ -190,7 +222,7 @@ class Config:
     """All settings of one run."""
 
     seed: int = _field(0, "initial weights, order of the data, augmentation", at_least=0)
-    method: str = _field("simclr", "how the encoder learns", among=("simclr",))
+    method: str = _field("simclr", "how the encoder learns", among=("simclr", "moco_v2", "moco_v3"))
     batch_size: int = _field(256, "images a step, over all devices", at_least=2)
     epochs: int = _field(100, "passes over the training images", at_least=1)
     steps: int = _field(0, "if above 0: steps, in place of epochs", at_least=0)
@@ -209,6 +241,7 @@ class Config:
     projector: Projector = dataclasses.field(default_factory=Projector)
     loss: Loss = dataclasses.field(default_factory=Loss)
     temperature: Temperature = dataclasses.field(default_factory=Temperature)
+    moco: Moco = dataclasses.field(default_factory=Moco)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     knn: Knn = dataclasses.field(default_factory=Knn)
     probe: Probe = dataclasses.field(default_factory=Probe)
@@ -394,6 +427,16 @@ def _check_relations(config: Config) -> None:
             f"config.temperature.tau_min: found {t.tau_min} with config.temperature.tau_max "
             f"{t.tau_max}; allowed: tau_min <= tau_max. Lower tau_min or raise tau_max."
         )
+    if config.model.name not in VITS:
+        for name in ("heads", "freeze_patches"):
+            found = getattr(config.model, name)
+            if found:
+                raise ConfigError(
+                    f"config.model.{name}: found {found} with config.model.name "
+                    f"{config.model.name}; allowed: with a ViT only, a ResNet has none."
+                )
+    if config.method == "moco_v2":
+        _check_moco_v2(config)
     if config.data.source == "tfds" and not config.data.name:
         raise ConfigError(
             "config.data.name: found '' with config.data.source tfds; allowed: the name of a "
@@ -424,6 +467,34 @@ def _check_relations(config: Config) -> None:
         raise ConfigError(
             f"config.data.holdout: found 0 with config.knn_every {config.knn_every}; allowed: a "
             "share above 0, on which kNN is measured during training, or config.knn_every=0."
+        )
+
+
+def _check_moco_v2(config: Config) -> None:
+    batch, queue, groups = config.batch_size, config.moco.queue_size, config.moco.bn_groups
+    if queue % batch:
+        lower = queue - queue % batch
+        nearest = " or ".join(str(size) for size in (lower, lower + batch) if size)
+        raise ConfigError(
+            f"config.moco.queue_size: found {queue} with config.batch_size {batch}; allowed: a "
+            f"multiple of the batch, which replaces the oldest keys, the nearest: {nearest}."
+        )
+    if config.model.name in VITS:
+        if groups > 1:
+            raise ConfigError(
+                f"config.moco.bn_groups: found {groups} with config.model.name {config.model.name}"
+                "; allowed: 1, since a ViT has no BatchNorm whose statistics could be split."
+            )
+    elif batch % groups or batch // groups < 2:
+        raise ConfigError(
+            f"config.moco.bn_groups: found {groups} with config.batch_size {batch}; allowed: a "
+            "number of groups that divides the batch, with at least 2 images in each."
+        )
+    if config.loss.strategy in ("gathered", "ring"):
+        raise ConfigError(
+            f"config.loss.strategy: found {config.loss.strategy} with config.method moco_v2; "
+            "allowed: auto, dense or tiled, since every device holds the whole queue and there is "
+            "nothing to fetch from the others."
         )
 
 

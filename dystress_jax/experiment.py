@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
 from . import augment, data, losses, methods, models, optim, sharding, temperatures
-from .config import Config, ConfigError, Temperature
+from .config import VITS, Config, ConfigError, Temperature
 from .methods import Method
 
 ONLINE_PROBE_RATE = 0.1
@@ -75,21 +75,23 @@ def make_temperature(settings: Temperature) -> temperatures.Temperature:
 
 
 def make_loss(config: Config, mesh: Mesh) -> methods.Loss:
-    """NT-Xent over the whole batch, wherever its rows are.
+    """NT-Xent (SimCLR) or InfoNCE (MoCo v3) over the whole batch, wherever its rows are.
 
     ``dense`` and ``tiled`` are written for the whole batch and left to the compiler; ``gathered``
     and ``ring`` say themselves what travels between the devices, and ``auto`` takes one of these as
     soon as there are several.
     """
-    nt_xent = functools.partial(
-        losses.nt_xent, strategy=config.loss.strategy, tile_size=config.loss.tile_size
+    compute = functools.partial(
+        losses.info_nce if config.method == "moco_v3" else losses.nt_xent,
+        strategy=config.loss.strategy,
+        tile_size=config.loss.tile_size,
     )
 
     def whole(view_a, view_b, temperature):
-        return nt_xent(view_a, view_b, temperature=temperature)
+        return compute(view_a, view_b, temperature=temperature)
 
     def shard(view_a, view_b, temperature):
-        return nt_xent(view_a, view_b, temperature=temperature, axis_name=sharding.AXIS)
+        return compute(view_a, view_b, temperature=temperature, axis_name=sharding.AXIS)
 
     if config.loss.strategy in ("dense", "tiled") or (
         config.loss.strategy == "auto" and mesh.size == 1
@@ -99,21 +101,76 @@ def make_loss(config: Config, mesh: Mesh) -> methods.Loss:
     return jax.shard_map(shard, mesh=mesh, in_specs=(rows, rows, PartitionSpec()), out_specs=rows)
 
 
-def make_method(config: Config, source: data.Source, mesh: Mesh) -> Method:
-    """The encoder, its projection head, its views and its loss, as one method."""
-    channels = source.image_shape[-1]
+def make_queue_loss(config: Config, mesh: Mesh) -> methods.QueueLoss:
+    """MoCo's loss; each device compares its own queries with the whole queue."""
+
+    def shard(queries, keys, queue, temperature):
+        return losses.moco(
+            queries,
+            keys,
+            queue,
+            temperature=temperature,
+            strategy=config.loss.strategy,
+            tile_size=config.loss.tile_size,
+        )
+
+    rows, whole = PartitionSpec(sharding.AXIS), PartitionSpec()
+    return jax.shard_map(shard, mesh=mesh, in_specs=(rows, rows, whole, whole), out_specs=rows)
+
+
+def make_encoder(config: Config, source: data.Source) -> models.Network:
+    """The encoder that ``config.model`` names, for the views of a source."""
+    m = config.model
+    shared = {"channels": source.image_shape[-1], "dtype": jnp.dtype(config.dtype)}
+    if m.name not in VITS:
+        return models.resnet(m.name, stem=m.stem, bn_groups=bn_groups(config), **shared)
     size = view_size(config, source)
-    dtype = jnp.dtype(config.dtype)
-    encoder = models.resnet(
-        config.model.name, stem=config.model.stem, channels=channels, dtype=dtype
+    if size % m.patch:
+        raise ConfigError(
+            f"config.model.patch: found {m.patch} with views of {size} x {size}; allowed: a "
+            "divisor of their side, for example "
+            f"{max(p for p in range(1, m.patch) if size % p == 0)}."
+        )
+    try:
+        return models.vit(
+            m.name,
+            patch=m.patch,
+            heads=m.heads or None,
+            freeze_patches=m.freeze_patches,
+            **shared,
+        )
+    except ValueError as error:  # its messages begin with the argument's name
+        raise ConfigError(f"config.model.{error}") from error
+
+
+def bn_groups(config: Config) -> int:
+    """Groups of the batch with BatchNorm statistics of their own: MoCo v2's."""
+    return config.moco.bn_groups if config.method == "moco_v2" else 1
+
+
+def make_heads(config: Config, encoder: models.Network) -> list[models.Network]:
+    """The projector, and MoCo v3's predictor after it."""
+    p = config.projector
+    is_vit = config.model.name in VITS
+    own = "moco_v3_vit" if is_vit and config.method == "moco_v3" else config.method
+    head = functools.partial(
+        models.projector,
+        hidden=p.hidden or encoder.out_features,
+        out=p.out,
+        bn_groups=bn_groups(config),
+        dtype=jnp.dtype(config.dtype),
     )
-    projector = models.projector(
-        config.projector.name,
-        in_features=encoder.out_features,
-        hidden=config.projector.hidden or None,
-        out=config.projector.out,
-        dtype=dtype,
-    )
+    heads = [head(own if p.name == "auto" else p.name, in_features=encoder.out_features)]
+    if config.method == "moco_v3":
+        heads.append(head("moco_v3" if is_vit else "dystress_cifar", in_features=p.out))
+    return heads
+
+
+def make_method(config: Config, source: data.Source, mesh: Mesh) -> Method:
+    """The networks, their views and their loss, as one method."""
+    size = view_size(config, source)
+    encoder = make_encoder(config, source)
+    networks = [encoder, *make_heads(config, encoder)]
     recipe = augment.RECIPES[config.augment.recipe]
     normalize = make_normalize(config, source)
 
@@ -121,13 +178,28 @@ def make_method(config: Config, source: data.Source, mesh: Mesh) -> Method:
         first, second = augment.two_views(key, images, recipe, size=size)
         return normalize(first), normalize(second)
 
-    method = methods.simclr(
-        encoder,
-        projector,
-        views=views,
-        loss=make_loss(config, mesh),
-        temperature=make_temperature(config.temperature),
-    )
+    shared = {"views": views, "temperature": make_temperature(config.temperature)}
+    m = config.moco
+    match config.method:
+        case "simclr":
+            method = methods.simclr(*networks, loss=make_loss(config, mesh), **shared)
+        case "moco_v2":
+            method = methods.moco_v2(
+                *networks,
+                loss=make_queue_loss(config, mesh),
+                queue_size=m.queue_size,
+                momentum=m.momentum,
+                **shared,
+            )
+        case _:
+            method = methods.moco_v3(
+                *networks,
+                loss=make_loss(config, mesh),
+                momentum=m.momentum,
+                total_steps=make_schedule(config, source).total_steps,
+                scale_by_tau=m.scale_by_tau,
+                **shared,
+            )
     if config.probe.online and source.num_classes:
         method = methods.with_online_probe(method, source.num_classes)
     return method

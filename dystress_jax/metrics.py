@@ -219,6 +219,7 @@ def pair_statistics(
     view_b: Float[Array, "n d"],
     *,
     temperature: TemperatureLike,
+    negatives: Float[Array, "k d"] | None = None,
     max_anchors: int = 256,
 ) -> dict[str, Scalar]:
     """Mean similarity and mean temperature of positive and of negative pairs.
@@ -230,11 +231,12 @@ def pair_statistics(
         view_b: embeddings of the second view.
         temperature: what the loss uses; a temperature per anchor may have n entries or, as in
             `nt_xent`, 2n, of which the first n belong to `view_a`.
+        negatives: embeddings that `view_a` is compared with instead, such as the queue of MoCo.
         max_anchors: the largest number of examples to compare with each other, >= 2.
 
     Returns:
-        The scalars positive_similarity, negative_similarity, positive_tau and negative_tau, the
-        negatives taken between the two views.
+        The scalars positive_similarity, negative_similarity, positive_tau and negative_tau; by
+        default the negatives are the other rows of `view_b`.
 
     Example:
         >>> statistics = pair_statistics(jnp.eye(2), jnp.eye(2), temperature=0.1)
@@ -243,21 +245,25 @@ def pair_statistics(
          'negative_tau': 0.1}
     """
     n = min(view_a.shape[0], max_anchors)
-    similarity = sphere(at_least_float32(view_a[:n]), at_least_float32(view_b[:n]))
+    anchors = at_least_float32(view_a[:n])
+    similarity = sphere(anchors, at_least_float32(view_b[:n]))
+    positive, others = jnp.eye(n) / n, similarity
+    negative = (1.0 - jnp.eye(n)) / (n * (n - 1))
+    if negatives is not None:
+        others = sphere(anchors, at_least_float32(negatives[:max_anchors]))
+        negative = jnp.full(others.shape, 1 / others.size)
     temperature = as_temperature(temperature)
 
-    def tau(part):
+    def tau(part, similarity):
         if part.by_anchor:
             part = jax.tree.map(lambda leaf: leaf[:n], part)
         return part(similarity)
 
-    positive, negative = jnp.eye(n), (1.0 - jnp.eye(n)) / (n - 1)
-    mean = lambda weight, value: jnp.sum(weight * value) / n
     return {
-        "positive_similarity": mean(positive, similarity),
-        "negative_similarity": mean(negative, similarity),
-        "positive_tau": mean(positive, tau(temperature.for_positives)),
-        "negative_tau": mean(negative, tau(temperature.for_negatives)),
+        "positive_similarity": jnp.sum(positive * similarity),
+        "negative_similarity": jnp.sum(negative * others),
+        "positive_tau": jnp.sum(positive * tau(temperature.for_positives, similarity)),
+        "negative_tau": jnp.sum(negative * tau(temperature.for_negatives, others)),
     }
 
 

@@ -21,6 +21,7 @@ class TrainState(NamedTuple):
     key: PRNGKeyArray  # root of all randomness of the steps; never changes
     params: PyTree
     stats: PyTree  # running statistics
+    memory: PyTree  # what the method remembers; () for most
     opt_state: PyTree
 
 
@@ -45,7 +46,7 @@ def abstract_state(
 def _make_init(method: Method, optimizer: optax.GradientTransformation):
     def init(seed: int) -> TrainState:
         init_key, step_key = jax.random.split(jax.random.key(seed))
-        params, stats = method.init(init_key)
-        return TrainState(jnp.int32(0), step_key, params, stats, optimizer.init(params))
+        params, stats, memory = method.init(init_key)
+        return TrainState(jnp.int32(0), step_key, params, stats, memory, optimizer.init(params))
 
     return init

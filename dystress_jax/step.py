@@ -33,7 +33,9 @@ def make_train_step(
     def train_step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
         value_and_grad = jax.value_and_grad(method.loss, has_aux=True)
-        (loss, outcome), gradients = value_and_grad(state.params, state.stats, batch, key)
+        (loss, outcome), gradients = value_and_grad(
+            state.params, state.stats, state.memory, batch, key
+        )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
@@ -43,7 +45,9 @@ def make_train_step(
             "parameter_norm": optax.tree.norm(without_probe(params)),
             "learning_rate": schedule(state.step),
         }
-        return TrainState(state.step + 1, state.key, params, outcome.stats, opt_state), metrics
+        step = state.step + 1
+        memory = method.after_update(outcome.memory, params, step)
+        return TrainState(step, state.key, params, outcome.stats, memory, opt_state), metrics
 
     whole = sharding.replicated(mesh)
     return jax.jit(

@@ -60,6 +60,33 @@ def test_a_whole_number_is_a_good_real_number():
         ({"augment": {"mean": (0.1, 0.2)}}, r"config\.augment\.mean: .*1 or 3 numbers"),
         ({"augment": {"std": (0.0,)}}, r"config\.augment\.std: .*above 0"),
         ({"augment": {"std": 0.5}}, r"config\.augment\.std: .*a tuple of numbers"),
+        (
+            {"method": "moco_v2", "moco": {"queue_size": 1000}},
+            r"config\.moco\.queue_size: found 1000 with config\.batch_size 256; .*: 768 or 1024",
+        ),
+        (
+            {"method": "moco_v2", "moco": {"queue_size": 128}},
+            r"config\.moco\.queue_size: found 128 with config\.batch_size 256; .* nearest: 256\.",
+        ),
+        (
+            {"method": "moco_v2", "moco": {"bn_groups": 7}},
+            r"config\.moco\.bn_groups: found 7 with config\.batch_size 256; .*divides the batch",
+        ),
+        (
+            {"method": "moco_v2", "moco": {"bn_groups": 256}},
+            r"config\.moco\.bn_groups: found 256 .*at least 2 images in each",
+        ),
+        (
+            {"method": "moco_v2", "model": {"name": "vit_tiny"}},
+            r"config\.moco\.bn_groups: found 8 with .* vit_tiny; allowed: 1, .*no BatchNorm",
+        ),
+        (
+            {"method": "moco_v2", "loss": {"strategy": "ring"}},
+            r"config\.loss\.strategy: found ring with config\.method moco_v2; allowed: auto, dense",
+        ),
+        ({"model": {"heads": 3}}, r"config\.model\.heads: found 3 with .* small; .*a ViT only"),
+        ({"model": {"freeze_patches": True}}, r"config\.model\.freeze_patches: found True with"),
+        ({"method": "moco_v4"}, r"config\.method: found 'moco_v4'; .* Did you mean moco_v[23]\?"),
         ({"probe": {"solver": "lbfgs"}}, r"config\.probe\.solver: .*probe\.features=cached"),
     ],
 )

@@ -45,6 +45,41 @@ def test_cifar10_has_the_settings_of_the_papers_code():
     assert (c.knn.k, c.knn.temperature) == (200, 0.1)
 
 
+def test_moco_v2_has_the_settings_of_the_authors_demo():
+    c = load("moco_v2_cifar10")
+    assert (c.method, c.batch_size, c.epochs) == ("moco_v2", 512, 200)
+    assert (c.model.name, c.model.stem) == ("resnet18", "cifar")
+    assert (c.projector.name, c.projector.out) == ("moco_v2", 128)
+    assert (c.moco.queue_size, c.moco.momentum, c.moco.bn_groups) == (4096, 0.99, 8)
+    assert (c.temperature.name, c.temperature.tau) == ("constant", 0.1)
+    o = c.optimizer
+    assert (o.name, o.learning_rate, o.momentum, o.weight_decay) == ("sgd", 0.06, 0.9, 5e-4)
+
+
+def test_moco_v3_has_the_published_heads_momentum_and_factor():
+    c = load("moco_v3_cifar10")
+    assert (c.method, c.projector.hidden, c.projector.out) == ("moco_v3", 4096, 256)
+    assert (c.moco.momentum, c.moco.scale_by_tau) == (0.99, True)
+    assert (c.temperature.name, c.temperature.tau) == ("constant", 0.2)
+
+
+def test_moco_v3_trains_a_transformer_as_its_authors_do():
+    c = load("moco_v3_vit_imagenet")
+    assert (c.method, c.batch_size, c.epochs, c.augment.recipe) == (
+        "moco_v3",
+        4096,
+        300,
+        "moco_v3",
+    )
+    assert (c.model.name, c.model.patch, c.model.heads) == ("vit_small", 16, 12)
+    assert c.model.freeze_patches
+    assert (c.projector.hidden, c.projector.out, c.moco.momentum) == (4096, 256, 0.99)
+    assert (c.temperature.name, c.temperature.tau) == ("constant", 0.2)
+    o = c.optimizer
+    assert (o.name, o.weight_decay, o.warmup_epochs) == ("adamw", 0.1, 40)
+    assert optim.learning_rate(o.rule, o.learning_rate, c.batch_size) == pytest.approx(2.4e-3)
+
+
 @pytest.mark.parametrize(
     ("name", "epochs"), [("simclr_imagenet", 100), ("simclr_imagenet100", 200)]
 )

@@ -110,6 +110,21 @@ def test_pair_statistics(max_anchors):
         np.testing.assert_allclose(result[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+def test_pair_statistics_takes_negatives_from_elsewhere():
+    queue = np.random.default_rng(1).normal(size=(20, X.shape[1]))
+    s = oracles.unit(X[:10]) @ oracles.unit(queue[:16]).T
+    result = metrics.pair_statistics(
+        *jnp.float32([X[:10], Y[:10]]),
+        negatives=jnp.float32(queue),
+        temperature=temperatures.dystress(0.1, 0.2),
+        max_anchors=16,
+    )
+    np.testing.assert_allclose(result["negative_similarity"], s.mean(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        result["negative_tau"], oracles.dystress(s, 0.1, 0.2).mean(), rtol=1e-4
+    )
+
+
 def test_pair_statistics_takes_a_temperature_per_anchor():
     taus = jnp.linspace(0.1, 0.5, 602)
     result = metrics.pair_statistics(jnp.float32(X), jnp.float32(Y), temperature=taus)

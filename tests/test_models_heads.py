@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from dystress_jax.models import projector
+from dystress_jax.models._norm import BatchNorm
 
 
 def apply(head):
@@ -25,6 +27,9 @@ def count(tree):
         ("simclr", {"hidden": 2048, "out": 64}, 512 * 2048 + 2 * 2048 + 2048 * 64 + 64),
         ("simclr3", {}, 2 * (512 * 512 + 2 * 512) + 512 * 128 + 128),
         ("dystress_cifar", {}, 512 * 512 + 2 * 512 + 512 * 128),
+        ("moco_v2", {}, 512 * 512 + 512 + 512 * 128 + 128),
+        ("moco_v3", {"hidden": 4096, "out": 256}, 512 * 4096 + 2 * 4096 + 4096 * 256),
+        ("moco_v3_vit", {}, 2 * (512 * 512 + 2 * 512) + 512 * 128),
         ("none", {}, 0),
     ],
 )
@@ -35,24 +40,34 @@ def test_parameters_are_as_many_as_the_layers_say(name, keywords, expected):
     assert head.out_features == (512 if name == "none" else keywords.get("out", 128))
 
 
-def oracle(x, params, *, layers, last_norm):
-    """Linear, BN, ReLU, ..., linear, perhaps BN without offset; in training mode, float64."""
+def oracle(x, params, *, layers, norms):
+    """Linear, perhaps BN, ReLU, ..., linear, perhaps BN; in training mode, float64."""
     x = np.float64(x)
     for i in range(1, layers + 1):
-        x = x @ np.float64(params["linears"][f"layer{i}"]["kernel"])
-        if i < layers or last_norm:
-            norm = params["norms"][f"layer{i}"]
-            x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * np.float64(norm["scale"])
-            x = x + np.float64(norm["bias"]) if i < layers else x
+        linear = params["linears"][f"layer{i}"]
+        assert ("bias" in linear) == (norms == 0)
+        x = x @ np.float64(linear["kernel"]) + np.float64(linear.get("bias", 0))
+        if i <= norms:
+            norm = params.get("norms", {}).get(f"layer{i}", {})
+            assert ("bias" in norm) == (i < layers)
+            x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * np.float64(norm.get("scale", 1))
+            x = x + np.float64(norm.get("bias", 0))
         x = np.maximum(x, 0) if i < layers else x
     return x
 
 
 @pytest.mark.parametrize(
-    ("name", "layers", "last_norm"),
-    [("simclr", 2, True), ("simclr3", 3, True), ("dystress_cifar", 2, False)],
+    ("name", "layers", "norms"),
+    [
+        ("simclr", 2, 2),
+        ("simclr3", 3, 3),
+        ("dystress_cifar", 2, 1),
+        ("moco_v2", 2, 0),
+        ("moco_v3", 2, 2),
+        ("moco_v3_vit", 3, 3),
+    ],
 )
-def test_head_equals_a_float64_oracle(name, layers, last_norm):
+def test_head_equals_a_float64_oracle(name, layers, norms):
     head = projector(name, in_features=10, hidden=7, out=5)
     params, stats = jax.jit(head.init)(jax.random.key(0))
     rng = np.random.default_rng(0)
@@ -61,7 +76,7 @@ def test_head_equals_a_float64_oracle(name, layers, last_norm):
     )
     x = jnp.asarray(rng.normal(size=(16, 10)), jnp.float32)
     found, _ = apply(head)(params, stats, x)
-    expected = oracle(x, params, layers=layers, last_norm=last_norm)
+    expected = oracle(x, params, layers=layers, norms=norms)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -94,8 +109,49 @@ def test_none_returns_the_features():
         ({"name": "simclr", "in_features": 0}, "in_features is a number of features.*found 0"),
         ({"name": "simclr", "in_features": 8, "hidden": 0}, "hidden .*found 0"),
         ({"name": "simclr", "in_features": 8, "out": -1}, "out .*found -1"),
+        ({"name": "simclr", "in_features": 8, "bn_groups": 0}, "bn_groups .*found 0"),
     ],
 )
 def test_errors_say_what_was_found_and_what_is_allowed(keywords, message):
     with pytest.raises(ValueError, match=message):
         projector(**keywords)
+
+
+@pytest.mark.parametrize("shape", [(12, 5), (12, 2, 3, 5)])
+def test_groups_of_the_batch_have_statistics_of_their_own(shape):
+    groups = 3
+    norm = BatchNorm(5, groups=groups, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    norm.scale[...], norm.bias[...] = jnp.float32(rng.normal(size=(2, 5)))
+    x = rng.normal(size=shape) * np.arange(1, 13).reshape(12, *[1] * (len(shape) - 1))
+    found = nnx.jit(lambda m, x: m(x, use_running_average=False))(norm, jnp.float32(x))
+
+    means, variances, expected = [], [], []
+    for part in np.split(x, groups):
+        axes = tuple(range(part.ndim - 1))
+        means.append(part.mean(axes))
+        variances.append(part.var(axes))
+        expected.append((part - means[-1]) / np.sqrt(variances[-1] + 1e-5))
+    expected = np.concatenate(expected) * np.float64(norm.scale[...]) + np.float64(norm.bias[...])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * np.mean(means, 0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * np.mean(variances, 0), rtol=1e-4)
+
+
+def test_one_group_is_batch_norm_and_evaluation_knows_no_groups():
+    x = np.float32(np.random.default_rng(0).normal(size=(8, 3)))
+    one, four = (BatchNorm(3, groups=groups, rngs=nnx.Rngs(0)) for groups in (1, 4))
+    evaluated = [norm(jnp.asarray(x), use_running_average=True) for norm in (one, four)]
+    np.testing.assert_array_equal(*evaluated)
+    np.testing.assert_allclose(
+        one(jnp.asarray(x), use_running_average=False),
+        (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_a_batch_that_the_groups_cannot_share_is_refused():
+    norm = BatchNorm(3, groups=4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="10 rows cannot be cut into 4 groups"):
+        norm(jnp.ones((10, 3)), use_running_average=False)

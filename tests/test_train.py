@@ -183,6 +183,21 @@ def test_a_killed_run_ends_with_the_same_bits(uninterrupted, tmp_path, images, k
     assert_same_run(tmp_path, reference)
 
 
+def test_a_killed_run_goes_on_with_its_queue_and_its_momentum_encoder(tmp_path, images):
+    fields = {"method": "moco_v2", "moco__queue_size": 64, "moco__bn_groups": 2}
+    reference, killed = tmp_path / "reference", tmp_path / "killed"
+    train(reference, images, **fields)
+    process = start(command("train.py", killed, **settings(images, **fields)))
+    wait_for_step(process, killed, 2 * EVERY + 2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    train(killed, images, **fields)
+    assert_same_run(killed, reference)
+    names = saved_bits(reference)
+    for part in ("queue", "position", "key_params"):
+        assert any(f"['memory']['{part}']" in name for name in names), names.keys()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_polite_stop_saves_says_where_and_goes_on_exactly(
     uninterrupted, tmp_path, images, number

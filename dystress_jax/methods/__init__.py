@@ -5,5 +5,8 @@ from ._method import Outcome as Outcome
 from ._online_probe import with_online_probe as with_online_probe
 from ._online_probe import with_probe_optimizer as with_probe_optimizer
 from ._online_probe import without_probe as without_probe
+from .moco_v2 import QueueLoss as QueueLoss
+from .moco_v2 import moco_v2 as moco_v2
+from .moco_v3 import moco_v3 as moco_v3
 from .simclr import Loss as Loss
 from .simclr import simclr as simclr

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ._method import Method, Outcome
+from ._method import Method
 
 PROBE = "probe"  # its key among the parameters
 
@@ -25,12 +25,13 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
     """
 
     def init(key):
-        params, stats = method.init(key)
+        params, stats, memory = method.init(key)
         weights = jnp.zeros((method.num_features, num_classes))
-        return {**params, PROBE: {"kernel": weights, "bias": jnp.zeros(num_classes)}}, stats
+        probe = {"kernel": weights, "bias": jnp.zeros(num_classes)}
+        return {**params, PROBE: probe}, stats, memory
 
-    def loss(params, stats, batch, key):
-        value, outcome = method.loss(params, stats, batch, key)
+    def loss(params, stats, memory, batch, key):
+        value, outcome = method.loss(params, stats, memory, batch, key)
         features = jax.lax.stop_gradient(outcome.features)
         # Views of one image are neighbours, each has the image's label.
         labels = jnp.repeat(batch["label"], features.shape[0] // batch["label"].shape[0])
@@ -45,9 +46,9 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
         metrics = {**outcome.metrics, "probe_loss": probe_loss, "probe_accuracy": accuracy}
         # The value of the reported loss stays the method's own.
         silent = probe_loss - jax.lax.stop_gradient(probe_loss)
-        return value + silent, Outcome(outcome.stats, metrics, outcome.features)
+        return value + silent, outcome._replace(metrics=metrics)
 
-    return Method(init, loss, method.encode, method.num_features)
+    return method._replace(init=init, loss=loss)
 
 
 def without_probe(params):

@@ -2,19 +2,15 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float
 
 from ..metrics import pair_statistics
 from ..models import Network
 from ..temperatures import Temperature
 from ._method import Method, Outcome
+from ._tower import Tower, Views
 
-Views = Callable[
-    [PRNGKeyArray, UInt8[Array, "n h w c"]],
-    tuple[Float[Array, "n size size c"], Float[Array, "n size size c"]],
-]
 Loss = Callable[[Float[Array, "n d"], Float[Array, "n d"], Temperature], Float[Array, " rows"]]
 
 
@@ -37,32 +33,19 @@ def simclr(
         Chen et al., A Simple Framework for Contrastive Learning of Visual Representations,
         https://arxiv.org/abs/2002.05709
     """
+    tower = Tower(encoder, projector)
 
     def init(key):
-        encoder_key, projector_key = jax.random.split(key)
-        encoder_params, encoder_stats = encoder.init(encoder_key)
-        projector_params, projector_stats = projector.init(projector_key)
-        params = {"encoder": encoder_params, "projector": projector_params}
-        return params, {"encoder": encoder_stats, "projector": projector_stats}
+        return *tower.init(key), ()
 
-    def loss_of_batch(params, stats, batch, key):
+    def loss_of_batch(params, stats, memory, batch, key):
         view_a, view_b = views(key, batch["image"])
         # Row by row, a then b: both views of an image stay on the device that holds the image.
         images = jnp.stack([view_a, view_b], axis=1).reshape(-1, *view_a.shape[1:])
-        features, encoder_stats = encoder.apply(
-            params["encoder"], stats["encoder"], images, train=True
-        )
-        embeddings, projector_stats = projector.apply(
-            params["projector"], stats["projector"], features, train=True
-        )
+        embeddings, features, stats = tower.embed(params, stats, images)
         pairs = embeddings.reshape(-1, 2, embeddings.shape[-1])
         value = jnp.mean(loss(pairs[:, 0], pairs[:, 1], temperature))
         metrics = pair_statistics(pairs[:, 0], pairs[:, 1], temperature=temperature)
-        new_stats = {"encoder": encoder_stats, "projector": projector_stats}
-        return value, Outcome(new_stats, metrics, features)
+        return value, Outcome(stats, memory, metrics, features)
 
-    def encode(params, stats, images):
-        features, _ = encoder.apply(params["encoder"], stats["encoder"], images, train=False)
-        return features
-
-    return Method(init, loss_of_batch, encode, encoder.out_features)
+    return Method(init, loss_of_batch, tower.encode, encoder.out_features)

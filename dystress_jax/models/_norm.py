@@ -1,5 +1,6 @@
 """BatchNorm as the field trains it, in float32 whatever the compute type."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -19,6 +20,11 @@ class BatchNorm(nnx.BatchNorm):
     reduced, and the result is cast back once. The variance is the mean squared deviation: the
     faster ``E[x^2] - E[x]^2`` loses all its digits in float32 where the mean is a thousand times
     the deviation.
+
+    With ``groups`` above 1 the batch is cut into that many groups of neighbouring rows, each
+    normalised by its own statistics, as on as many devices that do not talk to each other ("ghost"
+    or split BatchNorm: Hoffer et al., arXiv 1705.08741; facebookresearch/moco,
+    ``moco_cifar10_demo``). The running statistics move by the mean over the groups.
     """
 
     def __init__(
@@ -27,9 +33,13 @@ class BatchNorm(nnx.BatchNorm):
         *,
         rngs: nnx.Rngs,
         zero_scale: bool = False,
+        use_scale: bool = True,
         use_bias: bool = True,
+        groups: int = 1,
     ):
         """Make the layer; ``zero_scale`` starts the scale at 0 instead of 1."""
+        if groups < 1:
+            raise ValueError(f"groups must be at least 1; found {groups}")
         scale_init = nnx.initializers.zeros_init() if zero_scale else nnx.initializers.ones_init()
         super().__init__(
             num_features,
@@ -38,9 +48,11 @@ class BatchNorm(nnx.BatchNorm):
             dtype=jnp.float32,
             use_fast_variance=False,
             scale_init=scale_init,
+            use_scale=use_scale,
             use_bias=use_bias,
             rngs=rngs,
         )
+        self.groups = groups
 
     def __call__(
         self,
@@ -50,4 +62,22 @@ class BatchNorm(nnx.BatchNorm):
         mask: Array | None = None,
     ) -> Float[Array, "*batch c"]:
         """Normalise ``x`` by the batch or by the running statistics."""
-        return super().__call__(x, use_running_average, mask=mask).astype(x.dtype)
+        if self.groups == 1 or use_running_average:
+            return super().__call__(x, use_running_average, mask=mask).astype(x.dtype)
+        if x.shape[0] % self.groups:
+            raise ValueError(
+                f"a batch of {x.shape[0]} rows cannot be cut into {self.groups} groups of equal "
+                f"size for BatchNorm: choose a batch size that is a multiple of {self.groups}"
+            )
+        grouped = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
+        axes = tuple(range(1, grouped.ndim - 1))
+        mean = jnp.mean(grouped, axes, keepdims=True)
+        variance = jnp.mean(jnp.square(grouped - mean), axes, keepdims=True)
+        for running, batch in ((self.mean, mean), (self.var, variance)):
+            of_groups = jax.lax.stop_gradient(batch).reshape(self.groups, -1)
+            running[...] = self.momentum * running[...] + (1 - self.momentum) * of_groups.mean(0)
+        y = (grouped - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        for parameter, combine in ((self.scale, jnp.multiply), (self.bias, jnp.add)):
+            if parameter is not None:
+                y = combine(y, jnp.expand_dims(parameter[...], range(y.ndim - 1)))
+        return y.reshape(x.shape).astype(x.dtype)

@@ -1,6 +1,7 @@
 """Projection heads: what stands between the encoder's features and the contrastive loss."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax.numpy as jnp
@@ -15,32 +16,46 @@ from ._norm import BatchNorm
 @dataclasses.dataclass(frozen=True)
 class _Head:
     layers: int
-    last_norm: bool
+    norm: bool = True  # BatchNorm after the layers before the last, in place of their biases
+    last_norm: str = "none"  # of the last layer: none; scale: no offset; plain: nor scale
 
 
 _HEADS = {
-    "simclr": _Head(layers=2, last_norm=True),
-    "simclr3": _Head(layers=3, last_norm=True),
-    "dystress_cifar": _Head(layers=2, last_norm=False),
+    "simclr": _Head(layers=2, last_norm="scale"),
+    "simclr3": _Head(layers=3, last_norm="scale"),
+    "dystress_cifar": _Head(layers=2),
+    "moco_v2": _Head(layers=2, norm=False),
+    "moco_v3": _Head(layers=2, last_norm="plain"),
+    "moco_v3_vit": _Head(layers=3, last_norm="plain"),
 }
 
 
 class MLP(nnx.Module):
-    """Linear layers without bias, each followed by BatchNorm, with ReLU between the layers."""
+    """Linear layers with ReLU between them, and BatchNorm before it where the head has any."""
 
     def __init__(
-        self, sizes: tuple[int, ...], *, last_norm: bool, dtype: DTypeLike, rngs: nnx.Rngs
+        self,
+        sizes: tuple[int, ...],
+        *,
+        head: _Head,
+        bn_groups: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
     ):
         """Make the layers; ``sizes`` are the widths from the inputs to the outputs."""
+        batch_norm = functools.partial(BatchNorm, groups=bn_groups, rngs=rngs)
         last = len(sizes) - 2
         linears, norms = {}, {}
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             name = f"layer{i + 1}"
-            linears[name] = nnx.Linear(fan_in, fan_out, use_bias=False, dtype=dtype, rngs=rngs)
-            if i < last:
-                norms[name] = BatchNorm(fan_out, rngs=rngs)
-            elif last_norm:
-                norms[name] = BatchNorm(fan_out, rngs=rngs, use_bias=False)
+            linears[name] = nnx.Linear(
+                fan_in, fan_out, use_bias=not head.norm, dtype=dtype, rngs=rngs
+            )
+            if i < last and head.norm:
+                norms[name] = batch_norm(fan_out)
+            elif i == last and head.last_norm != "none":
+                scale = head.last_norm == "scale"
+                norms[name] = batch_norm(fan_out, use_scale=scale, use_bias=False)
         self.last = f"layer{last + 1}"
         self.linears = nnx.Dict(linears)
         self.norms = nnx.Dict(norms)
@@ -62,24 +77,31 @@ def projector(
     in_features: int,
     hidden: int | None = None,
     out: int = 128,
+    bn_groups: int = 1,
     dtype: DTypeLike = jnp.float32,
 ) -> Network:
-    """Make a projection head.
+    """Make a projection head, or a predictor.
 
     ======================  =====================================================================
     ``simclr``              linear, BN, ReLU, linear, BN without offset
     ``simclr3``             linear, BN, ReLU, linear, BN, ReLU, linear, BN without offset
-    ``dystress_cifar``      linear, BN, ReLU, linear
+    ``dystress_cifar``      linear, BN, ReLU, linear; also MoCo v3's predictor after a ResNet
+    ``moco_v2``             linear, ReLU, linear
+    ``moco_v3``             linear, BN, ReLU, linear, BN without scale and offset; also MoCo v3's
+                            predictor after a ViT
+    ``moco_v3_vit``         linear, BN, ReLU, linear, BN, ReLU, linear, BN without scale and offset
     ``none``                the features themselves
     ======================  =====================================================================
 
-    No linear layer has a bias: BatchNorm's offset takes its place, and the last layer has neither.
+    The linear layers have biases in ``moco_v2`` only: elsewhere BatchNorm's offset takes their
+    place, and the last layer has neither.
 
     Args:
         name: one of the names above.
         in_features: width of the encoder's features, at least 1.
         hidden: width of the layers before the last; by default ``in_features``.
         out: width of the projections, at least 1; ``none`` has no use for it.
+        bn_groups: groups of the batch that BatchNorm normalises each by itself, as in `resnet`.
         dtype: compute type; parameters, statistics and outputs are float32.
 
     Returns:
@@ -102,12 +124,17 @@ def projector(
         code (google-research/simclr, ``model_util.py``, ``projection_head``: ``num_proj_layers`` 2;
         hidden layers as wide as the features). ``simclr3``: Chen et al., arXiv 2006.10029, the same
         function with 3 layers. ``dystress_cifar``: the CIFAR experiments of DySTreSS, arXiv
-        2308.01140 (512-512-128).
+        2308.01140 (512-512-128). ``moco_v2``: Chen et al., arXiv 2003.04297, section 3, with hidden
+        layers as wide as the features (facebookresearch/moco, ``builder.py``). ``moco_v3`` and
+        ``moco_v3_vit``: Chen et al., arXiv 2104.02057, section 3 (facebookresearch/moco-v3,
+        ``builder.py``: 4096 wide, 256 out).
     """
     hidden = in_features if hidden is None else hidden
     for argument, width in (("in_features", in_features), ("hidden", hidden), ("out", out)):
         if width < 1:
             raise ValueError(f"{argument} is a number of features, at least 1; found {width}")
+    if bn_groups < 1:
+        raise ValueError(f"bn_groups must be at least 1; found {bn_groups}")
     if name == "none":
         return identity(features=in_features)
     if name not in _HEADS:
@@ -115,5 +142,6 @@ def projector(
     head = _HEADS[name]
     sizes = (in_features, *[hidden] * (head.layers - 1), out)
     return functional(
-        lambda rngs: MLP(sizes, last_norm=head.last_norm, dtype=dtype, rngs=rngs), out_features=out
+        lambda rngs: MLP(sizes, head=head, bn_groups=bn_groups, dtype=dtype, rngs=rngs),
+        out_features=out,
     )

@@ -210,6 +210,7 @@ def resnet(
     stem: str = "imagenet",
     channels: int = 3,
     width: int | None = None,
+    bn_groups: int = 1,
     dtype: DTypeLike = jnp.float32,
 ) -> Network:
     """Make a residual network without its classifier.
@@ -222,6 +223,8 @@ def resnet(
             of 4x4 pixels, so that no convolution on a CPU works at full resolution.
         channels: channels of the images.
         width: channels of the first stage; by default 64, and 32 for ``small``.
+        bn_groups: groups of the batch that BatchNorm normalises each by itself; 1 takes the
+            statistics of the whole batch.
         dtype: compute type; parameters, statistics and features are float32.
 
     Returns:
@@ -250,11 +253,18 @@ def resnet(
         raise ValueError(f"unknown stem {stem!r}; choose one of {list(_STEMS)}")
     block, stages, default_width = _ARCHITECTURES[name]
     width = default_width if width is None else width
-    for argument, size in (("channels", channels), ("width", width)):
+    for argument, size in (("channels", channels), ("width", width), ("bn_groups", bn_groups)):
         if size < 1:
             raise ValueError(f"{argument} must be at least 1; found {size}")
     build = functools.partial(
-        ResNet, block, stages, width=width, stem=stem, channels=channels, dtype=dtype
+        ResNet,
+        block,
+        stages,
+        width=width,
+        stem=stem,
+        channels=channels,
+        norm=functools.partial(BatchNorm, groups=bn_groups),
+        dtype=dtype,
     )
     return functional(
         lambda rngs: build(rngs=rngs),

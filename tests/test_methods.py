@@ -1,0 +1,129 @@
+"""Every method through the config, with every temperature and encoder that it offers."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from dystress_jax import config, data, experiment, models, sharding
+from dystress_jax.state import abstract_state, init_state
+from dystress_jax.step import make_train_step
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (160, 8, 8, 3), dtype=np.uint8)
+SOURCE = data.Source(
+    read=lambda rows: (IMAGES[rows], np.int32(rows % 3)),
+    index=np.arange(160, dtype=np.int32),
+    image_shape=(8, 8, 3),
+    class_names=("a", "b", "c"),
+)
+
+
+def settings(**fields):
+    base = {
+        "batch_size": 16,
+        "epochs": 1,
+        "augment": {"recipe": "weak"},
+        "projector": {"hidden": 16, "out": 8},
+        "moco": {"queue_size": 32, "bn_groups": 4},
+    }
+    return config.from_config_dict({**base, **fields})
+
+
+def run(c, devices, steps=3):
+    """The memory after the steps, and what was logged, made as the trainer makes it."""
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    schedule = experiment.make_schedule(c, SOURCE)
+    method = experiment.make_method(c, SOURCE, mesh)
+    optimizer = experiment.make_optimizer(c, schedule)
+    state = init_state(method, optimizer, seed=0, mesh=mesh)
+    step = make_train_step(method, optimizer, schedule.learning_rate, mesh=mesh)
+    logged = []
+    for number in range(steps):
+        batch = SOURCE.gather(np.arange(16) + 16 * number)
+        state, metrics = step(state, sharding.shard_batch(batch, mesh))
+        logged.append({name: float(value) for name, value in metrics.items()})
+    return jax.device_get(state.memory), logged
+
+
+@pytest.fixture
+def quick_compilation():
+    """Compile in a third of the time to code that need not be fast."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def pixels(config, source):
+    """An encoder that compiles at once."""
+    del config, source
+    flat = lambda params, stats, images, *, train: (images.reshape(len(images), -1), stats)
+    return models.Network(lambda key: ({}, {}), flat, IMAGES[0].size)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3"])
+@pytest.mark.parametrize("name", ["constant", "dystress", "shifted_dystress"])
+def test_every_method_learns_with_every_temperature(method, name, monkeypatch):
+    monkeypatch.setattr(experiment, "make_encoder", pixels)
+    _, logged = run(settings(method=method, temperature={"name": name}), devices=1)
+    low, high = (0.1, 0.1) if name == "constant" else (0.1, 0.2)
+    for line in logged:
+        assert all(np.isfinite(value) for value in line.values())
+        for pairs in ("positive_tau", "negative_tau"):
+            assert low - 1e-6 <= line[pairs] <= high + 1e-6
+    assert len({line["loss"] for line in logged}) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("method", ["moco_v2", "moco_v3"])
+def test_one_device_and_eight_learn_the_same(method):
+    # A small learning rate, and groups that are not small: both keep rounding from growing.
+    c = settings(method=method, optimizer={"learning_rate": 1e-3})
+    (one, logged), (eight, logged_of_eight) = run(c, devices=1), run(c, devices=8)
+    for line, other in zip(logged, logged_of_eight, strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), one, eight)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("method", ["moco_v2", "moco_v3"])
+def test_the_step_lowers_for_accelerators(method, platform):
+    c = settings(method=method, dtype="bfloat16")
+    mesh = sharding.make_mesh()
+    made = experiment.make_method(c, SOURCE, mesh)
+    schedule = experiment.make_schedule(c, SOURCE)
+    optimizer = experiment.make_optimizer(c, schedule)
+    step = make_train_step(made, optimizer, schedule.learning_rate, mesh=mesh)
+    state = abstract_state(made, optimizer, mesh=mesh)
+    lowered = step.trace(state, SOURCE.gather(np.arange(16))).lower(lowering_platforms=(platform,))
+    assert "stablehlo.convolution" in lowered.as_text()
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3"])
+def test_a_vision_transformer_goes_with_every_method(method):
+    c = settings(
+        method=method,
+        model={"name": "vit_tiny", "freeze_patches": True},
+        moco={"queue_size": 32, "bn_groups": 1},
+    )
+    made = experiment.make_method(c, SOURCE, sharding.make_mesh(jax.devices()[:1]))
+    params, stats, memory = jax.eval_shape(made.init, jax.random.key(0))
+    assert "kernel" not in params["encoder"].get("patches", {})
+    assert stats["encoder"]["patches"]["kernel"].shape == (4 * 4 * 3, 192)
+    assert ("predictor" in params) == (method == "moco_v3")
+    assert ("queue" in memory) == (method == "moco_v2")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"patch": 3}, r"config\.model\.patch: found 3 with views of 8 x 8; .* example 2"),
+        ({"heads": 5}, r"config\.model\.heads must divide the width 192 .* found 5"),
+    ],
+)
+def test_a_transformer_that_cannot_be_made_is_refused(model, message):
+    c = settings(model={"name": "vit_tiny", **model})
+    with pytest.raises(config.ConfigError, match=message):
+        experiment.make_method(c, SOURCE, sharding.make_mesh(jax.devices()[:1]))
