@@ -7,8 +7,8 @@ https://arxiv.org/abs/2308.01140.
     python eval.py --workdir=runs/simclr_cifar10 --evaluation=knn
 
 Published: 85.68 % kNN accuracy (k 200) after 200 epochs, one seed, reported second-hand. Not
-measured here: it takes an accelerator. Differences: 2 % of the training images are kept out for the accuracy that is shown
-during training; BatchNorm sees both views of a batch together.
+measured here: it takes an accelerator. Differences: 2 % of the training images are kept out for the
+accuracy that is shown during training; BatchNorm sees both views of a batch together.
 
 The data set is read through tensorflow-datasets and must be prepared once, as array_record:
 

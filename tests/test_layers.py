@@ -12,8 +12,8 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "dystress_jax"
 # From the ground up. A module imports from lower layers only; a package is one module here.
 LAYERS = [
     {"temperatures", "similarities"},
-    {"losses", "metrics", "schemes"},
-    {"models", "augment", "data", "optim", "sharding"},
+    {"losses", "metrics"},
+    {"schemes", "models", "augment", "data", "optim", "sharding"},
     {"config", "report", "checkpoint", "interrupt"},
     {"methods", "evaluation"},
     {"state"},
