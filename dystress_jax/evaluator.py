@@ -52,7 +52,9 @@ def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> di
     optimizer = experiment.make_optimizer(config, schedule)
     directory = workdir / "checkpoints"
     step = _choose_step(directory, which)
-    state = checkpoint.restore(directory, step, abstract_state(method, optimizer, mesh=mesh)).state
+    restored = checkpoint.restore(directory, step, abstract_state(method, optimizer, mesh=mesh))
+    experiment.check_images(restored.record["images"], train)
+    state = restored.state
     network = (state.params, state.stats)
     encode = functools.partial(experiment.make_encode(config, method, train), *network)
     if name == "knn":

@@ -40,6 +40,25 @@ def open_sources(config: Config) -> dict[str, data.Source]:
         raise ConfigError(f"config.{error}") from error
 
 
+def describe_images(source: data.Source) -> str:
+    """Enough to notice that a file or folder has other images than it had."""
+    return f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes"
+
+
+def check_images(then: str, source: data.Source) -> None:
+    """Refuse training images that are not those of the run, as `describe_images` told them.
+
+    Raises:
+        ConfigError: with both descriptions.
+    """
+    now = describe_images(source)
+    if now != then:
+        raise ConfigError(
+            f"config.data: the run has trained on other images: {then} then, {now} now. Give it "
+            "the same images, or a new --workdir."
+        )
+
+
 def view_size(config: Config, source: data.Source) -> int:
     """The side of the images that the encoder sees."""
     height, width, _ = source.image_shape

@@ -44,6 +44,8 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     with StopRequest(_note) as stop:
         run = _prepare(config, workdir.absolute())
         start = _start(run)
+        if jax.process_index() == 0:
+            write_json(run.workdir / "config.json", dataclasses.asdict(run.config))
         state, last_step, seconds, signal = _train_steps(run, start, stop)
         if signal is not None:
             saved = f"saved in {run.checkpoints}; the same command goes on from there"
@@ -117,7 +119,7 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
     method = experiment.make_method(config, source, mesh)
     optimizer = experiment.make_optimizer(config, schedule)
     encode = experiment.make_encode(config, method, source)
-    _remember_config(config, workdir)
+    _check_config(config, workdir)
     return _Run(began, config, workdir, mesh, sources, schedule, method, optimizer, encode)
 
 
@@ -147,22 +149,11 @@ def _start(run: _Run) -> _Start:
         return _Start(state, batches, 0, 0.0)
     for step, reason in restored.damaged:
         _note(f"{reason}; moved to {run.workdir / 'damaged' / str(step)}")
-    saved, found = restored.record["images"], _describe_images(run)
-    if saved != found:
-        raise ConfigError(
-            f"config.data: the run in {run.workdir} has trained on other images: {saved} then, "
-            f"{found} now. Give it the same images to go on, or a new --workdir."
-        )
+    experiment.check_images(restored.record["images"], run.sources["train"])
     done = restored.step >= run.schedule.total_steps
     _note(f"{'complete' if done else 'going on from the checkpoint'} at step {restored.step}")
     batches.set_state(restored.record["position"])
     return _Start(restored.state, batches, restored.step, restored.record["seconds"])
-
-
-def _describe_images(run: _Run) -> str:
-    """Enough to notice that a file or folder has other images than it had."""
-    source = run.sources["train"]
-    return f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes"
 
 
 def _train_steps(
@@ -213,7 +204,7 @@ def _train_steps(
                     "position": batches.get_state(),
                     "knn": knn,
                     "seconds": seconds(),
-                    "images": _describe_images(run),
+                    "images": experiment.describe_images(run.sources["train"]),
                 }
                 with report.paused():
                     saver.save(step, state, record)
@@ -274,8 +265,8 @@ def _closing_table(summary: dict[str, Any]) -> str:
     return table([*rows, time_row], title=f"kNN accuracy, {summary['knn_split']} images")
 
 
-def _remember_config(config: Config, workdir: pathlib.Path) -> None:
-    """Write config.json; refuse to go on with a run of another model or other data."""
+def _check_config(config: Config, workdir: pathlib.Path) -> None:
+    """Refuse to go on with a run of another model or other data."""
     path = workdir / "config.json"
     if checkpoint.steps(workdir / "checkpoints") and path.exists():
         old = dataclasses.asdict(config_lib.read_json(path))
@@ -291,8 +282,6 @@ def _remember_config(config: Config, workdir: pathlib.Path) -> None:
             _note(f"changed since the last part of this run: {change}")
         if {"epochs", "steps"} & set(shown):
             _note("the learning rates to come are those of a run of the new length")
-    if jax.process_index() == 0:
-        write_json(path, dataclasses.asdict(config))
 
 
 def _due(every: int, step: int) -> bool:

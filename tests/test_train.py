@@ -244,12 +244,17 @@ def test_a_run_that_is_complete_says_so_and_keeps_its_numbers(uninterrupted, ima
 
 def test_a_run_does_not_go_on_with_other_images(uninterrupted, tmp_path, images):
     workdir, _ = uninterrupted
+    before = (workdir / "config.json").read_text()
     arrays = dict(np.load(images))
     arrays["train_images"] = arrays["train_images"][:64]
     arrays["train_labels"] = arrays["train_labels"][:64]
-    np.savez(tmp_path / "fewer.npz", **arrays)
-    output = train(workdir, tmp_path / "fewer.npz", code=1)
-    assert "trained on other images: 72 of [12, 12, 3] in 2 classes then, 58 of" in output
+    fewer = tmp_path / "fewer.npz"
+    np.savez(fewer, **arrays)
+    said = "trained on other images: 72 of [12, 12, 3] in 2 classes then, 58 of"
+    assert said in train(workdir, fewer, code=1)
+    assert (workdir / "config.json").read_text() == before
+    other = [*command("eval.py", workdir, data__path=fewer), "--evaluation=knn"]
+    assert said in finish(start(other), code=1)
 
 
 def test_a_damaged_newest_checkpoint_costs_only_its_steps(uninterrupted, tmp_path, images):
