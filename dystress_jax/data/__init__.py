@@ -1,9 +1,18 @@
-"""Images in: four kinds of sources behind one interface, and batches of them through grain."""
+"""Images in, with labels or captions: sources behind one interface, and batches through grain."""
 
+from ._captions import Captions as Captions
+from ._language import CaptionList as CaptionList
+from ._language import captions_from_labels as captions_from_labels
+from ._language import classes_from_captions as classes_from_captions
+from ._language import list_captions as list_captions
+from ._language import read_class_names as read_class_names
+from ._language import with_tokens as with_tokens
+from ._select import long_tail as long_tail
+from ._select import subset as subset
+from ._select import without_classes as without_classes
 from ._source import Batch as Batch
 from ._source import Example as Example
 from ._source import Source as Source
-from ._source import subset as subset
 from .pipeline import PaddedBatch as PaddedBatch
 from .pipeline import batches as batches
 from .pipeline import padded_batches as padded_batches

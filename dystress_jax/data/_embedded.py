@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from ._captions import Captions
 from ._holdout import split_holdout
 from ._images import fit_arrays
 from ._source import Source
@@ -25,7 +26,7 @@ def open_embedded(*, image_size: int, holdout: float) -> dict[str, Source]:
     drawings of a concept are in train or both are in the holdout.
 
     Rows: all of Google's drawings, then all of Twitter's, both in the order of concepts.json,
-    which also holds the concepts' English names. Licences and sources: embedded/NOTICE.md.
+    which also holds the concepts' English names: the captions. Licences: embedded/NOTICE.md.
     """
     folder = importlib.resources.files("dystress_jax.data") / "embedded"
     concepts = json.loads((folder / "concepts.json").read_text(encoding="utf-8"))
@@ -36,14 +37,19 @@ def open_embedded(*, image_size: int, holdout: float) -> dict[str, Source]:
         with (folder / f"{artist}.webp").open("rb") as file:
             return _cut(np.asarray(Image.open(file).convert("RGB")), len(labels))
 
-    def as_source(images, labels):
-        return from_arrays(fit_arrays(images, image_size), labels, class_names=names)
+    def as_source(*artists):
+        images = np.concatenate([drawings(artist) for artist in artists])
+        times = len(artists)
+        return from_arrays(
+            fit_arrays(images, image_size),
+            np.tile(labels, times),
+            class_names=names,
+            captions=Captions.of([[text] for text in concepts["captions"]] * times),
+        )
 
-    both = np.concatenate([drawings("google"), drawings("twitter")])
-    train = as_source(both, np.tile(labels, 2))
     concept = np.tile(np.arange(len(labels)), 2)
-    test = as_source(drawings("fluent"), labels)
-    return {**split_holdout(train, holdout, groups=concept), "test": test}
+    train = split_holdout(as_source("google", "twitter"), holdout, groups=concept)
+    return {**train, "test": as_source("fluent")}
 
 
 def _cut(sheet: UInt8[np.ndarray, "H W 3"], count: int) -> UInt8[np.ndarray, "n 32 32 3"]:

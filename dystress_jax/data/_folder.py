@@ -3,28 +3,23 @@
 import os
 import pathlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
-
-from ._holdout import split_holdout
-from ._images import read_image, upright_size
+from ._files import File, Part, open_files
 from ._source import UNLABELLED, Source
-from ._stored import from_reader
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TEST_FOLDERS = ("test", "val", "validation")
 
 
-class File(NamedTuple):
+class Found(NamedTuple):
     """One image and the sub-folder of its part that it is in, "" = none."""
 
     path: str
     folder: str
 
 
-def open_folder(*, path: str, image_size: int, holdout: float) -> dict[str, Source]:
+def open_folder(*, path: str, image_size: int, holdout: float, on_error: str) -> dict[str, Source]:
     """Sources of the image files below ``path``, in RGB.
 
     With a sub-folder ``train``, that is the training part, and the first of ``test``, ``val`` and
@@ -37,7 +32,7 @@ def open_folder(*, path: str, image_size: int, holdout: float) -> dict[str, Sour
     root = pathlib.Path(path)
     if not path or not root.is_dir():
         raise ValueError(f"data.path: there is no folder {path!r}")
-    parts = {split: _list_images(folder) for split, folder in _part_folders(root).items()}
+    parts = {split: _list_images(folder) for split, folder in part_folders(root).items()}
     class_names = _class_names(parts["train"])
     unknown = sorted({file.folder for file in parts.get("test", ())} - {"", *class_names})
     if class_names and unknown:
@@ -45,30 +40,23 @@ def open_folder(*, path: str, image_size: int, holdout: float) -> dict[str, Sour
             f"data.path: the test images of {root} have the class {unknown[0]!r}, which the "
             "training images have not"
         )
-    every_file = [file.path for files in parts.values() for file in files]
-    image_shape = (image_size, image_size, 3) if image_size else _common_shape(every_file)
-
-    def as_source(files: Sequence[File]) -> Source:
-        number = {name: i for i, name in enumerate(class_names)}
-
-        labels = np.array([number.get(file.folder, UNLABELLED) for file in files], np.int32)
-
-        def read_one(row):
-            return read_image(files[row].path, image_size), int(labels[row])
-
-        return from_reader(
-            read_one,
-            length=len(files),
-            image_shape=image_shape,
-            class_names=class_names,
-            labels=labels,
-        )
-
-    sources = {split: as_source(files) for split, files in parts.items()}
-    return split_holdout(sources.pop("train"), holdout) | sources
+    number = {name: i for i, name in enumerate(class_names)}
+    files = {
+        split: [File(file.path, number.get(file.folder, UNLABELLED)) for file in found]
+        for split, found in parts.items()
+    }
+    return open_files(
+        {split: Part(found) for split, found in files.items()},
+        field="data.path",
+        class_names=class_names,
+        image_size=image_size,
+        holdout=holdout,
+        captioned=False,
+        on_error=on_error,
+    )
 
 
-def _part_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
+def part_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
     """Where the training images are and, if there are any, the test images."""
     tests = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
     if not (root / "train").is_dir():
@@ -79,14 +67,14 @@ def _part_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
     return {**train, "test": tests[0]} if tests else train
 
 
-def _list_images(part: pathlib.Path) -> list[File]:
+def _list_images(part: pathlib.Path) -> list[Found]:
     """The images of a part in the order of their names."""
     found = []
     for folder, folders, names in os.walk(part, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = pathlib.Path(folder).relative_to(part).parts
         found += [
-            File(os.path.join(folder, name), inside[0] if inside else "")
+            Found(os.path.join(folder, name), inside[0] if inside else "")
             for name in names
             if name.lower().endswith(SUFFIXES) and not name.startswith(".")
         ]
@@ -106,21 +94,7 @@ def _list_images(part: pathlib.Path) -> list[File]:
     return found
 
 
-def _class_names(files: Sequence[File]) -> tuple[str, ...]:
+def _class_names(files: Sequence[Found]) -> tuple[str, ...]:
     """The folders in order; none if they do not say which images belong together."""
     names = sorted({file.folder for file in files})
     return tuple(names) if 1 < len(names) < len(files) else ()
-
-
-def _common_shape(paths: Sequence[str]) -> tuple[int, int, int]:
-    """The one shape of all these images, from their headers."""
-    with ThreadPoolExecutor() as pool:
-        sizes = list(pool.map(upright_size, paths))
-    for path, size in zip(paths, sizes, strict=True):
-        if size != sizes[0]:
-            raise ValueError(
-                f"data.image_size is 0, but the images have several sizes: {paths[0]} is "
-                f"{sizes[0][0]} x {sizes[0][1]}, {path} is {size[0]} x {size[1]}; set it to the "
-                "side that all are brought to"
-            )
-    return (*sizes[0], 3)

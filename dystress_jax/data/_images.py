@@ -1,5 +1,9 @@
 """Pillow images of any kind to uint8 arrays of one size."""
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
@@ -50,14 +54,32 @@ def read_image(path: str, size: int) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def upright_size(path: str) -> tuple[int, int]:
-    """(height, width) as ``read_image`` gives them, from the file's header alone."""
+    """(height, width) as ``read_image`` gives them, from the file's header alone.
+
+    Raises:
+        ValueError: as ``read_image`` does, as far as the header tells.
+    """
     try:
         with Image.open(path, formats=FORMATS) as image:
+            check_pixels(image)
             width, height = image.size
             turned = image.getexif().get(0x0112, 1) >= 5  # the EXIF orientations by 90 degrees
             return (width, height) if turned else (height, width)
     except Exception as error:  # decoders of damaged files raise anything
         raise ValueError(f"cannot read the image {path}: {error}") from error
+
+
+def upright_sizes(paths: Sequence[str]) -> list[tuple[int, int] | ValueError]:
+    """``upright_size`` of many files, or what is wrong with them."""
+
+    def size(path: str) -> tuple[int, int] | ValueError:
+        try:
+            return upright_size(path)
+        except ValueError as error:
+            return error
+
+    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:  # mostly waiting for the disk
+        return list(pool.map(size, paths))
 
 
 def check_pixels(image: Image.Image) -> None:

@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ._captions import Captions
 from ._holdout import split_holdout
 from ._images import fit_arrays
 from ._source import Source
@@ -19,6 +20,8 @@ def open_npz(*, path: str, image_size: int, holdout: float) -> dict[str, Source]
 
     train_images: uint8 [n h w c] with 1 or 3 channels, or [n h w]; test_images: likewise, optional;
     train_labels, test_labels: integers [n] from 0, -1 = unlabelled, optional;
+    train_captions, test_captions: strings [n] or [n k], optional; where an image has fewer than k
+    captions, the others are "";
     class_names: strings, optional.
     """
     arrays = _load(path)
@@ -40,7 +43,13 @@ def open_npz(*, path: str, image_size: int, holdout: float) -> dict[str, Source]
             "test; they must agree, or set data.image_size if only their sides differ"
         )
     sources = {
-        split: from_arrays(images[split], labels[split], class_names=names) for split in images
+        split: from_arrays(
+            images[split],
+            labels[split],
+            class_names=names,
+            captions=_captions(path, split, arrays),
+        )
+        for split in images
     }
     return split_holdout(sources.pop("train"), holdout) | sources
 
@@ -88,6 +97,28 @@ def _labels(path: str, split: str, arrays: dict[str, np.ndarray]) -> Int[np.ndar
                 "classes, -1 for unlabelled"
             )
     return labels
+
+
+def _captions(path: str, split: str, arrays: dict[str, np.ndarray]) -> Captions | None:
+    """The captions of a split, or None."""
+    texts = arrays.get(f"{split}_captions")
+    if texts is None:
+        return None
+    count = len(arrays[f"{split}_images"])
+    if texts.dtype.kind != "U" or texts.ndim not in (1, 2) or len(texts) != count:
+        raise ValueError(
+            f"data.path: {split}_captions of {path} is {texts.dtype} {list(texts.shape)}; allowed: "
+            f"strings, [{count}] or [{count}, captions an image]"
+        )
+    groups = [
+        [text for text in map(str.strip, row) if text] for row in texts.reshape(count, -1).tolist()
+    ]
+    if [] in groups:
+        raise ValueError(
+            f"data.path: {split}_captions of {path} has no caption for image {groups.index([])}; "
+            "allowed: at least one an image that is not empty"
+        )
+    return Captions.of(groups)
 
 
 def _class_names(

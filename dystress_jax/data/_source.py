@@ -1,12 +1,14 @@
-"""The one interface of every data set: a random-access sequence of labelled uint8 images."""
+"""The one interface of every data set: a random-access sequence of uint8 images."""
 
 import dataclasses
 import operator
 from collections.abc import Callable
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, UInt8
+from jaxtyping import Bool, Float, Int, Int32, UInt8
+
+from ._captions import Captions
 
 UNLABELLED = -1
 
@@ -21,14 +23,16 @@ class Example(TypedDict):
     image: UInt8[np.ndarray, "h w c"]
     label: np.int32
     index: np.int32
+    captions: NotRequired[tuple[str, ...]]
 
 
 class Batch(TypedDict):
-    """Examples stacked along a leading axis."""
+    """Examples stacked along a leading axis; ``tokens`` of one caption each if there are any."""
 
     image: UInt8[np.ndarray, "b h w c"]
     label: Int32[np.ndarray, " b"]
     index: Int32[np.ndarray, " b"]
+    tokens: NotRequired[Int32[np.ndarray, "b t"]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,9 +46,14 @@ class Source:
             several threads at once.
         index: the stored row of each example. Splits of the same stored images (train and
             holdout) share the numbering, so an example keeps its index however it is split.
+        num_stored: how many rows are stored, more than any index: the length of an array with
+            one entry an example.
         image_shape: ``(h, w, c)``, the same for every image.
         class_names: one name a class, in the order of the labels; empty without labels.
         stored_labels: the label of each stored row where they are known without reading images.
+        captions: what is said about each stored image; every example has at least one. None = the
+            data set has no captions.
+        skipped: what was left out of the data set because it cannot be read, in words.
 
     Example:
         >>> from dystress_jax import data
@@ -54,13 +63,18 @@ class Source:
         >>> example = source[0]
         >>> example["image"].shape, source.class_names[example["label"]], int(example["index"])
         ((32, 32, 3), 'Symbols', 0)
+        >>> example["captions"]
+        ('keycap: #',)
     """
 
     read: Read
     index: Int32[np.ndarray, " n"]
+    num_stored: int
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] = ()
     stored_labels: Int32[np.ndarray, " stored"] | None = None
+    captions: Captions | None = None
+    skipped: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -84,30 +98,50 @@ class Source:
         if not -len(self) <= i < len(self):
             raise IndexError(f"example {i} of a source with {len(self)}")
         batch = self.gather(np.array([i]))
-        return {"image": batch["image"][0], "label": batch["label"][0], "index": batch["index"][0]}
+        example: Example = {
+            "image": batch["image"][0],
+            "label": batch["label"][0],
+            "index": batch["index"][0],
+        }
+        if self.captions is not None:
+            example["captions"] = self.captions[int(example["index"])]
+        return example
 
-    def gather(self, rows: Int[np.ndarray, " b"]) -> Batch:
-        """The examples at these positions, in this order."""
+    def gather(
+        self, rows: Int[np.ndarray, " b"], draw: Float[np.ndarray, " b"] | None = None
+    ) -> Batch:
+        """The examples at these positions, in this order.
+
+        Args:
+            rows: positions in [0, n).
+            draw: numbers in [0, 1) that choose among the captions of each image; None = the first.
+        """
         index = self.index[rows]
         image, label = self.read(index)
-        return {"image": image, "label": label, "index": index}
+        batch: Batch = {"image": image, "label": label, "index": index}
+        if self.captions is not None and self.captions.tokens is not None:
+            batch["tokens"] = self.captions.tokens[self.captions.choose(index, draw)]
+        return batch
 
     def take(self, rows: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "Source":
         """The source of only these positions, in this order."""
         return dataclasses.replace(self, index=self.index[rows])
 
+    def labels(self) -> Int32[np.ndarray, " n"]:
+        """The label of every example; reads all images where labels come with them only."""
+        if self.stored_labels is not None:
+            return self.stored_labels[self.index]
+        parts = np.array_split(self.index, -(-len(self) // 1024) or 1)
+        return np.concatenate([self.read(part)[1] for part in parts])
 
-def subset(source: Source, size: int) -> Source:
-    """At most ``size`` examples, spread evenly over the source; 0 = all of them.
-
-    Evenly, because image folders are stored class by class.
-
-    Example:
-        >>> from dystress_jax import data
-        >>> source = data.open_splits("embedded")["test"]
-        >>> [int(example["index"]) for example in data.subset(source, 4)]
-        [0, 390, 781, 1172]
-    """
-    if not 0 < size < len(source):
-        return source
-    return source.take(np.arange(size) * len(source) // size)
+    def relabel(self, labels: Int[np.ndarray, " n"], class_names: tuple[str, ...]) -> "Source":
+        """The same images with other labels, one an example."""
+        stored = np.full(self.num_stored, UNLABELLED, np.int32)
+        stored[self.index] = labels
+        read = self.read
+        return dataclasses.replace(
+            self,
+            read=lambda rows: (read(rows)[0], stored[rows]),
+            class_names=class_names,
+            stored_labels=stored,
+        )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ._captions import Captions
 from ._source import UNLABELLED, Source
 
 MEMORY_BYTES = 2**30  # decoded images of a source that stay in memory
@@ -18,6 +19,7 @@ def from_arrays(
     labels: Int[np.ndarray, " n"] | None = None,
     *,
     class_names: tuple[str, ...] = (),
+    captions: Captions | None = None,
 ) -> Source:
     """A source in memory; a batch is one indexing operation."""
     known = np.full(len(images), UNLABELLED) if labels is None else labels
@@ -25,9 +27,11 @@ def from_arrays(
     return Source(
         read=lambda rows: (images[rows], stored[rows]),
         index=np.arange(len(images), dtype=np.int32),
+        num_stored=len(images),
         image_shape=images.shape[1:],
         class_names=class_names,
         stored_labels=stored,
+        captions=captions,
     )
 
 
@@ -38,6 +42,7 @@ def from_reader(
     image_shape: tuple[int, int, int],
     class_names: tuple[str, ...],
     labels: Int[np.ndarray, " n"] | None = None,
+    captions: Captions | None = None,
 ) -> Source:
     """A source that reads and decodes one image at a time, on all cores.
 
@@ -72,7 +77,23 @@ def from_reader(
     return Source(
         read=read,
         index=np.arange(length, dtype=np.int32),
+        num_stored=length,
         image_shape=image_shape,
         class_names=class_names,
         stored_labels=None if labels is None else labels.astype(np.int32),
+        captions=captions,
     )
+
+
+def find_unreadable(source: Source) -> dict[int, str]:
+    """What is wrong with the examples that cannot be read, by position; reads every image once."""
+
+    def fault(row: int) -> str:
+        try:
+            source.gather(np.array([row]))
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return {row: what for row, what in enumerate(pool.map(fault, range(len(source)))) if what}

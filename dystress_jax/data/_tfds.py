@@ -5,18 +5,25 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from ._captions import Captions
 from ._holdout import split_holdout
 from ._images import fit_array
 from ._source import UNLABELLED, Source
 from ._stored import from_reader
 
 
-def open_tfds(*, name: str, path: str, image_size: int, holdout: float) -> dict[str, Source]:
+def open_tfds(
+    *, name: str, path: str, image_size: int, holdout: float, captions: str
+) -> dict[str, Source]:
     """Sources of a prepared data set in the array_record format.
 
     The data set has a feature ``image``, uint8 with 1 or 3 channels, and may have a ClassLabel
     ``label``. The training images are its split ``train``; the test images its split ``test`` or,
     where there is none or it has no labels (as in ImageNet), ``validation``.
+
+    ``captions`` names a feature of text, "" = none: one text, a sequence of texts, or a sequence
+    of dictionaries with a ``text``, as in coco_captions. All texts are read here, without decoding
+    the images. A test split whose images have no captions is passed over like one without labels.
 
     ``path`` is the data directory, "" = tensorflow-datasets' own default; with ``name`` empty, it
     is the folder with the data set's dataset_info.json.
@@ -28,6 +35,7 @@ def open_tfds(*, name: str, path: str, image_size: int, holdout: float) -> dict[
 
     def as_source(split: str) -> Source:
         stored = _data_source(builder, split)
+        texts = _captions(builder, split, captions) if captions else None
 
         def read_one(row):
             example = stored[row]
@@ -35,7 +43,11 @@ def open_tfds(*, name: str, path: str, image_size: int, holdout: float) -> dict[
             return fit_array(example["image"], image_size), known
 
         return from_reader(
-            read_one, length=len(stored), image_shape=image_shape, class_names=class_names
+            read_one,
+            length=len(stored),
+            image_shape=image_shape,
+            class_names=class_names,
+            captions=texts,
         )
 
     splits = [split for split in ("train", "test", "validation") if split in builder.info.splits]
@@ -44,12 +56,52 @@ def open_tfds(*, name: str, path: str, image_size: int, holdout: float) -> dict[
             f"data.name: {builder.info.full_name} has no split 'train'; it has "
             f"{', '.join(builder.info.splits)}"
         )
-    sources = split_holdout(as_source("train"), holdout)
+    train = as_source("train")
+    if train.captions is not None and not train.captions.texts:
+        raise ValueError(
+            f"data.captions: the feature {captions!r} of {builder.info.full_name} is empty"
+        )
+    sources = split_holdout(train, holdout)
     for split in splits[1:]:
         test = as_source(split)
-        if not class_names or test[0]["label"] != UNLABELLED:
+        captioned = test.captions is None or test.captions.texts
+        if captioned and (not class_names or test[0]["label"] != UNLABELLED):
             return sources | {"test": test}
     return sources
+
+
+def _captions(builder: tfds.core.DatasetBuilder, split: str, name: str) -> Captions:
+    """The texts of every example of a split; of all or of none."""
+    data_set, features = builder.info.full_name, _features(builder)
+    if name not in features:
+        raise ValueError(
+            f"data.captions: {data_set} has no feature {name!r}; it has {', '.join(features)}"
+        )
+    examples = _data_source(builder, split, {"image": tfds.decode.SkipDecoding()})
+    found = [_texts(examples[row][name]) for row in range(len(examples))]
+    for row, texts in enumerate(found):
+        if texts is None:
+            raise ValueError(
+                f"data.captions: the feature {name!r} of {data_set} is {features[name]}; allowed: "
+                "a text, a sequence of texts, or a sequence of dictionaries with a 'text'"
+            )
+        if not texts and any(found):
+            raise ValueError(
+                f"data.captions: the feature {name!r} of {data_set} has no text for example {row} "
+                f"of {split}; allowed: at least one an example that is not empty"
+            )
+    return Captions.of(texts or () for texts in found)
+
+
+def _texts(value: Any) -> list[str] | None:
+    """The texts of an example that are not empty; None = it is of another kind."""
+    if isinstance(value, dict):
+        value = value.get("text")
+    values = list(value) if isinstance(value, list | np.ndarray) else [value]
+    if not all(isinstance(text, bytes | str) for text in values):
+        return None
+    decoded = [text.decode("utf-8") if isinstance(text, bytes) else text for text in values]
+    return [text.strip() for text in decoded if text.strip()]
 
 
 def _features(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
@@ -105,10 +157,15 @@ def _prepared(name: str, path: str) -> tfds.core.DatasetBuilder:
     return builder
 
 
-def _data_source(builder: tfds.core.DatasetBuilder, split: str):
+def _data_source(
+    builder: tfds.core.DatasetBuilder, split: str, decoders: dict[str, Any] | None = None
+) -> Any:
     """Random access to the examples of a split."""
     try:
-        return builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue] (decorated)
+        return builder.as_data_source(
+            split=split,  # pyright: ignore[reportCallIssue] (decorated)
+            decoders=decoders,
+        )
     except NotImplementedError as error:  # another file format
         raise ValueError(
             f"data.name: {builder.data_path} is in a format without random access; prepare it in "

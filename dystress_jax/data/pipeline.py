@@ -5,7 +5,7 @@ import sys
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from ._source import UNLABELLED, Batch, Source
 
@@ -30,6 +30,9 @@ def batches(
     Every epoch visits the source in another order, which depends on ``seed`` and the epoch alone,
     and drops the rest that fills no batch. The batch of all processes together is the same
     whatever their number: process p of P loads rows [p b / P, (p + 1) b / P) of it.
+
+    Of several captions of an image one is used, another one each epoch: which, depends on
+    ``seed``, the epoch and the image's index alone.
 
     The iterator's ``get_state()`` is a small dict that fits in JSON; ``set_state()`` goes on with
     exactly the next batch, in the middle of an epoch too, and also if more was read ahead.
@@ -68,17 +71,25 @@ def batches(
         raise ValueError(f"seed is {seed}; allowed: 0 or more")
     per_epoch = len(source) // batch_size
 
+    def generator(*entropy: int) -> np.random.RandomState:
+        # Of NumPy's generators, only this one's stream is the same in all versions.
+        return np.random.RandomState(np.random.SeedSequence(entropy).generate_state(4))
+
     # Whole batches of rows: grain's own shuffle and batch cost 12 microseconds an image.
     @functools.lru_cache(maxsize=2)  # threads may be in two epochs at once
     def order(epoch: int) -> Int[np.ndarray, " n"]:
-        # Of NumPy's generators, only this one's stream is the same in all versions.
-        words = np.random.SeedSequence((seed, epoch)).generate_state(4)
-        return np.random.RandomState(words).permutation(len(source))
+        return generator(seed, epoch).permutation(len(source))
+
+    chooses = source.captions is not None and source.captions.several
+
+    @functools.lru_cache(maxsize=2)
+    def draws(epoch: int) -> Float[np.ndarray, " stored"]:
+        return generator(seed, epoch, 1).random_sample(source.num_stored)
 
     def load(step: int) -> Batch:
         epoch, number = divmod(step, per_epoch)
-        rows = order(epoch)[number * batch_size : (number + 1) * batch_size]
-        return source.gather(rows[mine])
+        rows = order(epoch)[number * batch_size : (number + 1) * batch_size][mine]
+        return source.gather(rows, draws(epoch)[source.index[rows]] if chooses else None)
 
     return _read_ahead(grain.MapDataset.range(sys.maxsize).map(load), threads)
 
@@ -94,7 +105,7 @@ def padded_batches(
     """Every example once, in order, in batches that all have the same size.
 
     Where the examples do not fill the last batch, ``mask`` is False, images are black, labels and
-    indices -1.
+    indices -1, tokens 0. Of several captions of an image it is the first that is used.
 
     Args:
         source: any number of examples.
@@ -125,12 +136,15 @@ def padded_batches(
         missing = len(rows) - int(mask.sum())
         black = np.zeros((missing, *source.image_shape), np.uint8)
         nothing = np.full(missing, UNLABELLED, np.int32)
-        return {
+        padded: PaddedBatch = {
             "image": np.concatenate([batch["image"], black]),
             "label": np.concatenate([batch["label"], nothing]),
             "index": np.concatenate([batch["index"], nothing]),
             "mask": mask,
         }
+        if "tokens" in batch:
+            padded["tokens"] = np.pad(batch["tokens"], [(0, missing), (0, 0)])
+        return padded
 
     count = -(-len(source) // batch_size)
     return _read_ahead(grain.MapDataset.range(count).map(load), threads)

@@ -1,0 +1,63 @@
+"""What is said about stored images, and which of several captions is used when."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, Int32, Int64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Captions:
+    """The captions of stored images in one flat list, any number an image.
+
+    Attributes:
+        texts: all captions, image after image.
+        start: ``texts[start[i] : start[i + 1]]`` are those of stored image i.
+        tokens: the texts as integers, one row each, once `with_tokens` has made them.
+
+    Example:
+        >>> captions = Captions.of([["a cat"], ["a dog", "an animal"]])
+        >>> captions.texts, captions.start.tolist(), captions[1]
+        (('a cat', 'a dog', 'an animal'), [0, 1, 3], ('a dog', 'an animal'))
+    """
+
+    texts: tuple[str, ...]
+    start: Int64[np.ndarray, " rows"]
+    tokens: Int32[np.ndarray, "c t"] | None = None
+
+    @classmethod
+    def of(cls, texts_of_images: Iterable[Sequence[str]]) -> "Captions":
+        """From the captions of each stored image."""
+        groups = [tuple(texts) for texts in texts_of_images]
+        start = np.cumsum([0, *map(len, groups)], dtype=np.int64)
+        return cls(texts=tuple(text for group in groups for text in group), start=start)
+
+    @property
+    def several(self) -> bool:
+        """Whether any image has more than one, so that there is something to choose."""
+        return bool((np.diff(self.start) > 1).any())
+
+    def __getitem__(self, stored: int) -> tuple[str, ...]:
+        """The captions of one stored image."""
+        return self.texts[self.start[stored] : self.start[stored + 1]]
+
+    def only(self, index: Int[np.ndarray, " n"]) -> "Captions":
+        """Without the captions, and without tokens, of all but these stored images."""
+        kept = np.zeros(len(self.start) - 1, bool)
+        kept[index] = True
+        return Captions.of(self[row] if kept[row] else () for row in range(len(kept)))
+
+    def choose(
+        self, index: Int[np.ndarray, " n"], draw: Float[np.ndarray, " n"] | None
+    ) -> Int[np.ndarray, " n"]:
+        """Where one caption of each of these stored images is in ``texts``.
+
+        Args:
+            index: stored images that have captions.
+            draw: numbers in [0, 1) that say which one; None = the first.
+        """
+        first = self.start[index]
+        if draw is None:
+            return first
+        return first + (draw * (self.start[index + 1] - first)).astype(np.int64)

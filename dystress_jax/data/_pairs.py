@@ -1,0 +1,110 @@
+"""Image files with the captions that a CSV, TSV or JSON Lines file gives them."""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+from ._caption_file import Entry, Fault, read_entries
+from ._files import File, Part, open_files
+from ._folder import TEST_FOLDERS, part_folders
+from ._source import UNLABELLED, Source
+
+
+class Listing(NamedTuple):
+    """The lines of a caption file that belong to a split; their images are below ``folder``."""
+
+    file: pathlib.Path
+    folder: pathlib.Path
+    lines: list[Entry | Fault]
+
+
+def open_pairs(
+    *, path: str, captions: str, image_size: int, holdout: float, on_error: str
+) -> dict[str, Source]:
+    """Sources of the images that the file ``captions``, below ``path`` or absolute, names.
+
+    All are training images, unless a column ``split`` says otherwise: train, or test (else val,
+    else validation). If there is no such file below ``path``, but one in its sub-folder ``train``,
+    that folder is the training part, and the first of ``test``, ``val`` and ``validation`` that is
+    there the test part, with a file of the same name. Image paths start from the folder that is
+    named with the file: ``path``, or that of the part.
+
+    Columns, or names in JSON: ``path`` (or ``file_name``, ``image``) of the image; ``caption`` (or
+    ``text``), in JSON Lines one text or a list; optionally ``label``, the name of the class.
+    Others are ignored. An image that several lines name is one example with all their captions.
+    """
+    root = pathlib.Path(path)
+    if not path or not root.is_dir():
+        raise ValueError(f"data.path: there is no folder {path!r}")
+    try:
+        listings = _listings(root, captions)
+    except ValueError as error:
+        raise ValueError(f"data.captions: {error}") from error
+    entries = [e for found in listings.values() for e in found.lines if isinstance(e, Entry)]
+    class_names = tuple(sorted({entry.label for entry in entries} - {""}))
+    number = {name: i for i, name in enumerate(class_names)} | {"": UNLABELLED}
+    return open_files(
+        {split: _part(listing, number) for split, listing in listings.items()},
+        field="data.captions",
+        class_names=class_names,
+        image_size=image_size,
+        holdout=holdout,
+        captioned=True,
+        on_error=on_error,
+    )
+
+
+def _listings(root: pathlib.Path, captions: str) -> dict[str, Listing]:
+    """The lines of each split."""
+    file = root / captions
+    if file.is_file():
+        return _by_column(Listing(file, root, read_entries(file)))
+    if not (root / "train" / captions).is_file():
+        raise ValueError(f"there is no file {file}, nor {root / 'train' / captions}")
+    listings = {}
+    for split, folder in part_folders(root).items():
+        if not (folder / captions).is_file():
+            raise ValueError(f"there is no file {folder / captions}")
+        listings[split] = Listing(folder / captions, folder, read_entries(folder / captions))
+    return listings
+
+
+def _by_column(listing: Listing) -> dict[str, Listing]:
+    """The lines of one file by what they say their split is."""
+    allowed = ("", "train", *TEST_FOLDERS)
+    lines = [
+        Fault(line.line, f"the split is {line.split!r}; allowed: {', '.join(allowed[1:])}")
+        if isinstance(line, Entry) and line.split not in allowed
+        else line
+        for line in listing.lines
+    ]
+    splits = {line.split for line in lines if isinstance(line, Entry)}
+    tests = [name for name in TEST_FOLDERS if name in splits]
+
+    def of(*names: str) -> list[Entry | Fault]:
+        return [line for line in lines if isinstance(line, Entry) and line.split in names]
+
+    faults = [line for line in lines if isinstance(line, Fault)]
+    train = {"train": listing._replace(lines=[*of("", "train"), *faults])}
+    if tests:
+        return train | {"test": listing._replace(lines=of(tests[0]))}
+    return train
+
+
+def _part(listing: Listing, number: dict[str, int]) -> Part:
+    """One file an image, with the captions of all its lines."""
+    files: dict[str, File] = {}
+    faults = []
+    for found in listing.lines:
+        place = f"{listing.file}, line {found.line}: "
+        if isinstance(found, Fault):
+            faults.append((found.line, place + found.what))
+            continue
+        path = os.path.normpath(listing.folder / found.image)
+        label = number[found.label]
+        before = files.setdefault(path, File(path, label, (), found.line, place))
+        if before.label != label:
+            faults.append((found.line, f"{place}another label than in line {before.line}"))
+        else:
+            files[path] = before._replace(captions=before.captions + found.captions)
+    return Part(list(files.values()), sorted(faults))

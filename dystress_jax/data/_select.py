@@ -1,0 +1,118 @@
+"""Some of the examples of a source: a fair sample, a long tail, some of the classes."""
+
+from collections.abc import Collection
+
+import numpy as np
+
+from ._source import UNLABELLED, Source
+
+
+def subset(source: Source, size: int) -> Source:
+    """At most ``size`` examples, spread evenly over the source; 0 = all of them.
+
+    Where labels are known without reading images, every class keeps its share, up to one example,
+    and is spread evenly; else the stored order is what is spread over.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> source = data.open_splits("embedded")["test"]
+        >>> some = data.subset(source, 400)
+        >>> np.bincount(source.labels()).tolist(), np.bincount(some.labels()).tolist()
+        ([85, 157, 128, 261, 325, 166, 223, 218], [22, 40, 33, 67, 83, 43, 57, 55])
+    """
+    if not 0 < size < len(source):
+        return source
+    spread = np.arange(size) * len(source) // size
+    if source.stored_labels is None:
+        return source.take(spread)
+    by_class = np.argsort(source.labels(), kind="stable")
+    return source.take(np.sort(by_class[spread]))
+
+
+def long_tail(source: Source, ratio: float) -> Source:
+    r"""A labelled source with exponentially fewer examples of each later class.
+
+    .. math:: n_c = \lfloor n_{max} \, ratio^{c / (C - 1)} \rfloor, \quad c = 0 \ldots C - 1
+
+    n_max is the size of the largest class. A class never gets fewer than one example, nor more than
+    it has. Which ones is always the same, whatever the seed of a run.
+
+    Args:
+        source: every example has a label.
+        ratio: of the smallest class to the largest, (0, 1]; 1 = as it is.
+
+    Returns:
+        The examples that stay, in their order.
+
+    Raises:
+        ValueError: ``ratio`` is out of range, or an example has no label.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> from dystress_jax.data._stored import from_arrays
+        >>> labels = np.repeat(np.arange(3), 100)
+        >>> images = np.zeros((300, 4, 4, 3), np.uint8)
+        >>> source = from_arrays(images, labels, class_names=("a", "b", "c"))
+        >>> np.bincount(data.long_tail(source, 0.01).labels()).tolist()
+        [100, 10, 1]
+
+    References:
+        Cui et al., arXiv 1901.05555, section 5.1: the exponential profile.
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(
+            f"data.imbalance_ratio is {ratio}; allowed: above 0, at most 1, the size of the "
+            "smallest class over that of the largest"
+        )
+    if ratio == 1:
+        return source
+    labels = source.labels() if source.num_classes else np.full(len(source), UNLABELLED)
+    unknown = int((labels == UNLABELLED).sum())
+    if unknown:
+        raise ValueError(
+            f"data.imbalance_ratio is {ratio}, but {unknown} of the {len(source)} training images "
+            "have no label; allowed: 1, or a data set where every image has one"
+        )
+    have = np.bincount(labels, minlength=source.num_classes)
+    power = np.arange(len(have)) / max(len(have) - 1, 1)
+    # A product such as 100 * 0.01 ** 0.5 may come out just below its whole number.
+    want = np.maximum(np.floor(have.max() * ratio**power + 1e-6), 1)
+    # The legacy generator's stream is frozen for all versions of NumPy; the new one's is not.
+    shuffled = np.random.RandomState(0).permutation(len(source))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    rank = np.arange(len(source)) - np.repeat(np.cumsum(have) - have, have)
+    return source.take(np.sort(by_class[rank < np.repeat(want, have)]))
+
+
+def without_classes(source: Source, names: Collection[str]) -> Source:
+    """Leave some classes out; those that stay are numbered anew, in their order.
+
+    Args:
+        source: a labelled source.
+        names: of classes of the source, not all of them.
+
+    Raises:
+        ValueError: the source has no such class, or no other.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> source = data.open_splits("embedded")["test"]
+        >>> some = data.without_classes(source, ["People & Body"])
+        >>> len(source), len(some), source.num_classes, some.num_classes
+        (1563, 1238, 8, 7)
+    """
+    unknown = sorted(set(names) - set(source.class_names))
+    kept = tuple(name for name in source.class_names if name not in names)
+    if unknown or not kept:
+        raise ValueError(
+            f"classes to leave out: found {unknown[0] if unknown else 'all of them'!r}; allowed: "
+            f"some of {', '.join(source.class_names) or 'none, the images have no labels'}"
+        )
+    number = np.array(
+        [kept.index(name) if name in kept else UNLABELLED - 1 for name in source.class_names]
+    )
+    labels = source.labels()
+    # Without a label stays without one.
+    renumbered = np.where(labels == UNLABELLED, UNLABELLED, number[labels])
+    stays = renumbered >= UNLABELLED
+    return source.take(stays).relabel(renumbered[stays], kept)
