@@ -114,6 +114,9 @@ def test_every_kind_gives_the_same_examples(kind, tmp_path, tfds_directory):
         assert source.image_shape == (8, 8, 3)
         assert source.class_names == NAMES
         assert source.num_classes == 2
+        assert source.num_stored == len(images)
+        assert source.captions is None
+        np.testing.assert_array_equal(source.labels(), labels)
         for i, example in enumerate(source):
             np.testing.assert_array_equal(example["image"], images[i])
             assert example["image"].dtype == np.uint8
@@ -137,6 +140,7 @@ def test_every_kind_holds_out_the_same_images_and_resizes(kind, tmp_path, tfds_d
     index = np.concatenate([splits[s].index for s in ("train", "holdout")])
     assert sorted(index) == list(range(20))
     assert splits["holdout"].index.tolist() == [1, 8, 10, 18, 19]  # the same for ever
+    assert splits["train"].num_stored == splits["holdout"].num_stored == 20
     reference = Image.fromarray(TRAIN[8]).resize((4, 4), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(splits["holdout"][1]["image"], reference)
     assert splits["test"].gather(np.arange(6))["image"].shape == (6, 4, 4, 3)

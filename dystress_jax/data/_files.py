@@ -9,7 +9,7 @@ import numpy as np
 
 from ._captions import Captions
 from ._holdout import split_holdout
-from ._images import read_image, upright_sizes
+from ._images import look_at_all, read_image
 from ._source import Source
 from ._stored import find_unreadable, from_reader
 
@@ -69,7 +69,7 @@ def open_files(
     skip = on_error == "skip"
     image_shape = (image_size, image_size, 3)
     if captioned or skip or not image_size:
-        looked = {split: _look(part) for split, part in parts.items()}
+        looked = {split: _look(part, upright=not image_size) for split, part in parts.items()}
         parts = {split: part for split, (part, _) in looked.items()}
         if not skip:
             _refuse(field, parts)
@@ -110,10 +110,10 @@ def open_files(
     return train | sources
 
 
-def _look(part: Part) -> tuple[Part, list[tuple[int, int]]]:
+def _look(part: Part, upright: bool) -> tuple[Part, list[tuple[int, int]]]:
     """The files whose headers can be read, with their sizes, and one fault more for each other."""
     files, sizes, faults = [], [], list(part.faults)
-    found = upright_sizes([file.path for file in part.files])
+    found = look_at_all([file.path for file in part.files], upright=upright)
     for file, size in zip(part.files, found, strict=True):
         if not isinstance(size, ValueError):
             files.append(file)

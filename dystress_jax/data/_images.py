@@ -53,8 +53,11 @@ def read_image(path: str, size: int) -> UInt8[np.ndarray, "h w 3"]:
         raise ValueError(f"cannot read the image {path}: {error}") from error
 
 
-def upright_size(path: str) -> tuple[int, int]:
-    """(height, width) as ``read_image`` gives them, from the file's header alone.
+def look(path: str, *, upright: bool) -> tuple[int, int]:
+    """(height, width) of an image, from the file's header alone.
+
+    With ``upright``, as ``read_image`` gives them without a size; a PNG that is not square must be
+    decoded for that, since it may say at its end that it lies on its side.
 
     Raises:
         ValueError: as ``read_image`` does, as far as the header tells.
@@ -63,18 +66,20 @@ def upright_size(path: str) -> tuple[int, int]:
         with Image.open(path, formats=FORMATS) as image:
             check_pixels(image)
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5  # the EXIF orientations by 90 degrees
-            return (width, height) if turned else (height, width)
+            # The EXIF orientations from 5 on turn by 90 degrees.
+            if upright and width != height and image.getexif().get(0x0112, 1) >= 5:
+                return width, height
+            return height, width
     except Exception as error:  # decoders of damaged files raise anything
         raise ValueError(f"cannot read the image {path}: {error}") from error
 
 
-def upright_sizes(paths: Sequence[str]) -> list[tuple[int, int] | ValueError]:
-    """``upright_size`` of many files, or what is wrong with them."""
+def look_at_all(paths: Sequence[str], *, upright: bool) -> list[tuple[int, int] | ValueError]:
+    """``look`` for many files, with what is wrong in the place of a size."""
 
     def size(path: str) -> tuple[int, int] | ValueError:
         try:
-            return upright_size(path)
+            return look(path, upright=upright)
         except ValueError as error:
             return error
 

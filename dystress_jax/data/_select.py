@@ -35,7 +35,8 @@ def long_tail(source: Source, ratio: float) -> Source:
     .. math:: n_c = \lfloor n_{max} \, ratio^{c / (C - 1)} \rfloor, \quad c = 0 \ldots C - 1
 
     n_max is the size of the largest class. A class never gets fewer than one example, nor more than
-    it has. Which ones is always the same, whatever the seed of a run.
+    it has. Which ones is always the same, whatever the seed of a run; with a smaller ratio they are
+    some of those of a larger one. Where labels come with the images only, all are read once.
 
     Args:
         source: every example has a label.
@@ -57,7 +58,7 @@ def long_tail(source: Source, ratio: float) -> Source:
         [100, 10, 1]
 
     References:
-        Cui et al., arXiv 1901.05555, section 5.1: the exponential profile.
+        Cui et al., arXiv 1901.05555: long-tailed CIFAR.
     """
     if not 0 < ratio <= 1:
         raise ValueError(

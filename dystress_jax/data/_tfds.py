@@ -74,9 +74,8 @@ def _captions(builder: tfds.core.DatasetBuilder, split: str, name: str) -> Capti
     """The texts of every example of a split; of all or of none."""
     data_set, features = builder.info.full_name, _features(builder)
     if name not in features:
-        raise ValueError(
-            f"data.captions: {data_set} has no feature {name!r}; it has {', '.join(features)}"
-        )
+        has = ", ".join(sorted(features))
+        raise ValueError(f"data.captions: {data_set} has no feature {name!r}; it has {has}")
     examples = _data_source(builder, split, {"image": tfds.decode.SkipDecoding()})
     found = [_texts(examples[row][name]) for row in range(len(examples))]
     for row, texts in enumerate(found):
