@@ -335,13 +335,17 @@ def test_every_form_gives_the_same_pairs(name, on_error, tmp_path):
     assert (source.num_classes, source.skipped, source.num_stored) == (0, (), 3)
 
 
-def test_the_caption_file_may_be_elsewhere(tmp_path):
+def test_the_caption_file_may_be_elsewhere(tmp_path, monkeypatch):
     write_images(tmp_path / "images")
     (tmp_path / "c.csv").write_text(as_csv(PAIRS), encoding="utf-8")
     assert len(open_pairs(tmp_path / "images", str(tmp_path / "c.csv"))["train"]) == 3
     assert len(open_pairs(tmp_path / "images", "../c.csv")["train"]) == 3
-    with pytest.raises(ValueError, match=r"data.captions: there is no file .*images/c.csv, nor"):
+    with pytest.raises(ValueError, match=r"data.captions: there is no file .*images/c.csv, .*or"):
         open_pairs(tmp_path / "images", "c.csv")
+    monkeypatch.chdir(tmp_path)
+    assert len(open_pairs("images", "c.csv")["train"]) == 3
+    (tmp_path / "images" / "c.csv").write_text("path,caption\na.png,x\n")  # this one is nearer
+    assert len(open_pairs("images", "c.csv")["train"]) == 1
 
 
 def test_splits_and_labels_by_column(tmp_path):
@@ -476,7 +480,7 @@ def test_the_first_fault_is_told_and_how_many_more(tmp_path):
     write_images(tmp_path)
     lines = ["path,caption", "a.png,x", "no1.png,x", "c.png", "no2.png,x"]
     (tmp_path / "c.csv").write_text("\n".join(lines))
-    message = r"c.csv, line 3: there is no image .*no1.png' \(2 more like it\). data.on_error=skip"
+    message = r"c.csv, line 3: there is no image .*no1.png' \(and 2 more\). data.on_error=skip"
     with pytest.raises(ValueError, match=message):
         open_pairs(tmp_path, "c.csv")
     skipped = open_pairs(tmp_path, "c.csv", on_error="skip")["train"].skipped

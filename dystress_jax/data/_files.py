@@ -129,7 +129,7 @@ def _refuse(field: str, parts: dict[str, Part]) -> None:
     """Raise for the first fault, if there is any."""
     faults = [words for part in parts.values() for _, words in part.faults]
     if faults:
-        others = f" ({len(faults) - 1} more like it)" if len(faults) > 1 else ""
+        others = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise ValueError(
             f"{field}: {faults[0]}{others}. data.on_error=skip leaves out what cannot be used"
         )

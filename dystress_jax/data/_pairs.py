@@ -21,13 +21,14 @@ class Listing(NamedTuple):
 def open_pairs(
     *, path: str, captions: str, image_size: int, holdout: float, on_error: str
 ) -> dict[str, Source]:
-    """Sources of the images that the file ``captions``, below ``path`` or absolute, names.
+    """Sources of the images below ``path`` that the file ``captions`` names.
 
-    All are training images, unless a column ``split`` says otherwise: train, or test (else val,
-    else validation). If there is no such file below ``path``, but one in its sub-folder ``train``,
-    that folder is the training part, and the first of ``test``, ``val`` and ``validation`` that is
-    there the test part, with a file of the same name. Image paths start from the folder that is
-    named with the file: ``path``, or that of the part.
+    The file is looked for below ``path``, else from the current directory. All its images are
+    training images, unless a column ``split`` says otherwise: train, or test (else val, else
+    validation). If there is no such file below ``path``, but one in its sub-folder ``train``, that
+    folder is the training part, and the first of ``test``, ``val`` and ``validation`` that is there
+    the test part, with a file of the same name. Image paths start from ``path``, or from the folder
+    of the part.
 
     Columns, or names in JSON: ``path`` (or ``file_name``, ``image``) of the image; ``caption`` (or
     ``text``), in JSON Lines one text or a list; optionally ``label``, the name of the class.
@@ -56,17 +57,20 @@ def open_pairs(
 
 def _listings(root: pathlib.Path, captions: str) -> dict[str, Listing]:
     """The lines of each split."""
-    file = root / captions
-    if file.is_file():
-        return _by_column(Listing(file, root, read_entries(file)))
-    if not (root / "train" / captions).is_file():
-        raise ValueError(f"there is no file {file}, nor {root / 'train' / captions}")
-    listings = {}
-    for split, folder in part_folders(root).items():
-        if not (folder / captions).is_file():
-            raise ValueError(f"there is no file {folder / captions}")
-        listings[split] = Listing(folder / captions, folder, read_entries(folder / captions))
-    return listings
+    below, here = root / captions, pathlib.Path(captions)
+    in_train = root / "train" / captions
+    if in_train.is_file() and not below.is_file():
+        listings = {}
+        for split, folder in part_folders(root).items():
+            file = folder / captions
+            if not file.is_file():
+                raise ValueError(f"there is no file {file}")
+            listings[split] = Listing(file, folder, read_entries(file))
+        return listings
+    file = below if below.is_file() else here
+    if not file.is_file():
+        raise ValueError(f"there is no file {below}, {in_train} or {here.absolute()}")
+    return _by_column(Listing(file, root, read_entries(file)))
 
 
 def _by_column(listing: Listing) -> dict[str, Listing]:

@@ -33,9 +33,9 @@ def open_splits(
             is resized, then the centre kept; 0 = as stored, which must be one size.
         holdout: share of the training images that are kept out for choosing models, [0, 1). The
             same images for every seed.
-        captions: folder: a .csv, .tsv or .jsonl file below ``path`` (or an absolute path) with
-            the columns path and caption, and optionally label and split; tfds: the feature with the
-            text. "" = no captions there.
+        captions: folder: a .csv, .tsv or .jsonl file, below ``path`` or from the current directory,
+            with the columns path and caption, and optionally label and split; tfds: the feature
+            with the text. "" = no captions there.
         on_error: folder: "raise" for the first line or file that cannot be used; "skip" leaves it
             out and lists it in ``Source.skipped``, for which every image is decoded once here.
         imbalance_ratio: of the smallest training class to the largest, (0, 1]: `long_tail`, after
