@@ -77,6 +77,15 @@ def test_limit_is_the_number_of_training_images():
             data.open_splits("embedded", limit=limit)
 
 
+def test_stored_rows_are_counted_where_nobody_says_how_many():
+    source = labelled(BALANCED)
+    bare = data.Source(read=source.read, index=source.index, image_shape=(1, 1, 3))
+    assert bare.num_stored == 5000
+    assert bare.take(np.arange(3)).num_stored == 5000
+    nothing = data.Source(read=source.read, index=source.index[:0], image_shape=(1, 1, 3))
+    assert nothing.num_stored == 0
+
+
 # Long tail
 
 

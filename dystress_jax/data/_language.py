@@ -12,7 +12,7 @@ from ._captions import Captions
 from ._lines import read_text
 from ._source import UNLABELLED, Source
 
-Encode = Callable[[Sequence[str]], Int[np.ndarray, "c t"]]
+Encode = Callable[[list[str]], Int[np.ndarray, "c t"]]
 
 CHUNK = 2**15  # texts encoded at a time: a tokenizer needs far more memory than its tokens do
 
@@ -61,7 +61,7 @@ def with_tokens(source: Source, encode: Encode) -> Source:
 
     Args:
         source: has captions.
-        encode: ``c texts -> integers [c t]``, a pure function; t is always the same.
+        encode: ``list of c texts -> integers [c t]``, a pure function; t is always the same.
 
     Returns:
         The source with ``tokens``, int32 [b t], in its batches. Captions of images that are not
@@ -79,7 +79,7 @@ def with_tokens(source: Source, encode: Encode) -> Source:
         [[98, 9], [99, 3]]
     """
     captions = _captions(source).only(source.index)
-    chunks = [captions.texts[i : i + CHUNK] for i in range(0, len(captions.texts), CHUNK)]
+    chunks = [list(captions.texts[i : i + CHUNK]) for i in range(0, len(captions.texts), CHUNK)]
     found = []
     for texts in chunks:
         tokens = np.asarray(encode(texts))

@@ -47,7 +47,7 @@ class Source:
         index: the stored row of each example. Splits of the same stored images (train and
             holdout) share the numbering, so an example keeps its index however it is split.
         num_stored: how many rows are stored, more than any index: the length of an array with
-            one entry an example.
+            one entry an example, for all splits of them. 0 = one more than the largest index here.
         image_shape: ``(h, w, c)``, the same for every image.
         class_names: one name a class, in the order of the labels; empty without labels.
         stored_labels: the label of each stored row where they are known without reading images.
@@ -69,12 +69,17 @@ class Source:
 
     read: Read
     index: Int32[np.ndarray, " n"]
-    num_stored: int
+    num_stored: int = 0
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] = ()
     stored_labels: Int32[np.ndarray, " stored"] | None = None
     captions: Captions | None = None
     skipped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Count the stored rows where nobody said how many there are."""
+        if not self.num_stored:
+            object.__setattr__(self, "num_stored", int(self.index.max(initial=-1)) + 1)
 
     @property
     def num_classes(self) -> int:
