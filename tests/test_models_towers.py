@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dystress_jax import similarities
 from dystress_jax.models import image_tower, text_tower, token_projection
@@ -124,3 +125,34 @@ def test_errors_say_what_was_found_and_what_is_allowed(keywords, message):
 def test_a_projection_of_nothing_is_refused():
     with pytest.raises(ValueError, match="width must be at least 1; found 0"):
         token_projection(width=0, dims=4)
+
+
+def test_eight_devices_equal_one():
+    """All towers at once, their batch on one device and spread over eight."""
+    options = {"dims": 4, "tokens": 2}
+    text = functools.partial(text_tower, "text_micro", vocab_size=9, context=5, **options)
+    towers = [
+        image_tower("vit_micro", image_size=8, patch=4, **options),
+        text(),
+        text(pooling="eot", mode="reshape"),
+    ]
+    states = [[jax.jit(network.init)(KEY) for network in tower] for tower in towers]
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(8, 8, 8, 3)).astype(np.float32)
+    ids = np.where(np.arange(5) < rng.integers(1, 6, (8, 1)), rng.integers(1, 9, (8, 5)), 0)
+    inputs = [images, ids.astype(np.int32), ids.astype(np.int32)]
+
+    def embed(inputs):
+        for tower, state, x in zip(towers, states, inputs, strict=True):
+            for network, (params, stats) in zip(tower, state, strict=True):
+                x, _ = network.apply(params, stats, x, train=True)
+            yield x
+
+    def on(devices):
+        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+        spread = NamedSharding(mesh, PartitionSpec("data"))
+        return jax.jit(lambda x: list(embed(x)))(jax.device_put(inputs, spread))
+
+    for one, eight in zip(on(1), on(8), strict=True):
+        assert len(eight.sharding.device_set) == 8
+        np.testing.assert_allclose(one, eight, rtol=1e-4, atol=1e-5)
