@@ -13,6 +13,9 @@ from dystress_jax.models.clip_vit import ClipVisionTransformer
 from tests.transformer_oracles import blocks, layer_norm, patches, scattered
 
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
 @functools.cache
 def tiny(*, remat=False, dtype=jnp.float32):
     """Two blocks of 8 channels, three class tokens, four patches."""

@@ -12,6 +12,8 @@ from dystress_jax.models._functional import functional
 from dystress_jax.models.text import BidirectionalTransformer, CausalTransformer
 from tests.transformer_oracles import blocks, layer_norm, scattered
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 SIZES = {"vocab_size": 20, "context": 9}
 # Lengths 5, 3, 2 (no word between start and end) and 0.
 IDS = np.array([[1, 5, 6, 7, 2], [1, 9, 2, 0, 0], [1, 2, 0, 0, 0], [0, 0, 0, 0, 0]], np.int32)

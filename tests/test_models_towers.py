@@ -12,6 +12,8 @@ from dystress_jax import similarities
 from dystress_jax.models import image_tower, text_tower, token_projection
 from tests.transformer_oracles import count
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 KEY = jax.random.key(0)
 
 
