@@ -26,3 +26,11 @@ def strict_dtypes():
     """Refuse implicit dtype promotion; for the pure library only, flax and optax rely on it."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_compile():
+    """Compile without most optimisations, for tests of many small networks that run once each."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -4,18 +4,20 @@ All of them take embeddings as they come and scale the rows to length 1 themselv
 `effective_rank`, which measures the features as they are.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
-from dystress_jax.similarities import at_least_float32, normalize, sphere
+from dystress_jax.similarities import Similarity, at_least_float32, normalize, sphere
 from dystress_jax.temperatures import TemperatureLike, as_temperature
 
 __all__ = [
     "alignment",
     "effective_rank",
+    "equilibrium_gap",
     "inter_class_uniformity",
     "pair_statistics",
     "recall_at_k",
@@ -52,7 +54,7 @@ def alignment(
     return jnp.mean(jnp.sum(difference**2, axis=-1) ** (alpha / 2))
 
 
-def uniformity(x: Float[Array, "n d"], t: float = 2.0) -> Float[Array, ""]:
+def uniformity(x: Float[Array, "n d"], t: float = 2.0, *, num_tokens: int = 1) -> Float[Array, ""]:
     r"""How evenly the embeddings cover the sphere.
 
     $$\log \mathbb{E}_{i < j}\, e^{-t |x_i - x_j|^2}$$
@@ -63,9 +65,14 @@ def uniformity(x: Float[Array, "n d"], t: float = 2.0) -> Float[Array, ""]:
     Args:
         x: embeddings, n >= 2.
         t: the width of the Gaussian kernel, > 0.
+        num_tokens: a divisor of d, for embeddings on the oblique manifold: each of the tokens is
+            measured on its own sphere, and the mean of the results is returned.
 
     Returns:
         0 for collapsed embeddings, lower is more uniform, at least -4 t.
+
+    Raises:
+        ValueError: when num_tokens does not divide the row length.
 
     Example:
         >>> uniformity(jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
@@ -74,9 +81,16 @@ def uniformity(x: Float[Array, "n d"], t: float = 2.0) -> Float[Array, ""]:
     References:
         Wang and Isola, [arXiv 2005.10242](https://arxiv.org/abs/2005.10242), Eq. 7 and their code.
     """
-    x = _unit(x)
-    n = x.shape[0]
-    return _log_mean_kernel(x, jnp.arange(n), jnp.ones(n, x.dtype), t)
+    n, d = x.shape
+    if num_tokens < 1 or d % num_tokens:
+        raise ValueError(f"num_tokens must divide the row length {d}; found {num_tokens}.")
+    tokens = x.reshape(n, num_tokens, d // num_tokens).swapaxes(0, 1)
+
+    def of_token(token):
+        token = _unit(token)
+        return _log_mean_kernel(token, jnp.arange(n), jnp.ones(n, token.dtype), t)
+
+    return jnp.mean(jax.lax.map(of_token, tokens))
 
 
 def inter_class_uniformity(
@@ -190,7 +204,8 @@ def recall_at_k(
         positives: index of the key that belongs to each query; default 0, 1, ..., n - 1.
 
     Returns:
-        Between 0 and 1. Keys that tie with the right one count against the query.
+        Between 0 and 1. Keys that tie with the right one count against the query. Several right
+        keys: `evaluation.retrieval_ranks`.
 
     Raises:
         ValueError: when k is not in [1, m].
@@ -209,9 +224,47 @@ def recall_at_k(
         point, positive = query
         similarity = keys @ point
         others = jnp.arange(keys.shape[0]) != positive
-        return jnp.sum((similarity >= similarity[positive]) & others) < k
+        return jnp.sum(~(similarity < similarity[positive]) & others) < k  # NaN counts as a tie
 
     return jnp.mean(_by_row(found, (queries, positives)).astype(jnp.float32))
+
+
+def equilibrium_gap(candidates: int, wrong_share: ArrayLike) -> Float[Array, "..."]:
+    r"""The gap between positive and negative logits at which noisy pairs stop moving it.
+
+    $$g^* = \ln \frac{(N - 1)(1 - p)}{p}$$
+
+    Where a share p of the pairs is wrong, the loss is least when the softmax gives the true partner
+    the probability 1 - p and shares p among the N - 1 others, all at the same logit. A learned
+    temperature then settles near (s_pos - s_neg) / g*: the noisier the pairs, the higher.
+
+    Args:
+        candidates: N >= 2, how many the wrong partner is drawn from: the batch size where pairs are
+            permuted within each batch, and the size of the data set where the wrong partner is
+            drawn from all of it, anew each time.
+        wrong_share: p in [0, 1], the share of pairs that are not each other's; an array gives as
+            many gaps.
+
+    Returns:
+        The gap; infinite without wrong pairs, 0 where the pairs are as good as random.
+
+    Raises:
+        ValueError: when candidates < 2.
+
+    Example:
+        >>> equilibrium_gap(256, 0.5)
+        Array(5.541, dtype=float32)
+
+    References:
+        Equilibrium and its sign: Sun, [arXiv 2209.02127](https://arxiv.org/abs/2209.02127); the
+        closed form is derived here, from the optimum of InfoNCE (van den Oord et al.,
+        [arXiv 1807.03748](https://arxiv.org/abs/1807.03748), section 2.3).
+    """
+    if candidates < 2:
+        raise ValueError(f"candidates must be at least 2; found {candidates}.")
+    p = jnp.asarray(wrong_share)
+    p = p if p.dtype == jnp.float64 else p.astype(jnp.float32)
+    return math.log(candidates - 1) + jnp.log1p(-p) - jnp.log(p)
 
 
 def pair_statistics(
@@ -219,6 +272,7 @@ def pair_statistics(
     view_b: Float[Array, "n d"],
     *,
     temperature: TemperatureLike,
+    similarity: Similarity = sphere,
     negatives: Float[Array, "k d"] | None = None,
     max_anchors: int = 256,
 ) -> dict[str, Scalar]:
@@ -231,6 +285,7 @@ def pair_statistics(
         view_b: embeddings of the second view.
         temperature: what the loss uses; a temperature per anchor may have n entries or, as in
             `nt_xent`, 2n, of which the first n belong to `view_a`.
+        similarity: of the embeddings, in whose own units it is returned.
         negatives: embeddings that `view_a` is compared with instead, such as the queue of MoCo.
         max_anchors: the largest number of examples to compare with each other, >= 2.
 
@@ -246,23 +301,23 @@ def pair_statistics(
     """
     n = min(view_a.shape[0], max_anchors)
     anchors = at_least_float32(view_a[:n])
-    similarity = sphere(anchors, at_least_float32(view_b[:n]))
-    positive, others = jnp.eye(n) / n, similarity
+    values = similarity(anchors, at_least_float32(view_b[:n]))
+    positive, others = jnp.eye(n) / n, values
     negative = (1.0 - jnp.eye(n)) / (n * (n - 1))
     if negatives is not None:
-        others = sphere(anchors, at_least_float32(negatives[:max_anchors]))
+        others = similarity(anchors, at_least_float32(negatives[:max_anchors]))
         negative = jnp.full(others.shape, 1 / others.size)
     temperature = as_temperature(temperature)
 
-    def tau(part, similarity):
+    def tau(part, values):
         if part.by_anchor:
             part = jax.tree.map(lambda leaf: leaf[:n], part)
-        return part(similarity)
+        return part(similarity.as_cosine(values))
 
     return {
-        "positive_similarity": jnp.sum(positive * similarity),
+        "positive_similarity": jnp.sum(positive * values),
         "negative_similarity": jnp.sum(negative * others),
-        "positive_tau": jnp.sum(positive * tau(temperature.for_positives, similarity)),
+        "positive_tau": jnp.sum(positive * tau(temperature.for_positives, values)),
         "negative_tau": jnp.sum(negative * tau(temperature.for_negatives, others)),
     }
 

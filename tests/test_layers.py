@@ -69,7 +69,7 @@ def test_only_the_edge_reads_the_config(path):
 def test_importing_the_package_loads_jax_and_jaxtyping_only():
     heavy = (
         "flax optax grain orbax ml_collections tensorflow tensorflow_datasets matplotlib PIL "
-        "sklearn tqdm tensorboardX absl dm_pix beartype"
+        "sklearn tqdm tensorboardX absl dm_pix beartype tokenizers"
     )
     code = (
         "import sys, dystress_jax as dx; dx.losses.nt_xent; dx.metrics.alignment; "

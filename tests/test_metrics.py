@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dystress_jax import metrics, temperatures
+from dystress_jax import metrics, similarities, temperatures
 from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -39,6 +39,63 @@ def test_uniformity_of_collapsed_embeddings_is_zero_and_stays_finite_for_opposit
     np.testing.assert_allclose(
         metrics.uniformity(jnp.array([[1.0], [-1.0]]), t=100.0), -400, rtol=1e-6
     )
+
+
+def test_uniformity_of_oblique_embeddings_is_the_mean_over_their_tokens():
+    tokens = np.split(X * np.repeat([1.0, 5.0, 0.2], 2), 3, axis=1)  # lengths do not matter
+    each = [metrics.uniformity(jnp.float32(token)) for token in tokens]
+    result = metrics.uniformity(jnp.float32(X), num_tokens=3)
+    np.testing.assert_allclose(result, np.mean(each), rtol=1e-5)
+    with pytest.raises(ValueError, match="divide the row length 6; found 4"):
+        metrics.uniformity(jnp.float32(X), num_tokens=4)
+
+
+def noisy_slope(texts, own_text, chosen, gap):
+    """The slope of the mean loss in the gap: softmax on the true text less how often it is chosen.
+
+    `texts` [n] are what is in the batch; image i truly belongs to text own_text[i], at the logit
+    `gap`, and is trained towards the text chosen[i]; every other logit is 0.
+    """
+    true = texts[None, :] == own_text[:, None]
+    weights = np.exp(gap * true)
+    softmax = weights / weights.sum(axis=1, keepdims=True)
+    return np.mean((softmax * true).sum(axis=1) - (chosen == own_text))
+
+
+@pytest.mark.parametrize("p", [0.25, 0.75])
+def test_equilibrium_gap_of_pairs_permuted_within_the_batch(p):
+    own = np.arange(64)
+    chosen = own.copy()
+    wrong = int(64 * p)
+    chosen[:wrong] = np.roll(own[:wrong], 1)
+    gap = float(metrics.equilibrium_gap(64, p))
+    np.testing.assert_allclose(noisy_slope(chosen, own, chosen, gap), 0, atol=1e-6)
+    assert (
+        noisy_slope(chosen, own, chosen, gap - 0.1)
+        < 0
+        < noisy_slope(chosen, own, chosen, gap + 0.1)
+    )
+
+
+def test_equilibrium_gap_of_partners_drawn_from_the_whole_data_set():
+    """There it is the size of the data set that counts, 40, and not that of the batch, 8."""
+    rng = np.random.default_rng(0)
+    own = rng.integers(0, 40, (40_000, 8))
+    wrong = rng.random(own.shape) < 0.5
+    chosen = np.where(wrong, (own + rng.integers(1, 40, own.shape)) % 40, own)
+    slope = lambda gap: np.mean(
+        [noisy_slope(c, o, c, gap) for o, c in zip(own, chosen, strict=True)]
+    )
+    gap = float(metrics.equilibrium_gap(40, 0.5))
+    assert slope(gap - 0.15) < 0 < slope(gap + 0.15)
+    assert slope(float(metrics.equilibrium_gap(8, 0.5))) < -0.05
+
+
+def test_equilibrium_gap_at_the_ends():
+    gaps = metrics.equilibrium_gap(11, jnp.array([0.0, 0.5, 10 / 11, 1.0]))
+    np.testing.assert_allclose(gaps, [np.inf, np.log(10), 0, -np.inf], atol=1e-5)
+    with pytest.raises(ValueError, match="at least 2; found 1"):
+        metrics.equilibrium_gap(1, 0.5)
 
 
 def test_inter_class_uniformity_averages_over_pairs_of_classes():
@@ -83,6 +140,7 @@ def test_recall_at_k():
         result = metrics.recall_at_k(jnp.float32(X), jnp.float32(Y), k=size)
         np.testing.assert_allclose(result, np.mean(rank < size), rtol=1e-6)
     assert metrics.recall_at_k(jnp.ones((4, 2)), jnp.ones((4, 2)), k=1) == 0  # collapsed
+    assert metrics.recall_at_k(jnp.eye(4), jnp.full((4, 4), jnp.nan), k=3) == 0
     with pytest.raises(ValueError, match="between 1 and the 301 keys; found 302"):
         metrics.recall_at_k(jnp.float32(X), jnp.float32(Y), k=302)
 
@@ -108,6 +166,20 @@ def test_pair_statistics(max_anchors):
     assert result.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(result[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_pair_statistics_on_the_oblique_manifold():
+    """In the units of the similarity, -2 to 2; the temperature sees the mean over the tokens."""
+    unit = lambda x: np.concatenate([oracles.unit(x[:, :3]), oracles.unit(x[:, 3:])], axis=1)
+    s = unit(X[:16]) @ unit(Y[:16]).T
+    result = metrics.pair_statistics(
+        *jnp.float32([X[:16], Y[:16]]),
+        similarity=similarities.oblique(2),
+        temperature=temperatures.dystress(0.1, 0.2),
+    )
+    np.testing.assert_allclose(result["positive_similarity"], np.diagonal(s).mean(), rtol=1e-4)
+    expected = oracles.dystress(s / 2, 0.1, 0.2)
+    np.testing.assert_allclose(result["positive_tau"], np.diagonal(expected).mean(), rtol=1e-4)
 
 
 def test_pair_statistics_takes_negatives_from_elsewhere():

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from dystress_jax.models import vit
 from dystress_jax.models._functional import functional
+from dystress_jax.models._transformer import Block, Blocks
 from dystress_jax.models.vit import VisionTransformer, sincos_positions
-
-
-def count(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+from tests.transformer_oracles import blocks, count, layer_norm, linear, patches, scattered
 
 
 @functools.cache
@@ -24,14 +23,6 @@ def tiny(*, frozen=False, dtype=jnp.float32):
     return functional(
         lambda rngs: build(freeze_patches=frozen, dtype=dtype, rngs=rngs), out_features=8
     )
-
-
-def scattered(network):
-    """Random parameters: no bias is zero, no scale one."""
-    params, stats = jax.jit(network.init)(jax.random.key(0))
-    rng = np.random.default_rng(0)
-    scatter = lambda leaf: leaf + jnp.asarray(rng.uniform(-0.3, 0.3, leaf.shape), jnp.float32)
-    return jax.tree.map(scatter, params), stats
 
 
 # Published sizes of torchvision's vit_b_16 and timm's deit_{tiny,small}_patch16_224, less the
@@ -53,28 +44,6 @@ def test_parameters_are_as_many_as_published(name, width, patch, published):
     assert stats == {}
 
 
-def layer_norm(x, params):
-    x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * params["scale"] + params["bias"]
-
-
-def linear(x, params):
-    return x @ params["kernel"] + params["bias"]
-
-
-def attention(x, params, heads):
-    n, tokens, width = x.shape
-    q, k, v = np.split(linear(x, params), 3, axis=-1)
-    split = lambda y: y.reshape(n, tokens, heads, width // heads).transpose(0, 2, 1, 3)
-    logits = split(q) @ split(k).transpose(0, 1, 3, 2) / math.sqrt(width // heads)
-    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    return (weights @ split(v)).transpose(0, 2, 1, 3).reshape(n, tokens, width)
-
-
-def gelu(x):
-    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
-
-
 def positions(rows, columns, width):
     table = np.zeros((rows, columns, width))
     for row in range(rows):
@@ -90,19 +59,11 @@ def oracle(images, params, *, patch, heads):
     """The network in float64, patch by patch, from the papers."""
     params = jax.tree.map(np.float64, params)
     n, height, width, _ = images.shape
-    rows, columns = height // patch, width // patch
-    cut = lambda i, j: images[:, i * patch : (i + 1) * patch, j * patch : (j + 1) * patch]
-    patches = [cut(i, j).reshape(n, -1) for i in range(rows) for j in range(columns)]
-    x = linear(np.float64(np.stack(patches, 1)), params["patches"])
+    x = linear(patches(images, patch), params["patches"])
     d = x.shape[-1]
-    x = x + positions(rows, columns, d).reshape(1, -1, d)
+    x = x + positions(height // patch, width // patch, d).reshape(1, -1, d)
     x = np.concatenate([np.broadcast_to(params["class_token"], (n, 1, d)), x], axis=1)
-    for i in range(len(params["blocks"])):
-        block = params["blocks"][f"block{i + 1}"]
-        attended = attention(layer_norm(x, block["norm1"]), block["qkv"], heads)
-        x = x + linear(attended, block["projection"])
-        hidden = gelu(linear(layer_norm(x, block["norm2"]), block["mlp1"]))
-        x = x + linear(hidden, block["mlp2"])
+    x = blocks(x, params["blocks"], heads)
     return layer_norm(x[:, 0], params["norm"])
 
 
@@ -116,6 +77,17 @@ def test_network_equals_a_float64_oracle_at_any_image_size(shape):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     evaluated, _ = apply(params, stats, images, train=False)
     np.testing.assert_array_equal(evaluated, found)
+
+
+def test_blocks_run_in_the_order_of_their_numbers(monkeypatch):
+    """Not in that of their names, in which block10 comes before block2."""
+    monkeypatch.setattr(Block, "__call__", lambda self, x, mask: 2 * x + self.norm1.bias[0])
+    graph, state = nnx.split(Blocks(11, 2, 1, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    x, expected = jnp.zeros((1, 1, 2)), 0.0
+    for i in range(11):
+        state[f"block{i + 1}"]["norm1"]["bias"][...] = jnp.full(2, float(i))
+        expected = 2 * expected + i
+    np.testing.assert_array_equal(nnx.merge(graph, state)(x), np.full((1, 1, 2), expected))
 
 
 def test_positions_equal_their_formula():

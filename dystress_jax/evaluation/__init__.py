@@ -1,4 +1,4 @@
-"""How good a frozen encoder is: nearest neighbours and a linear probe on its features."""
+"""How good a frozen encoder is: on its features, and on embeddings of images and texts."""
 
 from ._result import Result as Result
 from ._result import top_accuracy as top_accuracy
@@ -12,3 +12,9 @@ from .linear_head import fit_augmented as fit_augmented
 from .linear_head import fit_lbfgs as fit_lbfgs
 from .linear_head import fit_sgd as fit_sgd
 from .linear_probe import evaluate_linear_probe as evaluate_linear_probe
+from .retrieval import retrieval_ranks as retrieval_ranks
+from .retrieval import retrieval_recalls as retrieval_recalls
+from .zero_shot import TEMPLATES as TEMPLATES
+from .zero_shot import class_embeddings as class_embeddings
+from .zero_shot import prompts as prompts
+from .zero_shot import zero_shot_scores as zero_shot_scores

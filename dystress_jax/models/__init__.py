@@ -1,6 +1,11 @@
-"""Encoders and projection heads as pure functions of their parameters."""
+"""Encoders, projection heads and the towers of image-text training, as pure functions."""
 
 from ._functional import Network as Network
+from .clip_vit import clip_vit as clip_vit
 from .heads import projector as projector
 from .resnet import resnet as resnet
+from .text import text_transformer as text_transformer
+from .towers import image_tower as image_tower
+from .towers import text_tower as text_tower
+from .towers import token_projection as token_projection
 from .vit import vit as vit

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 Tree = dict[str, Any]
+Inputs = Float[Array, "n ..."] | Int[Array, "n t"]  # images or features; or token ids
 
 
 class Network(NamedTuple):
@@ -54,7 +55,7 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module], *, out_features: int) ->
         return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
     def apply(
-        params: Tree, stats: Tree, inputs: Float[Array, "n ..."], *, train: bool
+        params: Tree, stats: Tree, inputs: Inputs, *, train: bool
     ) -> tuple[Float[Array, "n ..."], Tree]:
         # Without a copy the module would write its statistics into variables that belong to another
         # trace level as soon as this runs under jax.value_and_grad, which NNX refuses.
@@ -75,7 +76,7 @@ def identity(*, features: int) -> Network:
         return {}, {}
 
     def apply(
-        params: Tree, stats: Tree, inputs: Float[Array, "n ..."], *, train: bool
+        params: Tree, stats: Tree, inputs: Inputs, *, train: bool
     ) -> tuple[Float[Array, "n ..."], Tree]:
         del params, train
         return inputs, stats

@@ -1,7 +1,6 @@
 """Vision transformers with fixed sin-cos positions, so one network takes any image size."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,35 +9,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ._functional import Network, functional
-
-xavier = nnx.initializers.xavier_uniform()
-
-
-def _xavier_qkv(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Queries, keys and values are three matrices: each has its own fan, not that of all three."""
-    inputs, outputs = shape
-    parts = [xavier(part, (inputs, outputs // 3), dtype) for part in jax.random.split(key, 3)]
-    return jnp.concatenate(parts, axis=1)
+from ._transformer import Blocks, LayerNorm, xavier
 
 
 class Frozen(nnx.Variable):
     """An array that keeps its first value: no gradient, no weight decay, but in the checkpoint."""
-
-
-class LayerNorm(nnx.LayerNorm):
-    """LayerNorm (epsilon 1e-6) in float32, cast back once."""
-
-    def __init__(self, features: int, *, rngs: nnx.Rngs):
-        """Make the layer."""
-        super().__init__(
-            features, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
-        )
-
-    def __call__(
-        self, x: Float[Array, "*batch d"], *, mask: Array | None = None
-    ) -> Float[Array, "*batch d"]:
-        """Normalise the last axis."""
-        return super().__call__(x, mask=mask).astype(x.dtype)
 
 
 class PatchEmbedding(nnx.Module):
@@ -50,7 +25,8 @@ class PatchEmbedding(nnx.Module):
         channels: int,
         width: int,
         *,
-        frozen: bool,
+        frozen: bool = False,
+        use_bias: bool = True,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -59,7 +35,7 @@ class PatchEmbedding(nnx.Module):
         variable = Frozen if frozen else nnx.Param
         shape = (patch * patch * channels, width)
         self.kernel = variable(xavier(rngs.params(), shape, jnp.float32))
-        self.bias = variable(jnp.zeros(width))
+        self.bias = variable(jnp.zeros(width)) if use_bias else None
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n rows columns d"]:
         """Return one token a patch, on the patches' grid."""
@@ -77,8 +53,10 @@ class PatchEmbedding(nnx.Module):
             )
         patches = images.reshape(n, height // p, p, width // p, p, channels)
         patches = patches.swapaxes(2, 3).reshape(n, height // p, width // p, p * p * channels)
-        kernel = self.kernel[...].astype(self.dtype)
-        return patches.astype(self.dtype) @ kernel + self.bias[...].astype(self.dtype)[*[None] * 3]
+        tokens = patches.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        if self.bias is None:
+            return tokens
+        return tokens + self.bias[...].astype(self.dtype)[*[None] * 3]
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> Float[Array, "rows columns d"]:
@@ -108,29 +86,6 @@ def sincos_positions(rows: int, columns: int, width: int) -> Float[Array, "rows 
     return jnp.concatenate([f(phase) for phase in phases for f in (jnp.sin, jnp.cos)], axis=-1)
 
 
-class Block(nnx.Module):
-    """Self-attention and a two-layer perceptron, each on normalised tokens, added to them."""
-
-    def __init__(self, width: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        """Make the block; the perceptron is four times as wide as the tokens."""
-        self.heads = heads
-        linear = functools.partial(nnx.Linear, kernel_init=xavier, dtype=dtype, rngs=rngs)
-        self.norm1 = LayerNorm(width, rngs=rngs)
-        self.qkv = linear(width, 3 * width, kernel_init=_xavier_qkv)
-        self.projection = linear(width, width)
-        self.norm2 = LayerNorm(width, rngs=rngs)
-        self.mlp1 = linear(width, 4 * width)
-        self.mlp2 = linear(4 * width, width)
-
-    def __call__(self, x: Float[Array, "n t d"]) -> Float[Array, "n t d"]:
-        """Return the tokens after the block."""
-        n, tokens, width = x.shape
-        qkv = self.qkv(self.norm1(x)).reshape(n, tokens, 3, self.heads, width // self.heads)
-        attended = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        x = x + self.projection(attended.reshape(n, tokens, width))
-        return x + self.mlp2(nnx.gelu(self.mlp1(self.norm2(x)), approximate=False))
-
-
 class VisionTransformer(nnx.Module):
     """Patches, a class token, blocks; the features are the class token's."""
 
@@ -152,8 +107,7 @@ class VisionTransformer(nnx.Module):
             patch, channels, width, frozen=freeze_patches, dtype=dtype, rngs=rngs
         )
         self.class_token = nnx.Param(1e-6 * jax.random.normal(rngs.params(), (width,)))
-        block = functools.partial(Block, width, heads, dtype=dtype, rngs=rngs)
-        self.blocks = nnx.Dict({f"block{i + 1}": block() for i in range(depth)})
+        self.blocks = Blocks(depth, width, heads, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm(width, rngs=rngs)
 
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
@@ -164,12 +118,13 @@ class VisionTransformer(nnx.Module):
         x = x + sincos_positions(rows, columns, width)[None].astype(x.dtype)
         class_token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (n, 1, width))
         x = jnp.concatenate([class_token, x.reshape(n, rows * columns, width)], axis=1)
-        for block in self.blocks.values():
-            x = block(x)
+        x = self.blocks(x)
         return self.norm(x[:, 0].astype(jnp.float32))
 
 
-_ARCHITECTURES = {  # width, depth, heads
+ARCHITECTURES = {  # width, depth, heads
+    "vit_micro": (64, 2, 2),
+    "vit_mini": (128, 4, 4),
     "vit_tiny": (192, 12, 3),
     "vit_small": (384, 12, 6),
     "vit_base": (768, 12, 12),
@@ -191,10 +146,11 @@ def vit(
     every image size that the patch divides.
 
     Args:
-        name: ``vit_tiny``, ``vit_small`` or ``vit_base``: 192, 384, 768 wide, 12 blocks deep.
+        name: ``vit_tiny``, ``vit_small`` or ``vit_base``: 192, 384, 768 wide, 12 blocks deep; for
+            CPUs ``vit_micro``, 64 wide and 2 deep, or ``vit_mini``, 128 wide and 4 deep.
         patch: side of the square patches in pixels, at least 1; 16 for ImageNet, 4 for CIFAR.
-        heads: attention heads, a divisor of the width; by default 3, 6, 12. MoCo v3 trains its
-            ``vit_small`` with 12.
+        heads: attention heads, a divisor of the width; by default 64, and 32 in ``vit_micro``
+            and ``vit_mini``, channels a head. MoCo v3 trains its ``vit_small`` with 12.
         channels: channels of the images.
         freeze_patches: keep the random patch embedding as it is, which steadies MoCo v3. It then
             belongs to the statistics: no optimiser sees it.
@@ -219,9 +175,9 @@ def vit(
         positions, initialisation and frozen patches: Chen et al., arXiv 2104.02057
         (facebookresearch/moco-v3, ``vits.py``).
     """
-    if name not in _ARCHITECTURES:
-        raise ValueError(f"unknown ViT {name!r}; choose one of {list(_ARCHITECTURES)}")
-    width, depth, default_heads = _ARCHITECTURES[name]
+    if name not in ARCHITECTURES:
+        raise ValueError(f"unknown ViT {name!r}; choose one of {list(ARCHITECTURES)}")
+    width, depth, default_heads = ARCHITECTURES[name]
     heads = default_heads if heads is None else heads
     for argument, size in (("patch", patch), ("heads", heads), ("channels", channels)):
         if size < 1:

@@ -1,0 +1,109 @@
+"""What the transformers share: attention, the perceptron, LayerNorm and their initial values."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+xavier = nnx.initializers.xavier_uniform()
+
+
+def _xavier_qkv(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Queries, keys and values are three matrices: each has its own fan, not that of all three."""
+    inputs, outputs = shape
+    parts = [xavier(part, (inputs, outputs // 3), dtype) for part in jax.random.split(key, 3)]
+    return jnp.concatenate(parts, axis=1)
+
+
+class LayerNorm(nnx.LayerNorm):
+    """LayerNorm (epsilon 1e-6) in float32, cast back once."""
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs):
+        """Make the layer."""
+        super().__init__(
+            features, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
+        )
+
+    def __call__(
+        self, x: Float[Array, "*batch d"], *, mask: Array | None = None
+    ) -> Float[Array, "*batch d"]:
+        """Normalise the last axis."""
+        return super().__call__(x, mask=mask).astype(x.dtype)
+
+
+class Block(nnx.Module):
+    """Self-attention and a two-layer perceptron, each added to its inputs.
+
+    The inputs are normalised on their way into both (pre-norm, as in ViT and CLIP), or with
+    ``norm_first=False`` the sums are (post-norm, as in BERT). There is no dropout.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        norm_first: bool = True,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        """Make the block; the perceptron is four times as wide as the tokens."""
+        self.heads = heads
+        self.norm_first = norm_first
+        linear = functools.partial(nnx.Linear, kernel_init=xavier, dtype=dtype, rngs=rngs)
+        self.norm1 = LayerNorm(width, rngs=rngs)
+        self.qkv = linear(width, 3 * width, kernel_init=_xavier_qkv)
+        self.projection = linear(width, width)
+        self.norm2 = LayerNorm(width, rngs=rngs)
+        self.mlp1 = linear(width, 4 * width)
+        self.mlp2 = linear(4 * width, width)
+
+    def __call__(
+        self, x: Float[Array, "n t d"], mask: Bool[Array, "#n 1 #t t"] | None = None
+    ) -> Float[Array, "n t d"]:
+        """Return the tokens after the block; query i sees key j where ``mask[..., i, j]``."""
+        if self.norm_first:
+            x = x + self._attend(self.norm1(x), mask)
+            return x + self._perceive(self.norm2(x))
+        x = self.norm1(x + self._attend(x, mask))
+        return self.norm2(x + self._perceive(x))
+
+    def _attend(
+        self, x: Float[Array, "n t d"], mask: Bool[Array, "#n 1 #t t"] | None
+    ) -> Float[Array, "n t d"]:
+        n, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads)
+        attended = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask=mask)
+        return self.projection(attended.reshape(n, tokens, width))
+
+    def _perceive(self, x: Float[Array, "n t d"]) -> Float[Array, "n t d"]:
+        return self.mlp2(nnx.gelu(self.mlp1(x), approximate=False))
+
+
+class Blocks(nnx.Dict):
+    """Blocks one after another, under the names block1, block2, ..."""
+
+    def __init__(self, depth: int, width: int, heads: int, **options: Any):
+        """Make the blocks; ``options`` are those of `Block`."""
+        super().__init__({f"block{i + 1}": Block(width, heads, **options) for i in range(depth)})
+
+    def __call__(
+        self,
+        x: Float[Array, "n t d"],
+        mask: Bool[Array, "#n 1 #t t"] | None = None,
+        *,
+        remat: bool = False,
+    ) -> Float[Array, "n t d"]:
+        """Return the tokens after the last block.
+
+        With ``remat`` the gradient keeps the tokens between the blocks only and computes what is
+        inside a block once more: less memory for about a third more time.
+        """
+        apply = lambda block, x, mask: block(x, mask)
+        for i in range(len(self)):  # not .values(): they come sorted by name, block10 before block2
+            x = (nnx.remat(apply) if remat else apply)(self[f"block{i + 1}"], x, mask)
+        return x

@@ -1,0 +1,137 @@
+"""CLIP's vision transformer: learned positions and any number of class tokens."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ._functional import Network, functional
+from ._transformer import Blocks, LayerNorm
+from .vit import ARCHITECTURES, PatchEmbedding
+
+
+class ClipVisionTransformer(nnx.Module):
+    """Class tokens and patches, a norm, blocks, a norm; the features are the class tokens'."""
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        image_size: int,
+        patch: int,
+        class_tokens: int,
+        channels: int,
+        remat: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        """Make the network."""
+        self.image_size = image_size
+        self.remat = remat
+        draw = lambda rows: width**-0.5 * jax.random.normal(rngs.params(), (rows, width))
+        self.patches = PatchEmbedding(
+            patch, channels, width, use_bias=False, dtype=dtype, rngs=rngs
+        )
+        self.class_tokens = nnx.Param(draw(class_tokens))
+        self.positions = nnx.Param(draw(class_tokens + (image_size // patch) ** 2))
+        self.norm_first = LayerNorm(width, rngs=rngs)
+        self.blocks = Blocks(depth, width, heads, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(width, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
+        """Return the features in float32; training and evaluation are the same function."""
+        del train
+        if images.shape[1:3] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"the network has learned positions for images of {self.image_size} x "
+                f"{self.image_size}, found images of shape {images.shape}"
+            )
+        x = self.patches(images)
+        n, _, _, width = x.shape
+        class_tokens = self.class_tokens[...].astype(x.dtype)[None]
+        m = class_tokens.shape[1]
+        class_tokens = jnp.broadcast_to(class_tokens, (n, m, width))
+        x = jnp.concatenate([class_tokens, x.reshape(n, -1, width)], axis=1)
+        x = self.norm_first(x + self.positions[...].astype(x.dtype)[None])
+        x = self.blocks(x, remat=self.remat)
+        return self.norm(x[:, :m].astype(jnp.float32)).reshape(n, m * width)
+
+
+def clip_vit(
+    name: str,
+    *,
+    image_size: int = 224,
+    patch: int = 16,
+    class_tokens: int = 1,
+    channels: int = 3,
+    remat: bool = False,
+    dtype: DTypeLike = jnp.float32,
+) -> Network:
+    r"""Make CLIP's vision transformer, with one class token or several.
+
+    The m class tokens stand first in the sequence, each with its own position:
+
+    .. math:: x_0 = \mathrm{LN}([c_1, \dots, c_m, E p_1, \dots, E p_k] + P), \qquad
+        P \in \mathbb{R}^{(m + k) \times d}
+
+    and the features are their outputs after the last norm, one after another. The patch embedding
+    has no bias: the positions have the same effect. The blocks are those of `vit`.
+
+    Args:
+        name: of the sizes of `vit`.
+        image_size: side of the square images in pixels, a multiple of ``patch``: the positions are
+            learned, so it is fixed.
+        patch: side of the square patches in pixels, at least 1.
+        class_tokens: m, at least 1.
+        channels: channels of the images.
+        remat: compute the insides of the blocks again for the gradient in place of keeping them.
+        dtype: compute type; parameters, normalisation and features are float32.
+
+    Returns:
+        The network: images `[n h w channels]` to features `[n class_tokens*width]`.
+
+    Raises:
+        ValueError: the name is unknown, a number is below 1, or the patch does not divide the
+            image.
+
+    Example:
+        >>> import jax
+        >>> encoder = clip_vit("vit_base", class_tokens=16)
+        >>> params, stats = jax.eval_shape(encoder.init, jax.random.key(0))
+        >>> params["class_tokens"].shape, params["positions"].shape, encoder.out_features
+        ((16, 768), (212, 768), 12288)
+
+    References:
+        Radford et al., arXiv 2103.00020; the class tokens and the initial values of tokens and
+        positions: Sun, arXiv 2209.02127 (minogame/clip-mtob).
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"unknown ViT {name!r}; choose one of {list(ARCHITECTURES)}")
+    sizes = {"patch": patch, "class_tokens": class_tokens, "channels": channels}
+    for argument, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{argument} must be at least 1; found {size}")
+    if image_size < patch or image_size % patch:
+        raise ValueError(
+            f"patches of {patch} x {patch} do not tile images of {image_size} x {image_size}: "
+            f"choose an image_size that is a multiple of {patch}, or another patch"
+        )
+    width, depth, heads = ARCHITECTURES[name]
+    build = functools.partial(
+        ClipVisionTransformer,
+        width,
+        depth,
+        heads,
+        image_size=image_size,
+        patch=patch,
+        class_tokens=class_tokens,
+        channels=channels,
+        remat=remat,
+        dtype=dtype,
+    )
+    return functional(lambda rngs: build(rngs=rngs), out_features=class_tokens * width)

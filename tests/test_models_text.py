@@ -1,0 +1,184 @@
+"""The text transformers against a float64 NumPy oracle, and what padding must not do."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dystress_jax.models import text_transformer
+from dystress_jax.models._functional import functional
+from dystress_jax.models.text import BidirectionalTransformer, CausalTransformer
+from tests.transformer_oracles import blocks, layer_norm, scattered
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+SIZES = {"vocab_size": 20, "context": 9}
+# Lengths 5, 3, 2 (no word between start and end) and 0.
+IDS = np.array([[1, 5, 6, 7, 2], [1, 9, 2, 0, 0], [1, 2, 0, 0, 0], [0, 0, 0, 0, 0]], np.int32)
+
+
+@functools.cache
+def tiny(pooling, tokens=1, *, remat=False, dtype=jnp.float32):
+    """Two blocks of 8 channels."""
+    module = CausalTransformer
+    if pooling == "cls":
+        module = functools.partial(BidirectionalTransformer, class_tokens=tokens)
+    build = lambda rngs: module(8, 2, 2, **SIZES, remat=remat, dtype=dtype, rngs=rngs)
+    return functional(build, out_features=8 * tokens)
+
+
+CASES = {"cls": ("cls", 1), "three cls": ("cls", 3), "eot": ("eot", 1)}
+
+
+@pytest.fixture(params=CASES.values(), ids=list(CASES), scope="module")
+def case(request):
+    network = tiny(*request.param)
+    return network, *scattered(network), *request.param
+
+
+@functools.cache
+def compiled(network):
+    return jax.jit(network.apply, static_argnames="train")
+
+
+def features(network, params, stats, ids):
+    return np.asarray(compiled(network)(params, stats, jnp.asarray(ids), train=False)[0])
+
+
+def oracle(ids, params, *, pooling, tokens, heads=2):
+    """Text by text, without any padding."""
+    params = jax.tree.map(np.float64, params)
+    found = []
+    for row in ids:
+        row = [i for i in row if i != 0] or [0]
+        row = [row[0]] * (tokens - 1) + row
+        x = params["words"]["embedding"][row] + params["positions"][: len(row)]
+        if pooling == "cls":
+            x = layer_norm(x, params["norm"])[None]
+            x = blocks(x, params["blocks"], heads, norm_first=False)
+            found.append(x[0, :tokens].reshape(-1))
+        else:
+            before = np.tril(np.ones((1, len(row), len(row))))
+            x = blocks(x[None], params["blocks"], heads, seen=before)
+            found.append(layer_norm(x[0, -1], params["norm"]))
+    return np.stack(found)
+
+
+def test_network_equals_a_float64_oracle_that_never_saw_padding(case):
+    network, params, stats, pooling, tokens = case
+    expected = oracle(IDS, params, pooling=pooling, tokens=tokens)
+    found = features(network, params, stats, IDS)
+    assert found.shape == (4, 8 * tokens)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_more_padding_changes_nothing(case):
+    network, params, stats, *_ = case
+    padded = np.pad(IDS, ((0, 0), (0, 4)))
+    np.testing.assert_allclose(
+        features(network, params, stats, padded),
+        features(network, params, stats, IDS),
+        rtol=1e-6,
+        atol=1e-6,
+    )
+
+
+def test_the_embedding_of_padding_gets_no_gradient(case):
+    """Every other parameter in use does, and all of them are finite, also for an empty text."""
+    network, params, stats, _, tokens = case
+    target = np.random.default_rng(2).normal(size=(4, 8 * tokens)).astype(np.float32)
+    loss = lambda params, ids: jnp.sum(target * network.apply(params, stats, ids, train=True)[0])
+    gradient = jax.jit(jax.grad(loss))
+    empty_too = gradient(params, jnp.asarray(IDS))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(empty_too))
+    words = IDS.copy()
+    words[3] = [1, 12, 13, 2, 0]
+    found = gradient(params, jnp.asarray(words))
+    embedding = found["words"].pop("embedding")
+    used = np.isin(np.arange(20), np.setdiff1d(words, [0]))
+    assert not np.any(embedding[~used])
+    assert np.all(np.any(np.abs(embedding[used]) > 1e-7, axis=1))
+    positions = found.pop("positions")
+    seen = 5 + tokens - 1
+    assert not np.any(positions[seen:])
+    assert np.all(np.any(np.abs(positions[:seen]) > 1e-7, axis=1))
+    for path, leaf in jax.tree.leaves_with_path(found):
+        share = 0.6 if "'qkv']['bias']" in jax.tree_util.keystr(path) else 0.99
+        assert np.mean(np.abs(leaf) > 1e-7) > share, path
+
+
+def test_copies_of_the_class_token_differ_by_their_position_only():
+    network = tiny("cls", 3)
+    params, stats = scattered(network)
+    split = lambda params: features(network, params, stats, IDS).reshape(4, 3, 8)
+    different = split(params)
+    assert np.abs(different[:, 0] - different[:, 1]).max() > 1e-2
+    params["positions"] = params["positions"].at[:3].set(params["positions"][:1])
+    alike = split(params)
+    np.testing.assert_allclose(alike[:, 1:], alike[:, :1].repeat(2, axis=1), rtol=1e-5, atol=1e-6)
+
+
+def test_a_causal_network_does_not_see_what_follows_and_the_other_does():
+    """A token after the pooled one: behind [CLS] it matters, behind the end it is another end."""
+    longer = np.array([[1, 5, 6, 7, 2], [1, 5, 6, 0, 0]], np.int32)
+    params, stats = scattered(tiny("cls"))
+    a, b = features(tiny("cls"), params, stats, longer)
+    assert np.abs(a - b).max() > 1e-3
+    params, stats = scattered(tiny("eot"))
+    alone = features(tiny("eot"), params, stats, longer[1:])
+    together = features(tiny("eot"), params, stats, longer)
+    np.testing.assert_allclose(together[1:], alone, rtol=1e-6, atol=1e-6)
+
+
+def test_rematerialised_gradients_are_the_same():
+    params, stats = scattered(tiny("cls"))
+    ids = jnp.asarray(IDS)
+    loss = lambda network: lambda p: jnp.sum(network.apply(p, stats, ids, train=True)[0] ** 3)
+    kept = jax.jit(jax.grad(loss(tiny("cls"))))(params)
+    again = jax.jit(jax.grad(loss(tiny("cls", remat=True))))(params)
+    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "eot"])
+def test_bfloat16_computes_close_to_float32_and_keeps_parameters_wide(pooling):
+    params, stats = scattered(tiny(pooling))
+    expected = features(tiny(pooling), params, stats, IDS)
+    found = features(tiny(pooling, dtype=jnp.bfloat16), params, stats, IDS)
+    assert found.dtype == np.float32
+    assert np.any(found != expected)
+    np.testing.assert_allclose(found, expected, rtol=0.05, atol=0.1)
+
+
+def test_an_id_outside_of_the_vocabulary_is_not_taken_for_another():
+    params, stats = scattered(tiny("cls"))
+    found = features(tiny("cls"), params, stats, np.array([[1, 20, 2], [1, 19, 2]], np.int32))
+    assert np.all(np.isnan(found[0]))
+    assert np.all(np.isfinite(found[1]))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"name": "gpt"}, "unknown text transformer 'gpt'.*'text_micro'"),
+        ({"pooling": "mean"}, "unknown pooling 'mean'; choose 'cls' or 'eot'"),
+        ({"vocab_size": 0}, "vocab_size must be at least 1; found 0"),
+        ({"context": 0}, "context must be at least 1; found 0"),
+        ({"class_tokens": 0}, "class_tokens must be at least 1; found 0"),
+        ({"pooling": "eot", "class_tokens": 4}, "found class_tokens = 4. .* to be reshaped"),
+    ],
+)
+def test_errors_say_what_was_found_and_what_is_allowed(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        text_transformer(**{"name": "text_micro", "vocab_size": 20, **keywords})
+
+
+@pytest.mark.parametrize("pooling", ["cls", "eot"])
+@pytest.mark.parametrize("t", [0, 10])
+def test_texts_that_do_not_fit_are_refused_with_the_numbers(pooling, t):
+    params, stats = jax.eval_shape(tiny(pooling).init, jax.random.key(0))
+    ids = jax.ShapeDtypeStruct((1, t), jnp.int32)
+    with pytest.raises(ValueError, match=rf"1 to 9 tokens, found ids of shape \(1, {t}\)"):
+        jax.eval_shape(functools.partial(tiny(pooling).apply, train=True), params, stats, ids)

@@ -1,0 +1,160 @@
+"""The towers: sizes of the published pairs, layouts of the tokens, what is refused."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from dystress_jax import similarities
+from dystress_jax.models import image_tower, text_tower, token_projection
+from tests.transformer_oracles import count
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+KEY = jax.random.key(0)
+
+
+def parameters(tower):
+    return sum(count(jax.eval_shape(network.init, KEY)[0]) for network in tower)
+
+
+def text(**options):
+    return parameters(text_tower("text_base", **{"vocab_size": 30_522, **options}))
+
+
+@functools.cache
+def image(**options):
+    return parameters(image_tower("vit_base", **options))
+
+
+def test_the_published_pairs_differ_by_as_many_parameters_as_the_released_checkpoints():
+    one_token, sixteen = {"dims": 512}, {"dims": 32, "tokens": 16}
+    pair = lambda tokens: image(**tokens) + text(**tokens)
+    assert pair(sixteen) - pair(one_token) == -583_680
+
+
+def test_clip_has_as_many_parameters_as_released():
+    """openai/CLIP's ViT-B/16: 149,620,737, one of them the logit scale."""
+    causal = text(vocab_size=49_408, dims=512, pooling="eot")
+    assert image(dims=512) + causal == 149_620_737 - 1
+
+
+def test_a_projection_is_shared_by_the_tokens_and_lays_them_one_after_another():
+    projection = token_projection(width=5, dims=2, tokens=3)
+    params, stats = jax.jit(projection.init)(KEY)
+    x = np.random.default_rng(0).normal(size=(4, 15)).astype(np.float32)
+    found, _ = projection.apply(params, stats, jnp.asarray(x), train=True)
+    kernel = np.float64(params["kernel"])
+    expected = np.concatenate([x[:, 5 * k : 5 * k + 5] @ kernel for k in range(3)], axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert found.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("dims", "tokens"), [(6, 1), (4, 3), (1, 5)])
+def test_projected_tokens_are_those_of_the_oblique_similarity(dims, tokens):
+    """The similarity of the rows is the sum over tokens of the cosines of their projections."""
+    projection = token_projection(width=7, dims=dims, tokens=tokens)
+    params, stats = jax.jit(projection.init)(KEY)
+    x = np.random.default_rng(0).normal(size=(3, tokens, 7)).astype(np.float32)
+    rows, _ = projection.apply(params, stats, jnp.asarray(x.reshape(3, -1)), train=False)
+    found = similarities.oblique(tokens)(rows, rows)
+    projected = x @ np.float64(params["kernel"])
+    projected /= np.linalg.norm(projected, axis=-1, keepdims=True)
+    expected = np.einsum("imd,jmd->ij", projected, projected)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+TOWERS = {
+    "vit": functools.partial(image_tower, "vit_micro", image_size=16, patch=8),
+    "resnet": functools.partial(image_tower, "small", stem="patch"),
+    "bidirectional": functools.partial(text_tower, "text_micro", vocab_size=30, context=6),
+    "causal": functools.partial(text_tower, "text_micro", vocab_size=30, context=6, pooling="eot"),
+}
+INPUTS = {
+    "vit": jnp.ones((2, 16, 16, 3)),
+    "resnet": jnp.ones((2, 16, 16, 3)),
+    "bidirectional": jnp.ones((2, 4), jnp.int32),
+    "causal": jnp.ones((2, 4), jnp.int32),
+}
+
+
+@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize(
+    ("dims", "tokens", "mode"), [(12, 1, "multi"), (4, 3, "multi"), (4, 3, "reshape")]
+)
+def test_embeddings_have_the_asked_shape_or_the_tower_is_refused(name, dims, tokens, mode):
+    options = {"dims": dims, "tokens": tokens, "mode": mode}
+    if tokens > 1 and mode == "multi" and name in ("resnet", "causal"):
+        with pytest.raises(ValueError, match="reshape"):
+            TOWERS[name](**options)
+        return
+    encoder, projection = TOWERS[name](**options)
+
+    def embed(key, inputs):
+        params, stats = encoder.init(key)
+        features, _ = encoder.apply(params, stats, inputs, train=True)
+        params, stats = projection.init(key)
+        return features, projection.apply(params, stats, features, train=True)[0]
+
+    features, embeddings = jax.eval_shape(embed, KEY, INPUTS[name])
+    assert features.shape == (2, 64 * (tokens if mode == "multi" else 1))
+    assert embeddings.shape == (2, 12)
+    assert embeddings.dtype == jnp.float32
+    assert (encoder.out_features, projection.out_features) == (features.shape[1], 12)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"name": "inception"}, "unknown ResNet 'inception'"),
+        ({"name": "vit_giant"}, "unknown ViT 'vit_giant'"),
+        ({"dims": 0}, "dims must be at least 1; found 0"),
+        ({"tokens": 0}, "tokens must be at least 1; found 0"),
+        ({"mode": "stack"}, "unknown mode 'stack'; choose 'multi' or 'reshape'"),
+    ],
+)
+def test_errors_say_what_was_found_and_what_is_allowed(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        image_tower(**{"name": "vit_micro", "dims": 8, **keywords})
+    if "name" not in keywords:
+        with pytest.raises(ValueError, match=message):
+            text_tower(**{"name": "text_micro", "vocab_size": 9, "dims": 8, **keywords})
+
+
+def test_a_projection_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="width must be at least 1; found 0"):
+        token_projection(width=0, dims=4)
+
+
+def test_eight_devices_equal_one():
+    """All towers at once, their batch on one device and spread over eight."""
+    options = {"dims": 4, "tokens": 2}
+    text = functools.partial(text_tower, "text_micro", vocab_size=9, context=5, **options)
+    towers = [
+        image_tower("vit_micro", image_size=8, patch=4, **options),
+        text(),
+        text(pooling="eot", mode="reshape"),
+    ]
+    states = [[jax.jit(network.init)(KEY) for network in tower] for tower in towers]
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(8, 8, 8, 3)).astype(np.float32)
+    ids = np.where(np.arange(5) < rng.integers(1, 6, (8, 1)), rng.integers(1, 9, (8, 5)), 0)
+    inputs = [images, ids.astype(np.int32), ids.astype(np.int32)]
+
+    def embed(inputs):
+        for tower, state, x in zip(towers, states, inputs, strict=True):
+            for network, (params, stats) in zip(tower, state, strict=True):
+                x, _ = network.apply(params, stats, x, train=True)
+            yield x
+
+    def on(devices):
+        mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+        spread = NamedSharding(mesh, PartitionSpec("data"))
+        return jax.jit(lambda x: list(embed(x)))(jax.device_put(inputs, spread))
+
+    for one, eight in zip(on(1), on(8), strict=True):
+        assert len(eight.sharding.device_set) == 8
+        np.testing.assert_allclose(one, eight, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,103 @@
+"""Retrieval against a plain count, on embeddings whose neighbours are known."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dystress_jax import metrics, similarities
+from dystress_jax.evaluation import retrieval_ranks, retrieval_recalls
+from tests import oracles
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(30, 6)).astype(np.float32)
+OWNER = np.r_[np.arange(30), RNG.integers(0, 30, 40)].astype(np.int32)  # 1 to several texts each
+TEXTS = (IMAGES[OWNER] + 0.8 * RNG.normal(size=(70, 6))).astype(np.float32)
+
+
+def expected_recalls(s, ks):
+    """From the matrix of similarities: sort, and look whether a right one is among the first k."""
+    found = {}
+    for k in ks:
+        first = np.argsort(-s, axis=1)[:, :k]
+        hits = [i in OWNER[texts] for i, texts in enumerate(first)]
+        found[f"image_to_text_recall_at_{k}"] = np.mean(hits)
+    for k in ks:
+        first = np.argsort(-s.T, axis=1)[:, :k]
+        hits = [owner in images for owner, images in zip(OWNER, first, strict=True)]
+        found[f"text_to_image_recall_at_{k}"] = np.mean(hits)
+    return found
+
+
+def oblique_oracle(tokens):
+    split = lambda x: oracles.unit(np.float64(x).reshape(-1, 6 // tokens)).reshape(len(x), -1)
+    return split(IMAGES) @ split(TEXTS).T
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_recalls_equal_a_plain_count(tokens):
+    similarity = similarities.oblique(tokens)
+    found = retrieval_recalls(
+        jnp.asarray(IMAGES), jnp.asarray(TEXTS), image_of_text=OWNER, similarity=similarity
+    )
+    expected = expected_recalls(oblique_oracle(tokens), (1, 5, 10))
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert 0 < value <= 1
+        np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
+
+
+def test_the_similarity_decides():
+    """By the distance in place of the angle: short rows are near to each other."""
+    keys = jnp.array([[10.0, 0.0], [0.0, 0.5]])
+    query, group = jnp.array([[1.0, 0.0]]), jnp.array([0])
+    groups = jnp.array([0, 1])
+    assert retrieval_ranks(query, keys, group, groups).tolist() == [0]
+    by_distance = similarities.euclidean
+    assert retrieval_ranks(query, keys, group, groups, similarity=by_distance).tolist() == [1]
+
+
+def test_one_text_an_image_is_the_recall_of_the_metrics():
+    images, texts = jnp.asarray(IMAGES), jnp.asarray(TEXTS[:30])
+    found = retrieval_recalls(images, texts, ks=[3])
+    np.testing.assert_allclose(
+        list(found.values()),
+        [metrics.recall_at_k(images, texts, k=3), metrics.recall_at_k(texts, images, k=3)],
+    )
+
+
+def test_ties_and_nan_count_against_the_query_and_right_keys_do_not_compete():
+    collapsed = retrieval_recalls(jnp.ones((12, 4)), jnp.ones((12, 4)))
+    assert set(collapsed.values()) == {0.0}
+    nan = retrieval_recalls(jnp.full((12, 4), jnp.nan), jnp.ones((12, 4)))
+    assert set(nan.values()) == {0.0}
+    group = jnp.zeros(4, jnp.int32)
+    assert retrieval_ranks(jnp.eye(4), jnp.eye(4), group, group).tolist() == [0, 0, 0, 0]
+    # A query of a group that no key belongs to: all keys are before the right one.
+    assert retrieval_ranks(jnp.eye(4), jnp.eye(4), group + 1, group).tolist() == [4, 4, 4, 4]
+
+
+def test_chunks_change_nothing():
+    arguments = (IMAGES, TEXTS, np.arange(30, dtype=np.int32), OWNER)
+    ranks = [
+        retrieval_ranks(*map(jnp.asarray, arguments), chunk_size=size).tolist() for size in (7, 256)
+    ]
+    assert ranks[0] == ranks[1]
+
+
+@pytest.mark.parametrize(
+    ("texts", "owner", "ks", "message"),
+    [
+        (70, OWNER, (1, 31), "k is 31; allowed: 1 to 30, for 30 images and 70 texts"),
+        (70, OWNER, (0,), "k is 0; allowed: 1 to 30"),
+        (70, OWNER[:69], (1,), "found 70 texts and the images of 69"),
+        (40, None, (1,), "found 40 texts and the images of 30"),
+        (70, np.r_[OWNER[:-1], 30], (1,), "text 69 belongs to image 30; allowed: 0 to 29"),
+        (70, np.r_[-1, OWNER[1:]], (1,), "text 0 belongs to image -1"),
+        (70, np.full(70, 2), (1,), "29 of 30 images have no text, such as 0"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused_with_the_numbers(texts, owner, ks, message):
+    with pytest.raises(ValueError, match=message):
+        retrieval_recalls(
+            jnp.asarray(IMAGES), jnp.asarray(TEXTS[:texts]), image_of_text=owner, ks=ks
+        )
