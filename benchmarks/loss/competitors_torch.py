@@ -27,6 +27,16 @@ def dystress(view_a, view_b, stop_gradient=True):
     return torch.nn.functional.cross_entropy(logits, labels)
 
 
+def without_torchvision_operators():
+    """Lets lightly import torchvision where its compiled operators are missing; it uses none."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        operators = torch.library.Library("torchvision", "DEF")
+        operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
 def competitor(name):
     """Returns a function (view_a, view_b) -> mean loss."""
     if name == "torch eager":
@@ -36,11 +46,7 @@ def competitor(name):
     if name == "torch compile, through tau":
         return torch.compile(lambda a, b: dystress(a, b, stop_gradient=False))
     if name == "lightly NTXentLoss":
-        # Importing lightly imports torchvision, whose operators a CPU environment may lack; the
-        # loss uses none of them, the declaration alone lets the import pass.
-        operators = torch.library.Library("torchvision", "DEF")
-        operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        without_torchvision_operators()
         from lightly.loss.ntx_ent_loss import NTXentLoss
 
         return NTXentLoss(temperature=TAU)
