@@ -69,6 +69,7 @@ def main() -> None:
         "load_before": load_before,
         "load_average": os.getloadavg(),
         "limits": run([*jax_child, "limits"]),
+        "torch_limits": run([*torch_child, "limits"]) if arguments.torch_python else None,
         "ring": run([*jax_child, "ring", "65536", "8"]),
         "measured": measured,
     }

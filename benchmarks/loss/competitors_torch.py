@@ -59,6 +59,19 @@ def competitor(name):
     raise SystemExit(f"unknown competitor {name!r}")
 
 
+def limits():
+    """Prints the rate of the products of a tile, as torch carries them out."""
+    size, repeat = 1024, 100
+    x = torch.randn(size, LENGTH) / LENGTH**0.5
+    times = []
+    for _ in range(20):
+        begin = time.perf_counter()
+        for _ in range(repeat):
+            (x @ x.T) @ x
+        times.append(time.perf_counter() - begin)
+    print(json.dumps({"matmul_gflops": repeat * 4 * size * size * LENGTH / min(times) / 1e9}))
+
+
 def main(name, rows, seconds):
     """Prints the times of value and gradient, one JSON object."""
     torch.manual_seed(0)
@@ -93,4 +106,7 @@ def main(name, rows, seconds):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
+    if sys.argv[1] == "limits":
+        limits()
+    else:
+        main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -52,7 +52,7 @@ def markdown(results: Result) -> str:
             *_ratios(find, sizes),
         ],
         f"Targets, at {ROWS:,} rows": _targets(find, sizes, results),
-        "Where the time goes": _limits(results),
+        "Where the time goes": _limits(find, results),
         "The ring on simulated devices": _ring(find, results["ring"]),
     }
     lines = [
@@ -167,7 +167,7 @@ def _products(rows: int, results: Result) -> float:
     return 4 * rows * rows * 128 / results["limits"]["matmul_gflops"] / 1e6
 
 
-def _limits(results: Result) -> list[str]:
+def _limits(find: Callable, results: Result) -> list[str]:
     limits = results["limits"]
     lines = [
         f"Measured here, both cores, on tiles of {limits['tile']} x {limits['tile']} in a loop: "
@@ -178,6 +178,8 @@ def _limits(results: Result) -> list[str]:
         "twice. The rest is the sums, the derivative beside the weight, the tiles on the diagonal "
         "(all of whose pairs are computed), slices and updates of the rows, and the two cores "
         "waiting for each other between the operations.",
+        "",
+        *([_torch_products(find, results["torch_limits"])] if results["torch_limits"] else []),
         "",
         _row("rows", "products, ms", "of the weights exp, ms", "tau, quotient, ms", "rest, ms")
         + " measured, ms | products and exp |",
@@ -194,6 +196,17 @@ def _limits(results: Result) -> list[str]:
             numbers = [f"{x:,.1f}" for x in (products, exps, others, rest, time)]
             lines.append(_row(f"{n:,}", *numbers, f"{(products + exps) / time:.0%}"))
     return lines
+
+
+def _torch_products(find: Callable, limits: Result) -> str:
+    text = f"The same products in torch: {limits['matmul_gflops']:.0f} GFlop/s."
+    if entry := find("torch compile", ROWS):
+        products = 6 * ROWS * ROWS * 128 / limits["matmul_gflops"] / 1e6
+        text += (
+            f" The dense formula needs 6 n^2 d operations, at {ROWS:,} rows {products:.0f} ms at "
+            f"that rate, of the {_best(entry) * 1e3:.0f} ms of torch compile."
+        )
+    return text
 
 
 def _ring(find: Callable, ring: Result) -> list[str]:
