@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from dystress_jax.losses import dcl
-from dystress_jax.similarities import at_least_float32, normalize, sphere
-from dystress_jax.temperatures import (
+from .losses import dcl
+from .similarities import at_least_float32, normalize, sphere
+from .temperatures import (
     CLIP_LOG_SCALE,
     Constant,
     Learned,
@@ -114,7 +114,7 @@ def scheduled(
         The scheme; its state is the number of updates so far.
 
     Example:
-        >>> from dystress_jax.temperatures import dystress
+        >>> from .temperatures import dystress
         >>> scheme = scheduled(dystress, tau_min=lambda step: 0.1 + 0.01 * step, tau_max=0.5)
         >>> state = scheme.update(scheme.init(), None, None)
         >>> round(float(scheme.resolve(state, None).tau_min), 4)

@@ -29,6 +29,42 @@ def nt_xent(view_a, view_b, tau, frozen=None):
     return np.array(losses)
 
 
+def nt_xent_gradient(view_a, view_b, tau):
+    """The gradients of the mean loss at a constant temperature: (softmax - target) z / tau.
+
+    A row of zeros stays where it is and gets none.
+    """
+    x = np.concatenate([view_a, view_b]).astype(np.float64)
+    z, n = unit(x), len(view_a)
+    logits = z @ z.T / tau
+    np.fill_diagonal(logits, -np.inf)
+    softmax = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    slope = (softmax - np.roll(np.eye(2 * n), n, axis=1)) / (2 * n * tau)
+    of_z = (slope + slope.T) @ z
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    of_x = (of_z - z * np.sum(z * of_z, axis=1, keepdims=True)) / np.where(length > 0, length, 1)
+    return np.where(length > 0, of_x, 0).reshape(2, n, -1)
+
+
+def assert_nt_xent(value, gradient, view_a, view_b, tau):
+    """Value and gradient of the mean are those of the oracle, as far as float32 logits allow."""
+    assert value.dtype == np.float32
+    exact = [np.asarray(view, np.float64) for view in (view_a, view_b)]
+    # A cosine has a relative error of a few 2^-24, a logit the same relative to 1 / tau.
+    rounding = 8 * 2**-24 / tau
+    expected = nt_xent(*exact, lambda s: tau + 0 * s)
+    np.testing.assert_allclose(value, expected, rtol=2e-6, atol=rounding)
+    for result, slope, view in zip(gradient, nt_xent_gradient(*exact, tau), exact, strict=True):
+        assert result.dtype == view_a.dtype
+        # The gradient is a weight, with the error of its logit, over tau and the row's length.
+        lengths = np.linalg.norm(view, axis=1)
+        scale = 1 / (len(value) * tau * np.where(lengths > 0, lengths, 1).min())
+        last_place = {"float32": 2**-20, "float16": 2**-11, "bfloat16": 2**-8}[str(view_a.dtype)]
+        np.testing.assert_allclose(
+            np.asarray(result, np.float64), slope, rtol=last_place, atol=rounding * scale + 2**-24
+        )
+
+
 def info_nce(queries, keys, tau, positives, frozen=None):
     """-s_ip / tau + log sum_j exp(s_ij / tau)."""
     s = unit(queries.astype(np.float64)) @ unit(keys.astype(np.float64)).T

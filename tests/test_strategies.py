@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import losses, similarities, temperatures
+from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -120,7 +121,10 @@ def test_tiled_equals_dense_in_float32_at_any_size(n):
         _assert_equal(tiled(_views(n), temperature), dense(_views(n), temperature), 2e-6)
 
 
-SHARDED = {name: LOSSES[name] for name in ("dcl", "dclw", "info_nce", "clip, oblique", "siglip")}
+SHARDED = {
+    name: lambda a, b, labels, loss=LOSSES[name], **how: loss(a, b, **how)
+    for name in ("dcl", "dclw", "info_nce", "clip, oblique", "siglip")
+} | {"supcon": losses.supcon}
 
 
 def _mesh(devices):
@@ -166,21 +170,21 @@ def test_sharded_losses_equal_dense(name, strategy):
     order = jnp.arange(2 * n).reshape(2, devices, -1).swapaxes(0, 1).reshape(-1)
 
     def on_devices(views, temperature):
-        local = lambda a, b, temperature: loss(
-            a, b, temperature=temperature, strategy=strategy, axis_name="data", tile_size=TILE
+        local = lambda a, b, labels, temperature: loss(
+            a, b, labels, temperature=temperature, strategy=strategy, axis_name="data", tile_size=4
         )
         rows = jax.P("data")
         sharded = jax.shard_map(
-            local, mesh=_mesh(devices), in_specs=(rows, rows, jax.P()), out_specs=rows
+            local, mesh=_mesh(devices), in_specs=(rows, rows, rows, jax.P()), out_specs=rows
         )
-        value = sharded(*views, temperature)
+        value = sharded(*views, LABELS[:n], temperature)
         # Each device gives its rows of both views: bring them into the order of one device.
         return jnp.zeros_like(value).at[order].set(value) if value.size == 2 * n else value
 
     with jax.enable_x64(True):
         views = _views(n, dtype=jnp.float64)
         temperature = jax.tree.map(jnp.float64, temperatures.dystress(0.07, 0.2))
-        dense = _with_gradients(lambda v, t: loss(*v, temperature=t, strategy="dense"))
+        dense = _with_gradients(lambda v, t: loss(*v, LABELS[:n], temperature=t, strategy="dense"))
         result = _with_gradients(on_devices)(views, temperature)
         _assert_equal(result, dense(views, temperature), 1e-12)
 
@@ -197,32 +201,81 @@ def test_the_ring_finds_the_largest_logit_of_all_devices():
     np.testing.assert_allclose(jax.jit(sharded)(*views).mean(), expected, rtol=2e-6)
 
 
-def test_the_only_collectives_of_the_ring_are_permutes():
-    def loss(a, b):
-        local = lambda a, b: losses.nt_xent(
-            a, b, temperature=0.1, strategy="ring", axis_name="data", tile_size=TILE
-        )
-        rows = jax.P("data")
-        return jax.shard_map(local, mesh=_mesh(8), in_specs=(rows, rows), out_specs=rows)(a, b)
+def test_the_ring_holds_two_blocks_and_only_permutes():
+    """On the compiled program: its temporaries, and the collectives in it."""
+    rows, d, devices, tile = 2048, 128, 8, 16
+    loss = lambda a, b, **how: losses.nt_xent(a, b, temperature=0.1, tile_size=tile, **how)
+    gradient = lambda loss: lambda a, b, weights: jax.vjp(loss, a, b)[1](weights)
 
-    sharding = jax.NamedSharding(_mesh(8), jax.P("data"))
-    views = jax.device_put(_views(32), sharding)
-    weights = jax.device_put(jnp.ones(64), sharding)
-    gradient = lambda a, b, weights: jax.vjp(loss, a, b)[1](weights)
-    text = jax.jit(gradient).lower(*views, weights).compile().as_text()
+    def compiled(loss, sharding):
+        view = jax.ShapeDtypeStruct((rows // 2, d), jnp.float32, sharding=sharding)
+        weights = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=sharding)
+        return jax.jit(gradient(loss)).lower(view, view, weights).compile()
+
+    split = jax.P("data")
+    local = functools.partial(loss, strategy="ring", axis_name="data")
+    sharded = jax.shard_map(local, mesh=_mesh(devices), in_specs=(split, split), out_specs=split)
+    ring = compiled(sharded, jax.NamedSharding(_mesh(devices), split))
+    one = compiled(functools.partial(loss, strategy="tiled"), None)
+
+    temporaries = lambda program: program.memory_analysis().temp_size_in_bytes
+    block = rows // devices * (d + 1) * 4  # points and the number of their example
+    assert temporaries(ring) <= temporaries(one) / devices + 2 * block
+    text = ring.as_text()
     assert "collective-permute" in text
     for other in ("all-reduce", "all-gather", "all-to-all", "reduce-scatter"):
         assert other not in text
 
 
-def test_a_loss_lowers_for_every_platform():
-    for strategy in ("dense", "tiled"):
-        loss = lambda a, b, how=strategy: losses.nt_xent(
-            a, b, temperature=temperatures.dystress(), strategy=how, tile_size=TILE
-        ).mean()
-        traced = jax.jit(jax.grad(loss)).trace(*_views(21))
-        for platform in ("cuda", "tpu"):
-            assert traced.lower(lowering_platforms=(platform,)).as_text()
+@pytest.mark.parametrize("strategy", ["gathered", "ring"])
+@pytest.mark.parametrize("case", ["random", "collapsed", "aligned", "antipodal", "zero rows"])
+def test_on_devices_every_temperature_stays_finite_and_right(case, strategy):
+    """The table of test_losses, in float16: what holds for one device holds for two."""
+    a, b = np.random.default_rng(0).standard_normal((2, 2, 8))
+    a, b = {
+        "random": (a, b),
+        "collapsed": (a[[0, 0]], a[[0, 0]]),
+        "aligned": (a, a),
+        "antipodal": (a, -a),
+        "zero rows": (a * [[0.0], [1.0]], b * [[1.0], [0.0]]),
+    }[case]
+    a, b = (jnp.asarray(x, jnp.float16) for x in (a, b))
+    for tau in (1e-3, 1e-2, 0.1, 1.0, 10.0):
+        value, gradient = _on_two_devices(strategy)((a, b), jnp.float32(tau))
+        # Each device gives its rows of both views: bring them into the order of one device.
+        oracles.assert_nt_xent(value.reshape(2, 2).T.reshape(-1), gradient, a, b, tau)
+
+
+@functools.cache
+def _on_two_devices(strategy):
+    split = jax.P("data")
+    local = lambda a, b, tau: losses.nt_xent(
+        a, b, temperature=tau, strategy=strategy, axis_name="data"
+    )
+    sharded = jax.shard_map(local, mesh=_mesh(2), in_specs=(split, split, jax.P()), out_specs=split)
+
+    def mean(views, tau):
+        value = sharded(*views, tau)
+        return value.mean(), value
+
+    def value_and_grad(views, tau):
+        (_, value), gradient = jax.value_and_grad(mean, has_aux=True)(views, tau)
+        return value, gradient
+
+    return jax.jit(value_and_grad)
+
+
+@pytest.mark.parametrize("strategy", ["dense", "tiled", "gathered", "ring"])
+def test_every_strategy_lowers_for_every_platform(strategy):
+    how = {"temperature": temperatures.dystress(), "strategy": strategy, "tile_size": TILE}
+    loss = functools.partial(losses.nt_xent, **how)
+    if strategy in ("gathered", "ring"):
+        local = functools.partial(loss, axis_name="data")
+        split = jax.P("data")
+        loss = jax.shard_map(local, mesh=_mesh(8), in_specs=(split, split), out_specs=split)
+    traced = jax.jit(jax.grad(lambda a, b: loss(a, b).mean())).trace(*_views(24))
+    for platform in ("cpu", "cuda", "tpu"):
+        assert traced.lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_tiled_works_under_vmap_scan_and_checkpoint():
@@ -230,13 +283,14 @@ def test_tiled_works_under_vmap_scan_and_checkpoint():
     how = {"strategy": "tiled", "tile_size": TILE}
     lows = jnp.array([0.001, 0.1, 0.2])  # the first one needs the maximum of each row
     one = lambda low: losses.nt_xent(*views, temperature=temperatures.dystress(low, 0.3), **how)
-    expected = jnp.stack([one(low) for low in lows])
+    expected = jnp.stack([jax.jit(one)(low) for low in lows])
     np.testing.assert_allclose(jax.jit(jax.vmap(one))(lows), expected, rtol=2e-6)
     scanned = jax.lax.scan(lambda carry, low: (carry, one(low)), None, lows)[1]
     np.testing.assert_allclose(scanned, expected, rtol=2e-6)
     total = lambda low: one(low).sum()
-    slopes = jax.vmap(jax.grad(total))(lows)
-    np.testing.assert_allclose(slopes[1], jax.grad(jax.checkpoint(total))(lows[1]), rtol=1e-5)
+    slopes = jax.jit(jax.vmap(jax.grad(total)))(lows)
+    slope = jax.jit(jax.grad(jax.checkpoint(total)))(lows[1])
+    np.testing.assert_allclose(slopes[1], slope, rtol=1e-5)
 
 
 def test_forward_mode_needs_the_dense_strategy():

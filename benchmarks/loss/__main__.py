@@ -21,6 +21,7 @@ SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 COMPETITORS = [
     ("tiled", "jax", 65536),
     ("dense", "jax", 16384),
+    ("auto", "jax", 1024),
     ("torch compile", "torch", 16384),
     ("torch eager", "torch", 8192),
     ("tiled, through tau", "jax", 16384),
@@ -47,6 +48,7 @@ def main() -> None:
 
     jax_child = [sys.executable, "-m", "benchmarks.loss.competitors_jax"]
     torch_child = [arguments.torch_python, str(HERE / "competitors_torch.py")]
+    load_before = os.getloadavg()
     measured = []
     for rows in arguments.sizes:  # sizes outside: competitors of one size run close together
         for name, environment, largest in COMPETITORS:
@@ -63,9 +65,11 @@ def main() -> None:
     results = {
         "command": "python -m benchmarks.loss --torch-python PYTHON_WITH_TORCH"
         f" --seconds {arguments.seconds:g}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{os.cpu_count()} cores of {processor()}",
+        "load_before": load_before,
         "load_average": os.getloadavg(),
         "limits": run([*jax_child, "limits"]),
+        "torch_limits": run([*torch_child, "limits"]) if arguments.torch_python else None,
         "ring": run([*jax_child, "ring", "65536", "8"]),
         "measured": measured,
     }
@@ -73,6 +77,14 @@ def main() -> None:
     (arguments.out / "loss.json").write_text(json.dumps(results, indent=1) + "\n")
     (arguments.out / "loss.md").write_text(report.markdown(results))
     report.plot(results, arguments.out / "loss.png")
+
+
+def processor() -> str:
+    """Returns the name of the processor, or of its architecture where that is all there is."""
+    lines = pathlib.Path("/proc/cpuinfo")
+    names = lines.read_text().splitlines() if lines.exists() else []
+    names = [line.split(":")[1].strip() for line in names if line.startswith("model name")]
+    return f"{names[0]} ({platform.machine()})" if names else platform.machine()
 
 
 def run(command: list[str]) -> dict | None:

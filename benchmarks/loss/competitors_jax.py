@@ -35,6 +35,7 @@ def ours(temperature, strategy):
 COMPETITORS = {
     "dense": ours(DYNAMIC, "dense"),
     "tiled": ours(DYNAMIC, "tiled"),
+    "auto": ours(DYNAMIC, "auto"),
     "dense, through tau": ours(THROUGH, "dense"),
     "tiled, through tau": ours(THROUGH, "tiled"),
     "dense, constant": ours(TAU, "dense"),
@@ -69,24 +70,29 @@ def measure(name: str, rows: int, seconds: float) -> dict:
 
 def limits() -> dict:
     """Returns the rates that the machine reaches on the operations a tile is made of."""
-    size, repeat = 512, 200
-    a = jax.random.normal(jax.random.key(0), (size, LENGTH))
-    tile = jax.random.normal(jax.random.key(1), (size, size))
+    size, repeat = 1024, 100
+    points = jax.random.normal(jax.random.key(0), (size, LENGTH)) / LENGTH**0.5
+    tile = jax.random.uniform(jax.random.key(1), (size, size), minval=-1.0)
 
     def rate(step, start, work):
         loop = jax.jit(lambda x: jax.lax.fori_loop(0, repeat, lambda i, x: step(x), x))
         jax.block_until_ready(loop(start))
         times = []
-        for _ in range(10):
+        for _ in range(20):
             begin = time.perf_counter()
             jax.block_until_ready(loop(start))
             times.append(time.perf_counter() - begin)
         return repeat * work / min(times)
 
-    product = 2 * size * size * LENGTH
+    def products(x):  # the similarities of a tile, and one of the two gradients
+        return (x @ x.T) @ x * 1e-3
+
+    logit = lambda s: s / DYNAMIC(s)
     return {
-        "matmul_gflops": rate(lambda x: tile @ x * 1e-3, a, product) / 1e9,
+        "tile": size,
+        "matmul_gflops": rate(products, points, 4 * size * size * LENGTH) / 1e9,
         "exp_gops": rate(lambda x: jnp.exp(-x * x), tile, size * size) / 1e9,
+        "weight_gops": rate(lambda x: 1e-3 * jnp.exp(logit(x)), tile, size * size) / 1e9,
     }
 
 
@@ -113,7 +119,7 @@ def ring(rows: int, devices: int) -> dict:
         "temporaries_mib": compiled.memory_analysis().temp_size_in_bytes / 2**20,
         "block_mib": block / 2**20,
         "collectives": [name for name in names if f" {name}(" in text or f" {name}-start(" in text],
-        # Forward: the blocks once around. Backward: again, and their gradients once all the way.
+        # Forward: the blocks to all others. Backward: again, and their gradients all the way home.
         "moved_mib": (2 * steps * block + devices * (rows // devices) * LENGTH * 4) / 2**20,
         "all_rows_mib": rows * LENGTH * 4 / 2**20,
     }

@@ -27,6 +27,16 @@ def dystress(view_a, view_b, stop_gradient=True):
     return torch.nn.functional.cross_entropy(logits, labels)
 
 
+def without_torchvision_operators():
+    """Lets lightly import torchvision where its compiled operators are missing; it uses none."""
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        operators = torch.library.Library("torchvision", "DEF")
+        operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
 def competitor(name):
     """Returns a function (view_a, view_b) -> mean loss."""
     if name == "torch eager":
@@ -36,11 +46,7 @@ def competitor(name):
     if name == "torch compile, through tau":
         return torch.compile(lambda a, b: dystress(a, b, stop_gradient=False))
     if name == "lightly NTXentLoss":
-        # Importing lightly imports torchvision, whose operators a CPU environment may lack; the
-        # loss uses none of them, the declaration alone lets the import pass.
-        operators = torch.library.Library("torchvision", "DEF")
-        operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        without_torchvision_operators()
         from lightly.loss.ntx_ent_loss import NTXentLoss
 
         return NTXentLoss(temperature=TAU)
@@ -51,6 +57,19 @@ def competitor(name):
         labels = lambda a: torch.arange(a.shape[0]).repeat(2)
         return lambda a, b: loss(torch.cat([a, b]), labels(a))
     raise SystemExit(f"unknown competitor {name!r}")
+
+
+def limits():
+    """Prints the rate of the products of a tile, as torch carries them out."""
+    size, repeat = 1024, 100
+    x = torch.randn(size, LENGTH) / LENGTH**0.5
+    times = []
+    for _ in range(20):
+        begin = time.perf_counter()
+        for _ in range(repeat):
+            (x @ x.T) @ x
+        times.append(time.perf_counter() - begin)
+    print(json.dumps({"matmul_gflops": repeat * 4 * size * size * LENGTH / min(times) / 1e9}))
 
 
 def main(name, rows, seconds):
@@ -87,4 +106,7 @@ def main(name, rows, seconds):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
+    if sys.argv[1] == "limits":
+        limits()
+    else:
+        main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

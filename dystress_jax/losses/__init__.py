@@ -19,7 +19,8 @@ strategy:
                 "gathered" up to 16 Mi numbers in all candidates and "ring" above.
 
 tile_size:
-    Rows and columns of a tile; memory for a few matrices of that size.
+    Rows and columns of a tile; memory for a few matrices of that size. None, the default, is 1024,
+    and 512 in the ring, where a tile should stay small beside a block.
 
 axis_name:
     The mesh axis over which the batch is split. The result holds this device's rows of the loss of
@@ -32,11 +33,11 @@ of views serve rows and columns at once. Below tau of about 0.0143 (for a cosine
 with a temperature or similarity without bounds, a first pass finds the largest logit of each row.
 """
 
-from dystress_jax.losses._cross_modal import clip as clip
-from dystress_jax.losses._cross_modal import siglip as siglip
-from dystress_jax.losses._self_supervised import dcl as dcl
-from dystress_jax.losses._self_supervised import dclw as dclw
-from dystress_jax.losses._self_supervised import info_nce as info_nce
-from dystress_jax.losses._self_supervised import moco as moco
-from dystress_jax.losses._self_supervised import nt_xent as nt_xent
-from dystress_jax.losses._self_supervised import supcon as supcon
+from ._cross_modal import clip as clip
+from ._cross_modal import siglip as siglip
+from ._self_supervised import dcl as dcl
+from ._self_supervised import dclw as dclw
+from ._self_supervised import info_nce as info_nce
+from ._self_supervised import moco as moco
+from ._self_supervised import nt_xent as nt_xent
+from ._self_supervised import supcon as supcon

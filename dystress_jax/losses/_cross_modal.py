@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from dystress_jax.losses._partition import Side, logits
-from dystress_jax.losses._plan import SimilarityLike, check_pairs, make_plan
-from dystress_jax.similarities import Similarity, sphere
-from dystress_jax.temperatures import Constant, TemperatureLike, check_positive
+from ..similarities import Similarity, sphere
+from ..temperatures import Constant, TemperatureLike, check_positive
+from ._partition import Side, logits
+from ._plan import SimilarityLike, check_pairs, make_plan
 
 
 def clip(
@@ -20,7 +20,7 @@ def clip(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int = 512,
+    tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, " n"]:
     r"""The symmetric loss of CLIP: each image finds its text and each text its image.
@@ -58,17 +58,7 @@ def clip(
     images, texts = _flatten(images), _flatten(texts)
     check_pairs("images", images, "texts", texts, axis_name)
     n, d = images.shape
-    plan = make_plan(
-        n,
-        n,
-        d,
-        temperature=temperature,
-        similarity=similarity,
-        normalize=normalize,
-        strategy=strategy,
-        tile_size=tile_size,
-        axis_name=axis_name,
-    )
+    plan = make_plan(n, n, d, temperature, similarity, normalize, strategy, tile_size, axis_name)
     a, b = plan.points(images), plan.points(texts)
     pair = plan.row_numbers(n)
     positives = plan.positives(a, b)
@@ -86,7 +76,7 @@ def siglip(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int = 512,
+    tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, " n"]:
     r"""The sigmoid loss of SigLIP: is this text the text of this image, for every pair.
@@ -125,17 +115,8 @@ def siglip(
     check_pairs("images", images, "texts", texts, axis_name)
     check_positive("scale", scale)
     n, d = images.shape
-    plan = make_plan(
-        n,
-        n,
-        d,
-        temperature=1.0,  # the scale is applied below
-        similarity=similarity,
-        normalize=normalize,
-        strategy=strategy,
-        tile_size=tile_size,
-        axis_name=axis_name,
-    )
+    # The scale is applied below.
+    plan = make_plan(n, n, d, 1.0, similarity, normalize, strategy, tile_size, axis_name)
     a, b = plan.points(images), plan.points(texts)
     pair = plan.row_numbers(n)
     params = (Constant(jnp.asarray(1.0 / scale, a.dtype)), jnp.asarray(bias, a.dtype))

@@ -15,8 +15,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from dystress_jax.similarities import Similarity
-from dystress_jax.temperatures import Temperature
+from ..similarities import Similarity
+from ..temperatures import Temperature
 
 
 class Side(NamedTuple):
@@ -35,8 +35,8 @@ class Strategy(NamedTuple):
         row_sum: (term, params, rows, columns, *, symmetric) -> the sum of each row, differentiable
             in all but the term. `symmetric` promises that rows and columns are the same and the
             matrix its own transpose.
-        row_max: (term, params, rows, columns) -> the largest term of each row, which counts as a
-            number in gradients.
+        row_max: (term, params, rows, columns, *, symmetric) -> the largest term of each row, which
+            counts as a number in gradients.
         one_pass: whether it pays to avoid `row_max` where exp cannot overflow.
         reverse_only: whether forward mode is out of the question anyway.
         agree: makes a decision the same on all devices that work together.
@@ -56,7 +56,10 @@ def _dense_sum(
     return jnp.sum(term(params, rows, columns), axis=1)
 
 
-def _dense_max(term: Callable, params: Any, rows: Any, columns: Any) -> Float[Array, " n"]:
+def _dense_max(
+    term: Callable, params: Any, rows: Any, columns: Any, *, symmetric: bool = False
+) -> Float[Array, " n"]:
+    del symmetric
     return jax.lax.stop_gradient(jnp.max(term(params, rows, columns), axis=1))
 
 
@@ -155,7 +158,7 @@ def log_partition(
         return _log(strategy.row_sum(weight, temperature, rows, columns, symmetric=symmetric))
 
     def shifted():
-        shift = strategy.row_max(logit, temperature, rows, columns)
+        shift = strategy.row_max(logit, temperature, rows, columns, symmetric=symmetric)
         shift = jnp.where(jnp.isfinite(shift), shift, 0.0)
         relative = rows._replace(shift=shift)
         return shift + _log(strategy.row_sum(weight, temperature, relative, columns))
@@ -240,5 +243,5 @@ def paired_logits(
     copies: int = 1,
 ) -> Float[Array, " anchors"]:
     """Returns the logit of each point a[i] with b[i], that many times over for as many anchors."""
-    value = jnp.tile(similarity.paired(a, b), copies)
+    value = jnp.concatenate([similarity.paired(a, b)] * copies)
     return logits(similarity, _cast(temperature, a.dtype), value)

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dystress_jax.losses import _partition
-from dystress_jax.losses._strategies import axis_size, choose
-from dystress_jax.similarities import Similarity, as_similarity, at_least_float32
-from dystress_jax.temperatures import Temperature, TemperatureLike, as_temperature
+from ..similarities import Similarity, as_similarity, at_least_float32
+from ..temperatures import Temperature, TemperatureLike, as_temperature
+from . import _partition
+from ._strategies import axis_size, choose
 
 SimilarityLike = Similarity | Callable[[Array, Array], Array]
 
@@ -70,12 +70,11 @@ def make_plan(
     anchors: int,
     candidates: int,
     length: int,
-    *,
     temperature: TemperatureLike,
     similarity: SimilarityLike,
     normalize: bool,
     strategy: str,
-    tile_size: int,
+    tile_size: int | None,
     axis_name: str | None,
 ) -> Plan:
     """Resolves the arguments that all losses share, for this number of anchors and candidates."""

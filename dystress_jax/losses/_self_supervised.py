@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dystress_jax.losses import _partition
-from dystress_jax.losses._plan import (
+from ..similarities import sphere
+from ..temperatures import TemperatureLike
+from . import _partition
+from ._plan import (
     Plan,
     SimilarityLike,
     check_count,
@@ -22,8 +24,6 @@ from dystress_jax.losses._plan import (
     check_rows,
     make_plan,
 )
-from dystress_jax.similarities import sphere
-from dystress_jax.temperatures import TemperatureLike
 
 
 def nt_xent(
@@ -34,7 +34,7 @@ def nt_xent(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int = 512,
+    tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, " 2*n"]:
     r"""The NT-Xent loss of SimCLR, with any temperature.
@@ -53,7 +53,8 @@ def nt_xent(
         normalize: whether to put the rows onto the manifold of the similarity (unit length for
             `sphere`) first. False trusts that they are.
         strategy: how the sum over the pairs is carried out, see `dystress_jax.losses`.
-        tile_size: rows and columns of a tile, where the strategy uses tiles.
+        tile_size: rows and columns of a tile, where the strategy uses tiles; None: 1024, in
+            the ring 512.
         axis_name: inside `jax.shard_map`, the mesh axis over which the batch is split. The
             arguments are then this device's rows, and the result their part of the loss of the
             whole batch.
@@ -68,7 +69,7 @@ def nt_xent(
         TypeError: for embeddings that are not floating point.
 
     Example:
-        >>> from dystress_jax.temperatures import dystress
+        >>> from ..temperatures import dystress
         >>> view_a = jnp.array([[1.0, 0.0], [0.0, 1.0]])
         >>> view_b = jnp.array([[0.8, 0.6], [0.6, 0.8]])
         >>> nt_xent(view_a, view_b, temperature=dystress(0.1, 0.2)).round(4)
@@ -81,15 +82,7 @@ def nt_xent(
     check_pairs("view_a", view_a, "view_b", view_b, axis_name)
     n, d = view_a.shape
     plan = make_plan(
-        2 * n,
-        2 * n,
-        d,
-        temperature=temperature,
-        similarity=similarity,
-        normalize=normalize,
-        strategy=strategy,
-        tile_size=tile_size,
-        axis_name=axis_name,
+        2 * n, 2 * n, d, temperature, similarity, normalize, strategy, tile_size, axis_name
     )
     negatives, positives = _between_views(plan, view_a, view_b)
     return jax.nn.softplus(negatives - positives)
@@ -104,7 +97,7 @@ def dcl(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int = 512,
+    tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, " 2*n"]:
     r"""Decoupled contrastive learning: the positive pair is not in the denominator.
@@ -146,12 +139,12 @@ def dcl(
         2 * n,
         2 * n if joint else n,
         d,
-        temperature=temperature,
-        similarity=similarity,
-        normalize=normalize,
-        strategy=strategy,
-        tile_size=tile_size,
-        axis_name=axis_name,
+        temperature,
+        similarity,
+        normalize,
+        strategy,
+        tile_size,
+        axis_name,
     )
     if joint:
         negatives, positives = _between_views(plan, view_a, view_b)
@@ -173,7 +166,7 @@ def dclw(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int = 512,
+    tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, " 2*n"]:
     r"""Decoupled contrastive learning that weighs each positive pair by how hard it is.
@@ -215,15 +208,7 @@ def dclw(
         raise ValueError(f"sigma must be > 0; found {sigma}.")
     n, d = view_a.shape
     plan = make_plan(
-        2 * n,
-        2 * n,
-        d,
-        temperature=temperature,
-        similarity=similarity,
-        normalize=normalize,
-        strategy=strategy,
-        tile_size=tile_size,
-        axis_name=axis_name,
+        2 * n, 2 * n, d, temperature, similarity, normalize, strategy, tile_size, axis_name
     )
     negatives, positives = _between_views(plan, view_a, view_b)
     paired = plan.similarity.paired(plan.points(view_a), plan.points(view_b))
@@ -242,7 +227,7 @@ def info_nce(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int = 512,
+    tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, " n"]:
     r"""InfoNCE: each query finds its key among all keys.
@@ -284,17 +269,7 @@ def info_nce(
     (n, d), m = queries.shape, keys.shape[0]
     check_count("keys", m, axis_name)
     positives = _positive_keys(positives, n, m)
-    plan = make_plan(
-        n,
-        m,
-        d,
-        temperature=temperature,
-        similarity=similarity,
-        normalize=normalize,
-        strategy=strategy,
-        tile_size=tile_size,
-        axis_name=axis_name,
-    )
+    plan = make_plan(n, m, d, temperature, similarity, normalize, strategy, tile_size, axis_name)
     q, k = plan.points(queries), plan.points(keys)
     key = plan.row_numbers(m)
     negatives = plan.negatives(q, k, groups=(key[positives], key))
@@ -310,7 +285,7 @@ def moco(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int = 512,
+    tile_size: int | None = None,
 ) -> Float[Array, " n"]:
     r"""The loss of MoCo: one positive key for each query, negatives from a queue only.
 
@@ -355,15 +330,7 @@ def moco(
         )
     n, d = queries.shape
     plan = make_plan(
-        n,
-        queue.shape[0],
-        d,
-        temperature=temperature,
-        similarity=similarity,
-        normalize=normalize,
-        strategy=strategy,
-        tile_size=tile_size,
-        axis_name=None,
+        n, queue.shape[0], d, temperature, similarity, normalize, strategy, tile_size, None
     )
     q = plan.points(queries)
     negatives = plan.negatives(q, plan.points(queue), groups=None)
@@ -379,7 +346,7 @@ def supcon(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int = 512,
+    tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, " 2*n"]:
     r"""Supervised contrastive loss: all views of the same class are positives.
@@ -421,15 +388,7 @@ def supcon(
     n, d = view_a.shape
     check_labels(labels, n)
     plan = make_plan(
-        2 * n,
-        2 * n,
-        d,
-        temperature=temperature,
-        similarity=similarity,
-        normalize=normalize,
-        strategy=strategy,
-        tile_size=tile_size,
-        axis_name=axis_name,
+        2 * n, 2 * n, d, temperature, similarity, normalize, strategy, tile_size, axis_name
     )
     views = jnp.concatenate([plan.points(view_a), plan.points(view_b)])
     label = jnp.tile(labels, 2)

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dystress_jax.losses._partition import Strategy
-from dystress_jax.losses._tiled import (
+from ._partition import Strategy
+from ._tiled import (
     Masked,
     Term,
     Tree,
@@ -44,7 +44,8 @@ def gathered(local: Strategy, axis_name: str) -> Strategy:
         params, rows, columns = vary_alike(params, rows, columns)
         return local.row_sum(term, params, rows, gather(columns))
 
-    def row_max(term, params, rows, columns):
+    def row_max(term, params, rows, columns, *, symmetric=False):
+        del symmetric
         return local.row_max(term, params, rows, gather(jax.lax.stop_gradient(columns)))
 
     agree = functools.partial(_on_all, axis_name)
@@ -68,14 +69,15 @@ def ring(tile_size: int, axis_name: str) -> Strategy:
         total = _ring_sum(Masked(term, 0.0), axis_name, params, rows, columns)
         return cast(Array, total).reshape(-1)[:n]
 
-    def row_max(term, params, rows, columns):
+    def row_max(term, params, rows, columns, *, symmetric=False):
+        del symmetric
         n = length(rows)
         params, rows, columns = jax.lax.stop_gradient(tiled(params, rows, columns))
         visit = lambda block, largest: keep_largest(
-            Masked(term, -jnp.inf), params, rows, block, largest
+            Masked(term, -jnp.inf), False, params, rows, block, largest
         )
         lowest = jnp.full_like(per_row(rows), -jnp.inf)
-        return _travel(axis_name, columns, visit(columns, lowest), visit).reshape(-1)[:n]
+        return _travel(axis_name, columns, lowest, visit).reshape(-1)[:n]
 
     agree = functools.partial(_on_all, axis_name)
     return Strategy(row_sum, row_max, one_pass=True, reverse_only=True, agree=agree)
@@ -87,7 +89,7 @@ def _ring_sum(
 ) -> Float[Array, "k t"]:
     """The sum of each row over the columns of all devices, rows and columns in tiles."""
     visit = lambda block, total: add_sums(term, False, params, rows, block, total)
-    return _travel(axis_name, columns, visit(columns, per_row(rows)), visit)
+    return _travel(axis_name, columns, per_row(rows), visit)
 
 
 def _ring_sum_fwd(term, axis_name, params, rows, columns):
@@ -101,33 +103,26 @@ def _ring_sum_bwd(term, axis_name, saved, cotangent):
     def visit(blocks, gradients):
         block, fixed_block = blocks
         moving, fixed = (*resident, block), (*fixed_resident, fixed_block)
-        gradients = (*gradients[:2], _next_device(axis_name, gradients[2]))
-        return add_gradients(term, False, moving, fixed, cotangent, gradients)
+        gradients = add_gradients(term, False, moving, fixed, cotangent, gradients)
+        return *gradients[:2], _next_device(axis_name, gradients[2])
 
-    zeros = jax.tree.map(jnp.zeros_like, saved[0])
-    own = add_gradients(term, False, saved[0], saved[1], cotangent, zeros)
-    gradients = _travel(axis_name, (columns, fixed_columns), own, visit)
-    return *gradients[:2], _next_device(axis_name, gradients[2])
+    # Zeros that wait for the cotangent: constants would be there during the forward pass already.
+    zeros = jax.tree.map(lambda x: jnp.full_like(x, 0.0 * cotangent[0, 0]), saved[0])
+    return _travel(axis_name, (columns, fixed_columns), zeros, visit)
 
 
 _ring_sum.defvjp(_ring_sum_fwd, _ring_sum_bwd, symbolic_zeros=True)
 
 
 def _travel(axis_name: str, block: Tree, state: Tree, visit: Callable[[Tree, Tree], Tree]) -> Tree:
-    """Sends every device's block once around, folding `state = visit(block, state)`.
-
-    The own block is not visited: the caller starts the state with it.
-    """
-    steps = jax.lax.axis_size(axis_name) - 1
-    if steps == 0:
-        return state
+    """Sends every device's block once around, folding `state = visit(block, state)`."""
 
     def step(_, carry):
         block, state = carry
         return _next_device(axis_name, block), visit(block, state)
 
-    first = _next_device(axis_name, block)
-    block, state = jax.lax.fori_loop(0, steps - 1, step, (first, state))
+    steps = jax.lax.axis_size(axis_name) - 1
+    block, state = jax.lax.fori_loop(0, steps, step, (block, state))
     return visit(block, state)
 
 

@@ -4,22 +4,27 @@ import functools
 
 import jax
 
-from dystress_jax.losses import _sharded, _tiled
-from dystress_jax.losses._partition import Strategy, dense
+from . import _sharded, _tiled
+from ._partition import Strategy, dense
 
 # Up to this many pairs the matrix fits into the cache, and the dense form is as fast as tiles.
 DENSE_PAIRS = 1024 * 1024
 # Up to this many numbers every device can well hold all candidates.
 GATHERED_NUMBERS = 16 * 1024 * 1024
+# Large enough for products at full speed; in the ring small beside a block of the rows.
+TILE, RING_TILE = 1024, 512
 
 
-def choose(name: str, n: int, m: int, d: int, tile_size: int, axis_name: str | None) -> Strategy:
+def choose(
+    name: str, n: int, m: int, d: int, tile_size: int | None, axis_name: str | None
+) -> Strategy:
     """Returns the strategy of that name for n anchors and m candidates of length d, per device."""
-    if tile_size < 1:
+    if tile_size is not None and tile_size < 1:
         raise ValueError(f"tile_size must be >= 1; found {tile_size}.")
+    tile, ring_tile = (tile_size, tile_size) if tile_size else (TILE, RING_TILE)
     tiled = Strategy(
-        functools.partial(_tiled.row_sum, tile_size=tile_size),
-        functools.partial(_tiled.row_max, tile_size=tile_size),
+        functools.partial(_tiled.row_sum, tile_size=tile),
+        functools.partial(_tiled.row_max, tile_size=tile),
         one_pass=True,
         reverse_only=True,
     )
@@ -34,7 +39,7 @@ def choose(name: str, n: int, m: int, d: int, tile_size: int, axis_name: str | N
         axis_size(axis_name)
         choices = {
             "gathered": _sharded.gathered(tiled, axis_name),
-            "ring": _sharded.ring(tile_size, axis_name),
+            "ring": _sharded.ring(ring_tile, axis_name),
         }
     if name not in choices:
         where = "without axis_name" if axis_name is None else "with axis_name"

@@ -51,7 +51,13 @@ def row_sum(
 
 
 def row_max(
-    term: Term, params: Tree, rows: Tree, columns: Tree, *, tile_size: int
+    term: Term,
+    params: Tree,
+    rows: Tree,
+    columns: Tree,
+    *,
+    tile_size: int,
+    symmetric: bool = False,
 ) -> Float[Array, " n"]:
     """Returns the largest term of each row, as a number without a gradient."""
     n = length(rows)
@@ -60,7 +66,7 @@ def row_max(
     )
     lowest = jnp.full_like(per_row(rows), -jnp.inf)
     masked = Masked(term, -jnp.inf)
-    return keep_largest(masked, params, rows, columns, lowest).reshape(-1)[:n]
+    return keep_largest(masked, symmetric, params, rows, columns, lowest).reshape(-1)[:n]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -136,15 +142,23 @@ def add_gradients(
 
 
 def keep_largest(
-    term: Term, params: Tree, rows: Tree, columns: Tree, largest: Float[Array, "k t"]
+    term: Term,
+    symmetric: bool,
+    params: Tree,
+    rows: Tree,
+    columns: Tree,
+    largest: Float[Array, "k t"],
 ) -> Float[Array, "k t"]:
     """Raises `largest` to the largest term of each row."""
 
     def raise_to(i, j, largest):
-        of_tile = jnp.max(term(params, _at(rows, i), _at(columns, j)), axis=1)
-        return _put(largest, i, jnp.maximum(_at(largest, i), of_tile))
+        terms = term(params, _at(rows, i), _at(columns, j))
+        largest = _put(largest, i, jnp.maximum(_at(largest, i), jnp.max(terms, axis=1)))
+        if symmetric:
+            largest = _put(largest, j, jnp.maximum(_at(largest, j), jnp.max(terms, axis=0)))
+        return largest
 
-    return _for_each_tile(rows, columns, False, raise_to, largest)
+    return _for_each_tile(rows, columns, symmetric, raise_to, largest)
 
 
 class Masked(NamedTuple):
