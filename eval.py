@@ -1,4 +1,4 @@
-"""Evaluate: python eval.py --workdir=DIR --evaluation=knn|linear_probe [--config.FIELD=VALUE]."""
+"""Evaluate: python eval.py --workdir=DIR --evaluation=NAME [--config.FIELD=VALUE]."""
 
 import pathlib
 import sys
@@ -23,7 +23,8 @@ def main(arguments: list[str]) -> None:
     of = "" if args.checkpoint == "newest" else f"_{args.checkpoint}"
     path = workdir / "eval" / f"{args.evaluation}{of}.json"
     write_json(path, found)
-    rows = [(name, f"{100 * found[name]:.1f} %") for name in ("top1", "top5")]
+    shares = [name for name in found if name.startswith("top") or "recall" in name]
+    rows = [(name.replace("_", " "), f"{100 * found[name]:.1f} %") for name in shares]
     title = f"{args.evaluation}, {found['split']} images, checkpoint {found['checkpoint_step']}"
     print(table(rows, title=title))
     print(f"protocol and numbers: {path}")
@@ -33,7 +34,11 @@ def parse(arguments: list[str]) -> list[str]:
     """Define and parse the flags; ``--config.FIELD`` overrides the run's own config.json."""
     flags.DEFINE_string("workdir", None, "The run to evaluate.", required=True)
     flags.DEFINE_enum(
-        "evaluation", None, ["knn", "linear_probe"], "What to measure.", required=True
+        "evaluation",
+        None,
+        ["knn", "linear_probe", "zero_shot", "retrieval"],
+        "What to measure.",
+        required=True,
     )
     flags.DEFINE_string("checkpoint", "newest", "newest, best (by kNN), or a step.")
     config.check_overrides(arguments)

@@ -9,24 +9,18 @@ import sys
 
 import jax.numpy as jnp
 
-from dystress_jax import checkpoint, config, evaluation, experiment, sharding
-from dystress_jax.state import abstract_state
+from dystress_jax import checkpoint, config, evaluation, experiment
 
 
 def main(workdirs: list[str]) -> None:
     """Print accuracies at k = 1, 20, 200, plain and centred."""
-    mesh = sharding.make_mesh()
     for workdir in map(pathlib.Path, workdirs):
-        settings = config.read_json(workdir / "config.json")
-        sources = experiment.open_sources(settings)
-        train, test = sources["train"], sources["test"]
-        method = experiment.make_method(settings, train, mesh)
-        schedule = experiment.make_schedule(settings, train)
-        abstract = abstract_state(method, experiment.make_optimizer(settings, schedule), mesh=mesh)
+        parts = experiment.build(config.read_json(workdir / "config.json"), workdir)
+        train, test, mesh = parts.train, parts.sources["test"], parts.mesh
         directory = workdir / "checkpoints"
-        state = checkpoint.restore(directory, checkpoint.steps(directory)[-1], abstract).state
-        encode = experiment.make_encode(settings, method, train)
-        encoder = functools.partial(encode, state.params, state.stats)
+        step = checkpoint.steps(directory)[-1]
+        state = checkpoint.restore(directory, step, parts.abstract_state()).state
+        encoder = functools.partial(parts.encode, state.params, state.stats)
         for name, features in (("encoder", encoder), ("raw pixels", evaluation.raw_pixels)):
             bank, labels = evaluation.encode_source(features, train, mesh=mesh)
             queries, wanted = evaluation.encode_source(features, test, mesh=mesh)

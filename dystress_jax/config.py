@@ -60,7 +60,45 @@ class Data:
     holdout: float = _field(
         0.1, "share of the training images kept out for selection", at_least=0.0, at_most=0.5
     )
+    limit: int = _field(0, "train on so many images, of every class its share; 0 = all", at_least=0)
+    imbalance_ratio: float = _field(
+        1.0,
+        "long tail: images of the rarest class over those of the most frequent one; 1 = as it is",
+        above=0.0,
+        at_most=1.0,
+    )
+    captions: str = _field(
+        "", "clip: folder: .csv, .tsv or .jsonl of path and caption; tfds: the text feature"
+    )
+    prompts: str = _field(
+        "",
+        "clip: caption images with their class through templates: name, photos, drawings, or a "
+        "text with {}; '' = the data's own captions",
+    )
+    on_error: str = _field(
+        "raise",
+        "folder: stop at what cannot be read, or leave it out and list it",
+        among=("raise", "skip"),
+    )
+    wrong_pairs: float = _field(
+        0.0,
+        "clip: share of captions dealt out wrongly in every batch, to study noise",
+        at_least=0.0,
+        below=1.0,
+    )
     threads: int = _field(2, "threads that read ahead; 0 = read in the loop", at_least=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """How a batch goes through the networks."""
+
+    micro_batches: int = _field(
+        1,
+        "pieces of a batch that are encoded one after another: the exact gradient of the whole "
+        "batch's loss for the memory of a piece; BatchNorm sees a piece",
+        at_least=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,8 +117,9 @@ class Augment:
     std: tuple[float, ...] = _field((0.25,), "divides the views, one value or one a channel")
 
 
+METHODS = ("simclr", "moco_v2", "moco_v3", "clip")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
-VITS = ("vit_tiny", "vit_small", "vit_base")
+VITS = ("vit_micro", "vit_mini", "vit_tiny", "vit_small", "vit_base")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,8 +134,58 @@ class Model:
         among=("patch", "cifar", "imagenet"),
     )
     patch: int = _field(4, "ViTs: side of a patch in pixels; 16 for ImageNet", at_least=1)
-    heads: int = _field(0, "ViTs: attention heads; 0 = 3, 6, 12 by size", at_least=0)
+    heads: int = _field(0, "ViTs: attention heads; 0 = by size", at_least=0)
     freeze_patches: bool = _field(False, "ViTs: keep the random patch embedding, as MoCo v3 does")
+    remat: bool = _field(
+        False, "compute the insides of blocks again for the gradient: less memory, more time"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Text:
+    """The text tower of clip and its vocabulary."""
+
+    name: str = _field(
+        "text_micro",
+        "transformer: 64, 128, 384 or 512 wide",
+        among=("text_micro", "text_mini", "text_small", "text_base"),
+    )
+    pooling: str = _field(
+        "cls", "cls: BERT's class tokens; eot: CLIP's causal end of text", among=("cls", "eot")
+    )
+    context: int = _field(77, "tokens of a caption; longer ones are cut off", at_least=3)
+    vocabulary: str = _field("", "vocab.txt or tokenizer.json; '' = made of the training captions")
+    vocab_size: int = _field(4096, "tokens of a vocabulary that is made, at most", at_least=8)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Topology:
+    """Where images and texts are compared, for clip."""
+
+    name: str = _field(
+        "sphere",
+        "similarity of an image and a text",
+        among=(
+            "sphere",
+            "oblique",
+            "geodesic",
+            "oblique_geodesic",
+            "euclidean",
+            "squared_euclidean",
+            "inner_product",
+        ),
+    )
+    dims: int = _field(64, "numbers of a token", at_least=1)
+    tokens: int = _field(1, "tokens of an embedding; above 1: oblique", at_least=1)
+    mode: str = _field(
+        "multi",
+        "multi: a class token for each token; reshape: one class token, cut up",
+        among=("multi", "reshape"),
+    )
+    match_range: bool = _field(
+        False,
+        "oblique: divide by the tokens, so that logits start and are clamped as on the sphere",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,31 +205,67 @@ class Projector:
 class Loss:
     """The contrastive loss."""
 
-    name: str = _field("nt_xent", "contrastive loss", among=("nt_xent",))
+    name: str = _field(
+        "nt_xent",
+        "nt_xent: the softmax loss of the method; dcl, supcon: simclr; siglip: clip",
+        among=("nt_xent", "dcl", "supcon", "siglip"),
+    )
     strategy: str = _field(
         "auto",
         "how it is computed: by size and number of devices, or as named",
         among=("auto", "dense", "tiled", "gathered", "ring"),
     )
-    tile_size: int = _field(512, "rows and columns of a tile, where there are tiles", at_least=1)
+    tile_size: int = _field(
+        0, "rows and columns of a tile, where there are tiles; 0 = the strategy's own", at_least=0
+    )
+
+
+TEMPERATURES = (
+    "constant",
+    "dystress",
+    "shifted_dystress",
+    "cosine_schedule",
+    "linear_schedule",
+    "learned",
+    "macl",
+    "per_sample",
+    "tempnet",
+    "free",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Temperature:
     """The temperature of the loss."""
 
-    name: str = _field(
-        "dystress", "temperature", among=("constant", "dystress", "shifted_dystress")
+    name: str = _field("dystress", "temperature", among=TEMPERATURES)
+    tau: float = _field(
+        0.1, "constant, macl: its value; learned, per_sample: its first value", above=0.0
     )
-    tau: float = _field(0.1, "constant: its value", above=0.0)
-    tau_min: float = _field(0.1, "dystress: smallest temperature", above=0.0)
-    tau_max: float = _field(0.2, "dystress: largest temperature", above=0.0)
+    tau_min: float = _field(0.1, "smallest temperature of all that have a range", above=0.0)
+    tau_max: float = _field(0.2, "largest temperature", above=0.0)
     shift: float = _field(
         -0.4, "shifted_dystress: minus the similarity where the maximum begins", at_most=0.0
     )
     width: float = _field(0.7, "shifted_dystress: from the maximum down to the minimum", above=0.0)
     stop_gradient: bool = _field(
         True, "no gradient through the temperature, as in the paper's code"
+    )
+    half_period: float = _field(200.0, "cosine_schedule: epochs from tau_max to tau_min", above=0.0)
+    max_scale: float = _field(100.0, "learned: largest 1 / tau", above=1.0)
+    bias: float = _field(-10.0, "learned, with siglip: first bias")
+    alpha: float = _field(
+        0.5, "macl: how strongly tau follows the positives", at_least=0.0, at_most=1.0
+    )
+    threshold: float = _field(
+        0.0,
+        "macl: similarity of the positives at which tau is its value",
+        at_least=0.0,
+        at_most=1.0,
+    )
+    rho: float = _field(0.0, "per_sample, tempnet: radius; 0 = 0.4 and 7, as published", at_least=0)
+    learning_rate: float = _field(
+        0.0, "per_sample, tempnet: its own; 0 = 0.03 and 3e-5, as published", at_least=0.0
     )
 
 
@@ -179,6 +304,7 @@ class Optimizer:
     )
     momentum: float = _field(0.9, "sgd and lars", at_least=0.0, below=1.0)
     weight_decay: float = _field(5e-4, "weight decay", at_least=0.0)
+    decay_vectors: bool = _field(True, "sgd and adamw decay biases and norms too; lars never does")
     warmup_epochs: float = _field(0.0, "linear warm-up, then a cosine to 0", at_least=0.0)
 
 
@@ -218,11 +344,26 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ZeroShot:
+    """Zero-shot classification and retrieval of clip."""
+
+    prompts: str = _field(
+        "photos", "templates of a class: name, photos, drawings, or a text with {}"
+    )
+    classes: str = _field(
+        "labels",
+        "classes that images are told apart by: the data's labels, or all distinct captions",
+        among=("labels", "captions"),
+    )
+    class_names: str = _field("", "file with one name a line; '' = the data's own")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """All settings of one run."""
 
     seed: int = _field(0, "initial weights, order of the data, augmentation", at_least=0)
-    method: str = _field("simclr", "how the encoder learns", among=("simclr", "moco_v2", "moco_v3"))
+    method: str = _field("simclr", "how the encoder learns", among=METHODS)
     batch_size: int = _field(256, "images a step, over all devices", at_least=2)
     epochs: int = _field(100, "passes over the training images", at_least=1)
     steps: int = _field(0, "if above 0: steps, in place of epochs", at_least=0)
@@ -236,15 +377,19 @@ class Config:
         among=("float32", "bfloat16"),
     )
     data: Data = dataclasses.field(default_factory=Data)
+    batch: Batch = dataclasses.field(default_factory=Batch)
     augment: Augment = dataclasses.field(default_factory=Augment)
     model: Model = dataclasses.field(default_factory=Model)
     projector: Projector = dataclasses.field(default_factory=Projector)
+    text: Text = dataclasses.field(default_factory=Text)
+    topology: Topology = dataclasses.field(default_factory=Topology)
     loss: Loss = dataclasses.field(default_factory=Loss)
     temperature: Temperature = dataclasses.field(default_factory=Temperature)
     moco: Moco = dataclasses.field(default_factory=Moco)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     knn: Knn = dataclasses.field(default_factory=Knn)
     probe: Probe = dataclasses.field(default_factory=Probe)
+    zero_shot: ZeroShot = dataclasses.field(default_factory=ZeroShot)
 
 
 # Changing these between two parts of a run changes neither the model nor the data. Another length
@@ -267,6 +412,7 @@ RESUMABLE_CHANGES = (
     "probe.learning_rates",
     "probe.l2",
     "probe.batch_size",
+    "zero_shot",
 )
 
 
@@ -435,8 +581,12 @@ def _check_relations(config: Config) -> None:
                     f"config.model.{name}: found {found} with config.model.name "
                     f"{config.model.name}; allowed: with a ViT only, a ResNet has none."
                 )
+    _check_batch(config)
+    _check_objective(config)
     if config.method == "moco_v2":
         _check_moco_v2(config)
+    if config.method == "clip":
+        _check_clip(config)
     if config.data.source == "tfds" and not config.data.name:
         raise ConfigError(
             "config.data.name: found '' with config.data.source tfds; allowed: the name of a "
@@ -470,6 +620,106 @@ def _check_relations(config: Config) -> None:
         )
 
 
+def _check_batch(config: Config) -> None:
+    parts, batch = config.batch.micro_batches, config.batch_size
+    if batch % parts or batch // parts < 2:
+        divisors = [d for d in range(1, batch // 2 + 1) if batch % d == 0]
+        near = min(divisors, key=lambda d: abs(d - parts))
+        raise ConfigError(
+            f"config.batch.micro_batches: found {parts} with config.batch_size {batch}; allowed: a "
+            f"divisor of the batch that leaves at least 2 images a piece, the nearest: {near}."
+        )
+
+
+# What each loss goes with.
+_METHODS_OF_LOSS = {
+    "nt_xent": METHODS,
+    "dcl": ("simclr",),
+    "supcon": ("simclr",),
+    "siglip": ("clip",),
+}
+
+
+def _check_objective(config: Config) -> None:
+    """Refuse a loss or a temperature that means nothing where it is asked for."""
+    loss, t, method = config.loss.name, config.temperature, config.method
+    if method not in _METHODS_OF_LOSS[loss]:
+        raise ConfigError(
+            f"config.loss.name: found {loss} with config.method {method}; allowed: {loss} with "
+            f"{', '.join(_METHODS_OF_LOSS[loss])}."
+        )
+    reason = ""
+    if t.name == "macl" and loss != "nt_xent":
+        reason = f"it weighs by the probability of the positive, which {loss} does not have"
+    if loss == "siglip" and t.name != "learned":
+        reason = "siglip learns its scale and its bias; allowed: learned"
+    if t.name in ("per_sample", "tempnet"):
+        if method == "clip":
+            reason = "an image and its text would need one each; allowed: any other name"
+        elif config.data.on_error == "skip":
+            reason = (
+                "config.data.on_error skip may leave out other images when the run goes on, and "
+                "their numbers would shift; allowed: raise"
+            )
+    if reason:
+        raise ConfigError(
+            f"config.temperature.name: found {t.name} with config.method {method} and "
+            f"config.loss.name {loss}; {reason}."
+        )
+    if t.name == "per_sample" and not t.tau_min <= t.tau <= t.tau_max:
+        raise ConfigError(
+            f"config.temperature.tau: found {t.tau}; allowed for per_sample: from tau_min "
+            f"{t.tau_min} to tau_max {t.tau_max}."
+        )
+    if t.name == "learned" and 1 / t.tau > t.max_scale * (1 + 1e-6):
+        raise ConfigError(
+            f"config.temperature.tau: found {t.tau}, a scale of {1 / t.tau:.4g}, with "
+            f"config.temperature.max_scale {t.max_scale}; allowed: at least {1 / t.max_scale:.4g}."
+        )
+
+
+def _check_clip(config: Config) -> None:
+    g = config.topology
+    many = g.name in ("oblique", "oblique_geodesic")
+    if g.tokens > 1 and not many:
+        raise ConfigError(
+            f"config.topology.tokens: found {g.tokens} with config.topology.name {g.name}; "
+            "allowed: 1, or several with oblique or oblique_geodesic."
+        )
+    if g.match_range and g.name != "oblique":
+        raise ConfigError(
+            f"config.topology.match_range: found True with config.topology.name {g.name}; allowed: "
+            "with oblique, whose range grows with the tokens."
+        )
+    if g.mode == "multi" and g.tokens > 1:
+        if config.model.name not in VITS:
+            raise ConfigError(
+                f"config.topology.mode: found multi with config.model.name {config.model.name}, "
+                "which has no class tokens; allowed: reshape, or a ViT."
+            )
+        if config.text.pooling == "eot":
+            raise ConfigError(
+                "config.topology.mode: found multi with config.text.pooling eot, which has one "
+                "output; allowed: reshape, or config.text.pooling=cls."
+            )
+    if config.temperature.name == "free" and g.name not in ("sphere", "oblique"):
+        raise ConfigError(
+            f"config.temperature.name: found free with config.topology.name {g.name}; allowed: "
+            "sphere or oblique, since it needs a cosine."
+        )
+    if config.model.name in VITS and (config.model.heads or config.model.freeze_patches):
+        raise ConfigError(
+            "config.model: found heads or freeze_patches with config.method clip; allowed: neither."
+        )
+    for name in (config.data.prompts, config.zero_shot.prompts):
+        if name not in ("", "name", "photos", "drawings") and name.count("{}") != 1:
+            field = "data" if name == config.data.prompts else "zero_shot"
+            raise ConfigError(
+                f"config.{field}.prompts: found {name!r}; allowed: name, photos, drawings, or a "
+                "text with one {} for the name of the class."
+            )
+
+
 def _check_moco_v2(config: Config) -> None:
     batch, queue, groups = config.batch_size, config.moco.queue_size, config.moco.bn_groups
     if queue % batch:
@@ -485,10 +735,16 @@ def _check_moco_v2(config: Config) -> None:
                 f"config.moco.bn_groups: found {groups} with config.model.name {config.model.name}"
                 "; allowed: 1, since a ViT has no BatchNorm whose statistics could be split."
             )
-    elif batch % groups or batch // groups < 2:
+    elif (batch // config.batch.micro_batches) % groups or (
+        batch // config.batch.micro_batches // groups < 2
+    ):
+        parts = config.batch.micro_batches
         raise ConfigError(
-            f"config.moco.bn_groups: found {groups} with config.batch_size {batch}; allowed: a "
-            "number of groups that divides the batch, with at least 2 images in each."
+            f"config.moco.bn_groups: found {groups} with config.batch_size {batch}"
+            + (f" in {parts} micro-batches" if parts > 1 else "")
+            + "; allowed: a number of groups that divides "
+            + ("each of them" if parts > 1 else "the batch")
+            + ", with at least 2 images in each."
         )
     if config.loss.strategy in ("gathered", "ring"):
         raise ConfigError(

@@ -7,10 +7,11 @@ from typing import Any
 
 import tqdm
 
-from . import checkpoint, evaluation, experiment, sharding
+from . import checkpoint, evaluation, experiment
 from . import config as config_lib
 from .config import Config, ConfigError
-from .state import abstract_state
+from .experiment import Experiment
+from .state import TrainState
 
 
 def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> di
     Args:
         config: the run's settings; those of the evaluation may differ from what it trained with.
         workdir: of the run.
-        name: ``knn`` or ``linear_probe``.
+        name: ``knn``, ``linear_probe``, ``zero_shot`` or ``retrieval``.
         which: ``newest``, ``best``, or a step.
 
     Returns:
@@ -35,69 +36,114 @@ def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> di
         if field != "seed" and not config_lib.may_change_on_resume(field):
             raise ConfigError(
                 f"config.{field}: found {new!r}, but the run was trained with {old!r}; allowed: "
-                "settings of the evaluation, config.knn, config.probe and config.seed."
+                "settings of the evaluation: config.knn, config.probe, config.zero_shot and "
+                "config.seed."
             )
-    mesh = sharding.make_mesh()
-    sources = experiment.open_sources(config)
-    train = sources["train"]
-    split = "test" if "test" in sources else "holdout"
-    if split not in sources:
-        raise ConfigError("config.data: found neither test nor held-out images to evaluate on.")
-    if not (train.has_labels and sources[split].has_labels):
-        raise ConfigError(
-            "config.data: found images without labels, which accuracy is measured by."
-        )
-    method = experiment.make_method(config, train, mesh)
-    schedule = experiment.make_schedule(config, train)
-    optimizer = experiment.make_optimizer(config, schedule)
+    parts = experiment.build(config, workdir)
     directory = workdir / "checkpoints"
     step = _choose_step(directory, which)
-    restored = checkpoint.restore(directory, step, abstract_state(method, optimizer, mesh=mesh))
-    experiment.check_images(restored.record["images"], train)
-    state = restored.state
-    network = (state.params, state.stats)
-    encode = functools.partial(experiment.make_encode(config, method, train), *network)
-    if name == "knn":
-        result = evaluation.evaluate_knn(
-            encode,
-            train,
-            sources[split],
-            k=config.knn.k,
-            temperature=config.knn.temperature,
-            mesh=mesh,
-        )
-    else:
-        probe = config.probe
-        candidates = probe.learning_rates if probe.solver == "sgd" else probe.l2
-        if len(candidates) > 1 and split == "holdout":
-            field = "learning_rates" if probe.solver == "sgd" else "l2"
-            raise ConfigError(
-                f"config.probe.{field}: found {candidates}, but without test images the held-out "
-                "ones are what is measured, and must not choose too; allowed: one number."
-            )
-        view = experiment.make_encode_view(config, method, train)
-        encode_view = functools.partial(view, *network)
-        result = evaluation.evaluate_linear_probe(
-            encode,
-            train,
-            sources[split],
-            holdout=sources.get("holdout") if split == "test" else None,
-            encode_view=encode_view if probe.features == "augmented" else None,
-            solver=probe.solver,
-            candidates=candidates,
-            epochs=probe.epochs,
-            batch_size=probe.batch_size,
-            seed=config.seed,
-            mesh=mesh,
-            progress=functools.partial(tqdm.tqdm, unit="step", dynamic_ncols=True),
-        )
+    restored = checkpoint.restore(directory, step, parts.abstract_state())
+    experiment.check_images(restored.record["images"], parts.train)
+    measure = {
+        "knn": _knn,
+        "linear_probe": _linear_probe,
+        "zero_shot": _zero_shot,
+        "retrieval": _retrieval,
+    }[name]
+    split, numbers = measure(parts, restored.state)
     return {
-        **result._asdict(),
+        **numbers,
         "split": split,
         "checkpoint_step": step,
         "seed": config.seed,
         "trained_with_seed": trained.seed,
     }
+
+
+def _split(parts: Experiment) -> str:
+    """The images to measure on: the test images, or the held-out ones if there are no others."""
+    split = "test" if "test" in parts.sources else "holdout"
+    if split not in parts.sources:
+        raise ConfigError("config.data: found neither test nor held-out images to evaluate on.")
+    return split
+
+
+def _labelled_split(parts: Experiment) -> str:
+    split = _split(parts)
+    if not (parts.train.has_labels and parts.sources[split].has_labels):
+        raise ConfigError(
+            "config.data: found images without labels, which accuracy is measured by."
+        )
+    return split
+
+
+def _knn(parts: Experiment, state: TrainState) -> tuple[str, dict[str, Any]]:
+    split, knn = _labelled_split(parts), parts.config.knn
+    result = evaluation.evaluate_knn(
+        functools.partial(parts.encode, state.params, state.stats),
+        parts.train,
+        parts.sources[split],
+        k=knn.k,
+        temperature=knn.temperature,
+        mesh=parts.mesh,
+    )
+    return split, result._asdict()
+
+
+def _linear_probe(parts: Experiment, state: TrainState) -> tuple[str, dict[str, Any]]:
+    config, train, split = parts.config, parts.train, _labelled_split(parts)
+    network = (state.params, state.stats)
+    probe = config.probe
+    candidates = probe.learning_rates if probe.solver == "sgd" else probe.l2
+    if len(candidates) > 1 and split == "holdout":
+        field = "learning_rates" if probe.solver == "sgd" else "l2"
+        raise ConfigError(
+            f"config.probe.{field}: found {candidates}, but without test images the held-out "
+            "ones are what is measured, and must not choose too; allowed: one number."
+        )
+    view = experiment.make_encode_view(config, parts.method, train)
+    result = evaluation.evaluate_linear_probe(
+        functools.partial(parts.encode, *network),
+        train,
+        parts.sources[split],
+        holdout=parts.sources.get("holdout") if split == "test" else None,
+        encode_view=functools.partial(view, *network) if probe.features == "augmented" else None,
+        solver=probe.solver,
+        candidates=candidates,
+        epochs=probe.epochs,
+        batch_size=probe.batch_size,
+        seed=config.seed,
+        mesh=parts.mesh,
+        progress=functools.partial(tqdm.tqdm, unit="step", dynamic_ncols=True),
+    )
+    return split, result._asdict()
+
+
+def _zero_shot(parts: Experiment, state: TrainState) -> tuple[str, dict[str, Any]]:
+    found = experiment.zero_shot(parts, _towers(parts, state))
+    if found is None:
+        raise ConfigError(
+            "config.data: found no labels to classify by; allowed: "
+            "config.zero_shot.classes=captions"
+        )
+    return found[0], found[1]._asdict()
+
+
+def _retrieval(parts: Experiment, state: TrainState) -> tuple[str, dict[str, Any]]:
+    towers, split = _towers(parts, state), _split(parts)
+    if parts.sources[split].captions is None:
+        raise ConfigError(f"config.data: found no captions of the {split} images to retrieve by.")
+    found = evaluation.evaluate_retrieval(towers, parts.sources[split], mesh=parts.mesh)
+    return split, {**found.recalls, "chance": found.chance, "protocol": found.protocol}
+
+
+def _towers(parts: Experiment, state: TrainState) -> evaluation.Towers:
+    if parts.language is None:
+        raise ConfigError(
+            f"--evaluation: found a run with config.method {parts.config.method}, which has no "
+            "texts; allowed: knn, linear_probe"
+        )
+    return experiment.make_towers(parts, state)
 
 
 def _choose_step(directory: pathlib.Path, name: str) -> int:

@@ -1,24 +1,32 @@
-"""From the settings of an experiment to its parts: sources, method, optimiser.
+"""From the settings of an experiment to its parts: data, method, optimiser.
 
 The trainer and the evaluations build the same parts from the same config here, so that what is
 evaluated is what was trained.
 """
 
+import dataclasses
 import functools
+import hashlib
+import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, UInt8
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, UInt8
 
-from . import augment, data, losses, methods, models, optim, sharding, temperatures
-from .config import VITS, Config, ConfigError, Temperature
+from . import augment, data, evaluation, methods, networks, objective, optim, sharding
+from .config import Config, ConfigError
+from .data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from .methods import Method
+from .similarities import Similarity
+from .state import TrainState, abstract_state
 
 ONLINE_PROBE_RATE = 0.1
+TOKENIZER_FILE = "tokenizer.json"
+
+Encode = Callable[..., Float[Array, "n features"]]
 
 
 class Schedule(NamedTuple):
@@ -29,20 +37,166 @@ class Schedule(NamedTuple):
     learning_rate: Callable[[jax.Array], jax.Array]
 
 
+class Language(NamedTuple):
+    """What clip has besides an encoder of images."""
+
+    tokenizer: Tokenizer
+    similarity: Similarity
+    embed_images: Encode  # (params, stats, uint8 images) -> embeddings
+    embed_texts: Encode  # (params, stats, tokens) -> embeddings
+
+
+class Experiment(NamedTuple):
+    """The parts of a run that stay the same from the first step to the last."""
+
+    config: Config
+    mesh: Mesh
+    sources: dict[str, data.Source]
+    schedule: Schedule
+    method: Method
+    optimizer: optax.GradientTransformation
+    encode: Encode  # (params, stats, uint8 images) -> features
+    language: Language | None
+
+    @property
+    def train(self) -> data.Source:
+        """The training images."""
+        return self.sources["train"]
+
+    def abstract_state(self) -> TrainState:
+        """What a checkpoint of the run must fit."""
+        return abstract_state(self.method, self.optimizer, mesh=self.mesh)
+
+
+def build(config: Config, workdir: pathlib.Path) -> Experiment:
+    """Build every part; whatever cannot work fails here, before anything compiles.
+
+    Args:
+        config: the settings, checked.
+        workdir: of the run, whose vocabulary is used if it has one.
+
+    Raises:
+        ConfigError: the settings do not fit the data, the devices, or each other.
+    """
+    mesh = sharding.make_mesh()
+    _check_devices(config, mesh)
+    sources = open_sources(config)
+    tokenizer = None
+    if config.method == "clip":
+        tokenizer = make_tokenizer(config, sources["train"], workdir)
+        sources = {split: _with_tokens(s, split, tokenizer) for split, s in sources.items()}
+    train = sources["train"]
+    schedule = make_schedule(config, train)
+    if tokenizer is None:
+        method, language = make_method(config, train, mesh, schedule), None
+    else:
+        method, language = make_clip(config, train, mesh, schedule, tokenizer)
+    if config.probe.online and train.num_classes:
+        method = methods.with_online_probe(method, train.num_classes)
+    optimizer = make_optimizer(config, schedule)
+    encode = make_encode(config, method.encode, train)
+    return Experiment(config, mesh, sources, schedule, method, optimizer, encode, language)
+
+
+def _check_devices(config: Config, mesh: Mesh) -> None:
+    try:
+        sharding.check_batch_size(config.batch_size, mesh)
+    except ValueError as error:
+        raise ConfigError(f"config.{error}") from error
+    parts = config.batch.micro_batches
+    if config.batch_size % (parts * mesh.size):
+        raise ConfigError(
+            f"config.batch.micro_batches: found {parts} with config.batch_size "
+            f"{config.batch_size} on {mesh.size} devices; allowed: a divisor of the "
+            f"{config.batch_size // mesh.size} images of each device."
+        )
+
+
 def open_sources(config: Config) -> dict[str, data.Source]:
     """The splits that the data has: ``train``, and ``holdout`` and ``test`` where there are any."""
     d = config.data
     try:
-        return data.open_splits(
-            d.source, name=d.name, path=d.path, image_size=d.image_size, holdout=d.holdout
+        sources = data.open_splits(
+            d.source,
+            name=d.name,
+            path=d.path,
+            image_size=d.image_size,
+            holdout=d.holdout,
+            captions=d.captions,
+            on_error=d.on_error,
+            imbalance_ratio=d.imbalance_ratio,
+            limit=d.limit,
         )
+        if config.method == "clip" and d.prompts:
+            templates = prompt_templates(d.prompts)
+            sources = {
+                split: data.captions_from_labels(s, templates) for split, s in sources.items()
+            }
     except ValueError as error:  # its messages begin with the field's name
+        raise ConfigError(f"config.{error}") from error
+    if config.loss.name == "supcon" and not sources["train"].has_labels:
+        raise ConfigError(
+            "config.loss.name: found supcon with images without labels; allowed: nt_xent or dcl, "
+            "which need none."
+        )
+    return sources
+
+
+def prompt_templates(name: str) -> tuple[str, ...]:
+    """The templates of that name, or the one that it is."""
+    return evaluation.TEMPLATES.get(name, (name,))
+
+
+def make_tokenizer(config: Config, train: data.Source, workdir: pathlib.Path) -> Tokenizer:
+    """The vocabulary of the run: the one it has begun with, a given one, or one of its captions.
+
+    Raises:
+        ConfigError: there are no captions, the file is no vocabulary, or it is not the run's.
+    """
+    t, saved = config.text, workdir / TOKENIZER_FILE
+    given = None
+    try:
+        if t.vocabulary:
+            given = load_tokenizer(t.vocabulary, context=t.context)
+        if saved.exists():
+            of_run = load_tokenizer(saved, context=t.context)
+            if given is not None and given.fingerprint != of_run.fingerprint:
+                raise ConfigError(
+                    f"config.text.vocabulary: {t.vocabulary} has {given.vocab_size} tokens and the "
+                    f"fingerprint {given.fingerprint}, but the run began with {saved}: "
+                    f"{of_run.vocab_size} tokens, {of_run.fingerprint}. Give the same vocabulary, "
+                    "or a new --workdir."
+                )
+            return of_run
+        if given is not None:
+            return given
+    except ConfigError:
+        raise
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"config.text.vocabulary: {error}") from error
+    try:
+        captions = data.list_captions(train).texts
+    except ValueError as error:
+        raise ConfigError(f"config.{error}") from error
+    return train_tokenizer(captions, vocab_size=t.vocab_size, context=t.context)
+
+
+def _with_tokens(source: data.Source, split: str, tokenizer: Tokenizer) -> data.Source:
+    if source.captions is None and split != "train":
+        return source
+    try:
+        return data.with_tokens(source, tokenizer.encode)
+    except ValueError as error:
         raise ConfigError(f"config.{error}") from error
 
 
 def describe_images(source: data.Source) -> str:
-    """Enough to notice that a file or folder has other images than it had."""
-    return f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes"
+    """Enough to notice that a file or folder has other images or captions than it had."""
+    images = f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes"
+    if source.captions is None:
+        return images
+    texts = "\0".join(source.captions.texts).encode("utf-8", "replace")
+    return f"{images}, captions {hashlib.sha256(texts).hexdigest()[:12]}"
 
 
 def check_images(then: str, source: data.Source) -> None:
@@ -59,169 +213,120 @@ def check_images(then: str, source: data.Source) -> None:
         )
 
 
-def view_size(config: Config, source: data.Source) -> int:
-    """The side of the images that the encoder sees."""
-    height, width, _ = source.image_shape
-    if not config.augment.size and height != width:
-        raise ConfigError(
-            f"config.augment.size: found 0 with images of {height} x {width}; allowed: the side of "
-            "the square views, in pixels."
-        )
-    size = config.augment.size or height
-    if config.model.stem == "patch" and size < 8:
-        raise ConfigError(
-            f"config.model.stem: found patch with views of {size} x {size}, which leave nothing to "
-            "convolve; allowed: cifar, or views of at least 8 x 8."
-        )
-    if size > min(height, width):
-        raise ConfigError(
-            f"config.augment.size: found {size} with images of {height} x {width}; allowed: at "
-            f"most {min(height, width)}. Raise config.data.image_size or lower it."
-        )
-    return size
-
-
-def make_temperature(settings: Temperature) -> temperatures.Temperature:
-    """The temperature that ``config.temperature`` names."""
-    t = settings
-    if t.name == "constant":
-        return temperatures.constant(t.tau)
-    if t.name == "dystress":
-        return temperatures.dystress(t.tau_min, t.tau_max, stop_gradient=t.stop_gradient)
-    return temperatures.shifted_dystress(
-        t.tau_min, t.tau_max, shift=t.shift, width=t.width, stop_gradient=t.stop_gradient
-    )
-
-
-def make_loss(config: Config, mesh: Mesh) -> methods.Loss:
-    """NT-Xent (SimCLR) or InfoNCE (MoCo v3) over the whole batch, wherever its rows are.
-
-    ``dense`` and ``tiled`` are written for the whole batch and left to the compiler; ``gathered``
-    and ``ring`` say themselves what travels between the devices, and ``auto`` takes one of these as
-    soon as there are several.
-    """
-    compute = functools.partial(
-        losses.info_nce if config.method == "moco_v3" else losses.nt_xent,
-        strategy=config.loss.strategy,
-        tile_size=config.loss.tile_size,
-    )
-
-    def whole(view_a, view_b, temperature):
-        return compute(view_a, view_b, temperature=temperature)
-
-    def shard(view_a, view_b, temperature):
-        return compute(view_a, view_b, temperature=temperature, axis_name=sharding.AXIS)
-
-    if config.loss.strategy in ("dense", "tiled") or (
-        config.loss.strategy == "auto" and mesh.size == 1
-    ):
-        return whole
-    rows = PartitionSpec(sharding.AXIS)
-    return jax.shard_map(shard, mesh=mesh, in_specs=(rows, rows, PartitionSpec()), out_specs=rows)
-
-
-def make_queue_loss(config: Config, mesh: Mesh) -> methods.QueueLoss:
-    """MoCo's loss; each device compares its own queries with the whole queue."""
-
-    def shard(queries, keys, queue, temperature):
-        return losses.moco(
-            queries,
-            keys,
-            queue,
-            temperature=temperature,
-            strategy=config.loss.strategy,
-            tile_size=config.loss.tile_size,
-        )
-
-    rows, whole = PartitionSpec(sharding.AXIS), PartitionSpec()
-    return jax.shard_map(shard, mesh=mesh, in_specs=(rows, rows, whole, whole), out_specs=rows)
-
-
-def make_encoder(config: Config, source: data.Source) -> models.Network:
-    """The encoder that ``config.model`` names, for the views of a source."""
-    m = config.model
-    shared = {"channels": source.image_shape[-1], "dtype": jnp.dtype(config.dtype)}
-    if m.name not in VITS:
-        return models.resnet(m.name, stem=m.stem, bn_groups=bn_groups(config), **shared)
-    size = view_size(config, source)
-    if size % m.patch:
-        raise ConfigError(
-            f"config.model.patch: found {m.patch} with views of {size} x {size}; allowed: a "
-            "divisor of their side, for example "
-            f"{max(p for p in range(1, m.patch) if size % p == 0)}."
-        )
-    try:
-        return models.vit(
-            m.name,
-            patch=m.patch,
-            heads=m.heads or None,
-            freeze_patches=m.freeze_patches,
-            **shared,
-        )
-    except ValueError as error:  # its messages begin with the argument's name
-        raise ConfigError(f"config.model.{error}") from error
-
-
-def bn_groups(config: Config) -> int:
-    """Groups of the batch with BatchNorm statistics of their own: MoCo v2's."""
-    return config.moco.bn_groups if config.method == "moco_v2" else 1
-
-
-def make_heads(config: Config, encoder: models.Network) -> list[models.Network]:
-    """The projector, and MoCo v3's predictor after it."""
-    p = config.projector
-    is_vit = config.model.name in VITS
-    own = "moco_v3_vit" if is_vit and config.method == "moco_v3" else config.method
-    head = functools.partial(
-        models.projector,
-        hidden=p.hidden or encoder.out_features,
-        out=p.out,
-        bn_groups=bn_groups(config),
-        dtype=jnp.dtype(config.dtype),
-    )
-    heads = [head(own if p.name == "auto" else p.name, in_features=encoder.out_features)]
-    if config.method == "moco_v3":
-        heads.append(head("moco_v3" if is_vit else "dystress_cifar", in_features=p.out))
-    return heads
-
-
-def make_method(config: Config, source: data.Source, mesh: Mesh) -> Method:
-    """The networks, their views and their loss, as one method."""
-    size = view_size(config, source)
-    encoder = make_encoder(config, source)
-    networks = [encoder, *make_heads(config, encoder)]
+def make_method(config: Config, source: data.Source, mesh: Mesh, schedule: Schedule) -> Method:
+    """SimCLR or MoCo: the networks, their views and their loss, as one method."""
+    size = networks.view_size(config, source)
+    encoder = networks.make_encoder(config, source)
+    parts = [encoder, *networks.make_heads(config, encoder)]
     recipe = augment.RECIPES[config.augment.recipe]
     normalize = make_normalize(config, source)
 
-    def views(key, images):
-        first, second = augment.two_views(key, images, recipe, size=size)
+    def views(key, images, rows):
+        first, second = augment.two_views(key, images, recipe, size=size, rows=rows)
         return normalize(first), normalize(second)
 
-    shared = {"views": views, "temperature": make_temperature(config.temperature)}
+    shared = {
+        "views": views,
+        "scheme": _make_scheme(config, source, schedule, parts[-1].out_features),
+        "decoupled": objective.make_decoupled(config, mesh),
+    }
     m = config.moco
     match config.method:
         case "simclr":
-            method = methods.simclr(*networks, loss=make_loss(config, mesh), **shared)
+            return methods.simclr(*parts, loss=objective.make_view_loss(config, mesh), **shared)
         case "moco_v2":
-            method = methods.moco_v2(
-                *networks,
-                loss=make_queue_loss(config, mesh),
+            return methods.moco_v2(
+                *parts,
+                loss=objective.make_queue_loss(config, mesh),
                 queue_size=m.queue_size,
                 momentum=m.momentum,
                 **shared,
             )
-        case _:
-            method = methods.moco_v3(
-                *networks,
-                loss=make_loss(config, mesh),
-                momentum=m.momentum,
-                total_steps=make_schedule(config, source).total_steps,
-                scale_by_tau=m.scale_by_tau,
-                **shared,
-            )
-    if config.probe.online and source.num_classes:
-        method = methods.with_online_probe(method, source.num_classes)
-    return method
+    return methods.moco_v3(
+        *parts,
+        loss=objective.make_key_loss(config, mesh),
+        momentum=m.momentum,
+        total_steps=schedule.total_steps,
+        scale_by_tau=m.scale_by_tau,
+        **shared,
+    )
+
+
+def make_clip(
+    config: Config, source: data.Source, mesh: Mesh, schedule: Schedule, tokenizer: Tokenizer
+) -> tuple[Method, Language]:
+    """Clip: two towers, one view of each image, and what evaluation needs of them."""
+    size = networks.view_size(config, source)
+    image, text = networks.make_towers(config, source, tokenizer.vocab_size)
+    how = augment.RECIPES[config.augment.recipe].first
+    normalize = make_normalize(config, source)
+    similarity = objective.make_similarity(config)
+
+    def view(key, images, rows):
+        return normalize(augment.view(key, images, how, size=size, rows=rows))
+
+    method = methods.clip(
+        image,
+        text,
+        view=view,
+        loss=objective.make_pair_loss(config, mesh, similarity),
+        similarity=similarity,
+        scheme=_make_scheme(config, source, schedule, image[1].out_features),
+        wrong_pairs=config.data.wrong_pairs,
+    )
+
+    @jax.jit
+    def embed_texts(params, stats, tokens: Int[Array, "n t"]) -> Float[Array, "n d"]:
+        return methods.embed_texts(text, params, stats, tokens)
+
+    embed_images = make_encode(config, functools.partial(methods.embed_images, image), source)
+    return method, Language(tokenizer, similarity, embed_images, embed_texts)
+
+
+def make_towers(parts: Experiment, state: TrainState) -> evaluation.Towers:
+    """The trained towers of clip, ready to embed."""
+    language = parts.language
+    assert language is not None
+    trained = (state.params, state.stats)
+    return evaluation.Towers(
+        functools.partial(language.embed_images, *trained),
+        functools.partial(language.embed_texts, *trained),
+        language.tokenizer.encode,
+        language.similarity,
+    )
+
+
+def zero_shot(parts: Experiment, towers: evaluation.Towers) -> tuple[str, evaluation.Result] | None:
+    """Zero-shot accuracy on the test images, or the held-out ones; None without classes.
+
+    Raises:
+        ConfigError: the file of class names does not fit.
+    """
+    z = parts.config.zero_shot
+    split = "test" if "test" in parts.sources else "holdout"
+    source = parts.sources.get(split)
+    if source is None:
+        return None
+    if z.classes == "captions" and source.captions is not None:
+        source = data.classes_from_captions(source)
+    if not source.has_labels:
+        return None
+    try:
+        names = data.read_class_names(z.class_names, source.num_classes) if z.class_names else None
+    except ValueError as error:
+        raise ConfigError(f"config.zero_shot.class_names: {error}") from error
+    result = evaluation.evaluate_zero_shot(
+        towers,
+        source,
+        templates=prompt_templates(z.prompts),
+        class_names=names,
+        mesh=parts.mesh,
+    )
+    return split, result
+
+
+def _make_scheme(config: Config, source: data.Source, schedule: Schedule, width: int):
+    return objective.make_scheme(config, source, width=width, **schedule._asdict())
 
 
 def make_normalize(
@@ -239,23 +344,23 @@ def make_normalize(
     return functools.partial(augment.normalize, mean=config.augment.mean, std=config.augment.std)
 
 
-def make_encode(config: Config, method: Method, source: data.Source):
-    """``(params, stats, uint8 images) -> features`` of whole images, in evaluation mode; jitted."""
-    size = view_size(config, source)
+def make_encode(config: Config, encode: Callable[..., Array], source: data.Source) -> Encode:
+    """``(params, stats, uint8 images) -> encode`` of whole images; jitted."""
+    size = networks.view_size(config, source)
     top, left = ((side - size) // 2 for side in source.image_shape[:2])
     normalize = make_normalize(config, source)
 
     @jax.jit
-    def encode(params, stats, images: UInt8[Array, "n h w c"]) -> Float[Array, "n features"]:
+    def of_images(params, stats, images: UInt8[Array, "n h w c"]) -> Float[Array, "n features"]:
         centre = images[:, top : top + size, left : left + size]
-        return method.encode(params, stats, normalize(augment.to_float(centre)))
+        return encode(params, stats, normalize(augment.to_float(centre)))
 
-    return encode
+    return of_images
 
 
 def make_encode_view(config: Config, method: Method, source: data.Source):
     """``(params, stats, key, uint8 images) -> features`` of one weak random view each; jitted."""
-    size = view_size(config, source)
+    size = networks.view_size(config, source)
     normalize = make_normalize(config, source)
 
     @jax.jit
@@ -292,9 +397,28 @@ def make_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransfor
     """The encoder's optimiser, and plain SGD for an online probe beside it."""
     o = config.optimizer
     encoder = optim.make_optimizer(
-        o.name, schedule.learning_rate, momentum=o.momentum, weight_decay=o.weight_decay
+        o.name,
+        schedule.learning_rate,
+        momentum=o.momentum,
+        weight_decay=o.weight_decay,
+        decay_vectors=o.decay_vectors,
     )
     if not config.probe.online:
         return encoder
     probe = optax.sgd(ONLINE_PROBE_RATE, momentum=0.9)
     return methods.with_probe_optimizer(encoder, probe)
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same files from any directory: the run may go on, and be evaluated, from another."""
+    d, t = config.data, config.text
+    path = d.path and str(pathlib.Path(d.path).absolute())
+    captions = d.captions
+    if d.source == "folder" and captions and pathlib.Path(captions).is_file():
+        captions = str(pathlib.Path(captions).absolute())
+    vocabulary = t.vocabulary and str(pathlib.Path(t.vocabulary).absolute())
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(d, path=path, captions=captions),
+        text=dataclasses.replace(t, vocabulary=vocabulary),
+    )

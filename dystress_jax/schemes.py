@@ -25,6 +25,7 @@ from .temperatures import (
     CLIP_LOG_SCALE,
     Constant,
     Learned,
+    LearnedWithBias,
     PerAnchor,
     Temperature,
     TemperatureLike,
@@ -39,8 +40,10 @@ __all__ = [
     "fixed",
     "isogclr",
     "learned_scale",
+    "learned_scale_and_bias",
     "macl",
     "macl_reweight",
+    "of_views",
     "scheduled",
     "tempnet",
 ]
@@ -50,19 +53,62 @@ Optimizer = Any  # an optax GradientTransformation, or anything with its init an
 
 
 class Batch(NamedTuple):
-    """What a scheme may look at. Gradients never flow back through it.
+    """What a scheme may look at: the anchors of a loss, in its order. No gradient flows back.
 
     Attributes:
-        view_a: embeddings of the first view.
-        view_b: embeddings of the second view.
-        example: position of each example in the data set, for states per example.
+        anchors: embeddings of the anchors.
+        positives: embedding of each anchor's positive.
+        decoupled: ``temperature per anchor -> N_i - l_ip``, the loss without the positive in the
+            denominator; for schemes with a state per example.
+        negatives: how many negatives each anchor has in it.
+        example: number of each anchor's example in the data set, for states per example.
+        side: 0 or 1, which of the two views of the example the anchor is.
         key: randomness for this step, for schemes that use it.
     """
 
-    view_a: Float[Array, "n d"]
-    view_b: Float[Array, "n d"]
-    example: Int[Array, " n"] | None = None
+    anchors: Float[Array, "a d"]
+    positives: Float[Array, "a d"]
+    decoupled: Callable[[PerAnchor], Float[Array, " a"]] | None = None
+    negatives: int = 0
+    example: Int[Array, " a"] | None = None
+    side: Int[Array, " a"] | None = None
     key: PRNGKeyArray | None = None
+
+
+def of_views(
+    view_a: Float[Array, "n d"],
+    view_b: Float[Array, "n d"],
+    *,
+    example: Int[Array, " n"] | None = None,
+    key: PRNGKeyArray | None = None,
+    decoupled: Callable[..., Float[Array, " 2*n"]] = dcl,
+) -> Batch:
+    """What a scheme may look at in a loss between two views, such as `losses.nt_xent`.
+
+    Args:
+        view_a: embeddings of the first view.
+        view_b: embeddings of the second view.
+        example: number of each example in the data set.
+        key: randomness for this step.
+        decoupled: `losses.dcl`, or the same with options of one's own.
+
+    Returns:
+        The batch, its anchors in the order of the loss: all of a, then all of b.
+
+    Example:
+        >>> of_views(jnp.eye(2), -jnp.eye(2)).positives[0]
+        Array([-1., -0.], dtype=float32)
+    """
+    n = view_a.shape[0]
+    return Batch(
+        anchors=jnp.concatenate([view_a, view_b]),
+        positives=jnp.concatenate([view_b, view_a]),
+        decoupled=lambda temperature: decoupled(view_a, view_b, temperature=temperature),
+        negatives=2 * n - 2,
+        example=None if example is None else jnp.tile(example, 2),
+        side=jnp.repeat(jnp.arange(2), n),
+        key=key,
+    )
 
 
 class Scheme(NamedTuple):
@@ -73,11 +119,13 @@ class Scheme(NamedTuple):
         resolve: (state, batch) -> the temperature of this step. Schemes that do not look at the
             batch take None.
         update: (state, batch, gradient) -> state of the next step.
+        learns: whether `update` needs the gradient.
     """
 
     init: Callable[[], State]
     resolve: Callable[..., Temperature]
     update: Callable[..., State]
+    learns: bool = False
 
 
 def fixed(temperature: TemperatureLike) -> Scheme:
@@ -207,7 +255,57 @@ def learned_scale(
         change, optimizer_state = optimizer.update(gradient.log_scale, optimizer_state, t)
         return jnp.clip(t + change, 0.0, math.log(max_scale)), optimizer_state
 
-    return Scheme(init, resolve, update)
+    return Scheme(init, resolve, update, learns=True)
+
+
+def learned_scale_and_bias(
+    optimizer: Optimizer,
+    *,
+    log_scale: float = math.log(10.0),
+    bias: float = -10.0,
+    max_scale: float = 100.0,
+) -> Scheme:
+    r"""The learned scale and bias of SigLIP, with an optimiser of their own.
+
+    $$t' \leftarrow \mathrm{clip}(t' + u, 0, \ln \text{max\_scale}), \qquad b \leftarrow b + v$$
+
+    Args:
+        optimizer: an optax optimiser for the two parameters.
+        log_scale: initial t', the logarithm of the scale.
+        bias: initial b.
+        max_scale: largest scale, > 1.
+
+    Returns:
+        The scheme; `resolve` gives a temperature whose `scale` and `bias` `losses.siglip` takes.
+
+    Raises:
+        ValueError: when max_scale <= 1.
+
+    References:
+        Zhai et al., [arXiv 2303.15343](https://arxiv.org/abs/2303.15343), section 3.2; the clamp
+        is that of open_clip.
+    """
+    if max_scale <= 1:
+        raise ValueError(f"max_scale must be > 1, it is the largest scale; found {max_scale}.")
+
+    def init() -> State:
+        parameters = (jnp.float32(log_scale), jnp.float32(bias))
+        return parameters, optimizer.init(parameters)
+
+    def resolve(state: State, batch: Batch | None) -> LearnedWithBias:
+        del batch
+        t, b = state[0]
+        return LearnedWithBias(t, b, max_scale=max_scale)
+
+    def update(state: State, batch: Batch | None, gradient: LearnedWithBias) -> State:
+        del batch
+        parameters, optimizer_state = state
+        slopes = (gradient.log_scale, gradient.bias)
+        changes, optimizer_state = optimizer.update(slopes, optimizer_state, parameters)
+        t, b = jax.tree.map(jnp.add, parameters, changes)
+        return (jnp.clip(t, 0.0, math.log(max_scale)), b), optimizer_state
+
+    return Scheme(init, resolve, update, learns=True)
 
 
 def macl(*, tau: float = 0.1, alpha: float = 0.5, threshold: float = 0.0) -> Scheme:
@@ -223,14 +321,14 @@ def macl(*, tau: float = 0.1, alpha: float = 0.5, threshold: float = 0.0) -> Sch
         threshold: A_0, in [0, 1].
 
     Returns:
-        The scheme; its state is empty, `resolve` needs the views of the batch.
+        The scheme; its state is empty, `resolve` needs the batch.
 
     Raises:
         ValueError: when tau <= 0, or alpha or threshold is not in [0, 1].
 
     Example:
         >>> views = jnp.eye(2)
-        >>> macl().resolve((), Batch(views, views))
+        >>> macl().resolve((), of_views(views, views))
         Constant(tau=Array(0.15, dtype=float32))
 
     References:
@@ -243,8 +341,8 @@ def macl(*, tau: float = 0.1, alpha: float = 0.5, threshold: float = 0.0) -> Sch
 
     def resolve(state: State, batch: Batch) -> Constant:
         del state
-        views = [normalize(at_least_float32(view)) for view in batch[:2]]
-        positive = jnp.mean(jax.lax.stop_gradient(sphere.paired(*views)))
+        pairs = [normalize(at_least_float32(x)) for x in (batch.anchors, batch.positives)]
+        positive = jnp.mean(jax.lax.stop_gradient(sphere.paired(*pairs)))
         return Constant(tau * (1 + alpha * (positive - threshold)))
 
     return Scheme(lambda: (), resolve, lambda state, batch, gradient: state)
@@ -275,14 +373,15 @@ def macl_reweight(loss: Float[Array, " n"]) -> Float[Array, " n"]:
 class ExampleState(NamedTuple):
     """State of `isogclr`, for each view and each example of the data set."""
 
-    tau: Float[Array, "2 examples"]
-    momentum: Float[Array, "2 examples"]
-    log_mean: Float[Array, "2 examples"]
+    tau: Float[Array, "sides examples"]
+    momentum: Float[Array, "sides examples"]
+    log_mean: Float[Array, "sides examples"]
 
 
 def isogclr(
     num_examples: int,
     *,
+    sides: int = 2,
     tau_init: float = 0.1,
     tau_min: float = 0.005,
     tau_max: float = 1.0,
@@ -307,6 +406,7 @@ def isogclr(
 
     Args:
         num_examples: size of the data set.
+        sides: views of an example that are anchors: both, or with 1 the first alone, as in MoCo.
         tau_init: initial temperature.
         tau_min: lowest temperature, > 0.
         tau_max: highest temperature.
@@ -317,8 +417,8 @@ def isogclr(
         clip: largest |g|.
 
     Returns:
-        The scheme; `resolve` gives one temperature per anchor, in the order of `losses.nt_xent`,
-        and needs batch.example, `update` the views too.
+        The scheme; `resolve` gives one temperature per anchor and needs batch.example and
+        batch.side, `update` the whole batch.
 
     Raises:
         ValueError: when tau_min <= 0 or tau_init is not in [tau_min, tau_max].
@@ -331,19 +431,19 @@ def isogclr(
     check_range(tau_init, tau_max)
 
     def init() -> ExampleState:
-        shape = (2, num_examples)
+        shape = (sides, num_examples)
         return ExampleState(jnp.full(shape, tau_init), jnp.zeros(shape), jnp.full(shape, -jnp.inf))
 
     def resolve(state: ExampleState, batch: Batch) -> PerAnchor:
-        return PerAnchor(state.tau[:, batch.example].reshape(-1))
+        return PerAnchor(state.tau[batch.side, batch.example])
 
     def update(state: ExampleState, batch: Batch, gradient: Temperature | None) -> ExampleState:
         del gradient
-        of_batch = jax.tree.map(lambda x: x[:, batch.example].reshape(-1), state)
+        of_batch = jax.tree.map(lambda x: x[batch.side, batch.example], state)
         slope, log_mean = _robust_slope(batch, of_batch.tau, of_batch.log_mean, rho, gamma)
         momentum = (1 - beta) * of_batch.momentum + beta * jnp.clip(slope, -clip, clip)
         tau = jnp.clip(of_batch.tau - learning_rate * momentum, tau_min, tau_max)
-        put = lambda x, new: x.at[:, batch.example].set(new.reshape(2, -1))
+        put = lambda x, new: x.at[batch.side, batch.example].set(new)
         return ExampleState(*map(put, state, (tau, momentum, log_mean)))
 
     return Scheme(init, resolve, update)
@@ -355,6 +455,7 @@ def tempnet(
     num_examples: int,
     optimizer: Optimizer,
     *,
+    sides: int = 2,
     tau_min: float = 0.005,
     tau_max: float = 0.05,
     prototypes: int = 256,
@@ -377,6 +478,7 @@ def tempnet(
         features: d, the length of an embedding.
         num_examples: size of the data set, for the moving averages s_i.
         optimizer: an optax optimiser for the network.
+        sides: views of an example that are anchors, as in `isogclr`.
         tau_min: lowest temperature, > 0.
         tau_max: highest temperature.
         prototypes: M.
@@ -386,7 +488,7 @@ def tempnet(
         dropout: share of z to drop in `update` where the batch has a key.
 
     Returns:
-        The scheme; `resolve` gives one temperature per anchor, in the order of `losses.nt_xent`.
+        The scheme; `resolve` gives one temperature per anchor.
 
     Raises:
         ValueError: when tau_min <= 0 or tau_min > tau_max.
@@ -406,11 +508,11 @@ def tempnet(
             "offset": jnp.zeros(()),
             "log_softness": jnp.log(jnp.float32(0.01)),
         }
-        return params, optimizer.init(params), jnp.full((2, num_examples), -jnp.inf)
+        return params, optimizer.init(params), jnp.full((sides, num_examples), -jnp.inf)
 
     def predict(params: dict[str, Array], batch: Batch, key: PRNGKeyArray | None) -> Array:
-        views = jax.lax.stop_gradient(jnp.concatenate(batch[:2]))
-        z = jax.nn.sigmoid(at_least_float32(views) @ params["kernel"] + params["bias"][None, :])
+        anchors = at_least_float32(jax.lax.stop_gradient(batch.anchors))
+        z = jax.nn.sigmoid(anchors @ params["kernel"] + params["bias"][None, :])
         if key is not None:
             z = z * jax.random.bernoulli(key, 1 - dropout, z.shape) / (1 - dropout)
         match = z @ normalize(params["prototypes"]).T
@@ -425,7 +527,7 @@ def tempnet(
     def update(state: State, batch: Batch, gradient: Temperature | None) -> State:
         del gradient
         params, optimizer_state, log_means = state
-        of_batch = log_means[:, batch.example].reshape(-1)
+        of_batch = log_means[batch.side, batch.example]
 
         def objective(params):
             tau = predict(params, batch, batch.key)
@@ -435,7 +537,7 @@ def tempnet(
         slopes, log_mean = jax.grad(objective, has_aux=True)(params)
         changes, optimizer_state = optimizer.update(slopes, optimizer_state, params)
         params = jax.tree.map(jnp.add, params, changes)
-        return params, optimizer_state, log_means.at[:, batch.example].set(log_mean.reshape(2, -1))
+        return params, optimizer_state, log_means.at[batch.side, batch.example].set(log_mean)
 
     return Scheme(init, resolve, update)
 
@@ -448,12 +550,14 @@ def _robust_slope(
     gamma: float,
 ) -> tuple[Float[Array, " anchors"], Float[Array, " anchors"]]:
     """The slope g_i of the robust objective in tau_i, and the new ln s_i."""
-    views = jax.lax.stop_gradient(batch[:2])
     # log sum_j exp(h_ij / tau_i) over the negatives is the decoupled loss; its derivative in tau_i
     # is minus the softmax mean of h_ij / tau_i, over tau_i.
-    total, pullback = jax.vjp(lambda tau: dcl(*views, temperature=PerAnchor(tau)), tau)
+    assert batch.decoupled is not None
+    decoupled = batch.decoupled
+    total, pullback = jax.vjp(lambda tau: decoupled(PerAnchor(tau)), tau)
+    total = jax.lax.stop_gradient(total)
     softmax_mean = -tau * pullback(jnp.ones_like(total))[0]
-    now = total - math.log(2 * views[0].shape[0] - 2)
+    now = total - math.log(batch.negatives)
     averaged = jnp.logaddexp(jnp.log1p(-gamma) + log_mean, jnp.log(gamma) + now)
     log_mean = jnp.where(jnp.isneginf(log_mean), now, averaged)
     return log_mean + rho - jnp.exp(now - log_mean) * softmax_mean, log_mean

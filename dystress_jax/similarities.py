@@ -126,7 +126,7 @@ inner_product = Similarity(_identity, _dot, between_reverse=_dot_reverse)
 """Inner product u.v of the rows as they are; unbounded."""
 
 
-def oblique(num_tokens: int) -> Similarity:
+def oblique(num_tokens: int, *, mean: bool = False) -> Similarity:
     r"""Similarity on the oblique manifold, a product of `num_tokens` unit spheres.
 
     $$\mathrm{tr}(A^T B) = \sum_{k=1}^m a_k \cdot b_k, \qquad |a_k| = |b_k| = 1$$
@@ -136,6 +136,8 @@ def oblique(num_tokens: int) -> Similarity:
 
     Args:
         num_tokens: m >= 1; a row of length d holds m tokens of d / m numbers, one after another.
+        mean: divide by m, so that the range is [-1, 1], that of the sphere. A temperature of m tau
+            without it gives the same logits as tau with it.
 
     Returns:
         The similarity.
@@ -153,6 +155,8 @@ def oblique(num_tokens: int) -> Similarity:
         [arXiv 2209.02127](https://arxiv.org/abs/2209.02127).
     """
     tokens = _Tokens(num_tokens)
+    if mean:  # points of length 1: the product of two is the mean
+        return Similarity(tokens.normalize_whole, _dot, -1.0, 1.0, _dot_reverse)
     return Similarity(tokens.normalize, _dot, -float(num_tokens), float(num_tokens), _dot_reverse)
 
 
@@ -216,6 +220,9 @@ class _Tokens:
 
     def normalize(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
         return normalize(self.split(x)).reshape(x.shape)
+
+    def normalize_whole(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        return self.normalize(x) / math.sqrt(self.num_tokens)
 
     def path(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
         cosines = jnp.einsum(

@@ -22,6 +22,7 @@ class TrainState(NamedTuple):
     params: PyTree
     stats: PyTree  # running statistics
     memory: PyTree  # what the method remembers; () for most
+    scheme: PyTree  # what the temperature's scheme remembers; () for most
     opt_state: PyTree
 
 
@@ -47,6 +48,8 @@ def _make_init(method: Method, optimizer: optax.GradientTransformation):
     def init(seed: int) -> TrainState:
         init_key, step_key = jax.random.split(jax.random.key(seed))
         params, stats, memory = method.init(init_key)
-        return TrainState(jnp.int32(0), step_key, params, stats, memory, optimizer.init(params))
+        scheme = method.scheme.init()
+        opt_state = optimizer.init(params)
+        return TrainState(jnp.int32(0), step_key, params, stats, memory, scheme, opt_state)
 
     return init

@@ -441,6 +441,19 @@ class Learned(Temperature):
     def lower_bound(self) -> ArrayLike:
         return 1.0 / self.max_scale
 
+    @property
+    def scale(self) -> Array:
+        """1 / tau."""
+        return 1.0 / self(jnp.zeros(()))
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class LearnedWithBias(Learned):
+    """See `schemes.learned_scale_and_bias`: a learned temperature, and the bias of SigLIP."""
+
+    bias: Leaf = -10.0
+
 
 def learned(log_scale: ArrayLike = CLIP_LOG_SCALE, *, max_scale: float = 100.0) -> Learned:
     r"""The learned temperature of CLIP, parameterised by the logarithm of its inverse.

@@ -9,17 +9,15 @@ from typing import Any, NamedTuple
 
 import grain
 import jax
-import optax
 import tqdm
-from jax.sharding import Mesh
 
 from . import checkpoint, data, evaluation, experiment, sharding
 from . import config as config_lib
 from .config import Config, ConfigError
+from .experiment import Experiment
 from .interrupt import StopRequest
-from .methods import Method
 from .report import DivergedError, Report, table, write_json
-from .state import TrainState, abstract_state, init_state
+from .state import TrainState, init_state
 from .step import make_train_step
 
 
@@ -44,8 +42,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     with StopRequest(_note) as stop:
         run = _prepare(config, workdir.absolute())
         start = _start(run)
-        if jax.process_index() == 0:
-            write_json(run.workdir / "config.json", dataclasses.asdict(run.config))
+        _write_beginnings(run)
         state, last_step, seconds, signal = _train_steps(run, start, stop)
         if signal is not None:
             saved = f"saved in {run.checkpoints}; the same command goes on from there"
@@ -67,14 +64,13 @@ class _Run(NamedTuple):
     """What stays the same from the first step to the last."""
 
     began: float
-    config: Config
     workdir: pathlib.Path
-    mesh: Mesh
-    sources: dict[str, data.Source]
-    schedule: experiment.Schedule
-    method: Method
-    optimizer: optax.GradientTransformation
-    encode: Callable[..., jax.Array]  # (params, stats, images) -> features
+    parts: Experiment
+    images: str  # the training images, as `experiment.describe_images` tells them
+
+    @property
+    def config(self) -> Config:
+        return self.parts.config
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -82,45 +78,51 @@ class _Run(NamedTuple):
 
     def labelled(self, split: str) -> bool:
         """Whether accuracy can be measured on a split."""
-        return all(s in self.sources and self.sources[s].has_labels for s in ("train", split))
+        sources = self.parts.sources
+        return all(s in sources and sources[s].has_labels for s in ("train", split))
 
     def knn(self, encode: Callable[[jax.Array], jax.Array], split: str) -> float:
         """The kNN accuracy of features on a split, among at most ``knn.bank`` training images."""
-        return evaluation.knn_accuracy(
+        return evaluation.evaluate_knn(
             encode,
-            data.subset(self.sources["train"], self.config.knn.bank),
-            self.sources[split],
+            data.subset(self.parts.train, self.config.knn.bank),
+            self.parts.sources[split],
             k=self.config.knn.k,
             temperature=self.config.knn.temperature,
-            mesh=self.mesh,
-        )
+            mesh=self.parts.mesh,
+        ).top1
 
     def encoder(self, state: TrainState) -> Callable[[jax.Array], jax.Array]:
-        return functools.partial(self.encode, state.params, state.stats)
+        return functools.partial(self.parts.encode, state.params, state.stats)
 
 
 def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
     """Build every part; whatever cannot work fails here, before anything compiles."""
     began = time.perf_counter()
-    if config.data.path:  # the run may go on, and be evaluated, from another directory
-        path = str(pathlib.Path(config.data.path).absolute())
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
-    mesh = sharding.make_mesh()
-    try:
-        sharding.check_batch_size(config.batch_size, mesh)
-    except ValueError as error:
-        raise ConfigError(f"config.{error}") from error
-    _note(f"devices: {mesh.size} x {jax.devices()[0].device_kind}; workdir: {workdir}")
-    sources = experiment.open_sources(config)
-    source = sources["train"]
-    counts = ", ".join(f"{len(s):,} {split}" for split, s in sources.items())
-    _note(f"images: {counts}; {' x '.join(map(str, source.image_shape))}")
-    schedule = experiment.make_schedule(config, source)
-    method = experiment.make_method(config, source, mesh)
-    optimizer = experiment.make_optimizer(config, schedule)
-    encode = experiment.make_encode(config, method, source)
+    config = experiment.with_absolute_paths(config)
     _check_config(config, workdir)
-    return _Run(began, config, workdir, mesh, sources, schedule, method, optimizer, encode)
+    devices = jax.devices()
+    _note(f"devices: {len(devices)} x {devices[0].device_kind}; workdir: {workdir}")
+    parts = experiment.build(config, workdir)
+    counts = ", ".join(f"{len(s):,} {split}" for split, s in parts.sources.items())
+    _note(f"images: {counts}; {' x '.join(map(str, parts.train.image_shape))}")
+    if parts.language is not None:
+        _note(f"vocabulary: {parts.language.tokenizer.vocab_size:,} tokens")
+    return _Run(began, workdir, parts, experiment.describe_images(parts.train))
+
+
+def _write_beginnings(run: _Run) -> None:
+    """What the run is, once it is known to go on: settings, vocabulary, what was left out."""
+    if jax.process_index() != 0:
+        return
+    write_json(run.workdir / "config.json", dataclasses.asdict(run.config))
+    if run.parts.language is not None:
+        run.parts.language.tokenizer.save(run.workdir / experiment.TOKENIZER_FILE)
+    skipped = [line for source in run.parts.sources.values() for line in source.skipped]
+    if skipped:
+        path = run.workdir / "skipped.txt"
+        path.write_text("\n".join(skipped) + "\n")
+        _note(f"left out: {len(skipped)} that cannot be used, listed in {path}")
 
 
 class _Start(NamedTuple):
@@ -134,23 +136,23 @@ class _Start(NamedTuple):
 
 def _start(run: _Run) -> _Start:
     """Restore the newest checkpoint that is whole, or begin."""
+    parts = run.parts
     batches = data.batches(
-        run.sources["train"],
+        parts.train,
         batch_size=run.config.batch_size,
         seed=run.config.seed,
         threads=run.config.data.threads,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    abstract = abstract_state(run.method, run.optimizer, mesh=run.mesh)
-    restored = checkpoint.restore_newest(run.checkpoints, abstract)
+    restored = checkpoint.restore_newest(run.checkpoints, parts.abstract_state())
     if restored is None:
-        state = init_state(run.method, run.optimizer, seed=run.config.seed, mesh=run.mesh)
+        state = init_state(parts.method, parts.optimizer, seed=run.config.seed, mesh=parts.mesh)
         return _Start(state, batches, 0, 0.0)
     for step, reason in restored.damaged:
         _note(f"{reason}; moved to {run.workdir / 'damaged' / str(step)}")
-    experiment.check_images(restored.record["images"], run.sources["train"])
-    done = restored.step >= run.schedule.total_steps
+    experiment.check_images(restored.record["images"], parts.train)
+    done = restored.step >= parts.schedule.total_steps
     _note(f"{'complete' if done else 'going on from the checkpoint'} at step {restored.step}")
     batches.set_state(restored.record["position"])
     return _Start(restored.state, batches, restored.step, restored.record["seconds"])
@@ -160,14 +162,18 @@ def _train_steps(
     run: _Run, start: _Start, stop: StopRequest
 ) -> tuple[TrainState, int, float, str | None]:
     """Step until the end or a signal; returns state, last step, seconds so far, signal's name."""
-    config, total_steps = run.config, run.schedule.total_steps
+    config, parts, total_steps = run.config, run.parts, run.parts.schedule.total_steps
     state, batches = start.state, start.batches
 
     def seconds() -> float:
         return start.seconds + time.perf_counter() - run.began
 
     train_step = make_train_step(
-        run.method, run.optimizer, run.schedule.learning_rate, mesh=run.mesh
+        parts.method,
+        parts.optimizer,
+        parts.schedule.learning_rate,
+        mesh=parts.mesh,
+        micro_batches=config.batch.micro_batches,
     )
     measured = run.labelled("holdout")
     best = max(checkpoint.knn_by_step(run.checkpoints).values(), default=0.0)
@@ -183,7 +189,7 @@ def _train_steps(
     step, signal = start.step, None
     try:
         for step in range(start.step + 1, total_steps + 1):
-            batch = sharding.shard_batch(_next(batches), run.mesh)
+            batch = sharding.shard_batch(_next(batches), parts.mesh)
             state, metrics = train_step(state, batch)
             report.step(step, metrics)
             last = step == total_steps
@@ -204,7 +210,7 @@ def _train_steps(
                     "position": batches.get_state(),
                     "knn": knn,
                     "seconds": seconds(),
-                    "images": experiment.describe_images(run.sources["train"]),
+                    "images": run.images,
                 }
                 with report.paused():
                     saver.save(step, state, record)
@@ -236,33 +242,80 @@ def _next(batches: grain.DatasetIterator) -> data.Batch:
 def _summarize(run: _Run, state: TrainState) -> dict[str, Any]:
     """The closing numbers: on the test images, or on the held-out ones if there is no test."""
     summary: dict[str, Any] = {"steps": int(state.step), "seed": run.config.seed}
+    parts = run.parts
     split = next((s for s in ("test", "holdout") if run.labelled(s)), None)
     if split is not None:
-        untrained = init_state(run.method, run.optimizer, seed=run.config.seed, mesh=run.mesh)
+        untrained = init_state(parts.method, parts.optimizer, seed=run.config.seed, mesh=parts.mesh)
         summary |= {
             "knn_trained": run.knn(run.encoder(state), split),
             "knn_untrained": run.knn(run.encoder(untrained), split),
             "knn_raw_pixels": run.knn(evaluation.raw_pixels, split),
             "knn_split": split,
-            "knn_bank": len(data.subset(run.sources["train"], run.config.knn.bank)),
+            "knn_bank": len(data.subset(parts.train, run.config.knn.bank)),
         }
+    if parts.language is not None:
+        summary |= _summarize_pairs(run, state)
     return summary
 
 
+def _summarize_pairs(run: _Run, state: TrainState) -> dict[str, Any]:
+    """What clip is judged by: retrieval and zero-shot classification, and a picture of it."""
+    parts, found = run.parts, {}
+    sources = parts.sources
+    with_texts = [s for s in ("test", "holdout") if s in sources and sources[s].captions]
+    towers = experiment.make_towers(parts, state)
+    if with_texts:
+        split = with_texts[0]
+        retrieval = evaluation.evaluate_retrieval(towers, sources[split], mesh=parts.mesh)
+        found |= retrieval.recalls | {
+            "retrieval_split": split,
+            "retrieval_chance": retrieval.chance,
+        }
+        picture = evaluation.retrieval_grid(towers, sources[split], mesh=parts.mesh)
+        if jax.process_index() == 0:
+            picture.save(run.workdir / "retrieval.png")
+    zero_shot = experiment.zero_shot(parts, towers)
+    if zero_shot is not None:
+        split, result = zero_shot
+        found |= {
+            "zero_shot_top1": result.top1,
+            "zero_shot_top5": result.top5,
+            "zero_shot_split": split,
+            "zero_shot_classes": result.protocol["classes"],
+            "zero_shot_chance": result.protocol["chance"],
+        }
+    return found
+
+
 def _closing_table(summary: dict[str, Any]) -> str:
-    time_row = ("time", f"{summary['seconds']:.0f} s")
-    if "knn_split" not in summary:
-        rows = [("steps", str(summary["steps"])), time_row]
-        return table(rows, title="done (no labelled test or held-out images to measure by)")
-    rows = [
-        (label, f"{100 * summary[name]:.1f} %")
-        for label, name in (
-            ("trained encoder", "knn_trained"),
-            ("same encoder, untrained", "knn_untrained"),
-            ("raw pixels", "knn_raw_pixels"),
-        )
-    ]
-    return table([*rows, time_row], title=f"kNN accuracy, {summary['knn_split']} images")
+    tables = []
+    percent = lambda share: f"{100 * share:.1f} %"
+    if "knn_split" in summary:
+        names = {
+            "trained encoder": "knn_trained",
+            "same encoder, untrained": "knn_untrained",
+            "raw pixels": "knn_raw_pixels",
+        }
+        rows = [(label, percent(summary[name])) for label, name in names.items()]
+        tables.append((f"kNN accuracy, {summary['knn_split']} images", rows))
+    if "retrieval_split" in summary:
+        chance = summary["retrieval_chance"]
+        rows = [
+            (name.replace("_", " "), f"{percent(summary[name])}  (chance {percent(chance[name])})")
+            for name in chance
+        ]
+        tables.append((f"retrieval, {summary['retrieval_split']} images", rows))
+    if "zero_shot_split" in summary:
+        chance = percent(summary["zero_shot_chance"])
+        rows = [("top-1", f"{percent(summary['zero_shot_top1'])}  (chance {chance})")]
+        rows += [("top-5", percent(summary["zero_shot_top5"]))]
+        classes = f"{summary['zero_shot_classes']:,} classes"
+        tables.append((f"zero-shot, {summary['zero_shot_split']} images, {classes}", rows))
+    if not tables:
+        title = "done (no labelled test or held-out images to measure by)"
+        tables.append((title, [("steps", str(summary["steps"]))]))
+    tables[-1][1].append(("time", f"{summary['seconds']:.0f} s"))
+    return "\n\n".join(table(rows, title=title) for title, rows in tables)
 
 
 def _check_config(config: Config, workdir: pathlib.Path) -> None:

@@ -238,7 +238,9 @@ def test_knn_of_a_source_is_knn_of_its_pixels_on_one_device_and_on_eight():
         )
         assert result.top1 == pytest.approx(expected)
         assert result.top1 <= result.top5 <= 1
-        accuracy = evaluation.knn_accuracy(evaluation.raw_pixels, bank, queries, k=20, mesh=mesh)
+        accuracy = evaluation.evaluate_knn(
+            evaluation.raw_pixels, bank, queries, k=20, mesh=mesh
+        ).top1
         assert accuracy == result.top1
 
 

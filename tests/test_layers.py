@@ -17,12 +17,12 @@ LAYERS = [
     {"config", "report", "checkpoint", "interrupt"},
     {"methods", "evaluation"},
     {"state"},
-    {"step"},
+    {"step", "objective", "networks"},
     {"experiment"},
     {"trainer", "evaluator"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-READS_CONFIG = {"config", "experiment", "trainer", "evaluator"}
+READS_CONFIG = {"config", "objective", "networks", "experiment", "trainer", "evaluator"}
 
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]

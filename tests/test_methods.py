@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from dystress_jax import config, data, experiment, models, sharding
+from dystress_jax import config, data, experiment, models, networks, sharding
 from dystress_jax.state import abstract_state, init_state
 from dystress_jax.step import make_train_step
 
@@ -34,7 +34,7 @@ def run(c, devices, steps=3):
     """The memory after the steps, and what was logged, made as the trainer makes it."""
     mesh = sharding.make_mesh(jax.devices()[:devices])
     schedule = experiment.make_schedule(c, SOURCE)
-    method = experiment.make_method(c, SOURCE, mesh)
+    method = experiment.make_method(c, SOURCE, mesh, schedule)
     optimizer = experiment.make_optimizer(c, schedule)
     state = init_state(method, optimizer, seed=0, mesh=mesh)
     step = make_train_step(method, optimizer, schedule.learning_rate, mesh=mesh)
@@ -44,6 +44,11 @@ def run(c, devices, steps=3):
         state, metrics = step(state, sharding.shard_batch(batch, mesh))
         logged.append({name: float(value) for name, value in metrics.items()})
     return jax.device_get(state.memory), logged
+
+
+def make_method(c):
+    schedule = experiment.make_schedule(c, SOURCE)
+    return experiment.make_method(c, SOURCE, sharding.make_mesh(jax.devices()[:1]), schedule)
 
 
 @pytest.fixture
@@ -65,7 +70,7 @@ def pixels(config, source):
 @pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3"])
 @pytest.mark.parametrize("name", ["constant", "dystress", "shifted_dystress"])
 def test_every_method_learns_with_every_temperature(method, name, monkeypatch):
-    monkeypatch.setattr(experiment, "make_encoder", pixels)
+    monkeypatch.setattr(networks, "make_encoder", pixels)
     _, logged = run(settings(method=method, temperature={"name": name}), devices=1)
     low, high = (0.1, 0.1) if name == "constant" else (0.1, 0.2)
     for line in logged:
@@ -92,8 +97,8 @@ def test_one_device_and_eight_learn_the_same(method):
 def test_the_step_lowers_for_accelerators(method, platform):
     c = settings(method=method, dtype="bfloat16")
     mesh = sharding.make_mesh()
-    made = experiment.make_method(c, SOURCE, mesh)
     schedule = experiment.make_schedule(c, SOURCE)
+    made = experiment.make_method(c, SOURCE, mesh, schedule)
     optimizer = experiment.make_optimizer(c, schedule)
     step = make_train_step(made, optimizer, schedule.learning_rate, mesh=mesh)
     state = abstract_state(made, optimizer, mesh=mesh)
@@ -108,7 +113,7 @@ def test_a_vision_transformer_goes_with_every_method(method):
         model={"name": "vit_tiny", "freeze_patches": True},
         moco={"queue_size": 32, "bn_groups": 1},
     )
-    made = experiment.make_method(c, SOURCE, sharding.make_mesh(jax.devices()[:1]))
+    made = make_method(c)
     params, stats, memory = jax.eval_shape(made.init, jax.random.key(0))
     assert "kernel" not in params["encoder"].get("patches", {})
     assert stats["encoder"]["patches"]["kernel"].shape == (4 * 4 * 3, 192)
@@ -126,4 +131,4 @@ def test_a_vision_transformer_goes_with_every_method(method):
 def test_a_transformer_that_cannot_be_made_is_refused(model, message):
     c = settings(model={"name": "vit_tiny", **model})
     with pytest.raises(config.ConfigError, match=message):
-        experiment.make_method(c, SOURCE, sharding.make_mesh(jax.devices()[:1]))
+        make_method(c)

@@ -10,11 +10,11 @@ import oracles
 import pytest
 from flax import nnx
 
-from dystress_jax import losses, methods, models, sharding, temperatures
+from dystress_jax import losses, methods, models, schemes, sharding, temperatures
 from dystress_jax.models import _functional
 from dystress_jax.models._norm import BatchNorm
-from dystress_jax.state import init_state
-from dystress_jax.step import make_train_step
+from dystress_jax.state import TrainState, init_state
+from dystress_jax.step import gradients, make_train_step
 
 N, PIXELS, FEATURES, OUT, RATE, MOMENTUM = 8, 6, 5, 4, 0.5, 0.75
 TAU_MIN, TAU_MAX = 0.1, 0.3
@@ -33,9 +33,9 @@ def linear(fan_in, fan_out):
     return models.Network(init, apply, fan_out)
 
 
-def mirrored(key, images):
+def mirrored(key, images, rows):
     """Views without chance: the image, and the image from right to left."""
-    del key
+    del key, rows
     images = images.astype(jnp.float32) / 255
     return images, images[:, :, ::-1]
 
@@ -48,7 +48,7 @@ def moco_v2(encoder=None, *, queue_size=2 * N, views=mirrored):
         linear(encoder.out_features, OUT),
         views=views,
         loss=loss,
-        temperature=TEMPERATURE,
+        scheme=schemes.fixed(TEMPERATURE),
         queue_size=queue_size,
         momentum=MOMENTUM,
     )
@@ -62,7 +62,7 @@ def moco_v3(*, scale_by_tau=True, total_steps=4):
         linear(OUT, OUT),
         views=mirrored,
         loss=loss,
-        temperature=TEMPERATURE,
+        scheme=schemes.fixed(TEMPERATURE),
         momentum=MOMENTUM,
         total_steps=total_steps,
         scale_by_tau=scale_by_tau,
@@ -204,13 +204,19 @@ def normalised(groups):
     return _functional.functional(lambda rngs: Normalised(groups, rngs), out_features=PIXELS)
 
 
+def as_batch(images):
+    rows = jnp.arange(len(images))
+    return {"image": images, "row": rows, "index": rows, "label": rows}
+
+
 def make_keys(method):
     """The keys of a batch of images: ``(images, key) -> [n d]``."""
 
     @jax.jit
     def keys(images, key):
-        variables = method.init(jax.random.key(1))
-        _, outcome = method.loss(*variables, {"image": images}, key)
+        params, stats, memory = method.init(jax.random.key(1))
+        state = TrainState(0, key, params, stats, memory, (), ())
+        _, _, outcome, _, _ = gradients(method, state, as_batch(images), key)
         return outcome.memory["queue"][:N]
 
     return keys
@@ -264,17 +270,16 @@ def test_moco_v2_refuses_what_cannot_work(change, message):
             linear(2, 2),
             views=mirrored,
             loss=losses.info_nce,
-            temperature=TEMPERATURE,
+            scheme=schemes.fixed(TEMPERATURE),
             **settings,
         )
 
 
 def test_a_queue_that_the_batch_does_not_divide_is_refused_before_anything_compiles():
     method = moco_v2(queue_size=12)
-    params, stats, memory = method.init(jax.random.key(0))
     [batch] = make_batches(1)
     with pytest.raises(ValueError, match="found a queue of 12 and a batch of 8"):
-        jax.eval_shape(method.loss, params, stats, memory, batch, jax.random.key(0))
+        jax.eval_shape(method.prepare, as_batch(batch["image"]), jax.random.key(0))
 
 
 def test_moco_v3_refuses_a_predictor_of_another_width():
@@ -285,7 +290,7 @@ def test_moco_v3_refuses_a_predictor_of_another_width():
             linear(2, 3),
             views=mirrored,
             loss=losses.info_nce,
-            temperature=TEMPERATURE,
+            scheme=schemes.fixed(TEMPERATURE),
             momentum=0.9,
             total_steps=1,
         )

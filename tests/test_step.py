@@ -10,11 +10,12 @@ import pytest
 from dystress_jax import (
     augment,
     config,
-    experiment,
     losses,
     methods,
     models,
+    objective,
     optim,
+    schemes,
     sharding,
     temperatures,
 )
@@ -29,15 +30,15 @@ def make_parts(*, dtype=jnp.float32, rate=0.02, loss=None):
     projector = models.projector(
         "simclr", in_features=encoder.out_features, hidden=16, out=8, dtype=dtype
     )
-    views = functools.partial(augment.two_views, recipe=augment.simclr_cifar(), size=SIZE)
 
-    def dense(view_a, view_b, temperature):
+    def views(key, images, rows):
+        return augment.two_views(key, images, augment.simclr_cifar(), size=SIZE, rows=rows)
+
+    def dense(view_a, view_b, temperature, labels):
         return losses.nt_xent(view_a, view_b, temperature=temperature, strategy="dense")
 
-    temperature = temperatures.dystress(0.1, 0.2)
-    method = methods.simclr(
-        encoder, projector, views=views, loss=loss or dense, temperature=temperature
-    )
+    scheme = schemes.fixed(temperatures.dystress(0.1, 0.2))
+    method = methods.simclr(encoder, projector, views=views, loss=loss or dense, scheme=scheme)
     schedule = optim.warmup_cosine(rate, total_steps=20)
     optimizer = optim.make_optimizer("sgd", schedule, momentum=0.9, weight_decay=1e-4)
     return method, optimizer, schedule
@@ -90,7 +91,7 @@ def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
 
     def curve(devices):
         mesh = sharding.make_mesh(jax.devices()[:devices])
-        parts = make_parts(rate=0.002, loss=experiment.make_loss(config.Config(), mesh))
+        parts = make_parts(rate=0.002, loss=objective.make_view_loss(config.Config(), mesh))
         return [m["loss"] for m in run(parts, batches, devices)[1]]
 
     curves = {devices: curve(devices) for devices in (1, 2, 4, 8)}
@@ -107,14 +108,14 @@ def test_the_loss_that_the_config_names_is_the_loss_of_the_whole_batch(strategy)
     temperature = temperatures.dystress(0.1, 0.2)
 
     def mean(loss, views):
-        return loss(views[0], views[1], temperature).mean()
+        return loss(views[0], views[1], temperature, jnp.arange(16)).mean()
 
     dense = functools.partial(losses.nt_xent, strategy="dense")
     expected = jax.value_and_grad(
         lambda views: dense(views[0], views[1], temperature=temperature).mean()
     )(views)
     found = jax.jit(
-        jax.value_and_grad(functools.partial(mean, experiment.make_loss(settings, mesh))),
+        jax.value_and_grad(functools.partial(mean, objective.make_view_loss(settings, mesh))),
         in_shardings=jax.sharding.NamedSharding(mesh, jax.P(None, "data")),
     )(views)
     jax.tree.map(

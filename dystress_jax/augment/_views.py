@@ -13,12 +13,17 @@ from ._recipes import Recipe, View
 
 
 def two_views(
-    key: Key[Array, ""], images: UInt8[Array, "n h w c"], recipe: Recipe, *, size: int
+    key: Key[Array, ""],
+    images: UInt8[Array, "n h w c"],
+    recipe: Recipe,
+    *,
+    size: int,
+    rows: Int[Array, " n"] | None = None,
 ) -> tuple[Float[Array, "n {size} {size} c"], Float[Array, "n {size} {size} c"]]:
     """Draw the two views of every image that a contrastive loss compares.
 
     Row i is drawn with `fold_in(key, i)`: it depends on neither the other rows, nor the size of
-    the batch, nor how it is sharded.
+    the batch, nor how it is sharded or cut into parts.
 
     Args:
         key: a typed key, `jax.random.key(seed)`; a new one every step.
@@ -26,6 +31,8 @@ def two_views(
             nothing.
         recipe: how the views are drawn; static under jit.
         size: side of the views in pixels; static under jit.
+        rows: number of each image in the whole batch, where these are a part of it; default
+            0, 1, ..., n - 1.
 
     Returns:
         First and second views, float32 in [0, 1].
@@ -45,13 +52,18 @@ def two_views(
     """
     first_key, second_key = jax.random.split(key)
     return (
-        view(first_key, images, recipe.first, size=size),
-        view(second_key, images, recipe.second, size=size),
+        view(first_key, images, recipe.first, size=size, rows=rows),
+        view(second_key, images, recipe.second, size=size, rows=rows),
     )
 
 
 def view(
-    key: Key[Array, ""], images: UInt8[Array, "n h w c"], how: View, *, size: int
+    key: Key[Array, ""],
+    images: UInt8[Array, "n h w c"],
+    how: View,
+    *,
+    size: int,
+    rows: Int[Array, " n"] | None = None,
 ) -> Float[Array, "n {size} {size} c"]:
     """Draw one view of every image, as for a linear probe; see `two_views`.
 
@@ -60,6 +72,7 @@ def view(
         images: pixels 0 to 255, 1 or 3 channels.
         how: how the view is drawn; static under jit.
         size: side of the view in pixels; static under jit.
+        rows: see `two_views`.
 
     Returns:
         Float32 in [0, 1].
@@ -80,7 +93,8 @@ def view(
         raise ValueError(f"images have 1 or 3 channels, last; found shape {images.shape}.")
     if size < 1:
         raise ValueError(f"size is the side of a view in pixels, at least 1; found {size}.")
-    drawn = _draw(key, how, count=count, height=height, width=width)
+    rows = jnp.arange(count) if rows is None else rows
+    drawn = _draw(key, how, rows=rows, height=height, width=width)
     x = _geometry.crop_and_resize(images, drawn.box, drawn.flip, size=size, antialias=how.antialias)
 
     def sometimes(happens: Bool[Array, " n"], changed: Array) -> Array:
@@ -134,8 +148,10 @@ _NUMBERS = {
 }
 
 
-def _draw(key: Key[Array, ""], how: View, *, count: int, height: int, width: int) -> _Drawn:
-    row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
+def _draw(
+    key: Key[Array, ""], how: View, *, rows: Int[Array, " n"], height: int, width: int
+) -> _Drawn:
+    row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
     total = sum(_NUMBERS.values())
     uniform = jax.vmap(lambda row_key: jax.random.uniform(row_key, (total,)))(row_keys)
     ends = itertools.accumulate(_NUMBERS.values())

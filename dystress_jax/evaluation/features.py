@@ -34,22 +34,8 @@ def encode_source(
     Raises:
         ValueError: no image has a label, or a feature is NaN or infinite.
     """
-    batch_size = math.ceil(batch_size / mesh.size) * mesh.size
-    batches = data.padded_batches(
-        source,
-        batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    features, labels = [], []
-    for batch in batches:
-        on_mesh = sharding.shard_batch({k: batch[k] for k in ("image", "label")}, mesh)
-        encoded = encode(on_mesh["image"]).astype(jnp.float32)
-        found, label = multihost_utils.process_allgather((encoded, on_mesh["label"]), tiled=True)
-        known = np.asarray(label) >= 0  # padding has no label either
-        features.append(np.asarray(found)[known])
-        labels.append(np.asarray(label)[known])
-    whole, label = np.concatenate(features), np.concatenate(labels)
+    whole, label = _encode_all(encode, source, mesh=mesh, batch_size=batch_size)
+    whole, label = whole[label >= 0], label[label >= 0]
     if not len(label):
         raise ValueError(
             f"none of the {len(source)} images has a label, and this evaluation compares labels: "
@@ -62,6 +48,46 @@ def encode_source(
             "encoder has diverged, evaluate an earlier checkpoint"
         )
     return whole, label
+
+
+def embed_source(
+    embed: Encode, source: data.Source, *, mesh: Mesh, batch_size: int = 256
+) -> Float[np.ndarray, "n d"]:
+    """Embeddings of all images of a source, in its order, with labels or without.
+
+    Args:
+        embed: uint8 images to embeddings, as for `encode_source`.
+        source: any images.
+        mesh: the devices that share each batch.
+        batch_size: at least 1; rounded up to a multiple of the devices.
+
+    Returns:
+        The embeddings, float32, whole on the host of every process.
+    """
+    return _encode_all(embed, source, mesh=mesh, batch_size=batch_size)[0]
+
+
+def _encode_all(
+    encode: Encode, source: data.Source, *, mesh: Mesh, batch_size: int
+) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]:
+    batch_size = math.ceil(batch_size / mesh.size) * mesh.size
+    batches = data.padded_batches(
+        source,
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    features, labels = [], []
+    for batch in batches:
+        on_mesh = sharding.shard_batch({k: batch[k] for k in ("image", "label", "mask")}, mesh)
+        encoded = encode(on_mesh["image"]).astype(jnp.float32)
+        gathered = multihost_utils.process_allgather(
+            (encoded, on_mesh["label"], on_mesh["mask"]), tiled=True
+        )
+        found, label, real = map(np.asarray, gathered)
+        features.append(found[real])
+        labels.append(label[real])
+    return np.concatenate(features), np.concatenate(labels)
 
 
 @jax.jit

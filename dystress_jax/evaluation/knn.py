@@ -130,16 +130,3 @@ def evaluate_knn(
         "classes": num_classes,
     }
     return Result(top1, top5, protocol)
-
-
-def knn_accuracy(
-    encode: Encode,
-    bank: data.Source,
-    queries: data.Source,
-    *,
-    k: int = 200,
-    temperature: float = 0.1,
-    mesh: Mesh,
-) -> float:
-    """Top-1 accuracy of `evaluate_knn`: the number to watch during training."""
-    return evaluate_knn(encode, bank, queries, k=k, temperature=temperature, mesh=mesh).top1

@@ -224,6 +224,7 @@ def info_nce(
     *,
     temperature: TemperatureLike,
     positives: Int[Array, " n"] | None = None,
+    decoupled: bool = False,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
@@ -243,6 +244,7 @@ def info_nce(
         temperature: a float, an array [n], a function or a `Temperature`.
         positives: index of the key that belongs to each query; default 0, 1, ..., n - 1, which
             needs m >= n. With `axis_name`, an index into this device's keys.
+        decoupled: leave the positive out of the sum, as `dcl` does for two views.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
         strategy: see `nt_xent`.
@@ -273,7 +275,7 @@ def info_nce(
     q, k = plan.points(queries), plan.points(keys)
     key = plan.row_numbers(m)
     negatives = plan.negatives(q, k, groups=(key[positives], key))
-    return jax.nn.softplus(negatives - plan.positives(q, k[positives]))
+    return _contrast(negatives - plan.positives(q, k[positives]), decoupled)
 
 
 def moco(
@@ -282,6 +284,7 @@ def moco(
     queue: Float[Array, "k d"],
     *,
     temperature: TemperatureLike,
+    decoupled: bool = False,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
@@ -300,6 +303,7 @@ def moco(
         keys: embeddings of the same examples from the momentum encoder.
         queue: embeddings u of earlier keys.
         temperature: a float, an array [n], a function or a `Temperature`.
+        decoupled: leave the positive out of the sum, as `dcl` does for two views.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
         strategy: see `nt_xent`.
@@ -334,7 +338,7 @@ def moco(
     )
     q = plan.points(queries)
     negatives = plan.negatives(q, plan.points(queue), groups=None)
-    return jax.nn.softplus(negatives - plan.positives(q, plan.points(keys)))
+    return _contrast(negatives - plan.positives(q, plan.points(keys)), decoupled)
 
 
 def supcon(
@@ -419,6 +423,11 @@ def _between_views(
     sample = jnp.tile(plan.row_numbers(a.shape[0]), 2)
     negatives = plan.negatives(views, views, groups=(sample, sample))
     return negatives, plan.positives(a, b, copies=2)
+
+
+def _contrast(negatives_over_positive: Float[Array, " n"], decoupled: bool) -> Float[Array, " n"]:
+    """The loss from N_i - l_ip, with or without the positive in the denominator."""
+    return negatives_over_positive if decoupled else jax.nn.softplus(negatives_over_positive)
 
 
 def _positive_keys(positives: Array | None, n: int, m: int) -> Int[Array, " n"]:

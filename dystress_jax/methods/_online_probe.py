@@ -30,12 +30,13 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
         probe = {"kernel": weights, "bias": jnp.zeros(num_classes)}
         return {**params, PROBE: probe}, stats, memory
 
-    def loss(params, stats, memory, batch, key):
-        value, outcome = method.loss(params, stats, memory, batch, key)
-        features = jax.lax.stop_gradient(outcome.features)
-        # Views of one image are neighbours, each has the image's label.
-        labels = jnp.repeat(batch["label"], features.shape[0] // batch["label"].shape[0])
-        logits = features @ params[PROBE]["kernel"] + params[PROBE]["bias"][None]
+    def contrast(params, embedded, temperature, memory, batch, key):
+        value, outcome = method.contrast(params, embedded, temperature, memory, batch, key)
+        features = jax.lax.stop_gradient(embedded.features)
+        n, views, width = features.shape
+        labels = jnp.repeat(batch["label"], views)
+        logits = features.reshape(n * views, width) @ params[PROBE]["kernel"]
+        logits += params[PROBE]["bias"][None]
         known = labels >= 0
         share = known / jnp.maximum(known.sum(), 1)
         entropy = optax.losses.softmax_cross_entropy_with_integer_labels(
@@ -48,7 +49,7 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
         silent = probe_loss - jax.lax.stop_gradient(probe_loss)
         return value + silent, outcome._replace(metrics=metrics)
 
-    return method._replace(init=init, loss=loss)
+    return method._replace(init=init, contrast=contrast)
 
 
 def without_probe(params):

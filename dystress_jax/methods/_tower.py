@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Shaped, UInt8
 
 from ..models import Network
 
 PyTree = Any
+# (key, images, number of each image in the whole batch) -> two views
 Views = Callable[
-    [PRNGKeyArray, UInt8[Array, "n h w c"]],
+    [PRNGKeyArray, UInt8[Array, "n h w c"], Int[Array, " n"]],
     tuple[Float[Array, "n size size c"], Float[Array, "n size size c"]],
 ]
 
@@ -31,14 +32,14 @@ class Tower(NamedTuple):
         return params, {"encoder": encoder_stats, "projector": projector_stats}
 
     def embed(
-        self, params: PyTree, stats: PyTree, images: Float[Array, "n h w c"]
+        self, params: PyTree, stats: PyTree, inputs: Shaped[Array, "n ..."], *, train: bool = True
     ) -> tuple[Float[Array, "n d"], Float[Array, "n features"], PyTree]:
-        """Return embeddings, features and the new stats, in training mode."""
+        """Return embeddings, features and the new stats."""
         features, encoder_stats = self.encoder.apply(
-            params["encoder"], stats["encoder"], images, train=True
+            params["encoder"], stats["encoder"], inputs, train=train
         )
         embeddings, projector_stats = self.projector.apply(
-            params["projector"], stats["projector"], features, train=True
+            params["projector"], stats["projector"], features, train=train
         )
         return embeddings, features, {"encoder": encoder_stats, "projector": projector_stats}
 

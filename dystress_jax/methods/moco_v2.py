@@ -1,16 +1,18 @@
 """MoCo v2 (Chen et al. 2020): queries find their keys among a queue of earlier keys."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .. import losses, schemes
 from ..metrics import pair_statistics
 from ..models import Network
 from ..similarities import normalize
 from ..temperatures import Temperature
-from ._method import Method, Outcome
+from ._method import Embedded, Method, Outcome
 from ._tower import Tower, Views, follow
 
 QueueLoss = Callable[
@@ -19,15 +21,19 @@ QueueLoss = Callable[
 ]
 
 
+_decoupled = functools.partial(losses.moco, decoupled=True)
+
+
 def moco_v2(
     encoder: Network,
     projector: Network,
     *,
     views: Views,
     loss: QueueLoss,
-    temperature: Temperature,
+    scheme: schemes.Scheme,
     queue_size: int,
     momentum: float,
+    decoupled: Callable[..., Float[Array, " n"]] = _decoupled,
 ) -> Method:
     r"""MoCo v2 with any temperature.
 
@@ -47,11 +53,13 @@ def moco_v2(
     Args:
         encoder: images to features.
         projector: features to the embeddings that the loss compares.
-        views: ``(key, uint8 images) -> two views``.
+        views: ``(key, uint8 images, rows) -> two views``.
         loss: ``(queries [n d], keys [n d], queue [k d], temperature) -> one value a query``.
-        temperature: handed to ``loss``.
+        scheme: of the temperature that is handed to ``loss``.
         queue_size: keys in the queue, a multiple of the batch size.
         momentum: m, in [0, 1].
+        decoupled: the loss without the positive in the denominator; what schemes with a state per
+            example look at.
 
     Returns:
         The method. Its memory has ``key_params``; ``queue``, whose rows have length 1; and
@@ -77,33 +85,69 @@ def moco_v2(
         queue = normalize(jax.random.normal(queue_key, (queue_size, projector.out_features)))
         return params, stats, {"key_params": params, "queue": queue, "position": jnp.int32(0)}
 
-    def loss_of_batch(params, stats, memory, batch, key):
-        views_key, order_key = jax.random.split(key)
-        query_view, key_view = views(views_key, batch["image"])
-        n = query_view.shape[0]
+    def order(key, n):
+        return jax.random.permutation(jax.random.fold_in(key, 1), n)
+
+    def prepare(batch, key):
+        n = len(batch["image"])
         if queue_size % n:
             raise ValueError(
                 f"queue_size must be a multiple of the batch size, so that each batch replaces the "
                 f"oldest keys; found a queue of {queue_size} and a batch of {n}"
             )
-        order = jax.random.permutation(order_key, n)
-        shuffled = tower.keys(memory["key_params"], stats, key_view[order])
-        keys = normalize(shuffled[jnp.argsort(order)])
-        queries, features, stats = tower.embed(params, stats, query_view)
+        shuffled = order(key, n)
+        return {**batch, "key_image": batch["image"][shuffled], "key_row": batch["row"][shuffled]}
 
+    def embed(params, stats, memory, batch, key):
+        query_view, _ = views(key, batch["image"], batch["row"])
+        _, key_view = views(key, batch["key_image"], batch["key_row"])
+        keys = normalize(tower.keys(memory["key_params"], stats, key_view))
+        queries, features, stats = tower.embed(params, stats, query_view)
+        return Embedded({"queries": queries, "shuffled_keys": keys}, features[:, None]), stats
+
+    def in_order(embedded, key):
+        keys = embedded.points["shuffled_keys"]
+        return keys[jnp.argsort(order(key, len(keys)))]
+
+    def look(embedded, memory, batch, key):
+        queries = jax.lax.stop_gradient(embedded.points["queries"])
+        keys, queue = in_order(embedded, key), memory["queue"]
+        return schemes.Batch(
+            anchors=queries,
+            positives=keys,
+            decoupled=lambda temperature: decoupled(queries, keys, queue, temperature=temperature),
+            negatives=queue_size,
+            example=batch["index"],
+            side=jnp.zeros_like(batch["index"]),
+            key=key,
+        )
+
+    def contrast(params, embedded, temperature, memory, batch, key):
+        del params, batch
+        queries, keys = embedded.points["queries"], in_order(embedded, key)
         queue, position = memory["queue"], memory["position"]
         value = jnp.mean(loss(queries, keys, queue, temperature))
         metrics = pair_statistics(queries, keys, negatives=queue, temperature=temperature)
         memory = {
             "key_params": memory["key_params"],
             "queue": jax.lax.dynamic_update_slice(queue, keys, (position, 0)),
-            "position": (position + n) % queue_size,
+            "position": (position + len(keys)) % queue_size,
         }
-        return value, Outcome(stats, memory, metrics, features)
+        return value, Outcome(memory, metrics)
 
     def after_update(memory, params, step):
         del step
         key_params = follow(memory["key_params"], params, rate=1 - momentum)
         return {**memory, "key_params": key_params}
 
-    return Method(init, loss_of_batch, tower.encode, encoder.out_features, after_update)
+    return Method(
+        init,
+        embed,
+        look,
+        contrast,
+        scheme,
+        tower.encode,
+        encoder.out_features,
+        prepare,
+        after_update,
+    )

@@ -1,16 +1,25 @@
 """MoCo v3 (Chen et al. 2021): a momentum encoder and a predictor, without a queue."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
+from .. import losses, schemes
 from ..metrics import pair_statistics
 from ..models import Network
 from ..similarities import normalize, sphere
 from ..temperatures import Temperature
-from ._method import Method, Outcome
+from ._method import Embedded, Method, Outcome
 from ._tower import Tower, Views, follow
-from .simclr import Loss
+
+KeyLoss = Callable[[Float[Array, "n d"], Float[Array, "n d"], Temperature], Float[Array, " n"]]
+
+
+_decoupled = functools.partial(losses.info_nce, decoupled=True)
 
 
 def moco_v3(
@@ -19,11 +28,12 @@ def moco_v3(
     predictor: Network,
     *,
     views: Views,
-    loss: Loss,
-    temperature: Temperature,
+    loss: KeyLoss,
+    scheme: schemes.Scheme,
     momentum: float,
     total_steps: int,
     scale_by_tau: bool = True,
+    decoupled: Callable[..., Float[Array, " n"]] = _decoupled,
 ) -> Method:
     r"""MoCo v3 with any temperature.
 
@@ -42,15 +52,17 @@ def moco_v3(
         encoder: images to features; a ViT keeps its patch embedding frozen if it was made so.
         projector: features to embeddings.
         predictor: embeddings to queries, of the same width.
-        views: ``(key, uint8 images) -> two views``.
+        views: ``(key, uint8 images, rows) -> two views``.
         loss: ``(queries [n d], keys [n d], temperature) -> one value a query``.
-        temperature: handed to ``loss``.
+        scheme: of the temperature that is handed to ``loss``.
         momentum: :math:`m_0`, in [0, 1].
         total_steps: T, at least 1.
         scale_by_tau: multiply the loss by the published factor :math:`2 \tau`, which makes the size
             of the gradient independent of a constant temperature. Where the temperature depends on
             the pair, it is that of the query's positive pair, :math:`2 \tau(s_{ii})`; in the
             gradient it counts as a number.
+        decoupled: the loss without the positive in the denominator; what schemes with a state per
+            example look at.
 
     Returns:
         The method. Its memory has ``key_params``.
@@ -88,25 +100,69 @@ def moco_v3(
         )
         return predictions, features, {**tower_stats, "predictor": predictor_stats}
 
-    def contrast(queries, keys):
+    def embed(params, stats, memory, batch, key):
+        view_a, view_b = views(key, batch["image"], batch["row"])
+        points = {
+            "keys_a": tower.keys(memory["key_params"], stats, view_a),
+            "keys_b": tower.keys(memory["key_params"], stats, view_b),
+        }
+        points["queries_a"], features_a, stats = query(params, stats, view_a)
+        points["queries_b"], features_b, stats = query(params, stats, view_b)
+        return Embedded(points, jnp.stack([features_a, features_b], axis=1)), stats
+
+    def halves(temperature):
+        """The temperature of the first views' queries and that of the second views'."""
+        if not temperature.by_anchor:
+            return temperature, temperature
+        half = lambda side: jax.tree.map(lambda leaf: jnp.split(leaf, 2)[side], temperature)
+        return half(0), half(1)
+
+    def look(embedded, memory, batch, key):
+        del memory
+        p = jax.lax.stop_gradient(embedded.points)
+        n = len(batch["index"])
+
+        def both(temperature):
+            of_a, of_b = halves(temperature)
+            a = decoupled(p["queries_a"], p["keys_b"], temperature=of_a)
+            return jnp.concatenate([a, decoupled(p["queries_b"], p["keys_a"], temperature=of_b)])
+
+        return schemes.Batch(
+            anchors=jnp.concatenate([p["queries_a"], p["queries_b"]]),
+            positives=jnp.concatenate([p["keys_b"], p["keys_a"]]),
+            decoupled=both,
+            negatives=n - 1,
+            example=jnp.tile(batch["index"], 2),
+            side=jnp.repeat(jnp.arange(2), n),
+            key=key,
+        )
+
+    def compare(queries, keys, temperature):
         values = loss(queries, keys, temperature)
         if scale_by_tau:
             positive = sphere.paired(normalize(queries), normalize(keys))
             values *= 2 * jax.lax.stop_gradient(temperature.for_positives(positive))
         return jnp.mean(values)
 
-    def loss_of_batch(params, stats, memory, batch, key):
-        view_a, view_b = views(key, batch["image"])
-        keys_a = tower.keys(memory["key_params"], stats, view_a)
-        keys_b = tower.keys(memory["key_params"], stats, view_b)
-        queries_a, features_a, stats = query(params, stats, view_a)
-        queries_b, features_b, stats = query(params, stats, view_b)
-        value = contrast(queries_a, keys_b) + contrast(queries_b, keys_a)
-        metrics = pair_statistics(queries_a, keys_b, temperature=temperature)
-        features = jnp.stack([features_a, features_b], axis=1).reshape(-1, encoder.out_features)
-        return value, Outcome(stats, memory, metrics, features)
+    def contrast(params, embedded, temperature, memory, batch, key):
+        del params, batch, key
+        p = embedded.points
+        of_a, of_b = halves(temperature)
+        value = compare(p["queries_a"], p["keys_b"], of_a)
+        value += compare(p["queries_b"], p["keys_a"], of_b)
+        metrics = pair_statistics(p["queries_a"], p["keys_b"], temperature=of_a)
+        return value, Outcome(memory, metrics)
 
     def after_update(memory, params, step):
         return {"key_params": follow(memory["key_params"], params, rate=rate(step))}
 
-    return Method(init, loss_of_batch, tower.encode, encoder.out_features, after_update)
+    return Method(
+        init,
+        embed,
+        look,
+        contrast,
+        scheme,
+        tower.encode,
+        encoder.out_features,
+        after_update=after_update,
+    )

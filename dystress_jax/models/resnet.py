@@ -158,11 +158,13 @@ class ResNet(nnx.Module):
         stem: str,
         channels: int,
         norm: Norm = BatchNorm,
+        remat: bool = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         """Make the network; ``stages`` holds the number of blocks of each stage."""
         self.channels = channels
+        self.remat = remat
         self.stem = stem
         self.dtype = dtype
         size, stride, padding = _STEMS[stem]
@@ -177,6 +179,7 @@ class ResNet(nnx.Module):
                     features, width * 2**stage, stride, norm=norm, dtype=dtype, rngs=rngs
                 )
                 features = width * 2**stage * block.expansion
+        self.order = tuple(blocks)
         self.blocks = nnx.Dict(blocks)
 
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
@@ -190,8 +193,11 @@ class ResNet(nnx.Module):
         if self.stem == "imagenet":
             padding: Any = ((1, 1), (1, 1))  # flax annotates str, and takes pairs too
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
-        for block in self.blocks.values():
-            x = block(x, train=train)
+        apply = lambda block, x: block(x, train=train)
+        if self.remat and train:
+            apply = nnx.remat(apply)
+        for name in self.order:  # not .values(): they come sorted by name, block10 before block2
+            x = apply(self.blocks[name], x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
 
@@ -211,6 +217,7 @@ def resnet(
     channels: int = 3,
     width: int | None = None,
     bn_groups: int = 1,
+    remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Network:
     """Make a residual network without its classifier.
@@ -225,6 +232,7 @@ def resnet(
         width: channels of the first stage; by default 64, and 32 for ``small``.
         bn_groups: groups of the batch that BatchNorm normalises each by itself; 1 takes the
             statistics of the whole batch.
+        remat: compute the insides of the blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, statistics and features are float32.
 
     Returns:
@@ -264,6 +272,7 @@ def resnet(
         stem=stem,
         channels=channels,
         norm=functools.partial(BatchNorm, groups=bn_groups),
+        remat=remat,
         dtype=dtype,
     )
     return functional(

@@ -105,7 +105,7 @@ def image_tower(
         patch: side of a ViT's patches.
         stem: of a ResNet.
         channels: channels of the images.
-        remat: of a ViT, see `clip_vit`.
+        remat: compute the insides of blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, features and embeddings are float32.
 
     Returns:
@@ -140,7 +140,7 @@ def image_tower(
             f"{name!r} has no class tokens, so its tokens come by mode 'reshape'; found mode "
             f"{mode!r} with tokens = {tokens}"
         )
-    encoder = resnet(name, stem=stem, channels=channels, dtype=dtype)
+    encoder = resnet(name, stem=stem, channels=channels, remat=remat, dtype=dtype)
     return encoder, _projection(encoder, dims, class_tokens, dtype)
 
 

@@ -98,11 +98,13 @@ class VisionTransformer(nnx.Module):
         patch: int,
         channels: int,
         freeze_patches: bool,
+        remat: bool,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         """Make the network."""
         self.width = width
+        self.remat = remat
         self.patches = PatchEmbedding(
             patch, channels, width, frozen=freeze_patches, dtype=dtype, rngs=rngs
         )
@@ -112,13 +114,12 @@ class VisionTransformer(nnx.Module):
 
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
         """Return the features in float32; training and evaluation are the same function."""
-        del train
         x = self.patches(images)
         n, rows, columns, width = x.shape
         x = x + sincos_positions(rows, columns, width)[None].astype(x.dtype)
         class_token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (n, 1, width))
         x = jnp.concatenate([class_token, x.reshape(n, rows * columns, width)], axis=1)
-        x = self.blocks(x)
+        x = self.blocks(x, remat=self.remat and train)
         return self.norm(x[:, 0].astype(jnp.float32))
 
 
@@ -138,6 +139,7 @@ def vit(
     heads: int | None = None,
     channels: int = 3,
     freeze_patches: bool = False,
+    remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Network:
     """Make a vision transformer without its classifier.
@@ -154,6 +156,7 @@ def vit(
         channels: channels of the images.
         freeze_patches: keep the random patch embedding as it is, which steadies MoCo v3. It then
             belongs to the statistics: no optimiser sees it.
+        remat: compute the insides of the blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, normalisation and features are float32.
 
     Returns:
@@ -192,6 +195,7 @@ def vit(
         patch=patch,
         channels=channels,
         freeze_patches=freeze_patches,
+        remat=remat,
         dtype=dtype,
     )
     return functional(lambda rngs: build(rngs=rngs), out_features=width)

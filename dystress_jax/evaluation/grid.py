@@ -1,0 +1,75 @@
+"""A picture of what texts find: each caption, its own image, and the most similar ones."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image, ImageDraw
+
+from .. import data
+from .features import embed_source
+from .pairs import Towers
+
+CELL, LABEL, GAP = 64, 200, 4
+
+
+def retrieval_grid(
+    towers: Towers, source: data.Source, *, mesh: Mesh, rows: int = 12, columns: int = 8
+) -> Image.Image:
+    """Draw what captions find among the images of a source.
+
+    A row a caption, spread evenly over the source: the caption, its own image framed in grey, then
+    the most similar images from left to right, the right one framed in green.
+
+    Args:
+        towers: the trained towers.
+        source: images with captions.
+        mesh: the devices that embed the images.
+        rows: captions, at most as many as there are.
+        columns: found images a row.
+
+    Returns:
+        The picture.
+    """
+    captions = data.list_captions(source)
+    count = min(rows, len(captions.texts))
+    chosen = np.arange(count) * len(captions.texts) // count
+    images = jnp.asarray(embed_source(towers.images, source, mesh=mesh))
+    texts = towers.embed_texts([captions.texts[i] for i in chosen])
+    order = np.asarray(jnp.argsort(-towers.similarity(texts, images), axis=1)[:, :columns])
+    step = CELL + GAP
+    size = (LABEL + step * (order.shape[1] + 1) + 3 * GAP, step * len(chosen) + GAP)
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    for row, (number, found) in enumerate(zip(chosen, order, strict=True)):
+        owner, top = int(captions.owner[number]), GAP + row * step
+        draw.multiline_text((GAP, top + GAP), _wrapped(captions.texts[number]), fill="black")
+        _paste(canvas, draw, source, owner, LABEL, top, "grey")
+        for column, position in enumerate(found):
+            left = LABEL + step + 2 * GAP + column * step
+            colour = "green" if captions.texts[number] in _texts(source, int(position)) else None
+            _paste(canvas, draw, source, int(position), left, top, colour)
+    return canvas
+
+
+def _texts(source: data.Source, position: int) -> Sequence[str]:
+    return source[position].get("captions", ())
+
+
+def _paste(canvas, draw, source: data.Source, position: int, left: int, top: int, frame) -> None:
+    pixels = source[position]["image"]
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    canvas.paste(picture.convert("RGB").resize((CELL, CELL)), (left, top))
+    if frame:
+        draw.rectangle((left - 2, top - 2, left + CELL + 1, top + CELL + 1), outline=frame, width=2)
+
+
+def _wrapped(text: str, width: int = 30) -> str:
+    lines, line = [], ""
+    for word in text.encode("ascii", "replace").decode().split():  # the built-in font has no more
+        if line and len(line) + len(word) >= width:
+            lines.append(line)
+            line = ""
+        line = f"{line} {word}".strip()[:width]
+    return "\n".join([*lines, line][:4])
