@@ -10,6 +10,8 @@ from dystress_jax import config, data, experiment, models, networks, sharding
 from dystress_jax.state import abstract_state, init_state
 from dystress_jax.step import make_train_step
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (160, 8, 8, 3), dtype=np.uint8)
 SOURCE = data.Source(
     read=lambda rows: (IMAGES[rows], np.int32(rows % 3)),
@@ -73,7 +75,6 @@ SCHEMES = {
 }
 
 
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3"])
 @pytest.mark.parametrize("name", config.TEMPERATURES)
 def test_every_method_learns_with_every_temperature(method, name, monkeypatch):
@@ -100,7 +101,6 @@ def test_every_method_learns_with_every_temperature(method, name, monkeypatch):
         assert not moved[:, 48:].any()
 
 
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("loss", ["dcl", "supcon"])
 def test_simclr_learns_with_the_other_losses(loss, monkeypatch):
     monkeypatch.setattr(networks, "make_encoder", pixels)
@@ -110,7 +110,6 @@ def test_simclr_learns_with_the_other_losses(loss, monkeypatch):
     assert logged[0]["loss"] != plain[0]["loss"]
 
 
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3"])
 @pytest.mark.parametrize("name", ["per_sample", "learned"])
 def test_schemes_are_the_same_on_one_device_and_eight(method, name, monkeypatch):
@@ -131,7 +130,6 @@ def test_the_supervised_loss_needs_labels(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("method", ["moco_v2", "moco_v3"])
 def test_one_device_and_eight_learn_the_same(method):
     # A small learning rate, and groups that are not small: both keep rounding from growing.
