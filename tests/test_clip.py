@@ -320,7 +320,7 @@ def test_wrong_pairs_are_a_deal_in_which_nobody_keeps_his_own(share):
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_wrong_pairs_are_the_same_on_every_number_of_devices_and_change_texts_only(share):
     c = settings(data={"wrong_pairs": share})
-    method, _, _, mesh = build(c)
+    method, *_ = build(c)
     batch, key = whole_batch(), jax.random.key(3)
     alone = jax.jit(method.prepare)(batch, key)
     eight = sharding.make_mesh()
