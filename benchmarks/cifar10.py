@@ -1,7 +1,7 @@
 """Every method with three temperatures on CIFAR-10: python -m benchmarks.cifar10 NPZ OUT.
 
 Trains configs/cifar10_small.py for each method, temperature and seed, one run after another, and
-measures kNN and a linear probe (L-BFGS on cached features, L2 chosen on held-out training images)
+measures kNN and a linear probe (SGD on cached features, its rate chosen on held-out training images)
 on the 10,000 test images; also of the untrained encoders and of raw pixels. Runs that are complete
 in OUT are not repeated. Writes docs/results/cifar10.json and .md.
 """
@@ -69,9 +69,9 @@ def floors(config: config_lib.Config, workdir: pathlib.Path) -> dict[str, float]
                 parts.sources["test"],
                 holdout=parts.sources["holdout"],
                 encode_view=None,
-                solver="lbfgs",
-                candidates=config.probe.l2,
-                epochs=1,
+                solver="sgd",
+                candidates=config.probe.learning_rates,
+                epochs=config.probe.epochs,
                 batch_size=256,
                 seed=config.seed,
                 mesh=parts.mesh,

@@ -31,7 +31,7 @@ def get_config(method: str = "simclr") -> ConfigDict:
     config.data.limit = 10_000
     config.optimizer.learning_rate = 0.2
     config.probe.features = "cached"
-    config.probe.solver = "lbfgs"
+    config.probe.learning_rates = (0.1, 1.0, 10.0)
     match method:
         case "simclr":
             pass

@@ -14,7 +14,7 @@ from dystress_jax import losses, methods, models, schemes, sharding, temperature
 from dystress_jax.models import _functional
 from dystress_jax.models._norm import BatchNorm
 from dystress_jax.state import TrainState, init_state
-from dystress_jax.step import gradients, make_train_step
+from dystress_jax.step import Work, gradients, make_train_step
 
 N, PIXELS, FEATURES, OUT, RATE, MOMENTUM = 8, 6, 5, 4, 0.5, 0.75
 TAU_MIN, TAU_MAX = 0.1, 0.3
@@ -216,8 +216,8 @@ def make_keys(method):
     def keys(images, key):
         params, stats, memory = method.init(jax.random.key(1))
         state = TrainState(0, key, params, stats, memory, (), ())
-        _, _, outcome, _, _ = gradients(method, state, as_batch(images), key)
-        return outcome.memory["queue"][:N]
+        found = gradients(Work(method), state, method.prepare(as_batch(images), key), key)
+        return found.outcome.memory["queue"][:N]
 
     return keys
 

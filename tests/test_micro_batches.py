@@ -1,0 +1,185 @@
+"""The gradient in pieces is the gradient of the whole batch's loss, on one device and on eight."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dystress_jax import augment, losses, methods, models, schemes, sharding, temperatures
+from dystress_jax.state import TrainState, init_state
+from dystress_jax.step import Work, gradients, make_train_step
+
+BATCH, SIZE, PARTS = 32, 8, 4
+CHEAP = augment.Recipe(first=augment.View(), second=augment.View(flip=0.2))
+close = functools.partial(jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=1e-5))
+
+
+def views(key, images, rows):
+    return augment.two_views(key, images, CHEAP, size=SIZE, rows=rows)
+
+
+def encoder(bn_groups=1):
+    return models.resnet("small", stem="cifar", width=4, bn_groups=bn_groups)
+
+
+def pixels():
+    flat = lambda params, stats, images, *, train: (images.reshape(len(images), -1), stats)
+    return models.Network(lambda key: ({}, {}), flat, SIZE * SIZE * 3)
+
+
+def linear(network):
+    return models.projector("moco_v2", in_features=network.out_features, hidden=8, out=6)
+
+
+def make(name, network, scheme=None):
+    scheme = scheme or schemes.fixed(temperatures.dystress(0.1, 0.2, stop_gradient=False))
+    parts, shared = [network, linear(network)], {"views": views, "scheme": scheme}
+    if name == "simclr":
+        loss = lambda a, b, t, labels: losses.nt_xent(a, b, temperature=t)
+        return methods.simclr(*parts, loss=loss, **shared)
+    if name == "moco_v2":
+        loss = lambda q, k, queue, t: losses.moco(q, k, queue, temperature=t)
+        return methods.moco_v2(*parts, loss=loss, queue_size=2 * BATCH, momentum=0.9, **shared)
+    loss = lambda q, k, t: losses.info_nce(q, k, temperature=t)
+    predictor = models.projector("moco_v2", in_features=6, hidden=8, out=6)
+    return methods.moco_v3(*parts, predictor, loss=loss, momentum=0.9, total_steps=9, **shared)
+
+
+def make_batch():
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), dtype=np.uint8)
+    rows = np.arange(BATCH, dtype=np.int32)
+    return {"image": images, "label": rows % 3, "index": rows}
+
+
+def start(method):
+    params, stats, memory = jax.jit(method.init)(jax.random.key(0))
+    state = TrainState(
+        jnp.int32(0), jax.random.key(1), params, stats, memory, method.scheme.init(), ()
+    )
+    rows = jnp.arange(BATCH, dtype=jnp.int32)
+    batch = jax.tree.map(jnp.asarray, make_batch())
+    return state, method.prepare({**batch, "row": rows}, state.key)
+
+
+def find(method, micro_batches):
+    state, batch = start(method)
+    run = functools.partial(gradients, Work(method), micro_batches=micro_batches)
+    return jax.jit(run)(state, batch, state.key)
+
+
+@pytest.mark.usefixtures("quick_compile")
+@pytest.mark.parametrize("name", ["simclr", "moco_v2", "moco_v3"])
+def test_pieces_give_the_gradient_of_the_whole(name):
+    method = make(name, pixels())
+    whole, pieces = find(method, 1), find(method, PARTS)
+    assert optax.tree.norm(whole.of_params) > 0.1
+    close(pieces.loss, whole.loss)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), pieces, whole)
+
+
+@pytest.mark.usefixtures("quick_compile")
+@pytest.mark.parametrize("name", ["simclr", "moco_v2"])
+def test_with_batchnorm_the_gradient_is_that_of_statistics_by_piece(name):
+    """Differentiated in one pass through all pieces, each with its own statistics."""
+    method = make(name, encoder())
+    state, batch = start(method)
+
+    @jax.jit
+    def reference(params):
+        def loss(params):
+            pieces, stats = [], state.stats
+            for part in range(PARTS):
+                rows = {k: v[part::PARTS] for k, v in batch.items()}
+                piece, stats = method.embed(params, stats, state.memory, rows, state.key)
+                pieces.append(piece)
+            order = np.argsort(np.concatenate([np.arange(p, BATCH, PARTS) for p in range(PARTS)]))
+            embedded = jax.tree.map(lambda *x: jnp.concatenate(x)[order], *pieces)
+            temperature = method.scheme.resolve((), None)
+            value, outcome = method.contrast(
+                params, embedded, temperature, state.memory, batch, state.key
+            )
+            return value, (outcome, stats)
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (loss, (outcome, stats)), of_params = reference(state.params)
+    found = find(method, PARTS)
+    assert float(find(method, 1).loss) != pytest.approx(float(loss), rel=1e-5)
+    for mine, theirs in (
+        (found.loss, loss),
+        (found.stats, stats),
+        (found.outcome.memory, outcome.memory),
+        (found.of_params, of_params),
+    ):
+        scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(theirs) or [jnp.ones(1)])
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5 * scale),
+            mine,
+            theirs,
+        )
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_steps_in_pieces_are_the_same_on_one_device_and_eight():
+    method = make("moco_v2", encoder(), schemes.learned_scale(optax.sgd(0.1)))
+    optimizer = optax.sgd(1e-2)
+
+    def run(devices):
+        mesh = sharding.make_mesh(jax.devices()[:devices])
+        step = make_train_step(method, optimizer, lambda step: 1e-2, mesh=mesh, micro_batches=4)
+        state, logged = init_state(method, optimizer, seed=0, mesh=mesh), []
+        for _ in range(2):
+            state, metrics = step(state, sharding.shard_batch(make_batch(), mesh))
+            logged.append(float(metrics["loss"]))
+        return logged, jax.device_get(state._replace(key=None))
+
+    (one, state), (eight, state_of_eight) = run(1), run(8)
+    assert one[0] != one[1]
+    assert one == pytest.approx(eight, rel=1e-5)
+    assert state.scheme[0] != pytest.approx(2.6593, abs=1e-6)  # the scale has learned
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), state, state_of_eight
+    )
+
+
+def test_pieces_need_the_memory_of_a_piece():
+    method = make("simclr", encoder())
+    state, batch = start(method)
+    shapes = jax.eval_shape(lambda: (state, batch))
+    whole = jax.jit(lambda state, batch: gradients(Work(method), state, batch, state.key))
+    work = Work(method)
+    part = jax.tree.map(lambda x: x[::PARTS], batch)
+    embedded = jax.eval_shape(work.embed, state, state.stats, part, state.key)[0]
+    total = jax.eval_shape(lambda: state.params)
+    piece = jax.jit(work.add_gradient).lower(total, state, part, state.key, embedded)
+    of = lambda lowered: lowered.compile().memory_analysis().temp_size_in_bytes
+    assert of(piece) < 1.3 / PARTS * of(whole.lower(*shapes))
+
+
+@pytest.mark.parametrize("name", ["small", "vit_micro"])
+def test_rematerialised_blocks_give_the_same_gradient(name):
+    def gradient(remat):
+        if name == "small":
+            network = models.resnet("small", stem="cifar", width=4, remat=remat)
+        else:
+            network = models.vit(name, patch=4, remat=remat)
+        params, stats = jax.jit(network.init)(jax.random.key(0))
+        x = jax.random.normal(jax.random.key(1), (4, SIZE, SIZE, 3))
+
+        @jax.jit
+        def run(params):
+            def loss(params):
+                features, new = network.apply(params, stats, x, train=True)
+                return jnp.mean(features**3), new
+
+            return jax.grad(loss, has_aux=True)(params)
+
+        text = run.lower(params).as_text()
+        return run(params), text.count("optimization_barrier")
+
+    (plain, without), (again, barriers) = gradient(False), gradient(True)
+    assert barriers > without  # what is computed again must not be merged with the first time
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), again, plain)
