@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from . import augment, data, evaluation, methods, networks, objective, optim, sharding
+from . import augment, checkpoint, data, evaluation, methods, networks, objective, optim, sharding
 from .config import Config, ConfigError
 from .data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from .methods import Method
@@ -159,7 +159,8 @@ def make_tokenizer(config: Config, train: data.Source, workdir: pathlib.Path) ->
     try:
         if t.vocabulary:
             given = load_tokenizer(t.vocabulary, context=t.context)
-        if saved.exists():
+        # Without a checkpoint there is nothing yet that knows the words by their numbers.
+        if saved.exists() and checkpoint.steps(workdir / "checkpoints"):
             of_run = load_tokenizer(saved, context=t.context)
             if given is not None and given.fingerprint != of_run.fingerprint:
                 raise ConfigError(
@@ -438,8 +439,10 @@ def with_absolute_paths(config: Config) -> Config:
     d, t, z = config.data, config.text, config.zero_shot
     path = d.path and str(pathlib.Path(d.path).absolute())
     captions = d.captions
-    if d.source == "folder" and captions and pathlib.Path(captions).is_file():
-        captions = str(pathlib.Path(captions).absolute())
+    if d.source == "folder" and captions:
+        below = [pathlib.Path(d.path, part, captions).is_file() for part in (".", "train")]
+        if not any(below) and pathlib.Path(captions).is_file():
+            captions = str(pathlib.Path(captions).absolute())
     vocabulary = t.vocabulary and str(pathlib.Path(t.vocabulary).absolute())
     names = z.class_names and str(pathlib.Path(z.class_names).absolute())
     return dataclasses.replace(

@@ -1,7 +1,9 @@
 """train.py and eval.py with clip: what a run leaves, killed and resumed, and wrong input."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -9,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dystress_jax import checkpoint, config, evaluator, trainer
+from dystress_jax import checkpoint, config, data, evaluator, experiment, trainer
 from dystress_jax.config import ConfigError
 from dystress_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from tests.test_train import command, curve, finish, lines, saved_bits, start, summary
 
-STEPS, EVERY = 20, 4
+STEPS, EVERY = 16, 5
 NAMES = ("red", "green", "blue")
 BROKEN = (2, 4, 6)  # images that are missing, no image, and huge; their lines are 4, 6 and 8
 
@@ -34,17 +36,18 @@ def pairs(tmp_path_factory):
     """A folder of drawings, one colour each, and a caption file with labels and splits."""
     folder = tmp_path_factory.mktemp("pairs")
     rng = np.random.default_rng(0)
-    rows = []
+    pairs = []
     for i in range(64):
         colour = i % 3
         pixels = rng.integers(0, 100, (8, 8, 3))
         pixels[..., colour] += 150
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
-        split = "test" if i >= 48 else "train"
-        rows.append(f"{i}.png,a {NAMES[colour]} drawing {i},{NAMES[colour]},{split}\n")
-    header, good = "path,caption,label,split\n", [i for i in range(64) if i not in BROKEN]
-    (folder / "captions.csv").write_text(header + "".join(rows))
-    (folder / "good.csv").write_text(header + "".join(rows[i] for i in good))
+        pairs.append(f"{i}.png,a {NAMES[colour]} drawing {i}")
+    split = lambda i: "test" if i >= 48 else "train"
+    rows = [f"{pair},{NAMES[i % 3]},{split(i)}" for i, pair in enumerate(pairs)]
+    (folder / "captions.csv").write_text("\n".join(["path,caption,label,split", *rows]))
+    good = [pair for i, pair in enumerate(pairs) if i not in BROKEN]
+    (folder / "good.csv").write_text("\n".join(["path,caption", *good]))
     (folder / "2.png").unlink()
     (folder / "4.png").write_text("no image")
     (folder / "6.png").write_bytes(b"P6 12000 12000 255\n")  # the header of 144 million pixels
@@ -152,7 +155,9 @@ def test_a_run_leaves_vocabulary_picture_recalls_and_a_list_of_what_it_left_out(
     assert "zero-shot, test images, 3 classes" in output
     listed = (workdir / "skipped.txt").read_text().splitlines()
     assert f"left out: 3 that cannot be used, listed in {workdir / 'skipped.txt'}" in output
-    for line, image, what in zip(listed, BROKEN, ("no image", "", "pixels"), strict=True):
+    for line, image, what in zip(
+        listed, BROKEN, ("there is no image", "cannot read", "12000 x 12000 pixels"), strict=True
+    ):
         assert f"{pairs / 'captions.csv'}, line {image + 2}: " in line
         assert what in line
 
@@ -169,7 +174,7 @@ def test_a_killed_run_goes_on_with_its_scale(uninterrupted, tmp_path, pairs):
 
 @pytest.fixture(scope="module")
 def per_sample(tmp_path_factory, pairs):
-    """SimCLR with the temperature of iSogCLR, one number for each image and view; its settings."""
+    """SimCLR with the temperature of iSogCLR, a number for each image and view; its settings."""
     workdir = tmp_path_factory.mktemp("per_sample")
     fields = {
         "method": "simclr",
@@ -187,13 +192,13 @@ def test_a_killed_run_goes_on_with_the_temperatures_of_its_examples(per_sample, 
     arguments = command("train.py", tmp_path, **settings(pairs, **fields))
     scheme = assert_same_after_a_kill(reference, tmp_path, arguments)
     [tau] = [value for name, value in scheme.items() if "tau" in name]
-    assert tau.shape == (2, 45)
-    assert len(np.unique(tau)) > 45
+    assert tau.shape == (2, 61)
+    assert len(np.unique(tau)) > 61
 
 
 def test_a_run_without_texts_has_nothing_to_retrieve(per_sample):
     workdir, _ = per_sample
-    with pytest.raises(ConfigError, match="method simclr, .* allowed: knn, linear_probe"):
+    with pytest.raises(ConfigError, match=r"method simclr, .* allowed: knn, linear_probe"):
         evaluator.evaluate(
             config.read_json(workdir / "config.json"), workdir, "retrieval", "newest"
         )
@@ -224,15 +229,63 @@ def test_another_vocabulary_is_refused_with_both_names(uninterrupted, tmp_path, 
     workdir, _ = uninterrupted
     said = refused(workdir, pairs, text__vocabulary=file)
     assert f"config.text.vocabulary: '' -> '{file}'" in said
-    # The same file with other words in it; and a run that was killed before its first checkpoint.
-    run.mkdir()
-    saved = run / "tokenizer.json"
-    saved.write_bytes((workdir / "tokenizer.json").read_bytes())
+    # A run that began with that file, when there were other words in it.
+    shutil.copytree(workdir, run)
+    begun = json.loads((run / "config.json").read_text())
+    begun["text"]["vocabulary"] = str(file)
+    (run / "config.json").write_text(json.dumps(begun))
+    before = (run / "tokenizer.json").read_bytes()
     said = refused(run, pairs, text__vocabulary=file)
-    sizes = [load_tokenizer(path).vocab_size for path in (file, saved)]
+    sizes = [load_tokenizer(path).vocab_size for path in (file, run / "tokenizer.json")]
     assert f"config.text.vocabulary: {file} has {sizes[0]} tokens" in said
-    assert f"but the run began with {saved}: {sizes[1]} tokens" in said
-    assert list(run.iterdir()) == [saved]
+    assert f"but the run began with {run / 'tokenizer.json'}: {sizes[1]} tokens" in said
+    assert (run / "tokenizer.json").read_bytes() == before
+
+
+def test_a_vocabulary_that_no_checkpoint_knows_is_made_anew(uninterrupted, tmp_path, pairs):
+    """As after a kill before the first checkpoint, and then other settings."""
+    source = data.open_splits("folder", path=str(pairs), captions="good.csv")["train"]
+    workdir, _ = uninterrupted
+    (tmp_path / "tokenizer.json").write_bytes((workdir / "tokenizer.json").read_bytes())
+    small = config.from_config_dict({"method": "clip", "text": {"vocab_size": 30}})
+    assert experiment.make_tokenizer(small, source, tmp_path).vocab_size <= 30
+    assert experiment.make_tokenizer(small, source, workdir).vocab_size > 30
+
+
+def test_paths_stay_true_from_another_directory(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    for name in ("here.csv", "both.csv", "images/both.csv"):
+        (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+
+    def absolute(captions):
+        given = {
+            "data": {"source": "folder", "path": "images", "captions": captions},
+            "text": {"vocabulary": "vocab.txt"},
+            "zero_shot": {"class_names": "names.txt"},
+        }
+        return experiment.with_absolute_paths(config.from_config_dict(given))
+
+    c = absolute("here.csv")
+    assert c.data.path == str(tmp_path / "images")
+    assert c.text.vocabulary == str(tmp_path / "vocab.txt")
+    assert c.zero_shot.class_names == str(tmp_path / "names.txt")
+    assert c.data.captions == str(tmp_path / "here.csv")
+    # The file below the images comes first, wherever the command is given.
+    assert absolute("both.csv").data.captions == "both.csv"
+
+
+def test_the_images_of_a_run_are_known_by_which_caption_is_whose():
+    def described(*captions):
+        source = data.open_splits("embedded")["test"].take(np.arange(2))
+        return experiment.describe_images(
+            dataclasses.replace(source, captions=data.Captions.of(captions))
+        )
+
+    first = described(["a", "b"], ["c"])
+    assert first == described(["a", "b"], ["c"])
+    assert first.startswith("2 of [32, 32, 3] in 8 classes, captions ")
+    assert first != described(["a"], ["b", "c"])
 
 
 def test_other_captions_are_refused_when_a_run_goes_on(uninterrupted, pairs):
@@ -265,6 +318,8 @@ def test_a_missing_image_is_refused_with_file_and_line_and_nothing_is_written(tm
     assert not run.exists()
 
 
+# Pillow warns where we refuse.
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_huge_image_is_refused_by_its_header(tmp_path, pairs):
     (tmp_path / "huge.csv").write_text("path,caption\n0.png,a drawing\n6.png,a huge one\n")
     said = refused(
