@@ -711,9 +711,11 @@ def _check_clip(config: Config) -> None:
         raise ConfigError(
             "config.model: found heads or freeze_patches with config.method clip; allowed: neither."
         )
-    for name in (config.data.prompts, config.zero_shot.prompts):
-        if name not in ("", "name", "photos", "drawings") and name.count("{}") != 1:
-            field = "data" if name == config.data.prompts else "zero_shot"
+    for field, name, none in (
+        ("data", config.data.prompts, [""]),
+        ("zero_shot", config.zero_shot.prompts, []),
+    ):
+        if name not in ("name", "photos", "drawings", *none) and name.count("{}") != 1:
             raise ConfigError(
                 f"config.{field}.prompts: found {name!r}; allowed: name, photos, drawings, or a "
                 "text with one {} for the name of the class."

@@ -7,6 +7,7 @@ evaluated is what was trained.
 import dataclasses
 import functools
 import hashlib
+import json
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,7 +17,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from . import augment, data, evaluation, methods, networks, objective, optim, sharding
+from . import augment, checkpoint, data, evaluation, methods, networks, objective, optim, sharding
 from .config import Config, ConfigError
 from .data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from .methods import Method
@@ -158,7 +159,8 @@ def make_tokenizer(config: Config, train: data.Source, workdir: pathlib.Path) ->
     try:
         if t.vocabulary:
             given = load_tokenizer(t.vocabulary, context=t.context)
-        if saved.exists():
+        # Without a checkpoint there is nothing yet that knows the words by their numbers.
+        if saved.exists() and checkpoint.steps(workdir / "checkpoints"):
             of_run = load_tokenizer(saved, context=t.context)
             if given is not None and given.fingerprint != of_run.fingerprint:
                 raise ConfigError(
@@ -195,8 +197,9 @@ def describe_images(source: data.Source) -> str:
     images = f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes"
     if source.captions is None:
         return images
-    texts = "\0".join(source.captions.texts).encode("utf-8", "replace")
-    return f"{images}, captions {hashlib.sha256(texts).hexdigest()[:12]}"
+    of_images = (source.captions[int(stored)] for stored in source.index)
+    texts = json.dumps(list(of_images))  # JSON says where the captions of each image end
+    return f"{images}, captions {hashlib.sha256(texts.encode()).hexdigest()[:12]}"
 
 
 def check_images(then: str, source: data.Source) -> None:
@@ -296,33 +299,55 @@ def make_towers(parts: Experiment, state: TrainState) -> evaluation.Towers:
     )
 
 
-def zero_shot(parts: Experiment, towers: evaluation.Towers) -> tuple[str, evaluation.Result] | None:
-    """Zero-shot accuracy on the test images, or the held-out ones; None without classes.
+class ZeroShotTask(NamedTuple):
+    """What zero-shot classification is measured on."""
+
+    split: str
+    source: data.Source
+    class_names: tuple[str, ...]
+
+
+def zero_shot_task(config: Config, sources: dict[str, data.Source]) -> ZeroShotTask | None:
+    """The test images, or the held-out ones, and the names of their classes; None without classes.
 
     Raises:
         ConfigError: the file of class names does not fit.
     """
-    z = parts.config.zero_shot
-    split = "test" if "test" in parts.sources else "holdout"
-    source = parts.sources.get(split)
+    z = config.zero_shot
+    split = "test" if "test" in sources else "holdout"
+    source = sources.get(split)
     if source is None:
         return None
     if z.classes == "captions" and source.captions is not None:
         source = data.classes_from_captions(source)
     if not source.has_labels:
         return None
+    if not z.class_names:
+        return ZeroShotTask(split, source, source.class_names)
     try:
-        names = data.read_class_names(z.class_names, source.num_classes) if z.class_names else None
+        names = data.read_class_names(z.class_names, source.num_classes)
     except ValueError as error:
         raise ConfigError(f"config.zero_shot.class_names: {error}") from error
+    return ZeroShotTask(split, source, names)
+
+
+def zero_shot(parts: Experiment, towers: evaluation.Towers) -> tuple[str, evaluation.Result] | None:
+    """Zero-shot accuracy of a `zero_shot_task`, and the split it is measured on.
+
+    Raises:
+        ConfigError: the file of class names does not fit.
+    """
+    task = zero_shot_task(parts.config, parts.sources)
+    if task is None:
+        return None
     result = evaluation.evaluate_zero_shot(
         towers,
-        source,
-        templates=prompt_templates(z.prompts),
-        class_names=names,
+        task.source,
+        templates=prompt_templates(parts.config.zero_shot.prompts),
+        class_names=task.class_names,
         mesh=parts.mesh,
     )
-    return split, result
+    return task.split, result
 
 
 def _make_scheme(config: Config, source: data.Source, schedule: Schedule, width: int):
@@ -411,14 +436,18 @@ def make_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransfor
 
 def with_absolute_paths(config: Config) -> Config:
     """The same files from any directory: the run may go on, and be evaluated, from another."""
-    d, t = config.data, config.text
+    d, t, z = config.data, config.text, config.zero_shot
     path = d.path and str(pathlib.Path(d.path).absolute())
     captions = d.captions
-    if d.source == "folder" and captions and pathlib.Path(captions).is_file():
-        captions = str(pathlib.Path(captions).absolute())
+    if d.source == "folder" and captions:
+        below = [pathlib.Path(d.path, part, captions).is_file() for part in (".", "train")]
+        if not any(below) and pathlib.Path(captions).is_file():
+            captions = str(pathlib.Path(captions).absolute())
     vocabulary = t.vocabulary and str(pathlib.Path(t.vocabulary).absolute())
+    names = z.class_names and str(pathlib.Path(z.class_names).absolute())
     return dataclasses.replace(
         config,
         data=dataclasses.replace(d, path=path, captions=captions),
         text=dataclasses.replace(t, vocabulary=vocabulary),
+        zero_shot=dataclasses.replace(z, class_names=names),
     )

@@ -107,6 +107,7 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
     counts = ", ".join(f"{len(s):,} {split}" for split, s in parts.sources.items())
     _note(f"images: {counts}; {' x '.join(map(str, parts.train.image_shape))}")
     if parts.language is not None:
+        experiment.zero_shot_task(config, parts.sources)  # a wrong file is told now, not at the end
         _note(f"vocabulary: {parts.language.tokenizer.vocab_size:,} tokens")
     return _Run(began, workdir, parts, experiment.describe_images(parts.train))
 

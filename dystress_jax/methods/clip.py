@@ -69,7 +69,9 @@ def clip(
     def prepare(batch, key):
         if not wrong_pairs:
             return batch
-        source = _deal(jax.random.fold_in(key, 1), len(batch["row"]), wrong_pairs)
+        n = len(batch["row"])
+        # The views are drawn with fold_in(key, row), so the first number that is no row is free.
+        source = _deal(jax.random.fold_in(key, n), n, wrong_pairs)
         return {**batch, "tokens": batch["tokens"][source]}
 
     def embed(params, stats, memory, batch, key):

@@ -1,0 +1,442 @@
+"""Clip through the config: every temperature and topology, devices, micro-batches, noise."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dystress_jax import (
+    augment,
+    config,
+    data,
+    experiment,
+    metrics,
+    models,
+    networks,
+    sharding,
+    step,
+)
+from dystress_jax.data.tokenizer import train_tokenizer
+from dystress_jax.methods.clip import _deal
+from dystress_jax.state import init_state
+from tests import oracles
+
+STORED, BATCH, CONTEXT, WORDS = 64, 16, 6, 60
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (STORED, 8, 8, 3), dtype=np.uint8)
+
+
+NUMBERS = [str(number) for number in range(STORED)]
+TOKENIZER = train_tokenizer(NUMBERS, vocab_size=WORDS, context=CONTEXT)
+SOURCE = data.with_tokens(
+    data.Source(
+        read=lambda rows: (IMAGES[rows], np.int32(rows % 3)),
+        index=np.arange(STORED, dtype=np.int32),
+        image_shape=(8, 8, 3),
+        class_names=("a", "b", "c"),
+        captions=data.Captions.of([text] for text in NUMBERS),
+    ),
+    TOKENIZER.encode,
+)
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+def settings(**fields):
+    base = {
+        "method": "clip",
+        "batch_size": BATCH,
+        "epochs": 1,
+        "augment": {"recipe": "weak"},
+        "model": {"name": "vit_micro"},
+        "text": {"context": CONTEXT},
+        "topology": {"dims": 8},
+        "temperature": {"name": "learned", "tau": 0.07},
+        "optimizer": {"name": "adamw", "learning_rate": 2e-3},
+        "probe": {"online": False},
+    }
+    return config.from_config_dict(base | merged(base, fields))
+
+
+def merged(base, fields):
+    """The fields, those of a group over the group's own in ``base``."""
+    return {
+        name: {**base.get(name, {}), **value} if isinstance(value, dict) else value
+        for name, value in fields.items()
+    }
+
+
+def linear_towers(c, source, vocab_size):
+    """Towers that compile at once: pixels and mean word vectors, and a matrix each."""
+    del source
+    g = c.topology
+    size = IMAGES[0].size
+
+    # Numbers of the host: a random draw would take longer to compile than all the rest.
+    normal = lambda *shape: jnp.float32(np.random.default_rng(0).standard_normal(shape))
+
+    def matrix(rows, columns):
+        kernel = normal(rows, columns) / rows**0.5
+        apply = lambda params, stats, x, *, train: (x @ params["kernel"], stats)
+        return models.Network(lambda key: ({"kernel": kernel}, {}), apply, columns)
+
+    pixels = lambda params, stats, x, *, train: (x.reshape(len(x), -1), stats)
+    words = lambda params, stats, ids, *, train: (params["words"][ids].mean(axis=1), stats)
+    draw = lambda key: ({"words": normal(vocab_size, 8)}, {})
+    width = g.dims * g.tokens
+    image = models.Network(lambda key: ({}, {}), pixels, size), matrix(size, width)
+    return image, (models.Network(draw, words, 8), matrix(8, width))
+
+
+@pytest.fixture
+def quick_views(monkeypatch):
+    """Views that compile at once and, as the real ones, depend on the place in the batch."""
+
+    def view(key, images, how, *, size, rows):
+        del key, how, size
+        return augment.to_float(images) + rows[:, None, None, None] / BATCH
+
+    monkeypatch.setattr(augment, "view", view)
+
+
+@pytest.fixture
+def quick_towers(monkeypatch, quick_views):
+    monkeypatch.setattr(networks, "make_towers", linear_towers)
+
+
+def build(c, devices=1):
+    """The method, its optimiser, its schedule and its mesh, made as the trainer makes them."""
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    schedule = experiment.make_schedule(c, SOURCE)
+    method, _ = experiment.make_clip(c, SOURCE, mesh, schedule, TOKENIZER)
+    return method, experiment.make_optimizer(c, schedule), schedule.learning_rate, mesh
+
+
+def run(c, devices=1, steps=3):
+    """The state after the steps, and what was logged."""
+    method, optimizer, learning_rate, mesh = build(c, devices)
+    state = init_state(method, optimizer, seed=0, mesh=mesh)
+    micro_batches = c.batch.micro_batches
+    train_step = step.make_train_step(
+        method, optimizer, learning_rate, mesh=mesh, micro_batches=micro_batches
+    )
+    logged = []
+    for number in range(steps):
+        batch = SOURCE.gather(np.arange(BATCH) + BATCH * number)
+        state, found = train_step(state, sharding.shard_batch(batch, mesh))
+        logged.append({name: float(value) for name, value in found.items()})
+    return jax.device_get(state._replace(key=jax.random.key_data(state.key))), logged
+
+
+def whole_batch(number=0):
+    batch = SOURCE.gather(np.arange(BATCH) + BATCH * number)
+    return jax.tree.map(jnp.asarray, {**batch, "row": np.arange(BATCH, dtype=np.int32)})
+
+
+def assert_same_bits(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.usefixtures("quick_towers")
+def test_one_token_on_the_oblique_manifold_is_the_sphere_bit_for_bit():
+    sphere, log_of_sphere = run(settings())
+    oblique, log_of_oblique = run(settings(topology={"name": "oblique", "tokens": 1}))
+    assert len({line["loss"] for line in log_of_sphere}) == 3
+    assert log_of_sphere == log_of_oblique
+    assert_same_bits(sphere, oblique)
+
+
+@pytest.mark.usefixtures("quick_towers")
+@pytest.mark.parametrize(
+    ("strategy", "loss"), [("gathered", "nt_xent"), ("ring", "nt_xent"), ("auto", "siglip")]
+)
+def test_one_device_and_eight_learn_the_same(strategy, loss):
+    c = settings(
+        loss={"name": loss, "strategy": strategy, "tile_size": 4}, data={"wrong_pairs": 0.5}
+    )
+    (one, logged), (eight, logged_of_eight) = run(c, devices=1), run(c, devices=8)
+    for line, other in zip(logged, logged_of_eight, strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert line["scale"] == pytest.approx(other["scale"], rel=1e-5)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, (one.params, one.scheme), (eight.params, eight.scheme))
+
+
+@pytest.mark.usefixtures("quick_views")
+def test_micro_batches_have_the_gradient_of_the_whole_batch(monkeypatch):
+    """With a transformer, which has no BatchNorm."""
+    make_towers = networks.make_towers
+
+    def towers(*arguments):
+        return make_towers(*arguments)[0], linear_towers(*arguments)[1]
+
+    monkeypatch.setattr(networks, "make_towers", towers)
+
+    def after_one_step(micro_batches):
+        c = settings(
+            batch={"micro_batches": micro_batches},
+            data={"wrong_pairs": 0.5},
+            # The parameters move by their gradient.
+            optimizer={"name": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0},
+        )
+        state, [logged] = run(c, steps=1)
+        return (state.params, state.scheme[0]), logged
+
+    (whole, line), (parts, line_of_parts) = after_one_step(1), after_one_step(4)
+    assert line["gradient_norm"] > 0.1
+    assert line_of_parts == pytest.approx(line, rel=1e-4)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5), whole, parts)
+
+
+RANGES = {
+    "constant": (0.1, 0.1),
+    "dystress": (0.1, 0.2),
+    "shifted_dystress": (0.1, 0.2),
+    "cosine_schedule": (0.1, 0.2),
+    "linear_schedule": (0.1, 0.2),
+    "learned": (0.01, 1.0),
+    "macl": (0.05, 0.15),
+    "free": (0.0, 0.5),
+}
+
+
+@pytest.mark.usefixtures("quick_towers")
+@pytest.mark.parametrize(
+    ("loss", "name"), [*(("nt_xent", name) for name in RANGES), ("siglip", "learned")]
+)
+def test_every_temperature_stays_in_its_range(loss, name):
+    c = settings(loss={"name": loss}, temperature={"name": name, "tau": 0.1})
+    _, logged = run(c)
+    low, high = RANGES[name]
+    for line in logged:
+        assert all(np.isfinite(value) for value in line.values())
+        for pairs in ("positive_tau", "negative_tau"):
+            assert low - 1e-6 <= line[pairs] <= high + 1e-6
+        assert line["scale"] == pytest.approx(1 / line["positive_tau"], rel=1e-5)
+        gap = line["positive_similarity"] / line["positive_tau"]
+        gap -= line["negative_similarity"] / line["negative_tau"]
+        assert line["logit_gap"] == pytest.approx(gap, rel=1e-3, abs=1e-3)
+    assert len({line["loss"] for line in logged}) == 3
+    moves = name not in ("constant",)
+    assert (len({line["positive_tau"] for line in logged}) > 1) == moves
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": {"name": "per_sample"}}, "found per_sample .*clip.* would need one each"),
+        ({"temperature": {"name": "tempnet"}}, "found tempnet .*clip.* would need one each"),
+        (
+            {"loss": {"name": "siglip"}, "temperature": {"name": "constant"}},
+            "found constant .* siglip learns its scale and its bias; allowed: learned",
+        ),
+        (
+            {"loss": {"name": "siglip"}, "temperature": {"name": "macl"}},
+            "found macl .*siglip",
+        ),
+        ({"loss": {"name": "dcl"}}, r"config\.loss\.name: found dcl with .* clip; .* simclr"),
+        ({"method": "simclr", "loss": {"name": "siglip"}}, "found siglip with .* simclr"),
+        (
+            {"topology": {"name": "geodesic"}, "temperature": {"name": "free"}},
+            "found free with config.topology.name geodesic; allowed: sphere or oblique",
+        ),
+        (
+            {"temperature": {"tau": 0.005}},
+            r"config\.temperature\.tau: found 0\.005, a scale of 200, .*at least 0\.01",
+        ),
+        ({"topology": {"tokens": 2}}, r"tokens: found 2 with .* sphere; allowed: 1, or several"),
+        (
+            {"topology": {"name": "oblique", "tokens": 2}, "model": {"name": "small"}},
+            r"mode: found multi with config\.model\.name small, .*reshape, or a ViT",
+        ),
+        (
+            {"topology": {"name": "oblique", "tokens": 2}, "text": {"pooling": "eot"}},
+            r"mode: found multi with config\.text\.pooling eot, .*reshape",
+        ),
+        ({"topology": {"match_range": True}}, r"match_range: found True with .* sphere"),
+        ({"data": {"prompts": "a photo"}}, r"config\.data\.prompts: found 'a photo'; allowed"),
+        (
+            {"zero_shot": {"prompts": "{} {}"}},
+            r"config\.zero_shot\.prompts: found '\{\} \{\}'; allowed",
+        ),
+        ({"zero_shot": {"prompts": ""}}, r"config\.zero_shot\.prompts: found ''; allowed"),
+        ({"data": {"wrong_pairs": 1.0}}, r"config\.data\.wrong_pairs: found 1\.0; allowed: below"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_the_reason(fields, message):
+    with pytest.raises(config.ConfigError, match=message):
+        settings(**fields)
+
+
+TOPOLOGIES = [
+    ("sphere", 1, False),
+    ("oblique", 4, False),
+    ("oblique", 4, True),
+    ("geodesic", 1, False),
+    ("oblique_geodesic", 4, False),
+    ("euclidean", 1, False),
+    ("squared_euclidean", 1, False),
+    ("inner_product", 1, False),
+]
+
+
+@pytest.mark.usefixtures("quick_towers")
+@pytest.mark.parametrize(("name", "tokens", "match_range"), TOPOLOGIES)
+def test_every_topology_learns(name, tokens, match_range):
+    topology = {"name": name, "tokens": tokens, "dims": 2, "match_range": match_range}
+    _, logged = run(settings(topology=topology), steps=2)
+    assert all(np.isfinite(value) for line in logged for value in line.values())
+    assert logged[0]["loss"] != logged[1]["loss"]
+    assert logged[0]["gradient_norm"] > 1e-3
+    high = {"oblique": 1.0 if match_range else 4.0}.get(name, 1.0)
+    if name in ("sphere", "oblique"):
+        assert -high <= logged[0]["negative_similarity"] <= high
+
+
+@pytest.mark.parametrize(
+    ("model", "mode", "class_tokens"),
+    [("vit_micro", "multi", 4), ("vit_micro", "reshape", 1), ("small", "reshape", 1)],
+)
+def test_four_tokens_of_two_numbers_come_from_class_tokens_or_by_cutting(model, mode, class_tokens):
+    topology = {"name": "oblique", "tokens": 4, "dims": 2, "mode": mode}
+    c = settings(model={"name": model}, topology=topology)
+    image, text = networks.make_towers(c, SOURCE, WORDS)
+    for encoder, projection in (image, text):
+        params, _ = jax.eval_shape(projection.init, jax.random.key(0))
+        assert projection.out_features == 8
+        width = encoder.out_features // class_tokens
+        assert params["kernel"].shape == (width, 8 // class_tokens)
+    method, *_ = build(c)
+    params, stats, memory = jax.eval_shape(method.init, jax.random.key(0))
+    batch = jax.eval_shape(whole_batch)
+    embedded, _ = jax.eval_shape(method.embed, params, stats, memory, batch, jax.random.key(0))
+    assert {x.shape for x in embedded.points.values()} == {(BATCH, 8)}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.75])
+def test_wrong_pairs_are_a_deal_in_which_nobody_keeps_his_own(share):
+    n, deals = 32, 400
+    keys = jax.random.split(jax.random.key(0), deals)
+    dealt = np.asarray(jax.vmap(lambda key: _deal(key, n, share))(keys))
+    np.testing.assert_array_equal(np.sort(dealt, axis=1), np.broadcast_to(np.arange(n), (deals, n)))
+    draw = np.asarray(jax.vmap(lambda key: jax.random.uniform(key, (n,)))(keys))
+    chosen = draw < share
+    moved = dealt != np.arange(n)
+    # One alone has nobody to change with; all others that are chosen get another's text.
+    np.testing.assert_array_equal(moved, chosen & (chosen.sum(axis=1, keepdims=True) > 1))
+    error = np.sqrt(share * (1 - share) / (n * deals))
+    assert abs(moved.mean() - share) <= 4 * error
+    if share:
+        assert len({tuple(row) for row in dealt}) > 0.9 * deals
+
+
+@pytest.mark.usefixtures("quick_towers")
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_wrong_pairs_are_the_same_on_every_number_of_devices_and_change_texts_only(share):
+    c = settings(data={"wrong_pairs": share})
+    method, *_ = build(c)
+    batch, key = whole_batch(), jax.random.key(3)
+    alone = jax.jit(method.prepare)(batch, key)
+    eight = sharding.make_mesh()
+    spread = jax.jit(method.prepare)(sharding.shard_batch(batch, eight), key)
+    for name, value in alone.items():
+        np.testing.assert_array_equal(spread[name], value)
+        if name != "tokens":
+            np.testing.assert_array_equal(value, batch[name])
+    assert (np.asarray(alone["tokens"]) != batch["tokens"]).any() == (share > 0)
+    one_by_one = lambda tokens: sorted(map(tuple, np.asarray(tokens).tolist()))
+    assert one_by_one(alone["tokens"]) == one_by_one(batch["tokens"])
+
+
+@pytest.mark.usefixtures("quick_towers")
+def test_the_deal_shares_no_random_numbers_with_the_views():
+    """The view of image i is drawn with fold_in(key, i)."""
+    method, *_ = build(settings(data={"wrong_pairs": 0.5}))
+    key, batch = jax.random.key(3), whole_batch()
+    found = method.prepare(batch, key)["tokens"]
+    of_views = jax.vmap(lambda row: _deal(jax.random.fold_in(key, row), BATCH, 0.5))
+    for source in np.asarray(of_views(batch["row"])):
+        assert (found != batch["tokens"][source]).any()
+
+
+@pytest.mark.usefixtures("quick_towers")
+def test_the_log_has_the_gap_at_which_wrong_pairs_balance():
+    _, [line] = run(settings(data={"wrong_pairs": 0.25}), steps=1)
+    assert line["equilibrium_gap"] == pytest.approx(np.log((BATCH - 1) * 0.75 / 0.25), rel=1e-6)
+    np.testing.assert_allclose(line["equilibrium_gap"], metrics.equilibrium_gap(BATCH, 0.25))
+    _, [line] = run(settings(), steps=1)
+    assert "equilibrium_gap" not in line
+
+
+def first_step(method, state):
+    """Loss, the scheme's next state, and the embeddings that they come from."""
+    batch, key = whole_batch(), state.key
+
+    @jax.jit
+    def both(state):
+        found = step.gradients(step.Work(method), state, batch, key)
+        return found, method.embed(state.params, state.stats, (), batch, key)[0]
+
+    found, embedded = both(state)
+    return float(found.loss), found.scheme, embedded
+
+
+@pytest.mark.usefixtures("quick_towers")
+def test_the_learned_scale_follows_the_optimiser_and_is_clamped():
+    rate = 0.1
+    c = settings(optimizer={"name": "sgd", "learning_rate": rate, "momentum": 0.0})
+    method, optimizer, _, mesh = build(c)
+    state = init_state(method, optimizer, seed=0, mesh=mesh)
+    loss, scheme, embedded = first_step(method, state)
+    a, b = (oracles.unit(np.float64(embedded.points[side])) for side in ("images", "texts"))
+
+    def oracle(t):
+        logits = np.exp(t) * a @ b.T
+        own = np.diag(logits)
+        rows, columns = (np.log(np.exp(x).sum(axis=1)) for x in (logits, logits.T))
+        return np.mean((rows + columns) / 2 - own)
+
+    t = -np.log(0.07)
+    assert float(state.scheme[0]) == pytest.approx(t, rel=1e-6)
+    assert loss == pytest.approx(oracle(t), rel=1e-5)
+    slope = (oracle(t + 1e-5) - oracle(t - 1e-5)) / 2e-5
+    assert abs(slope) > 1e-2
+    assert float(scheme[0]) == pytest.approx(t - rate * slope, rel=1e-5)
+    _, logged = run(
+        settings(
+            temperature={"max_scale": 20.0},
+            optimizer={"name": "sgd", "learning_rate": 1e4, "momentum": 0.0},
+        ),
+        steps=2,
+    )
+    assert logged[0]["scale"] == pytest.approx(1 / 0.07, rel=1e-5)
+    assert logged[1]["scale"] in (pytest.approx(1.0, rel=1e-5), pytest.approx(20.0, rel=1e-5))
+
+
+@pytest.mark.usefixtures("quick_towers")
+def test_the_scale_and_the_bias_of_siglip_are_learned():
+    rate = 0.01
+    c = settings(
+        loss={"name": "siglip"},
+        temperature={"tau": 0.1, "bias": -5.0},
+        optimizer={"name": "sgd", "learning_rate": rate, "momentum": 0.0},
+    )
+    method, optimizer, _, mesh = build(c)
+    state = init_state(method, optimizer, seed=0, mesh=mesh)
+    loss, scheme, embedded = first_step(method, state)
+    a, b = (oracles.unit(np.float64(embedded.points[side])) for side in ("images", "texts"))
+
+    def oracle(parameters):
+        t, bias = parameters
+        sign = 2 * np.eye(BATCH) - 1
+        return np.log1p(np.exp(-sign * (np.exp(t) * a @ b.T + bias))).sum() / BATCH
+
+    start = np.array([np.log(10.0), -5.0])
+    np.testing.assert_allclose(state.scheme[0], start, rtol=1e-6)
+    assert loss == pytest.approx(oracle(start), rel=1e-5)
+    steps = 1e-5 * np.eye(2)
+    slopes = [(oracle(start + s) - oracle(start - s)) / 2e-5 for s in steps]
+    assert min(map(abs, slopes)) > 1e-2
+    np.testing.assert_allclose(scheme[0], start - rate * np.array(slopes), rtol=1e-5)
