@@ -57,7 +57,7 @@ def noise(arguments: argparse.Namespace) -> Iterator[tuple[str, config_lib.Confi
             for share in SHARES:
                 config = settings(
                     seed,
-                    arguments.steps,
+                    arguments.noise_steps,
                     temperature=LEARNED,
                     topology=TOPOLOGIES[name],
                     data={"wrong_pairs": share},
@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--noise-steps", type=int, default=1500)
     parser.add_argument("--emoji", default="emoji.npz")
     parser.add_argument("--cifar10", default="cifar10.npz")
     arguments = parser.parse_args()
