@@ -16,6 +16,7 @@ from ._method import Embedded, Method, Outcome
 from ._tower import Tower
 
 PyTree = Any
+MOST_NEGATIVES = 256  # images and texts that the logged gap compares
 PairLoss = Callable[[Float[Array, "n d"], Float[Array, "n d"], Temperature], Float[Array, " n"]]
 OneView = Callable[
     [PRNGKeyArray, UInt8[Array, "n h w c"], Int[Array, " n"]], Float[Array, "n size size c"]
@@ -88,18 +89,24 @@ def clip(
         points = jax.lax.stop_gradient(embedded.points)
         return schemes.of_views(points["images"], points["texts"], example=batch["index"], key=key)
 
+    def gap(images, texts, temperature, right):
+        """Mean logit of the pairs that belong together minus that of the others."""
+        a, b = similarity.project(images), similarity.project(texts[:MOST_NEGATIVES])
+        others = similarity.between(a[:MOST_NEGATIVES], b)
+        pairs = similarity.paired(a, similarity.project(texts))
+        logit = lambda part, s: s / part(similarity.as_cosine(s))
+        negative = logit(temperature.for_negatives, others)
+        # Texts that are dealt out wrongly are negatives with another name.
+        positive = jnp.mean(logit(temperature.for_positives, pairs), where=right)
+        return positive - jnp.mean(negative, where=~jnp.eye(len(others), dtype=bool))
+
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, key
         images, texts = embedded.points["images"], embedded.points["texts"]
         value = jnp.mean(loss(images, texts, temperature))
         found = pair_statistics(images, texts, temperature=temperature, similarity=similarity)
         found["scale"] = 1 / found["positive_tau"]
-        # Of the pairs that belong together: those dealt out wrongly are negatives with another name.
-        right = batch.get("right", jnp.ones(len(images), bool))
-        similar = similarity.paired(similarity.project(images), similarity.project(texts))
-        logits = similar / temperature.for_positives(similarity.as_cosine(similar))
-        negative = found["negative_similarity"] / found["negative_tau"]
-        found["logit_gap"] = jnp.mean(logits, where=right) - negative
+        found["logit_gap"] = gap(images, texts, temperature, batch.get("right"))
         if wrong_pairs:
             found["equilibrium_gap"] = equilibrium_gap(len(batch["row"]), wrong_pairs)
         return value, Outcome(memory, found)
