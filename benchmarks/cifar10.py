@@ -1,9 +1,9 @@
 """Every method with three temperatures on CIFAR-10: python -m benchmarks.cifar10 NPZ OUT.
 
 Trains configs/cifar10_small.py for each method, temperature and seed, one run after another, and
-measures kNN and a linear probe (SGD on cached features, its rate chosen on held-out training images)
-on the 10,000 test images; also of the untrained encoders and of raw pixels. Runs that are complete
-in OUT are not repeated. Writes docs/results/cifar10.json and .md.
+measures kNN and a linear probe (SGD on cached features, its rate chosen on held-out training
+images) on the 10,000 test images; also of the untrained encoders and of raw pixels. Runs that are
+complete in OUT are not repeated. Writes docs/results/cifar10.json and .md.
 """
 
 import argparse

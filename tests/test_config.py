@@ -86,6 +86,62 @@ def test_a_whole_number_is_a_good_real_number():
         ),
         ({"model": {"heads": 3}}, r"config\.model\.heads: found 3 with .* small; .*a ViT only"),
         ({"model": {"freeze_patches": True}}, r"config\.model\.freeze_patches: found True with"),
+        (
+            {"batch": {"micro_batches": 3}},
+            r"config\.batch\.micro_batches: found 3 with config\.batch_size 256; .* nearest: 2\.",
+        ),
+        (
+            {"batch": {"micro_batches": 256}},
+            r"config\.batch\.micro_batches: found 256 .* at least 2 images a piece, .*: 128\.",
+        ),
+        (
+            {"method": "moco_v2", "batch": {"micro_batches": 32}, "moco": {"bn_groups": 16}},
+            r"config\.moco\.bn_groups: found 16 with .* in 32 micro-batches; .* each of them",
+        ),
+        (
+            {"method": "moco_v3", "loss": {"name": "supcon"}},
+            r"config\.loss\.name: found supcon with config\.method moco_v3; .* with simclr",
+        ),
+        (
+            {"loss": {"name": "dcl"}, "temperature": {"name": "macl"}},
+            r"config\.temperature\.name: found macl .* probability of the positive, which dcl does",
+        ),
+        (
+            {"method": "clip", "temperature": {"name": "per_sample"}},
+            r"config\.temperature\.name: found per_sample .*an image and its text would need one",
+        ),
+        (
+            {"data": {"on_error": "skip"}, "temperature": {"name": "per_sample"}},
+            r"config\.temperature\.name: found per_sample .*their numbers would shift",
+        ),
+        (
+            {"method": "clip", "loss": {"name": "siglip"}},
+            r"config\.temperature\.name: found dystress .*siglip learns its scale and its bias",
+        ),
+        (
+            {"temperature": {"name": "per_sample", "tau": 0.3}},
+            r"config\.temperature\.tau: found 0\.3; allowed for per_sample: from tau_min 0\.1",
+        ),
+        (
+            {"temperature": {"name": "learned", "tau": 0.001}},
+            r"config\.temperature\.tau: found 0\.001, a scale of 1000, .* at least 0\.01",
+        ),
+        (
+            {"method": "clip", "topology": {"tokens": 4}},
+            r"config\.topology\.tokens: found 4 with config\.topology\.name sphere; allowed: 1",
+        ),
+        (
+            {"method": "clip", "topology": {"tokens": 4, "name": "oblique"}},
+            r"config\.topology\.mode: found multi with config\.model\.name small, .*reshape",
+        ),
+        (
+            {"method": "clip", "topology": {"match_range": True}},
+            r"config\.topology\.match_range: found True with config\.topology\.name sphere",
+        ),
+        (
+            {"method": "clip", "data": {"prompts": "a photo"}},
+            r"config\.data\.prompts: found 'a photo'; allowed: name, photos, drawings",
+        ),
         ({"method": "moco_v4"}, r"config\.method: found 'moco_v4'; .* Did you mean moco_v[23]\?"),
         ({"probe": {"solver": "lbfgs"}}, r"config\.probe\.solver: .*probe\.features=cached"),
     ],

@@ -10,6 +10,8 @@ from dystress_jax import config, data, experiment, models, networks, sharding
 from dystress_jax.state import abstract_state, init_state
 from dystress_jax.step import make_train_step
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (160, 8, 8, 3), dtype=np.uint8)
 SOURCE = data.Source(
     read=lambda rows: (IMAGES[rows], np.int32(rows % 3)),
@@ -31,7 +33,7 @@ def settings(**fields):
 
 
 def run(c, devices, steps=3):
-    """The memory after the steps, and what was logged, made as the trainer makes it."""
+    """The state after the steps, and what was logged, made as the trainer makes it."""
     mesh = sharding.make_mesh(jax.devices()[:devices])
     schedule = experiment.make_schedule(c, SOURCE)
     method = experiment.make_method(c, SOURCE, mesh, schedule)
@@ -43,20 +45,12 @@ def run(c, devices, steps=3):
         batch = SOURCE.gather(np.arange(16) + 16 * number)
         state, metrics = step(state, sharding.shard_batch(batch, mesh))
         logged.append({name: float(value) for name, value in metrics.items()})
-    return jax.device_get(state.memory), logged
+    return jax.device_get(state._replace(key=None)), logged
 
 
 def make_method(c):
     schedule = experiment.make_schedule(c, SOURCE)
     return experiment.make_method(c, SOURCE, sharding.make_mesh(jax.devices()[:1]), schedule)
-
-
-@pytest.fixture
-def quick_compilation():
-    """Compile in a third of the time to code that need not be fast."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def pixels(config, source):
@@ -66,22 +60,76 @@ def pixels(config, source):
     return models.Network(lambda key: ({}, {}), flat, IMAGES[0].size)
 
 
-@pytest.mark.usefixtures("quick_compilation")
+# The range that the logged temperature must stay in.
+SCHEMES = {
+    "constant": (0.1, 0.1),
+    "dystress": (0.1, 0.2),
+    "shifted_dystress": (0.1, 0.2),
+    "cosine_schedule": (0.1, 0.2),
+    "linear_schedule": (0.1, 0.2),
+    "learned": (0.01, 1.0),
+    "macl": (0.05, 0.15),
+    "per_sample": (0.1, 0.2),
+    "tempnet": (0.1, 0.2),
+    "free": (0.0, 0.5),
+}
+
+
 @pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3"])
-@pytest.mark.parametrize("name", ["constant", "dystress", "shifted_dystress"])
+@pytest.mark.parametrize("name", config.TEMPERATURES)
 def test_every_method_learns_with_every_temperature(method, name, monkeypatch):
     monkeypatch.setattr(networks, "make_encoder", pixels)
-    _, logged = run(settings(method=method, temperature={"name": name}), devices=1)
-    low, high = (0.1, 0.1) if name == "constant" else (0.1, 0.2)
+    state, logged = run(settings(method=method, temperature={"name": name}), devices=1)
+    low, high = SCHEMES[name]
     for line in logged:
         assert all(np.isfinite(value) for value in line.values())
         for pairs in ("positive_tau", "negative_tau"):
             assert low - 1e-6 <= line[pairs] <= high + 1e-6
     assert len({line["loss"] for line in logged}) == 3
+    changes = {"cosine_schedule", "linear_schedule", "learned", "per_sample", "tempnet"}
+    assert bool(jax.tree.leaves(state.scheme)) == (name in changes)
+    if name == "cosine_schedule":
+        assert logged[0]["positive_tau"] == pytest.approx(0.2)
+    if name == "learned":
+        assert logged[0]["positive_tau"] != logged[2]["positive_tau"]
+    if name == "per_sample":
+        # The temperatures of the images seen have moved, and those of no others.
+        tau = np.asarray(state.scheme.tau)
+        assert tau.shape == (1 if method == "moco_v2" else 2, 160)
+        moved = tau != np.float32(0.1)
+        assert moved[:, :48].any()
+        assert not moved[:, 48:].any()
+
+
+@pytest.mark.parametrize("loss", ["dcl", "supcon"])
+def test_simclr_learns_with_the_other_losses(loss, monkeypatch):
+    monkeypatch.setattr(networks, "make_encoder", pixels)
+    _, plain = run(settings(), devices=1, steps=1)
+    _, logged = run(settings(loss={"name": loss}), devices=1)
+    assert all(np.isfinite(line["loss"]) for line in logged)
+    assert logged[0]["loss"] != plain[0]["loss"]
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3"])
+@pytest.mark.parametrize("name", ["per_sample", "learned"])
+def test_schemes_are_the_same_on_one_device_and_eight(method, name, monkeypatch):
+    monkeypatch.setattr(networks, "make_encoder", pixels)
+    c = settings(method=method, temperature={"name": name}, optimizer={"learning_rate": 1e-3})
+    (one, logged), (eight, logged_of_eight) = run(c, devices=1), run(c, devices=8)
+    for line, other in zip(logged, logged_of_eight, strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    compare = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(compare, one.scheme, eight.scheme)
+
+
+def test_the_supervised_loss_needs_labels(monkeypatch):
+    unlabelled = data.Source(read=SOURCE.read, index=SOURCE.index, image_shape=SOURCE.image_shape)
+    monkeypatch.setattr(data, "open_splits", lambda *_, **__: {"train": unlabelled})
+    with pytest.raises(config.ConfigError, match=r"config\.loss\.name: found supcon with images"):
+        experiment.open_sources(settings(loss={"name": "supcon"}))
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("method", ["moco_v2", "moco_v3"])
 def test_one_device_and_eight_learn_the_same(method):
     # A small learning rate, and groups that are not small: both keep rounding from growing.
@@ -89,7 +137,8 @@ def test_one_device_and_eight_learn_the_same(method):
     (one, logged), (eight, logged_of_eight) = run(c, devices=1), run(c, devices=8)
     for line, other in zip(logged, logged_of_eight, strict=True):
         assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), one, eight)
+    compare = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(compare, one.memory, eight.memory)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

@@ -16,6 +16,8 @@ from dystress_jax.models._norm import BatchNorm
 from dystress_jax.state import TrainState, init_state
 from dystress_jax.step import Work, gradients, make_train_step
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 N, PIXELS, FEATURES, OUT, RATE, MOMENTUM = 8, 6, 5, 4, 0.5, 0.75
 TAU_MIN, TAU_MAX = 0.1, 0.3
 TEMPERATURE = temperatures.dystress(TAU_MIN, TAU_MAX, stop_gradient=False)

@@ -22,6 +22,8 @@ from dystress_jax import (
 from dystress_jax.state import abstract_state, init_state
 from dystress_jax.step import make_train_step
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 BATCH, SIZE, CLASSES = 16, 12, 3
 
 

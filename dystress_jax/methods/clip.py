@@ -46,8 +46,8 @@ def clip(
 
     Returns:
         The method; the text tower is the entry "text" of its parameters and statistics. It logs
-        the gap between the mean logits of positive and negative pairs, and with wrong pairs the
-        gap at which they balance (`metrics.equilibrium_gap`).
+        the gap between the mean logits of right pairs and of negative ones, and with wrong pairs
+        the gap at which they balance (`metrics.equilibrium_gap`).
 
     Raises:
         ValueError: the towers differ in width.
@@ -72,7 +72,8 @@ def clip(
         n = len(batch["row"])
         # The views are drawn with fold_in(key, row), so the first number that is no row is free.
         source = _deal(jax.random.fold_in(key, n), n, wrong_pairs)
-        return {**batch, "tokens": batch["tokens"][source]}
+        right = source == batch["row"]
+        return {**batch, "tokens": batch["tokens"][source], "right": right}
 
     def embed(params, stats, memory, batch, key):
         del memory
@@ -93,10 +94,12 @@ def clip(
         value = jnp.mean(loss(images, texts, temperature))
         found = pair_statistics(images, texts, temperature=temperature, similarity=similarity)
         found["scale"] = 1 / found["positive_tau"]
-        found["logit_gap"] = (
-            found["positive_similarity"] / found["positive_tau"]
-            - found["negative_similarity"] / found["negative_tau"]
-        )
+        # Of the pairs that belong together: those dealt out wrongly are negatives with another name.
+        right = batch.get("right", jnp.ones(len(images), bool))
+        similar = similarity.paired(similarity.project(images), similarity.project(texts))
+        logits = similar / temperature.for_positives(similarity.as_cosine(similar))
+        negative = found["negative_similarity"] / found["negative_tau"]
+        found["logit_gap"] = jnp.mean(logits, where=right) - negative
         if wrong_pairs:
             found["equilibrium_gap"] = equilibrium_gap(len(batch["row"]), wrong_pairs)
         return value, Outcome(memory, found)

@@ -1,0 +1,242 @@
+"""What temperature and topology do to image-text training: python -m benchmarks.alignment --help.
+
+Three studies on small real data, each run of configs/clip_quickstart.py with other settings:
+
+noise      the learned temperature as a gauge of noise: a share p of the captions of every batch is
+           dealt out wrongly; learned scale and logit gap against ln((N - 1)(1 - p) / p).
+topology   sphere and oblique manifold, n m fixed, logits in the same range; one vision transformer
+           for all, tokens by reshaping or by class tokens of their own. Zero-shot recognition of
+           the third artist's drawings among the names of all concepts, with and without flags and
+           people. Needs the .npz with flags that docs/results/alignment.md says how to make.
+cifar10    sphere and oblique manifold with prompts of the class as captions.
+
+Runs that are complete in OUT are not repeated. Writes docs/results/alignment.json and, between the
+marks, the tables of alignment.md and noise.png.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+from configs import clip_quickstart
+from dystress_jax import checkpoint, data, evaluation, experiment, trainer
+from dystress_jax import config as config_lib
+
+ROOT = pathlib.Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results"
+SHARES = (0.0, 0.25, 0.5, 0.75)
+LEARNED = {"name": "learned", "tau": 0.07}
+OBLIQUE = {"name": "oblique", "mode": "reshape", "match_range": True}
+TOPOLOGIES = {
+    "sphere (64, 1)": {"name": "sphere", "dims": 64, "tokens": 1},
+    "oblique (16, 4), reshape": {**OBLIQUE, "dims": 16, "tokens": 4},
+    "oblique (16, 4), class tokens": {**OBLIQUE, "dims": 16, "tokens": 4, "mode": "multi"},
+    "oblique (8, 8), class tokens": {**OBLIQUE, "dims": 8, "tokens": 8, "mode": "multi"},
+}
+FLAGS_AND_PEOPLE = ["Flags", "People & Body"]
+
+
+def settings(seed: int, steps: int, **groups: dict[str, Any]) -> config_lib.Config:
+    """The quickstart's with these fields changed."""
+    config = clip_quickstart.get_config()
+    config.seed, config.steps = seed, steps
+    config.checkpoint_every, config.knn_every, config.log_every = steps, 0, 10
+    config.optimizer.warmup_epochs = 2.0
+    for group, fields in groups.items():
+        config[group].update(fields)
+    return config_lib.from_config_dict(config)
+
+
+def noise(arguments: argparse.Namespace) -> Iterator[tuple[str, config_lib.Config, dict]]:
+    """The runs of the study of noise."""
+    for seed in arguments.seeds:
+        for name in ("sphere (64, 1)", "oblique (16, 4), reshape"):
+            for share in SHARES:
+                config = settings(
+                    seed,
+                    arguments.noise_steps,
+                    temperature=LEARNED,
+                    topology=TOPOLOGIES[name],
+                    data={"wrong_pairs": share},
+                )
+                yield name, config, {"wrong_pairs": share}
+
+
+def topology(arguments: argparse.Namespace) -> Iterator[tuple[str, config_lib.Config, dict]]:
+    """The runs of the study of topologies."""
+    for seed in arguments.seeds:
+        for name, fields in TOPOLOGIES.items():
+            config = settings(
+                seed,
+                arguments.steps,
+                model={"name": "vit_micro", "patch": 8},
+                temperature=LEARNED,
+                topology=fields,
+                data={"source": "npz", "path": arguments.emoji},
+                optimizer={"learning_rate": 0.002},
+            )
+            yield name, config, {}
+
+
+def cifar10(arguments: argparse.Namespace) -> Iterator[tuple[str, config_lib.Config, dict]]:
+    """The runs with prompts of CIFAR-10's classes as captions."""
+    for seed in arguments.seeds:
+        for name in ("sphere (64, 1)", "oblique (16, 4), reshape"):
+            config = settings(
+                seed,
+                arguments.steps,
+                temperature=LEARNED,
+                topology=TOPOLOGIES[name],
+                data={
+                    "source": "npz",
+                    "path": arguments.cifar10,
+                    "prompts": "photos",
+                    "holdout": 0.02,
+                    "limit": 10_000,
+                },
+                zero_shot={"prompts": "photos", "classes": "labels"},
+            )
+            yield name, config, {}
+
+
+STUDIES = {"noise": noise, "topology": topology, "cifar10": cifar10}
+
+
+def run(study: str, config: config_lib.Config, workdir: pathlib.Path) -> dict[str, float]:
+    """Train, unless it is done, and say what the study asks for."""
+    path = workdir / "numbers.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    summary = trainer.train(config, workdir)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    last = lines[-5:]
+    found = {
+        name: statistics.mean(line[name] for line in last)
+        for name in ("scale", "logit_gap", "equilibrium_gap")
+        if name in last[0]
+    }
+    found |= {name: summary[name] for name in ("zero_shot_top1", "seconds")}
+    if study == "topology":
+        parts = experiment.build(config, workdir)
+        step = checkpoint.steps(workdir / "checkpoints")[-1]
+        state = checkpoint.restore(workdir / "checkpoints", step, parts.abstract_state()).state
+        drawings = data.without_classes(parts.sources["test"], FLAGS_AND_PEOPLE)
+        concepts = data.classes_from_captions(drawings)
+        result = evaluation.evaluate_zero_shot(
+            experiment.make_towers(parts, state), concepts, templates=["{}"], mesh=parts.mesh
+        )
+        found["without_flags_and_people"] = result.top1
+        found["concepts_without"] = concepts.num_classes
+    path.write_text(json.dumps(found))
+    return found
+
+
+def main() -> None:
+    """Run the studies and write the results after each run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.alignment", description=__doc__)
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--noise-steps", type=int, default=1500)
+    parser.add_argument("--emoji", default="emoji.npz")
+    parser.add_argument("--cifar10", default="cifar10.npz")
+    arguments = parser.parse_args()
+    for study in arguments.studies:
+        for name, config, varied in STUDIES[study](arguments):
+            tail = "_".join(str(value) for value in varied.values())
+            slug = "".join(c if c.isalnum() else "_" for c in name)
+            workdir = arguments.out / f"{study}_{slug}_{tail}_{config.seed}"
+            found = run(study, config, workdir)
+            add({"study": study, "name": name, "seed": config.seed, **varied, **found})
+
+
+def add(result: dict) -> None:
+    """Put a result in place of an earlier one of the same run; write numbers, tables, picture."""
+    path = RESULTS / "alignment.json"
+    results = json.loads(path.read_text()) if path.exists() else []
+    key = lambda r: (r["study"], r["name"], r["seed"], r.get("wrong_pairs"))
+    results = [r for r in results if key(r) != key(result)] + [result]
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    page = RESULTS / "alignment.md"
+    text = page.read_text() if page.exists() else ""
+    for study, make in (("noise", noise_table), ("topology", _table), ("cifar10", _table)):
+        begin, end = f"<!-- {study} -->\n", f"<!-- end {study} -->"
+        if begin not in text:
+            text += f"\n{begin}{end}\n"
+        before, rest = text.split(begin)
+        text = before + begin + make([r for r in results if r["study"] == study])
+        text += end + rest.split(end)[1]
+    page.write_text(text)
+    plot([r for r in results if r["study"] == "noise"])
+
+
+def noise_table(results: list[dict]) -> str:
+    """Learned scale and gap for each share of wrong pairs."""
+    lines = [
+        "| topology | p | g* | logit gap | learned scale | seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (name, share), of in _groups(results, lambda r: (r["name"], r["wrong_pairs"])):
+        gap = f"{of[0]['equilibrium_gap']:.2f}" if share else "none"
+        cells = [_cell([r[key] for r in of]) for key in ("logit_gap", "scale")]
+        lines.append(f"| {name} | {share:g} | {gap} | {cells[0]} | {cells[1]} | {len(of)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _table(results: list[dict]) -> str:
+    """Zero-shot accuracy for each topology."""
+    columns = {"zero_shot_top1": "zero-shot, all"}
+    if any("without_flags_and_people" in r for r in results):
+        columns["without_flags_and_people"] = "without flags and people"
+    lines = [f"| topology | {' | '.join(columns.values())} | learned scale | seeds |"]
+    lines.append("|---" * (len(columns) + 3) + "|")
+    for name, of in _groups(results, lambda r: r["name"]):
+        cells = [_cell([100 * r[key] for r in of], " %") for key in columns]
+        cells.append(_cell([r["scale"] for r in of]))
+        lines.append(f"| {name} | {' | '.join(cells)} | {len(of)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _groups(results: list[dict], key) -> list[tuple[Any, list[dict]]]:
+    names = list(dict.fromkeys(key(r) for r in results))
+    return [(name, [r for r in results if key(r) == name]) for name in names]
+
+
+def _cell(values: list[float], unit: str = "") -> str:
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ({statistics.stdev(values):.2f}){unit}" if len(values) > 1 else mean + unit
+
+
+def plot(results: list[dict]) -> None:
+    """The gap beside its closed form, and the learned scale, over the share of wrong pairs."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    from dystress_jax.metrics import equilibrium_gap
+
+    figure, (gap, scale) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    batch = clip_quickstart.get_config().batch_size
+    p = np.linspace(0.02, 0.95, 100)
+    gap.plot(p, equilibrium_gap(batch, p), "k--", label="ln((N - 1)(1 - p) / p)")
+    for name, of in _groups(results, lambda r: r["name"]):
+        shares = sorted({r["wrong_pairs"] for r in of})
+        for axes, key in ((gap, "logit_gap"), (scale, "scale")):
+            values = [[r[key] for r in of if r["wrong_pairs"] == share] for share in shares]
+            spread = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
+            means = [statistics.mean(v) for v in values]
+            axes.errorbar(shares, means, spread, fmt="o-", capsize=3, label=name)
+    gap.set(title="gap of the mean logits", xlabel="share of wrong pairs p")
+    scale.set(title="learned scale 1 / tau", xlabel="share of wrong pairs p", yscale="log")
+    for axes in (gap, scale):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(RESULTS / "noise.png", dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
