@@ -21,6 +21,8 @@ OneView = Callable[
     [PRNGKeyArray, UInt8[Array, "n h w c"], Int[Array, " n"]], Float[Array, "n size size c"]
 ]
 
+FEW = 256  # examples whose negative pairs are looked at for the log
+
 
 def clip(
     image: tuple[Network, Network],
@@ -94,12 +96,17 @@ def clip(
         value = jnp.mean(loss(images, texts, temperature))
         found = pair_statistics(images, texts, temperature=temperature, similarity=similarity)
         found["scale"] = 1 / found["positive_tau"]
-        # Of the pairs that belong together: those dealt out wrongly are negatives with another name.
+        # Of pairs that belong together: those dealt out wrongly are negatives by another name.
         right = batch.get("right", jnp.ones(len(images), bool))
-        similar = similarity.paired(similarity.project(images), similarity.project(texts))
-        logits = similar / temperature.for_positives(similarity.as_cosine(similar))
-        negative = found["negative_similarity"] / found["negative_tau"]
-        found["logit_gap"] = jnp.mean(logits, where=right) - negative
+        a, b = similarity.project(images), similarity.project(texts)
+        positives = similarity.paired(a, b)
+        positives /= temperature.for_positives(similarity.as_cosine(positives))
+        few = min(len(images), FEW)
+        negatives = similarity.between(a[:few], b[:few])
+        negatives /= temperature.for_negatives(similarity.as_cosine(negatives))
+        found["logit_gap"] = jnp.mean(positives, where=right) - jnp.mean(
+            negatives, where=~jnp.eye(few, dtype=bool)
+        )
         if wrong_pairs:
             found["equilibrium_gap"] = equilibrium_gap(len(batch["row"]), wrong_pairs)
         return value, Outcome(memory, found)
