@@ -128,13 +128,16 @@ def open_sources(config: Config) -> dict[str, data.Source]:
             imbalance_ratio=d.imbalance_ratio,
             limit=d.limit,
         )
-        if config.method == "clip" and d.prompts:
-            templates = prompt_templates(d.prompts)
+    except ValueError as error:  # its messages begin with the field's name
+        raise ConfigError(f"config.{error}") from error
+    if config.method == "clip" and d.prompts:
+        templates = prompt_templates(d.prompts)
+        try:
             sources = {
                 split: data.captions_from_labels(s, templates) for split, s in sources.items()
             }
-    except ValueError as error:  # its messages begin with the field's name
-        raise ConfigError(f"config.{error}") from error
+        except ValueError as error:
+            raise ConfigError(f"config.data.prompts: {error}") from error
     if config.loss.name == "supcon" and not sources["train"].has_labels:
         raise ConfigError(
             "config.loss.name: found supcon with images without labels; allowed: nt_xent or dcl, "

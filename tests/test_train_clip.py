@@ -310,6 +310,18 @@ def test_a_wrong_number_of_class_names_is_told_before_the_first_step(tmp_path, p
     assert not run.exists()
 
 
+def test_images_without_labels_cannot_be_captioned_by_prompts(tmp_path, pairs):
+    said = refused(
+        tmp_path / "run",
+        pairs,
+        data__captions="good.csv",
+        data__on_error="raise",
+        data__prompts="photos",
+    )
+    assert "config.data.prompts: captions from class names: " in said
+    assert "images have no label" in said
+
+
 def test_a_missing_image_is_refused_with_file_and_line_and_nothing_is_written(tmp_path, pairs):
     run = tmp_path / "run"
     said = refused(run, pairs, data__on_error="raise")
