@@ -266,7 +266,7 @@ def test_jitter_of_brightness_multiplies_each_image_by_its_own_factor():
 def test_operations_are_drawn_as_often_as_asked(probability):
     names = ("flip", "jitter", "grayscale", "blur", "solarize")
     how = augment.View(**dict.fromkeys(names, probability))
-    draw = jax.jit(lambda key: _views._draw(key, how, count=10_000, height=8, width=8))
+    draw = jax.jit(lambda key: _views._draw(key, how, rows=jnp.arange(10_000), height=8, width=8))
     drawn = draw(jax.random.key(10))
     tolerance = 4 * np.sqrt(probability * (1 - probability) / 10_000)
     for name in names:
@@ -276,7 +276,7 @@ def test_operations_are_drawn_as_often_as_asked(probability):
 @pytest.fixture(scope="module")
 def drawn():
     how = dataclasses.replace(STRONG, brightness=0.4, contrast=1.5, saturation=0.0, hue=0.1)
-    draw = jax.jit(lambda key: _views._draw(key, how, count=20_000, height=32, width=32))
+    draw = jax.jit(lambda key: _views._draw(key, how, rows=jnp.arange(20_000), height=32, width=32))
     return jax.tree.map(np.asarray, draw(jax.random.key(8)))
 
 
@@ -342,7 +342,8 @@ def torchvision_boxes(count, height, width, area, aspect, seed=0):
 )
 def test_crops_are_distributed_as_torchvision_samples_them(height, width, area):
     how = augment.View(crop_area=area)
-    draw = jax.jit(lambda key: _views._draw(key, how, count=8000, height=height, width=width).box)
+    rows = jnp.arange(8000)
+    draw = jax.jit(lambda key: _views._draw(key, how, rows=rows, height=height, width=width).box)
     box = np.asarray(draw(jax.random.key(9)), np.float64)
     expected = np.array(list(torchvision_boxes(8000, height, width, area, how.crop_aspect)))
     assert len(expected) > 7900
@@ -383,9 +384,26 @@ def jitter_of(how):
     return how.jitter, how.brightness, how.contrast, how.saturation, how.hue
 
 
+def test_a_part_of_a_batch_has_the_views_of_its_rows():
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    draw = jax.jit(
+        lambda images, rows: augment.two_views(
+            jax.random.key(0), images, augment.weak(), size=8, rows=rows
+        )
+    )
+    whole = draw(images, jnp.arange(6))
+    part = draw(images[1::2], jnp.arange(6)[1::2])
+    for some, every in zip(part, whole, strict=True):
+        np.testing.assert_array_equal(some, every[1::2])
+    default = augment.two_views(jax.random.key(0), images, augment.weak(), size=8)
+    np.testing.assert_allclose(default[0], whole[0], atol=1e-6)
+
+
 def test_recipes_hold_the_published_settings():
-    simclr, cifar, moco, weak = (augment.RECIPES[n] for n in augment.RECIPES)
-    assert list(augment.RECIPES) == ["simclr", "simclr_cifar", "moco_v3", "weak"]
+    assert list(augment.RECIPES) == ["simclr", "simclr_cifar", "moco_v3", "captioned", "weak"]
+    simclr, cifar, moco, captioned, weak = augment.RECIPES.values()
+    assert captioned.first == captioned.second
+    assert (captioned.first.flip, captioned.first.hue) == (0.0, 0.0)  # left stays left
     assert simclr.first == simclr.second
     assert jitter_of(simclr.first) == (0.8, 0.8, 0.8, 0.8, 0.2)
     assert (simclr.first.grayscale, simclr.first.blur, simclr.first.solarize) == (0.2, 0.5, 0.0)
@@ -396,7 +414,7 @@ def test_recipes_hold_the_published_settings():
     assert (moco.first.blur, moco.first.solarize) == (1.0, 0.0)
     assert (moco.second.blur, moco.second.solarize) == (0.1, 0.2)
     assert jitter_of(weak.first)[0] == weak.first.grayscale == weak.first.blur == 0.0
-    for recipe in augment.RECIPES.values():
+    for recipe in (simclr, cifar, moco, weak):
         for how in (recipe.first, recipe.second):
             assert how.crop_area == (0.08, 1.0)
             assert how.crop_aspect == (3 / 4, 4 / 3)

@@ -110,8 +110,10 @@ def test_simclr_learns_with_the_other_losses(loss, monkeypatch):
     assert logged[0]["loss"] != plain[0]["loss"]
 
 
-@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3"])
-@pytest.mark.parametrize("name", ["per_sample", "learned"])
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("simclr", "per_sample"), ("moco_v2", "learned"), ("moco_v3", "per_sample")],
+)
 def test_schemes_are_the_same_on_one_device_and_eight(method, name, monkeypatch):
     monkeypatch.setattr(networks, "make_encoder", pixels)
     c = settings(method=method, temperature={"name": name}, optimizer={"learning_rate": 1e-3})

@@ -22,8 +22,6 @@ from dystress_jax import (
 from dystress_jax.state import abstract_state, init_state
 from dystress_jax.step import make_train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 BATCH, SIZE, CLASSES = 16, 12, 3
 
 
@@ -87,6 +85,7 @@ def run(parts, batches, devices=1, seed=0):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compile")
 def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
     # A small learning rate: a large one makes rounding grow a thousandfold a step, on any device.
     batches = make_batches(1, rows=32) * 20

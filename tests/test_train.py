@@ -19,7 +19,8 @@ from dystress_jax import checkpoint
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS, EVERY = 24, 5
 
-pytestmark = pytest.mark.slow
+# On one worker, which makes what they share once.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("train")]
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ class VisionTransformer(nnx.Module):
         patch: int,
         channels: int,
         freeze_patches: bool,
-        remat: bool,
+        remat: bool = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
