@@ -385,7 +385,7 @@ def jitter_of(how):
 
 
 def test_a_part_of_a_batch_has_the_views_of_its_rows():
-    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8))
     draw = jax.jit(
         lambda images, rows: augment.two_views(
             jax.random.key(0), images, augment.weak(), size=8, rows=rows
