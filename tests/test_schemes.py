@@ -133,7 +133,9 @@ def test_tempnet_predicts_and_learns_by_its_rule():
         inner = (softmax - 1 / 16) * sigmoid(match)
         return 0.005 + 0.045 * sigmoid(inner @ params["weights"] + params["offset"])
 
-    np.testing.assert_allclose(scheme.resolve(state, VIEWS).tau, tau(params), rtol=1e-3)
+    np.testing.assert_allclose(
+        jax.jit(lambda s: scheme.resolve(s, VIEWS))(state).tau, tau(params), rtol=1e-3
+    )
     golden = Isogclr()
     golden.rho = 7.0
     index = np.array(VIEWS.example)[:4]
@@ -142,10 +144,11 @@ def test_tempnet_predicts_and_learns_by_its_rule():
     step = 1e-4
     moved = lambda sign: tau(params | {"offset": params["offset"] + sign * step})
     slope = np.mean(slopes * (moved(1) - moved(-1)) / (2 * step))
-    after = scheme.update(state, VIEWS, None)
+    update = lambda views: jax.jit(lambda state: scheme.update(state, views, None))(state)
+    after = update(VIEWS)
     np.testing.assert_allclose(after[0]["offset"], -0.1 * slope, rtol=2e-3)
     assert np.isfinite(after[2][:, index]).all()
-    dropped = scheme.update(state, VIEWS._replace(key=jax.random.key(1)), None)
+    dropped = update(VIEWS._replace(key=jax.random.key(1)))
     assert dropped[0]["offset"] != after[0]["offset"]
 
 
