@@ -7,7 +7,9 @@ noise      the learned temperature as a gauge of noise: a share p of the caption
 topology   sphere and oblique manifold, n m fixed, logits in the same range; one vision transformer
            for all, tokens by reshaping or by class tokens of their own. Zero-shot recognition of
            the third artist's drawings among the names of all concepts, with and without flags and
-           people. Needs the .npz with flags that docs/results/alignment.md says how to make.
+           people. Needs an .npz of all emoji, flags too: train_images [2n 32 32 3], the drawings by
+           Google, then Twitter; train_captions, their names; train_labels, their categories;
+           test_images, test_captions, test_labels, Microsoft's; class_names of the categories.
 cifar10    sphere and oblique manifold with prompts of the class as captions.
 
 Runs that are complete in OUT are not repeated. Writes docs/results/alignment.json and, between the

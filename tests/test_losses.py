@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dystress_jax import losses, similarities, temperatures
-from dystress_jax.losses import info_nce, nt_xent
+from dystress_jax.losses import info_nce, moco, nt_xent
 from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -282,3 +282,23 @@ def test_rows_of_length_one_need_no_normalisation():
 def test_a_bad_argument_is_refused_with_what_was_found(call, error, message, unchecked_shapes):
     with pytest.raises(error, match=message):
         call(jnp.ones((4, 8)))
+
+
+def test_decoupled_losses_leave_the_positive_out_of_the_denominator():
+    queries, keys, queue = np.random.default_rng(2).standard_normal((3, 5, D))
+    tau = lambda s: oracles.dystress(s, 0.07, 0.2)
+    temperature = temperatures.dystress(0.07, 0.2)
+
+    def expected(negatives, positive):
+        logits = negatives / tau(negatives)
+        return np.logaddexp.reduce(logits, axis=1) - positive / tau(positive)
+
+    q, k, u = (oracles.unit(x) for x in (queries, keys, queue))
+    s = q @ k.T
+    others = s[~np.eye(5, dtype=bool)].reshape(5, 4)
+    with jax.enable_x64(True):
+        options = {"temperature": temperature, "decoupled": True}
+        batch = info_nce(jnp.array(queries), jnp.array(keys), **options)
+        stored = moco(jnp.array(queries), jnp.array(keys), jnp.array(queue), **options)
+    np.testing.assert_allclose(batch, expected(others, s.diagonal()), rtol=1e-12)
+    np.testing.assert_allclose(stored, expected(q @ u.T, s.diagonal()), rtol=1e-12)

@@ -86,6 +86,15 @@ def test_oblique_is_m_times_the_cosine_of_the_flattened_tokens(seed, m):
         )
 
 
+@pytest.mark.parametrize("m", [1, 2, 3, 6])
+def test_the_mean_over_tokens_has_the_range_of_the_sphere(m):
+    a, b = jnp.float32(A), jnp.float32(B)
+    mean = similarities.oblique(m, mean=True)
+    assert (mean.low, mean.high) == (-1.0, 1.0)
+    np.testing.assert_allclose(m * mean(a, b), similarities.oblique(m)(a, b), atol=1e-6 * m)
+    np.testing.assert_allclose(mean.as_cosine(mean(a, a)).diagonal(), 1.0, atol=1e-6)
+
+
 def test_oblique_with_one_token_is_the_sphere():
     a, b = jnp.float32(A), jnp.float32(B)
     np.testing.assert_array_equal(similarities.oblique(1)(a, b), similarities.sphere(a, b))
