@@ -21,6 +21,11 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+def pytest_collection_modifyitems(items):
+    """The long tests first, so that neither worker waits for the other at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def strict_dtypes():
     """Refuse implicit dtype promotion; for the pure library only, flax and optax rely on it."""
