@@ -140,7 +140,7 @@ def make_key_loss(config: Config, mesh: Mesh) -> methods.KeyLoss:
 
 def make_queue_loss(config: Config, mesh: Mesh) -> methods.QueueLoss:
     """MoCo v2's; each device compares its own queries with the whole queue."""
-    loss = _over_queue(functools.partial(losses.moco), config, mesh)
+    loss = _over_queue(losses.moco, config, mesh)
     return _weighed(config, loss)
 
 
