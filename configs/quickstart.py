@@ -2,7 +2,7 @@
 
     python train.py
 
-Two minutes on two CPU cores. A six-layer ResNet learns from 2,814 emoji drawings by Google and
+One minute on two CPU cores. A six-layer ResNet learns from 2,814 emoji drawings by Google and
 Twitter, without their labels; nearest neighbours then tell the category of 1,563 drawings by
 Microsoft, the same concepts in a style that it has never seen. What to expect is in the README.
 
