@@ -435,15 +435,16 @@ def isogclr(
         return ExampleState(jnp.full(shape, tau_init), jnp.zeros(shape), jnp.full(shape, -jnp.inf))
 
     def resolve(state: ExampleState, batch: Batch) -> PerAnchor:
-        return PerAnchor(state.tau[batch.side, batch.example])
+        return PerAnchor(state.tau[_rows(batch)])
 
     def update(state: ExampleState, batch: Batch, gradient: Temperature | None) -> ExampleState:
         del gradient
-        of_batch = jax.tree.map(lambda x: x[batch.side, batch.example], state)
+        rows = _rows(batch)
+        of_batch = jax.tree.map(lambda x: x[rows], state)
         slope, log_mean = _robust_slope(batch, of_batch.tau, of_batch.log_mean, rho, gamma)
         momentum = (1 - beta) * of_batch.momentum + beta * jnp.clip(slope, -clip, clip)
         tau = jnp.clip(of_batch.tau - learning_rate * momentum, tau_min, tau_max)
-        put = lambda x, new: x.at[batch.side, batch.example].set(new)
+        put = lambda x, new: x.at[rows].set(new)
         return ExampleState(*map(put, state, (tau, momentum, log_mean)))
 
     return Scheme(init, resolve, update)
@@ -527,7 +528,8 @@ def tempnet(
     def update(state: State, batch: Batch, gradient: Temperature | None) -> State:
         del gradient
         params, optimizer_state, log_means = state
-        of_batch = log_means[batch.side, batch.example]
+        rows = _rows(batch)
+        of_batch = log_means[rows]
 
         def objective(params):
             tau = predict(params, batch, batch.key)
@@ -537,9 +539,20 @@ def tempnet(
         slopes, log_mean = jax.grad(objective, has_aux=True)(params)
         changes, optimizer_state = optimizer.update(slopes, optimizer_state, params)
         params = jax.tree.map(jnp.add, params, changes)
-        return params, optimizer_state, log_means.at[batch.side, batch.example].set(log_mean)
+        return params, optimizer_state, log_means.at[rows].set(log_mean)
 
     return Scheme(init, resolve, update)
+
+
+def _rows(batch: Batch) -> tuple[Int[Array, " a"], Int[Array, " a"]]:
+    """Where the state of each anchor is."""
+    if batch.side is None or batch.example is None:
+        raise ValueError(
+            f"batch.{'side' if batch.side is None else 'example'}: found None, but this scheme has "
+            "a state for each example; allowed: a number for each anchor, as "
+            "of_views(view_a, view_b, example=...) gives it"
+        )
+    return batch.side, batch.example
 
 
 def _robust_slope(
@@ -550,10 +563,15 @@ def _robust_slope(
     gamma: float,
 ) -> tuple[Float[Array, " anchors"], Float[Array, " anchors"]]:
     """The slope g_i of the robust objective in tau_i, and the new ln s_i."""
+    decoupled = batch.decoupled
+    if decoupled is None or batch.negatives < 1:
+        raise ValueError(
+            f"batch.decoupled: found {decoupled} with {batch.negatives} negatives, but this scheme "
+            "learns from the negatives; allowed: the loss without the positive in the denominator, "
+            "as of_views(view_a, view_b) gives it for two pairs or more"
+        )
     # log sum_j exp(h_ij / tau_i) over the negatives is the decoupled loss; its derivative in tau_i
     # is minus the softmax mean of h_ij / tau_i, over tau_i.
-    assert batch.decoupled is not None
-    decoupled = batch.decoupled
     total, pullback = jax.vjp(lambda tau: decoupled(PerAnchor(tau)), tau)
     total = jax.lax.stop_gradient(total)
     softmax_mean = -tau * pullback(jnp.ones_like(total))[0]

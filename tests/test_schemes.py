@@ -153,6 +153,27 @@ def test_tempnet_predicts_and_learns_by_its_rule():
 
 
 @pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ({"example": None}, r"batch\.example: found None"),
+        ({"side": None}, r"batch\.side: found None"),
+        ({"decoupled": None}, r"batch\.decoupled: found None"),
+        ({"negatives": 0}, "with 0 negatives"),
+    ],
+)
+def test_a_batch_that_lacks_what_a_scheme_learns_from_is_refused(missing, message):
+    scheme = schemes.isogclr(9)
+    with pytest.raises(ValueError, match=message):
+        scheme.update(scheme.init(), VIEWS._replace(**missing), None)
+
+
+def test_a_temperature_for_each_example_needs_the_examples():
+    scheme = schemes.isogclr(9)
+    with pytest.raises(ValueError, match=r"of_views\(view_a, view_b, example=\.\.\.\)"):
+        scheme.resolve(scheme.init(), schemes.of_views(A32, B32))
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: schemes.cosine_oscillation(0.5, 0.1), "tau_min must be <= tau_max"),
