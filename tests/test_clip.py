@@ -21,7 +21,7 @@ from dystress_jax import (
 from dystress_jax.data.tokenizer import train_tokenizer
 from dystress_jax.methods.clip import _deal
 from dystress_jax.state import init_state
-from tests import oracles
+from tests import oracles, steps
 
 STORED, BATCH, CONTEXT, WORDS = 64, 16, 6, 60
 RNG = np.random.default_rng(0)
@@ -112,20 +112,18 @@ def build(c, devices=1):
     return method, experiment.make_optimizer(c, schedule), schedule.learning_rate, mesh
 
 
-def run(c, devices=1, steps=3):
+def run(c, devices=1, count=3):
     """The state after the steps, and what was logged."""
-    method, optimizer, learning_rate, mesh = build(c, devices)
-    state = init_state(method, optimizer, seed=0, mesh=mesh)
-    micro_batches = c.batch.micro_batches
-    train_step = step.make_train_step(
-        method, optimizer, learning_rate, mesh=mesh, micro_batches=micro_batches
+    method, optimizer, learning_rate, _ = build(c, devices)
+    state, logged = steps.take(
+        method,
+        optimizer,
+        learning_rate,
+        [SOURCE.gather(np.arange(BATCH) + BATCH * number) for number in range(count)],
+        devices=devices,
+        micro_batches=c.batch.micro_batches,
     )
-    logged = []
-    for number in range(steps):
-        batch = SOURCE.gather(np.arange(BATCH) + BATCH * number)
-        state, found = train_step(state, sharding.shard_batch(batch, mesh))
-        logged.append({name: float(value) for name, value in found.items()})
-    return jax.device_get(state._replace(key=jax.random.key_data(state.key))), logged
+    return steps.on_host(state), logged
 
 
 def whole_batch():
@@ -175,7 +173,7 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(monkeypatch):
             # The parameters move by their gradient.
             optimizer={"name": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0},
         )
-        state, [logged] = run(c, steps=1)
+        state, [logged] = run(c, count=1)
         return (state.params, state.scheme[0]), logged
 
     (whole, line), (parts, line_of_parts) = after_one_step(1), after_one_step(4)
@@ -288,7 +286,7 @@ TOPOLOGIES = [
 @pytest.mark.parametrize(("name", "tokens", "match_range"), TOPOLOGIES)
 def test_every_topology_learns(name, tokens, match_range):
     topology = {"name": name, "tokens": tokens, "dims": 2, "match_range": match_range}
-    _, logged = run(settings(topology=topology), steps=2)
+    _, logged = run(settings(topology=topology), count=2)
     assert all(np.isfinite(value) for line in logged for value in line.values())
     assert logged[0]["loss"] != logged[1]["loss"]
     assert logged[0]["gradient_norm"] > 1e-3
@@ -372,10 +370,10 @@ def test_the_deal_shares_no_random_numbers_with_the_views():
 
 @pytest.mark.usefixtures("quick_towers")
 def test_the_log_has_the_gap_at_which_wrong_pairs_balance():
-    _, [line] = run(settings(data={"wrong_pairs": 0.25}), steps=1)
+    _, [line] = run(settings(data={"wrong_pairs": 0.25}), count=1)
     assert line["equilibrium_gap"] == pytest.approx(np.log((BATCH - 1) * 0.75 / 0.25), rel=1e-6)
     np.testing.assert_allclose(line["equilibrium_gap"], metrics.equilibrium_gap(BATCH, 0.25))
-    _, [line] = run(settings(), steps=1)
+    _, [line] = run(settings(), count=1)
     assert "equilibrium_gap" not in line
 
 
@@ -446,7 +444,7 @@ def test_the_learned_scale_follows_the_optimiser_and_is_clamped():
             temperature={"max_scale": 20.0},
             optimizer={"name": "sgd", "learning_rate": 1e4, "momentum": 0.0},
         ),
-        steps=2,
+        count=2,
     )
     assert logged[0]["scale"] == pytest.approx(1 / 0.07, rel=1e-5)
     assert logged[1]["scale"] in (pytest.approx(1.0, rel=1e-5), pytest.approx(20.0, rel=1e-5))

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from dystress_jax import config, data, experiment, models, networks, sharding
-from dystress_jax.state import abstract_state, init_state
+from dystress_jax.state import abstract_state
 from dystress_jax.step import make_train_step
+from tests import steps
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -32,20 +33,15 @@ def settings(**fields):
     return config.from_config_dict({**base, **fields})
 
 
-def run(c, devices, steps=3):
+def run(c, devices, count=3):
     """The state after the steps, and what was logged, made as the trainer makes it."""
     mesh = sharding.make_mesh(jax.devices()[:devices])
     schedule = experiment.make_schedule(c, SOURCE)
     method = experiment.make_method(c, SOURCE, mesh, schedule)
     optimizer = experiment.make_optimizer(c, schedule)
-    state = init_state(method, optimizer, seed=0, mesh=mesh)
-    step = make_train_step(method, optimizer, schedule.learning_rate, mesh=mesh)
-    logged = []
-    for number in range(steps):
-        batch = SOURCE.gather(np.arange(16) + 16 * number)
-        state, metrics = step(state, sharding.shard_batch(batch, mesh))
-        logged.append({name: float(value) for name, value in metrics.items()})
-    return jax.device_get(state._replace(key=None)), logged
+    batches = [SOURCE.gather(np.arange(16) + 16 * number) for number in range(count)]
+    state, logged = steps.take(method, optimizer, schedule.learning_rate, batches, devices=devices)
+    return steps.on_host(state), logged
 
 
 def make_method(c):
@@ -104,7 +100,7 @@ def test_every_method_learns_with_every_temperature(method, name, monkeypatch):
 @pytest.mark.parametrize("loss", ["dcl", "supcon"])
 def test_simclr_learns_with_the_other_losses(loss, monkeypatch):
     monkeypatch.setattr(networks, "make_encoder", pixels)
-    _, plain = run(settings(), devices=1, steps=1)
+    _, plain = run(settings(), devices=1, count=1)
     _, logged = run(settings(loss={"name": loss}), devices=1)
     assert all(np.isfinite(line["loss"]) for line in logged)
     assert logged[0]["loss"] != plain[0]["loss"]

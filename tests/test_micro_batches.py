@@ -9,11 +9,12 @@ import optax
 import pytest
 from flax import nnx
 
-from dystress_jax import losses, methods, models, schemes, sharding, temperatures
+from dystress_jax import losses, methods, models, schemes, temperatures
 from dystress_jax.models import _functional
 from dystress_jax.models._norm import BatchNorm
-from dystress_jax.state import TrainState, init_state
-from dystress_jax.step import Work, gradients, make_train_step
+from dystress_jax.state import TrainState
+from dystress_jax.step import Work, gradients
+from tests import steps
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -145,13 +146,11 @@ def test_steps_in_pieces_are_the_same_on_one_device_and_eight():
     optimizer = optax.sgd(1e-2)
 
     def run(devices):
-        mesh = sharding.make_mesh(jax.devices()[:devices])
-        step = make_train_step(method, optimizer, lambda step: 1e-2, mesh=mesh, micro_batches=4)
-        state, logged = init_state(method, optimizer, seed=0, mesh=mesh), []
-        for _ in range(2):
-            state, metrics = step(state, sharding.shard_batch(make_batch(), mesh))
-            logged.append(float(metrics["loss"]))
-        return logged, jax.device_get(state._replace(key=None))
+        batches = [make_batch(), make_batch()]
+        state, logged = steps.take(
+            method, optimizer, lambda step: 1e-2, batches, devices=devices, micro_batches=4
+        )
+        return [line["loss"] for line in logged], steps.on_host(state)
 
     (one, state), (eight, state_of_eight) = run(1), run(8)
     assert one[0] != one[1]

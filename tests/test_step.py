@@ -21,6 +21,7 @@ from dystress_jax import (
 )
 from dystress_jax.state import abstract_state, init_state
 from dystress_jax.step import make_train_step
+from tests import steps
 
 BATCH, SIZE, CLASSES = 16, 12, 3
 
@@ -73,15 +74,7 @@ def make_batches(count, *, rows=BATCH, labelled=True):
 
 
 def run(parts, batches, devices=1, seed=0):
-    method, optimizer, schedule = parts
-    mesh = sharding.make_mesh(jax.devices()[:devices])
-    state = init_state(method, optimizer, seed=seed, mesh=mesh)
-    train_step = make_train_step(method, optimizer, schedule, mesh=mesh)
-    logged = []
-    for batch in batches:
-        state, metrics = train_step(state, sharding.shard_batch(batch, mesh))
-        logged.append({name: float(value) for name, value in metrics.items()})
-    return state, logged
+    return steps.take(*parts, batches, devices=devices, seed=seed)
 
 
 @pytest.mark.slow
