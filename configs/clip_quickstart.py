@@ -3,8 +3,8 @@
     python train.py --config=configs/clip_quickstart.py
 
 Two and a half minutes on two CPU cores. A small ResNet and a transformer learn from 3,126 drawings
-by Google and Twitter and their names; then each of 1,563 drawings by Microsoft, the same concepts in
-a style that neither tower has seen, looks for its name among all names, and the other way round.
+by Google and Twitter and their names; then each of 1,563 drawings by Microsoft, the same concepts
+in a style that neither tower has seen, looks for its name among all names, and the other way round.
 Pictures of what the names find are in DIR/retrieval.png. What to expect, and how the settings were
 chosen, is in docs/results/alignment.md.
 

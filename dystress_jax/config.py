@@ -108,7 +108,7 @@ class Augment:
     recipe: str = _field(
         "simclr_cifar",
         "how the two views are made",
-        among=("simclr", "simclr_cifar", "moco_v3", "captioned", "weak"),
+        among=("simclr", "simclr_cifar", "moco_v3", "captioned", "weak", "whole"),
     )
     size: int = _field(0, "side of the views; 0 = the image's", at_least=0)
     mean: tuple[float, ...] = _field(

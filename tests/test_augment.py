@@ -183,6 +183,12 @@ def test_the_two_views_differ_where_the_recipe_repeats_one():
     assert (np.abs(first - second).max(axis=(1, 2, 3)) > 0.01).all()
 
 
+def test_the_recipe_without_chance_is_the_image_twice():
+    images = random_images(8, 24, 24)
+    for x in two_views(jax.random.key(0), images, recipe=augment.whole(), size=24):
+        np.testing.assert_array_equal(x, augment.to_float(images))
+
+
 def test_equal_images_of_a_batch_get_different_views():
     images = jnp.tile(random_images(1, 24, 24), (8, 1, 1, 1))
     x = np.asarray(view(jax.random.key(0), images, how=STRONG, size=20))
@@ -400,8 +406,9 @@ def test_a_part_of_a_batch_has_the_views_of_its_rows():
 
 
 def test_recipes_hold_the_published_settings():
-    assert list(augment.RECIPES) == ["simclr", "simclr_cifar", "moco_v3", "captioned", "weak"]
-    simclr, cifar, moco, captioned, weak = augment.RECIPES.values()
+    names = ["simclr", "simclr_cifar", "moco_v3", "captioned", "weak", "whole"]
+    assert list(augment.RECIPES) == names
+    simclr, cifar, moco, captioned, weak, _ = augment.RECIPES.values()
     assert captioned.first == captioned.second
     assert (captioned.first.flip, captioned.first.hue) == (0.0, 0.0)  # left stays left
     assert simclr.first == simclr.second

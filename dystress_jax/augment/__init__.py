@@ -12,6 +12,7 @@ from ._recipes import moco_v3 as moco_v3
 from ._recipes import simclr as simclr
 from ._recipes import simclr_cifar as simclr_cifar
 from ._recipes import weak as weak
+from ._recipes import whole as whole
 from ._views import normalize as normalize
 from ._views import to_float as to_float
 from ._views import two_views as two_views

@@ -204,7 +204,20 @@ def weak() -> Recipe:
     return Recipe(first=View(), second=View())
 
 
+def whole() -> Recipe:
+    """Nothing at random: the middle square of the image, twice.
+
+    For image-text training on data that is to be fitted exactly, and to see whether a model can fit
+    its data at all. Methods with two views learn nothing from two equal ones.
+
+    Returns:
+        The same view twice.
+    """
+    view = View(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip=0.0)
+    return Recipe(first=view, second=view)
+
+
 RECIPES: collections.abc.Mapping[str, Recipe] = types.MappingProxyType(
-    {make.__name__: make() for make in (simclr, simclr_cifar, moco_v3, captioned, weak)}
+    {make.__name__: make() for make in (simclr, simclr_cifar, moco_v3, captioned, weak, whole)}
 )
 """The recipes by name, for config files."""
