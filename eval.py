@@ -8,7 +8,7 @@ from ml_collections import config_flags
 
 from dystress_jax import config, evaluator
 from dystress_jax.checkpoint import CheckpointError
-from dystress_jax.report import table, write_json
+from dystress_jax.report import chance, percent, table, write_json
 
 
 def main(arguments: list[str]) -> None:
@@ -24,7 +24,13 @@ def main(arguments: list[str]) -> None:
     path = workdir / "eval" / f"{args.evaluation}{of}.json"
     write_json(path, found)
     shares = [name for name in found if name.startswith("top") or "recall" in name]
-    rows = [(name.replace("_", " "), f"{100 * found[name]:.1f} %") for name in shares]
+    guessed = found.get("chance", {"top1": found["protocol"].get("chance")})
+    rows = [
+        (name.replace("_", " "), percent(found[name]), chance(guessed[name]))
+        if guessed.get(name)
+        else (name.replace("_", " "), percent(found[name]))
+        for name in shares
+    ]
     title = f"{args.evaluation}, {found['split']} images, checkpoint {found['checkpoint_step']}"
     print(table(rows, title=title))
     print(f"protocol and numbers: {path}")

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from configs import clip_quickstart
-from dystress_jax import checkpoint, data, evaluation, experiment, trainer
+from dystress_jax import checkpoint, data, evaluation, experiment, image_text, trainer
 from dystress_jax import config as config_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -127,9 +127,9 @@ def run(study: str, config: config_lib.Config, workdir: pathlib.Path) -> dict[st
         state = checkpoint.restore(workdir / "checkpoints", step, parts.abstract_state()).state
         drawings = data.without_classes(parts.sources["test"], FLAGS_AND_PEOPLE)
         concepts = data.classes_from_captions(drawings)
-        result = evaluation.evaluate_zero_shot(
-            experiment.make_towers(parts, state), concepts, templates=["{}"], mesh=parts.mesh
-        )
+        towers = image_text.embedder(parts, state)("test").towers
+        embedded = evaluation.embed_images(towers, concepts, mesh=parts.mesh)
+        result = evaluation.evaluate_zero_shot(embedded, templates=["{}"])
         found["without_flags_and_people"] = result.top1
         found["concepts_without"] = concepts.num_classes
     path.write_text(json.dumps(found))

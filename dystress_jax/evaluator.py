@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import tqdm
 
-from . import checkpoint, evaluation, experiment
+from . import checkpoint, data, evaluation, experiment, image_text
 from . import config as config_lib
 from .config import Config, ConfigError
 from .experiment import Experiment
@@ -60,21 +61,25 @@ def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> di
     }
 
 
-def _split(parts: Experiment) -> str:
-    """The images to measure on: the test images, or the held-out ones if there are no others."""
-    split = "test" if "test" in parts.sources else "holdout"
-    if split not in parts.sources:
-        raise ConfigError("config.data: found neither test nor held-out images to evaluate on.")
+def _split(parts: Experiment, fits: Callable[[data.Source], bool], needed: str) -> str:
+    """The images to measure on."""
+    split = parts.measured_split(fits)
+    if split is None:
+        there = [s for s in ("test", "holdout") if s in parts.sources]
+        found = f"{' and '.join(there)} images without {needed}" if there else "no such images"
+        raise ConfigError(
+            f"config.data: found {found}; allowed: test or held-out images with {needed}, which "
+            "this evaluation measures by."
+        )
     return split
 
 
 def _labelled_split(parts: Experiment) -> str:
-    split = _split(parts)
-    if not (parts.train.has_labels and parts.sources[split].has_labels):
+    if not parts.train.has_labels:
         raise ConfigError(
-            "config.data: found images without labels, which accuracy is measured by."
+            "config.data: found training images without labels, which this evaluation learns from."
         )
-    return split
+    return _split(parts, lambda source: source.has_labels, "labels")
 
 
 def _knn(parts: Experiment, state: TrainState) -> tuple[str, dict[str, Any]]:
@@ -120,7 +125,7 @@ def _linear_probe(parts: Experiment, state: TrainState) -> tuple[str, dict[str, 
 
 
 def _zero_shot(parts: Experiment, state: TrainState) -> tuple[str, dict[str, Any]]:
-    found = experiment.zero_shot(parts, _towers(parts, state))
+    found = image_text.zero_shot(parts, _embedder(parts, state))
     if found is None:
         raise ConfigError(
             "config.data: found no labels to classify by; allowed: "
@@ -130,20 +135,19 @@ def _zero_shot(parts: Experiment, state: TrainState) -> tuple[str, dict[str, Any
 
 
 def _retrieval(parts: Experiment, state: TrainState) -> tuple[str, dict[str, Any]]:
-    towers, split = _towers(parts, state), _split(parts)
-    if parts.sources[split].captions is None:
-        raise ConfigError(f"config.data: found no captions of the {split} images to retrieve by.")
-    found = evaluation.evaluate_retrieval(towers, parts.sources[split], mesh=parts.mesh)
+    embed = _embedder(parts, state)
+    split = _split(parts, lambda source: source.captions is not None, "captions")
+    found = evaluation.evaluate_retrieval(embed(split))
     return split, {**found.recalls, "chance": found.chance, "protocol": found.protocol}
 
 
-def _towers(parts: Experiment, state: TrainState) -> evaluation.Towers:
+def _embedder(parts: Experiment, state: TrainState) -> Callable[[str], evaluation.Embedded]:
     if parts.language is None:
         raise ConfigError(
             f"--evaluation: found a run with config.method {parts.config.method}, which has no "
             "texts; allowed: knn, linear_probe"
         )
-    return experiment.make_towers(parts, state)
+    return image_text.embedder(parts, state)
 
 
 def _choose_step(directory: pathlib.Path, name: str) -> int:

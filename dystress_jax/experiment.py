@@ -17,15 +17,14 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from . import augment, checkpoint, data, evaluation, methods, networks, objective, optim, sharding
+from . import augment, data, evaluation, methods, networks, objective, optim, sharding, vocabulary
 from .config import Config, ConfigError
-from .data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from .data.tokenizer import Tokenizer
 from .methods import Method
 from .similarities import Similarity
 from .state import TrainState, abstract_state
 
 ONLINE_PROBE_RATE = 0.1
-TOKENIZER_FILE = "tokenizer.json"
 
 Encode = Callable[..., Float[Array, "n features"]]
 
@@ -64,6 +63,11 @@ class Experiment(NamedTuple):
         """The training images."""
         return self.sources["train"]
 
+    def measured_split(self, fits: Callable[[data.Source], bool]) -> str | None:
+        """What is measured at the end: the test or the held-out images, the first that fit."""
+        splits = [split for split in ("test", "holdout") if split in self.sources]
+        return next((split for split in splits if fits(self.sources[split])), None)
+
     def abstract_state(self) -> TrainState:
         """What a checkpoint of the run must fit."""
         return abstract_state(self.method, self.optimizer, mesh=self.mesh)
@@ -84,8 +88,8 @@ def build(config: Config, workdir: pathlib.Path) -> Experiment:
     sources = open_sources(config)
     tokenizer = None
     if config.method == "clip":
-        tokenizer = make_tokenizer(config, sources["train"], workdir)
-        sources = {split: _with_tokens(s, split, tokenizer) for split, s in sources.items()}
+        tokenizer = vocabulary.make_tokenizer(config, sources["train"], workdir)
+        sources = vocabulary.tokenize(sources, tokenizer)
     train = sources["train"]
     schedule = make_schedule(config, train)
     if tokenizer is None:
@@ -131,7 +135,7 @@ def open_sources(config: Config) -> dict[str, data.Source]:
     except ValueError as error:  # its messages begin with the field's name
         raise ConfigError(f"config.{error}") from error
     if config.method == "clip" and d.prompts:
-        templates = prompt_templates(d.prompts)
+        templates = evaluation.templates(d.prompts)
         try:
             sources = {
                 split: data.captions_from_labels(s, templates) for split, s in sources.items()
@@ -144,55 +148,6 @@ def open_sources(config: Config) -> dict[str, data.Source]:
             "which need none."
         )
     return sources
-
-
-def prompt_templates(name: str) -> tuple[str, ...]:
-    """The templates of that name, or the one that it is."""
-    return evaluation.TEMPLATES.get(name, (name,))
-
-
-def make_tokenizer(config: Config, train: data.Source, workdir: pathlib.Path) -> Tokenizer:
-    """The vocabulary of the run: the one it has begun with, a given one, or one of its captions.
-
-    Raises:
-        ConfigError: there are no captions, the file is no vocabulary, or it is not the run's.
-    """
-    t, saved = config.text, workdir / TOKENIZER_FILE
-    given = None
-    try:
-        if t.vocabulary:
-            given = load_tokenizer(t.vocabulary, context=t.context)
-        # Without a checkpoint there is nothing yet that knows the words by their numbers.
-        if saved.exists() and checkpoint.steps(workdir / "checkpoints"):
-            of_run = load_tokenizer(saved, context=t.context)
-            if given is not None and given.fingerprint != of_run.fingerprint:
-                raise ConfigError(
-                    f"config.text.vocabulary: {t.vocabulary} has {given.vocab_size} tokens and the "
-                    f"fingerprint {given.fingerprint}, but the run began with {saved}: "
-                    f"{of_run.vocab_size} tokens, {of_run.fingerprint}. Give the same vocabulary, "
-                    "or a new --workdir."
-                )
-            return of_run
-        if given is not None:
-            return given
-    except ConfigError:
-        raise
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"config.text.vocabulary: {error}") from error
-    try:
-        captions = data.list_captions(train).texts
-    except ValueError as error:
-        raise ConfigError(f"config.{error}") from error
-    return train_tokenizer(captions, vocab_size=t.vocab_size, context=t.context)
-
-
-def _with_tokens(source: data.Source, split: str, tokenizer: Tokenizer) -> data.Source:
-    if source.captions is None and split != "train":
-        return source
-    try:
-        return data.with_tokens(source, tokenizer.encode)
-    except ValueError as error:
-        raise ConfigError(f"config.{error}") from error
 
 
 def describe_images(source: data.Source) -> str:
@@ -287,70 +242,6 @@ def make_clip(
 
     embed_images = make_encode(config, functools.partial(methods.embed_images, image), source)
     return method, Language(tokenizer, similarity, embed_images, embed_texts)
-
-
-def make_towers(parts: Experiment, state: TrainState) -> evaluation.Towers:
-    """The trained towers of clip, ready to embed."""
-    language = parts.language
-    assert language is not None
-    trained = (state.params, state.stats)
-    return evaluation.Towers(
-        functools.partial(language.embed_images, *trained),
-        functools.partial(language.embed_texts, *trained),
-        language.tokenizer.encode,
-        language.similarity,
-    )
-
-
-class ZeroShotTask(NamedTuple):
-    """What zero-shot classification is measured on."""
-
-    split: str
-    source: data.Source
-    class_names: tuple[str, ...]
-
-
-def zero_shot_task(config: Config, sources: dict[str, data.Source]) -> ZeroShotTask | None:
-    """The test images, or the held-out ones, and the names of their classes; None without classes.
-
-    Raises:
-        ConfigError: the file of class names does not fit.
-    """
-    z = config.zero_shot
-    split = "test" if "test" in sources else "holdout"
-    source = sources.get(split)
-    if source is None:
-        return None
-    if z.classes == "captions" and source.captions is not None:
-        source = data.classes_from_captions(source)
-    if not source.has_labels:
-        return None
-    if not z.class_names:
-        return ZeroShotTask(split, source, source.class_names)
-    try:
-        names = data.read_class_names(z.class_names, source.num_classes)
-    except ValueError as error:
-        raise ConfigError(f"config.zero_shot.class_names: {error}") from error
-    return ZeroShotTask(split, source, names)
-
-
-def zero_shot(parts: Experiment, towers: evaluation.Towers) -> tuple[str, evaluation.Result] | None:
-    """Zero-shot accuracy of a `zero_shot_task`, and the split it is measured on.
-
-    Raises:
-        ConfigError: the file of class names does not fit.
-    """
-    task = zero_shot_task(parts.config, parts.sources)
-    if task is None:
-        return None
-    result = evaluation.evaluate_zero_shot(
-        towers,
-        task.source,
-        templates=prompt_templates(parts.config.zero_shot.prompts),
-        class_names=task.class_names,
-        mesh=parts.mesh,
-    )
-    return task.split, result
 
 
 def _make_scheme(config: Config, source: data.Source, schedule: Schedule, width: int):

@@ -4,6 +4,7 @@ The log never waits for the step that runs: it fetches the numbers of the step b
 """
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -145,19 +146,32 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     os.replace(draft, path)
 
 
-def table(rows: Sequence[tuple[str, str]], *, title: str) -> str:
-    """A two-column table for the terminal.
+def percent(share: float) -> str:
+    """An accuracy in [0, 1] for the terminal."""
+    return f"{100 * share:.1f} %"
+
+
+def chance(share: float) -> str:
+    """What guessing gets; often too little for a fixed number of decimals."""
+    return f"chance {100 * share:.2g} %"
+
+
+def table(rows: Sequence[tuple[str, ...]], *, title: str) -> str:
+    """A table for the terminal: names to the left, numbers to the right, rows of any length.
 
     Example:
-        >>> print(table([("trained", "50.1 %"), ("untrained", "40.0 %")], title="kNN"))
+        >>> print(table([("trained", "50.1 %", "chance 10 %"), ("time", "8 s")], title="kNN"))
         kNN
-        ------------------
-        trained     50.1 %
-        untrained   40.0 %
+        ------------------------------
+        trained   50.1 %   chance 10 %
+        time         8 s
     """
-    left = max(len(name) for name, _ in rows)
-    right = max(len(value) for _, value in rows)
-    lines = [f"{name:<{left}}   {value:>{right}}" for name, value in rows]
+    columns = list(itertools.zip_longest(*rows, fillvalue=""))
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for name, *cells in zip(*columns, strict=True):
+        aligned = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("   ".join([f"{name:<{widths[0]}}", *aligned]).rstrip())
     return "\n".join([title, "-" * max(len(title), *map(len, lines)), *lines])
 
 

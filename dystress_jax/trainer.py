@@ -11,12 +11,12 @@ import grain
 import jax
 import tqdm
 
-from . import checkpoint, data, evaluation, experiment, sharding
+from . import checkpoint, data, evaluation, experiment, image_text, sharding, vocabulary
 from . import config as config_lib
 from .config import Config, ConfigError
 from .experiment import Experiment
 from .interrupt import StopRequest
-from .report import DivergedError, Report, table, write_json
+from .report import DivergedError, Report, chance, percent, table, write_json
 from .state import TrainState, init_state
 from .step import make_train_step
 
@@ -76,11 +76,6 @@ class _Run(NamedTuple):
     def checkpoints(self) -> pathlib.Path:
         return self.workdir / "checkpoints"
 
-    def labelled(self, split: str) -> bool:
-        """Whether accuracy can be measured on a split."""
-        sources = self.parts.sources
-        return all(s in sources and sources[s].has_labels for s in ("train", split))
-
     def knn(self, encode: Callable[[jax.Array], jax.Array], split: str) -> float:
         """The kNN accuracy of features on a split, among at most ``knn.bank`` training images."""
         return evaluation.evaluate_knn(
@@ -107,7 +102,7 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
     counts = ", ".join(f"{len(s):,} {split}" for split, s in parts.sources.items())
     _note(f"images: {counts}; {' x '.join(map(str, parts.train.image_shape))}")
     if parts.language is not None:
-        experiment.zero_shot_task(config, parts.sources)  # a wrong file is told now, not at the end
+        image_text.zero_shot_task(parts)  # a wrong file is told now, not at the end
         _note(f"vocabulary: {parts.language.tokenizer.vocab_size:,} tokens")
     return _Run(began, workdir, parts, experiment.describe_images(parts.train))
 
@@ -118,7 +113,7 @@ def _write_beginnings(run: _Run) -> None:
         return
     write_json(run.workdir / "config.json", dataclasses.asdict(run.config))
     if run.parts.language is not None:
-        run.parts.language.tokenizer.save(run.workdir / experiment.TOKENIZER_FILE)
+        run.parts.language.tokenizer.save(run.workdir / vocabulary.FILE)
     skipped = [line for source in run.parts.sources.values() for line in source.skipped]
     if skipped:
         path = run.workdir / "skipped.txt"
@@ -176,7 +171,8 @@ def _train_steps(
         mesh=parts.mesh,
         micro_batches=config.batch.micro_batches,
     )
-    measured = run.labelled("holdout")
+    holdout = parts.sources.get("holdout")
+    measured = holdout is not None and parts.train.has_labels and holdout.has_labels
     best = max(checkpoint.knn_by_step(run.checkpoints).values(), default=0.0)
     saver = checkpoint.Saver(run.checkpoints, keep=config.checkpoint_keep)
     report = Report(
@@ -244,8 +240,8 @@ def _summarize(run: _Run, state: TrainState) -> dict[str, Any]:
     """The closing numbers: on the test images, or on the held-out ones if there is no test."""
     summary: dict[str, Any] = {"steps": int(state.step), "seed": run.config.seed}
     parts = run.parts
-    split = next((s for s in ("test", "holdout") if run.labelled(s)), None)
-    if split is not None:
+    split = parts.measured_split(lambda source: source.has_labels)
+    if split is not None and parts.train.has_labels:
         untrained = init_state(parts.method, parts.optimizer, seed=run.config.seed, mesh=parts.mesh)
         summary |= {
             "knn_trained": run.knn(run.encoder(state), split),
@@ -262,20 +258,17 @@ def _summarize(run: _Run, state: TrainState) -> dict[str, Any]:
 def _summarize_pairs(run: _Run, state: TrainState) -> dict[str, Any]:
     """What clip is judged by: retrieval and zero-shot classification, and a picture of it."""
     parts, found = run.parts, {}
-    sources = parts.sources
-    with_texts = [s for s in ("test", "holdout") if s in sources and sources[s].captions]
-    towers = experiment.make_towers(parts, state)
-    if with_texts:
-        split = with_texts[0]
-        retrieval = evaluation.evaluate_retrieval(towers, sources[split], mesh=parts.mesh)
+    embed = image_text.embedder(parts, state)
+    split = image_text.captioned_split(parts)
+    if split is not None:
+        retrieval = evaluation.evaluate_retrieval(embed(split))
         found |= retrieval.recalls | {
             "retrieval_split": split,
             "retrieval_chance": retrieval.chance,
         }
-        picture = evaluation.retrieval_grid(towers, sources[split], mesh=parts.mesh)
         if jax.process_index() == 0:
-            picture.save(run.workdir / "retrieval.png")
-    zero_shot = experiment.zero_shot(parts, towers)
+            evaluation.retrieval_grid(embed(split)).save(run.workdir / "retrieval.png")
+    zero_shot = image_text.zero_shot(parts, embed)
     if zero_shot is not None:
         split, result = zero_shot
         found |= {
@@ -290,7 +283,6 @@ def _summarize_pairs(run: _Run, state: TrainState) -> dict[str, Any]:
 
 def _closing_table(summary: dict[str, Any]) -> str:
     tables = []
-    percent = lambda share: f"{100 * share:.1f} %"
     if "knn_split" in summary:
         names = {
             "trained encoder": "knn_trained",
@@ -300,15 +292,14 @@ def _closing_table(summary: dict[str, Any]) -> str:
         rows = [(label, percent(summary[name])) for label, name in names.items()]
         tables.append((f"kNN accuracy, {summary['knn_split']} images", rows))
     if "retrieval_split" in summary:
-        chance = summary["retrieval_chance"]
         rows = [
-            (name.replace("_", " "), f"{percent(summary[name])}  (chance {percent(chance[name])})")
-            for name in chance
+            (name.replace("_", " "), percent(summary[name]), chance(guessed))
+            for name, guessed in summary["retrieval_chance"].items()
         ]
         tables.append((f"retrieval, {summary['retrieval_split']} images", rows))
     if "zero_shot_split" in summary:
-        chance = percent(summary["zero_shot_chance"])
-        rows = [("top-1", f"{percent(summary['zero_shot_top1'])}  (chance {chance})")]
+        guessed = chance(summary["zero_shot_chance"])
+        rows = [("top-1", percent(summary["zero_shot_top1"]), guessed)]
         rows += [("top-5", percent(summary["zero_shot_top5"]))]
         classes = f"{summary['zero_shot_classes']:,} classes"
         tables.append((f"zero-shot, {summary['zero_shot_split']} images, {classes}", rows))

@@ -17,12 +17,22 @@ LAYERS = [
     {"config", "report", "checkpoint", "interrupt"},
     {"methods", "evaluation"},
     {"state"},
-    {"step", "objective", "networks"},
+    {"step", "objective", "networks", "vocabulary"},
     {"experiment"},
+    {"image_text"},
     {"trainer", "evaluator"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-READS_CONFIG = {"config", "objective", "networks", "experiment", "trainer", "evaluator"}
+READS_CONFIG = {
+    "config",
+    "objective",
+    "networks",
+    "vocabulary",
+    "experiment",
+    "image_text",
+    "trainer",
+    "evaluator",
+}
 
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]

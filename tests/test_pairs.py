@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from dystress_jax import data, sharding, similarities
-from dystress_jax.evaluation import Towers, evaluate_retrieval, evaluate_zero_shot, retrieval_grid
+from dystress_jax.evaluation import (
+    Towers,
+    embed_images,
+    evaluate_retrieval,
+    evaluate_zero_shot,
+    retrieval_grid,
+)
 
 MESH = sharding.make_mesh()
 
@@ -35,6 +41,10 @@ def make_towers(embedding_of_text, similarity=similarities.sphere):
     )
 
 
+def embed(towers, source):
+    return embed_images(towers, source, mesh=MESH)
+
+
 # Images 0 and 2 are said to be the same; image 1 has two captions.
 SOURCE = make_source(100 * np.eye(4), captions=[["a"], ["b", "bee"], ["a"], ["c"]])
 TEXTS = {
@@ -46,7 +56,7 @@ TEXTS = {
 
 
 def test_recalls_with_equal_captions_and_with_several_of_an_image():
-    found = evaluate_retrieval(make_towers(TEXTS), SOURCE, mesh=MESH, ks=(1, 2, 5))
+    found = evaluate_retrieval(embed(make_towers(TEXTS), SOURCE), ks=(1, 2, 5))
     assert found.recalls == {
         "image_to_text_recall_at_1": pytest.approx(3 / 4),
         "image_to_text_recall_at_2": 1.0,
@@ -64,7 +74,7 @@ def test_recalls_with_equal_captions_and_with_several_of_an_image():
 def test_the_second_caption_of_two_images_does_not_make_them_one():
     source = make_source(100 * np.eye(4)[:2], captions=[["a", "same"], ["b", "same"]])
     towers = make_towers({**TEXTS, "same": [1.0, 1.0, 0.0, 0.0]})
-    recalls = evaluate_retrieval(towers, source, mesh=MESH, ks=(1,)).recalls
+    recalls = evaluate_retrieval(embed(towers, source), ks=(1,)).recalls
     assert recalls["image_to_text_recall_at_1"] == 1.0
     assert recalls["text_to_image_recall_at_1"] == 0.5  # equally near to both: not found
 
@@ -73,7 +83,7 @@ def test_the_similarity_of_the_towers_decides():
     texts = {**TEXTS, "a": [9.0, 0.0, 0.1, 0.0], "b": [0.0, 0.1, 0.0, 9.0]}
     source = make_source([[90, 30, 1, 0], [30, 90, 0, 1]], captions=[["a"], ["b"]])
     sphere, oblique = (
-        evaluate_retrieval(make_towers(texts, similarity), source, mesh=MESH, ks=(1,)).recalls
+        evaluate_retrieval(embed(make_towers(texts, similarity), source), ks=(1,)).recalls
         for similarity in (similarities.sphere, similarities.oblique(2))
     )
     assert sphere["image_to_text_recall_at_1"] == 0.5
@@ -82,7 +92,7 @@ def test_the_similarity_of_the_towers_decides():
 
 def test_a_source_without_captions_has_nothing_to_retrieve_by():
     with pytest.raises(ValueError, match=r"data\.captions: the data set has no captions"):
-        evaluate_retrieval(make_towers(TEXTS), make_source(np.eye(4)), mesh=MESH)
+        evaluate_retrieval(embed(make_towers(TEXTS), make_source(np.eye(4))))
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 600])
@@ -119,7 +129,7 @@ def test_zero_shot_accuracies_of_embeddings_made_by_hand():
     towers = make_towers(described(templates))
     # Right; right; second; right; among the last two of six; not labelled; right.
     source = labelled([0, 1, 3, 3, 5, -1, 2])
-    found = evaluate_zero_shot(towers, source, templates=templates, mesh=MESH)
+    found = evaluate_zero_shot(embed(towers, source), templates=templates)
     assert found.top1 == pytest.approx(4 / 6)
     assert found.top5 == pytest.approx(5 / 6)
     assert found.protocol == {
@@ -136,11 +146,7 @@ def test_other_names_for_the_classes_are_what_the_text_tower_reads():
     names = tuple(f"axe {i}" for i in range(6))
     towers = make_towers(described(["{}"], names))
     found = evaluate_zero_shot(
-        towers,
-        labelled([0, 1, 2, 3, 0, 1, 2]),
-        templates=["{}"],
-        class_names=names,
-        mesh=MESH,
+        embed(towers, labelled([0, 1, 2, 3, 0, 1, 2])), templates=["{}"], class_names=names
     )
     assert (found.top1, found.top5) == (1.0, 1.0)
 
@@ -148,18 +154,16 @@ def test_other_names_for_the_classes_are_what_the_text_tower_reads():
 def test_names_that_are_not_one_a_class_are_refused_with_both_counts():
     with pytest.raises(ValueError, match="found 6 classes and 5 names"):
         evaluate_zero_shot(
-            make_towers(TEXTS),
-            labelled([0] * 7),
+            embed(make_towers(TEXTS), labelled([0] * 7)),
             templates=["{}"],
             class_names=CLASSES[:5],
-            mesh=MESH,
         )
     with pytest.raises(ValueError, match="needs labels"):
-        evaluate_zero_shot(make_towers(TEXTS), SOURCE, templates=["{}"], mesh=MESH)
+        evaluate_zero_shot(embed(make_towers(TEXTS), SOURCE), templates=["{}"])
 
 
 def test_the_picture_frames_what_is_right_in_green():
-    picture = retrieval_grid(make_towers(TEXTS), SOURCE, mesh=MESH, rows=5, columns=3)
+    picture = retrieval_grid(embed(make_towers(TEXTS), SOURCE), rows=5, columns=3)
     cell, label, gap = 64, 200, 4
     step = cell + gap
     assert picture.size == (label + 4 * step + 3 * gap, 5 * step + gap)
@@ -188,5 +192,5 @@ def test_the_picture_has_at_most_what_there_is_and_any_letters():
     captions = [["日本語 \x00 🙂"], ["long " * 60], ["x" * 200]]
     towers = make_towers({text: [1.0, 0.0, 0.0, 0.0] for [text] in captions})
     source = make_source(100 * np.eye(4)[:3], captions=captions)
-    picture = retrieval_grid(towers, source, mesh=MESH)
+    picture = retrieval_grid(embed(towers, source))
     assert picture.size == (200 + 4 * 68 + 12, 3 * 68 + 4)

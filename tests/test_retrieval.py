@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import metrics, similarities
-from dystress_jax.evaluation import retrieval_ranks, retrieval_recalls
+from dystress_jax.evaluation import retrieval_chance, retrieval_ranks, retrieval_recalls
 from tests import oracles
 
 RNG = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def oblique_oracle(tokens):
 def test_recalls_equal_a_plain_count(tokens):
     similarity = similarities.oblique(tokens)
     found = retrieval_recalls(
-        jnp.asarray(IMAGES), jnp.asarray(TEXTS), image_of_text=OWNER, similarity=similarity
+        jnp.asarray(IMAGES), jnp.asarray(TEXTS), text_groups=OWNER, similarity=similarity
     )
     expected = expected_recalls(oblique_oracle(tokens), (1, 5, 10))
     assert list(found) == list(expected)
@@ -84,20 +84,43 @@ def test_chunks_change_nothing():
     assert ranks[0] == ranks[1]
 
 
+def test_a_k_above_the_number_of_keys_is_left_out_in_its_direction():
+    found = retrieval_recalls(
+        jnp.asarray(IMAGES), jnp.asarray(TEXTS), text_groups=OWNER, ks=(30, 31, 71)
+    )
+    expected = expected_recalls(oblique_oracle(1), (30, 31))
+    del expected["text_to_image_recall_at_31"]  # of 30 images
+    assert found == pytest.approx(expected)
+    chance = retrieval_chance(np.arange(30), OWNER, ks=(30, 31, 71))
+    assert list(chance) == list(found)
+
+
+def test_chance_is_the_share_of_right_pairs_times_k():
+    right = np.arange(30)[:, None] == OWNER
+    chance = retrieval_chance(np.arange(30), OWNER, ks=(1, 5, 30))
+    assert chance["image_to_text_recall_at_1"] == pytest.approx(right.mean())
+    assert chance["text_to_image_recall_at_5"] == pytest.approx(5 / 30)
+    assert chance["image_to_text_recall_at_30"] == pytest.approx(30 * right.mean())
+    assert chance["text_to_image_recall_at_30"] == 1.0
+
+
 @pytest.mark.parametrize(
-    ("texts", "owner", "ks", "message"),
+    ("texts", "groups", "ks", "message"),
     [
-        (70, OWNER, (1, 31), "k is 31; allowed: 1 to 30, for 30 images and 70 texts"),
-        (70, OWNER, (0,), "k is 0; allowed: 1 to 30"),
-        (70, OWNER[:69], (1,), "found 70 texts and the images of 69"),
-        (40, None, (1,), "found 40 texts and the images of 30"),
-        (70, np.r_[OWNER[:-1], 30], (1,), "text 69 belongs to image 30; allowed: 0 to 29"),
-        (70, np.r_[-1, OWNER[1:]], (1,), "text 0 belongs to image -1"),
-        (70, np.full(70, 2), (1,), "29 of 30 images have no text, such as 0"),
+        (70, OWNER, (0,), "ks: found 0; allowed: 1 or more"),
+        (70, OWNER[:69], (1,), "text_groups: found 69 for 70 texts"),
+        (
+            40,
+            None,
+            (1,),
+            "10 of 40 texts have no image, the first text 30 of group 30",
+        ),
+        (70, np.r_[OWNER[:-1], -1], (1,), "1 of 70 texts have no image, the first text 69"),
+        (70, np.full(70, 2), (1,), "29 of 30 images have no text, the first image 0 of group 0"),
     ],
 )
-def test_pairs_that_do_not_fit_are_refused_with_the_numbers(texts, owner, ks, message):
+def test_pairs_that_do_not_fit_are_refused_with_the_numbers(texts, groups, ks, message):
     with pytest.raises(ValueError, match=message):
         retrieval_recalls(
-            jnp.asarray(IMAGES), jnp.asarray(TEXTS[:texts]), image_of_text=owner, ks=ks
+            jnp.asarray(IMAGES), jnp.asarray(TEXTS[:texts]), text_groups=groups, ks=ks
         )

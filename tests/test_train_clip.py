@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dystress_jax import checkpoint, config, data, evaluator, experiment, trainer
+from dystress_jax import checkpoint, config, data, evaluator, experiment, trainer, vocabulary
 from dystress_jax.config import ConfigError
 from dystress_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from tests.test_train import command, curve, finish, lines, saved_bits, start, summary
@@ -249,8 +249,8 @@ def test_a_vocabulary_that_no_checkpoint_knows_is_made_anew(uninterrupted, tmp_p
     workdir, _ = uninterrupted
     (tmp_path / "tokenizer.json").write_bytes((workdir / "tokenizer.json").read_bytes())
     small = config.from_config_dict({"method": "clip", "text": {"vocab_size": 30}})
-    assert experiment.make_tokenizer(small, source, tmp_path).vocab_size <= 30
-    assert experiment.make_tokenizer(small, source, workdir).vocab_size > 30
+    assert vocabulary.make_tokenizer(small, source, tmp_path).vocab_size <= 30
+    assert vocabulary.make_tokenizer(small, source, workdir).vocab_size > 30
 
 
 def test_paths_stay_true_from_another_directory(tmp_path, monkeypatch):

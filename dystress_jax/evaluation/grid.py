@@ -4,38 +4,32 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from PIL import Image, ImageDraw
 
 from .. import data
-from .features import embed_source
-from .pairs import Towers
+from .pairs import Embedded
 
 CELL, LABEL, GAP = 64, 200, 4
 
 
-def retrieval_grid(
-    towers: Towers, source: data.Source, *, mesh: Mesh, rows: int = 12, columns: int = 8
-) -> Image.Image:
+def retrieval_grid(embedded: Embedded, *, rows: int = 12, columns: int = 8) -> Image.Image:
     """Draw what captions find among the images of a source.
 
     A row a caption, spread evenly over the source: the caption, its own image framed in grey, then
     the most similar images from left to right, the right one framed in green.
 
     Args:
-        towers: the trained towers.
-        source: images with captions.
-        mesh: the devices that embed the images.
+        embedded: images with captions.
         rows: captions, at most as many as there are.
         columns: found images a row.
 
     Returns:
         The picture.
     """
+    towers, source, images = embedded
     captions = data.list_captions(source)
     count = min(rows, len(captions.texts))
     chosen = np.arange(count) * len(captions.texts) // count
-    images = jnp.asarray(embed_source(towers.images, source, mesh=mesh))
     texts = towers.embed_texts([captions.texts[i] for i in chosen])
     order = np.asarray(jnp.argsort(-towers.similarity(texts, images), axis=1)[:, :columns])
     step = CELL + GAP

@@ -12,7 +12,7 @@ from .. import data
 from ..similarities import Similarity
 from ._result import Result, top_accuracy
 from .features import Encode, embed_source
-from .retrieval import retrieval_ranks
+from .retrieval import retrieval_chance, retrieval_recalls
 from .zero_shot import class_embeddings, prompts, zero_shot_scores
 
 TEXTS_AT_ONCE = 256
@@ -42,6 +42,31 @@ class Towers(NamedTuple):
         return jnp.concatenate([self.texts(jnp.asarray(part)) for part in parts])[: len(tokens)]
 
 
+class Embedded(NamedTuple):
+    """The images of a source where texts can find them, made by `embed_images`.
+
+    Attributes:
+        towers: that embed them, and the texts.
+        source: what the images are of, with captions, labels or both.
+        images: their embeddings, in its order.
+    """
+
+    towers: Towers
+    source: data.Source
+    images: Float[Array, "n d"]
+
+
+def embed_images(towers: Towers, source: data.Source, *, mesh: Mesh) -> Embedded:
+    """Embed the images of a source, once for all that is measured on them.
+
+    Args:
+        towers: the trained towers.
+        source: any images.
+        mesh: the devices that share each batch of images.
+    """
+    return Embedded(towers, source, jnp.asarray(embed_source(towers.images, source, mesh=mesh)))
+
+
 class Retrieval(NamedTuple):
     """Recalls in [0, 1], chance levels and how they were measured; `_asdict()` fits in JSON."""
 
@@ -50,18 +75,14 @@ class Retrieval(NamedTuple):
     protocol: dict[str, Any]
 
 
-def evaluate_retrieval(
-    towers: Towers, source: data.Source, *, mesh: Mesh, ks: Sequence[int] = (1, 5, 10)
-) -> Retrieval:
+def evaluate_retrieval(embedded: Embedded, *, ks: Sequence[int] = (1, 5, 10)) -> Retrieval:
     """Which images find their texts among all texts of a source, and the other way round.
 
     Images whose first caption is the same text count as one: each finds the text of the other.
     Ties count against the query.
 
     Args:
-        towers: the trained towers.
-        source: images with captions.
-        mesh: the devices that embed the images.
+        embedded: images with captions.
         ks: how many of the most similar count as found; larger ones than there are are left out.
 
     Returns:
@@ -71,44 +92,30 @@ def evaluate_retrieval(
     Raises:
         ValueError: the source has no captions.
     """
+    towers, source, images = embedded
     captions = data.list_captions(source)
-    images = jnp.asarray(embed_source(towers.images, source, mesh=mesh))
     texts = towers.embed_texts(captions.texts)
     _, first = np.unique(captions.owner, return_index=True)
     names = np.array(captions.texts)[first]
-    group = jnp.asarray(np.unique(names, return_inverse=True)[1].astype(np.int32))
-    group_of_text = group[captions.owner]
-    sides = {
-        "image_to_text": (images, texts, group, group_of_text),
-        "text_to_image": (texts, images, group_of_text, group),
-    }
-    recalls, chance = {}, {}
-    for name, (queries, keys, query_group, key_group) in sides.items():
-        ranks = retrieval_ranks(queries, keys, query_group, key_group, similarity=towers.similarity)
-        right = np.bincount(key_group, minlength=int(query_group.max()) + 1)[query_group].mean()
-        for k in [k for k in ks if k <= len(keys)]:
-            recalls[f"{name}_recall_at_{k}"] = float(np.mean(np.asarray(ranks) < k))
-            chance[f"{name}_recall_at_{k}"] = min(1.0, k * float(right) / len(keys))
+    group = np.unique(names, return_inverse=True)[1]
+    groups = {"image_groups": group, "text_groups": group[captions.owner]}
+    recalls = retrieval_recalls(images, texts, **groups, ks=ks, similarity=towers.similarity)
     protocol = {"evaluation": "retrieval", "images": len(images), "texts": len(texts)}
-    return Retrieval(recalls, chance, protocol)
+    return Retrieval(recalls, retrieval_chance(**groups, ks=ks), protocol)
 
 
 def evaluate_zero_shot(
-    towers: Towers,
-    source: data.Source,
+    embedded: Embedded,
     *,
     templates: Sequence[str],
     class_names: Sequence[str] | None = None,
-    mesh: Mesh,
 ) -> Result:
     """Classify the labelled images of a source by descriptions of its classes.
 
     Args:
-        towers: the trained towers.
-        source: images with labels.
+        embedded: images with labels.
         templates: with ``{}`` for the name of the class; the mean of all on the manifold.
         class_names: in the order of the labels; default: the source's own.
-        mesh: the devices that embed the images.
 
     Returns:
         Accuracies, and in the protocol those of guessing and of the largest class.
@@ -116,6 +123,7 @@ def evaluate_zero_shot(
     Raises:
         ValueError: the source has no labels, or another number of classes than there are names.
     """
+    towers, source, images = embedded
     names = tuple(class_names or source.class_names)
     if not source.has_labels or len(names) != source.num_classes:
         raise ValueError(
@@ -124,12 +132,11 @@ def evaluate_zero_shot(
         )
     labels = source.labels()
     known = np.flatnonzero(labels >= 0)
-    images = jnp.asarray(embed_source(towers.images, source.take(known), mesh=mesh))
     described = towers.embed_texts(prompts(names, templates))
     classes = class_embeddings(
         described.reshape(len(names), len(templates), -1), similarity=towers.similarity
     )
-    scores = zero_shot_scores(images, classes, similarity=towers.similarity)
+    scores = zero_shot_scores(images[known], classes, similarity=towers.similarity)
     right = jnp.asarray(labels[known])
     top1, top5 = (float(top_accuracy(scores, right, top=top)) for top in (1, 5))
     largest = np.bincount(labels[known]).max() / len(known)

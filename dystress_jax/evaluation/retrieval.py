@@ -1,6 +1,8 @@
 """Retrieval: which images a text finds, and which texts an image."""
 
+import collections
 import functools
+import statistics
 from collections.abc import Sequence
 
 import jax
@@ -61,7 +63,8 @@ def retrieval_recalls(
     images: Float[Array, "n d"],
     texts: Float[Array, "t d"],
     *,
-    image_of_text: Int[np.ndarray, " owners"] | None = None,
+    image_groups: Int[np.ndarray, " images"] | None = None,
+    text_groups: Int[np.ndarray, " texts"] | None = None,
     ks: Sequence[int] = (1, 5, 10),
     similarity: Similarity = sphere,
 ) -> dict[str, float]:
@@ -70,8 +73,11 @@ def retrieval_recalls(
     Args:
         images: embeddings as the network gives them.
         texts: likewise; oblique ones with their tokens one after another.
-        image_of_text: the row of each text's image; default 0, 1, ..., n - 1, a text an image.
-        ks: how many of the most similar count as found, each from 1 to n and to t.
+        image_groups: any integers; a text is right for the images of its group. Default 0, 1, ...
+        text_groups: likewise of the texts. For several texts an image, the row of each text's
+            image. Default 0, 1, ..., a text an image.
+        ks: how many of the most similar count as found, each at least 1; a k above the number of
+            texts, or of images, is left out in that direction.
         similarity: of an image and a text.
 
     Returns:
@@ -79,12 +85,13 @@ def retrieval_recalls(
         with several texts, one among the k is enough. Ties count against the query.
 
     Raises:
-        ValueError: a k is out of range, a text's image does not exist, or an image has no text.
+        ValueError: a k is below 1, the groups are not one a row, or an image has no text or a text
+            no image.
 
     Example:
         >>> images = jnp.array([[1.0, 0.0], [0.0, 1.0]])
         >>> texts = jnp.array([[0.9, 0.1], [0.7, 0.6], [0.1, 0.9]])
-        >>> recalls = retrieval_recalls(images, texts, image_of_text=np.array([0, 1, 1]), ks=[1])
+        >>> recalls = retrieval_recalls(images, texts, text_groups=np.array([0, 1, 1]), ks=[1])
         >>> {name: round(recall, 3) for name, recall in recalls.items()}
         {'image_to_text_recall_at_1': 1.0, 'text_to_image_recall_at_1': 0.667}
 
@@ -92,32 +99,69 @@ def retrieval_recalls(
         Karpathy and Fei-Fei, arXiv 1412.2306, section 4.1; of CLIP, Radford et al.,
         arXiv 2103.00020, table 13.
     """
-    rows = np.arange(len(images), dtype=np.int32)
-    owner = rows if image_of_text is None else np.asarray(image_of_text, np.int32)
-    _check(len(images), len(texts), owner, ks)
-    of = functools.partial(retrieval_ranks, similarity=similarity)
-    image_ranks = np.asarray(of(images, texts, jnp.asarray(rows), jnp.asarray(owner)))
-    text_ranks = np.asarray(of(texts, images, jnp.asarray(owner), jnp.asarray(rows)))
-    recalls = {f"image_to_text_recall_at_{k}": float(np.mean(image_ranks < k)) for k in ks}
-    return recalls | {f"text_to_image_recall_at_{k}": float(np.mean(text_ranks < k)) for k in ks}
+    image_groups = np.arange(len(images)) if image_groups is None else image_groups
+    text_groups = np.arange(len(texts)) if text_groups is None else text_groups
+    _check(images, texts, image_groups, text_groups, ks)
+    of_images, of_texts = (jnp.asarray(g, jnp.int32) for g in (image_groups, text_groups))
+    sides = {
+        "image_to_text": (images, texts, of_images, of_texts),
+        "text_to_image": (texts, images, of_texts, of_images),
+    }
+    recalls = {}
+    for name, (queries, keys, *groups) in sides.items():
+        ranks = np.asarray(retrieval_ranks(queries, keys, *groups, similarity=similarity))
+        for k in [k for k in ks if k <= len(keys)]:
+            recalls[f"{name}_recall_at_{k}"] = float(np.mean(ranks < k))
+    return recalls
 
 
-def _check(images: int, texts: int, owner: Int[np.ndarray, " owners"], ks: Sequence[int]) -> None:
-    if len(owner) != texts:
-        raise ValueError(
-            f"each text needs its image: found {texts} texts and the images of {len(owner)}"
-        )
+def retrieval_chance(
+    image_groups: Int[np.ndarray, " n"],
+    text_groups: Int[np.ndarray, " t"],
+    *,
+    ks: Sequence[int],
+) -> dict[str, float]:
+    """How many right ones k random ones have on average, at most 1, for each recall.
+
+    Args:
+        image_groups: as for `retrieval_recalls`.
+        text_groups: likewise.
+        ks: likewise.
+
+    Returns:
+        With the names and in the order of `retrieval_recalls`.
+
+    Example:
+        >>> retrieval_chance(np.array([0, 1]), np.array([0, 1, 1]), ks=[1])
+        {'image_to_text_recall_at_1': 0.5, 'text_to_image_recall_at_1': 0.5}
+    """
+    sides = {
+        "image_to_text": (image_groups, text_groups),
+        "text_to_image": (text_groups, image_groups),
+    }
+    chance = {}
+    for name, (queries, keys) in sides.items():
+        sizes = collections.Counter(keys.tolist())
+        right = statistics.mean(sizes[group] for group in queries.tolist())
+        for k in [k for k in ks if k <= len(keys)]:
+            chance[f"{name}_recall_at_{k}"] = min(1.0, k * right / len(keys))
+    return chance
+
+
+def _check(images, texts, image_groups, text_groups, ks: Sequence[int]) -> None:
+    for one, rows, groups in (("image", images, image_groups), ("text", texts, text_groups)):
+        if len(groups) != len(rows):
+            raise ValueError(f"{one}_groups: found {len(groups)} for {len(rows)} {one}s")
     for k in ks:
-        if not 1 <= k <= min(images, texts):
+        if k < 1:
+            raise ValueError(f"ks: found {k}; allowed: 1 or more")
+    for one, other, mine, others in (
+        ("image", "text", image_groups, text_groups),
+        ("text", "image", text_groups, image_groups),
+    ):
+        alone = np.flatnonzero(~np.isin(mine, others))
+        if alone.size:
             raise ValueError(
-                f"k is {k}; allowed: 1 to {min(images, texts)}, for {images} images and {texts} "
-                "texts"
+                f"{one}_groups: {alone.size} of {len(mine)} {one}s have no {other}, the first "
+                f"{one} {alone[0]} of group {mine[alone[0]]}"
             )
-    outside = np.flatnonzero((owner < 0) | (owner >= images))
-    if outside.size:
-        raise ValueError(
-            f"text {outside[0]} belongs to image {owner[outside[0]]}; allowed: 0 to {images - 1}"
-        )
-    without = np.setdiff1d(np.arange(images), owner)
-    if without.size:
-        raise ValueError(f"{without.size} of {images} images have no text, such as {without[0]}")

@@ -28,6 +28,16 @@ TEMPLATES = {
 """Sets of prompt templates; ``{}`` stands for the name of the class."""
 
 
+def templates(name: str) -> tuple[str, ...]:
+    """The set of `TEMPLATES` with that name, or the one template that it is.
+
+    Example:
+        >>> templates("a sketch of {}")
+        ('a sketch of {}',)
+    """
+    return TEMPLATES.get(name, (name,))
+
+
 def prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
     """Put the names into the templates, class after class.
 
