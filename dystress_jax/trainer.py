@@ -1,12 +1,14 @@
 """Training from start to end: data, state, steps, evaluation. No mathematics."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import filelock
 import grain
 import jax
 import tqdm
@@ -35,12 +37,14 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         The summary; of a run that was asked to stop, only how far it got.
 
     Raises:
-        ConfigError: the settings do not fit the data, the devices, or the run in ``workdir``.
+        ConfigError: the settings do not fit the data, the devices, or the run in ``workdir``, or
+            another process is running there.
         DivergedError: the loss became NaN or infinite.
         CheckpointError: there are checkpoints, but none can be used.
     """
-    with StopRequest(_note) as stop:
+    with StopRequest(_note) as stop, contextlib.ExitStack() as until_the_end:
         run = _prepare(config, workdir.absolute())
+        until_the_end.enter_context(_alone(run.workdir))
         start = _start(run)
         _write_beginnings(run)
         state, last_step, seconds, signal = _train_steps(run, start, stop)
@@ -58,6 +62,30 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
             write_json(run.workdir / "summary.json", summary)
             print(_closing_table(summary))
         return summary
+
+
+@contextlib.contextmanager
+def _alone(workdir: pathlib.Path) -> Iterator[None]:
+    """Hold the directory: two runs would write over each other.
+
+    The system lets go of the lock when the process ends, however it ends.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(workdir / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise ConfigError(
+            f"--workdir: another run is writing to {workdir}. Wait for it, stop it, or give a new "
+            "--workdir."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Run(NamedTuple):

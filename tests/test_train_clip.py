@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 
+import filelock
 import numpy as np
 import pytest
 from PIL import Image
@@ -241,6 +242,15 @@ def test_another_vocabulary_is_refused_with_both_names(uninterrupted, tmp_path, 
     assert f"config.text.vocabulary: {file} has {sizes[0]} tokens" in said
     assert f"but the run began with {run / 'tokenizer.json'}: {sizes[1]} tokens" in said
     assert (run / "tokenizer.json").read_bytes() == before
+
+
+def test_a_second_run_in_the_same_directory_is_refused_and_changes_nothing(uninterrupted, pairs):
+    workdir, _ = uninterrupted
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    with filelock.FileLock(workdir / ".lock"):
+        said = refused(workdir, pairs)
+    assert f"--workdir: another run is writing to {workdir}." in said
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
 
 
 def test_a_vocabulary_that_no_checkpoint_knows_is_made_anew(uninterrupted, tmp_path, pairs):
