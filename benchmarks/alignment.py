@@ -5,7 +5,7 @@ Studies on small real data, each run of configs/clip_quickstart.py with other se
 selection  how the quickstart's settings were chosen: trained on Google's drawings, measured on
            Twitter's; Microsoft's, which it is tested on, are left alone.
 noise      the learned temperature as a gauge of noise: a share p of the captions of every batch is
-           dealt out wrongly; learned scale and logit gap against ln((N - 1)(1 - p) / p). On 256
+           dealt out wrongly; learned scale and logit gap against ln((N - 1)(1 - p) / p). On N
            pairs, whole images, so that the towers can come near to what they converge to.
 topology   sphere and oblique manifold, n m fixed, logits in the same range; one vision transformer
            for all, tokens by reshaping or by class tokens of their own. Zero-shot recognition of
@@ -34,6 +34,7 @@ from dystress_jax import config as config_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
+BATCH = clip_quickstart.get_config().batch_size
 SHARES = (0.0, 0.25, 0.5, 0.75)
 LEARNED = {"name": "learned", "tau": 0.07}
 OBLIQUE = {"name": "oblique", "mode": "reshape", "match_range": True}
@@ -104,8 +105,9 @@ def noise(arguments: argparse.Namespace) -> Iterator[tuple[str, config_lib.Confi
                     arguments.noise_steps,
                     temperature=LEARNED,
                     topology=TOPOLOGIES[name],
-                    data={"wrong_pairs": share, "limit": 256},
+                    data={"wrong_pairs": share, "limit": BATCH},
                     augment={"recipe": "whole"},
+                    optimizer={"learning_rate": 0.003},
                 )
                 yield name, config, {"wrong_pairs": share}
 
@@ -277,9 +279,8 @@ def plot(results: list[dict]) -> None:
     from dystress_jax.metrics import equilibrium_gap
 
     figure, (gap, scale) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    batch = clip_quickstart.get_config().batch_size
     p = np.linspace(0.02, 0.95, 100)
-    gap.plot(p, equilibrium_gap(batch, p), "k--", label="ln((N - 1)(1 - p) / p)")
+    gap.plot(p, equilibrium_gap(BATCH, p), "k--", label="ln((N - 1)(1 - p) / p)")
     for name, of in _groups(results, lambda r: r["name"]):
         shares = sorted({r["wrong_pairs"] for r in of})
         for axes, key in ((gap, "logit_gap"), (scale, "scale")):
