@@ -294,8 +294,9 @@ def _summarize_pairs(run: _Run, state: TrainState) -> dict[str, Any]:
             "retrieval_split": split,
             "retrieval_chance": retrieval.chance,
         }
+        picture = evaluation.retrieval_grid(embed(split))  # every process embeds the texts
         if jax.process_index() == 0:
-            evaluation.retrieval_grid(embed(split)).save(run.workdir / "retrieval.png")
+            picture.save(run.workdir / "retrieval.png")
     zero_shot = image_text.zero_shot(parts, embed)
     if zero_shot is not None:
         split, result = zero_shot

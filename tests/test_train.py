@@ -76,6 +76,16 @@ def finish(process, code=0):
     return output
 
 
+def finish_in_two_processes(arguments):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    join = ["--distributed", f"--coordinator_address={address}", "--num_processes=2"]
+    processes = [start([*arguments, *join, f"--process_id={number}"]) for number in range(2)]
+    for process in processes:
+        finish(process)
+
+
 def train(workdir, images, code=0, **fields):
     return finish(start(command("train.py", workdir, **settings(images, **fields))), code)
 
@@ -394,14 +404,7 @@ def test_two_processes_train_the_same_as_one(tmp_path, images):
     fields = settings(images, steps=8, knn_every=8, optimizer__learning_rate=0.002)
     alone, together = tmp_path / "alone", tmp_path / "together"
     finish(start(command("train.py", alone, **fields)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    join = ["--distributed", f"--coordinator_address={address}", "--num_processes=2"]
-    arguments = [*command("train.py", together, **fields), *join]
-    processes = [start([*arguments, f"--process_id={number}"]) for number in range(2)]
-    for process in processes:
-        finish(process)
+    finish_in_two_processes(command("train.py", together, **fields))
     found, expected = ([line["loss"] for line in lines(w)] for w in (together, alone))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert summary(together)["knn_trained"] == summary(alone)["knn_trained"]

@@ -15,7 +15,16 @@ from PIL import Image
 from dystress_jax import checkpoint, config, data, evaluator, experiment, trainer, vocabulary
 from dystress_jax.config import ConfigError
 from dystress_jax.data.tokenizer import load_tokenizer, train_tokenizer
-from tests.test_train import command, curve, finish, lines, saved_bits, start, summary
+from tests.test_train import (
+    command,
+    curve,
+    finish,
+    finish_in_two_processes,
+    lines,
+    saved_bits,
+    start,
+    summary,
+)
 
 STEPS, EVERY = 16, 5
 NAMES = ("red", "green", "blue")
@@ -162,6 +171,16 @@ def test_a_run_leaves_vocabulary_picture_recalls_and_a_list_of_what_it_left_out(
     ):
         assert f"{pairs / 'captions.csv'}, line {image + 2}: " in line
         assert what in line
+
+
+def test_two_processes_train_and_judge_the_same_as_one(uninterrupted, tmp_path, pairs):
+    reference, _ = uninterrupted
+    finish_in_two_processes(command("train.py", tmp_path, **settings(pairs)))
+    found, expected = ([line["loss"] for line in lines(w)] for w in (tmp_path, reference))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    same = lambda numbers: {k: v for k, v in numbers.items() if k != "seconds"}
+    assert same(summary(tmp_path)) == same(summary(reference))
+    assert (tmp_path / "retrieval.png").read_bytes() == (reference / "retrieval.png").read_bytes()
 
 
 def test_a_killed_run_goes_on_with_its_scale(uninterrupted, tmp_path, pairs):
