@@ -35,17 +35,21 @@ class Tokenizer:
         context: ids of every caption, at least 3.
         start: id of the first token.
         end: id of the last token.
+        shift: how much larger ids are than the pipeline's: 1 where its 0 is a word, else 0.
+        padding: the pipeline's own id of padding, which no word has; None = there is none.
     """
 
     pipeline: tokenizers.Tokenizer
     context: int
     start: int
     end: int
+    shift: int = 0
+    padding: int | None = 0
 
     @property
     def vocab_size(self) -> int:
         """One more than the largest id."""
-        return max(self.pipeline.get_vocab(with_added_tokens=True).values()) + 1
+        return max(self.pipeline.get_vocab(with_added_tokens=True).values()) + 1 + self.shift
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -63,12 +67,13 @@ class Tokenizer:
         """
         texts = [_text(i, caption) for i, caption in enumerate(captions)]
         ids = np.zeros((len(texts), self.context), np.int32)
-        reserved = (0, self.start, self.end)
+        reserved = (self.start - self.shift, self.end - self.shift, self.padding)
         for first in range(0, len(ids), _AT_ONCE):
             some = slice(first, first + _AT_ONCE)
             encodings = self.pipeline.encode_batch_fast(texts[some], add_special_tokens=False)
             for row, encoding in zip(ids[some], encodings, strict=True):
-                words = [i for i in encoding.ids if i not in reserved][: self.context - 2]
+                words = [i + self.shift for i in encoding.ids if i not in reserved]
+                words = words[: self.context - 2]
                 row[: len(words) + 2] = [self.start, *words, self.end]
         return ids
 
@@ -144,17 +149,17 @@ def load_tokenizer(path: str | os.PathLike, *, context: int = 77) -> Tokenizer:
         context: ids of every caption, at least 3: start, a word, end.
 
     Returns:
-        The tokenizer; what a ``tokenizer.json`` says of truncation, padding and special tokens is
-        replaced by what `Tokenizer` says.
+        The tokenizer; what a ``tokenizer.json`` says of truncation, padding, special tokens and
+        dropout is replaced by what `Tokenizer` says. Where its id 0 is a word, as in CLIP's and
+        RoBERTa's, all ids are one larger here, since 0 is padding.
 
     Raises:
-        ValueError: the file is no vocabulary, id 0 is not the padding, or start and end are
-            missing.
+        ValueError: the file is no vocabulary, or start and end are missing.
         OSError: the file cannot be read.
     """
     path = pathlib.Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
     if path.suffix != ".json":
@@ -208,15 +213,14 @@ def _read_lines(path: pathlib.Path, text: str) -> dict[str, int]:
 def _ready(pipeline: tokenizers.Tokenizer, context: int, origin: str) -> Tokenizer:
     if context < 3:
         raise ValueError(f"context must be at least 3, for start, a word and end; found {context}")
-    if pipeline.id_to_token(0) not in PADDING:
-        raise ValueError(
-            f"{origin}: id 0 is padding for the text transformer, so it must be one of {PADDING}; "
-            f"found {pipeline.id_to_token(0)!r}"
-        )
+    padding = next((i for i in map(pipeline.token_to_id, PADDING) if i is not None), None)
+    shift = 0 if padding == 0 else 1
     pipeline.no_truncation()
     pipeline.no_padding()
+    if isinstance(pipeline.model, models.BPE):
+        pipeline.model.dropout = None  # the same caption, the same ids
     for start, end in ENDS:
         start_id, end_id = pipeline.token_to_id(start), pipeline.token_to_id(end)
         if start_id is not None and end_id is not None:
-            return Tokenizer(pipeline, context, start_id, end_id)
+            return Tokenizer(pipeline, context, start_id + shift, end_id + shift, shift, padding)
     raise ValueError(f"{origin} has no start and end tokens; allowed: one pair of {ENDS}")
