@@ -1,5 +1,6 @@
 """Captions: where they come from, which is used when, and what a faulty caption file leads to."""
 
+import csv
 import io
 import itertools
 import json
@@ -354,7 +355,7 @@ def test_splits_and_labels_by_column(tmp_path):
         ("a.png", "x", "ox", "train"),
         ("sub/b.png", "y", "ant", "val"),
         ("c.png", "z", "", ""),
-        ("c.png", "w", "ant", "test"),
+        ("sub/b.png", "w", "ant", "test"),
         ("a.png", "v", "bee", "validation"),
     ]
     (tmp_path / "c.csv").write_text(as_csv(rows, ("path", "caption", "label", "split")))
@@ -365,12 +366,51 @@ def test_splits_and_labels_by_column(tmp_path):
     assert [example["captions"] for example in splits["train"]] == [("x",), ("z",)]
     assert [(e["captions"], e["label"]) for e in splits["test"]] == [(("w",), 0)]
     numbers = "\n".join(
-        json.dumps({"path": "a.png", "caption": "x", "label": 7, "split": split})
-        for split in ("train", "validation")
+        json.dumps({"path": path, "caption": "x", "label": 7, "split": split})
+        for path, split in (("a.png", "train"), ("c.png", "validation"))
     )
     (tmp_path / "c.jsonl").write_text(numbers)
     splits = open_pairs(tmp_path, "c.jsonl")
     assert splits["test"].class_names == ("7",)
+
+
+def test_an_image_that_is_trained_on_is_not_tested(tmp_path):
+    write_images(tmp_path)
+    rows = [("a.png", "x", "train"), ("./sub/../a.png", "w", "test"), ("c.png", "z", "test")]
+    (tmp_path / "c.csv").write_text(as_csv(rows, ("path", "caption", "split")))
+    with pytest.raises(ValueError, match=r"c.csv, line 3: a training image too, by line 2"):
+        open_pairs(tmp_path, "c.csv")
+    splits = open_pairs(tmp_path, "c.csv", on_error="skip")
+    assert [e["captions"] for e in splits["test"]] == [("z",)]
+    assert "line 3: a training image too" in splits["test"].skipped[0]
+
+
+def test_a_label_in_one_of_the_lines_of_an_image_is_its_label(tmp_path):
+    write_images(tmp_path)
+    rows = [("a.png", "x", ""), ("a.png", "y", "ox"), ("a.png", "z", ""), ("c.png", "w", "ant")]
+    (tmp_path / "c.csv").write_text(as_csv(rows, ("path", "caption", "label")))
+    train = open_pairs(tmp_path, "c.csv")["train"]
+    assert train.labels().tolist() == [1, 0]
+    assert train[0]["captions"] == ("x", "y", "z")
+    rows[2] = ("a.png", "z", "ant")
+    (tmp_path / "c.csv").write_text(as_csv(rows, ("path", "caption", "label")))
+    with pytest.raises(ValueError, match="line 4: another label than in line 2"):
+        open_pairs(tmp_path, "c.csv")
+
+
+def test_numbers_for_classes_are_in_their_order(tmp_path):
+    write_images(tmp_path)
+    rows = [("a.png", "x", "10"), ("sub/b.png", "y", "9"), ("c.png", "z", "100")]
+    (tmp_path / "c.csv").write_text(as_csv(rows, ("path", "caption", "label")))
+    assert open_pairs(tmp_path, "c.csv")["train"].class_names == ("9", "10", "100")
+
+
+def test_a_caption_may_be_longer_than_the_csv_module_allows(tmp_path):
+    write_images(tmp_path)
+    limit = csv.field_size_limit()
+    (tmp_path / "c.csv").write_text(as_csv([("a.png", "x" * 200_000)], ("path", "caption")))
+    assert len(open_pairs(tmp_path, "c.csv")["train"][0]["captions"][0]) == 200_000
+    assert csv.field_size_limit() == limit
 
 
 def test_splits_by_folder(tmp_path):
@@ -421,7 +461,6 @@ JSON_FAULTS = {
     '{"path": "c.png", "caption": "\\ud83d"}': "the caption has half a character",
     '{"path": "\\u0000.png", "caption": "x"}': "there is no image",
     '{"path": "c.png", "caption": "x", "split": "dev"}': "the split is 'dev'; allowed: train, test",
-    '{"path": "a.png", "caption": "x", "label": "y"}': "another label than in line 1",
 }
 FAULTS = [("captions.csv", GOOD_CSV, 3, line, what) for line, what in CSV_FAULTS.items()] + [
     ("captions.jsonl", GOOD_JSON, 2, line, what) for line, what in JSON_FAULTS.items()

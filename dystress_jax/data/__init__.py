@@ -13,6 +13,7 @@ from ._select import without_classes as without_classes
 from ._source import Batch as Batch
 from ._source import Example as Example
 from ._source import Source as Source
+from ._source import UnreadableError as UnreadableError
 from .pipeline import PaddedBatch as PaddedBatch
 from .pipeline import batches as batches
 from .pipeline import padded_batches as padded_batches

@@ -55,6 +55,7 @@ def _csv_records(
     """Line number and fields of each record; its first line, where a text has several."""
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
+    field_size_limit = csv.field_size_limit(len(text) + 1)  # a caption may be long
     try:
         header = [name.strip().lower() for name in next(rows, [])]
         for kind in ("image", "caption"):
@@ -84,6 +85,8 @@ def _csv_records(
             line = rows.line_num + 1
     except csv.Error as error:  # quotes that do not match: where the next record begins is unknown
         raise ValueError(f"{path}, line {line}: no {path.suffix[1:].upper()}: {error}") from error
+    finally:
+        csv.field_size_limit(field_size_limit)
 
 
 def _json_records(text: str) -> Iterator[tuple[int, dict[str, Any]] | Fault]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ._files import File, Part, open_files
-from ._source import UNLABELLED, Source
+from ._source import UNLABELLED, Source, in_order
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TEST_FOLDERS = ("test", "val", "validation")
@@ -96,5 +96,5 @@ def _list_images(part: pathlib.Path) -> list[Found]:
 
 def _class_names(files: Sequence[Found]) -> tuple[str, ...]:
     """The folders in order; none if they do not say which images belong together."""
-    names = sorted({file.folder for file in files})
-    return tuple(names) if 1 < len(names) < len(files) else ()
+    names = in_order(file.folder for file in files)
+    return names if 1 < len(names) < len(files) else ()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ._caption_file import Entry, Fault, read_entries
 from ._files import File, Part, open_files
 from ._folder import TEST_FOLDERS, part_folders
-from ._source import UNLABELLED, Source
+from ._source import UNLABELLED, Source, in_order
 
 
 class Listing(NamedTuple):
@@ -42,10 +42,13 @@ def open_pairs(
     except ValueError as error:
         raise ValueError(f"data.captions: {error}") from error
     entries = [e for found in listings.values() for e in found.lines if isinstance(e, Entry)]
-    class_names = tuple(sorted({entry.label for entry in entries} - {""}))
+    class_names = in_order({entry.label for entry in entries} - {""})
     number = {name: i for i, name in enumerate(class_names)} | {"": UNLABELLED}
+    parts = {split: _part(listing, number) for split, listing in listings.items()}
+    if "test" in parts:
+        parts["test"] = _without(parts["test"], parts["train"])
     return open_files(
-        {split: _part(listing, number) for split, listing in listings.items()},
+        parts,
         field="data.captions",
         class_names=class_names,
         image_size=image_size,
@@ -95,6 +98,18 @@ def _by_column(listing: Listing) -> dict[str, Listing]:
     return train
 
 
+def _without(test: Part, train: Part) -> Part:
+    """What is tested must not have been trained on."""
+    lines = {file.path: file.line for file in train.files}
+    both = [file for file in test.files if file.path in lines]
+    faults = [
+        (file.line, f"{file.place}a training image too, by line {lines[file.path]}")
+        for file in both
+    ]
+    kept = [file for file in test.files if file.path not in lines]
+    return Part(kept, sorted([*test.faults, *faults]))
+
+
 def _part(listing: Listing, number: dict[str, int]) -> Part:
     """One file an image, with the captions of all its lines."""
     files: dict[str, File] = {}
@@ -107,8 +122,10 @@ def _part(listing: Listing, number: dict[str, int]) -> Part:
         path = os.path.normpath(listing.folder / found.image)
         label = number[found.label]
         before = files.setdefault(path, File(path, label, (), found.line, place))
-        if before.label != label:
+        if UNLABELLED not in (label, before.label) and before.label != label:
             faults.append((found.line, f"{place}another label than in line {before.line}"))
         else:
-            files[path] = before._replace(captions=before.captions + found.captions)
+            files[path] = before._replace(
+                captions=before.captions + found.captions, label=max(label, before.label)
+            )
     return Part(list(files.values()), sorted(faults))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -15,6 +15,23 @@ UNLABELLED = -1
 Read = Callable[
     [Int[np.ndarray, " n"]], tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"]]
 ]
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names, each once, in the order of their labels: as numbers if all are, else as text.
+
+    Example:
+        >>> in_order(["10", "9", "10"]), in_order(["b", "10", "9"])
+        (('9', '10'), ('10', '9', 'b'))
+    """
+    names = set(names)
+    if all(name.isdecimal() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+class UnreadableError(ValueError):
+    """A stored image that cannot be read; the message says which and why."""
 
 
 class Example(TypedDict):

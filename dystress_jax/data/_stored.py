@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from ._captions import Captions
-from ._source import UNLABELLED, Source
+from ._source import UNLABELLED, Source, UnreadableError
 
 MEMORY_BYTES = 2**30  # decoded images of a source that stay in memory
 
@@ -58,7 +58,10 @@ def from_reader(
 
     def decode(rows, images, labels, into):
         def one(row, at):
-            images[at], labels[at] = read_one(int(row))
+            try:
+                images[at], labels[at] = read_one(int(row))
+            except (ValueError, OSError) as error:
+                raise UnreadableError(str(error)) from error
 
         for _ in pool.map(one, rows, into):
             pass
