@@ -67,6 +67,8 @@ def test_recalls_with_equal_captions_and_with_several_of_an_image():
     # Right texts of the images: 2, 2, 2, 1 of 5; right images of the texts: 2, 1, 1, 2, 1 of 4.
     assert found.chance["image_to_text_recall_at_1"] == pytest.approx(7 / 4 / 5)
     assert found.chance["text_to_image_recall_at_1"] == pytest.approx(7 / 5 / 4)
+    # None of 2 of 5 texts is one of 2 right ones in 3 of 10 draws, one of 1 in 6 of 10.
+    assert found.chance["image_to_text_recall_at_2"] == pytest.approx((3 * 0.7 + 0.4) / 4)
     assert found.chance["image_to_text_recall_at_5"] == 1.0
     assert found.protocol == {"evaluation": "retrieval", "images": 4, "texts": 5}
 
@@ -104,6 +106,11 @@ def test_any_number_of_texts_is_embedded_in_parts_of_one_size(count):
     found = towers.embed_texts([str(i) for i in range(count)])
     np.testing.assert_array_equal(found[:, 0], np.arange(count))
     assert set(sizes) == {256}
+    # The same texts many times over are embedded once.
+    parts = len(sizes)
+    found = towers.embed_texts([str(i) for i in range(count)] * 3)
+    np.testing.assert_array_equal(found[:, 0], np.tile(np.arange(count), 3))
+    assert len(sizes) == 2 * parts
 
 
 CLASSES = ("axis 0", "axis 1", "axis 2", "axis 3", "none", "nobody")
@@ -140,6 +147,17 @@ def test_zero_shot_accuracies_of_embeddings_made_by_hand():
         "chance": pytest.approx(1 / 6),
         "largest_class": pytest.approx(2 / 6),
     }
+
+
+def test_more_images_than_are_compared_at_once_count_the_same():
+    towers = make_towers(described(["{}"]))
+    once = labelled([0, 1, 3, 3, 5, -1, 2])
+    many = once.take(np.tile(np.arange(7), 100))
+    found, expected = (
+        evaluate_zero_shot(embed(towers, source), templates=["{}"]) for source in (many, once)
+    )
+    assert found.protocol["test_images"] == 600
+    assert (found.top1, found.top5) == pytest.approx((expected.top1, expected.top5))
 
 
 def test_other_names_for_the_classes_are_what_the_text_tower_reads():

@@ -15,7 +15,7 @@ from .features import Encode, embed_source
 from .retrieval import retrieval_chance, retrieval_recalls
 from .zero_shot import class_embeddings, prompts, zero_shot_scores
 
-TEXTS_AT_ONCE = 256
+AT_ONCE = 256  # texts, and images that are compared with all classes
 
 
 class Towers(NamedTuple):
@@ -34,12 +34,24 @@ class Towers(NamedTuple):
     similarity: Similarity
 
     def embed_texts(self, texts: Sequence[str]) -> Float[Array, "n d"]:
-        """Embeddings of any number of texts."""
-        tokens = self.tokenize(list(texts))
-        missing = -len(tokens) % TEXTS_AT_ONCE
+        """Embeddings of any number of texts; one that is there often is embedded once."""
+        number, row = numbered(texts)
+        tokens = self.tokenize(number)
+        missing = -len(tokens) % AT_ONCE
         padded = np.concatenate([tokens, np.repeat(tokens[-1:], missing, axis=0)])
-        parts = np.split(padded, len(padded) // TEXTS_AT_ONCE)
-        return jnp.concatenate([self.texts(jnp.asarray(part)) for part in parts])[: len(tokens)]
+        parts = np.split(padded, len(padded) // AT_ONCE)
+        return jnp.concatenate([self.texts(jnp.asarray(part)) for part in parts])[row]
+
+
+def numbered(texts: Sequence[str]) -> tuple[list[str], Int[np.ndarray, " n"]]:
+    """The distinct texts in the order in which they come, and the number of each text among them.
+
+    Example:
+        >>> numbered(["cat", "dog", "cat"])
+        (['cat', 'dog'], array([0, 1, 0]))
+    """
+    number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    return list(number), np.array([number[text] for text in texts])
 
 
 class Embedded(NamedTuple):
@@ -96,8 +108,7 @@ def evaluate_retrieval(embedded: Embedded, *, ks: Sequence[int] = (1, 5, 10)) ->
     captions = data.list_captions(source)
     texts = towers.embed_texts(captions.texts)
     _, first = np.unique(captions.owner, return_index=True)
-    names = np.array(captions.texts)[first]
-    group = np.unique(names, return_inverse=True)[1]
+    _, group = numbered([captions.texts[i] for i in first])
     groups = {"image_groups": group, "text_groups": group[captions.owner]}
     recalls = retrieval_recalls(images, texts, **groups, ks=ks, similarity=towers.similarity)
     protocol = {"evaluation": "retrieval", "images": len(images), "texts": len(texts)}
@@ -136,9 +147,12 @@ def evaluate_zero_shot(
     classes = class_embeddings(
         described.reshape(len(names), len(templates), -1), similarity=towers.similarity
     )
-    scores = zero_shot_scores(images[known], classes, similarity=towers.similarity)
-    right = jnp.asarray(labels[known])
-    top1, top5 = (float(top_accuracy(scores, right, top=top)) for top in (1, 5))
+    found = {1: 0.0, 5: 0.0}
+    for rows in np.split(known, range(AT_ONCE, len(known), AT_ONCE)):
+        scores = zero_shot_scores(images[rows], classes, similarity=towers.similarity)
+        for top in found:
+            right = top_accuracy(scores, jnp.asarray(labels[rows]), top=top)
+            found[top] += float(right) * len(rows) / len(known)
     largest = np.bincount(labels[known]).max() / len(known)
     protocol = {
         "evaluation": "zero_shot",
@@ -148,4 +162,4 @@ def evaluate_zero_shot(
         "chance": 1 / len(names),
         "largest_class": float(largest),
     }
-    return Result(top1, top5, protocol)
+    return Result(found[1], found[5], protocol)

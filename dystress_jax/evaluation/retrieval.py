@@ -2,7 +2,7 @@
 
 import collections
 import functools
-import statistics
+import math
 from collections.abc import Sequence
 
 import jax
@@ -121,7 +121,9 @@ def retrieval_chance(
     *,
     ks: Sequence[int],
 ) -> dict[str, float]:
-    """How many right ones k random ones have on average, at most 1, for each recall.
+    r"""The recalls of guessing: how often k random keys of N have one of the r right ones.
+
+    .. math:: 1 - \binom{N - r}{k} \Big/ \binom{N}{k}, \quad \text{the mean over the queries}
 
     Args:
         image_groups: as for `retrieval_recalls`.
@@ -142,9 +144,13 @@ def retrieval_chance(
     chance = {}
     for name, (queries, keys) in sides.items():
         sizes = collections.Counter(keys.tolist())
-        right = statistics.mean(sizes[group] for group in queries.tolist())
+        right = collections.Counter(sizes[group] for group in queries.tolist())
         for k in [k for k in ks if k <= len(keys)]:
-            chance[f"{name}_recall_at_{k}"] = min(1.0, k * right / len(keys))
+            missed = sum(
+                count * math.comb(len(keys) - r, k) / math.comb(len(keys), k)
+                for r, count in right.items()
+            )
+            chance[f"{name}_recall_at_{k}"] = 1 - missed / len(queries)
     return chance
 
 
