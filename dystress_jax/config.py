@@ -252,7 +252,8 @@ class Temperature:
         True, "no gradient through the temperature, as in the paper's code"
     )
     half_period: float = _field(200.0, "cosine_schedule: epochs from tau_max to tau_min", above=0.0)
-    max_scale: float = _field(100.0, "learned: largest 1 / tau", above=1.0)
+    min_scale: float = _field(1.0, "learned: smallest 1 / tau", above=0.0)
+    max_scale: float = _field(100.0, "learned: largest 1 / tau", above=0.0)
     bias: float = _field(-10.0, "learned, with siglip: first bias")
     alpha: float = _field(
         0.5, "macl: how strongly tau follows the positives", at_least=0.0, at_most=1.0
@@ -392,8 +393,9 @@ class Config:
     zero_shot: ZeroShot = dataclasses.field(default_factory=ZeroShot)
 
 
-# Changing these between two parts of a run changes neither the model nor the data. Another length
-# changes the learning rates that are still to come; another strategy only the rounding.
+# Changing these between two parts of a run changes neither the model nor the data: what lies at a
+# path is compared with what the run began with, by its content. Another length changes the
+# learning rates that are still to come; another strategy only the rounding.
 RESUMABLE_CHANGES = (
     "epochs",
     "steps",
@@ -402,7 +404,9 @@ RESUMABLE_CHANGES = (
     "checkpoint_keep",
     "knn_every",
     "data.path",
+    "data.captions",
     "data.threads",
+    "text.vocabulary",
     "loss.strategy",
     "loss.tile_size",
     "knn",
@@ -671,10 +675,17 @@ def _check_objective(config: Config) -> None:
             f"config.temperature.tau: found {t.tau}; allowed for per_sample: from tau_min "
             f"{t.tau_min} to tau_max {t.tau_max}."
         )
-    if t.name == "learned" and 1 / t.tau > t.max_scale * (1 + 1e-6):
+    if t.min_scale >= t.max_scale:
+        raise ConfigError(
+            f"config.temperature.min_scale: found {t.min_scale} with config.temperature.max_scale "
+            f"{t.max_scale}; allowed: below it."
+        )
+    low, high = 1 / t.max_scale, 1 / t.min_scale
+    if t.name == "learned" and not low / (1 + 1e-6) <= t.tau <= high * (1 + 1e-6):
         raise ConfigError(
             f"config.temperature.tau: found {t.tau}, a scale of {1 / t.tau:.4g}, with "
-            f"config.temperature.max_scale {t.max_scale}; allowed: at least {1 / t.max_scale:.4g}."
+            f"config.temperature.min_scale {t.min_scale} and max_scale {t.max_scale}; allowed: "
+            f"from {low:.4g} to {high:.4g}."
         )
 
 
@@ -702,10 +713,15 @@ def _check_clip(config: Config) -> None:
                 "config.topology.mode: found multi with config.text.pooling eot, which has one "
                 "output; allowed: reshape, or config.text.pooling=cls."
             )
-    if config.temperature.name == "free" and g.name not in ("sphere", "oblique"):
+    t = config.temperature.name
+    unbounded = g.name in ("inner_product", "euclidean", "squared_euclidean")
+    if (t == "free" and g.name not in ("sphere", "oblique")) or (
+        t in ("dystress", "shifted_dystress") and unbounded
+    ):
         raise ConfigError(
-            f"config.temperature.name: found free with config.topology.name {g.name}; allowed: "
-            "sphere or oblique, since it needs a cosine."
+            f"config.temperature.name: found {t} with config.topology.name {g.name}, which is no "
+            "cosine; allowed: another temperature, such as learned, or "
+            + ("sphere or oblique." if t == "free" else "a topology with a bounded similarity.")
         )
     if config.model.name in VITS and (config.model.heads or config.model.freeze_patches):
         raise ConfigError(

@@ -77,7 +77,11 @@ def make_scheme(
             scale = optim.make_optimizer(
                 config.optimizer.name, learning_rate, momentum=config.optimizer.momentum
             )
-            options = {"log_scale": -math.log(t.tau), "max_scale": t.max_scale}
+            options = {
+                "log_scale": -math.log(t.tau),
+                "min_scale": t.min_scale,
+                "max_scale": t.max_scale,
+            }
             if config.loss.name == "siglip":
                 return schemes.learned_scale_and_bias(scale, bias=t.bias, **options)
             return schemes.learned_scale(scale, **options)

@@ -31,6 +31,7 @@ from .temperatures import (
     TemperatureLike,
     as_temperature,
     check_range,
+    check_scales,
 )
 
 __all__ = [
@@ -215,31 +216,37 @@ def cosine_oscillation(
 
 
 def learned_scale(
-    optimizer: Optimizer, *, log_scale: float = CLIP_LOG_SCALE, max_scale: float = 100.0
+    optimizer: Optimizer,
+    *,
+    log_scale: float = CLIP_LOG_SCALE,
+    min_scale: float = 1.0,
+    max_scale: float = 100.0,
 ) -> Scheme:
     r"""The learned temperature of CLIP, with an optimiser of its own.
 
-    $$\tau = e^{-t}, \qquad t \leftarrow \mathrm{clip}(t + u, 0, \ln \text{max\_scale})$$
+    $$\tau = e^{-t}, \qquad
+      t \leftarrow \mathrm{clip}(t + u, \ln \text{min\_scale}, \ln \text{max\_scale})$$
 
     where u is the optimiser's update for the gradient of the loss. The clamp acts after each step.
 
     Args:
         optimizer: an optax optimiser for the one parameter.
         log_scale: initial t.
-        max_scale: largest 1 / tau, > 1.
+        min_scale: smallest 1 / tau, > 0. An oblique manifold of m tokens that starts from the
+            logits of the sphere has a scale m times smaller, which may be below 1.
+        max_scale: largest 1 / tau, > min_scale.
 
     Returns:
         The scheme; its state holds t and the optimiser's state, and `resolve` a
         `temperatures.learned`.
 
     Raises:
-        ValueError: when max_scale <= 1.
+        ValueError: when not 0 < min_scale < max_scale.
 
     References:
         Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020), section 2.5.
     """
-    if max_scale <= 1:
-        raise ValueError(f"max_scale must be > 1, it is the largest 1 / tau; found {max_scale}.")
+    check_scales(min_scale, max_scale)
 
     def init() -> State:
         t = jnp.float32(log_scale)
@@ -247,13 +254,13 @@ def learned_scale(
 
     def resolve(state: State, batch: Batch | None) -> Learned:
         del batch
-        return Learned(state[0], max_scale=max_scale)
+        return Learned(state[0], min_scale=min_scale, max_scale=max_scale)
 
     def update(state: State, batch: Batch | None, gradient: Learned) -> State:
         del batch
         t, optimizer_state = state
         change, optimizer_state = optimizer.update(gradient.log_scale, optimizer_state, t)
-        return jnp.clip(t + change, 0.0, math.log(max_scale)), optimizer_state
+        return jnp.clip(t + change, math.log(min_scale), math.log(max_scale)), optimizer_state
 
     return Scheme(init, resolve, update, learns=True)
 
@@ -263,30 +270,32 @@ def learned_scale_and_bias(
     *,
     log_scale: float = math.log(10.0),
     bias: float = -10.0,
+    min_scale: float = 1.0,
     max_scale: float = 100.0,
 ) -> Scheme:
     r"""The learned scale and bias of SigLIP, with an optimiser of their own.
 
-    $$t' \leftarrow \mathrm{clip}(t' + u, 0, \ln \text{max\_scale}), \qquad b \leftarrow b + v$$
+    $$t' \leftarrow \mathrm{clip}(t' + u, \ln \text{min\_scale}, \ln \text{max\_scale}), \qquad
+      b \leftarrow b + v$$
 
     Args:
         optimizer: an optax optimiser for the two parameters.
         log_scale: initial t', the logarithm of the scale.
         bias: initial b.
-        max_scale: largest scale, > 1.
+        min_scale: smallest scale, > 0.
+        max_scale: largest scale, > min_scale.
 
     Returns:
         The scheme; `resolve` gives a temperature whose `scale` and `bias` `losses.siglip` takes.
 
     Raises:
-        ValueError: when max_scale <= 1.
+        ValueError: when not 0 < min_scale < max_scale.
 
     References:
         Zhai et al., [arXiv 2303.15343](https://arxiv.org/abs/2303.15343), section 3.2; the clamp
         is that of open_clip.
     """
-    if max_scale <= 1:
-        raise ValueError(f"max_scale must be > 1, it is the largest scale; found {max_scale}.")
+    check_scales(min_scale, max_scale)
 
     def init() -> State:
         parameters = (jnp.float32(log_scale), jnp.float32(bias))
@@ -295,7 +304,7 @@ def learned_scale_and_bias(
     def resolve(state: State, batch: Batch | None) -> LearnedWithBias:
         del batch
         t, b = state[0]
-        return LearnedWithBias(t, b, max_scale=max_scale)
+        return LearnedWithBias(t, b, min_scale=min_scale, max_scale=max_scale)
 
     def update(state: State, batch: Batch | None, gradient: LearnedWithBias) -> State:
         del batch
@@ -303,7 +312,7 @@ def learned_scale_and_bias(
         slopes = (gradient.log_scale, gradient.bias)
         changes, optimizer_state = optimizer.update(slopes, optimizer_state, parameters)
         t, b = jax.tree.map(jnp.add, parameters, changes)
-        return (jnp.clip(t, 0.0, math.log(max_scale)), b), optimizer_state
+        return (jnp.clip(t, math.log(min_scale), math.log(max_scale)), b), optimizer_state
 
     return Scheme(init, resolve, update, learns=True)
 

@@ -432,10 +432,12 @@ class Learned(Temperature):
     """See `learned`."""
 
     log_scale: Leaf
+    min_scale: float = field(default=1.0, metadata={"static": True}, kw_only=True)
     max_scale: float = field(default=100.0, metadata={"static": True}, kw_only=True)
 
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
-        log_scale = jnp.clip(jnp.asarray(self.log_scale), 0.0, math.log(self.max_scale))
+        lowest, highest = math.log(self.min_scale), math.log(self.max_scale)
+        log_scale = jnp.clip(jnp.asarray(self.log_scale), lowest, highest)
         return jnp.full_like(similarity, jnp.exp(-log_scale))
 
     def lower_bound(self) -> ArrayLike:
@@ -455,10 +457,12 @@ class LearnedWithBias(Learned):
     bias: Leaf = -10.0
 
 
-def learned(log_scale: ArrayLike = CLIP_LOG_SCALE, *, max_scale: float = 100.0) -> Learned:
+def learned(
+    log_scale: ArrayLike = CLIP_LOG_SCALE, *, min_scale: float = 1.0, max_scale: float = 100.0
+) -> Learned:
     r"""The learned temperature of CLIP, parameterised by the logarithm of its inverse.
 
-    $$\tau = e^{-t}, \qquad t \in [0, \ln(\text{max\_scale})]$$
+    $$\tau = e^{-t}, \qquad t \in [\ln(\text{min\_scale}), \ln(\text{max\_scale})]$$
 
     The clamp has no gradient outside its range: bring the parameter back after each update, as
     `schemes.learned_scale` does.
@@ -466,13 +470,14 @@ def learned(log_scale: ArrayLike = CLIP_LOG_SCALE, *, max_scale: float = 100.0) 
     Args:
         log_scale: t, the parameter to train. A Python float is taken as is: make it an array and
             differentiate with respect to it (or to the whole temperature) to learn it.
-        max_scale: largest 1 / tau, > 1.
+        min_scale: smallest 1 / tau, > 0.
+        max_scale: largest 1 / tau, > min_scale.
 
     Returns:
         A temperature with the leaf `log_scale`.
 
     Raises:
-        ValueError: when max_scale <= 1.
+        ValueError: when not 0 < min_scale < max_scale.
 
     Example:
         >>> learned()(jnp.zeros(1))
@@ -483,9 +488,17 @@ def learned(log_scale: ArrayLike = CLIP_LOG_SCALE, *, max_scale: float = 100.0) 
     References:
         Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020), section 2.5.
     """
-    if not max_scale > 1:
-        raise ValueError(f"max_scale must be > 1, it is the largest 1 / tau; found {max_scale}.")
-    return Learned(log_scale, max_scale=max_scale)
+    check_scales(min_scale, max_scale)
+    return Learned(log_scale, min_scale=min_scale, max_scale=max_scale)
+
+
+def check_scales(min_scale: float, max_scale: float) -> None:
+    """Refuse limits of 1 / tau that are none."""
+    if not 0 < min_scale < max_scale:
+        raise ValueError(
+            "min_scale must be > 0 and max_scale larger, they are the limits of 1 / tau; found "
+            f"min_scale={min_scale}, max_scale={max_scale}"
+        )
 
 
 @register_dataclass

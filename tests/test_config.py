@@ -124,7 +124,7 @@ def test_a_whole_number_is_a_good_real_number():
         ),
         (
             {"temperature": {"name": "learned", "tau": 0.001}},
-            r"config\.temperature\.tau: found 0\.001, a scale of 1000, .* at least 0\.01",
+            r"config\.temperature\.tau: found 0\.001, a scale of 1000, .* from 0\.01 to 1",
         ),
         (
             {"method": "clip", "topology": {"tokens": 4}},

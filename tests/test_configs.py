@@ -80,6 +80,15 @@ def test_moco_v3_trains_a_transformer_as_its_authors_do():
     assert optim.learning_rate(o.rule, o.learning_rate, c.batch_size) == pytest.approx(2.4e-3)
 
 
+def test_the_oblique_pair_has_the_settings_of_the_paper():
+    c = load("clip_oblique_vit_b16")
+    g = c.topology
+    assert (c.method, c.model.name, c.model.patch) == ("clip", "vit_base", 16)
+    assert (g.name, g.dims, g.tokens, g.mode) == ("oblique", 32, 16, "multi")
+    assert (c.temperature.name, c.temperature.max_scale) == ("learned", 3.95)
+    assert 1 / c.temperature.tau == pytest.approx(3.95)
+
+
 @pytest.mark.parametrize(
     ("name", "epochs"), [("simclr_imagenet", 100), ("simclr_imagenet100", 200)]
 )

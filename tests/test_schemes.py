@@ -179,7 +179,10 @@ def test_a_temperature_for_each_example_needs_the_examples():
         (lambda: schemes.cosine_oscillation(0.5, 0.1), "tau_min must be <= tau_max"),
         (lambda: schemes.cosine_oscillation(half_period=0), "half_period must be > 0; found 0"),
         (lambda: schemes.macl(alpha=2.0), r"alpha must be in \[0, 1\]; found 2.0"),
-        (lambda: schemes.learned_scale(optax.sgd(1.0), max_scale=1.0), "max_scale must be > 1"),
+        (
+            lambda: schemes.learned_scale(optax.sgd(1.0), max_scale=1.0),
+            "found min_scale=1.0, max_scale=1.0",
+        ),
         (lambda: schemes.isogclr(4, tau_init=2.0), "found tau_min=2.0, tau_max=1.0"),
     ],
 )
