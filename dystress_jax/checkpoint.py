@@ -96,6 +96,12 @@ def read_record(directory: pathlib.Path, step: int) -> Record:
     return (metadata.custom_metadata or {}).get("record", {})
 
 
+def newest_record(directory: pathlib.Path) -> Record:
+    """The record of the newest checkpoint that has one; empty without any."""
+    records = (read_record(directory, step) for step in reversed(steps(directory)))
+    return next((record for record in records if record), {})
+
+
 def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
     """Read one checkpoint and check it.
 

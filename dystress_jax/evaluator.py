@@ -15,6 +15,7 @@ from .experiment import Experiment
 from .state import TrainState
 
 
+@experiment.images_read_whenever()
 def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> dict[str, Any]:
     """Evaluate the encoder of a run on its test images, or the held-out ones if it has no test.
 
@@ -28,7 +29,8 @@ def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> di
         Accuracies, protocol, checkpoint step, split and seed, ready for JSON.
 
     Raises:
-        ConfigError: there is no such checkpoint, or nothing to evaluate on.
+        ConfigError: there is no such checkpoint, nothing to evaluate on, or an image cannot be
+            read.
         CheckpointError: the checkpoint cannot be used.
     """
     trained = config_lib.read_json(workdir / "config.json")
@@ -43,8 +45,8 @@ def evaluate(config: Config, workdir: pathlib.Path, name: str, which: str) -> di
     parts = experiment.build(config, workdir)
     directory = workdir / "checkpoints"
     step = _choose_step(directory, which)
+    experiment.check_data(parts, directory)
     restored = checkpoint.restore(directory, step, parts.abstract_state())
-    experiment.check_images(restored.record["images"], parts.train)
     measure = {
         "knn": _knn,
         "linear_probe": _linear_probe,

@@ -4,12 +4,13 @@ The trainer and the evaluations build the same parts from the same config here, 
 evaluated is what was trained.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,18 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from . import augment, data, evaluation, methods, networks, objective, optim, sharding, vocabulary
+from . import (
+    augment,
+    checkpoint,
+    data,
+    evaluation,
+    methods,
+    networks,
+    objective,
+    optim,
+    sharding,
+    vocabulary,
+)
 from .config import Config, ConfigError
 from .data.tokenizer import Tokenizer
 from .methods import Method
@@ -25,6 +37,23 @@ from .similarities import Similarity
 from .state import TrainState, abstract_state
 
 ONLINE_PROBE_RATE = 0.1
+
+
+@contextlib.contextmanager
+def images_read_whenever() -> Iterator[None]:
+    """For all that reads images: one that cannot be read is for the user to put right.
+
+    Raises:
+        ConfigError: which image, and why it cannot be read.
+    """
+    try:
+        yield
+    except data.UnreadableError as error:
+        raise ConfigError(
+            f"config.data: {error}. What was saved before is whole: put the file right, and the "
+            "same command goes on."
+        ) from error
+
 
 Encode = Callable[..., Float[Array, "n features"]]
 
@@ -62,6 +91,11 @@ class Experiment(NamedTuple):
     def train(self) -> data.Source:
         """The training images."""
         return self.sources["train"]
+
+    @property
+    def trained_on(self) -> str:
+        """What is trained on, as the checkpoints remember it for `check_data`."""
+        return describe_data(self.train, self.language and self.language.tokenizer)
 
     def measured_split(self, fits: Callable[[data.Source], bool]) -> str | None:
         """What is measured at the end: the test or the held-out images, the first that fit."""
@@ -138,7 +172,10 @@ def open_sources(config: Config) -> dict[str, data.Source]:
         templates = evaluation.templates(d.prompts)
         try:
             sources = {
-                split: data.captions_from_labels(s, templates) for split, s in sources.items()
+                split: data.captions_from_labels(source, templates)
+                if source.has_labels or split == "train"
+                else source
+                for split, source in sources.items()
             }
         except ValueError as error:
             raise ConfigError(f"config.data.prompts: {error}") from error
@@ -150,27 +187,28 @@ def open_sources(config: Config) -> dict[str, data.Source]:
     return sources
 
 
-def describe_images(source: data.Source) -> str:
-    """Enough to notice that a file or folder has other images or captions than it had."""
-    images = f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes"
-    if source.captions is None:
-        return images
-    of_images = (source.captions[int(stored)] for stored in source.index)
-    texts = json.dumps(list(of_images))  # JSON says where the captions of each image end
-    return f"{images}, captions {hashlib.sha256(texts.encode()).hexdigest()[:12]}"
+def describe_data(source: data.Source, tokenizer: Tokenizer | None = None) -> str:
+    """Enough to notice that there are other images, captions or words than there were."""
+    said = f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes"
+    if source.captions is not None:
+        of_images = (source.captions[int(stored)] for stored in source.index)
+        texts = json.dumps(list(of_images))  # JSON says where the captions of each image end
+        said += f", captions {hashlib.sha256(texts.encode()).hexdigest()[:12]}"
+    return said if tokenizer is None else f"{said}, vocabulary {tokenizer.fingerprint}"
 
 
-def check_images(then: str, source: data.Source) -> None:
-    """Refuse training images that are not those of the run, as `describe_images` told them.
+def check_data(parts: Experiment, checkpoints: pathlib.Path) -> None:
+    """Refuse training data that are not those of the run, as its checkpoints remember them.
 
     Raises:
         ConfigError: with both descriptions.
     """
-    now = describe_images(source)
+    now = parts.trained_on
+    then = checkpoint.newest_record(checkpoints).get("data", now)
     if now != then:
         raise ConfigError(
             f"config.data: the run has trained on other images: {then} then, {now} now. Give it "
-            "the same images, or a new --workdir."
+            "the same images, captions and vocabulary, or a new --workdir."
         )
 
 
@@ -234,6 +272,7 @@ def make_clip(
         similarity=similarity,
         scheme=_make_scheme(config, source, schedule, image[1].out_features),
         wrong_pairs=config.data.wrong_pairs,
+        sigmoid=config.loss.name == "siglip",
     )
 
     @jax.jit

@@ -53,12 +53,16 @@ def zero_shot_task(parts: Experiment) -> ZeroShotTask | None:
         ConfigError: the file of class names does not fit.
     """
     z = parts.config.zero_shot
-    by_caption = lambda source: z.classes == "captions" and source.captions is not None
-    split = parts.measured_split(lambda source: by_caption(source) or source.has_labels)
+    by_caption = z.classes == "captions"
+    split = (
+        captioned_split(parts)
+        if by_caption
+        else parts.measured_split(lambda source: source.has_labels)
+    )
     if split is None:
         return None
     source = parts.sources[split]
-    if by_caption(source):
+    if by_caption:
         source = data.classes_from_captions(source)
     if not z.class_names:
         return ZeroShotTask(split, source, source.class_names)

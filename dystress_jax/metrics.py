@@ -229,13 +229,17 @@ def recall_at_k(
     return jnp.mean(_by_row(found, (queries, positives)).astype(jnp.float32))
 
 
-def equilibrium_gap(candidates: int, wrong_share: ArrayLike) -> Float[Array, "..."]:
+def equilibrium_gap(
+    candidates: int, wrong_share: ArrayLike, *, sigmoid: bool = False
+) -> Float[Array, "..."]:
     r"""The gap between positive and negative logits at which noisy pairs stop moving it.
 
-    $$g^* = \ln \frac{(N - 1)(1 - p)}{p}$$
+    $$g^* = \ln \frac{(N - 1)(1 - p)}{p}, \qquad
+      g^*_{sigmoid} = \ln \frac{(1 - p)(N - 1 - p)}{p^2}$$
 
     Where a share p of the pairs is wrong, the loss is least when the softmax gives the true partner
-    the probability 1 - p and shares p among the N - 1 others, all at the same logit. A learned
+    the probability 1 - p and shares p among the N - 1 others, all at the same logit; the sigmoid
+    gives the true partner 1 - p too and each of the others p / (N - 1). A learned
     temperature then settles near (s_pos - s_neg) / g*: the noisier the pairs, the higher.
 
     Args:
@@ -244,6 +248,7 @@ def equilibrium_gap(candidates: int, wrong_share: ArrayLike) -> Float[Array, "..
             drawn from all of it, anew each time.
         wrong_share: p in [0, 1], the share of pairs that are not each other's; an array gives as
             many gaps.
+        sigmoid: of SigLIP's loss, in place of one with a softmax.
 
     Returns:
         The gap; infinite without wrong pairs, 0 where the pairs are as good as random.
@@ -264,6 +269,8 @@ def equilibrium_gap(candidates: int, wrong_share: ArrayLike) -> Float[Array, "..
         raise ValueError(f"candidates must be at least 2; found {candidates}.")
     p = jnp.asarray(wrong_share)
     p = p if p.dtype == jnp.float64 else p.astype(jnp.float32)
+    if sigmoid:
+        return jnp.log1p(-p) + jnp.log(candidates - 1 - p) - 2 * jnp.log(p)
     return math.log(candidates - 1) + jnp.log1p(-p) - jnp.log(p)
 
 

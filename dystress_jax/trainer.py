@@ -18,11 +18,12 @@ from . import config as config_lib
 from .config import Config, ConfigError
 from .experiment import Experiment
 from .interrupt import StopRequest
-from .report import DivergedError, Report, chance, percent, table, write_json
+from .report import DivergedError, Report, chance, percent, table, write_json, write_text
 from .state import TrainState, init_state
 from .step import make_train_step
 
 
+@experiment.images_read_whenever()
 def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     """Train, or go on with the run in ``workdir``, and write its closing numbers.
 
@@ -38,7 +39,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: the settings do not fit the data, the devices, or the run in ``workdir``, or
-            another process is running there.
+            another process is running there, or an image cannot be read.
         DivergedError: the loss became NaN or infinite.
         CheckpointError: there are checkpoints, but none can be used.
     """
@@ -94,7 +95,6 @@ class _Run(NamedTuple):
     began: float
     workdir: pathlib.Path
     parts: Experiment
-    images: str  # the training images, as `experiment.describe_images` tells them
 
     @property
     def config(self) -> Config:
@@ -132,7 +132,7 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
     if parts.language is not None:
         image_text.zero_shot_task(parts)  # a wrong file is told now, not at the end
         _note(f"vocabulary: {parts.language.tokenizer.vocab_size:,} tokens")
-    return _Run(began, workdir, parts, experiment.describe_images(parts.train))
+    return _Run(began, workdir, parts)
 
 
 def _write_beginnings(run: _Run) -> None:
@@ -142,10 +142,11 @@ def _write_beginnings(run: _Run) -> None:
     write_json(run.workdir / "config.json", dataclasses.asdict(run.config))
     if run.parts.language is not None:
         run.parts.language.tokenizer.save(run.workdir / vocabulary.FILE)
+    (run.workdir / "skipped.txt").unlink(missing_ok=True)
     skipped = [line for source in run.parts.sources.values() for line in source.skipped]
     if skipped:
         path = run.workdir / "skipped.txt"
-        path.write_text("\n".join(skipped) + "\n")
+        write_text(path, "\n".join(skipped) + "\n")
         _note(f"left out: {len(skipped)} that cannot be used, listed in {path}")
 
 
@@ -169,13 +170,13 @@ def _start(run: _Run) -> _Start:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    experiment.check_data(parts, run.checkpoints)
     restored = checkpoint.restore_newest(run.checkpoints, parts.abstract_state())
     if restored is None:
         state = init_state(parts.method, parts.optimizer, seed=run.config.seed, mesh=parts.mesh)
         return _Start(state, batches, 0, 0.0)
     for step, reason in restored.damaged:
         _note(f"{reason}; moved to {run.workdir / 'damaged' / str(step)}")
-    experiment.check_images(restored.record["images"], parts.train)
     done = restored.step >= parts.schedule.total_steps
     _note(f"{'complete' if done else 'going on from the checkpoint'} at step {restored.step}")
     batches.set_state(restored.record["position"])
@@ -211,10 +212,10 @@ def _train_steps(
         batch_size=config.batch_size,
         quiet=jax.process_index() != 0,
     )
-    step, signal = start.step, None
+    step, signal, trained_on = start.step, None, parts.trained_on
     try:
         for step in range(start.step + 1, total_steps + 1):
-            batch = sharding.shard_batch(_next(batches), parts.mesh)
+            batch = sharding.shard_batch(next(batches), parts.mesh)
             state, metrics = train_step(state, batch)
             report.step(step, metrics)
             last = step == total_steps
@@ -235,7 +236,7 @@ def _train_steps(
                     "position": batches.get_state(),
                     "knn": knn,
                     "seconds": seconds(),
-                    "images": run.images,
+                    "data": trained_on,
                 }
                 with report.paused():
                     saver.save(step, state, record)
@@ -255,13 +256,6 @@ def _train_steps(
         saver.close()
         batches.close()
     return state, step, seconds(), signal
-
-
-def _next(batches: grain.DatasetIterator) -> data.Batch:
-    try:
-        return next(batches)
-    except (ValueError, OSError) as error:  # an image that cannot be read
-        raise ConfigError(f"config.data: {error}") from error
 
 
 def _summarize(run: _Run, state: TrainState) -> dict[str, Any]:

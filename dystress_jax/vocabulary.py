@@ -16,12 +16,13 @@ def make_tokenizer(config: Config, train: data.Source, workdir: pathlib.Path) ->
         ConfigError: there are no captions, the file is no vocabulary, or it is not the run's.
     """
     t, saved = config.text, workdir / FILE
-    given = None
     try:
-        if t.vocabulary:
-            given = load_tokenizer(t.vocabulary, context=t.context)
         # Without a checkpoint there is nothing yet that knows the words by their numbers.
-        if saved.exists() and checkpoint.steps(workdir / "checkpoints"):
+        begun = saved.exists() and bool(checkpoint.steps(workdir / "checkpoints"))
+        given = None
+        if t.vocabulary and not (begun and not pathlib.Path(t.vocabulary).exists()):
+            given = load_tokenizer(t.vocabulary, context=t.context)
+        if begun:  # with its own words, though the file that they came from may have moved
             of_run = load_tokenizer(saved, context=t.context)
             if given is not None and given.fingerprint != of_run.fingerprint:
                 raise ConfigError(

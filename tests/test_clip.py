@@ -1,5 +1,6 @@
 """Clip through the config: every temperature and topology, devices, micro-batches, noise."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,9 +13,11 @@ from dystress_jax import (
     config,
     data,
     experiment,
+    image_text,
     metrics,
     models,
     networks,
+    objective,
     sharding,
     step,
 )
@@ -240,11 +243,11 @@ def test_every_temperature_stays_in_its_range(loss, name):
         ({"method": "simclr", "loss": {"name": "siglip"}}, "found siglip with .* simclr"),
         (
             {"topology": {"name": "geodesic"}, "temperature": {"name": "free"}},
-            "found free with config.topology.name geodesic; allowed: sphere or oblique",
+            "found free with config.topology.name geodesic, .* or sphere or oblique",
         ),
         (
             {"temperature": {"tau": 0.005}},
-            r"config\.temperature\.tau: found 0\.005, a scale of 200, .*at least 0\.01",
+            r"config\.temperature\.tau: found 0\.005, a scale of 200, .*from 0\.01 to 1",
         ),
         ({"topology": {"tokens": 2}}, r"tokens: found 2 with .* sphere; allowed: 1, or several"),
         (
@@ -262,6 +265,18 @@ def test_every_temperature_stays_in_its_range(loss, name):
             r"config\.zero_shot\.prompts: found '\{\} \{\}'; allowed",
         ),
         ({"zero_shot": {"prompts": ""}}, r"config\.zero_shot\.prompts: found ''; allowed"),
+        (
+            {"temperature": {"name": "dystress"}, "topology": {"name": "euclidean"}},
+            r"found dystress with config\.topology\.name euclidean, which is no cosine; allowed",
+        ),
+        (
+            {"temperature": {"tau": 1.12}},
+            r"tau: found 1\.12, a scale of 0\.8929, .*allowed: from 0\.01 to 1\.$",
+        ),
+        (
+            {"temperature": {"min_scale": 7.0, "max_scale": 6.0}},
+            r"min_scale: found 7\.0 with config\.temperature\.max_scale 6\.0; allowed: below it",
+        ),
         ({"data": {"wrong_pairs": 1.0}}, r"config\.data\.wrong_pairs: found 1\.0; allowed: below"),
     ],
 )
@@ -324,7 +339,9 @@ def test_wrong_pairs_are_a_deal_in_which_nobody_keeps_his_own(share):
     draw = np.asarray(jax.vmap(lambda key: jax.random.uniform(key, (n,)))(keys))
     chosen = draw < share
     moved = dealt != np.arange(n)
-    # One alone has nobody to change with; all others that are chosen get another's text.
+    # One alone has nobody to change with; all others that are chosen get another's text, but for
+    # the last one where all are.
+    assert not chosen.all(axis=1).any()
     np.testing.assert_array_equal(moved, chosen & (chosen.sum(axis=1, keepdims=True) > 1))
     error = np.sqrt(share * (1 - share) / (n * deals))
     assert abs(moved.mean() - share) <= 4 * error
@@ -375,6 +392,15 @@ def test_the_log_has_the_gap_at_which_wrong_pairs_balance():
     np.testing.assert_allclose(line["equilibrium_gap"], metrics.equilibrium_gap(BATCH, 0.25))
     _, [line] = run(settings(), count=1)
     assert "equilibrium_gap" not in line
+    _, [line] = run(settings(data={"wrong_pairs": 0.25}, loss={"name": "siglip"}), count=1)
+    expected = metrics.equilibrium_gap(BATCH, 0.25, sigmoid=True)
+    np.testing.assert_allclose(line["equilibrium_gap"], expected)
+
+
+def test_one_pair_of_a_batch_stays_right_so_that_the_gap_is_a_number():
+    deals = [np.asarray(_deal(jax.random.key(seed), 4, 0.99)) for seed in range(20)]
+    for dealt in deals:
+        assert (dealt == np.arange(4)).sum() == 1
 
 
 @pytest.mark.usefixtures("quick_towers")
@@ -441,13 +467,56 @@ def test_the_learned_scale_follows_the_optimiser_and_is_clamped():
     assert float(scheme[0]) == pytest.approx(t - rate * slope, rel=1e-5)
     _, logged = run(
         settings(
-            temperature={"max_scale": 20.0},
+            temperature={"min_scale": 5.0, "max_scale": 20.0},
             optimizer={"name": "sgd", "learning_rate": 1e4, "momentum": 0.0},
         ),
         count=2,
     )
     assert logged[0]["scale"] == pytest.approx(1 / 0.07, rel=1e-5)
-    assert logged[1]["scale"] in (pytest.approx(1.0, rel=1e-5), pytest.approx(20.0, rel=1e-5))
+    assert logged[1]["scale"] == pytest.approx(5.0 if slope > 0 else 20.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["nt_xent", "siglip"])
+def test_the_limits_of_the_scale_are_those_of_the_config(loss):
+    limits = {"min_scale": 0.5, "max_scale": 6.25}
+    c = settings(
+        loss={"name": loss},
+        temperature={"tau": 1.12, **limits},
+        optimizer={"name": "sgd", "learning_rate": 1.0},
+    )
+    schedule = experiment.make_schedule(c, SOURCE)
+    scheme = objective.make_scheme(c, SOURCE, width=8, **schedule._asdict())
+    state = scheme.init()
+    temperature = scheme.resolve(state, None)
+    assert float(temperature.scale) == pytest.approx(1 / 1.12)  # below 1, where CLIP would clamp
+    for sign, expected in ((1.0, 0.5), (-1.0, 6.25)):
+        steep = jax.tree.map(lambda leaf, sign=sign: jnp.float32(sign * 1e9), temperature)
+        after = scheme.update(state, None, steep)
+        assert float(scheme.resolve(after, None).scale) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("matched", "high"), [(False, 4.0), (True, 1.0)])
+def test_the_range_of_the_oblique_manifold_is_matched_where_the_config_says_so(matched, high):
+    c = settings(topology={"name": "oblique", "tokens": 4, "dims": 2, "match_range": matched})
+    similarity = objective.make_similarity(c)
+    assert (similarity.low, similarity.high) == (-high, high)
+    x = jnp.ones((1, 8))
+    np.testing.assert_allclose(similarity(x, x), high, rtol=1e-6)
+
+
+def test_the_config_chooses_where_a_text_is_read():
+    """At its end, which a later word moves, or at the first token."""
+    read = {}
+    ids = jnp.array([[2, 9, 3, 0, 0, 0]])
+    for pooling in ("cls", "eot"):
+        _, (text, _) = networks.make_towers(
+            settings(text={"pooling": pooling, "context": CONTEXT}), SOURCE, WORDS
+        )
+        params, stats = text.init(jax.random.key(0))
+        read[pooling], _ = text.apply(params, stats, ids, train=False)
+        shown, _ = text.apply(params, stats, jnp.where(ids == 0, 9, ids), train=False)
+        assert np.abs(shown - read[pooling]).max() > 1e-4
+    assert np.abs(read["cls"] - read["eot"]).max() > 1e-3
 
 
 @pytest.mark.usefixtures("quick_towers")
@@ -475,3 +544,43 @@ def test_the_scale_and_the_bias_of_siglip_are_learned():
     slopes = [(oracle(start + s) - oracle(start - s)) / 2e-5 for s in steps]
     assert min(map(abs, slopes)) > 1e-2
     np.testing.assert_allclose(scheme[0], start - rate * np.array(slopes), rtol=1e-5)
+
+
+def task(fields, **sources):
+    """What the splits are measured on; of an experiment only these are looked at."""
+    parts = experiment.Experiment(settings(zero_shot=fields), None, sources, *[None] * 5)
+    return image_text.zero_shot_task(parts)
+
+
+def test_zero_shot_is_measured_on_the_first_split_that_has_what_it_needs(tmp_path):
+    silent = dataclasses.replace(SOURCE, captions=None)
+    nameless = silent.relabel(np.full(STORED, -1), ())
+    by_label = task({"classes": "labels"}, test=nameless, holdout=silent)
+    assert (by_label.split, by_label.class_names) == ("holdout", ("a", "b", "c"))
+    by_caption = task({"classes": "captions"}, test=silent, holdout=SOURCE)
+    assert (by_caption.split, by_caption.class_names) == ("holdout", tuple(NUMBERS))
+    np.testing.assert_array_equal(by_caption.source.labels(), np.arange(STORED))
+    assert task({"classes": "captions"}, test=SOURCE, holdout=SOURCE).split == "test"
+    assert task({"classes": "captions"}, test=silent) is None
+    assert task({"classes": "labels"}, test=nameless) is None
+    assert task({"classes": "labels"}) is None
+    names = tmp_path / "names.txt"
+    names.write_text("ant\nbee\ncow\n")
+    told = task({"classes": "labels", "class_names": str(names)}, test=silent)
+    assert told.class_names == ("ant", "bee", "cow")
+    with pytest.raises(config.ConfigError, match=r"config\.zero_shot\.class_names: .*3 class"):
+        task({"classes": "captions", "class_names": str(names)}, test=SOURCE)
+
+
+def test_prompts_caption_the_splits_that_have_labels(tmp_path):
+    path = tmp_path / "images.npz"
+    arrays = {"train_images": IMAGES[:8], "test_images": IMAGES[8:12]}
+    np.savez(path, **arrays, train_labels=np.arange(8) % 2, class_names=["cat", "dog"])
+    given = {"source": "npz", "path": str(path), "prompts": "a sketch of a {}", "holdout": 0.25}
+    sources = experiment.open_sources(settings(data=given, zero_shot={"prompts": "name"}))
+    assert sources["train"][0]["captions"][0] in ("a sketch of a cat", "a sketch of a dog")
+    assert sources["holdout"].captions is not None
+    assert sources["test"].captions is None
+    np.savez(path, **arrays)
+    with pytest.raises(config.ConfigError, match=r"config\.data\.prompts: .*of 6 .*no label"):
+        experiment.open_sources(settings(data=given))

@@ -91,6 +91,19 @@ def test_equilibrium_gap_of_partners_drawn_from_the_whole_data_set():
     assert slope(float(metrics.equilibrium_gap(8, 0.5))) < -0.05
 
 
+@pytest.mark.parametrize("p", [0.25, 0.75])
+def test_equilibrium_gap_of_the_sigmoid_is_where_its_expected_loss_is_least(p):
+    n = 64
+    each = p / (n - 1)  # how often a text that is not its own is an image's partner
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))
+    # The slopes of the expected loss of one image in the two logits vanish at the optimum.
+    high, low = np.log((1 - p) / p), np.log(each / (1 - each))
+    np.testing.assert_allclose(sigmoid(high) - (1 - p), 0, atol=1e-12)
+    np.testing.assert_allclose(sigmoid(low) - each, 0, atol=1e-12)
+    gap = metrics.equilibrium_gap(n, p, sigmoid=True)
+    np.testing.assert_allclose(gap, high - low, rtol=1e-6)
+
+
 def test_equilibrium_gap_at_the_ends():
     gaps = metrics.equilibrium_gap(11, jnp.array([0.0, 0.5, 10 / 11, 1.0]))
     np.testing.assert_allclose(gaps, [np.inf, np.log(10), 0, -np.inf], atol=1e-5)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -12,7 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dystress_jax import checkpoint, config, data, evaluator, experiment, trainer, vocabulary
+from dystress_jax import (
+    checkpoint,
+    config,
+    data,
+    evaluator,
+    experiment,
+    report,
+    trainer,
+    vocabulary,
+)
 from dystress_jax.config import ConfigError
 from dystress_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from tests.test_train import (
@@ -249,7 +259,7 @@ def test_another_vocabulary_is_refused_with_both_names(uninterrupted, tmp_path, 
     train_tokenizer(["red", "red"], vocab_size=64).save(file)
     workdir, _ = uninterrupted
     said = refused(workdir, pairs, text__vocabulary=file)
-    assert f"config.text.vocabulary: '' -> '{file}'" in said
+    assert f"config.text.vocabulary: {file} has" in said
     # A run that began with that file, when there were other words in it.
     shutil.copytree(workdir, run)
     begun = json.loads((run / "config.json").read_text())
@@ -261,6 +271,42 @@ def test_another_vocabulary_is_refused_with_both_names(uninterrupted, tmp_path, 
     assert f"config.text.vocabulary: {file} has {sizes[0]} tokens" in said
     assert f"but the run began with {run / 'tokenizer.json'}: {sizes[1]} tokens" in said
     assert (run / "tokenizer.json").read_bytes() == before
+    # Without its own words, those of the file are compared with what the checkpoints remember.
+    (run / "tokenizer.json").unlink()
+    said = refused(run, pairs, text__vocabulary=file)
+    assert said.count(", vocabulary ") == 2
+    assert not (run / "tokenizer.json").exists()
+
+
+def test_an_image_that_cannot_be_read_later_is_named_and_nothing_else(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-30])
+    source = data.open_splits("folder", path=str(tmp_path), image_size=8, holdout=0.0)["train"]
+
+    def build(*_):
+        source.gather(np.arange(2))
+
+    monkeypatch.setattr(experiment, "build", build)
+    c = config.from_config_dict({"method": "clip"})
+    for task in (
+        lambda: trainer.train(c, tmp_path / "run"),
+        lambda: evaluator.evaluate(c, tmp_path / "run", "knn", "newest"),
+    ):
+        with pytest.raises(ConfigError, match=r"config\.data: cannot read the image .*half\.png.*"):
+            task()
+        report.write_json(tmp_path / "run" / "config.json", dataclasses.asdict(c))
+
+
+def test_a_run_keeps_its_words_when_the_file_that_they_came_from_is_gone(uninterrupted, tmp_path):
+    workdir, _ = uninterrupted
+    source = data.open_splits("embedded")["train"]
+    gone = config.from_config_dict(
+        {"method": "clip", "text": {"vocabulary": str(tmp_path / "gone.txt"), "context": 6}}
+    )
+    own = load_tokenizer(workdir / "tokenizer.json")
+    assert vocabulary.make_tokenizer(gone, source, workdir).fingerprint == own.fingerprint
+    with pytest.raises(ConfigError, match=r"config\.text\.vocabulary: .*gone\.txt"):
+        vocabulary.make_tokenizer(gone, source, tmp_path)
 
 
 def test_a_second_run_in_the_same_directory_is_refused_and_changes_nothing(uninterrupted, pairs):
@@ -305,10 +351,18 @@ def test_paths_stay_true_from_another_directory(tmp_path, monkeypatch):
     assert absolute("both.csv").data.captions == "both.csv"
 
 
+def test_the_words_of_a_run_are_part_of_what_it_is_known_by():
+    source = data.open_splits("embedded")["test"]
+    words = [train_tokenizer(["red cat"] * n, vocab_size=40) for n in (2, 3)]
+    other = train_tokenizer(["red dog"] * 2, vocab_size=40)
+    a, b, c = (experiment.describe_data(source, tokenizer) for tokenizer in (*words, other))
+    assert a == b != c
+
+
 def test_the_images_of_a_run_are_known_by_which_caption_is_whose():
     def described(*captions):
         source = data.open_splits("embedded")["test"].take(np.arange(2))
-        return experiment.describe_images(
+        return experiment.describe_data(
             dataclasses.replace(source, captions=data.Captions.of(captions))
         )
 
@@ -328,7 +382,7 @@ def test_other_captions_are_refused_when_a_run_goes_on(uninterrupted, pairs):
     finally:
         file.write_text(before)
     assert "trained on other images" in said
-    assert said.count(", captions ") == 2
+    assert len(set(re.findall(", captions ([0-9a-f]{12})", said))) == 2
 
 
 def test_a_wrong_number_of_class_names_is_told_before_the_first_step(tmp_path, pairs):

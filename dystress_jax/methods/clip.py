@@ -32,6 +32,7 @@ def clip(
     similarity: Similarity,
     scheme: schemes.Scheme,
     wrong_pairs: float = 0.0,
+    sigmoid: bool = False,
 ) -> Method:
     """Image-text training with any similarity and any temperature.
 
@@ -43,7 +44,9 @@ def clip(
         similarity: that ``loss`` compares with; here for the log.
         scheme: of the temperature that is handed to ``loss``.
         wrong_pairs: share of the texts, in [0, 1), that are dealt out among each other in every
-            batch, so that none of these has its own image: noise that cannot be memorised.
+            batch, so that none of these has its own image: noise that cannot be memorised. One
+            pair stays right.
+        sigmoid: the loss is SigLIP's, whose logits balance elsewhere; for the log.
 
     Returns:
         The method; the text tower is the entry "text" of its parameters and statistics. It logs
@@ -108,7 +111,9 @@ def clip(
         found["scale"] = 1 / found["positive_tau"]
         found["logit_gap"] = gap(images, texts, temperature, batch.get("right"))
         if wrong_pairs:
-            found["equilibrium_gap"] = equilibrium_gap(len(batch["row"]), wrong_pairs)
+            found["equilibrium_gap"] = equilibrium_gap(
+                len(batch["row"]), wrong_pairs, sigmoid=sigmoid
+            )
         return value, Outcome(memory, found)
 
     return Method(
@@ -141,7 +146,7 @@ def _deal(key: PRNGKeyArray, n: int, share: float) -> Int[Array, " n"]:
     """Where the text of each pair comes from: chosen ones, that share on average, in a cycle."""
     draw = jax.random.uniform(key, (n,))
     chosen_first = jnp.argsort(draw)
-    count = jnp.sum(draw < share)
+    count = jnp.minimum(jnp.sum(draw < share), n - 1)
     place = jnp.arange(n)
     following = jnp.where(place < count, (place + 1) % jnp.maximum(count, 1), place)
     return jnp.zeros(n, jnp.int32).at[chosen_first].set(chosen_first[following])
