@@ -86,16 +86,12 @@ class Experiment(NamedTuple):
     optimizer: optax.GradientTransformation
     encode: Encode  # (params, stats, uint8 images) -> features
     language: Language | None
+    trained_on: str  # as the checkpoints remember it, for `check_data`
 
     @property
     def train(self) -> data.Source:
         """The training images."""
         return self.sources["train"]
-
-    @property
-    def trained_on(self) -> str:
-        """What is trained on, as the checkpoints remember it for `check_data`."""
-        return describe_data(self.train, self.language and self.language.tokenizer)
 
     def measured_split(self, fits: Callable[[data.Source], bool]) -> str | None:
         """What is measured at the end: the test or the held-out images, the first that fit."""
@@ -134,7 +130,10 @@ def build(config: Config, workdir: pathlib.Path) -> Experiment:
         method = methods.with_online_probe(method, train.num_classes)
     optimizer = make_optimizer(config, schedule)
     encode = make_encode(config, method.encode, train)
-    return Experiment(config, mesh, sources, schedule, method, optimizer, encode, language)
+    trained_on = describe_data(train, tokenizer)
+    return Experiment(
+        config, mesh, sources, schedule, method, optimizer, encode, language, trained_on
+    )
 
 
 def _check_devices(config: Config, mesh: Mesh) -> None:
@@ -191,9 +190,10 @@ def describe_data(source: data.Source, tokenizer: Tokenizer | None = None) -> st
     """Enough to notice that there are other images, captions or words than there were."""
     said = f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes"
     if source.captions is not None:
-        of_images = (source.captions[int(stored)] for stored in source.index)
-        texts = json.dumps(list(of_images))  # JSON says where the captions of each image end
-        said += f", captions {hashlib.sha256(texts.encode()).hexdigest()[:12]}"
+        captions = hashlib.sha256()
+        for stored in source.index:  # JSON says where the captions of each image end
+            captions.update(json.dumps(source.captions[int(stored)]).encode())
+        said += f", captions {captions.hexdigest()[:12]}"
     return said if tokenizer is None else f"{said}, vocabulary {tokenizer.fingerprint}"
 
 

@@ -212,7 +212,7 @@ def _train_steps(
         batch_size=config.batch_size,
         quiet=jax.process_index() != 0,
     )
-    step, signal, trained_on = start.step, None, parts.trained_on
+    step, signal = start.step, None
     try:
         for step in range(start.step + 1, total_steps + 1):
             batch = sharding.shard_batch(next(batches), parts.mesh)
@@ -236,7 +236,7 @@ def _train_steps(
                     "position": batches.get_state(),
                     "knn": knn,
                     "seconds": seconds(),
-                    "data": trained_on,
+                    "data": parts.trained_on,
                 }
                 with report.paused():
                     saver.save(step, state, record)

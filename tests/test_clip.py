@@ -548,7 +548,7 @@ def test_the_scale_and_the_bias_of_siglip_are_learned():
 
 def task(fields, **sources):
     """What the splits are measured on; of an experiment only these are looked at."""
-    parts = experiment.Experiment(settings(zero_shot=fields), None, sources, *[None] * 5)
+    parts = experiment.Experiment(settings(zero_shot=fields), None, sources, *[None] * 6)
     return image_text.zero_shot_task(parts)
 
 
