@@ -1,5 +1,7 @@
 """Train: python train.py --config=configs/NAME.py --workdir=DIR [--config.FIELD=VALUE ...]."""
 
+import difflib
+import itertools
 import pathlib
 import sys
 
@@ -27,9 +29,25 @@ def main(arguments: list[str]) -> None:
     trainer.train(config.from_config_dict(args.config), workdir)
 
 
+def check_config_file(arguments: list[str]) -> None:
+    """Answer to a config file that is not there before its fields are asked for."""
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        flag, equals, value = argument.partition("=")
+        path = (value if equals else following).partition(":")[0]
+        if flag in ("--config", "-config") and not pathlib.Path(path).is_file():
+            names = sorted(file.stem for file in (HERE / "configs").glob("[!_]*.py"))
+            near = difflib.get_close_matches(pathlib.Path(path).stem, names, n=1)
+            hint = f" Did you mean configs/{near[0]}.py?" if near else ""
+            raise config.ConfigError(
+                f"--config: there is no file {path!r}.{hint} In {HERE / 'configs'}: "
+                f"{', '.join(names)}."
+            )
+
+
 def parse(arguments: list[str]) -> list[str]:
-    """Define and parse the flags, with our own answer to a field that does not exist."""
+    """Define and parse the flags, with our own answers to names that do not exist."""
     config.check_overrides(arguments)
+    check_config_file(arguments)
     config_flags.DEFINE_config_file(
         "config",
         str(HERE / "configs" / "quickstart.py"),

@@ -773,9 +773,16 @@ def _check_moco_v2(config: Config) -> None:
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    group, _, last = name.rpartition(".")
+    parts = {other: other.rpartition(".") for other in known}
+    beside = {own: other for other, (around, _, own) in parts.items() if around == group}
+    if beside:  # within a group the group's own name says nothing of how alike two names are
+        near = [beside[other] for other in difflib.get_close_matches(last, beside, n=1)]
+    else:
+        near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"{name}: no such field.{hint} Allowed: {', '.join(known)}."
+    shown = beside.values() or [other for other in known if other.count(".") == 1]
+    return f"{name}: no such field.{hint} Allowed: {', '.join(shown)}."
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -34,6 +34,10 @@ def test_a_whole_number_is_a_good_real_number():
             {"temperature": {"tau_mn": 0.1}},
             r"config\.temperature\.tau_mn: .*Did you mean config\.temperature\.tau_min",
         ),
+        (
+            {"temperature": {"x": 1}},
+            r"temperature\.x: no such field\. Allowed: config\.temperature\.name, .*rate\.$",
+        ),
         ({"seed": 1.5}, r"config\.seed: found 1\.5; allowed: a whole number"),
         ({"seed": True}, r"config\.seed: found True; allowed: a whole number"),
         ({"seed": -1}, r"config\.seed: found -1; allowed: >= 0"),

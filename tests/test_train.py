@@ -312,7 +312,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images):
         ("--config.temperature.tau_min=0.3", "config.temperature.tau_min: found 0.3"),
         ("--config.data.path=nowhere.npz", "nowhere.npz"),
         ("--config.augment.mean=(0.1,0.2)", "config.augment.mean: found (0.1, 0.2)"),
-        ("--config=nothere.py", "nothere.py"),
+        ("--config=configs/clip_quikstart.py", "Did you mean configs/clip_quickstart.py?"),
         ("--workdr=x", "workdir"),
         ("configs/simclr_cifar10.py", "allowed: flags, as --config=FILE"),
     ],
