@@ -221,7 +221,8 @@ def add(result: dict) -> None:
         text = before + begin + make([r for r in results if r["study"] == study])
         text += end + rest.split(end)[1]
     page.write_text(text)
-    plot([r for r in results if r["study"] == "noise"])
+    if result["study"] == "noise":
+        plot([r for r in results if r["study"] == "noise"])
 
 
 def noise_table(results: list[dict]) -> str:
@@ -289,7 +290,7 @@ def plot(results: list[dict]) -> None:
             means = [statistics.mean(v) for v in values]
             axes.errorbar(shares, means, spread, fmt="o-", capsize=3, label=name)
     gap.set(title="gap of the mean logits", xlabel="share of wrong pairs p")
-    scale.set(title="learned scale 1 / tau", xlabel="share of wrong pairs p", yscale="log")
+    scale.set(title="learned scale 1 / tau", xlabel="share of wrong pairs p", ylim=(0, None))
     for axes in (gap, scale):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
