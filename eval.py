@@ -25,12 +25,8 @@ def main(arguments: list[str]) -> None:
     write_json(path, found)
     shares = [name for name in found if name.startswith("top") or "recall" in name]
     guessed = found.get("chance", {"top1": found["protocol"].get("chance")})
-    rows = [
-        (name.replace("_", " "), percent(found[name]), chance(guessed[name]))
-        if guessed.get(name)
-        else (name.replace("_", " "), percent(found[name]))
-        for name in shares
-    ]
+    beside = {name: chance(share) for name, share in guessed.items() if share}
+    rows = [(name.replace("_", " "), percent(found[name]), beside.get(name, "")) for name in shares]
     title = f"{args.evaluation}, {found['split']} images, checkpoint {found['checkpoint_step']}"
     print(table(rows, title=title))
     print(f"protocol and numbers: {path}")

@@ -172,7 +172,7 @@ def run(study: str, config: config_lib.Config, workdir: pathlib.Path) -> dict[st
         state = checkpoint.restore(workdir / "checkpoints", step, parts.abstract_state()).state
         drawings = data.without_classes(parts.sources["test"], FLAGS_AND_PEOPLE)
         concepts = data.classes_from_captions(drawings)
-        towers = image_text.embedder(parts, state)("test").towers
+        towers = image_text.make_towers(parts, state)
         embedded = evaluation.embed_images(towers, concepts, mesh=parts.mesh)
         result = evaluation.evaluate_zero_shot(embedded, templates=["{}"])
         found["without_flags_and_people"] = result.top1

@@ -38,23 +38,6 @@ from .state import TrainState, abstract_state
 
 ONLINE_PROBE_RATE = 0.1
 
-
-@contextlib.contextmanager
-def images_read_whenever() -> Iterator[None]:
-    """For all that reads images: one that cannot be read is for the user to put right.
-
-    Raises:
-        ConfigError: which image, and why it cannot be read.
-    """
-    try:
-        yield
-    except data.UnreadableError as error:
-        raise ConfigError(
-            f"config.data: {error}. What was saved before is whole: put the file right, and the "
-            "same command goes on."
-        ) from error
-
-
 Encode = Callable[..., Float[Array, "n features"]]
 
 
@@ -184,6 +167,22 @@ def open_sources(config: Config) -> dict[str, data.Source]:
             "which need none."
         )
     return sources
+
+
+@contextlib.contextmanager
+def images_read_whenever() -> Iterator[None]:
+    """For all that reads images: one that cannot be read is for the user to put right.
+
+    Raises:
+        ConfigError: which image, and why it cannot be read.
+    """
+    try:
+        yield
+    except data.UnreadableError as error:
+        raise ConfigError(
+            f"config.data: {error}. What was saved before is whole: put the file right, and the "
+            "same command goes on."
+        ) from error
 
 
 def describe_data(source: data.Source, tokenizer: Tokenizer | None = None) -> str:

@@ -14,17 +14,22 @@ from .experiment import Experiment
 from .state import TrainState
 
 
-def embedder(parts: Experiment, state: TrainState) -> Callable[[str], Embedded]:
-    """``split -> its images as the trained towers embed them``, each split embedded once."""
+def make_towers(parts: Experiment, state: TrainState) -> evaluation.Towers:
+    """The trained towers of a run of clip, ready to embed."""
     language = parts.language
     assert language is not None, "not a run of clip"
     trained = (state.params, state.stats)
-    towers = evaluation.Towers(
+    return evaluation.Towers(
         functools.partial(language.embed_images, *trained),
         functools.partial(language.embed_texts, *trained),
         language.tokenizer.encode,
         language.similarity,
     )
+
+
+def embedder(parts: Experiment, state: TrainState) -> Callable[[str], Embedded]:
+    """``split -> its images as the trained towers embed them``, each split embedded once."""
+    towers = make_towers(parts, state)
 
     @functools.cache
     def embed(split: str) -> Embedded:

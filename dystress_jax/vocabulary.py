@@ -20,7 +20,7 @@ def make_tokenizer(config: Config, train: data.Source, workdir: pathlib.Path) ->
         # Without a checkpoint there is nothing yet that knows the words by their numbers.
         begun = saved.exists() and bool(checkpoint.steps(workdir / "checkpoints"))
         given = None
-        if t.vocabulary and not (begun and not pathlib.Path(t.vocabulary).exists()):
+        if t.vocabulary and (pathlib.Path(t.vocabulary).exists() or not begun):
             given = load_tokenizer(t.vocabulary, context=t.context)
         if begun:  # with its own words, though the file that they came from may have moved
             of_run = load_tokenizer(saved, context=t.context)

@@ -101,10 +101,10 @@ def _by_column(listing: Listing) -> dict[str, Listing]:
 def _without(test: Part, train: Part) -> Part:
     """What is tested must not have been trained on."""
     lines = {file.path: file.line for file in train.files}
-    both = [file for file in test.files if file.path in lines]
     faults = [
         (file.line, f"{file.place}a training image too, by line {lines[file.path]}")
-        for file in both
+        for file in test.files
+        if file.path in lines
     ]
     kept = [file for file in test.files if file.path not in lines]
     return Part(kept, sorted([*test.faults, *faults]))

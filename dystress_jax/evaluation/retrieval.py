@@ -110,8 +110,7 @@ def retrieval_recalls(
     recalls = {}
     for name, (queries, keys, *groups) in sides.items():
         ranks = np.asarray(retrieval_ranks(queries, keys, *groups, similarity=similarity))
-        for k in [k for k in ks if k <= len(keys)]:
-            recalls[f"{name}_recall_at_{k}"] = float(np.mean(ranks < k))
+        recalls |= {_name(name, k): float(np.mean(ranks < k)) for k in _fitting(ks, keys)}
     return recalls
 
 
@@ -145,13 +144,21 @@ def retrieval_chance(
     for name, (queries, keys) in sides.items():
         sizes = collections.Counter(keys.tolist())
         right = collections.Counter(sizes[group] for group in queries.tolist())
-        for k in [k for k in ks if k <= len(keys)]:
+        for k in _fitting(ks, keys):
             missed = sum(
                 count * math.comb(len(keys) - r, k) / math.comb(len(keys), k)
                 for r, count in right.items()
             )
-            chance[f"{name}_recall_at_{k}"] = 1 - missed / len(queries)
+            chance[_name(name, k)] = 1 - missed / len(queries)
     return chance
+
+
+def _name(side: str, k: int) -> str:
+    return f"{side}_recall_at_{k}"
+
+
+def _fitting(ks: Sequence[int], keys: Array | np.ndarray) -> list[int]:
+    return [k for k in ks if k <= len(keys)]
 
 
 def _check(images, texts, image_groups, text_groups, ks: Sequence[int]) -> None:
