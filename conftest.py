@@ -16,13 +16,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 CACHE = os.environ.get(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir(), "dystress_jax_test_cache"))
 )
-os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE  # for the processes that tests start
+# The processes that tests start repeat a few programs: keep all that they compile.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def pytest_collection_modifyitems(items):
-    """The long tests first, so that neither worker waits for the other at the end."""
+    """The long files first, so that neither worker waits for the other at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -42,7 +42,7 @@ SOURCE = data.with_tokens(
     TOKENIZER.encode,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 
 def settings(**fields):

@@ -9,6 +9,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from dystress_jax import data, evaluation, sharding
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 NAMES = ("red", "green", "blue", "grey", "dark", "light")
 
 

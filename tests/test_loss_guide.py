@@ -9,11 +9,14 @@ import re
 
 import jax
 import optax
+import pytest
 
 from benchmarks.loss import finite, report
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 GUIDE = DOCS / "loss-guide.md"
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def test_every_example_runs_and_prints_what_the_guide_shows(capsys):

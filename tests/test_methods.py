@@ -11,7 +11,7 @@ from dystress_jax.state import abstract_state
 from dystress_jax.step import make_train_step
 from tests import steps
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (160, 8, 8, 3), dtype=np.uint8)
 SOURCE = data.Source(
@@ -127,7 +127,6 @@ def test_the_supervised_loss_needs_labels(monkeypatch):
         experiment.open_sources(settings(loss={"name": "supcon"}))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["moco_v2", "moco_v3"])
 def test_one_device_and_eight_learn_the_same(method):
     # A small learning rate, and groups that are not small: both keep rounding from growing.

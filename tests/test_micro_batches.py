@@ -16,7 +16,7 @@ from dystress_jax.state import TrainState
 from dystress_jax.step import Work, gradients
 from tests import steps
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 BATCH, SIZE, PARTS = 32, 8, 4
 close = functools.partial(jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=1e-5))
@@ -162,7 +162,6 @@ def test_steps_in_pieces_are_the_same_on_one_device_and_eight():
 
 
 def test_pieces_need_the_memory_of_a_piece():
-    jax.config.update("jax_disable_most_optimizations", False)
     method = make("simclr", models.resnet("small", stem="cifar", width=4))
     state, batch = start(method)
     shapes = jax.eval_shape(lambda: (state, batch))

@@ -11,6 +11,8 @@ from flax import nnx
 from dystress_jax.models import projector
 from dystress_jax.models._norm import BatchNorm
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 def apply(head):
     return jax.jit(functools.partial(head.apply, train=True))

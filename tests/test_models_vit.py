@@ -15,6 +15,8 @@ from dystress_jax.models._transformer import Block, Blocks
 from dystress_jax.models.vit import VisionTransformer, sincos_positions
 from tests.transformer_oracles import blocks, count, layer_norm, linear, patches, scattered
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 @functools.cache
 def tiny(*, frozen=False, dtype=jnp.float32):

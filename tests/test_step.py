@@ -23,6 +23,8 @@ from dystress_jax.state import abstract_state, init_state
 from dystress_jax.step import make_train_step
 from tests import steps
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+
 BATCH, SIZE, CLASSES = 16, 12, 3
 
 
@@ -77,8 +79,6 @@ def run(parts, batches, devices=1, seed=0):
     return steps.take(*parts, batches, devices=devices, seed=seed)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("quick_compile")
 def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
     # A small learning rate: a large one makes rounding grow a thousandfold a step, on any device.
     batches = make_batches(1, rows=32) * 20
@@ -105,8 +105,8 @@ def test_the_loss_that_the_config_names_is_the_loss_of_the_whole_batch(strategy)
         return loss(views[0], views[1], temperature, jnp.arange(16)).mean()
 
     dense = functools.partial(losses.nt_xent, strategy="dense")
-    expected = jax.value_and_grad(
-        lambda views: dense(views[0], views[1], temperature=temperature).mean()
+    expected = jax.jit(
+        jax.value_and_grad(lambda v: dense(v[0], v[1], temperature=temperature).mean())
     )(views)
     found = jax.jit(
         jax.value_and_grad(functools.partial(mean, objective.make_view_loss(settings, mesh))),

@@ -10,7 +10,12 @@ import pytest
 from dystress_jax import losses, similarities, temperatures
 from tests import oracles
 
-pytestmark = pytest.mark.usefixtures("strict_dtypes")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("strict_dtypes"),
+    # The mathematics is under test, not the code generator.
+    pytest.mark.usefixtures("quick_compile"),
+]
 
 TILE = 8
 LABELS = jnp.arange(64) % 5
@@ -55,11 +60,7 @@ def _with_gradients(loss):
         value = loss(arrays, temperature)
         return jnp.sum(value * jnp.linspace(0.5, 1.5, value.size, dtype=value.dtype)), value
 
-    # The mathematics is under test, not the code generator: compile quickly.
-    quick = {"xla_backend_optimization_level": 0}
-    return jax.jit(
-        jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True), compiler_options=quick
-    )
+    return jax.jit(jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True))
 
 
 def _assert_equal(result, expected, rtol):

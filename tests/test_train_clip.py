@@ -40,8 +40,7 @@ STEPS, EVERY = 16, 5
 NAMES = ("red", "green", "blue")
 BROKEN = (2, 4, 6)  # images that are missing, no image, and huge; their lines are 4, 6 and 8
 
-# On one worker, which makes what they share once.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("train_clip")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,5 +1,6 @@
 """What an evaluation says, and the accuracies that both evaluations report."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ class Result(NamedTuple):
     protocol: dict[str, Any]
 
 
+@functools.partial(jax.jit, static_argnames="top")
 def top_accuracy(
     scores: Float[Array, "n classes"], labels: Int[Array, " n"], *, top: int
 ) -> Float[Array, ""]:

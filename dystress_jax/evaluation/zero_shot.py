@@ -1,7 +1,9 @@
 """Zero-shot classification: the class whose description is most similar to the image."""
 
+import functools
 from collections.abc import Sequence
 
+import jax
 from jaxtyping import Array, Float
 
 from ..similarities import Similarity, at_least_float32, sphere
@@ -94,6 +96,7 @@ def class_embeddings(
     return similarity.project(points.reshape(classes, templates, d).mean(axis=1))
 
 
+@functools.partial(jax.jit, static_argnames="similarity")
 def zero_shot_scores(
     images: Float[Array, "n d"],
     classes: Float[Array, "classes d"],
