@@ -50,8 +50,9 @@ def alignment(
     References:
         Wang and Isola, [arXiv 2005.10242](https://arxiv.org/abs/2005.10242), Eq. 6.
     """
-    difference = _unit(a) - _unit(b)
-    return jnp.mean(jnp.sum(difference**2, axis=-1) ** (alpha / 2))
+    squared = jnp.sum((_unit(a) - _unit(b)) ** 2, axis=-1)
+    apart = squared > 0  # the power's gradient at 0 is infinite for alpha < 2
+    return jnp.mean(jnp.where(apart, jnp.where(apart, squared, 1.0) ** (alpha / 2), 0.0))
 
 
 def uniformity(x: Float[Array, "n d"], t: float = 2.0, *, num_tokens: int = 1) -> Float[Array, ""]:
@@ -173,7 +174,7 @@ def effective_rank(x: Float[Array, "n d"]) -> Float[Array, ""]:
         x: features.
 
     Returns:
-        Between 1 and min(n, d).
+        Between 1 and min(n, d); 1 for features that are all 0.
 
     Example:
         >>> effective_rank(jnp.eye(4))
@@ -184,7 +185,8 @@ def effective_rank(x: Float[Array, "n d"]) -> Float[Array, ""]:
         features, Garrido et al., [arXiv 2210.02885](https://arxiv.org/abs/2210.02885).
     """
     singular = jnp.linalg.svd(at_least_float32(x), compute_uv=False)
-    p = singular / jnp.sum(singular)
+    total = jnp.sum(singular)
+    p = singular / jnp.where(total > 0, total, 1.0)
     return jnp.exp(jnp.sum(jax.scipy.special.entr(p)))
 
 

@@ -46,9 +46,6 @@ __all__ = [
 # A number or an array; tree operations may put anything into a leaf, so it is not checked.
 Leaf = Any
 
-# Beyond this ratio s / tau(s) stops increasing on [-1, 1]: the root of min_s (tau - s tau') = 0.
-MONOTONE_RATIO = 4.504
-
 # ln(1 / 0.07), where CLIP starts.
 CLIP_LOG_SCALE = math.log(1 / 0.07)
 
@@ -232,7 +229,8 @@ def dystress(
         [arXiv 2308.01140](https://arxiv.org/abs/2308.01140).
     """
     check_range(tau_min, tau_max)
-    _check_monotone(tau_min, tau_max, stop_gradient)
+    if not stop_gradient:
+        _check_monotone(tau_min, tau_max, _monotone_ratio(shift=-1.0, width=1.0))
     return Dystress(tau_min, tau_max, stop_gradient=stop_gradient)
 
 
@@ -271,7 +269,8 @@ def shifted_dystress(
         shift: D, usually in [-1, 0].
         width: k, the distance between the minimum and the flat top, > 0.
         stop_gradient: whether tau counts as a number in the gradient with respect to the
-            similarity (see `dystress`).
+            similarity (see `dystress`). If not, the gradient of a logit changes its sign on some
+            pairs at a lower tau_max / tau_min than there: above 2.04 for D = -0.4, k = 0.7.
 
     Returns:
         A temperature with the leaves `tau_min`, `tau_max`, `shift` and `width`.
@@ -289,7 +288,8 @@ def shifted_dystress(
     """
     check_range(tau_min, tau_max)
     check_positive("width", width)
-    _check_monotone(tau_min, tau_max, stop_gradient)
+    if not stop_gradient and _concrete(shift, width):
+        _check_monotone(tau_min, tau_max, _monotone_ratio(shift, width))
     return ShiftedDystress(tau_min, tau_max, shift, width, stop_gradient=stop_gradient)
 
 
@@ -668,14 +668,28 @@ def check_range(tau_min: ArrayLike, tau_max: ArrayLike) -> None:
         raise ValueError(f"tau_min must be <= tau_max; found tau_min={tau_min}, tau_max={tau_max}.")
 
 
-def _check_monotone(tau_min: ArrayLike, tau_max: ArrayLike, stop_gradient: bool) -> None:
-    if stop_gradient or not _concrete(tau_min, tau_max):
+def _monotone_ratio(shift: ArrayLike, width: ArrayLike) -> ArrayLike:
+    """The greatest tau_max / tau_min with which s / tau(s) increases; 4.504 for D = -1, k = 1.
+
+    With tau = tau_min (1 + (r - 1) p(s)) it increases where tau - s tau' > 0, for every s where
+    r - 1 < 1 / max(s p' - p).
+    """
+    shift, width = np.broadcast_arrays(shift, width)
+    s = np.linspace(-1.0, 1.0, 4001).reshape(-1, *[1] * shift.ndim)
+    phase = np.pi * (np.minimum(s, -shift) + shift) / width
+    p, slope = (1 + np.cos(phase)) / 2, -np.pi / (2 * width) * np.sin(phase)
+    return 1 + 1 / np.maximum(np.max(s * slope - p, axis=0), np.finfo(float).tiny)
+
+
+def _check_monotone(tau_min: ArrayLike, tau_max: ArrayLike, limit: ArrayLike) -> None:
+    if not _concrete(tau_min, tau_max):
         return
-    ratio = float(np.max(np.asarray(tau_max) / np.asarray(tau_min)))
-    if ratio > MONOTONE_RATIO:
+    ratio, limit = np.broadcast_arrays(np.asarray(tau_max) / np.asarray(tau_min), limit)
+    worst = np.argmax(ratio / limit)
+    if ratio.flat[worst] > limit.flat[worst]:
         warnings.warn(
-            f"tau_max / tau_min = {ratio:.3g} exceeds {MONOTONE_RATIO}: without stop_gradient the "
-            "logit s / tau(s) is no longer increasing, so some negatives are pulled closer. Use "
-            "stop_gradient=True or a narrower range.",
+            f"tau_max / tau_min = {ratio.flat[worst]:.3g} exceeds {limit.flat[worst]:.4g}: without "
+            "stop_gradient the logit s / tau(s) is no longer increasing, so some negatives are "
+            "pulled closer. Use stop_gradient=True or a narrower range.",
             stacklevel=3,
         )

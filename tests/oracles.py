@@ -7,6 +7,11 @@ def dystress(s, tau_min, tau_max):
     return tau_min + 0.5 * (tau_max - tau_min) * (1 + np.cos(np.pi * (1 + s)))
 
 
+def shifted_dystress(s, tau_min, tau_max, shift=-0.4, width=0.7):
+    below = tau_min + 0.5 * (tau_max - tau_min) * (1 + np.cos(np.pi * (s + shift) / width))
+    return np.where(s <= -shift, below, tau_max)
+
+
 def unit(x):
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-300)
 

@@ -60,9 +60,11 @@ CASES = [
 RANGES = [(0.01, 0.01), (0.01, 1.0), (0.07, 0.2), (0.1, 0.2), (1.0, 1.0)]
 
 
-@functools.partial(jax.jit, static_argnames=("stop_gradient", "strategy"))
-def _value_and_grad(views, tau_range, stop_gradient=True, strategy="dense"):
-    temperature = temperatures.dystress(*tau_range, stop_gradient=stop_gradient)
+@functools.partial(jax.jit, static_argnames=("stop_gradient", "strategy", "profile"))
+def _value_and_grad(
+    views, tau_range, stop_gradient=True, strategy="dense", profile=temperatures.dystress
+):
+    temperature = profile(*tau_range, stop_gradient=stop_gradient)
 
     def mean(views):  # tiles of four or two rows
         how = {"strategy": strategy, "tile_size": 4}
@@ -74,14 +76,18 @@ def _value_and_grad(views, tau_range, stop_gradient=True, strategy="dense"):
 
 
 @pytest.mark.parametrize("stop_gradient", [True, False])
+@pytest.mark.parametrize("profile", ["dystress", "shifted_dystress"])
 @pytest.mark.parametrize("case", CASES)
-def test_nt_xent_equals_the_oracle_in_float64(case, stop_gradient):
+def test_nt_xent_equals_the_oracle_in_float64(case, profile, stop_gradient):
     a, b = _views(case)
     for tau_min, tau_max in RANGES:
-        tau = lambda s, low=tau_min, high=tau_max: oracles.dystress(s, low, high)
+        tau = lambda s, low=tau_min, high=tau_max: getattr(oracles, profile)(s, low, high)
         with jax.enable_x64(True):
             value, gradient = _value_and_grad(
-                (jnp.array(a), jnp.array(b)), (tau_min, tau_max), stop_gradient
+                (jnp.array(a), jnp.array(b)),
+                (tau_min, tau_max),
+                stop_gradient,
+                profile=getattr(temperatures, profile),
             )
         np.testing.assert_allclose(value, oracles.nt_xent(a, b, tau), rtol=1e-9, atol=1e-12)
         assert np.all(np.isfinite(gradient))
@@ -98,28 +104,47 @@ def test_nt_xent_equals_the_oracle_in_float64(case, stop_gradient):
         np.testing.assert_allclose(gradient, expected, rtol=0, atol=2e-6 * scale / tau_min**0.5)
 
 
+@functools.partial(jax.jit, static_argnames="stop_gradient")
+def _info_nce_and_grad(pair, positives, tau_range, stop_gradient):
+    temperature = temperatures.dystress(*tau_range, stop_gradient=stop_gradient)
+
+    def total(pair):
+        value = info_nce(*pair, temperature=temperature, positives=positives)
+        return value.sum(), value
+
+    (_, value), gradient = jax.value_and_grad(total, has_aux=True)(pair)
+    return value, gradient
+
+
 @pytest.mark.parametrize("stop_gradient", [True, False])
-def test_info_nce_equals_the_oracle_with_any_candidates(stop_gradient):
-    rng = np.random.default_rng(1)
-    queries, keys = rng.standard_normal((4, D)), rng.standard_normal((7, D))
-    positives = np.array([6, 0, 0, 3])
-    tau = lambda s: oracles.dystress(s, 0.07, 0.2)
-    temperature = temperatures.dystress(0.07, 0.2, stop_gradient=stop_gradient)
-    frozen = (queries, keys) if stop_gradient else None
-    with jax.enable_x64(True):
-        loss = lambda q: info_nce(q, keys, temperature=temperature, positives=positives)
-        queries_, keys, positives = jnp.array(queries), jnp.array(keys), jnp.array(positives)
-        value, gradient = (
-            jax.jit(loss)(queries_),
-            jax.jit(jax.grad(lambda q: loss(q).sum()))(queries_),
+@pytest.mark.parametrize("case", CASES)
+def test_info_nce_equals_the_oracle_with_any_candidates(case, stop_gradient):
+    queries, keys = _views(case)
+    queries = queries[:4]
+    positives = np.array([4, 0, 0, 3])[: len(queries)] % len(keys)
+    for tau_range in RANGES:
+        tau = lambda s, tau_range=tau_range: oracles.dystress(s, *tau_range)
+        with jax.enable_x64(True):
+            value, gradients = _info_nce_and_grad(
+                (jnp.array(queries), jnp.array(keys)),
+                jnp.array(positives),
+                tau_range,
+                stop_gradient,
+            )
+        expected = oracles.info_nce(queries, keys, tau, positives)
+        np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-12)
+        assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+        if case == "zero rows":  # the oracle is not differentiable there
+            continue
+        frozen = (queries, keys) if stop_gradient else None
+        oracle = lambda q, k, tau=tau, frozen=frozen: oracles.info_nce(q, k, tau, positives, frozen)
+        expected = (
+            oracles.gradient(lambda q, oracle=oracle: oracle(q, keys).sum(), queries),
+            oracles.gradient(lambda k, oracle=oracle: oracle(queries, k).sum(), keys),
         )
-    np.testing.assert_allclose(
-        value, oracles.info_nce(queries, np.array(keys), tau, positives), rtol=1e-12
-    )
-    expected = oracles.gradient(
-        lambda q: oracles.info_nce(q, np.array(keys), tau, positives, frozen).sum(), queries
-    )
-    np.testing.assert_allclose(gradient, expected, atol=1e-7)
+        for found, slope in zip(gradients, expected, strict=True):
+            atol = 2e-6 * (1 + np.abs(slope).max()) / tau_range[0] ** 0.5
+            np.testing.assert_allclose(found, slope, rtol=0, atol=atol)
 
 
 def test_info_nce_takes_the_first_keys_as_positives_by_default():

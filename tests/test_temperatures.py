@@ -13,6 +13,7 @@ from jax.tree_util import register_dataclass
 
 from dystress_jax import temperatures
 from dystress_jax.losses import nt_xent
+from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -200,7 +201,25 @@ def test_a_wide_range_without_stop_gradient_warns():
     temperatures.dystress(0.1, 0.5)
 
 
-def test_the_ratio_of_the_warning_is_where_the_logit_stops_increasing():
-    s = np.linspace(0, 1, 200_001)[1:]
-    slope = lambda ratio: np.diff(s / (1 + (ratio - 1) * np.sin(np.pi * s / 2) ** 2)).min()
-    assert slope(temperatures.MONOTONE_RATIO - 2e-3) > 0 > slope(temperatures.MONOTONE_RATIO + 2e-3)
+@pytest.mark.parametrize(
+    ("make", "profile", "ratio"),
+    [
+        (temperatures.dystress, oracles.dystress, 4.504),
+        (temperatures.shifted_dystress, oracles.shifted_dystress, 2.043),
+    ],
+)
+def test_the_ratio_of_the_warning_is_where_the_logit_stops_increasing(make, profile, ratio):
+    s = np.linspace(-1, 1, 200_001)
+    slope = lambda ratio: np.diff(s / profile(s, 1.0, ratio)).min()
+    assert slope(ratio - 2e-3) > 0 > slope(ratio + 2e-3)
+    make(0.1, 0.1 * (ratio - 2e-3), stop_gradient=False)  # any warning would be an error
+    with pytest.warns(UserWarning, match=f"exceeds {ratio}"):
+        make(0.1, 0.1 * (ratio + 2e-3), stop_gradient=False)
+    make(0.1, 0.5)
+
+
+def test_the_ratio_of_the_warning_holds_for_each_of_many_temperatures():
+    many = {"shift": jnp.array([-1.0, -0.4]), "width": jnp.array([1.0, 0.7])}
+    temperatures.shifted_dystress(0.1, jnp.array([0.45, 0.2]), **many, stop_gradient=False)
+    with pytest.warns(UserWarning, match=r"tau_max / tau_min = 3 exceeds 2\.043"):
+        temperatures.shifted_dystress(0.1, jnp.array([0.45, 0.3]), **many, stop_gradient=False)
