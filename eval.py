@@ -1,13 +1,11 @@
 """Evaluate: python eval.py --workdir=DIR --evaluation=NAME [--config.FIELD=VALUE]."""
 
 import pathlib
-import sys
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
-from dystress_jax import config, evaluator
-from dystress_jax.checkpoint import CheckpointError
+from dystress_jax import command_line, config, evaluator
 from dystress_jax.report import chance, percent, table, write_json
 
 
@@ -52,13 +50,8 @@ def parse(arguments: list[str]) -> list[str]:
     config_flags.DEFINE_config_dict(
         "config", base, "Override its fields with --config.FIELD=VALUE."
     )
-    return flags.FLAGS(arguments)
+    return command_line.parse_flags(arguments)
 
 
 if __name__ == "__main__":
-    try:
-        app.run(main, flags_parser=parse)
-    except (config.ConfigError, CheckpointError, flags.Error, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; nothing was written")
+    command_line.start(main, parse, interrupted="interrupted; nothing was written")

@@ -13,7 +13,7 @@ import math
 import pathlib
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -471,37 +471,57 @@ def read_json(path: pathlib.Path) -> Config:
 
 
 def check_overrides(arguments: Iterable[str]) -> None:
-    """Refuse ``--config.NAME=VALUE`` where there is no field of that name.
+    """Refuse ``--config.NAME=VALUE`` where no field has that name, or it takes no such value.
 
     Args:
         arguments: of the command line; all others are passed over.
 
     Raises:
-        ConfigError: naming the nearest field.
+        ConfigError: naming the nearest field, or what the field takes.
 
     Example:
         >>> check_overrides(["train.py", "--config.temperature.tau_min=0.07"])
     """
-    known = [f"config.{name}" for name in field_names()]
+    known = {f"config.{name}": kind for name, kind in _fields()}
     for argument in arguments:
-        name = argument.lstrip("-").partition("=")[0]
-        if argument.startswith("-") and name.startswith("config.") and name not in known:
-            raise ConfigError(_unknown(name, known))
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or not name.startswith("config."):
+            continue
+        if name not in known:
+            raise ConfigError(_unknown(name, list(known)))
+        if equals and not _reads_as(value, known[name]):
+            raise ConfigError(f"{name}: found {value!r}; allowed: {_TAKES[known[name]]}.")
 
 
-def field_names(cls: type = Config, prefix: str = "") -> list[str]:
+_TAKES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
+
+
+def _reads_as(text: str, kind: Any) -> bool:
+    """Whether the text of a flag is of the type; tuples and groups are looked at later."""
+    if kind is bool:
+        return text.lower() in ("true", "t", "1", "false", "f", "0")
+    try:
+        return kind not in (int, float) or kind(text) is not None
+    except ValueError:
+        return False
+
+
+def field_names() -> list[str]:
     """The dotted names of all fields and groups.
 
     Example:
         >>> "temperature.tau_min" in field_names()
         True
     """
-    names = []
+    return [name for name, _ in _fields()]
+
+
+def _fields(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All fields and groups: dotted name and type."""
     for field in dataclasses.fields(cls):
-        names.append(prefix + field.name)
+        yield prefix + field.name, field.type
         if dataclasses.is_dataclass(field.type):
-            names += field_names(typing.cast(type, field.type), f"{prefix}{field.name}.")
-    return names
+            yield from _fields(typing.cast(type, field.type), f"{prefix}{field.name}.")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -549,8 +569,7 @@ def _checked(value: Any, field: dataclasses.Field, full: str) -> Any:
     if kind is float and _is_number(value):
         value = float(value)
     if type(value) is not kind:
-        expected = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
-        raise ConfigError(f"{full}: found {value!r}; allowed: {expected[typing.cast(type, kind)]}.")
+        raise ConfigError(f"{full}: found {value!r}; allowed: {_TAKES[typing.cast(type, kind)]}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{full}: found {value}; allowed: a finite number.")
     limits = field.metadata

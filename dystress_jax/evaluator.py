@@ -79,7 +79,8 @@ def _split(parts: Experiment, fits: Callable[[data.Source], bool], needed: str) 
 def _labelled_split(parts: Experiment) -> str:
     if not parts.train.has_labels:
         raise ConfigError(
-            "config.data: found training images without labels, which this evaluation learns from."
+            "config.data: found training images without labels; allowed: labelled ones, which this "
+            "evaluation learns from."
         )
     return _split(parts, lambda source: source.has_labels, "labels")
 
@@ -102,11 +103,15 @@ def _linear_probe(parts: Experiment, state: TrainState) -> tuple[str, dict[str, 
     network = (state.params, state.stats)
     probe = config.probe
     candidates = probe.learning_rates if probe.solver == "sgd" else probe.l2
-    if len(candidates) > 1 and split == "holdout":
+    if len(candidates) > 1 and (split == "holdout" or "holdout" not in parts.sources):
         field = "learning_rates" if probe.solver == "sgd" else "l2"
+        why = (
+            "without test images the held-out ones are what is measured, and must not choose too"
+            if split == "holdout"
+            else "config.data.holdout is 0 and there are no images to choose by"
+        )
         raise ConfigError(
-            f"config.probe.{field}: found {candidates}, but without test images the held-out "
-            "ones are what is measured, and must not choose too; allowed: one number."
+            f"config.probe.{field}: found {candidates}, but {why}; allowed: one number."
         )
     view = experiment.make_encode_view(config, parts.method, train)
     result = evaluation.evaluate_linear_probe(
@@ -155,13 +160,19 @@ def _embedder(parts: Experiment, state: TrainState) -> Callable[[str], evaluatio
 def _choose_step(directory: pathlib.Path, name: str) -> int:
     there = checkpoint.steps(directory)
     if not there:
-        raise ConfigError(f"--workdir: found no checkpoint in {directory}")
+        raise ConfigError(
+            f"--workdir: found no checkpoint in {directory}; allowed: a run that has saved one "
+            "(config.checkpoint_every)."
+        )
     if name == "newest":
         return there[-1]
     if name == "best":
         knn = checkpoint.knn_by_step(directory)
         if not knn:
-            raise ConfigError("--checkpoint: found best, but kNN was measured at no checkpoint")
+            raise ConfigError(
+                "--checkpoint: found best, but kNN was measured at no checkpoint; allowed: newest, "
+                + ", ".join(map(str, there))
+            )
         return max(knn, key=lambda step: knn[step])
     if not name.isdecimal() or int(name) not in there:
         steps = ", ".join(map(str, there))

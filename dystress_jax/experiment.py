@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
@@ -185,9 +186,20 @@ def images_read_whenever() -> Iterator[None]:
         ) from error
 
 
+IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
+
+
 def describe_data(source: data.Source, tokenizer: Tokenizer | None = None) -> str:
     """Enough to notice that there are other images, captions or words than there were."""
-    said = f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes"
+    rows = np.unique(np.linspace(0, len(source) - 1, IMAGES_COMPARED).astype(int))
+    images = source.gather(rows)
+    content = hashlib.sha256(json.dumps(source.class_names).encode())
+    for array in (source.index, images["image"], images["label"]):
+        content.update(np.ascontiguousarray(array).tobytes())
+    said = (
+        f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes, "
+        f"content {content.hexdigest()[:12]}"
+    )
     if source.captions is not None:
         captions = hashlib.sha256()
         for stored in source.index:  # JSON says where the captions of each image end

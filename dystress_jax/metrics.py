@@ -210,7 +210,8 @@ def recall_at_k(
         keys: `evaluation.retrieval_ranks`.
 
     Raises:
-        ValueError: when k is not in [1, m].
+        ValueError: when k is not in [1, m], or there are fewer keys than queries and no
+            positives.
 
     Example:
         >>> recall_at_k(jnp.eye(3), jnp.eye(3)[jnp.array([0, 2, 1])], k=1)
@@ -219,6 +220,11 @@ def recall_at_k(
     if not 1 <= k <= keys.shape[0]:
         raise ValueError(f"k must be between 1 and the {keys.shape[0]} keys; found {k}.")
     if positives is None:
+        if len(keys) < len(queries):
+            raise ValueError(
+                f"without `positives`, key i belongs to query i: keys must have at least "
+                f"{len(queries)} rows; found {len(keys)}."
+            )
         positives = jnp.arange(queries.shape[0])
     queries, keys = _unit(queries), _unit(keys)
 

@@ -87,9 +87,12 @@ class Report:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave what happens meanwhile (an evaluation, a checkpoint) out of images/s."""
-        if self._pending is not None:
-            jax.block_until_ready(self._pending[1])  # the step itself counts
+        """Leave what happens meanwhile (an evaluation, a checkpoint) out of images/s.
+
+        Raises:
+            DivergedError: the newest step has left the finite numbers, see `flush`.
+        """
+        self._fetch()  # the step itself counts
         begin = time.perf_counter()
         yield
         self._idle += time.perf_counter() - begin
@@ -101,14 +104,12 @@ class Report:
             DivergedError: its loss, or the norm of its gradient or of the parameters after it, is
                 not finite.
         """
+        self._fetch()
         if self._pending is None:
             return
-        step, on_device, extra = self._pending
+        step, numbers, extra = self._pending
         self._pending = None
-        metrics = {name: float(value) for name, value in jax.device_get(dict(on_device)).items()}
-        for name in ("loss", "gradient_norm", "parameter_norm"):
-            if not math.isfinite(metrics[name]):
-                raise DivergedError(f"{name} is {metrics[name]} at step {step}")
+        metrics = dict(numbers)
         due = self._log_every > 0 and (step % self._log_every == 0 or step == self._total_steps)
         now = time.perf_counter() - self._idle
         if self._clock is None:  # the first step compiles
@@ -127,6 +128,17 @@ class Report:
         if not self._quiet:
             self._file.close()
             self._events.close()
+
+    def _fetch(self) -> None:
+        """Wait for the numbers of the newest step."""
+        if self._pending is None:
+            return
+        step, on_device, extra = self._pending
+        metrics = {name: float(value) for name, value in jax.device_get(dict(on_device)).items()}
+        for name in ("loss", "gradient_norm", "parameter_norm"):
+            if not math.isfinite(metrics[name]):
+                raise DivergedError(f"{name} is {metrics[name]} at step {step}")
+        self._pending = (step, metrics, extra)
 
     def _write(self, step: int, scalars: dict[str, float]) -> None:
         self._bar.set_postfix({"loss": f"{scalars['loss']:.3f}", **self._shown}, refresh=False)

@@ -150,14 +150,15 @@ def fixed(temperature: TemperatureLike) -> Scheme:
 
 
 def scheduled(
-    make: Callable[..., Temperature], **fields: ArrayLike | Callable[[Array], ArrayLike]
+    make: Callable[..., Temperature],
+    **fields: ArrayLike | Temperature | Callable[[Array], ArrayLike],
 ) -> Scheme:
     """A temperature whose fields follow schedules.
 
     Args:
         make: a function of `temperatures`, such as `dystress`.
-        **fields: its arguments; each is a number, or a schedule (step -> number) such as those of
-            optax or `cosine_oscillation`.
+        **fields: its arguments; each is a number, a Temperature where `make` takes one, or a
+            schedule (step -> number) such as those of optax or `cosine_oscillation`.
 
     Returns:
         The scheme; its state is the number of updates so far.
@@ -172,7 +173,11 @@ def scheduled(
 
     def resolve(step: Int[Array, ""], batch: Batch | None) -> Temperature:
         del batch
-        return make(**{k: v(step) if callable(v) else v for k, v in fields.items()})
+        now = {
+            name: value if isinstance(value, Temperature) or not callable(value) else value(step)
+            for name, value in fields.items()
+        }
+        return make(**now)
 
     return Scheme(
         init=lambda: jnp.zeros((), jnp.int32),

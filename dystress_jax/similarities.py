@@ -36,6 +36,8 @@ class Similarity:
         low: least value that `between` takes.
         high: greatest value that `between` takes.
         between_reverse: `between` for reverse mode only, with a faster gradient, if there is one.
+        symmetric: whether `between` of two points does not depend on their order, which saves the
+            losses half of the pairs.
     """
 
     project: Callable[[Float[Array, "n d"]], Float[Array, "n d"]]
@@ -43,6 +45,7 @@ class Similarity:
     low: float = -math.inf
     high: float = math.inf
     between_reverse: Callable[..., Float[Array, "n m"]] | None = None
+    symmetric: bool = False
 
     def __call__(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
         """Returns the similarity of every row of a with every row of b."""
@@ -119,10 +122,10 @@ def _identity(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return x
 
 
-sphere = Similarity(normalize, _dot, -1.0, 1.0, _dot_reverse)
+sphere = Similarity(normalize, _dot, -1.0, 1.0, _dot_reverse, symmetric=True)
 """Cosine similarity, u.v of the rows scaled to length 1; range [-1, 1]."""
 
-inner_product = Similarity(_identity, _dot, between_reverse=_dot_reverse)
+inner_product = Similarity(_identity, _dot, between_reverse=_dot_reverse, symmetric=True)
 """Inner product u.v of the rows as they are; unbounded."""
 
 
@@ -156,8 +159,8 @@ def oblique(num_tokens: int, *, mean: bool = False) -> Similarity:
     """
     tokens = _Tokens(num_tokens)
     if mean:  # points of length 1: the product of two is the mean
-        return Similarity(tokens.normalize_whole, _dot, -1.0, 1.0, _dot_reverse)
-    return Similarity(tokens.normalize, _dot, -float(num_tokens), float(num_tokens), _dot_reverse)
+        return replace(sphere, project=tokens.normalize_whole)
+    return replace(sphere, project=tokens.normalize, low=-float(num_tokens), high=float(num_tokens))
 
 
 def _arccos(cosine: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -170,7 +173,7 @@ def _negative_angle(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Arr
     return -_arccos(_dot(a, b))
 
 
-geodesic = Similarity(normalize, _negative_angle, -math.pi, 0.0)
+geodesic = Similarity(normalize, _negative_angle, -math.pi, 0.0, symmetric=True)
 """Minus the angle between the rows, -arccos(u.v); range [-pi, 0]."""
 
 
@@ -197,7 +200,8 @@ def oblique_geodesic(num_tokens: int) -> Similarity:
         Sun, [arXiv 2209.02127](https://arxiv.org/abs/2209.02127).
     """
     tokens = _Tokens(num_tokens)
-    return Similarity(tokens.normalize, tokens.path, -math.pi * math.sqrt(num_tokens), 0.0)
+    lowest = -math.pi * math.sqrt(num_tokens)
+    return Similarity(tokens.normalize, tokens.path, lowest, 0.0, symmetric=True)
 
 
 @dataclass(frozen=True)
@@ -241,10 +245,10 @@ def _negative_distance(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[
     return -jnp.sqrt(_TINY - _negative_squares(a, b))
 
 
-squared_euclidean = Similarity(_identity, _negative_squares, high=0.0)
+squared_euclidean = Similarity(_identity, _negative_squares, high=0.0, symmetric=True)
 """Minus the squared distance, -|u - v|^2, of the rows as they are; range (-inf, 0]."""
 
-euclidean = Similarity(_identity, _negative_distance, high=0.0)
+euclidean = Similarity(_identity, _negative_distance, high=0.0, symmetric=True)
 """Minus the distance, -|u - v|, of the rows as they are; range (-inf, 0]."""
 
 

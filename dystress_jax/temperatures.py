@@ -14,6 +14,7 @@ of them is a reason to recompile. Write one of your own by subclassing `Temperat
         def __call__(self, similarity): return self.tau * (1 + similarity**2)
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -23,7 +24,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+from jax.core import Tracer, eval_jaxpr
+from jax.extend.core import Jaxpr
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, ArrayLike, Float
 
@@ -437,7 +439,12 @@ class Learned(Temperature):
 
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
         lowest, highest = math.log(self.min_scale), math.log(self.max_scale)
-        log_scale = jnp.clip(jnp.asarray(self.log_scale), lowest, highest)
+        log_scale = jnp.asarray(self.log_scale)
+        # Not clip alone: where training holds the scale on a limit, it has half a gradient.
+        inside = (log_scale >= log_scale.dtype.type(lowest)) & (
+            log_scale <= log_scale.dtype.type(highest)
+        )
+        log_scale = jnp.where(inside, log_scale, jnp.clip(log_scale, lowest, highest))
         return jnp.full_like(similarity, jnp.exp(-log_scale))
 
     def lower_bound(self) -> ArrayLike:
@@ -594,10 +601,10 @@ class Function(Temperature):
 
     closed_over: Leaf
     function: Callable[..., Array] = field(metadata={"static": True})
-    dtype: np.dtype = field(metadata={"static": True})  # the only one the function accepts
+    dtype: np.dtype = field(metadata={"static": True})  # that the closed over values came with
 
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
-        scalar = lambda s: self.function(s, *self.closed_over)
+        scalar = lambda s: jnp.asarray(self.function(s, *self.closed_over))
         return jnp.vectorize(scalar)(similarity.astype(self.dtype)).astype(similarity.dtype)
 
 
@@ -607,7 +614,9 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
     Args:
         temperature: a float or scalar array (`constant`), an array [n] (`per_anchor`), an
             elementwise function of the similarity, or a Temperature, which is returned as it is.
-            A function may close over traced values, such as a parameter to learn.
+            A function may close over traced values, such as a parameter to learn; inside a
+            `shard_map` write such a one as a Temperature, or pass check_vma=False to the
+            `shard_map`.
 
     Returns:
         The temperature.
@@ -627,14 +636,22 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
     if callable(temperature):
         # A custom derivative cannot reach what a function closes over: hand it over as leaves.
         scalar = jnp.zeros(())
-        function, closed_over = jax.closure_convert(temperature, scalar)
-        return Function(closed_over, function, scalar.dtype)
+        traced = jax.make_jaxpr(temperature)(scalar)
+        if _concrete(*traced.consts):
+            return Function((), temperature, scalar.dtype)
+        return Function(
+            tuple(traced.consts), functools.partial(_replay, traced.jaxpr), scalar.dtype
+        )
     if isinstance(temperature, float | int | np.number | np.ndarray | Array):
         return per_anchor(temperature) if jnp.ndim(temperature) else constant(temperature)
     raise TypeError(
         "temperature must be a float, an array with one entry per anchor, a Temperature or an "
         f"elementwise function of the similarity; found {type(temperature).__name__}."
     )
+
+
+def _replay(function: Jaxpr, similarity: Float[Array, ""], *closed_over: Array) -> Array:
+    return eval_jaxpr(function, closed_over, similarity)[0]
 
 
 def _sin_squared(x: Float[Array, "..."]) -> Float[Array, "..."]:

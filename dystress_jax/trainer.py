@@ -43,19 +43,22 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         DivergedError: the loss became NaN or infinite.
         CheckpointError: there are checkpoints, but none can be used.
     """
-    with StopRequest(_note) as stop, contextlib.ExitStack() as until_the_end:
-        run = _prepare(config, workdir.absolute())
-        until_the_end.enter_context(_alone(run.workdir))
-        start = _start(run)
-        _write_beginnings(run)
-        state, last_step, seconds, signal = _train_steps(run, start, stop)
-        if signal is not None:
-            saved = f"saved in {run.checkpoints}; the same command goes on from there"
-            _note(
-                f"{signal}: stopped after step {last_step}, "
-                + (saved if config.checkpoint_every else "nothing saved (checkpoint_every is 0)")
-            )
-            return {"stopped_after": last_step}
+    with contextlib.ExitStack() as until_the_end:
+        with StopRequest(_note) as stop:
+            run = _prepare(config, workdir.absolute())
+            until_the_end.enter_context(_alone(run.workdir))
+            start = _start(run)
+            _write_beginnings(run)
+            state, last_step, seconds, signal = _train_steps(run, start, stop)
+            if signal is not None:
+                saved = f"saved in {run.checkpoints}; the same command goes on from there"
+                lost = "nothing saved (checkpoint_every is 0)"
+                _note(
+                    f"{signal}: stopped after step {last_step}, "
+                    + (saved if config.checkpoint_every else lost)
+                )
+                return {"stopped_after": last_step}
+        # All is saved: from here on a signal ends the run at once.
         began = time.perf_counter()
         summary = _summarize(run, state)
         summary["seconds"] = round(seconds + time.perf_counter() - began, 1)
@@ -243,7 +246,7 @@ def _train_steps(
             if signal is not None:
                 break
         report.flush()
-    except DivergedError as error:
+    except (DivergedError, evaluation.NotFiniteError) as error:
         good = saver.latest_step
         where = "none was saved" if good is None else f"{run.checkpoints / str(good)} (step {good})"
         raise DivergedError(

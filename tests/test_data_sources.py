@@ -271,6 +271,14 @@ def test_flat_folder_is_unlabelled(tmp_path):
     np.testing.assert_array_equal(train[0]["image"], TRAIN[train.index[0]])
 
 
+def test_a_link_back_into_the_folder_counts_no_image_twice(tmp_path):
+    for name in ("a", "b"):
+        write_folder(tmp_path / name, TRAIN[:3])
+    (tmp_path / "a" / "back").symlink_to(tmp_path / "a", target_is_directory=True)
+    (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
+    assert len(data.open_splits("folder", path=str(tmp_path), holdout=0)["train"]) == 6
+
+
 def test_folders_that_tell_nothing_apart_are_unlabelled(tmp_path):
     write_folder(tmp_path / "one" / "all", TRAIN)
     for i in range(4):

@@ -199,7 +199,9 @@ def test_a_jitted_encoder_compiles_once_for_all_batches_and_sources():
 
 def test_features_that_are_not_finite_are_refused():
     source = image_source(12)
-    with pytest.raises(ValueError, match="features of 12 of 12 images are NaN or infinite"):
+    with pytest.raises(
+        evaluation.NotFiniteError, match="features of 12 of 12 images are NaN or infinite"
+    ):
         evaluation.encode_source(
             lambda images: evaluation.raw_pixels(images) * jnp.nan, source, mesh=one_device()
         )
@@ -331,6 +333,16 @@ def test_lbfgs_matches_scikit_learn():
         np.testing.assert_allclose(head.kernel[candidate], oracle.coef_.T, atol=5e-3)
         probabilities = jax.nn.softmax(head(jnp.array(x))[candidate])
         np.testing.assert_allclose(probabilities, oracle.predict_proba(x), atol=1e-3)
+
+
+def test_lbfgs_keeps_the_precision_of_the_features_with_wide_numbers_on():
+    x, y = random_features(50)
+    with jax.enable_x64(True):
+        for dtype in (jnp.float32, jnp.float64):
+            head = evaluation.fit_lbfgs(
+                jnp.asarray(x, dtype), jnp.array(y), jnp.array([0.1]), num_classes=6
+            )
+            assert head.kernel.dtype == dtype
 
 
 def view_of_pixels(key, images):

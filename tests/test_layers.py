@@ -20,7 +20,7 @@ LAYERS = [
     {"step", "objective", "networks", "vocabulary"},
     {"experiment"},
     {"image_text"},
-    {"trainer", "evaluator"},
+    {"trainer", "evaluator", "command_line"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 READS_CONFIG = {
@@ -32,6 +32,7 @@ READS_CONFIG = {
     "image_text",
     "trainer",
     "evaluator",
+    "command_line",
 }
 
 

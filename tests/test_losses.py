@@ -330,3 +330,47 @@ def test_decoupled_losses_leave_the_positive_out_of_the_denominator():
         stored = moco(jnp.array(queries), jnp.array(keys), jnp.array(queue), **options)
     np.testing.assert_allclose(batch, expected(others, s.diagonal()), rtol=1e-12)
     np.testing.assert_allclose(stored, expected(q @ u.T, s.diagonal()), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8])
+def test_supcon_takes_labels_of_few_bits(dtype):
+    """More rows than the labels' type has numbers."""
+    views = jax.random.normal(jax.random.key(0), (2, 160, 4))
+    labels = np.arange(160) % 5
+    loss = jax.jit(functools.partial(losses.supcon, temperature=0.1))
+    np.testing.assert_array_equal(
+        loss(*views, jnp.asarray(labels, dtype)), loss(*views, jnp.asarray(labels, jnp.int32))
+    )
+
+
+def test_dclw_is_finite_for_any_sigma_and_similarity():
+    a, b = jax.random.normal(jax.random.key(0), (2, 5, 8))
+    loss = functools.partial(losses.dclw, temperature=1.0)
+    strongest = np.argmax(np.sum(oracles.unit(np.array(a)) * oracles.unit(np.array(b)), axis=1))
+    weight = 2.0 - 5 * (np.arange(5) == strongest)  # all the weight of a softmax on the closest
+    s = oracles.unit(np.concatenate([a, b])) @ oracles.unit(np.concatenate([a, b])).T
+    same = np.tile(np.eye(5, dtype=bool), (2, 2))
+    negatives = np.log(np.sum(np.where(same, 0, np.exp(s)), axis=1))
+    expected = negatives - np.tile(weight, 2) * np.tile(np.diagonal(s[:5, 5:]), 2)
+    np.testing.assert_allclose(loss(a, b, sigma=1e-4), expected, rtol=1e-5)
+    assert np.isfinite(loss(30 * a, 30 * a, similarity=similarities.inner_product)).all()
+
+
+@pytest.mark.parametrize("positives", [[3, 1], [-1, 1]])
+def test_info_nce_refuses_positives_that_are_no_keys(positives):
+    keys = jnp.eye(3)
+    with pytest.raises(ValueError, match=f"rows of the 3 keys; found {positives[0]}"):
+        info_nce(keys[:2], keys, temperature=0.1, positives=jnp.array(positives))
+
+
+@pytest.mark.parametrize("loss", [info_nce, losses.clip])
+@pytest.mark.parametrize("strategy", ["dense", "tiled"])
+def test_two_precisions_give_the_wider_one(loss, strategy):
+    a, b = np.random.default_rng(0).standard_normal((2, 6, 4))
+    with jax.enable_x64(True):
+        how = {"temperature": 0.1, "strategy": strategy, "tile_size": 3}
+        with jax.numpy_dtype_promotion("standard"):
+            found = loss(jnp.asarray(a, jnp.float32), jnp.asarray(b), **how)
+        expected = loss(jnp.asarray(a), jnp.asarray(b), **how)
+    assert found.dtype == jnp.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -1,5 +1,6 @@
 """Metrics against float64 NumPy written from their formulas."""
 
+import functools
 import itertools
 
 import jax
@@ -154,6 +155,8 @@ def test_recall_at_k():
         np.testing.assert_allclose(result, np.mean(rank < size), rtol=1e-6)
     assert metrics.recall_at_k(jnp.ones((4, 2)), jnp.ones((4, 2)), k=1) == 0  # collapsed
     assert metrics.recall_at_k(jnp.eye(4), jnp.full((4, 4), jnp.nan), k=3) == 0
+    with pytest.raises(ValueError, match="at least 3 rows; found 2"):
+        metrics.recall_at_k(jnp.eye(3), jnp.eye(3)[:2], k=1)
     with pytest.raises(ValueError, match="between 1 and the 301 keys; found 302"):
         metrics.recall_at_k(jnp.float32(X), jnp.float32(Y), k=302)
 
@@ -214,3 +217,66 @@ def test_pair_statistics_takes_a_temperature_per_anchor():
     taus = jnp.linspace(0.1, 0.5, 602)
     result = metrics.pair_statistics(jnp.float32(X), jnp.float32(Y), temperature=taus)
     np.testing.assert_allclose(result["positive_tau"], taus[:256].mean(), rtol=1e-5)
+
+
+ROWS, CLASSES = RNG.standard_normal((6, 4)), np.array([0, 0, 1, 1, 1, 2])
+GRADIENTS = {
+    "alignment": lambda x: metrics.alignment(x, jnp.roll(x, 1, axis=0)),
+    "alignment, alpha 1": lambda x: metrics.alignment(x, jnp.roll(x, 1, axis=0), alpha=1.0),
+    "uniformity": lambda x: metrics.uniformity(x),
+    "inter-class uniformity": lambda x: metrics.inter_class_uniformity(x, jnp.asarray(CLASSES)),
+    "tolerance": lambda x: metrics.tolerance(x, jnp.asarray(CLASSES)),
+}
+
+
+def _numpy_metric(name, x):
+    unit = oracles.unit(x)
+    kernel = lambda z: np.mean(
+        [np.exp(-2 * np.sum((a - b) ** 2)) for a, b in itertools.combinations(z, 2)]
+    )
+    if name.startswith("alignment"):
+        distances = np.linalg.norm(unit - np.roll(unit, 1, axis=0), axis=1)
+        return np.mean(distances ** (1 if name.endswith("1") else 2))
+    if name == "uniformity":
+        return np.log(kernel(unit))
+    if name == "inter-class uniformity":
+        return np.log(
+            kernel(oracles.unit(np.stack([unit[c == CLASSES].mean(0) for c in (0, 1, 2)])))
+        )
+    pairs = itertools.permutations(range(6), 2)
+    return np.mean([unit[i] @ unit[j] for i, j in pairs if CLASSES[i] == CLASSES[j]])
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_the_gradient_is_that_of_the_formula(name):
+    with jax.enable_x64(True):
+        found = jax.jit(jax.grad(GRADIENTS[name]))(jnp.asarray(ROWS))
+    expected = oracles.gradient(functools.partial(_numpy_metric, name), ROWS)
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize("case", ["collapsed", "antipodal", "duplicated", "zero"])
+def test_the_gradient_is_finite_where_rows_agree_cancel_or_vanish(name, case):
+    x = {
+        "collapsed": np.ones((6, 4)),
+        "antipodal": np.stack([ROWS[0], -ROWS[0]] * 3),
+        "duplicated": ROWS[[0, 0, 1, 1, 2, 2]],
+        "zero": np.zeros((6, 4)),
+    }[case]
+    value, slope = jax.jit(jax.value_and_grad(GRADIENTS[name]))(jnp.float32(x))
+    assert np.isfinite(value)
+    assert np.isfinite(slope).all()
+
+
+def test_effective_rank_of_nothing_is_one_and_its_gradient_that_of_the_formula():
+    assert metrics.effective_rank(jnp.zeros((3, 4))) == 1
+
+    def entropy(x):
+        p = np.linalg.svd(x, compute_uv=False)
+        p = p / p.sum()
+        return np.exp(-np.sum(p * np.log(p)))
+
+    with jax.enable_x64(True):
+        found = jax.jit(jax.grad(metrics.effective_rank))(jnp.asarray(ROWS))
+    np.testing.assert_allclose(found, oracles.gradient(entropy, ROWS), atol=1e-7)

@@ -126,3 +126,9 @@ def test_pairs_that_do_not_fit_are_refused_with_the_numbers(texts, groups, ks, m
         retrieval_recalls(
             jnp.asarray(IMAGES), jnp.asarray(TEXTS[:texts]), text_groups=groups, ks=ks
         )
+
+
+def test_groups_may_be_any_integers():
+    images, groups = jnp.eye(2), np.array([0, 2**32])
+    found = retrieval_recalls(images, images[::-1], image_groups=groups, text_groups=groups, ks=[1])
+    assert set(found.values()) == {0.0}

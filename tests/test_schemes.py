@@ -26,6 +26,16 @@ def test_any_optax_schedule_on_any_field():
         state = scheme.update(state, None, None)
 
 
+def test_a_temperature_among_the_fields_stays_what_it_is():
+    dynamic = temperatures.dystress(0.1, 0.2)
+    scheme = schemes.scheduled(
+        temperatures.separate, positives=lambda step: 0.1 + 0.1 * step, negatives=dynamic
+    )
+    found = scheme.resolve(jnp.int32(1), None)
+    assert float(found.positives.tau) == pytest.approx(0.2)
+    assert found.negatives is dynamic
+
+
 def test_cosine_oscillation_is_the_rule_of_kukleva_et_al():
     # tau_min + .5 (tau_max - tau_min)(1 + cos(pi e / t_max)), t_max = 200, tau in [.1, 1]
     golden = {0: 1.0, 50: 0.868198, 100: 0.55, 200: 0.1, 300: 0.55, 400: 1.0, 500: 0.55}

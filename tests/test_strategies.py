@@ -336,3 +336,61 @@ def test_a_strategy_for_one_device_is_refused_in_a_shard_map():
     sharded = jax.shard_map(local, mesh=_mesh(2), in_specs=(rows, rows), out_specs=rows)
     with pytest.raises(ValueError, match='"gathered", "ring", "auto" with axis_name'):
         sharded(*_views(4))
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "supcon"])
+def test_a_similarity_that_depends_on_the_order_is_not_halved(name):
+    weights = jax.random.normal(jax.random.key(7), (6, 6))
+    bilinear = lambda a, b: a @ weights @ b.T
+    views = _views(21)
+    how = {"temperature": 1.0, "similarity": bilinear}
+    dense = LOSSES[name](*views, **how, strategy="dense")
+    tiled = LOSSES[name](*views, **how, strategy="tiled", tile_size=TILE)
+    np.testing.assert_allclose(tiled, dense, rtol=1e-5)
+
+
+def test_a_similarity_that_closes_over_a_parameter_is_for_the_dense_strategy():
+    views = _views(9)
+
+    def loss(weights, strategy):
+        bilinear = lambda a, b: a @ weights @ b.T
+        how = {"similarity": bilinear, "strategy": strategy}
+        return losses.nt_xent(*views, temperature=1.0, **how).mean()
+
+    assert jnp.abs(jax.grad(loss)(jnp.eye(6), "dense")).max() > 0
+    with pytest.raises(ValueError, match=r"traced values.*strategy=\"dense\" only"):
+        jax.grad(loss)(jnp.eye(6), "tiled")
+
+
+@pytest.mark.parametrize("strategy", ["gathered", "ring"])
+def test_a_plain_function_is_a_temperature_on_devices(strategy):
+    views, mesh = _views(16), _mesh(4)
+    function = lambda s: 0.1 + 0.1 * s**2
+    local = functools.partial(
+        losses.nt_xent, temperature=function, strategy=strategy, axis_name="data"
+    )
+    rows = jax.P("data")
+    sharded = jax.shard_map(local, mesh=mesh, in_specs=(rows, rows), out_specs=rows)
+    slope = lambda loss: jax.jit(jax.grad(lambda a, b: loss(a, b).mean()))(*views)
+    dense = functools.partial(losses.nt_xent, temperature=function)
+    np.testing.assert_allclose(slope(sharded), slope(dense), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("strategy", ["dense", "tiled"])
+def test_a_function_may_close_over_a_step_or_a_narrow_number(strategy):
+    views = _views(21)
+    how = {"strategy": strategy, "tile_size": TILE}
+
+    def loss(a, number):
+        temperature = lambda s: 0.1 + 0.01 * jnp.asarray(number, jnp.float32) + 0.1 * s**2
+        return losses.nt_xent(a, views[1], temperature=temperature, **how).mean()
+
+    expected = jax.grad(loss)(views[0], 3)
+    # Inside jit the step is traced; in the gradient of jit it has no gradient of its own.
+    np.testing.assert_allclose(jax.grad(jax.jit(loss))(views[0], 3), expected, rtol=1e-5, atol=1e-7)
+    slope = jax.jit(jax.grad(loss, argnums=1))
+    number = jnp.bfloat16(3.0)
+    assert slope(views[0], number).dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        np.float32(slope(views[0], number)), slope(views[0], jnp.float32(3.0)), atol=1e-3
+    )

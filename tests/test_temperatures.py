@@ -1,6 +1,7 @@
 """Temperatures against their published formulas, in float64 NumPy, and as pytrees."""
 
 import dataclasses
+import math
 import warnings
 
 import jax
@@ -223,3 +224,11 @@ def test_the_ratio_of_the_warning_holds_for_each_of_many_temperatures():
     temperatures.shifted_dystress(0.1, jnp.array([0.45, 0.2]), **many, stop_gradient=False)
     with pytest.warns(UserWarning, match=r"tau_max / tau_min = 3 exceeds 2\.043"):
         temperatures.shifted_dystress(0.1, jnp.array([0.45, 0.3]), **many, stop_gradient=False)
+
+
+@pytest.mark.parametrize("log_scale", [0.0, math.log(100)])
+def test_a_learned_scale_on_its_limit_has_its_whole_gradient(log_scale):
+    tau = lambda log_scale: temperatures.Learned(log_scale)(jnp.zeros(()))
+    on_limit = jnp.float32(log_scale)
+    np.testing.assert_allclose(jax.grad(tau)(on_limit), -tau(on_limit), rtol=1e-6)
+    assert jax.grad(tau)(on_limit + (0.1 if log_scale else -0.1)) == 0

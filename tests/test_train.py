@@ -3,6 +3,7 @@
 import json
 import pathlib
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -254,15 +255,22 @@ def test_a_run_does_not_go_on_with_other_images(uninterrupted, tmp_path, images)
     workdir, _ = uninterrupted
     before = (workdir / "config.json").read_text()
     arrays = dict(np.load(images))
+    changed = tmp_path / "changed.npz"
+    np.savez(changed, **{**arrays, "train_images": 255 - arrays["train_images"]})
+    said = r"72 of \[12, 12, 3\] in 2 classes, content (\w+) then, 72 .* content (\w+) now"
+    then, now = re.search(said, train(workdir, changed, code=1)).groups()
+    assert then != now
     arrays["train_images"] = arrays["train_images"][:64]
     arrays["train_labels"] = arrays["train_labels"][:64]
     fewer = tmp_path / "fewer.npz"
     np.savez(fewer, **arrays)
-    said = "trained on other images: 72 of [12, 12, 3] in 2 classes then, 58 of"
-    assert said in train(workdir, fewer, code=1)
+    said = re.compile(
+        r"trained on other images: 72 of \[12, 12, 3\] in 2 classes, content \w+ then, 58 of"
+    )
+    assert said.search(train(workdir, fewer, code=1))
     assert (workdir / "config.json").read_text() == before
     other = [*command("eval.py", workdir, data__path=fewer), "--evaluation=knn"]
-    assert said in finish(start(other), code=1)
+    assert said.search(finish(start(other), code=1))
 
 
 def test_a_damaged_newest_checkpoint_costs_only_its_steps(uninterrupted, tmp_path, images):
@@ -290,12 +298,12 @@ def test_a_run_goes_on_only_with_its_own_model_and_data(uninterrupted, images):
     assert curve(workdir) == before
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images):
-    output = train(
-        tmp_path, images, code=1, optimizer__learning_rate=1e17, checkpoint_every=1, knn_every=0
-    )
+@pytest.mark.parametrize("knn_every", [0, 1])
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images, knn_every):
+    fields = {"optimizer__learning_rate": 1e17, "checkpoint_every": 1, "knn_every": knn_every}
+    output = train(tmp_path, images, code=1, **fields)
     assert "DivergedError" in output
-    assert "parameter_norm is inf at step 2; last good checkpoint:" in output
+    assert "is inf at step 2; last good checkpoint:" in output
     assert f"{tmp_path / 'checkpoints' / '1'} (step 1)" in output
     assert "Traceback" not in output
 
@@ -304,7 +312,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images):
     ("flag", "message"),
     [
         ("--config.temprature.tau=1", "Did you mean config.temperature.tau?"),
-        ("--config.batch_size=abc", "config.batch_size"),
+        ("--config.batch_size=abc", "config.batch_size: found 'abc'; allowed: a whole number."),
         ("--config.batch_size=300", "there are only 72 training images"),
         ("--config.temperature.tau_min=0.3", "config.temperature.tau_min: found 0.3"),
         ("--config.data.path=nowhere.npz", "nowhere.npz"),
@@ -322,6 +330,26 @@ def test_a_mistake_is_answered_without_a_traceback(tmp_path, images, flag, messa
     assert message in output
     assert "Traceback" not in output
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("config.batch_size = 'many'", "mine.py, line 4: "),
+        ("config.temprature.tau = 0.1", "mine.py, line 4: 'temprature'"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_answered_without_a_traceback(tmp_path, line, message):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dystress_jax import config as c\ndef get_config():\n    config = c.defaults()\n"
+        f"    {line}\n    return config\n"
+    )
+    script = [sys.executable, str(ROOT / "train.py"), f"--config={file}", f"--workdir={tmp_path}"]
+    output = finish(start(script), code=1)
+    assert str(file) in output
+    assert message in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("evaluation", ["knn", "linear_probe"])

@@ -69,9 +69,14 @@ def part_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
 
 def _list_images(part: pathlib.Path) -> list[Found]:
     """The images of a part in the order of their names."""
-    found = []
+    found, visited = [], set()
     for folder, folders, names in os.walk(part, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        real = os.path.realpath(folder)
+        if real in visited:  # a link back to where we have been
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = pathlib.Path(folder).relative_to(part).parts
         found += [
             Found(os.path.join(folder, name), inside[0] if inside else "")

@@ -2,6 +2,7 @@
 
 from ._result import Result as Result
 from ._result import top_accuracy as top_accuracy
+from .features import NotFiniteError as NotFiniteError
 from .features import encode_source as encode_source
 from .features import raw_pixels as raw_pixels
 from .grid import retrieval_grid as retrieval_grid

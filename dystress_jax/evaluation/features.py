@@ -15,6 +15,10 @@ from .. import data, sharding
 Encode = Callable[[UInt8[Array, "n h w c"]], Float[Array, "n d"]]
 
 
+class NotFiniteError(ValueError):
+    """An encoder gives NaN or infinite features: it has diverged."""
+
+
 def encode_source(
     encode: Encode, source: data.Source, *, mesh: Mesh, batch_size: int = 256
 ) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]:
@@ -32,7 +36,8 @@ def encode_source(
         Features, float32, and labels, both whole on the host of every process.
 
     Raises:
-        ValueError: no image has a label, or a feature is NaN or infinite.
+        ValueError: no image has a label.
+        NotFiniteError: a feature is NaN or infinite.
     """
     whole, label = _encode_all(encode, source, mesh=mesh, batch_size=batch_size)
     whole, label = whole[label >= 0], label[label >= 0]
@@ -43,7 +48,7 @@ def encode_source(
         )
     broken = ~np.isfinite(whole).all(axis=1)
     if broken.any():
-        raise ValueError(
+        raise NotFiniteError(
             f"the features of {broken.sum()} of {len(whole)} images are NaN or infinite: the "
             "encoder has diverged, evaluate an earlier checkpoint"
         )

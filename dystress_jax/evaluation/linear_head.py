@@ -250,10 +250,11 @@ def fit_lbfgs(
             _, _, largest, count = carry
             return (largest > tolerance) & (count < max_steps)
 
-        first = (start, solver.init(start), jnp.float32(jnp.inf), jnp.int32(0))
+        first = (start, solver.init(start), jnp.full((), jnp.inf, features.dtype), jnp.int32(0))
         head, *_ = jax.lax.while_loop(goes_on, step, first)
         return head, head
 
-    start = LinearHead(jnp.zeros((1, features.shape[1], num_classes)), jnp.zeros((1, num_classes)))
-    _, heads = jax.lax.scan(fit, start, l2)
+    zeros = functools.partial(jnp.zeros, dtype=features.dtype)
+    start = LinearHead(zeros((1, features.shape[1], num_classes)), zeros((1, num_classes)))
+    _, heads = jax.lax.scan(fit, start, l2.astype(features.dtype))
     return jax.tree.map(lambda leaf: leaf[:, 0], heads)

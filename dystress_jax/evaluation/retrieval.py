@@ -102,7 +102,8 @@ def retrieval_recalls(
     image_groups = np.arange(len(images)) if image_groups is None else image_groups
     text_groups = np.arange(len(texts)) if text_groups is None else text_groups
     _check(images, texts, image_groups, text_groups, ks)
-    of_images, of_texts = (jnp.asarray(g, jnp.int32) for g in (image_groups, text_groups))
+    _, numbers = np.unique(np.concatenate([image_groups, text_groups]), return_inverse=True)
+    of_images, of_texts = np.split(jnp.asarray(numbers, jnp.int32), [len(images)])
     sides = {
         "image_to_text": (images, texts, of_images, of_texts),
         "text_to_image": (texts, images, of_texts, of_images),

@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from ..similarities import Similarity
-from ..temperatures import Temperature
+from ..temperatures import Function, Temperature
 
 
 class Side(NamedTuple):
@@ -144,8 +144,14 @@ def log_partition(
     """
     anchor_group, candidate_group = groups or (None, None)
     symmetric = (
-        candidates is anchors and candidate_group is anchor_group and not temperature.by_anchor
+        similarity.symmetric
+        and candidates is anchors
+        and candidate_group is anchor_group
+        and not temperature.by_anchor
     )
+    if candidates.dtype != anchors.dtype:
+        wider = jnp.promote_types(anchors.dtype, candidates.dtype)
+        anchors, candidates = anchors.astype(wider), candidates.astype(wider)
     fits = strategy.one_pass and _fits(temperature, similarity, anchors.dtype)
     temperature = _cast(temperature, anchors.dtype)
     columns = Side(candidates, candidate_group)
@@ -200,9 +206,16 @@ def _all_true_vmap(axis_size, in_batched, decision):
 
 
 def _cast(temperature: Temperature, dtype: jnp.dtype) -> Temperature:
-    # Numbers stay numbers: a leaf that is not traced needs no gradient.
-    cast = lambda leaf: jnp.asarray(leaf, dtype) if isinstance(leaf, Array) else dtype.type(leaf)
-    return jax.tree.map(cast, temperature)
+    # What a function closes over keeps the types that the function was written for.
+    as_it_is = lambda node: isinstance(node, Function)
+
+    def cast(leaf):
+        if as_it_is(leaf):
+            return leaf
+        # Numbers stay numbers: a leaf that is not traced needs no gradient.
+        return jnp.asarray(leaf, dtype) if isinstance(leaf, Array) else dtype.type(leaf)
+
+    return jax.tree.map(cast, temperature, is_leaf=as_it_is)
 
 
 def _log(total: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -223,9 +236,8 @@ def mean_logit(
     temperature = _cast(temperature, points.dtype)
     by_anchor = temperature if temperature.by_anchor else None
     rows, columns = Side(points, groups, by_anchor), Side(points, groups)
-    reduce = lambda term: strategy.row_sum(
-        term, temperature, rows, columns, symmetric=by_anchor is None
-    )
+    symmetric = similarity.symmetric and by_anchor is None
+    reduce = lambda term: strategy.row_sum(term, temperature, rows, columns, symmetric=symmetric)
     return reduce(PairLogit(similarity, peers, excluded=0.0)) / reduce(_is_peer)
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from ..similarities import Similarity, as_similarity, at_least_float32
@@ -87,7 +88,20 @@ def make_plan(
                     f"of the loss; found shape {jnp.shape(leaf)}."
                 )
     chosen = choose(strategy, anchors, candidates, length, tile_size, axis_name)
-    return Plan(temperature, as_similarity(similarity), normalize, chosen, axis_name)
+    similarity = as_similarity(similarity)
+    if chosen.reverse_only:
+        _check_closed(similarity, length)
+    return Plan(temperature, similarity, normalize, chosen, axis_name)
+
+
+def _check_closed(similarity: Similarity, length: int) -> None:
+    """Refuses a measure that closes over traced values, which a custom derivative cannot reach."""
+    point = jnp.zeros((1, length))
+    if any(isinstance(c, Tracer) for c in jax.make_jaxpr(similarity.between)(point, point).consts):
+        raise ValueError(
+            "similarity closes over traced values, such as a parameter to learn; allowed with "
+            'strategy="dense" only. Or apply the parameter to the embeddings before the loss.'
+        )
 
 
 def check_rows(name_a: str, a: Array, name_b: str, b: Array) -> None:

@@ -10,7 +10,9 @@ which keeps its relative precision, and its gradient, where the positive pair do
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int, Integer
 
 from ..similarities import sphere
 from ..temperatures import TemperatureLike
@@ -212,7 +214,10 @@ def dclw(
     )
     negatives, positives = _between_views(plan, view_a, view_b)
     paired = plan.similarity.paired(plan.points(view_a), plan.points(view_b))
-    hardness = jnp.exp(jax.lax.stop_gradient(paired) / sigma)
+    hardness = jax.lax.stop_gradient(paired) / sigma
+    largest = jnp.max(hardness)
+    largest = largest if axis_name is None else jax.lax.pmax(largest, axis_name)
+    hardness = jnp.exp(hardness - largest)
     mean = jnp.mean(hardness)
     mean = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
     return negatives - jnp.tile(2.0 - hardness / mean, 2) * positives
@@ -344,7 +349,7 @@ def moco(
 def supcon(
     view_a: Float[Array, "n d"],
     view_b: Float[Array, "n d"],
-    labels: Int[Array, " n"],
+    labels: Integer[Array, " n"],
     *,
     temperature: TemperatureLike,
     similarity: SimilarityLike = sphere,
@@ -395,7 +400,9 @@ def supcon(
         2 * n, 2 * n, d, temperature, similarity, normalize, strategy, tile_size, axis_name
     )
     views = jnp.concatenate([plan.points(view_a), plan.points(view_b)])
-    label = jnp.tile(labels, 2)
+    label = jnp.tile(jnp.asarray(labels), 2)
+    if label.dtype.itemsize < 4:
+        label = label.astype(jnp.int32)  # the numbers of the rows stand beside it
     label_and_row = jnp.stack([label, plan.row_numbers(2 * n).astype(label.dtype)], axis=1)
     shared = {
         "temperature": plan.temperature.for_positives,
@@ -443,4 +450,8 @@ def _positive_keys(positives: Array | None, n: int, m: int) -> Int[Array, " n"]:
             f"positives must be {n} integers, one for each query; found shape "
             f"{jnp.shape(positives)} of {jnp.result_type(positives)}."
         )
+    if not isinstance(positives, Tracer):
+        outside = [p for p in np.asarray(positives).tolist() if not 0 <= p < m]
+        if outside:
+            raise ValueError(f"positives must be rows of the {m} keys; found {outside[0]}.")
     return jnp.asarray(positives)
