@@ -14,9 +14,10 @@ accelerator. Differences from the demo: a hidden layer in the head, as in MoCo v
 linear layer); kNN on the encoder's features (there on the 128 outputs of the head); 2 % of the
 training images are kept out for the accuracy that is shown during training.
 
-The data set is read through tensorflow-datasets and must be prepared once, as array_record:
+The data set is read through tensorflow-datasets, without TensorFlow; to prepare it once takes an
+environment that has it:
 
-    tfds.builder("cifar10", file_format="array_record").download_and_prepare()
+    tfds build cifar10 --file_format=array_record
 """
 
 from ml_collections import ConfigDict

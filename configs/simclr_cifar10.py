@@ -10,9 +10,10 @@ Published: 85.68 % kNN accuracy (k 200) after 200 epochs, one seed, reported sec
 measured here: it takes an accelerator. Differences: 2 % of the training images are kept out for the
 accuracy that is shown during training; BatchNorm sees both views of a batch together.
 
-The data set is read through tensorflow-datasets and must be prepared once, as array_record:
+The data set is read through tensorflow-datasets, without TensorFlow; to prepare it once takes an
+environment that has it:
 
-    tfds.builder("cifar10", file_format="array_record").download_and_prepare()
+    tfds build cifar10 --file_format=array_record
 """
 
 from ml_collections import ConfigDict

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from dystress_jax import augment
 from dystress_jax.augment import _colour, _geometry, _views
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = pytest.mark.usefixtures("quick_compile", "strict_dtypes")
 
 IDENTITY = augment.View(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip=0.0)
 STRONG = augment.View(

@@ -1,11 +1,15 @@
 """Every file in configs/ is a config that the trainer accepts, with the settings it promises."""
 
+import dataclasses
 import importlib
 import pathlib
 
+import jax
+import numpy as np
 import pytest
 
-from dystress_jax import config, optim
+from dystress_jax import config, data, experiment, optim
+from dystress_jax.step import make_train_step
 
 NAMES = [
     path.stem for path in sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -22,6 +26,41 @@ def load(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_accepted(name):
     load(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "simclr_cifar10",
+        "simclr_imagenet",
+        "moco_v2_cifar10",
+        "moco_v3_vit_imagenet",
+        "clip_oblique_vit_b16",
+    ],
+)
+def test_its_step_lowers_for_accelerators(name, monkeypatch, tmp_path):
+    """On eight devices, for both at once; nothing is compiled and no image is read from a disk."""
+    c = dataclasses.replace(load(name), dtype="bfloat16")
+    side = c.data.image_size or 32
+    source = data.Source(
+        read=lambda rows: (np.zeros((len(rows), side, side, 3), np.uint8), np.int32(rows % 10)),
+        index=np.arange(40_000, dtype=np.int32),
+        image_shape=(side, side, 3),
+        class_names=tuple(map(str, range(10))),
+        stored_labels=np.arange(40_000, dtype=np.int32) % 10,
+        captions=data.Captions.of([["a drawing"]] * 40_000) if c.method == "clip" else None,
+    )
+    monkeypatch.setattr(data, "open_splits", lambda *_, **__: {"train": source})
+    parts = experiment.build(c, tmp_path)
+    step = make_train_step(
+        parts.method, parts.optimizer, parts.schedule.learning_rate, mesh=parts.mesh
+    )
+    batch = {
+        key: jax.ShapeDtypeStruct((c.batch_size, *value.shape[1:]), value.dtype)
+        for key, value in parts.train.gather(np.arange(1)).items()
+    }
+    traced = step.trace(parts.abstract_state(), batch)
+    traced.lower(lowering_platforms=("cuda", "tpu"))
 
 
 def test_a_folder_without_a_path_is_asked_for():

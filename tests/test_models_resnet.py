@@ -83,7 +83,13 @@ def convolutions(network, params, stats, size):
 
 def expected_convolutions(name, stem, size):
     """Table 1 of arXiv 1512.03385, with the stride of a bottleneck in its 3x3 convolution."""
-    depths = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+    depths = {
+        "resnet18": (2, 2, 2, 2),
+        "resnet34": (3, 4, 6, 3),
+        "resnet50": (3, 4, 6, 3),
+        "resnet101": (3, 4, 23, 3),
+    }
+    bottleneck = name in ("resnet50", "resnet101")
     padding = {1: (0, 0), 3: (1, 1), 7: (3, 3)}
     side, rows = size, []
 
@@ -101,14 +107,14 @@ def expected_convolutions(name, stem, size):
         for block in range(depth):
             stride = 2 if stage > 0 and block == 0 else 1
             out = side // stride
-            if name == "resnet50":
+            if bottleneck:
                 add(1, 1, side, width)
                 add(3, stride, out, width)
                 add(1, 1, out, 4 * width)
             else:
                 add(3, stride, out, width)
                 add(3, 1, out, width)
-            features = 4 * width if name == "resnet50" else width
+            features = 4 * width if bottleneck else width
             if features != channels:
                 add(1, stride, out, features)
             side, channels = out, features
@@ -117,7 +123,12 @@ def expected_convolutions(name, stem, size):
 
 @pytest.mark.parametrize(
     ("name", "stem", "size"),
-    [("resnet18", "cifar", 32), ("resnet34", "imagenet", 224), ("resnet50", "imagenet", 224)],
+    [
+        ("resnet18", "cifar", 32),
+        ("resnet34", "imagenet", 224),
+        ("resnet50", "imagenet", 224),
+        ("resnet101", "imagenet", 224),
+    ],
 )
 def test_every_convolution_has_its_published_shape(name, stem, size):
     found = convolutions(*abstract(name, stem), size)

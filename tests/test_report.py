@@ -2,6 +2,7 @@ import json
 import math
 import time
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -85,6 +86,18 @@ def test_the_speed_leaves_out_the_first_step_and_pauses(tmp_path):
     first, *rest = lines(tmp_path)
     assert "images_per_second" not in first
     assert all(line["images_per_second"] > 4 / 0.25 for line in rest)
+
+
+def test_a_step_is_read_when_the_next_has_been_handed_to_the_devices(tmp_path, monkeypatch):
+    read, fetch = [], jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda x: read.append(int(x["loss"])) or fetch(x))
+    report = Report(tmp_path, first_step=0, total_steps=3, log_every=1, batch_size=4)
+    for step in (1, 2, 3):
+        report.step(step, {"loss": jnp.float32(step), **FINITE})
+        assert read == list(range(1, step))
+    report.flush()
+    assert read == [1, 2, 3]
+    report.close()
 
 
 def test_tensorboard_events_are_written(tmp_path):

@@ -200,6 +200,8 @@ def test_the_step_lowers_for_accelerators(platform):
     }
     lowered = train_step.trace(state, batch).lower(lowering_platforms=(platform,))
     assert "stablehlo.convolution" in lowered.as_text()
+    given = lowered.as_text().count("tf.aliasing_output") + lowered.as_text().count("buffer_donor")
+    assert given == len(jax.tree.leaves(state))  # the step writes over the state
 
 
 @pytest.mark.parametrize(

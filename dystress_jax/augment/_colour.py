@@ -20,7 +20,8 @@ def adjust_hue(
     images: Float[Array, "n 3 h w"], shift: Float[Array, " n"]
 ) -> Float[Array, "n 3 h w"]:
     """Turn the hue of each image by a fraction of the colour circle."""
-    return jnp.asarray(dm_pix.adjust_hue(images, shift[:, None, None], channel_axis=-3))
+    with jax.numpy_dtype_promotion("standard"):  # dm-pix multiplies numbers by truth values
+        return jnp.asarray(dm_pix.adjust_hue(images, shift[:, None, None], channel_axis=-3))
 
 
 def solarize(images: Float[Array, "n c h w"], threshold: float) -> Float[Array, "n c h w"]:
