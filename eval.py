@@ -1,7 +1,5 @@
 """Evaluate: python eval.py --workdir=DIR --evaluation=NAME [--config.FIELD=VALUE]."""
 
-import pathlib
-
 from absl import flags, logging
 from ml_collections import config_flags
 
@@ -15,7 +13,7 @@ def main(arguments: list[str]) -> None:
     if arguments[1:]:
         raise config.ConfigError(f"found {arguments[1:]}; allowed: flags, as --workdir=DIR")
     args = flags.FLAGS
-    workdir = pathlib.Path(args.workdir).absolute()
+    workdir = command_line.directory(args.workdir).absolute()
     settings = config.from_config_dict(args.config)
     found = evaluator.evaluate(settings, workdir, args.evaluation, args.checkpoint)
     of = "" if args.checkpoint == "newest" else f"_{args.checkpoint}"
@@ -43,7 +41,7 @@ def parse(arguments: list[str]) -> list[str]:
     flags.DEFINE_string("checkpoint", "newest", "newest, best (by kNN), or a step.")
     config.check_overrides(arguments)
     flags.FLAGS(arguments, known_only=True)
-    path = pathlib.Path(flags.FLAGS.workdir, "config.json")
+    path = command_line.directory(flags.FLAGS.workdir) / "config.json"
     if not path.is_file():
         raise config.ConfigError(f"--workdir: found no run in {path.parent} (no config.json)")
     base = config.to_config_dict(config.read_json(path))

@@ -17,11 +17,27 @@ def main(arguments: list[str]) -> None:
     if arguments[1:]:
         raise config.ConfigError(f"found {arguments[1:]}; allowed: flags, as --config=FILE")
     args = flags.FLAGS
-    if args.distributed:
-        jax.distributed.initialize(args.coordinator_address, args.num_processes, args.process_id)
+    join_others(args)
     name = pathlib.Path(config_flags.get_config_filename(args["config"])).stem
-    workdir = pathlib.Path(args.workdir or HERE / "runs" / name)
-    trainer.train(config.from_config_dict(args.config), workdir)
+    workdir = HERE / "runs" / name if args.workdir is None else args.workdir
+    trainer.train(config.from_config_dict(args.config), command_line.directory(workdir))
+
+
+def join_others(args: flags.FlagValues) -> None:
+    """Wait for the other processes of the run, if there are any."""
+    known = "--coordinator_address=HOST:PORT --num_processes=N --process_id=I"
+    process = (args.coordinator_address, args.num_processes, args.process_id)
+    if not args.distributed:
+        if process != (None, None, None):
+            raise config.ConfigError(f"found one of {known}; allowed: with --distributed.")
+        return
+    try:
+        jax.distributed.initialize(*process)
+    except ValueError as error:
+        raise config.ConfigError(
+            f"--distributed: {error} Slurm, Open MPI, Kubernetes and Cloud TPU are recognised; "
+            f"elsewhere add {known}."
+        ) from error
 
 
 def parse(arguments: list[str]) -> list[str]:
@@ -52,5 +68,5 @@ if __name__ == "__main__":
     command_line.start(
         main,
         parse,
-        interrupted="interrupted; the same command goes on from the newest checkpoint",
+        interrupted="interrupted; the same command goes on from the newest checkpoint there is",
     )

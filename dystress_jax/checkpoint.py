@@ -129,12 +129,24 @@ def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
         _check_shapes(metadata.metadata["train"]["state"], abstract)
         found = ocp.load_checkpointables(path, {"train": wanted})["train"]
     except Exception as error:  # Orbax, tensorstore and json each raise their own
+        if _interrupted(error):
+            raise KeyboardInterrupt from error
         raise CheckpointError(f"checkpoint {step} cannot be read ({_first(error)})") from error
     finally:
         quiet.setLevel(level)
     if int(fingerprint(found["state"])) != int(found["fingerprint"]):
         raise CheckpointError(f"checkpoint {step} is damaged (its fingerprint does not fit)")
     return Restored(step, found["state"], record, [])
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Whether a Ctrl-C is at the bottom of it; Orbax wraps it."""
+    seen = error
+    while seen is not None:
+        if isinstance(seen, KeyboardInterrupt):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def restore_newest(directory: pathlib.Path, abstract: PyTree) -> Restored | None:

@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import os
 import pathlib
 import sys
 import traceback
@@ -35,7 +36,23 @@ def start(
     except _TOLD as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
-        sys.exit(interrupted)
+        # Not sys.exit: to take down threads that compile or read meanwhile can crash.
+        print(interrupted, file=sys.stderr, flush=True)
+        os._exit(130)
+
+
+def directory(workdir: str | pathlib.Path) -> pathlib.Path:
+    """The directory that a person means.
+
+    Raises:
+        ConfigError: it is not on a file system of this machine.
+    """
+    if not str(workdir) or "://" in str(workdir):
+        raise ConfigError(
+            f"--workdir: found {str(workdir)!r}; allowed: a directory of a file system that is "
+            "mounted here."
+        )
+    return pathlib.Path(workdir).expanduser()
 
 
 def check_config_file(arguments: list[str], configs: pathlib.Path) -> None:
@@ -50,7 +67,7 @@ def check_config_file(arguments: list[str], configs: pathlib.Path) -> None:
         if flag in ("--config", "-config") and not pathlib.Path(path).is_file():
             names = sorted(file.stem for file in configs.glob("[!_]*.py"))
             near = difflib.get_close_matches(pathlib.Path(path).stem, names, n=1)
-            hint = f" Did you mean configs/{near[0]}.py?" if near else ""
+            hint = f" Did you mean {configs / near[0]}.py?" if near else ""
             raise ConfigError(
                 f"--config: there is no file {path!r}.{hint} In {configs}: {', '.join(names)}."
             )
@@ -64,13 +81,14 @@ def parse_flags(arguments: list[str]) -> list[str]:
     """
     try:
         return flags.FLAGS(arguments)
-    except (flags.Error, AttributeError, KeyError, TypeError) as error:
+    except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
             for frame in traceback.extract_tb(cause.__traceback__):
                 if frame.name == "get_config":
                     where = f"{frame.filename}, line {frame.lineno}"
-                    [said, *_] = getattr(cause.args[0], "args", cause.args)  # a KeyError in it
+                    inner = cause.args[0] if cause.args else cause  # a KeyError in it
+                    said = str(inner.args[0] if isinstance(inner, KeyError) else inner)
                     raise ConfigError(f"--config: {where}: {' '.join(said.split())}") from error
             cause = cause.__context__
         raise

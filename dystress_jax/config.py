@@ -489,6 +489,11 @@ def check_overrides(arguments: Iterable[str]) -> None:
             continue
         if name not in known:
             raise ConfigError(_unknown(name, list(known)))
+        if equals and dataclasses.is_dataclass(known[name]):
+            raise ConfigError(
+                f"{name}: found {value!r} for a group of fields; allowed: one of them, such as "
+                f"{name}.{dataclasses.fields(known[name])[0].name}."
+            )
         if equals and not _reads_as(value, known[name]):
             raise ConfigError(f"{name}: found {value!r}; allowed: {_TAKES[known[name]]}.")
 
@@ -590,6 +595,17 @@ def _checked(value: Any, field: dataclasses.Field, full: str) -> Any:
 
 def _check_relations(config: Config) -> None:
     """Every check that needs more than one field."""
+    d = config.data
+    if d.path and d.source == "embedded":
+        raise ConfigError(
+            f"config.data.path: found {d.path!r} with config.data.source embedded, which has no "
+            "path; allowed: config.data.source folder, npz or tfds."
+        )
+    if d.name and d.source != "tfds":
+        raise ConfigError(
+            f"config.data.name: found {d.name!r} with config.data.source {d.source}; allowed: "
+            "config.data.source tfds."
+        )
     t = config.temperature
     if t.tau_min > t.tau_max:
         raise ConfigError(

@@ -68,7 +68,9 @@ def _split(parts: Experiment, fits: Callable[[data.Source], bool], needed: str) 
     split = parts.measured_split(fits)
     if split is None:
         there = [s for s in ("test", "holdout") if s in parts.sources]
-        found = f"{' and '.join(there)} images without {needed}" if there else "no such images"
+        found = (
+            f"{' and '.join(there)} images without {needed}" if there else "only training images"
+        )
         raise ConfigError(
             f"config.data: found {found}; allowed: test or held-out images with {needed}, which "
             "this evaluation measures by."
@@ -134,6 +136,8 @@ def _linear_probe(parts: Experiment, state: TrainState) -> tuple[str, dict[str, 
 def _zero_shot(parts: Experiment, state: TrainState) -> tuple[str, dict[str, Any]]:
     found = image_text.zero_shot(parts, _embedder(parts, state))
     if found is None:
+        if not {"test", "holdout"} & set(parts.sources):
+            _split(parts, lambda source: False, "labels or captions")
         raise ConfigError(
             "config.data: found no labels to classify by; allowed: "
             "config.zero_shot.classes=captions"

@@ -181,8 +181,9 @@ def images_read_whenever() -> Iterator[None]:
         yield
     except data.UnreadableError as error:
         raise ConfigError(
-            f"config.data: {error}. What was saved before is whole: put the file right, and the "
-            "same command goes on."
+            f"config.data: {error}. What was saved before is whole: replace the file, and the same "
+            "command goes on; or start in a new --workdir with config.data.on_error=skip, which "
+            "leaves such images out."
         ) from error
 
 
@@ -381,14 +382,14 @@ def make_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransfor
 def with_absolute_paths(config: Config) -> Config:
     """The same files from any directory: the run may go on, and be evaluated, from another."""
     d, t, z = config.data, config.text, config.zero_shot
-    path = d.path and str(pathlib.Path(d.path).absolute())
+    path = d.path and str(pathlib.Path(d.path).expanduser().absolute())
     captions = d.captions
     if d.source == "folder" and captions:
         below = [pathlib.Path(d.path, part, captions).is_file() for part in (".", "train")]
         if not any(below) and pathlib.Path(captions).is_file():
             captions = str(pathlib.Path(captions).absolute())
-    vocabulary = t.vocabulary and str(pathlib.Path(t.vocabulary).absolute())
-    names = z.class_names and str(pathlib.Path(z.class_names).absolute())
+    vocabulary = t.vocabulary and str(pathlib.Path(t.vocabulary).expanduser().absolute())
+    names = z.class_names and str(pathlib.Path(z.class_names).expanduser().absolute())
     return dataclasses.replace(
         config,
         data=dataclasses.replace(d, path=path, captions=captions),

@@ -256,4 +256,11 @@ def as_similarity(
     similarity: Similarity | Callable[[Array, Array], Array],
 ) -> Similarity:
     """Returns the Similarity that a plain function (a [n d], b [m d]) -> [n m] stands for."""
-    return similarity if isinstance(similarity, Similarity) else Similarity(_identity, similarity)
+    if isinstance(similarity, Similarity):
+        return similarity
+    if not callable(similarity):
+        raise TypeError(
+            "similarity must be one of dystress_jax.similarities or a function (a [n d], b [m d]) "
+            f"-> [n m]; found {similarity!r}."
+        )
+    return Similarity(_identity, similarity)

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer, eval_jaxpr
-from jax.extend.core import Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, ArrayLike, Float
 
@@ -636,7 +636,7 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
     if callable(temperature):
         # A custom derivative cannot reach what a function closes over: hand it over as leaves.
         scalar = jnp.zeros(())
-        traced = jax.make_jaxpr(temperature)(scalar)
+        traced = _traced(temperature, scalar)
         if _concrete(*traced.consts):
             return Function((), temperature, scalar.dtype)
         return Function(
@@ -648,6 +648,19 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
         "temperature must be a float, an array with one entry per anchor, a Temperature or an "
         f"elementwise function of the similarity; found {type(temperature).__name__}."
     )
+
+
+def _traced(function: Callable, similarity: Float[Array, ""]) -> ClosedJaxpr:
+    def tau(similarity):
+        tau = function(similarity)
+        if isinstance(tau, Temperature):
+            raise TypeError(
+                f"temperature returned a {type(tau).__name__}: give what it returns, called with "
+                "its numbers, and not the function that makes it."
+            )
+        return tau
+
+    return jax.make_jaxpr(tau)(similarity)
 
 
 def _replay(function: Jaxpr, similarity: Float[Array, ""], *closed_over: Array) -> Array:

@@ -77,7 +77,13 @@ def _alone(workdir: pathlib.Path) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir: {workdir} cannot be written ({error.strerror}); allowed: a directory, new "
+            "or of an earlier run."
+        ) from error
     lock = filelock.FileLock(workdir / ".lock", blocking=False)
     try:
         lock.acquire()
@@ -132,6 +138,13 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
     parts = experiment.build(config, workdir)
     counts = ", ".join(f"{len(s):,} {split}" for split, s in parts.sources.items())
     _note(f"images: {counts}; {' x '.join(map(str, parts.train.image_shape))}")
+    total, c = parts.schedule.total_steps, config
+    loss = "" if c.method in ("moco_v2", "moco_v3") else f", {c.loss.name}"
+    _note(
+        f"{c.method}{loss}, temperature {c.temperature.name}; {total:,} steps of {c.batch_size:,}"
+    )
+    if not {"test", "holdout"} & set(parts.sources):
+        _note("no test or held-out images: nothing will be measured (config.data.holdout is 0)")
     if parts.language is not None:
         image_text.zero_shot_task(parts)  # a wrong file is told now, not at the end
         _note(f"vocabulary: {parts.language.tokenizer.vocab_size:,} tokens")
@@ -330,7 +343,7 @@ def _closing_table(summary: dict[str, Any]) -> str:
         classes = f"{summary['zero_shot_classes']:,} classes"
         tables.append((f"zero-shot, {summary['zero_shot_split']} images, {classes}", rows))
     if not tables:
-        title = "done (no labelled test or held-out images to measure by)"
+        title = "done (no labelled or captioned test or held-out images to measure by)"
         tables.append((title, [("steps", str(summary["steps"]))]))
     tables[-1][1].append(("time", f"{summary['seconds']:.0f} s"))
     return "\n\n".join(table(rows, title=title) for title, rows in tables)
@@ -339,7 +352,12 @@ def _closing_table(summary: dict[str, Any]) -> str:
 def _check_config(config: Config, workdir: pathlib.Path) -> None:
     """Refuse to go on with a run of another model or other data."""
     path = workdir / "config.json"
-    if checkpoint.steps(workdir / "checkpoints") and path.exists():
+    if checkpoint.steps(workdir / "checkpoints"):
+        if not path.exists():
+            raise ConfigError(
+                f"--workdir: {workdir} has checkpoints but no config.json to say of which run; "
+                "allowed: with it, or a new --workdir."
+            )
         old = dataclasses.asdict(config_lib.read_json(path))
         changes = config_lib.differences(old, dataclasses.asdict(config))
         shown = {n: f"config.{n}: {a!r} -> {b!r}" for n, (a, b) in changes.items()}

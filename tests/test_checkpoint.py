@@ -150,6 +150,19 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(save
     assert checkpoint.steps(saved) == [10, 20, 30]
 
 
+def test_an_interrupt_while_it_is_read_is_no_damage(saved, mesh, monkeypatch):
+    def interrupted(*_, **__):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:  # as Orbax hands it on
+            raise RuntimeError("could not load") from error
+
+    monkeypatch.setattr(checkpoint.ocp, "load_checkpointables", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.restore_newest(saved, abstract(make_state(mesh)))
+    assert checkpoint.steps(saved) == [10, 20, 30]
+
+
 def test_where_all_checkpoints_are_damaged_nothing_is_touched(saved, mesh):
     for step in (10, 20, 30):
         truncate(saved / str(step))

@@ -232,3 +232,8 @@ def test_a_learned_scale_on_its_limit_has_its_whole_gradient(log_scale):
     on_limit = jnp.float32(log_scale)
     np.testing.assert_allclose(jax.grad(tau)(on_limit), -tau(on_limit), rtol=1e-6)
     assert jax.grad(tau)(on_limit + (0.1 if log_scale else -0.1)) == 0
+
+
+def test_a_function_that_makes_a_temperature_is_no_temperature():
+    with pytest.raises(TypeError, match="temperature returned a Dystress: give what it returns"):
+        temperatures.as_temperature(temperatures.dystress)

@@ -316,8 +316,12 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images, knn_every):
         ("--config.batch_size=300", "there are only 72 training images"),
         ("--config.temperature.tau_min=0.3", "config.temperature.tau_min: found 0.3"),
         ("--config.data.path=nowhere.npz", "nowhere.npz"),
+        ("--config.data.source=embedded", "with config.data.source embedded, which has no path"),
+        ("--config.temperature=constant", "such as config.temperature.name"),
+        ("--workdir=gs://bucket/run", "--workdir: found 'gs://bucket/run'; allowed: a directory"),
+        ("--num_processes=2", "allowed: with --distributed"),
         ("--config.augment.mean=(0.1,0.2)", "config.augment.mean: found (0.1, 0.2)"),
-        ("--config=configs/clip_quikstart.py", "Did you mean configs/clip_quickstart.py?"),
+        ("--config=configs/clip_quikstart.py", "configs/clip_quickstart.py?"),
         ("--workdr=x", "workdir"),
         ("configs/simclr_cifar10.py", "allowed: flags, as --config=FILE"),
     ],
@@ -411,7 +415,7 @@ def test_images_without_labels_can_be_trained_on(tmp_path, images, left_out):
     path = tmp_path / "unlabelled.npz"
     np.savez(path, **{name: a for name, a in arrays.items() if name not in left_out})
     output = train(tmp_path / "run", path, steps=2)
-    assert "no labelled test or held-out images" in output
+    assert "no labelled or captioned test or held-out images" in output
     assert "probe_loss" not in lines(tmp_path / "run")[-1]
     assert "knn" not in lines(tmp_path / "run")[-1]
 

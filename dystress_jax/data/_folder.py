@@ -9,7 +9,7 @@ from ._files import File, Part, open_files
 from ._source import UNLABELLED, Source, in_order
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-TEST_FOLDERS = ("test", "val", "validation")
+TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 
 class Found(NamedTuple):

@@ -59,6 +59,8 @@ def _load(path: str) -> dict[str, np.ndarray]:
     if not pathlib.Path(path).is_file():
         raise ValueError(f"data.path: there is no file {path!r}")
     try:
+        if path.endswith(".npy"):
+            raise ValueError("it is one array; give an .npz with train_images")
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
