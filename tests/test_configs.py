@@ -31,7 +31,6 @@ def test_it_is_accepted(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "simclr_cifar10",
         "simclr_imagenet",
         "moco_v2_cifar10",
         "moco_v3_vit_imagenet",
