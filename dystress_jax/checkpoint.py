@@ -8,6 +8,7 @@ disk; the fingerprint finds a flipped bit there too.
 import logging
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -129,7 +130,7 @@ def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
         _check_shapes(metadata.metadata["train"]["state"], abstract)
         found = ocp.load_checkpointables(path, {"train": wanted})["train"]
     except Exception as error:  # Orbax, tensorstore and json each raise their own
-        if _interrupted(error):
+        if any(isinstance(e, KeyboardInterrupt) for e in _chain(error)):  # Orbax wraps it
             raise KeyboardInterrupt from error
         raise CheckpointError(f"checkpoint {step} cannot be read ({_first(error)})") from error
     finally:
@@ -137,16 +138,6 @@ def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
     if int(fingerprint(found["state"])) != int(found["fingerprint"]):
         raise CheckpointError(f"checkpoint {step} is damaged (its fingerprint does not fit)")
     return Restored(step, found["state"], record, [])
-
-
-def _interrupted(error: BaseException) -> bool:
-    """Whether a Ctrl-C is at the bottom of it; Orbax wraps it."""
-    seen = error
-    while seen is not None:
-        if isinstance(seen, KeyboardInterrupt):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
 
 
 def restore_newest(directory: pathlib.Path, abstract: PyTree) -> Restored | None:
@@ -246,10 +237,16 @@ def _path(directory: pathlib.Path, step: int) -> str:
     return str(directory.absolute() / str(step))
 
 
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _first(error: BaseException) -> str:
     """The error that started a chain, in one line."""
-    while error.__context__ is not None:
-        error = error.__context__
+    *_, error = _chain(error)
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 

@@ -105,7 +105,8 @@ def _linear_probe(parts: Experiment, state: TrainState) -> tuple[str, dict[str, 
     network = (state.params, state.stats)
     probe = config.probe
     candidates = probe.learning_rates if probe.solver == "sgd" else probe.l2
-    if len(candidates) > 1 and (split == "holdout" or "holdout" not in parts.sources):
+    holdout = parts.sources.get("holdout") if split == "test" else None
+    if len(candidates) > 1 and holdout is None:
         field = "learning_rates" if probe.solver == "sgd" else "l2"
         why = (
             "without test images the held-out ones are what is measured, and must not choose too"
@@ -120,7 +121,7 @@ def _linear_probe(parts: Experiment, state: TrainState) -> tuple[str, dict[str, 
         functools.partial(parts.encode, *network),
         train,
         parts.sources[split],
-        holdout=parts.sources.get("holdout") if split == "test" else None,
+        holdout=holdout,
         encode_view=functools.partial(view, *network) if probe.features == "augmented" else None,
         solver=probe.solver,
         candidates=candidates,
@@ -136,8 +137,7 @@ def _linear_probe(parts: Experiment, state: TrainState) -> tuple[str, dict[str, 
 def _zero_shot(parts: Experiment, state: TrainState) -> tuple[str, dict[str, Any]]:
     found = image_text.zero_shot(parts, _embedder(parts, state))
     if found is None:
-        if not {"test", "holdout"} & set(parts.sources):
-            _split(parts, lambda source: False, "labels or captions")
+        _split(parts, lambda source: True, "labels or captions")  # there is one, or it says so
         raise ConfigError(
             "config.data: found no labels to classify by; allowed: "
             "config.zero_shot.classes=captions"

@@ -192,8 +192,8 @@ IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
 
 def describe_data(source: data.Source, tokenizer: Tokenizer | None = None) -> str:
     """Enough to notice that there are other images, captions or words than there were."""
-    rows = np.unique(np.linspace(0, len(source) - 1, IMAGES_COMPARED).astype(int))
-    images = source.gather(rows)
+    some = data.subset(source, IMAGES_COMPARED)
+    images = some.gather(np.arange(len(some)))
     content = hashlib.sha256(json.dumps(source.class_names).encode())
     for array in (source.index, images["image"], images["label"]):
         content.update(np.ascontiguousarray(array).tobytes())
@@ -382,17 +382,16 @@ def make_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransfor
 def with_absolute_paths(config: Config) -> Config:
     """The same files from any directory: the run may go on, and be evaluated, from another."""
     d, t, z = config.data, config.text, config.zero_shot
-    path = d.path and str(pathlib.Path(d.path).expanduser().absolute())
+    absolute = lambda path: path and str(pathlib.Path(path).expanduser().absolute())
+    path = absolute(d.path)
     captions = d.captions
     if d.source == "folder" and captions:
-        below = [pathlib.Path(d.path, part, captions).is_file() for part in (".", "train")]
-        if not any(below) and pathlib.Path(captions).is_file():
-            captions = str(pathlib.Path(captions).absolute())
-    vocabulary = t.vocabulary and str(pathlib.Path(t.vocabulary).expanduser().absolute())
-    names = z.class_names and str(pathlib.Path(z.class_names).expanduser().absolute())
+        below = [pathlib.Path(path, part, captions).is_file() for part in (".", "train")]
+        if not any(below) and pathlib.Path(captions).expanduser().is_file():
+            captions = absolute(captions)
     return dataclasses.replace(
         config,
         data=dataclasses.replace(d, path=path, captions=captions),
-        text=dataclasses.replace(t, vocabulary=vocabulary),
-        zero_shot=dataclasses.replace(z, class_names=names),
+        text=dataclasses.replace(t, vocabulary=absolute(t.vocabulary)),
+        zero_shot=dataclasses.replace(z, class_names=absolute(z.class_names)),
     )

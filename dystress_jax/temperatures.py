@@ -290,7 +290,7 @@ def shifted_dystress(
     """
     check_range(tau_min, tau_max)
     check_positive("width", width)
-    if not stop_gradient and _concrete(shift, width):
+    if not stop_gradient and concrete(shift, width):
         _check_monotone(tau_min, tau_max, _monotone_ratio(shift, width))
     return ShiftedDystress(tau_min, tau_max, shift, width, stop_gradient=stop_gradient)
 
@@ -417,7 +417,7 @@ def exponential(
     References:
         A profile that the authors of DySTreSS tried, with the defaults of their code.
     """
-    if _concrete(highest, depth, rate):
+    if concrete(highest, depth, rate):
         if np.any(np.asarray(highest) - np.asarray(depth) <= 0):
             raise ValueError(
                 f"highest - depth must be > 0, it is tau at s = 0; found highest={highest}, "
@@ -637,7 +637,7 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
         # A custom derivative cannot reach what a function closes over: hand it over as leaves.
         scalar = jnp.zeros(())
         traced = _traced(temperature, scalar)
-        if _concrete(*traced.consts):
+        if concrete(*traced.consts):
             return Function((), temperature, scalar.dtype)
         return Function(
             tuple(traced.consts), functools.partial(_replay, traced.jaxpr), scalar.dtype
@@ -681,20 +681,21 @@ def _sin_squared(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return (2.467400730053 + q * t) * t
 
 
-def _concrete(*values: ArrayLike) -> bool:
+def concrete(*values: ArrayLike) -> bool:
+    """Whether all values are known while a program is traced."""
     return not any(isinstance(value, Tracer) for value in values)
 
 
 def check_positive(name: str, value: ArrayLike) -> None:
     """Refuses a concrete number that is not > 0; traced ones pass."""
-    if _concrete(value) and not np.all(np.asarray(value) > 0):
+    if concrete(value) and not np.all(np.asarray(value) > 0):
         raise ValueError(f"{name} must be > 0; found {value}.")
 
 
 def check_range(tau_min: ArrayLike, tau_max: ArrayLike) -> None:
     """Refuses concrete numbers unless 0 < tau_min <= tau_max; traced ones pass."""
     check_positive("tau_min", tau_min)
-    if _concrete(tau_min, tau_max) and np.any(np.asarray(tau_min) > np.asarray(tau_max)):
+    if concrete(tau_min, tau_max) and np.any(np.asarray(tau_min) > np.asarray(tau_max)):
         raise ValueError(f"tau_min must be <= tau_max; found tau_min={tau_min}, tau_max={tau_max}.")
 
 
@@ -712,7 +713,7 @@ def _monotone_ratio(shift: ArrayLike, width: ArrayLike) -> ArrayLike:
 
 
 def _check_monotone(tau_min: ArrayLike, tau_max: ArrayLike, limit: ArrayLike) -> None:
-    if not _concrete(tau_min, tau_max):
+    if not concrete(tau_min, tau_max):
         return
     ratio, limit = np.broadcast_arrays(np.asarray(tau_max) / np.asarray(tau_min), limit)
     worst = np.argmax(ratio / limit)

@@ -138,12 +138,10 @@ def _prepare(config: Config, workdir: pathlib.Path) -> _Run:
     parts = experiment.build(config, workdir)
     counts = ", ".join(f"{len(s):,} {split}" for split, s in parts.sources.items())
     _note(f"images: {counts}; {' x '.join(map(str, parts.train.image_shape))}")
-    total, c = parts.schedule.total_steps, config
-    loss = "" if c.method in ("moco_v2", "moco_v3") else f", {c.loss.name}"
-    _note(
-        f"{c.method}{loss}, temperature {c.temperature.name}; {total:,} steps of {c.batch_size:,}"
-    )
-    if not {"test", "holdout"} & set(parts.sources):
+    loss = "" if config.method in ("moco_v2", "moco_v3") else f", {config.loss.name}"
+    length = f"{parts.schedule.total_steps:,} steps of {config.batch_size:,}"
+    _note(f"{config.method}{loss}, temperature {config.temperature.name}; {length}")
+    if parts.measured_split(lambda source: True) is None:
         _note("no test or held-out images: nothing will be measured (config.data.holdout is 0)")
     if parts.language is not None:
         image_text.zero_shot_task(parts)  # a wrong file is told now, not at the end

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from ..similarities import Similarity, as_similarity, at_least_float32
-from ..temperatures import Temperature, TemperatureLike, as_temperature
+from ..temperatures import Temperature, TemperatureLike, as_temperature, concrete
 from . import _partition
 from ._strategies import axis_size, choose
 
@@ -97,7 +96,7 @@ def make_plan(
 def _check_closed(similarity: Similarity, length: int) -> None:
     """Refuses a measure that closes over traced values, which a custom derivative cannot reach."""
     point = jnp.zeros((1, length))
-    if any(isinstance(c, Tracer) for c in jax.make_jaxpr(similarity.between)(point, point).consts):
+    if not concrete(*jax.make_jaxpr(similarity.between)(point, point).consts):
         raise ValueError(
             "similarity closes over traced values, such as a parameter to learn; allowed with "
             'strategy="dense" only. Or apply the parameter to the embeddings before the loss.'

@@ -11,11 +11,10 @@ which keeps its relative precision, and its gradient, where the positive pair do
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Integer
 
 from ..similarities import sphere
-from ..temperatures import TemperatureLike
+from ..temperatures import TemperatureLike, concrete
 from . import _partition
 from ._plan import (
     Plan,
@@ -450,7 +449,7 @@ def _positive_keys(positives: Array | None, n: int, m: int) -> Int[Array, " n"]:
             f"positives must be {n} integers, one for each query; found shape "
             f"{jnp.shape(positives)} of {jnp.result_type(positives)}."
         )
-    if not isinstance(positives, Tracer):
+    if concrete(positives):
         outside = [p for p in np.asarray(positives).tolist() if not 0 <= p < m]
         if outside:
             raise ValueError(f"positives must be rows of the {m} keys; found {outside[0]}.")
