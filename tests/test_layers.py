@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "dystress_jax"
 
 # From the ground up. A module imports from lower layers only; a package is one module here.
 LAYERS = [
+    {"errors"},
     {"temperatures", "similarities"},
     {"losses", "metrics"},
     {"schemes", "models", "augment", "data", "optim", "sharding"},

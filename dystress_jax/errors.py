@@ -1,0 +1,66 @@
+"""What is wrong with an argument, in words that every layer above can pass on."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
+
+
+class ArgumentError(ValueError):
+    """An argument that cannot be used.
+
+    A function names its own arguments. Whoever called it with settings of another name, such as
+    the fields of a config, says so by these names.
+
+    Args:
+        argument: the name of the argument.
+        text: what was found, what is allowed, what to do. It names other arguments in single
+            backticks.
+
+    Example:
+        >>> raise ArgumentError("tokens", "found 0; allowed: at least 1.")
+        Traceback (most recent call last):
+        dystress_jax.errors.ArgumentError: tokens: found 0; allowed: at least 1.
+    """
+
+    def __init__(self, argument: str, text: str):
+        super().__init__(argument, text)
+        self.argument, self.text = argument, text
+
+    def __str__(self) -> str:
+        """The name and the text."""
+        return f"{self.argument}: {self.text}"
+
+
+def look_up(table: Mapping[str, Entry], name: str, *, argument: str = "name") -> Entry:
+    """The entry of a table, or an answer to a name that it does not have.
+
+    Args:
+        table: what there is, by name.
+        name: which one.
+        argument: what the caller calls the name.
+
+    Raises:
+        ArgumentError: with the names that there are, the nearest one first.
+
+    Example:
+        >>> look_up({"dense": 1, "tiled": 2}, "tilde")
+        Traceback (most recent call last):
+        dystress_jax.errors.ArgumentError: name: found 'tilde'; allowed: dense, tiled. Did you
+        mean tiled?
+    """
+    if name in table:
+        return table[name]
+    raise ArgumentError(argument, f"found {name!r}; allowed: {', '.join(table)}.{hint(name, table)}")
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean X?`` if a known name is near, else nothing.
+
+    Example:
+        >>> hint("resnet55", ["small", "resnet50"])
+        ' Did you mean resnet50?'
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
