@@ -14,9 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image, ImageFile
 
 from dystress_jax import data
-from dystress_jax.data import _files, _language
-from dystress_jax.data._holdout import split_holdout
-from dystress_jax.data._stored import from_arrays, from_reader
+from dystress_jax.data import _files, _language, from_arrays, from_reader, split_holdout
 
 COUNT = 50
 RNG = np.random.default_rng(0)
@@ -166,9 +164,12 @@ def test_captions_are_listed_with_their_images():
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [
-        (lambda texts: np.zeros((len(texts), 3)), r"are float64 \[123, 3\]; allowed: integers"),
+        (
+            lambda texts: np.zeros((len(texts), 3)),
+            r"^encode: its tokens .* are float64 \[123, 3\]; allowed: integers",
+        ),
         (lambda texts: np.zeros(len(texts), int), r"are int64 \[123\]; allowed: integers \[123, "),
-        (lambda texts: np.zeros((4, 3), int), r"the tokens of 123 texts are int64 \[4, 3\]"),
+        (lambda texts: np.zeros((4, 3), int), r"its tokens of 123 texts are int64 \[4, 3\]"),
     ],
 )
 def test_tokens_of_another_kind_are_refused(encoder, message):
@@ -182,7 +183,7 @@ def test_what_needs_captions_says_so():
         data.list_captions,
         data.classes_from_captions,
     ):
-        with pytest.raises(ValueError, match=r"data.captions: the data set has no captions"):
+        with pytest.raises(ValueError, match=r"^source: the images have no captions; allowed"):
             ask(from_arrays(IMAGES))
 
 
@@ -214,10 +215,10 @@ def test_class_names_become_captions_where_labels_come_with_the_images():
 @pytest.mark.parametrize(
     ("labels", "templates", "message"),
     [
-        (LABELS, "a photo", "found 'a photo'; allowed: texts with one {} each"),
+        (LABELS, "a photo", "^templates: found 'a photo'; allowed: texts with one {} each"),
         (LABELS, ["{}", "{} {}"], "found '{} {}'; allowed"),
         (LABELS, [], "found 'none'; allowed"),
-        (np.where(LABELS == 3, -1, LABELS), "{}", "7 of 50 images have no label"),
+        (np.where(LABELS == 3, -1, LABELS), "{}", "^source: 7 of 50 images have no label"),
         (None, "{}", "50 of 50 images have no label"),
     ],
 )
@@ -244,8 +245,8 @@ def test_class_names_from_a_file(tmp_path):
     path.write_bytes("\ufeffant\r\n  café \r\nox\r\n\r\n".encode())
     assert data.read_class_names(str(path), 3) == ("ant", "café", "ox")
     for content, message in (
-        (b"ant\nbee\n", r"names.txt has 2 class names, but the data has 3 classes"),
-        (b"ant\n\nbee\n", r"names.txt, line 2: no name; allowed: one a line"),
+        (b"ant\nbee\n", r"^path: .*names.txt has 2 class names, but there are 3 classes"),
+        (b"ant\n\nbee\n", r"names.txt, line 2: no name; allowed: one name a line"),
         (b"", r"names.txt, line 1: no name"),
         ("ant\ncafé\nox".encode("latin-1"), r"names.txt, line 2: no UTF-8 text \(byte 0xe9\)"),
     ):
@@ -341,7 +342,7 @@ def test_the_caption_file_may_be_elsewhere(tmp_path, monkeypatch):
     (tmp_path / "c.csv").write_text(as_csv(PAIRS), encoding="utf-8")
     assert len(open_pairs(tmp_path / "images", str(tmp_path / "c.csv"))["train"]) == 3
     assert len(open_pairs(tmp_path / "images", "../c.csv")["train"]) == 3
-    with pytest.raises(ValueError, match=r"data.captions: there is no file .*images/c.csv, .*or"):
+    with pytest.raises(ValueError, match=r"^captions: there is no file .*images/c.csv, .*or"):
         open_pairs(tmp_path / "images", "c.csv")
     monkeypatch.chdir(tmp_path)
     assert len(open_pairs("images", "c.csv")["train"]) == 3
@@ -425,7 +426,7 @@ def test_splits_by_folder(tmp_path):
     }
     assert [e["captions"][0] for e in splits["test"]] == [text for _, text in PAIRS[1:]]
     (tmp_path / "val" / "meta.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"data.captions: there is no file .*val/meta.jsonl"):
+    with pytest.raises(ValueError, match=r"^captions: there is no file .*val/meta.jsonl"):
         open_pairs(tmp_path, "meta.jsonl")
 
 
@@ -474,7 +475,7 @@ def test_a_faulty_line_is_named_or_left_out(name, good, number, line, what, tmp_
     (tmp_path / "huge.png").write_bytes(bomb(60_000, 60_000))
     end = "c.png,the end\n" if name.endswith("csv") else GOOD_JSON.replace("a.png", "c.png")
     (tmp_path / name).write_text(good + line + "\n" + end)
-    with pytest.raises(ValueError, match=rf"^data.captions: .*{name}, line {number}: {what}"):
+    with pytest.raises(ValueError, match=rf"^captions: .*{name}, line {number}: {what}"):
         open_pairs(tmp_path, name)
     source = open_pairs(tmp_path, name, on_error="skip")["train"]
     assert [len(example["captions"]) for example in source] == [1, 1]
@@ -511,7 +512,7 @@ def test_a_file_that_cannot_be_understood_is_refused(name, on_error, tmp_path):
     content, message = WHOLE_FILE_FAULTS[name]
     write_images(tmp_path)
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^data.captions: .*{message}"):
+    with pytest.raises(ValueError, match=rf"^captions: .*{message}"):
         open_pairs(tmp_path, name, on_error=on_error)
 
 
@@ -519,13 +520,15 @@ def test_the_first_fault_is_told_and_how_many_more(tmp_path):
     write_images(tmp_path)
     lines = ["path,caption", "a.png,x", "no1.png,x", "c.png", "no2.png,x"]
     (tmp_path / "c.csv").write_text("\n".join(lines))
-    message = r"c.csv, line 3: there is no image .*no1.png' \(and 2 more\). data.on_error=skip"
+    message = r"c.csv, line 3: there is no image .*no1.png' \(and 2 more\). `on_error`=skip"
     with pytest.raises(ValueError, match=message):
         open_pairs(tmp_path, "c.csv")
     skipped = open_pairs(tmp_path, "c.csv", on_error="skip")["train"].skipped
     assert [text.split(": ")[0][-6:] for text in skipped] == ["line 3", "line 4", "line 5"]
     (tmp_path / "c.csv").write_text("path,caption\nno1.png,x\n")
-    with pytest.raises(ValueError, match=r"no train images that can be used; the first: .*line 2"):
+    with pytest.raises(
+        ValueError, match=r"no train images that can be used; the first fault: .*line 2"
+    ):
         open_pairs(tmp_path, "c.csv", on_error="skip")
 
 
@@ -608,7 +611,7 @@ def test_pairs_of_several_sizes_need_an_image_size(tmp_path):
     write_images(tmp_path)
     Image.new("RGB", (9, 8)).save(tmp_path / "c.png")
     (tmp_path / "captions.csv").write_text(as_csv(PAIRS), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"data.image_size is 0, but .* is 4 x 4, .* is 8 x 9"):
+    with pytest.raises(ValueError, match=r"^image_size: found 0, but .* is 4 x 4, .* is 8 x 9"):
         open_pairs(tmp_path)
     assert open_pairs(tmp_path, image_size=6)["train"].image_shape == (6, 6, 3)
 
@@ -736,7 +739,7 @@ def test_tfds_captions_are_read_only_when_asked_for(sentences):
     ],
 )
 def test_tfds_features_that_are_no_captions_are_refused(feature, message, sentences):
-    with pytest.raises(ValueError, match=rf"^data.captions: .*{message}"):
+    with pytest.raises(ValueError, match=rf"^captions: .*{message}"):
         data.open_splits("tfds", path=sentences, captions=feature)
 
 
@@ -746,15 +749,19 @@ def test_tfds_features_that_are_no_captions_are_refused(feature, message, senten
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("embedded", {"captions": "c.csv"}, "data.captions is 'c.csv' with data.source embedded"),
         (
-            "npz",
+            "embedded",
             {"captions": "c.csv"},
-            "data.captions is 'c.csv' with data.source npz; allowed: ''",
+            "^captions: found 'c.csv', but `source` embedded takes no such argument; "
+            "allowed: `image_size`, `holdout`.$",
         ),
-        ("folder", {"on_error": "ignore"}, "data.on_error is 'ignore'; allowed: raise, skip"),
-        ("npz", {"on_error": "skip"}, "data.on_error is 'skip' with data.source npz; allowed: rai"),
-        ("folder", {"captions": "c.csv", "path": "/no"}, "data.path: there is no folder '/no'"),
+        ("npz", {"on_error": "skip"}, "^on_error: .* npz takes .*; allowed: `path`, `image_size`"),
+        (
+            "folder",
+            {"path": "", "on_error": "ignore"},
+            "^on_error: found 'ignore'; allowed: raise, skip",
+        ),
+        ("folder", {"captions": "c.csv", "path": "/no"}, "^path: there is no folder '/no'"),
     ],
 )
 def test_bad_settings_are_refused(kind, options, message):

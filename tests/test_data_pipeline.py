@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import data
-from dystress_jax.data._stored import from_arrays, from_reader
+from dystress_jax.data import from_arrays, from_reader
 
 COUNT = 50
 IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 4, 4, 3), np.uint8)
@@ -155,18 +155,18 @@ def test_padded_batches_hold_every_example_once(batch_size, process_count):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 64}, "batch_size is 64, but there are only 50 images"),
-        ({"batch_size": 0}, "batch_size is 0; allowed: a multiple of the 1 processes"),
+        ({"batch_size": 64}, "^batch_size: found 64, but there are only 50 images"),
+        ({"batch_size": 0}, "^batch_size: found 0; allowed: a multiple of the 1 processes"),
         (
             {"batch_size": 10, "process_count": 4},
-            "batch_size is 10; allowed: a multiple of the 4 processes",
+            "^batch_size: found 10; allowed: a multiple of the 4 processes",
         ),
         (
             {"batch_size": 8, "process_index": 2, "process_count": 2},
-            "process_index is 2; allowed: 0 to 1",
+            "^process_index: found 2; allowed: 0 to 1",
         ),
-        ({"batch_size": 8, "threads": -1}, "threads is -1; allowed: 0 or more"),
-        ({"batch_size": 8, "seed": -1}, "seed is -1; allowed: 0 or more"),
+        ({"batch_size": 8, "threads": -1}, "^threads: found -1; allowed: 0 or more"),
+        ({"batch_size": 8, "seed": -1}, "^seed: found -1; allowed: 0 or more"),
     ],
 )
 def test_batches_that_cannot_be_made_are_refused(options, message):

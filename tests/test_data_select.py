@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dystress_jax import data
-from dystress_jax.data._stored import from_arrays, from_reader
+from dystress_jax.data import from_arrays, from_reader
 
 RNG = np.random.default_rng(0)
 NAMES = tuple("abcdefghij")
@@ -73,7 +73,7 @@ def test_limit_is_the_number_of_training_images():
     np.testing.assert_array_equal(splits["train"].index, data.subset(whole["train"], 500).index)
     assert splits["train"].num_stored == whole["train"].num_stored
     for limit in (-1, 2815):
-        with pytest.raises(ValueError, match=rf"data.limit is {limit}; .* up to the 2814 training"):
+        with pytest.raises(ValueError, match=rf"^limit: found {limit}; .* up to the 2814 training"):
             data.open_splits("embedded", limit=limit)
 
 
@@ -159,10 +159,10 @@ def test_only_the_training_part_gets_a_long_tail(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "ratio", "message"),
     [
-        (BALANCED, 0.0, "data.imbalance_ratio is 0.0; allowed: above 0, at most 1"),
-        (BALANCED, 1.5, "data.imbalance_ratio is 1.5; allowed"),
-        (BALANCED, float("nan"), "data.imbalance_ratio is nan; allowed"),
-        (None, 0.1, "is 0.1, but 20 of the 20 training images have no label; allowed: 1, or"),
+        (BALANCED, 0.0, "^imbalance_ratio: found 0.0; allowed: above 0, at most 1"),
+        (BALANCED, 1.5, "^imbalance_ratio: found 1.5; allowed"),
+        (BALANCED, float("nan"), "^imbalance_ratio: found nan; allowed"),
+        (None, 0.1, "found 0.1, but 20 of the 20 training images have no label; allowed: 1, or"),
         ([0, 1, -1, -1], 0.1, "but 2 of the 4 training images have no label"),
     ],
 )
@@ -198,7 +198,7 @@ def test_classes_that_are_left_out_leave_no_gap(read_one_by_one):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["Flags"], "found 'Flags'; allowed: some of a, b"),
+        (["Flags"], "^names: found 'Flags'; allowed: some of a, b"),
         (["a", "b"], "found 'all of them'; allowed: some of a, b"),
     ],
 )

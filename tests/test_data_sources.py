@@ -1,9 +1,12 @@
 """Every kind of data set through the one interface, and what each refuses."""
 
+import functools
+import inspect
 import io
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import warnings
@@ -14,9 +17,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from dystress_jax import data
-from dystress_jax.data import _stored
-from dystress_jax.data._holdout import split_holdout
-from dystress_jax.data._stored import from_arrays, from_reader
+from dystress_jax.data import _stored, from_arrays, from_reader, split_holdout
+from dystress_jax.errors import ArgumentError
 
 ROOT = pathlib.Path(__file__).parent.parent
 RNG = np.random.default_rng(0)
@@ -156,19 +158,150 @@ def test_subset_is_spread_evenly():
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("zip", {}, "data.source is 'zip'; allowed: embedded, tfds, folder, npz"),
-        ("embedded", {"image_size": -1}, "data.image_size is -1; allowed: 0 or more"),
-        ("embedded", {"holdout": 1.0}, "data.holdout is 1.0; allowed: 0 <= holdout < 1"),
-        ("embedded", {"holdout": 0.9999}, "leaves none to train on"),
-        ("folder", {"path": "/no/such"}, "data.path: there is no folder '/no/such'"),
-        ("folder", {}, "data.path: there is no folder ''"),
-        ("npz", {"path": "/no/such.npz"}, "data.path: there is no file '/no/such.npz'"),
-        ("tfds", {}, "data.name is empty; give a tensorflow-datasets name"),
+        ("zip", {}, "^source: found 'zip'; allowed: embedded, tfds, folder, npz"),
+        ("embedded", {"image_size": -1}, "^image_size: found -1; allowed: 0 or more pixels"),
+        ("embedded", {"holdout": 1.0}, "^holdout: found 1.0; allowed: a share .*, from 0, below 1"),
+        ("embedded", {"holdout": 0.9999}, "^holdout: found 0.9999 .* leaves none to train on"),
+        ("folder", {"path": "/no/such"}, "^path: there is no folder '/no/such'"),
+        ("folder", {"path": ""}, "^path: there is no folder ''"),
+        ("folder", {}, "^path: found none, but `source` folder needs it"),
+        ("npz", {"path": "/no/such.npz"}, "^path: there is no file '/no/such.npz'"),
+        ("npz", {"path": "/no", "image_size": -2}, "^image_size: found -2"),
+        ("tfds", {}, "^name: found '' without `path`; allowed: a name of tensorflow-datasets"),
     ],
 )
 def test_bad_settings_are_refused(kind, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ArgumentError, match=message) as raised:
         data.open_splits(kind, **options)
+    # The layer above knows these names, and puts its own in their place.
+    own = set(inspect.signature(data.open_splits).parameters)
+    known = own.union(*(inspect.signature(opener).parameters for opener in data.SOURCES.values()))
+    error = raised.value
+    assert {error.argument, *re.findall("`(.*?)`", error.text)} <= known
+
+
+@pytest.mark.parametrize("kind", data.SOURCES)
+def test_a_source_names_its_arguments(kind):
+    parameters = inspect.signature(data.SOURCES[kind]).parameters
+    assert {parameter.kind for parameter in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    assert (defaults["image_size"], defaults["holdout"]) == (0, 0.1)
+    assert defaults.get("captions", "") == ""
+    assert defaults.get("on_error", "raise") == "raise"
+
+
+def test_what_is_heavy_is_imported_when_it_is_used():
+    code = (
+        "import sys; from dystress_jax import data; data.open_splits('embedded'); "
+        "print({'tensorflow_datasets', 'pyarrow'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "set()"
+
+
+# Your own
+
+
+def of_arrays(*, count=20, **test):
+    source = from_arrays(TRAIN[:count], LABELS[:count], class_names=NAMES)
+    return split_holdout(source, 0.25) | test
+
+
+def test_a_function_is_a_source():
+    assert len(data.open_splits(of_arrays)["train"]) == 15
+    test = from_arrays(TEST)
+    splits = data.open_splits(of_arrays, count=16, limit=4, imbalance_ratio=0.5, test=test)
+    assert {split: len(part) for split, part in splits.items()} == {
+        "train": 4,
+        "holdout": 4,
+        "test": 6,
+    }
+    assert splits["test"] is test
+    by_partial = data.open_splits(functools.partial(of_arrays, count=8))
+    assert len(by_partial["train"]) == 6
+
+
+def needs_a_path(*, path, count=1):
+    raise AssertionError("called without its path")
+
+
+TALL_SOURCE = from_arrays(TEST[:, :, :4], np.zeros(6, int), class_names=NAMES)
+OTHER_CLASSES = from_arrays(TEST, TEST_LABELS, class_names=("dog", "cat"))
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "message"),
+    [
+        (needs_a_path, {}, "^path: found none, but `source` needs_a_path needs it.$"),
+        (
+            needs_a_path,
+            {"path": "x", "image_size": 3},
+            "^image_size: found 3, but `source` needs_a_path takes no such argument; allowed: "
+            "`path`, `count`.$",
+        ),
+        (lambda: [from_arrays(TRAIN)], {}, "^source: <lambda> returns list; allowed: a dict with"),
+        (lambda: {"test": from_arrays(TEST)}, {}, "^source: .* returns nothing for 'train'; allow"),
+        (lambda: {"train": TRAIN}, {}, "^source: <lambda> returns ndarray for 'train'; allowed"),
+        (
+            lambda: {"train": from_arrays(TRAIN), "val": from_arrays(TEST)},
+            {},
+            "^source: <lambda> returns Source for 'val'; allowed: .* train, .* holdout and test",
+        ),
+        (
+            of_arrays,
+            {"test": TALL_SOURCE},
+            r"^source: of_arrays returns images \[8, 8, 3\] in train, \[8, 4, 3\] in test; allowed",
+        ),
+        (of_arrays, {"test": OTHER_CLASSES}, "^source: .* other class names in test than in train"),
+    ],
+)
+def test_functions_that_are_no_sources(source, arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        data.open_splits(source, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("labels", "captions", "message"),
+    [
+        ([0, 2, 1], None, "^labels: found 2 with 2 `class_names`; allowed: -1"),
+        ([0, -2, 1], None, "^labels: found -2 with 2 `class_names`"),
+        (None, ["a", "b"], "^captions: found those of 2 images; allowed: of all 3 images"),
+    ],
+)
+def test_what_does_not_fit_the_images_is_refused(labels, captions, message):
+    options = {
+        "labels": None if labels is None else np.array(labels),
+        "captions": None if captions is None else data.Captions.of([text] for text in captions),
+        "class_names": NAMES,
+    }
+    with pytest.raises(ArgumentError, match=message):
+        from_arrays(TRAIN[:3], **options)
+    with pytest.raises(ArgumentError, match=message):
+        from_reader(lambda row: (TRAIN[row], -1), length=3, image_shape=(8, 8, 3), **options)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (TRAIN[0, :1, :1], r"^read_one: image 1 is uint8 \[1, 1, 3\]; allowed: uint8 \[8, 8, 3\]"),
+        (TRAIN[0] / 255, r"^read_one: image 1 is float64 \[8, 8, 3\]; allowed"),
+    ],
+)
+def test_an_image_of_another_kind_is_refused_when_it_is_read(image, message):
+    source = from_reader(lambda row: (image, -1), length=3, image_shape=(8, 8, 3))
+    with pytest.raises(ArgumentError, match=message):
+        source.gather(np.array([1]))
+
+
+def test_an_image_that_its_reader_cannot_read_is_named():
+    def read_one(row):
+        raise OSError(f"disk {row} is gone")
+
+    source = from_reader(read_one, length=3, image_shape=(8, 8, 3))
+    with pytest.raises(data.UnreadableError, match=r"^disk 2 is gone$"):
+        source[2]
 
 
 # Holdout
@@ -386,7 +519,7 @@ def test_resizing_averages_instead_of_skipping(tmp_path, suffix):
 def test_mixed_sizes_need_an_image_size(tmp_path):
     write_folder(tmp_path, TRAIN[:2])
     Image.new("RGB", (9, 8)).save(tmp_path / "odd.png")
-    message = r"data.image_size is 0, but .*000.png is 8 x 8, .*odd.png is 8 x 9; set it"
+    message = r"^image_size: found 0, but .*000.png is 8 x 8, .*odd.png is 8 x 9; allowed: the side"
     with pytest.raises(ValueError, match=message):
         data.open_splits("folder", path=str(tmp_path))
 
@@ -423,7 +556,9 @@ def test_floating_point_pixels_are_refused(tmp_path):
 
 def test_a_file_of_another_kind_is_refused_whatever_its_name(tmp_path):
     (tmp_path / "drawing.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
-    with pytest.raises(ValueError, match=r"cannot identify image file .*drawing.png"):
+    with pytest.raises(
+        ValueError, match=r"cannot read the image .*drawing.png: it is none of BMP, GIF, JPEG"
+    ):
         data.open_splits("folder", path=str(tmp_path))
 
 
@@ -529,7 +664,7 @@ GOOD = {"train_images": TRAIN, "train_labels": LABELS}
         (GOOD | {"train_labels": LABELS - 2}, "train_labels of .* holds -2; allowed: 0, 1"),
         (
             GOOD | {"class_names": ["cat"]},
-            "has 1 class_names, but a label 1; allowed: labels up to 0",
+            "has 1 class_names, but the label 1; allowed: labels up to 0",
         ),
         (
             GOOD | {"test_images": TEST[:, :4]},
@@ -548,7 +683,7 @@ def test_bad_npz_files_are_refused(tmp_path, arrays, message):
 def test_files_that_are_no_npz_are_refused(tmp_path, content):
     path = tmp_path / "data.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"data.path: .*data.npz is no .npz file of plain arrays"):
+    with pytest.raises(ValueError, match=r"^path: .*data.npz is no .npz file of plain arrays"):
         data.open_splits("npz", path=str(path))
 
 
@@ -592,7 +727,7 @@ def test_tfds_of_mixed_sizes_without_labels(tmp_path):
         label=False,
         splits={"train": (pictures, [0, 0, 0])},
     )
-    with pytest.raises(ValueError, match=r"data.image_size is 0, but the images of mixed/1.0.0"):
+    with pytest.raises(ValueError, match=r"^image_size: found 0, but the images of mixed/1.0.0"):
         data.open_splits("tfds", path=str(folder))
     splits = data.open_splits("tfds", path=str(folder), image_size=4, holdout=0)
     assert list(splits) == ["train"]
@@ -643,14 +778,14 @@ def test_tfds_data_sets_that_cannot_be_read_are_refused(tmp_path, tfds_directory
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     for options, message in (
         ({"name": "no_such_set", "path": str(tmp_path)}, "knows no 'no_such_set', and none is"),
-        ({"path": str(tmp_path / "nowhere")}, "data.path: no prepared data set in .*nowhere"),
+        ({"path": str(tmp_path / "nowhere")}, "^path: no prepared data set in .*nowhere"),
         (
             {"name": "cifar10", "path": str(tmp_path)},
             "tfds build cifar10 --file_format=array_record",
         ),
         ({"path": str(records)}, "format without random access; prepare it in another"),
         ({"path": str(deep_folder)}, r"are uint16 \[8, 8, 1\]; allowed: uint8"),
-        ({"path": str(only_test)}, "only_test/1.0.0 has no split 'train'; it has test"),
+        ({"path": str(only_test)}, "only_test/1.0.0 has no split train; it has test"),
     ):
         with pytest.raises(ValueError, match=message):
             data.open_splits("tfds", **options)

@@ -236,7 +236,7 @@ def test_captions_that_are_no_text_are_refused(trained):
     ("content", "message"),
     [
         (["[PAD]", "[UNK]", "[CLS]"], r"vocab.txt has no line \[SEP\]"),
-        ([*WORDS, "cat"], "vocab.txt, line 12: 'cat' is in line 7"),
+        ([*WORDS, "cat"], "vocab.txt, line 12: 'cat' is in line 7 too"),
         ([*WORDS, "", "dog"], "vocab.txt, line 12: an empty line is no word"),
         ([""], "vocab.txt, line 1: an empty line"),
     ],
@@ -259,14 +259,16 @@ def test_files_of_another_kind_are_refused(tmp_path):
         load_tokenizer(other)
     no_ends = tmp_path / "ends.json"
     byte_pairs("<pad>").save(str(no_ends))
-    with pytest.raises(ValueError, match=r"ends.json has no start and end tokens; allowed: .*CLS"):
+    with pytest.raises(
+        ValueError, match=r"^path: .*ends.json has no start and end tokens; allowed: .*CLS"
+    ):
         load_tokenizer(no_ends)
     with pytest.raises(FileNotFoundError):
         load_tokenizer(tmp_path / "nowhere.txt")
 
 
 def test_sizes_out_of_range_are_refused(vocab_txt):
-    with pytest.raises(ValueError, match=r"context must be at least 3.*found 2"):
+    with pytest.raises(ValueError, match=r"^context: found 2; allowed: at least 3"):
         load_tokenizer(vocab_txt, context=2)
-    with pytest.raises(ValueError, match="vocab_size must be at least 8; found 7"):
+    with pytest.raises(ValueError, match=r"^vocab_size: found 7; allowed: at least 8"):
         train_tokenizer(CAPTIONS, vocab_size=7)

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ..errors import ArgumentError
 from ._lines import read_text
 
 FIELDS = {
@@ -36,13 +37,15 @@ class Fault(NamedTuple):
 
 
 def read_entries(path: pathlib.Path) -> list[Entry | Fault]:
-    """The lines of a caption file in their order, with what is wrong where one cannot be used.
+    """The lines of a caption file in their order; a `Fault` stands for one that cannot be used.
 
     Raises:
-        ValueError: the file as a whole cannot be understood.
+        ArgumentError: the file as a whole cannot be understood.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path} is of an unknown kind; allowed: {', '.join(SUFFIXES)}")
+        raise ArgumentError(
+            "path", f"{path} is of an unknown kind; allowed: {', '.join(SUFFIXES)}."
+        )
     text = read_text(path)
     delimiter = SUFFIXES[path.suffix.lower()]
     records = _csv_records(path, text, delimiter) if delimiter else _json_records(text)
@@ -60,17 +63,19 @@ def _csv_records(
         header = [name.strip().lower() for name in next(rows, [])]
         for kind in ("image", "caption"):
             if not set(FIELDS[kind]) & set(header):
-                raise ValueError(
+                raise ArgumentError(
+                    "path",
                     f"{path}, line 1: no column for the {kind}; found {', '.join(header) or 'none'}"
-                    f"; allowed: {' or '.join(FIELDS[kind])}"
+                    f"; allowed: {' or '.join(FIELDS[kind])}.",
                 )
         twice = [name for name in header if header.count(name) > 1]
         for names in FIELDS.values():
             twice += [name for name in names if name in header][1:]
         if twice:
-            raise ValueError(
+            raise ArgumentError(
+                "path",
                 f"{path}, line 1: the column {twice[0]!r} is there twice, or under another name "
-                f"too; found {', '.join(header)}"
+                f"too; found {', '.join(header)}.",
             )
         line = rows.line_num + 1
         for fields in rows:
@@ -84,7 +89,9 @@ def _csv_records(
                 yield line, dict(zip(header, fields, strict=True))
             line = rows.line_num + 1
     except csv.Error as error:  # quotes that do not match: where the next record begins is unknown
-        raise ValueError(f"{path}, line {line}: no {path.suffix[1:].upper()}: {error}") from error
+        raise ArgumentError(
+            "path", f"{path}, line {line}: no {path.suffix[1:].upper()}: {error}."
+        ) from error
     finally:
         csv.field_size_limit(field_size_limit)
 
@@ -106,7 +113,7 @@ def _json_records(text: str) -> Iterator[tuple[int, dict[str, Any]] | Fault]:
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a name that is there twice the reader would silently keep the last."""
+    """A JSON object; refuse a name that is there twice, of which the reader keeps only the last."""
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
         raise ValueError(f"a name is there twice: {', '.join(names)}")
@@ -114,7 +121,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(line: int, record: dict[str, Any]) -> Entry | Fault:
-    """The fields of a record under our names."""
+    """The fields of a record by kind, whatever their names."""
     found: dict[str, Any] = {}
     for kind, names in FIELDS.items():
         given = [name for name in names if name in record]

@@ -9,11 +9,11 @@ from jaxtyping import Float, Int, Int32, Int64
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Captions:
-    """The captions of stored images in one flat list, any number an image.
+    """The captions of stored images in one flat list; an image has any number of them.
 
     Attributes:
         texts: all captions, image after image.
-        start: ``texts[start[i] : start[i + 1]]`` are those of stored image i.
+        start: `texts[start[i] : start[i + 1]]` are those of stored image i.
         tokens: the texts as integers, one row each, once `with_tokens` has made them.
 
     Example:
@@ -28,10 +28,14 @@ class Captions:
 
     @classmethod
     def of(cls, texts_of_images: Iterable[Sequence[str]]) -> "Captions":
-        """From the captions of each stored image."""
+        """Make them of the captions of each stored image, in order."""
         groups = [tuple(texts) for texts in texts_of_images]
         start = np.cumsum([0, *map(len, groups)], dtype=np.int64)
         return cls(texts=tuple(text for group in groups for text in group), start=start)
+
+    def __len__(self) -> int:
+        """How many stored images there are."""
+        return len(self.start) - 1
 
     @property
     def several(self) -> bool:
@@ -43,19 +47,19 @@ class Captions:
         return self.texts[self.start[stored] : self.start[stored + 1]]
 
     def only(self, index: Int[np.ndarray, " n"]) -> "Captions":
-        """Without the captions, and without tokens, of all but these stored images."""
-        kept = np.zeros(len(self.start) - 1, bool)
+        """Keep the captions of these stored images alone; without tokens."""
+        kept = np.zeros(len(self), bool)
         kept[index] = True
         return Captions.of(self[row] if kept[row] else () for row in range(len(kept)))
 
     def choose(
         self, index: Int[np.ndarray, " n"], draw: Float[np.ndarray, " n"] | None
     ) -> Int[np.ndarray, " n"]:
-        """Where one caption of each of these stored images is in ``texts``.
+        """Choose one caption of each of these stored images; return where it is in `texts`.
 
         Args:
             index: stored images that have captions.
-            draw: numbers in [0, 1) that say which one; None = the first.
+            draw: one number in [0, 1) an image, which says which caption; None = the first.
         """
         first = self.start[index]
         if draw is None:

@@ -1,17 +1,21 @@
-"""Sources of image files that were listed one by one; what is broken is named, or left out."""
+"""Sources of image files that were listed before; a broken file is named, or left out."""
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from ..errors import ArgumentError
 from ._captions import Captions
 from ._holdout import split_holdout
-from ._images import look_at_all, read_image
+from ._images import common_shape, look_at_all, read_image
 from ._source import Source
 from ._stored import find_unreadable, from_reader
+
+TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 
 class File(NamedTuple):
@@ -33,16 +37,36 @@ class File(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The files of a split, and what was wrong with others: (line, words)."""
+    """The files of a split, and what is wrong with others: (line, words)."""
 
     files: Sequence[File]
     faults: Sequence[tuple[int, str]] = ()
 
 
+def find_root(path: str) -> pathlib.Path:
+    """The folder at a path."""
+    if not path or not os.path.isdir(path):
+        raise ArgumentError("path", f"there is no folder {path!r}.")
+    return pathlib.Path(path)
+
+
+def part_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Where the training images are and, if there are any, the test images."""
+    tests = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
+    if not (root / "train").is_dir():
+        if tests:
+            raise ArgumentError(
+                "path", f"{root} has a folder {tests[0].name}, but no folder train."
+            )
+        return {"train": root}
+    train = {"train": root / "train"}
+    return {**train, "test": tests[0]} if tests else train
+
+
 def open_files(
     parts: dict[str, Part],
     *,
-    field: str,
+    argument: str,
     class_names: tuple[str, ...],
     image_size: int,
     holdout: float,
@@ -51,18 +75,18 @@ def open_files(
 ) -> dict[str, Source]:
     """Sources of listed image files.
 
-    With ``on_error="raise"`` the first fault that can be known without decoding raises here, and a
-    file that only turns out to be broken when it is decoded raises then, with the same words. With
-    "skip" every image is decoded once, here, so that what there is to train on never changes
-    afterwards; what cannot be used is left out and told in ``Source.skipped``.
+    With "raise", the first fault that can be seen without decoding raises here. A file whose fault
+    shows only when it is decoded raises then, in the same words. With "skip", every image is
+    decoded once, here, so that the training images never change afterwards. What cannot be used
+    is left out and told in `Source.skipped`.
 
     Args:
         parts: the listed files; without a test part there is no test split.
-        field: the setting that faults are reported under.
+        argument: the argument that faults are reported under.
         class_names: of the labels.
-        image_size: as in `open_splits`.
-        holdout: as in `open_splits`.
-        captioned: whether the files have captions; then every header is looked at here, since a
+        image_size: side of the square that every image is brought to; 0 = as stored.
+        holdout: share of the training images that is kept out.
+        captioned: whether the files have captions. Then every header is looked at here, since a
             file that someone wrote down is more often missing than one that was found.
         on_error: "raise" or "skip".
     """
@@ -72,9 +96,9 @@ def open_files(
         looked = {split: _look(part, upright=not image_size) for split, part in parts.items()}
         parts = {split: part for split, (part, _) in looked.items()}
         if not skip:
-            _refuse(field, parts)
+            _refuse(argument, parts)
         if not image_size:
-            image_shape = _common_shape(
+            image_shape = common_shape(
                 [file.path for part in parts.values() for file in part.files],
                 [size for _, sizes in looked.values() for size in sizes],
             )
@@ -102,8 +126,8 @@ def open_files(
     sources = {split: as_source(part) for split, part in parts.items()}
     for split, source in sources.items():
         if not len(source):
-            why = f"; the first: {source.skipped[0]}" if source.skipped else ""
-            raise ValueError(f"{field}: there are no {split} images that can be used{why}")
+            why = f"; the first fault: {source.skipped[0]}" if source.skipped else ""
+            raise ArgumentError(argument, f"there are no {split} images that can be used{why}.")
     train = split_holdout(sources.pop("train"), holdout)
     if "holdout" in train:  # what was left out is told once, with train
         train["holdout"] = dataclasses.replace(train["holdout"], skipped=())
@@ -111,7 +135,7 @@ def open_files(
 
 
 def _look(part: Part, upright: bool) -> tuple[Part, list[tuple[int, int]]]:
-    """The files whose headers can be read, with their sizes, and one fault more for each other."""
+    """The files whose headers can be read, with their sizes; each other file is one fault more."""
     files, sizes, faults = [], [], list(part.faults)
     found = look_at_all([file.path for file in part.files], upright=upright)
     for file, size in zip(part.files, found, strict=True):
@@ -125,33 +149,20 @@ def _look(part: Part, upright: bool) -> tuple[Part, list[tuple[int, int]]]:
     return Part(files, sorted(faults)), sizes
 
 
-def _refuse(field: str, parts: dict[str, Part]) -> None:
+def _refuse(argument: str, parts: dict[str, Part]) -> None:
     """Raise for the first fault, if there is any."""
     faults = [words for part in parts.values() for _, words in part.faults]
     if faults:
         others = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise ValueError(
-            f"{field}: {faults[0]}{others}. data.on_error=skip leaves out what cannot be used"
+        raise ArgumentError(
+            argument, f"{faults[0]}{others}. `on_error`=skip leaves out what cannot be used."
         )
 
 
 def _leave_out(source: Source, part: Part) -> Source:
-    """Decode every image, and keep those that can be."""
+    """Decode every image, and keep those that can be decoded."""
     broken = find_unreadable(source)
     faults = [*part.faults, *((part.files[row].line, what) for row, what in broken.items())]
     good = np.setdiff1d(np.arange(len(source)), list(broken))
     skipped = tuple(words for _, words in sorted(faults))
     return dataclasses.replace(source.take(good), skipped=skipped)
-
-
-def _common_shape(paths: Sequence[str], sizes: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
-    """The one shape of all these images."""
-    for path, size in zip(paths, sizes, strict=True):
-        if size != sizes[0]:
-            raise ValueError(
-                f"data.image_size is 0, but the images have several sizes: {paths[0]} is "
-                f"{sizes[0][0]} x {sizes[0][1]}, {path} is {size[0]} x {size[1]}; set it to the "
-                "side that all are brought to"
-            )
-    height, width = sizes[0] if sizes else (0, 0)
-    return height, width, 3

@@ -1,15 +1,18 @@
-"""Image files in folders, one folder a class or all together without labels."""
+"""Image files in folders: one folder a class, or all together, or named by a caption file."""
 
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ._files import File, Part, open_files
+from ..errors import ArgumentError
+from ._files import File, Part, find_root, open_files, part_folders
+from ._images import check_image_size
+from ._pairs import open_pairs
 from ._source import UNLABELLED, Source, in_order
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-TEST_FOLDERS = ("test", "val", "valid", "validation")
+ON_ERROR = ("raise", "skip")
 
 
 class Found(NamedTuple):
@@ -19,26 +22,56 @@ class Found(NamedTuple):
     folder: str
 
 
-def open_folder(*, path: str, image_size: int, holdout: float, on_error: str) -> dict[str, Source]:
-    """Sources of the image files below ``path``, in RGB.
+def open_folder(
+    *,
+    path: str,
+    captions: str = "",
+    image_size: int = 0,
+    holdout: float = 0.1,
+    on_error: str = "raise",
+) -> dict[str, Source]:
+    """Image files below a folder, in RGB.
 
-    With a sub-folder ``train``, that is the training part, and the first of ``test``, ``val`` and
-    ``validation`` that is there the test part. Without, everything is the training part.
+    With a sub-folder `train`, that is the training part, and the first of `test`, `val`, `valid`
+    and `validation` that is there is the test part. Without, everything is the training part.
 
-    A part is either flat, all images directly in it and without labels, or has one sub-folder a
-    class; what is deeper below belongs to the class too. One class for everything, or one for
-    every image, does not say which images belong together: such a part counts as unlabelled.
+    A part is either flat, with all images directly in it and without labels, or it has one
+    sub-folder a class; what is deeper below belongs to the class too. One class for all images, or
+    one for every image, does not say which images belong together: such a part is unlabelled.
+
+    Args:
+        path: the folder.
+        captions: a .csv, .tsv or .jsonl file that names the images and says what they show, as in
+            `open_pairs`; then sub-folders are no classes. It is looked for below `path`, then from
+            the current directory. "" = no captions.
+        image_size: side of the square that every image is brought to, in pixels: the shorter side
+            is resized, then the centre kept. 0 = as stored, which must be one size.
+        holdout: share of the training images that is kept out, [0, 1).
+        on_error: "raise" for the first line or file that cannot be used. "skip" leaves it out and
+            lists it in `Source.skipped`; for that every image is decoded once here.
+
+    Returns:
+        The splits, as `open_splits` has them.
+
+    Raises:
+        ArgumentError: the folder or the caption file cannot be used.
     """
-    root = pathlib.Path(path)
-    if not path or not root.is_dir():
-        raise ValueError(f"data.path: there is no folder {path!r}")
+    check_image_size(image_size)
+    if on_error not in ON_ERROR:
+        raise ArgumentError("on_error", f"found {on_error!r}; allowed: {', '.join(ON_ERROR)}.")
+    if captions:
+        return open_pairs(
+            path=path, captions=captions, image_size=image_size, holdout=holdout, on_error=on_error
+        )
+    root = find_root(path)
     parts = {split: _list_images(folder) for split, folder in part_folders(root).items()}
     class_names = _class_names(parts["train"])
     unknown = sorted({file.folder for file in parts.get("test", ())} - {"", *class_names})
     if class_names and unknown:
-        raise ValueError(
-            f"data.path: the test images of {root} have the class {unknown[0]!r}, which the "
-            "training images have not"
+        raise ArgumentError(
+            "path",
+            f"the test images of {root} have the class {unknown[0]!r}, which the training images "
+            "do not have.",
         )
     number = {name: i for i, name in enumerate(class_names)}
     files = {
@@ -47,24 +80,13 @@ def open_folder(*, path: str, image_size: int, holdout: float, on_error: str) ->
     }
     return open_files(
         {split: Part(found) for split, found in files.items()},
-        field="data.path",
+        argument="path",
         class_names=class_names,
         image_size=image_size,
         holdout=holdout,
         captioned=False,
         on_error=on_error,
     )
-
-
-def part_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Where the training images are and, if there are any, the test images."""
-    tests = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
-    if not (root / "train").is_dir():
-        if tests:
-            raise ValueError(f"data.path: {root} has a folder {tests[0].name}, but no folder train")
-        return {"train": root}
-    train = {"train": root / "train"}
-    return {**train, "test": tests[0]} if tests else train
 
 
 def _list_images(part: pathlib.Path) -> list[Found]:
@@ -85,16 +107,17 @@ def _list_images(part: pathlib.Path) -> list[Found]:
         ]
     found.sort()
     if not found:
-        raise ValueError(
-            f"data.path: there are no images below {part}; looked for files ending in "
-            f"{', '.join(SUFFIXES)}"
+        raise ArgumentError(
+            "path",
+            f"there are no images below {part}; looked for files ending in {', '.join(SUFFIXES)}.",
         )
     flat = next((file for file in found if not file.folder), None)
     nested = next((file for file in found if file.folder), None)
     if flat and nested:
-        raise ValueError(
-            f"data.path: {part} has images beside sub-folders of images, for example {flat.path} "
-            f"and {nested.path}; allowed: all in sub-folders, one a class, or none"
+        raise ArgumentError(
+            "path",
+            f"{part} has images beside sub-folders of images, for example {flat.path} and "
+            f"{nested.path}; allowed: all in sub-folders, one a class, or none.",
         )
     return found
 

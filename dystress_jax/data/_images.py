@@ -1,26 +1,36 @@
 """Pillow images of any kind to uint8 arrays of one size."""
 
+import contextlib
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import ArgumentError
 
 # Only these: Pillow goes by the content, and starts other programs for some kinds of file.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
+def check_image_size(image_size: int) -> None:
+    """Refuse a side that no image can have; 0 = as stored."""
+    if image_size < 0:
+        raise ArgumentError("image_size", f"found {image_size}; allowed: 0 or more pixels.")
+
+
 def fit(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to ``size`` and keep the central square; 0 = as it is."""
+    """Resize the shorter side to `size` and keep the central square; 0 = as it is."""
     if size == 0 or image.size == (size, size):
         return image
     return ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
 
 
 def fit_array(image: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """``fit`` for a stored image with 1 or 3 channels."""
+    """`fit` for a stored image with 1 or 3 channels."""
     if size == 0 or image.shape[:2] == (size, size):
         return image
     channels = image.shape[-1]
@@ -29,72 +39,109 @@ def fit_array(image: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray,
 
 
 def fit_arrays(images: UInt8[np.ndarray, "n h w c"], size: int) -> UInt8[np.ndarray, "n h2 w2 c"]:
-    """``fit`` for stored images of one size."""
+    """`fit` for stored images of one size."""
     if size == 0 or images.shape[1:3] == (size, size):
         return images
     return np.stack([fit_array(image, size) for image in images])
 
 
-def read_image(path: str, size: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode a file to RGB, upright, transparent parts on white, then ``fit``.
+def read_image(file: str | bytes, size: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode a file to RGB: upright, white where it is transparent, then `fit`.
+
+    Args:
+        file: its path, or its content.
+        size: as in `fit`.
 
     Raises:
         ValueError: the file is no image, is damaged, or is larger than Pillow's limit against
             decompression bombs.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            check_pixels(image)
-            if size:  # lets a JPEG decode at 1/2, 1/4 or 1/8 of its side, at least twice the target
-                image.draft(None, (2 * size, 2 * size))
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(fit(to_rgb(image), size))
-    except Exception as error:  # decoders of damaged files raise anything
-        raise ValueError(f"cannot read the image {path}: {error}") from error
+    with _opened(file) as image:
+        if size:  # lets a JPEG decode at 1/2, 1/4 or 1/8 of its side, at least twice the target
+            image.draft(None, (2 * size, 2 * size))
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.asarray(fit(_to_rgb(image), size))
 
 
-def look(path: str, *, upright: bool) -> tuple[int, int]:
-    """(height, width) of an image, from the file's header alone.
+def look(file: str | bytes, *, upright: bool) -> tuple[int, int]:
+    """Return (height, width) of an image, from the file's header alone.
 
-    With ``upright``, as ``read_image`` gives them without a size; a PNG that is not square must be
-    decoded for that, since it may say at its end that it lies on its side.
+    With `upright`, they are those of `read_image` without a size. For that a PNG that is not
+    square must be decoded: only its end may say that it lies on its side.
 
     Raises:
-        ValueError: as ``read_image`` does, as far as the header tells.
+        ValueError: as `read_image` does, as far as the header tells.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            check_pixels(image)
-            width, height = image.size
-            # The EXIF orientations from 5 on turn by 90 degrees.
-            if upright and width != height and image.getexif().get(0x0112, 1) >= 5:
-                return width, height
-            return height, width
-    except Exception as error:  # decoders of damaged files raise anything
-        raise ValueError(f"cannot read the image {path}: {error}") from error
+    with _opened(file) as image:
+        width, height = image.size
+        # The EXIF orientations from 5 on turn by 90 degrees.
+        if upright and width != height and image.getexif().get(0x0112, 1) >= 5:
+            return width, height
+        return height, width
 
 
-def look_at_all(paths: Sequence[str], *, upright: bool) -> list[tuple[int, int] | ValueError]:
-    """``look`` for many files, with what is wrong in the place of a size."""
+def look_at_all(
+    files: Sequence[str | bytes], *, upright: bool
+) -> list[tuple[int, int] | ValueError]:
+    """`look` for many files; where one cannot be read, the error stands in place of the size."""
 
-    def size(path: str) -> tuple[int, int] | ValueError:
+    def size(file: str | bytes) -> tuple[int, int] | ValueError:
         try:
-            return look(path, upright=upright)
+            return look(file, upright=upright)
         except ValueError as error:
             return error
 
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:  # mostly waiting for the disk
-        return list(pool.map(size, paths))
+        return list(pool.map(size, files))
 
 
-def check_pixels(image: Image.Image) -> None:
+def common_shape(names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
+    """The one shape of RGB images, if they have one size.
+
+    Args:
+        names: of the images, for the message.
+        sizes: (height, width) of each.
+
+    Raises:
+        ArgumentError: of `image_size`, with two images of different size.
+    """
+    for name, size in zip(names, sizes, strict=True):
+        if size != sizes[0]:
+            raise ArgumentError(
+                "image_size",
+                f"found 0, but the images have several sizes: {names[0]} is {sizes[0][0]} x "
+                f"{sizes[0][1]}, {name} is {size[0]} x {size[1]}; allowed: the side of the square "
+                "that all images are brought to.",
+            )
+    height, width = sizes[0] if sizes else (0, 0)
+    return height, width, 3
+
+
+@contextlib.contextmanager
+def _opened(file: str | bytes) -> Iterator[Image.Image]:
+    """An image whose header is read; what goes wrong before it is closed is a ValueError."""
+    name = f" {file}" if isinstance(file, str) else ""
+    try:
+        content = file if isinstance(file, str) else io.BytesIO(file)
+        with Image.open(content, formats=FORMATS) as image:
+            _check_pixels(image)
+            yield image
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"cannot read the image{name}: it is none of {', '.join(FORMATS)}"
+        ) from error
+    except Exception as error:  # decoders of damaged files raise anything
+        raise ValueError(f"cannot read the image{name}: {error}") from error
+
+
+def _check_pixels(image: Image.Image) -> None:
     """Refuse an image that would fill the memory, before it is decoded."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit and image.width * image.height > limit:
         raise ValueError(f"{image.width} x {image.height} pixels are more than {limit}")
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     """Any mode to RGB; what is transparent becomes white, 16 bits become 8."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers; save it with 8 bits a channel")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32
 
+from ..errors import ArgumentError
 from ._captions import Captions
 from ._lines import read_text
 from ._source import UNLABELLED, Source
@@ -32,10 +33,10 @@ class CaptionList(NamedTuple):
 
 
 def list_captions(source: Source) -> CaptionList:
-    """Every caption of every example: what retrieval searches, what a vocabulary is made of.
+    """Every caption of every example, for retrieval and to make a vocabulary.
 
     Raises:
-        ValueError: the source has no captions.
+        ArgumentError: the source has no captions.
 
     Example:
         >>> from dystress_jax import data
@@ -55,20 +56,20 @@ def list_captions(source: Source) -> CaptionList:
 def with_tokens(source: Source, encode: Encode) -> Source:
     """Make the tokens of a source's captions, once, so that its batches have them.
 
-    Only the captions of the source's own examples are encoded: train and holdout, which share
-    their stored images, do not do the same work twice. Once and not batch by batch, since a row of
-    an array costs a hundredth of tokenising it again.
+    Only the captions of the source's own examples are encoded: train and holdout share their stored
+    images, and do not do the same work twice. It is done once, not batch by batch: to read a row of
+    an array takes a hundredth of the time to tokenise its caption again.
 
     Args:
         source: has captions.
-        encode: ``list of c texts -> integers [c t]``, a pure function; t is always the same.
+        encode: `list of c texts -> integers [c t]`, a pure function; t is always the same.
 
     Returns:
-        The source with ``tokens``, int32 [b t], in its batches. Captions of images that are not
+        The source with `tokens`, int32 [b t], in its batches. Captions of images that are not
         in the source are dropped.
 
     Raises:
-        ValueError: the source has no captions, or ``encode`` returns something else.
+        ArgumentError: the source has no captions, or `encode` returns something else.
 
     Example:
         >>> from dystress_jax import data
@@ -85,9 +86,10 @@ def with_tokens(source: Source, encode: Encode) -> Source:
         tokens = np.asarray(encode(texts))
         right = tokens.ndim == 2 and len(tokens) == len(texts)
         if not (right and np.issubdtype(tokens.dtype, np.integer)):
-            raise ValueError(
-                f"the tokens of {len(texts)} texts are {tokens.dtype} {list(tokens.shape)}; "
-                f"allowed: integers [{len(texts)}, tokens a text]"
+            raise ArgumentError(
+                "encode",
+                f"its tokens of {len(texts)} texts are {tokens.dtype} {list(tokens.shape)}; "
+                f"allowed: integers [{len(texts)}, tokens a text].",
             )
         found.append(tokens.astype(np.int32))
     captions = dataclasses.replace(captions, tokens=np.concatenate(found))
@@ -99,14 +101,14 @@ def captions_from_labels(
 ) -> Source:
     """Caption every image with its class, through one prompt template or several.
 
-    Where labels are not known without reading the images, all are read once.
+    If labels are known only with the images, all images are read once.
 
     Args:
         source: every example has a label.
-        templates: each has one ``{}`` for the name of the class, which stays as it is.
+        templates: texts with one `{}` each, where the name of the class goes, as it is.
 
     Raises:
-        ValueError: a template without its ``{}``, or an example without a label.
+        ArgumentError: a template without its `{}`, or an example without a label.
 
     Example:
         >>> from dystress_jax import data
@@ -117,16 +119,18 @@ def captions_from_labels(
     templates = (templates,) if isinstance(templates, str) else tuple(templates)
     wrong = [template for template in templates if template.count("{}") != 1]
     if wrong or not templates:
-        raise ValueError(
-            f"prompt templates: found {wrong[0] if wrong else 'none'!r}; allowed: texts with one "
-            "{} each, where the name of the class goes"
+        raise ArgumentError(
+            "templates",
+            f"found {wrong[0] if wrong else 'none'!r}; allowed: texts with one {{}} each, where "
+            "the name of the class goes.",
         )
     labels = source.labels() if source.num_classes else np.full(len(source), UNLABELLED)
     unknown = int((labels == UNLABELLED).sum())
     if unknown:
-        raise ValueError(
-            f"captions from class names: {unknown} of {len(source)} images have no label; allowed: "
-            "a data set where every image has one"
+        raise ArgumentError(
+            "source",
+            f"{unknown} of {len(source)} images have no label to caption them with; allowed: "
+            "images that all have a label.",
         )
     prompts = [
         tuple(template.replace("{}", name) for template in templates) for name in source.class_names
@@ -138,13 +142,13 @@ def captions_from_labels(
 
 
 def classes_from_captions(source: Source) -> Source:
-    """Every distinct caption as a class: what an image is said to be, chosen among all captions.
+    """Make a class of every distinct caption, so that images are told apart by what is said.
 
-    The first caption of an image is its class. Classes are in the order of their first images, and
-    only those of the source's own examples.
+    The first caption of an image is its class. Classes are in the order of their first images;
+    captions of images that are not in the source are no classes.
 
     Raises:
-        ValueError: the source has no captions.
+        ArgumentError: the source has no captions.
 
     Example:
         >>> from dystress_jax import data
@@ -166,17 +170,20 @@ def read_class_names(path: str, count: int) -> tuple[str, ...]:
         count: how many classes there are.
 
     Raises:
-        ValueError: with the file, and the line or both counts.
+        ArgumentError: with the file, and the line or both numbers.
     """
     if not pathlib.Path(path).is_file():
-        raise ValueError(f"there is no file {path!r} of class names")
+        raise ArgumentError("path", f"there is no file {path!r} of class names.")
     names = [line.strip() for line in read_text(pathlib.Path(path)).rstrip().split("\n")]
     if "" in names:
-        raise ValueError(f"{path}, line {names.index('') + 1}: no name; allowed: one a line")
+        raise ArgumentError(
+            "path", f"{path}, line {names.index('') + 1}: no name; allowed: one name a line."
+        )
     if len(names) != count:
-        raise ValueError(
-            f"{path} has {len(names)} class names, but the data has {count} classes; allowed: one "
-            "name a line, in the order of the labels"
+        raise ArgumentError(
+            "path",
+            f"{path} has {len(names)} class names, but there are {count} classes; allowed: one "
+            "name a line, in the order of the labels.",
         )
     return tuple(names)
 
@@ -184,8 +191,9 @@ def read_class_names(path: str, count: int) -> tuple[str, ...]:
 def _captions(source: Source) -> Captions:
     """The captions of a source that must have them."""
     if source.captions is None:
-        raise ValueError(
-            "data.captions: the data set has no captions; give one that has, or make them of its "
-            "class names"
+        raise ArgumentError(
+            "source",
+            "the images have no captions; allowed: a data set with captions, or captions made of "
+            "class names.",
         )
     return source.captions

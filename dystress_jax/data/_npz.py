@@ -6,28 +6,47 @@ import zipfile
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ..errors import ArgumentError
 from ._captions import Captions
 from ._holdout import split_holdout
-from ._images import fit_arrays
+from ._images import check_image_size, fit_arrays
 from ._source import Source
 from ._stored import from_arrays
 
-MOST_CLASSES = 10**6  # more are no classes but numbers of another kind
+MOST_CLASSES = 10**6  # larger labels are numbers of another kind, no classes
 
 
-def open_npz(*, path: str, image_size: int, holdout: float) -> dict[str, Source]:
-    """Sources of the arrays in ``path``.
+def open_npz(*, path: str, image_size: int = 0, holdout: float = 0.1) -> dict[str, Source]:
+    """Arrays in one .npz file.
 
-    train_images: uint8 [n h w c] with 1 or 3 channels, or [n h w]; test_images: likewise, optional;
-    train_labels, test_labels: integers [n] from 0, -1 = unlabelled, optional;
-    train_captions, test_captions: strings [n] or [n k], optional; where an image has fewer than k
-    captions, the others are "";
-    class_names: strings, optional.
+    | array | |
+    |---|---|
+    | `train_images` | uint8 [n h w c] with 1 or 3 channels, or [n h w] |
+    | `test_images` | likewise; optional |
+    | `train_labels`, `test_labels` | integers [n] from 0, -1 = unlabelled; optional |
+    | `train_captions`, `test_captions` | strings [n] or [n k]; optional |
+    | `class_names` | strings; optional: without, the classes are called by their numbers |
+
+    Where an image has fewer than k captions, "" stands in place of the others.
+
+    Args:
+        path: the file.
+        image_size: side of the square that every image is brought to, in pixels: the shorter side
+            is resized, then the centre kept. 0 = as stored.
+        holdout: share of the training images that is kept out, [0, 1).
+
+    Returns:
+        The splits, as `open_splits` has them.
+
+    Raises:
+        ArgumentError: the file or one of its arrays cannot be used.
     """
+    check_image_size(image_size)
     arrays = _load(path)
     if "train_images" not in arrays:
-        raise ValueError(
-            f"data.path: {path} has no array train_images; it has {', '.join(arrays) or 'none'}"
+        raise ArgumentError(
+            "path",
+            f"{path} has no array train_images; it has {', '.join(arrays) or 'none'}.",
         )
     images = {
         split: fit_arrays(_images(path, f"{split}_images", arrays), image_size)
@@ -38,9 +57,10 @@ def open_npz(*, path: str, image_size: int, holdout: float) -> dict[str, Source]
     names = _class_names(path, arrays, labels)
     shapes = {split: found.shape[1:] for split, found in images.items()}
     if len(set(shapes.values())) > 1:
-        raise ValueError(
-            f"data.path: {path} has images of {shapes['train']} to train and {shapes['test']} to "
-            "test; they must agree, or set data.image_size if only their sides differ"
+        raise ArgumentError(
+            "path",
+            f"{path} has images of {shapes['train']} to train and {shapes['test']} to "
+            "test; allowed: one shape, or an `image_size` if only their sides differ.",
         )
     sources = {
         split: from_arrays(
@@ -57,14 +77,14 @@ def open_npz(*, path: str, image_size: int, holdout: float) -> dict[str, Source]
 def _load(path: str) -> dict[str, np.ndarray]:
     """Every array of the file; none of them is unpickled."""
     if not pathlib.Path(path).is_file():
-        raise ValueError(f"data.path: there is no file {path!r}")
+        raise ArgumentError("path", f"there is no file {path!r}.")
     try:
         if path.endswith(".npy"):
             raise ValueError("it is one array; give an .npz with train_images")
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"data.path: {path} is no .npz file of plain arrays: {error}") from error
+        raise ArgumentError("path", f"{path} is no .npz file of plain arrays: {error}.") from error
 
 
 def _images(path: str, key: str, arrays: dict[str, np.ndarray]) -> UInt8[np.ndarray, "n h w c"]:
@@ -72,12 +92,13 @@ def _images(path: str, key: str, arrays: dict[str, np.ndarray]) -> UInt8[np.ndar
     found = arrays[key]
     images = found[..., None] if found.ndim == 3 else found
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"data.path: {key} of {path} is {found.dtype} {list(found.shape)}; allowed: uint8 "
-            "[n, height, width, channels] with 1 or 3 channels, or [n, height, width]"
+        raise ArgumentError(
+            "path",
+            f"{key} of {path} is {found.dtype} {list(found.shape)}; allowed: uint8 "
+            "[n, height, width, channels] with 1 or 3 channels, or [n, height, width].",
         )
     if 0 in images.shape:
-        raise ValueError(f"data.path: {key} of {path} is empty: {list(found.shape)}")
+        raise ArgumentError("path", f"{key} of {path} is empty: {list(found.shape)}.")
     return images
 
 
@@ -88,15 +109,17 @@ def _labels(path: str, split: str, arrays: dict[str, np.ndarray]) -> Int[np.ndar
         return None
     count = len(arrays[f"{split}_images"])
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
-        raise ValueError(
-            f"data.path: {split}_labels of {path} is {labels.dtype} {list(labels.shape)}; allowed: "
-            f"one integer an image, [{count}]"
+        raise ArgumentError(
+            "path",
+            f"{split}_labels of {path} is {labels.dtype} {list(labels.shape)}; allowed: "
+            f"one integer an image, [{count}].",
         )
     for extreme in (labels.min(), labels.max()):
         if not -1 <= extreme < MOST_CLASSES:
-            raise ValueError(
-                f"data.path: {split}_labels of {path} holds {extreme}; allowed: 0, 1, ... for the "
-                "classes, -1 for unlabelled"
+            raise ArgumentError(
+                "path",
+                f"{split}_labels of {path} holds {extreme}; allowed: 0, 1, ... for the "
+                "classes, -1 for unlabelled.",
             )
     return labels
 
@@ -108,17 +131,19 @@ def _captions(path: str, split: str, arrays: dict[str, np.ndarray]) -> Captions 
         return None
     count = len(arrays[f"{split}_images"])
     if texts.dtype.kind != "U" or texts.ndim not in (1, 2) or len(texts) != count:
-        raise ValueError(
-            f"data.path: {split}_captions of {path} is {texts.dtype} {list(texts.shape)}; allowed: "
-            f"strings, [{count}] or [{count}, captions an image]"
+        raise ArgumentError(
+            "path",
+            f"{split}_captions of {path} is {texts.dtype} {list(texts.shape)}; allowed: "
+            f"strings, [{count}] or [{count}, captions an image].",
         )
     groups = [
         [text for text in map(str.strip, row) if text] for row in texts.reshape(count, -1).tolist()
     ]
     if [] in groups:
-        raise ValueError(
-            f"data.path: {split}_captions of {path} has no caption for image {groups.index([])}; "
-            "allowed: at least one an image that is not empty"
+        raise ArgumentError(
+            "path",
+            f"{split}_captions of {path} has no caption for image {groups.index([])}; "
+            "allowed: at least one an image that is not empty.",
         )
     return Captions.of(groups)
 
@@ -136,8 +161,9 @@ def _class_names(
         return tuple(str(number) for number in range(count))
     names = tuple(str(name) for name in np.atleast_1d(arrays["class_names"]))
     if len(names) < count:
-        raise ValueError(
-            f"data.path: {path} has {len(names)} class_names, but a label {count - 1}; allowed: "
-            f"labels up to {len(names) - 1}"
+        raise ArgumentError(
+            "path",
+            f"{path} has {len(names)} class_names, but the label {count - 1}; allowed: "
+            f"labels up to {len(names) - 1}.",
         )
     return names

@@ -1,17 +1,17 @@
-"""Image files with the captions that a CSV, TSV or JSON Lines file gives them."""
+"""Image files that a CSV, TSV or JSON Lines file names, with captions."""
 
 import os
 import pathlib
 from typing import NamedTuple
 
+from ..errors import ArgumentError
 from ._caption_file import Entry, Fault, read_entries
-from ._files import File, Part, open_files
-from ._folder import TEST_FOLDERS, part_folders
+from ._files import TEST_FOLDERS, File, Part, find_root, open_files, part_folders
 from ._source import UNLABELLED, Source, in_order
 
 
 class Listing(NamedTuple):
-    """The lines of a caption file that belong to a split; their images are below ``folder``."""
+    """The lines of a caption file that belong to a split; their images are below `folder`."""
 
     file: pathlib.Path
     folder: pathlib.Path
@@ -21,26 +21,31 @@ class Listing(NamedTuple):
 def open_pairs(
     *, path: str, captions: str, image_size: int, holdout: float, on_error: str
 ) -> dict[str, Source]:
-    """Sources of the images below ``path`` that the file ``captions`` names.
+    """The images below a folder that a caption file names.
 
-    The file is looked for below ``path``, else from the current directory. All its images are
-    training images, unless a column ``split`` says otherwise: train, or test (else val, else
-    validation). If there is no such file below ``path``, but one in its sub-folder ``train``, that
-    folder is the training part, and the first of ``test``, ``val`` and ``validation`` that is there
-    the test part, with a file of the same name. Image paths start from ``path``, or from the folder
-    of the part.
+    The file is looked for below `path`, then from the current directory. All its images are
+    training images, unless a column `split` says otherwise: train or test (without test images,
+    the first of val, valid and validation that is there).
 
-    Columns, or names in JSON: ``path`` (or ``file_name``, ``image``) of the image; ``caption`` (or
-    ``text``), in JSON Lines one text or a list; optionally ``label``, the name of the class.
+    If there is no such file below `path`, but one in its sub-folder `train`, that folder is the
+    training part. The first of `test`, `val`, `valid` and `validation` that is there is the test
+    part, with a file of the same name. Image paths start from `path`, or from the part's folder.
+
+    | column, or name in JSON Lines | |
+    |---|---|
+    | `path`, `file_name` or `image` | of the image |
+    | `caption` or `text` | in JSON Lines one text or a list |
+    | `label` | optional: the name of the class |
+    | `split` | optional |
+
     Others are ignored. An image that several lines name is one example with all their captions.
+    The arguments are those of `open_folder`.
     """
-    root = pathlib.Path(path)
-    if not path or not root.is_dir():
-        raise ValueError(f"data.path: there is no folder {path!r}")
+    root = find_root(path)
     try:
         listings = _listings(root, captions)
-    except ValueError as error:
-        raise ValueError(f"data.captions: {error}") from error
+    except ArgumentError as error:
+        raise ArgumentError("captions", error.text) from error
     entries = [e for found in listings.values() for e in found.lines if isinstance(e, Entry)]
     class_names = in_order({entry.label for entry in entries} - {""})
     number = {name: i for i, name in enumerate(class_names)} | {"": UNLABELLED}
@@ -49,7 +54,7 @@ def open_pairs(
         parts["test"] = _without(parts["test"], parts["train"])
     return open_files(
         parts,
-        field="data.captions",
+        argument="captions",
         class_names=class_names,
         image_size=image_size,
         holdout=holdout,
@@ -67,12 +72,14 @@ def _listings(root: pathlib.Path, captions: str) -> dict[str, Listing]:
         for split, folder in part_folders(root).items():
             file = folder / captions
             if not file.is_file():
-                raise ValueError(f"there is no file {file}")
+                raise ArgumentError("captions", f"there is no file {file}.")
             listings[split] = Listing(file, folder, read_entries(file))
         return listings
     file = below if below.is_file() else here
     if not file.is_file():
-        raise ValueError(f"there is no file {below}, {in_train} or {here.absolute()}")
+        raise ArgumentError(
+            "captions", f"there is no file {below}, {in_train} or {here.absolute()}."
+        )
     return _by_column(Listing(file, root, read_entries(file)))
 
 
@@ -99,7 +106,7 @@ def _by_column(listing: Listing) -> dict[str, Listing]:
 
 
 def _without(test: Part, train: Part) -> Part:
-    """What is tested must not have been trained on."""
+    """The test part without images that are trained on."""
     lines = {file.path: file.line for file in train.files}
     faults = [
         (file.line, f"{file.place}a training image too, by line {lines[file.path]}")

@@ -4,14 +4,22 @@ from collections.abc import Collection
 
 import numpy as np
 
+from ..errors import ArgumentError
 from ._source import UNLABELLED, Source
 
 
 def subset(source: Source, size: int) -> Source:
-    """At most ``size`` examples, spread evenly over the source; 0 = all of them.
+    """At most `size` examples, spread evenly over the source; 0 = all of them.
 
-    Where labels are known without reading images, every class keeps its share, up to one example,
-    and is spread evenly; else the stored order is what is spread over.
+    If labels are known without reading images, every class keeps its share, up to one example, and
+    the examples are spread over each class. Else they are spread over the stored order.
+
+    Args:
+        source: n examples.
+        size: how many to keep; 0, n or more = all.
+
+    Returns:
+        The examples that stay, in their order.
 
     Example:
         >>> from dystress_jax import data
@@ -29,55 +37,57 @@ def subset(source: Source, size: int) -> Source:
     return source.take(np.sort(by_class[spread]))
 
 
-def long_tail(source: Source, ratio: float) -> Source:
+def long_tail(source: Source, imbalance_ratio: float) -> Source:
     r"""A labelled source with exponentially fewer examples of each later class.
 
-    .. math:: n_c = \lfloor n_{max} \, ratio^{c / (C - 1)} \rfloor, \quad c = 0 \ldots C - 1
+    $$ n_c = \lfloor n_{max} \, r^{c / (C - 1)} \rfloor, \quad c = 0 \ldots C - 1 $$
 
-    n_max is the size of the largest class. A class never gets fewer than one example, nor more than
-    it has. Which ones is always the same, whatever the seed of a run; with a smaller ratio they are
-    some of those of a larger one. Where labels come with the images only, all are read once.
+    $r$ is the ratio, $C$ the number of classes and $n_{max}$ the size of the largest class. A class
+    keeps at least one example. The same examples stay for every seed of a run, and those that stay
+    with a smaller ratio also stay with a larger one. If labels are
+    known only with the images, all images are read once.
 
     Args:
         source: every example has a label.
-        ratio: of the smallest class to the largest, (0, 1]; 1 = as it is.
+        imbalance_ratio: size of the smallest class over that of the largest, (0, 1]; 1 = as it is.
 
     Returns:
         The examples that stay, in their order.
 
     Raises:
-        ValueError: ``ratio`` is out of range, or an example has no label.
+        ArgumentError: the ratio is out of range, or an example has no label.
 
     Example:
         >>> from dystress_jax import data
-        >>> from dystress_jax.data._stored import from_arrays
         >>> labels = np.repeat(np.arange(3), 100)
         >>> images = np.zeros((300, 4, 4, 3), np.uint8)
-        >>> source = from_arrays(images, labels, class_names=("a", "b", "c"))
+        >>> source = data.from_arrays(images, labels, class_names=("a", "b", "c"))
         >>> np.bincount(data.long_tail(source, 0.01).labels()).tolist()
         [100, 10, 1]
 
     References:
-        Cui et al., arXiv 1901.05555: long-tailed CIFAR.
+        Cui et al., [arXiv 1901.05555](https://arxiv.org/abs/1901.05555): long-tailed CIFAR.
     """
-    if not 0 < ratio <= 1:
-        raise ValueError(
-            f"data.imbalance_ratio is {ratio}; allowed: above 0, at most 1, the size of the "
-            "smallest class over that of the largest"
+    if not 0 < imbalance_ratio <= 1:
+        raise ArgumentError(
+            "imbalance_ratio",
+            f"found {imbalance_ratio}; allowed: above 0, at most 1: the size of the smallest class "
+            "over that of the largest.",
         )
-    if ratio == 1:
+    if imbalance_ratio == 1:
         return source
     labels = source.labels() if source.num_classes else np.full(len(source), UNLABELLED)
     unknown = int((labels == UNLABELLED).sum())
     if unknown:
-        raise ValueError(
-            f"data.imbalance_ratio is {ratio}, but {unknown} of the {len(source)} training images "
-            "have no label; allowed: 1, or a data set where every image has one"
+        raise ArgumentError(
+            "imbalance_ratio",
+            f"found {imbalance_ratio}, but {unknown} of the {len(source)} training images have no "
+            "label; allowed: 1, or images that all have a label.",
         )
     have = np.bincount(labels, minlength=source.num_classes)
     power = np.arange(len(have)) / max(len(have) - 1, 1)
     # A product such as 100 * 0.01 ** 0.5 may come out just below its whole number.
-    want = np.maximum(np.floor(have.max() * ratio**power + 1e-6), 1)
+    want = np.maximum(np.floor(have.max() * imbalance_ratio**power + 1e-6), 1)
     # The legacy generator's stream is frozen for all versions of NumPy; the new one's is not.
     shuffled = np.random.RandomState(0).permutation(len(source))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -86,14 +96,14 @@ def long_tail(source: Source, ratio: float) -> Source:
 
 
 def without_classes(source: Source, names: Collection[str]) -> Source:
-    """Leave some classes out; those that stay are numbered anew, in their order.
+    """Leave some classes out; the others are numbered anew, in their order.
 
     Args:
         source: a labelled source.
         names: of classes of the source, not all of them.
 
     Raises:
-        ValueError: the source has no such class, or no other.
+        ArgumentError: the source has no such class, or no other.
 
     Example:
         >>> from dystress_jax import data
@@ -105,9 +115,10 @@ def without_classes(source: Source, names: Collection[str]) -> Source:
     unknown = sorted(set(names) - set(source.class_names))
     kept = tuple(name for name in source.class_names if name not in names)
     if unknown or not kept:
-        raise ValueError(
-            f"classes to leave out: found {unknown[0] if unknown else 'all of them'!r}; allowed: "
-            f"some of {', '.join(source.class_names) or 'none, the images have no labels'}"
+        raise ArgumentError(
+            "names",
+            f"found {unknown[0] if unknown else 'all of them'!r}; allowed: some of "
+            f"{', '.join(source.class_names) or 'none, since the images have no labels'}.",
         )
     number = np.array(
         [kept.index(name) if name in kept else UNLABELLED - 1 for name in source.class_names]

@@ -18,7 +18,7 @@ Read = Callable[
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Class names, each once, in the order of their labels: as numbers if all are, else as text.
+    """Class names, each once, in the order of their labels: of numbers if all are, else of texts.
 
     Example:
         >>> in_order(["10", "9", "10"]), in_order(["b", "10", "9"])
@@ -35,7 +35,7 @@ class UnreadableError(ValueError):
 
 
 class Example(TypedDict):
-    """One image; ``label`` is -1 without one, ``index`` is the image's number for good."""
+    """One image; `label` -1 = unlabelled, `index` is the stored row of the image."""
 
     image: UInt8[np.ndarray, "h w c"]
     label: np.int32
@@ -44,7 +44,7 @@ class Example(TypedDict):
 
 
 class Batch(TypedDict):
-    """Examples stacked along a leading axis; ``tokens`` of one caption each if there are any."""
+    """Examples stacked along a leading axis; `tokens` of one caption each, if there are tokens."""
 
     image: UInt8[np.ndarray, "b h w c"]
     label: Int32[np.ndarray, " b"]
@@ -56,16 +56,16 @@ class Batch(TypedDict):
 class Source:
     """A split of a data set.
 
-    ``source[i]`` is one example, ``source.gather(rows)`` many at once, which is the faster way.
+    `source[i]` is one example, `source.gather(rows)` many at once, which is the faster way.
 
     Attributes:
-        read: ``stored rows [n] -> (images [n h w c] uint8, labels [n] int32)``; called from
+        read: `stored rows [n] -> (images [n h w c] uint8, labels [n] int32)`; called from
             several threads at once.
         index: the stored row of each example. Splits of the same stored images (train and
-            holdout) share the numbering, so an example keeps its index however it is split.
-        num_stored: how many rows are stored, more than any index: the length of an array with
-            one entry an example, for all splits of them. 0 = one more than the largest index here.
-        image_shape: ``(h, w, c)``, the same for every image.
+            holdout) share the rows, so an example has the same index in any split.
+        num_stored: how many rows are stored, for all splits that share them; more than any index.
+            An array with one entry a stored image has this length. 0 = one more than any index.
+        image_shape: `(h, w, c)`, the same for every image.
         class_names: one name a class, in the order of the labels; empty without labels.
         stored_labels: the label of each stored row where they are known without reading images.
         captions: what is said about each stored image; every example has at least one. None = the
@@ -94,7 +94,7 @@ class Source:
     skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Count the stored rows where nobody said how many there are."""
+        """Count the stored rows if nobody says how many there are."""
         if not self.num_stored:
             object.__setattr__(self, "num_stored", int(self.index.max(initial=-1)) + 1)
 
@@ -115,7 +115,7 @@ class Source:
         return len(self.index)
 
     def __getitem__(self, i: int) -> Example:
-        """The example at position ``i``, from the end if negative."""
+        """The example at position `i`, from the end if negative."""
         i = operator.index(i)
         if not -len(self) <= i < len(self):
             raise IndexError(f"example {i} of a source with {len(self)}")
@@ -136,7 +136,7 @@ class Source:
 
         Args:
             rows: positions in [0, n).
-            draw: numbers in [0, 1) that choose among the captions of each image; None = the first.
+            draw: one number in [0, 1) an image, which chooses its caption; None = the first.
         """
         index = self.index[rows]
         image, label = self.read(index)
@@ -150,7 +150,7 @@ class Source:
         return dataclasses.replace(self, index=self.index[rows])
 
     def labels(self) -> Int32[np.ndarray, " n"]:
-        """The label of every example; reads all images where labels come with them only."""
+        """The label of every example; reads all images if `stored_labels` is None."""
         if self.stored_labels is not None:
             return self.stored_labels[self.index]
         parts = np.array_split(self.index, -(-len(self) // 1024) or 1)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from ..errors import ArgumentError
 from ._captions import Captions
 from ._source import UNLABELLED, Source, UnreadableError
 
@@ -21,9 +22,28 @@ def from_arrays(
     class_names: tuple[str, ...] = (),
     captions: Captions | None = None,
 ) -> Source:
-    """A source in memory; a batch is one indexing operation."""
+    """A source of images in memory; a batch is one indexing operation.
+
+    Args:
+        images: with 1 or 3 channels.
+        labels: numbers of classes, -1 = unlabelled; None = no image has a label.
+        class_names: one name a class, in the order of the labels; empty without labels.
+        captions: what is said about each image; None = nothing.
+
+    Raises:
+        ArgumentError: labels without class names, or captions of another number of images.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> images, labels = np.zeros((3, 8, 8, 3), np.uint8), np.array([0, 1, -1])
+        >>> source = data.from_arrays(images, labels, class_names=("cat", "dog"))
+        >>> len(source), source.num_classes, source.image_shape
+        (3, 2, (8, 8, 3))
+    """
     known = np.full(len(images), UNLABELLED) if labels is None else labels
     stored = known.astype(np.int32)
+    _check_labels(stored, class_names)
+    _check_captions(captions, len(images))
     return Source(
         read=lambda rows: (images[rows], stored[rows]),
         index=np.arange(len(images), dtype=np.int32),
@@ -40,14 +60,43 @@ def from_reader(
     *,
     length: int,
     image_shape: tuple[int, int, int],
-    class_names: tuple[str, ...],
+    class_names: tuple[str, ...] = (),
     labels: Int[np.ndarray, " n"] | None = None,
     captions: Captions | None = None,
 ) -> Source:
     """A source that reads and decodes one image at a time, on all cores.
 
-    Small data sets stay in memory once decoded, so only the first epoch pays for the decoding.
+    If all decoded images take at most 1 GiB, they stay in memory. Then only the first epoch pays
+    for the decoding.
+
+    Args:
+        read_one: `row in [0, n) -> (image, label)`, label -1 = unlabelled. It is called from
+            several threads at once. Its ValueError or OSError says that the image cannot be read.
+        length: how many images there are, n.
+        image_shape: `(h, w, c)` of every image.
+        class_names: one name a class, in the order of the labels; empty without labels.
+        labels: the same labels as those of `read_one`, if they are known before an image is read;
+            then nobody reads images for their labels.
+        captions: what is said about each image; None = nothing.
+
+    Raises:
+        ArgumentError: labels without class names, or captions of another number of images; when it
+            is read: an image of another shape or type.
+        UnreadableError: when it is read: an image that cannot be read.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> def gray(row):
+        ...     return np.full((8, 8, 3), row, np.uint8), row % 2
+        >>> source = data.from_reader(
+        ...     gray, length=5, image_shape=(8, 8, 3), class_names=("even", "odd")
+        ... )
+        >>> int(source[3]["image"].mean()), int(source[3]["label"])
+        (3, 1)
     """
+    if labels is not None:
+        _check_labels(labels, class_names)
+    _check_captions(captions, length)
     # Decoding releases the interpreter lock, so threads are enough.
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
     kept = math.prod((length, *image_shape)) <= MEMORY_BYTES
@@ -59,9 +108,16 @@ def from_reader(
     def decode(rows, images, labels, into):
         def one(row, at):
             try:
-                images[at], labels[at] = read_one(int(row))
+                image, labels[at] = read_one(int(row))
             except (ValueError, OSError) as error:
                 raise UnreadableError(str(error)) from error
+            if image.shape != image_shape or image.dtype != np.uint8:
+                raise ArgumentError(
+                    "read_one",
+                    f"image {row} is {image.dtype} {list(image.shape)}; allowed: uint8 "
+                    f"{list(image_shape)}.",
+                )
+            images[at] = image
 
         for _ in pool.map(one, rows, into):
             pass
@@ -88,8 +144,27 @@ def from_reader(
     )
 
 
+def _check_labels(labels: Int[np.ndarray, " n"], class_names: tuple[str, ...]) -> None:
+    """Every label is the number of a class, or -1."""
+    wrong = labels[(labels < UNLABELLED) | (labels >= len(class_names))]
+    if len(wrong):
+        raise ArgumentError(
+            "labels",
+            f"found {wrong[0]} with {len(class_names)} `class_names`; allowed: -1 for unlabelled, "
+            "or the number of a class, from 0.",
+        )
+
+
+def _check_captions(captions: Captions | None, count: int) -> None:
+    """As many images have captions as there are."""
+    if captions is not None and len(captions) != count:
+        raise ArgumentError(
+            "captions", f"found those of {len(captions)} images; allowed: of all {count} images."
+        )
+
+
 def find_unreadable(source: Source) -> dict[int, str]:
-    """What is wrong with the examples that cannot be read, by position; reads every image once."""
+    """What is wrong with each example that cannot be read, by position; reads every image once."""
 
     def fault(row: int) -> str:
         try:

@@ -1,33 +1,53 @@
 """tensorflow-datasets, read through its random-access data source, without TensorFlow."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
+from ..errors import ArgumentError
 from ._captions import Captions
 from ._holdout import split_holdout
-from ._images import fit_array
+from ._images import check_image_size, fit_array
 from ._source import UNLABELLED, Source
 from ._stored import from_reader
 
+if TYPE_CHECKING:  # imported when a data set is opened: it takes long, and most runs have no use
+    import tensorflow_datasets
+
 
 def open_tfds(
-    *, name: str, path: str, image_size: int, holdout: float, captions: str
+    *,
+    name: str = "",
+    path: str = "",
+    captions: str = "",
+    image_size: int = 0,
+    holdout: float = 0.1,
 ) -> dict[str, Source]:
-    """Sources of a prepared data set in the array_record format.
+    """A data set that tensorflow-datasets has prepared in the array_record format.
 
-    The data set has a feature ``image``, uint8 with 1 or 3 channels, and may have a ClassLabel
-    ``label``. The training images are its split ``train``; the test images its split ``test`` or,
-    where there is none or it has no labels (as in ImageNet), ``validation``.
+    It has a feature `image`, uint8 with 1 or 3 channels, and may have a ClassLabel `label`. The
+    training images are its split `train`. The test images are its split `test` or, if there is
+    none or it has no labels (as in ImageNet), `validation`.
 
-    ``captions`` names a feature of text, "" = none: one text, a sequence of texts, or a sequence
-    of dictionaries with a ``text``, as in coco_captions. All texts are read here, without decoding
-    the images. A test split whose images have no captions is passed over like one without labels.
+    Args:
+        name: of the data set; "" = `path` is the folder with its dataset_info.json.
+        path: the data directory; "" = the default directory of tensorflow-datasets.
+        captions: a feature that is a text, a sequence of texts, or a sequence of dictionaries with
+            a `text`, as in coco_captions. All texts are read here, without decoding the images. A
+            test split whose images have no captions is passed over. "" = no captions.
+        image_size: side of the square that every image is brought to, in pixels: the shorter side
+            is resized, then the centre kept. 0 = as stored, which must be one size.
+        holdout: share of the training images that is kept out, [0, 1).
 
-    ``path`` is the data directory, "" = tensorflow-datasets' own default; with ``name`` empty, it
-    is the folder with the data set's dataset_info.json.
+    Returns:
+        The splits, as `open_splits` has them.
+
+    Raises:
+        ArgumentError: there is no such data set, or its features cannot be used.
     """
+    import tensorflow_datasets as tfds
+
+    check_image_size(image_size)
     builder = _prepared(name, path)
     image_shape = _image_shape(builder, image_size)
     label = _features(builder).get("label")
@@ -52,14 +72,15 @@ def open_tfds(
 
     splits = [split for split in ("train", "test", "validation") if split in builder.info.splits]
     if "train" not in splits:
-        raise ValueError(
-            f"data.name: {builder.info.full_name} has no split 'train'; it has "
-            f"{', '.join(builder.info.splits)}"
+        raise ArgumentError(
+            "name",
+            f"{builder.info.full_name} has no split train; it has "
+            f"{', '.join(builder.info.splits)}.",
         )
     train = as_source("train")
     if train.captions is not None and not train.captions.texts:
-        raise ValueError(
-            f"data.captions: the feature {captions!r} of {builder.info.full_name} is empty"
+        raise ArgumentError(
+            "captions", f"the feature {captions!r} of {builder.info.full_name} is empty."
         )
     sources = split_holdout(train, holdout)
     for split in splits[1:]:
@@ -70,24 +91,30 @@ def open_tfds(
     return sources
 
 
-def _captions(builder: tfds.core.DatasetBuilder, split: str, name: str) -> Captions:
+def _captions(
+    builder: "tensorflow_datasets.core.DatasetBuilder", split: str, name: str
+) -> Captions:
     """The texts of every example of a split; of all or of none."""
+    import tensorflow_datasets as tfds
+
     data_set, features = builder.info.full_name, _features(builder)
     if name not in features:
         has = ", ".join(sorted(features))
-        raise ValueError(f"data.captions: {data_set} has no feature {name!r}; it has {has}")
+        raise ArgumentError("captions", f"{data_set} has no feature {name!r}; it has {has}.")
     examples = _data_source(builder, split, {"image": tfds.decode.SkipDecoding()})
     found = [_texts(examples[row][name]) for row in range(len(examples))]
     for row, texts in enumerate(found):
         if texts is None:
-            raise ValueError(
-                f"data.captions: the feature {name!r} of {data_set} is {features[name]}; allowed: "
-                "a text, a sequence of texts, or a sequence of dictionaries with a 'text'"
+            raise ArgumentError(
+                "captions",
+                f"the feature {name!r} of {data_set} is {features[name]}; allowed: a text, a "
+                "sequence of texts, or a sequence of dictionaries with a text.",
             )
         if not texts and any(found):
-            raise ValueError(
-                f"data.captions: the feature {name!r} of {data_set} has no text for example {row} "
-                f"of {split}; allowed: at least one an example that is not empty"
+            raise ArgumentError(
+                "captions",
+                f"the feature {name!r} of {data_set} has no text for example {row} of {split}; "
+                "allowed: at least one text an example that is not empty.",
             )
     return Captions.of(texts or () for texts in found)
 
@@ -103,61 +130,76 @@ def _texts(value: Any) -> list[str] | None:
     return [text.strip() for text in decoded if text.strip()]
 
 
-def _features(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
+def _features(builder: "tensorflow_datasets.core.DatasetBuilder") -> dict[str, Any]:
     """The features of an example by name."""
+    import tensorflow_datasets as tfds
+
     features = builder.info.features
     return dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
 
 
-def _image_shape(builder: tfds.core.DatasetBuilder, image_size: int) -> tuple[int, int, int]:
-    """The shape of every image once it is brought to ``image_size``."""
+def _image_shape(
+    builder: "tensorflow_datasets.core.DatasetBuilder", image_size: int
+) -> tuple[int, int, int]:
+    """The shape of every image once it is brought to `image_size`."""
     data_set, features = builder.info.full_name, _features(builder)
     if "image" not in features:
-        raise ValueError(
-            f"data.name: {data_set} has no feature 'image'; it has {', '.join(features) or 'none'}"
-        )
+        has = ", ".join(features) or "none"
+        raise ArgumentError("name", f"{data_set} has no feature 'image'; it has {has}.")
     image = features["image"]
     if len(image.shape) != 3 or image.np_dtype != np.uint8 or image.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"data.name: the images of {data_set} are {np.dtype(image.np_dtype)} "
-            f"{list(image.shape)}; allowed: uint8 [height, width, channels] with 1 or 3 channels"
+        raise ArgumentError(
+            "name",
+            f"the images of {data_set} are {np.dtype(image.np_dtype)} {list(image.shape)}; "
+            "allowed: uint8 [height, width, channels] with 1 or 3 channels.",
         )
     height, width, channels = image.shape
     if image_size:
         return image_size, image_size, channels
     if height is None or width is None:
-        raise ValueError(
-            f"data.image_size is 0, but the images of {data_set} have several sizes; set it to "
-            "the side that all are brought to"
+        raise ArgumentError(
+            "image_size",
+            f"found 0, but the images of {data_set} have several sizes; allowed: the side of the "
+            "square that all images are brought to.",
         )
     return height, width, channels
 
 
-def _prepared(name: str, path: str) -> tfds.core.DatasetBuilder:
+def _prepared(name: str, path: str) -> "tensorflow_datasets.core.DatasetBuilder":
     """The builder of a data set that is on disk."""
+    import tensorflow_datasets as tfds
+
     if not name and not path:
-        raise ValueError("data.name is empty; give a tensorflow-datasets name, such as 'cifar10'")
+        raise ArgumentError(
+            "name",
+            "found '' without `path`; allowed: a name of tensorflow-datasets, such as 'cifar10', "
+            "or in `path` the folder of a prepared data set.",
+        )
     try:
         if not name:
             return tfds.builder_from_directory(path)
         builder = tfds.builder(name, data_dir=path or None)
     except tfds.core.DatasetNotFoundError as error:
-        raise ValueError(
-            f"data.name: tensorflow-datasets knows no {name!r}, and none is prepared in "
-            f"{path or 'its default directory'}"
+        raise ArgumentError(
+            "name",
+            f"tensorflow-datasets knows no {name!r}, and none is prepared in "
+            f"{path or 'its default directory'}.",
         ) from error
     except OSError as error:
-        raise ValueError(f"data.path: no prepared data set in {path}: {error}") from error
+        raise ArgumentError("path", f"no prepared data set in {path}: {error}.") from error
     if not builder.is_prepared():
-        raise ValueError(
-            f"data.name: {name!r} is not prepared in {builder.data_path}. Once, with TensorFlow "
-            f"installed: {_prepare_command(name, path)}"
+        raise ArgumentError(
+            "name",
+            f"{name!r} is not prepared in {builder.data_path}. Once, with TensorFlow installed: "
+            f"{_prepare_command(name, path)}",
         )
     return builder
 
 
 def _data_source(
-    builder: tfds.core.DatasetBuilder, split: str, decoders: dict[str, Any] | None = None
+    builder: "tensorflow_datasets.core.DatasetBuilder",
+    split: str,
+    decoders: dict[str, Any] | None = None,
 ) -> Any:
     """Random access to the examples of a split."""
     try:
@@ -166,9 +208,10 @@ def _data_source(
             decoders=decoders,
         )
     except NotImplementedError as error:  # another file format
-        raise ValueError(
-            f"data.name: {builder.data_path} is in a format without random access; prepare it in "
-            f"another data directory: {_prepare_command(builder.info.name, 'OTHER_DIRECTORY')}"
+        raise ArgumentError(
+            "name",
+            f"{builder.data_path} is in a format without random access; prepare it in another data "
+            f"directory: {_prepare_command(builder.info.name, 'OTHER_DIRECTORY')}",
         ) from error
 
 

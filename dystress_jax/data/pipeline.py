@@ -1,4 +1,4 @@
-"""Batches of a source through grain: shuffled, shared out to the processes, resumable."""
+"""Batches of a source through grain: shuffled, divided among the processes, resumable."""
 
 import functools
 import sys
@@ -7,11 +7,12 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ..errors import ArgumentError
 from ._source import UNLABELLED, Batch, Source
 
 
 class PaddedBatch(Batch):
-    """A batch whose last rows may be padding: there ``mask`` is False."""
+    """A batch whose last rows may be padding: there `mask` is False."""
 
     mask: Bool[np.ndarray, " b"]
 
@@ -27,29 +28,29 @@ def batches(
 ) -> grain.DatasetIterator[Batch]:
     """Shuffled batches without end.
 
-    Every epoch visits the source in another order, which depends on ``seed`` and the epoch alone,
-    and drops the rest that fills no batch. The batch of all processes together is the same
-    whatever their number: process p of P loads rows [p b / P, (p + 1) b / P) of it.
+    Every epoch visits the source in another order, which depends on `seed` and the epoch alone. The
+    last examples of an epoch that fill no batch are left out. The batch of all processes together
+    does not depend on their number: process p of P loads its rows [p b / P, (p + 1) b / P).
 
-    Of several captions of an image one is used, another one each epoch: which, depends on
-    ``seed``, the epoch and the image's index alone.
+    If an image has several captions, each epoch uses one of them. Which one depends on `seed`, the
+    epoch and the image's index alone.
 
-    The iterator's ``get_state()`` is a small dict that fits in JSON; ``set_state()`` goes on with
-    exactly the next batch, in the middle of an epoch too, and also if more was read ahead.
+    The iterator's `get_state()` is a small dict that fits in JSON. `set_state()` goes on with
+    exactly the next batch, also in the middle of an epoch, and also if more was read ahead.
 
     Args:
-        source: at least ``batch_size`` examples.
-        batch_size: of all processes together, b; a multiple of ``process_count``.
+        source: at least `batch_size` examples.
+        batch_size: of all processes together, b; a multiple of `process_count`.
         seed: >= 0.
         threads: that load batches ahead, >= 0; 0 = load when asked.
         process_index: p, in [0, P).
         process_count: P, >= 1.
 
     Returns:
-        An iterator of this process's ``Batch``, b / P rows each.
+        An iterator of this process's `Batch`, b / P rows each.
 
     Raises:
-        ValueError: the source is smaller than a batch, or the processes cannot share a batch.
+        ArgumentError: the source is smaller than a batch, or the processes cannot share a batch.
 
     Example:
         >>> from dystress_jax import data
@@ -63,12 +64,13 @@ def batches(
     """
     mine = _rows_of_process(batch_size, process_index, process_count)
     if len(source) < batch_size:
-        raise ValueError(
-            f"batch_size is {batch_size}, but there are only {len(source)} images to fill a batch: "
-            f"set batch_size to at most {len(source)}, or give more images"
+        raise ArgumentError(
+            "batch_size",
+            f"found {batch_size}, but there are only {len(source)} images to fill a batch; "
+            f"allowed: at most {len(source)}.",
         )
     if seed < 0:
-        raise ValueError(f"seed is {seed}; allowed: 0 or more")
+        raise ArgumentError("seed", f"found {seed}; allowed: 0 or more.")
     per_epoch = len(source) // batch_size
 
     def generator(*entropy: int) -> np.random.RandomState:
@@ -104,21 +106,21 @@ def padded_batches(
 ) -> grain.DatasetIterator[PaddedBatch]:
     """Every example once, in order, in batches that all have the same size.
 
-    Where the examples do not fill the last batch, ``mask`` is False, images are black, labels and
-    indices -1, tokens 0. Of several captions of an image it is the first that is used.
+    The rows of the last batch that no example fills have `mask` False; there images are black,
+    labels and indices -1, tokens 0. If an image has several captions, the first is used.
 
     Args:
         source: any number of examples.
-        batch_size: of all processes together, b; a multiple of ``process_count``.
+        batch_size: of all processes together, b; a multiple of `process_count`.
         threads: that load batches ahead, >= 0; 0 = load when asked.
         process_index: p, in [0, P).
         process_count: P, >= 1.
 
     Returns:
-        An iterator of this process's ``PaddedBatch``, b / P rows each; as many on every process.
+        An iterator of this process's `PaddedBatch`, b / P rows each; as many on every process.
 
     Raises:
-        ValueError: the processes cannot share a batch.
+        ArgumentError: the processes cannot share a batch.
 
     Example:
         >>> from dystress_jax import data
@@ -153,10 +155,13 @@ def padded_batches(
 def _rows_of_process(batch_size: int, process_index: int, process_count: int) -> slice:
     """This process's rows of a batch of all processes."""
     if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index is {process_index}; allowed: 0 to {process_count - 1}")
+        raise ArgumentError(
+            "process_index", f"found {process_index}; allowed: 0 to {process_count - 1}."
+        )
     if batch_size < 1 or batch_size % process_count:
-        raise ValueError(
-            f"batch_size is {batch_size}; allowed: a multiple of the {process_count} processes"
+        raise ArgumentError(
+            "batch_size",
+            f"found {batch_size}; allowed: a multiple of the {process_count} processes.",
         )
     local = batch_size // process_count
     return slice(process_index * local, (process_index + 1) * local)
@@ -165,6 +170,6 @@ def _rows_of_process(batch_size: int, process_index: int, process_count: int) ->
 def _read_ahead(dataset: grain.MapDataset, threads: int) -> grain.DatasetIterator:
     """Iterate with this many threads, two batches a thread ahead."""
     if threads < 0:
-        raise ValueError(f"threads is {threads}; allowed: 0 or more")
+        raise ArgumentError("threads", f"found {threads}; allowed: 0 or more.")
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(dataset.to_iter_dataset(options))

@@ -15,28 +15,30 @@ import tokenizers
 from jaxtyping import Int
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+from ..errors import ArgumentError
+
 PADDING = ("[PAD]", "<pad>")
 ENDS = (("[CLS]", "[SEP]"), ("<s>", "</s>"), ("<|startoftext|>", "<|endoftext|>"))
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-_AT_ONCE = 4096  # captions; what the library says of each takes far more memory than its ids
+_AT_ONCE = 4096  # captions; the library's answer to one takes far more memory than its ids
 
 
 @dataclass(frozen=True)
 class Tokenizer:
     """A vocabulary and the rules by which a caption becomes ids of it.
 
-    A caption is ``[start, words..., end, 0, 0, ...]``: the start token (``[CLS]``) once, which the
-    text transformer repeats as often as it has class tokens; the end token (``[SEP]``) last, also
-    where words are cut off; 0 as padding and nowhere else. So the end stands at the last id that is
-    not 0. None of these ids comes from the words of a caption, whatever they say.
+    A caption is `[start, words..., end, 0, 0, ...]`. The start token (`[CLS]`) is there once; the
+    text transformer repeats it as often as it has class tokens. The end token (`[SEP]`) comes after
+    the last word, also if words are cut off. 0 is padding, and nothing else. So the end is the last
+    id that is not 0. No word of a caption has one of these ids, whatever the caption says.
 
     Attributes:
         pipeline: of Hugging Face tokenizers.
         context: ids of every caption, at least 3.
         start: id of the first token.
         end: id of the last token.
-        shift: how much larger ids are than the pipeline's: 1 where its 0 is a word, else 0.
-        padding: the pipeline's own id of padding, which no word has; None = there is none.
+        shift: ids are larger than the pipeline's by this: 1 if the pipeline's 0 is a word, else 0.
+        padding: the pipeline's own id of padding; None = there is none.
     """
 
     pipeline: tokenizers.Tokenizer
@@ -53,7 +55,7 @@ class Tokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that are the same where every caption has the same ids."""
+        """16 hexadecimal digits; with the same digits, every caption has the same ids."""
         settings = json.loads(self.pipeline.to_str())
         parts = ("added_tokens", "normalizer", "pre_tokenizer", "model")
         said = json.dumps({name: settings[name] for name in parts}, sort_keys=True)
@@ -78,7 +80,7 @@ class Tokenizer:
         return ids
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a tokenizer.json, whole or not at all, for `load_tokenizer`."""
+        """Write a tokenizer.json for `load_tokenizer`; never half a file."""
         path = pathlib.Path(path)
         unfinished = path.with_name(path.name + ".unfinished")
         unfinished.write_text(self.pipeline.to_str(pretty=True), encoding="utf-8")
@@ -90,20 +92,22 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Make a lower-cased WordPiece vocabulary from captions.
 
-    Text is split as BERT does it: control characters go, accents too; a word ends at white space,
-    at punctuation and at every Chinese character. The same captions give the same vocabulary.
-    Characters beyond the most frequent ``(vocab_size - 4) // 4`` are unknown words, ``[UNK]``.
+    Text is split as BERT does it: control characters and accents are removed; a word ends at white
+    space, at punctuation and at every Chinese character. The same captions give the same
+    vocabulary. Only the `(vocab_size - 4) // 4` most frequent characters have pieces; a word with
+    another one is unknown, `[UNK]`.
 
     Args:
-        captions: texts; empty ones say nothing.
-        vocab_size: ids at most, at least 8; fewer where the captions have fewer frequent pieces.
+        captions: texts; empty ones change nothing.
+        vocab_size: largest number of ids, at least 8. There are fewer if the captions have fewer
+            frequent pieces.
         context: ids of every caption, at least 3: start, a word, end.
 
     Returns:
         The tokenizer.
 
     Raises:
-        ValueError: a number is too small.
+        ArgumentError: a number is too small.
         TypeError: a caption is no string.
 
     Example:
@@ -113,10 +117,11 @@ def train_tokenizer(
         ((2, 6), [2, 3, 0, 0, 0, 0])
 
     References:
-        Devlin et al., arXiv 1810.04805, section 3 (google-research/bert, ``tokenization.py``).
+        Devlin et al., [arXiv 1810.04805](https://arxiv.org/abs/1810.04805), section 3
+        (google-research/bert, `tokenization.py`).
     """
     if vocab_size < 8:
-        raise ValueError(f"vocab_size must be at least 8; found {vocab_size}")
+        raise ArgumentError("vocab_size", f"found {vocab_size}; allowed: at least 8.")
     pipeline = _bert_pipeline(models.WordPiece(unk_token="[UNK]"))
     texts = [_words(pipeline, _text(i, caption)) for i, caption in enumerate(captions)]
     counts = collections.Counter(itertools.chain.from_iterable(itertools.chain(*texts)))
@@ -136,43 +141,50 @@ def train_tokenizer(
         (" ".join(word for word in text if known.issuperset(word)) for text in texts), trainer
     )
     vocabulary = pipeline.get_vocab(with_added_tokens=True)
-    return _ready(_word_piece(vocabulary), context, "the trained vocabulary")
+    return _ready(_word_piece(vocabulary), context)
 
 
 def load_tokenizer(path: str | os.PathLike, *, context: int = 77) -> Tokenizer:
     """Read a vocabulary.
 
     Args:
-        path: a ``tokenizer.json`` of Hugging Face tokenizers (WordPiece, BPE, ...), or a
-            ``vocab.txt`` with a WordPiece a line, as BERT's: lower-cased, ``[PAD]`` in the first
-            line, with ``[UNK]``, ``[CLS]`` and ``[SEP]``.
+        path: a `tokenizer.json` of Hugging Face tokenizers (WordPiece, BPE, ...), or a `vocab.txt`
+            as BERT's: one WordPiece a line, lower-cased, `[PAD]` in the first line, with `[UNK]`,
+            `[CLS]` and `[SEP]`.
         context: ids of every caption, at least 3: start, a word, end.
 
     Returns:
-        The tokenizer; what a ``tokenizer.json`` says of truncation, padding, special tokens and
-        dropout is replaced by what `Tokenizer` says. Where its id 0 is a word, as in CLIP's and
-        RoBERTa's, all ids are one larger here, since 0 is padding.
+        The tokenizer. Truncation, padding, special tokens and dropout of a `tokenizer.json` are
+        replaced by those of `Tokenizer`. If its id 0 is a word, as in CLIP's and RoBERTa's, all ids
+        are larger by one here, since 0 is padding.
 
     Raises:
-        ValueError: the file is no vocabulary, or start and end are missing.
+        ArgumentError: the file is no vocabulary, or has no start and end; `context` is too small.
         OSError: the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "vocab.txt")
+        >>> _ = path.write_text("[PAD] [UNK] [CLS] [SEP] red cat ##s".replace(" ", chr(10)))
+        >>> load_tokenizer(path, context=6).encode(["Red cats!"]).tolist()
+        [[2, 4, 5, 6, 1, 3]]
     """
     path = pathlib.Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+        raise ArgumentError("path", f"{path} is not UTF-8 text: {error}.") from error
     if path.suffix != ".json":
-        return _ready(_word_piece(_read_lines(path, text)), context, str(path))
+        return _ready(_word_piece(_read_lines(path, text)), context, path)
     try:
         pipeline = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing more special
-        raise ValueError(f"{path} is no tokenizer.json: {error}") from error
-    return _ready(pipeline, context, str(path))
+        raise ArgumentError("path", f"{path} is no tokenizer.json: {error}.") from error
+    return _ready(pipeline, context, path)
 
 
 def _text(i: int, caption: object) -> str:
-    """The i-th caption; lone surrogates, which JSON has and UTF-8 has not, as question marks."""
+    """The i-th caption; half characters, which JSON may have and UTF-8 not, as question marks."""
     if not isinstance(caption, str):
         raise TypeError(f"caption {i} is a {type(caption).__name__}, not a string")
     return caption.encode("utf-8", "replace").decode("utf-8")
@@ -200,19 +212,30 @@ def _read_lines(path: pathlib.Path, text: str) -> dict[str, int]:
     vocabulary = {}
     for i, word in enumerate(lines):
         if not word:
-            raise ValueError(f"{path}, line {i + 1}: an empty line is no word")
+            raise ArgumentError("path", f"{path}, line {i + 1}: an empty line is no word.")
         if word in vocabulary:
-            raise ValueError(f"{path}, line {i + 1}: {word!r} is in line {vocabulary[word] + 1}")
+            raise ArgumentError(
+                "path", f"{path}, line {i + 1}: {word!r} is in line {vocabulary[word] + 1} too."
+            )
         vocabulary[word] = i
     for word in _SPECIAL:
         if word not in vocabulary:
-            raise ValueError(f"{path} has no line {word}; one word a line, {_SPECIAL} among them")
+            raise ArgumentError(
+                "path",
+                f"{path} has no line {word}; allowed: one word a line, {', '.join(_SPECIAL)} among "
+                "them.",
+            )
     return vocabulary
 
 
-def _ready(pipeline: tokenizers.Tokenizer, context: int, origin: str) -> Tokenizer:
+def _ready(
+    pipeline: tokenizers.Tokenizer, context: int, path: pathlib.Path | None = None
+) -> Tokenizer:
+    """The tokenizer of a pipeline, which was read from a file or trained."""
     if context < 3:
-        raise ValueError(f"context must be at least 3, for start, a word and end; found {context}")
+        raise ArgumentError(
+            "context", f"found {context}; allowed: at least 3, for start, a word and end."
+        )
     padding = next((i for i in map(pipeline.token_to_id, PADDING) if i is not None), None)
     shift = 0 if padding == 0 else 1
     pipeline.no_truncation()
@@ -223,4 +246,8 @@ def _ready(pipeline: tokenizers.Tokenizer, context: int, origin: str) -> Tokeniz
         start_id, end_id = pipeline.token_to_id(start), pipeline.token_to_id(end)
         if start_id is not None and end_id is not None:
             return Tokenizer(pipeline, context, start_id + shift, end_id + shift, shift, padding)
-    raise ValueError(f"{origin} has no start and end tokens; allowed: one pair of {ENDS}")
+    raise ArgumentError(
+        "path",
+        f"{path} has no start and end tokens; allowed: one pair of "
+        f"{' or '.join(f'{start} {end}' for start, end in ENDS)}.",
+    )
