@@ -204,6 +204,30 @@ def test_what_is_heavy_is_imported_when_it_is_used():
 # Your own
 
 
+def test_the_own_source_of_the_guide_works_and_is_short(tmp_path, monkeypatch):
+    guide = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"## A source of your own.*?```python\n(.*?)```", guide, re.DOTALL)
+    assert len(code.strip().splitlines()) <= 20
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (10, 32, 32, 3), np.uint8)
+    for split, rows in (("train", range(8)), ("test", range(8, 10))):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for row in rows:
+            np.save(tmp_path / "images" / split / f"{NAMES[row % 2]}_{row}.npy", images[row])
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(code, found)
+    splits = found["splits"]
+    assert {split: len(part) for split, part in splits.items()} == {
+        "train": 6,
+        "holdout": 2,
+        "test": 2,
+    }
+    assert splits["train"].class_names == NAMES
+    assert [NAMES[example["label"]] for example in splits["test"]] == ["cat", "dog"]
+    np.testing.assert_array_equal(splits["test"].gather(np.arange(2))["image"], images[8:])
+
+
 def of_arrays(*, count=20, **test):
     source = from_arrays(TRAIN[:count], LABELS[:count], class_names=NAMES)
     return split_holdout(source, 0.25) | test
