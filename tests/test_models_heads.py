@@ -1,6 +1,7 @@
 """The projection heads against closed-form sizes and a float64 NumPy oracle."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dystress_jax.models import projector
+from dystress_jax.errors import ArgumentError
+from dystress_jax.models import HEADS, projector
 from dystress_jax.models._norm import BatchNorm
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -95,6 +97,25 @@ def test_bfloat16_head_returns_float32_close_to_the_wide_one():
     assert np.min(cosine / np.linalg.norm(expected, axis=1)) > 0.999
 
 
+def test_builders_name_the_settings_that_they_use():
+    settings = ("hidden", "out", "bn_groups")
+    used = {
+        name: [s for s in settings if s in inspect.signature(build).parameters]
+        for name, build in HEADS.items()
+    }
+    assert used.pop("none") == []
+    assert used.pop("moco_v2") == ["hidden", "out"]  # no BatchNorm
+    assert list(used) == ["simclr", "simclr3", "dystress_cifar", "moco_v3", "moco_v3_vit"]
+    assert all(found == list(settings) for found in used.values())
+
+
+@pytest.mark.parametrize("hidden", [0, None])
+def test_without_a_width_the_hidden_layers_are_as_wide_as_the_features(hidden):
+    head = projector("simclr", in_features=6, hidden=hidden, out=2)
+    params, _ = jax.eval_shape(head.init, jax.random.key(0))
+    assert params["linears"]["layer1"]["kernel"].shape == (6, 6)
+
+
 def test_none_returns_the_features():
     head = projector("none", in_features=3)
     params, stats = head.init(jax.random.key(0))
@@ -107,15 +128,18 @@ def test_none_returns_the_features():
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"name": "mlp", "in_features": 8}, "unknown head 'mlp'.*'simclr', 'simclr3'"),
-        ({"name": "simclr", "in_features": 0}, "in_features is a number of features.*found 0"),
-        ({"name": "simclr", "in_features": 8, "hidden": 0}, "hidden .*found 0"),
-        ({"name": "simclr", "in_features": 8, "out": -1}, "out .*found -1"),
-        ({"name": "simclr", "in_features": 8, "bn_groups": 0}, "bn_groups .*found 0"),
+        ({"name": "mlp", "in_features": 8}, "name: found 'mlp'; allowed: simclr, simclr3, .*none"),
+        ({"name": "simclr", "in_features": 0}, "in_features: found 0; allowed: at least 1"),
+        ({"name": "simclr", "in_features": 8, "hidden": -1}, "hidden: found -1"),
+        ({"name": "simclr", "in_features": 8, "out": -1}, "out: found -1; allowed: at least 1"),
+        (
+            {"name": "simclr", "in_features": 8, "bn_groups": 0},
+            "bn_groups: found 0; allowed: at least 1",
+        ),
     ],
 )
 def test_errors_say_what_was_found_and_what_is_allowed(keywords, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         projector(**keywords)
 
 
@@ -155,5 +179,5 @@ def test_one_group_is_batch_norm_and_evaluation_knows_no_groups():
 
 def test_a_batch_that_the_groups_cannot_share_is_refused():
     norm = BatchNorm(3, groups=4, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="10 rows cannot be cut into 4 groups"):
+    with pytest.raises(ArgumentError, match=r"bn_groups: found 4 with a batch of 10 rows; .*div"):
         norm(jnp.ones((10, 3)), use_running_average=False)

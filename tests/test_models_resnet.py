@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dystress_jax.errors import ArgumentError
 from dystress_jax.models import resnet
 from dystress_jax.models._functional import functional
 from dystress_jax.models._norm import BatchNorm
@@ -281,19 +282,34 @@ def test_bfloat16_computes_close_to_float32_and_keeps_parameters_and_statistics_
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"name": "resnet20"}, "unknown ResNet 'resnet20'.*'resnet18', 'resnet34'"),
-        ({"name": "small", "stem": "tiny"}, "unknown stem 'tiny'.*'imagenet', 'cifar', 'patch'"),
-        ({"name": "small", "channels": 0}, "channels must be at least 1; found 0"),
-        ({"name": "small", "width": -1}, "width must be at least 1; found -1"),
+        ({"name": "resnet20"}, "name: found 'resnet20'; allowed: small, resnet18, .*Did you"),
+        ({"name": "small", "stem": "tiny"}, "stem: found 'tiny'; allowed: imagenet, cifar, patch"),
+        ({"name": "small", "channels": 0}, "channels: found 0; allowed: at least 1"),
+        ({"name": "small", "width": -1}, "width: found -1; allowed: at least 1"),
     ],
 )
 def test_errors_say_what_was_found_and_what_is_allowed(keywords, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         resnet(**keywords)
 
 
-def test_images_with_other_channels_are_refused_with_both_numbers():
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 8, 8, 1), r"channels: found 3 with images of shape \(2, 8, 8, 1\); .* 1\."),
+        ((2, 9, 7, 3), "stem: found 'patch' with images of 9 x 7.*cifar, or .* at least 8 x 8"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused_with_the_numbers(shape, message):
     network, params, stats = abstract("small", "patch")
-    images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
-    with pytest.raises(ValueError, match=r"made for 3 channels.*\(2, 8, 8, 1\)"):
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    with pytest.raises(ArgumentError, match=message):
         jax.eval_shape(functools.partial(network.apply, train=True), params, stats, images)
+
+
+@pytest.mark.parametrize(("stem", "side"), [("imagenet", 1), ("cifar", 1), ("patch", 8)])
+def test_every_stem_takes_its_smallest_images(stem, side):
+    network, params, stats = abstract("small", stem)
+    images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+    apply = functools.partial(network.apply, train=True)
+    assert jax.eval_shape(apply, params, stats, images)[0].shape == (2, 64)

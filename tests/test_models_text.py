@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dystress_jax.errors import ArgumentError
 from dystress_jax.models import text_transformer
 from dystress_jax.models._functional import functional
 from dystress_jax.models.text import BidirectionalTransformer, CausalTransformer
@@ -162,16 +163,16 @@ def test_an_id_outside_of_the_vocabulary_is_not_taken_for_another():
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"name": "gpt"}, "unknown text transformer 'gpt'.*'text_micro'"),
-        ({"pooling": "mean"}, "unknown pooling 'mean'; choose 'cls' or 'eot'"),
-        ({"vocab_size": 0}, "vocab_size must be at least 1; found 0"),
-        ({"context": 0}, "context must be at least 1; found 0"),
-        ({"class_tokens": 0}, "class_tokens must be at least 1; found 0"),
-        ({"pooling": "eot", "class_tokens": 4}, "found class_tokens = 4. .* to be reshaped"),
+        ({"name": "gpt"}, "name: found 'gpt'; allowed: text_micro, .*text_base"),
+        ({"pooling": "mean"}, "pooling: found 'mean'; allowed: cls, eot"),
+        ({"vocab_size": 0}, "vocab_size: found 0; allowed: at least 1"),
+        ({"context": 0}, "context: found 0; allowed: at least 1"),
+        ({"class_tokens": 0}, "class_tokens: found 0; allowed: at least 1"),
+        ({"pooling": "eot", "class_tokens": 4}, "class_tokens: found 4 with `pooling` 'eot'"),
     ],
 )
 def test_errors_say_what_was_found_and_what_is_allowed(keywords, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         text_transformer(**{"name": "text_micro", "vocab_size": 20, **keywords})
 
 
@@ -180,5 +181,6 @@ def test_errors_say_what_was_found_and_what_is_allowed(keywords, message):
 def test_texts_that_do_not_fit_are_refused_with_the_numbers(pooling, t):
     params, stats = jax.eval_shape(tiny(pooling).init, jax.random.key(0))
     ids = jax.ShapeDtypeStruct((1, t), jnp.int32)
-    with pytest.raises(ValueError, match=rf"1 to 9 tokens, found ids of shape \(1, {t}\)"):
+    message = rf"context: found 9 with token ids of shape \(1, {t}\)"
+    with pytest.raises(ArgumentError, match=message):
         jax.eval_shape(functools.partial(tiny(pooling).apply, train=True), params, stats, ids)

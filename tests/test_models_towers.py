@@ -1,6 +1,7 @@
 """The towers: sizes of the published pairs, layouts of the tokens, what is refused."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,14 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dystress_jax import similarities
-from dystress_jax.models import image_tower, text_tower, token_projection
+from dystress_jax.errors import ArgumentError
+from dystress_jax.models import (
+    ENCODERS,
+    IMAGE_TOWERS,
+    image_tower,
+    text_tower,
+    token_projection,
+)
 from tests.transformer_oracles import count
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -88,7 +96,7 @@ INPUTS = {
 def test_embeddings_have_the_asked_shape_or_the_tower_is_refused(name, dims, tokens, mode):
     options = {"dims": dims, "tokens": tokens, "mode": mode}
     if tokens > 1 and mode == "multi" and name in ("resnet", "causal"):
-        with pytest.raises(ValueError, match="reshape"):
+        with pytest.raises(ArgumentError, match=r"mode: found 'multi' with `tokens` 3.* reshape"):
             TOWERS[name](**options)
         return
     encoder, projection = TOWERS[name](**options)
@@ -106,26 +114,47 @@ def test_embeddings_have_the_asked_shape_or_the_tower_is_refused(name, dims, tok
     assert (encoder.out_features, projection.out_features) == (features.shape[1], 12)
 
 
+def test_every_encoder_is_an_image_tower_that_names_the_settings_it_uses():
+    assert list(IMAGE_TOWERS) == list(ENCODERS)
+    settings = ("stem", "image_size", "patch", "heads", "freeze_patches", "remat", "channels")
+    used = lambda build: [s for s in settings if s in inspect.signature(build).parameters]
+    assert used(ENCODERS["resnet18"]) == ["stem", "remat", "channels"]
+    assert used(ENCODERS["vit_tiny"]) == ["patch", "heads", "freeze_patches", "remat", "channels"]
+    assert used(IMAGE_TOWERS["resnet18"]) == ["stem", "remat", "channels"]
+    assert used(IMAGE_TOWERS["vit_tiny"]) == ["image_size", "patch", "remat", "channels"]
+    for build in IMAGE_TOWERS.values():
+        kinds = {p.kind for p in inspect.signature(build).parameters.values()}
+        assert kinds == {inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_the_table_and_the_function_build_the_same_tower():
+    made = image_tower("small", dims=4, stem="cifar", channels=1, patch=4, image_size=8)
+    listed = IMAGE_TOWERS["small"](dims=4, stem="cifar", channels=1)
+    for one, other in zip(made, listed, strict=True):
+        assert jax.eval_shape(one.init, KEY) == jax.eval_shape(other.init, KEY)
+    with pytest.raises(TypeError, match="patch"):
+        IMAGE_TOWERS["small"](dims=4, patch=4)
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"name": "inception"}, "unknown ResNet 'inception'"),
-        ({"name": "vit_giant"}, "unknown ViT 'vit_giant'"),
-        ({"dims": 0}, "dims must be at least 1; found 0"),
-        ({"tokens": 0}, "tokens must be at least 1; found 0"),
-        ({"mode": "stack"}, "unknown mode 'stack'; choose 'multi' or 'reshape'"),
+        ({"name": "inception"}, "name: found 'inception'; allowed: small, .*vit_base"),
+        ({"dims": 0}, "dims: found 0; allowed: at least 1"),
+        ({"tokens": 0}, "tokens: found 0; allowed: at least 1"),
+        ({"mode": "stack"}, "mode: found 'stack'; allowed: multi, reshape"),
     ],
 )
 def test_errors_say_what_was_found_and_what_is_allowed(keywords, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         image_tower(**{"name": "vit_micro", "dims": 8, **keywords})
     if "name" not in keywords:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ArgumentError, match=message):
             text_tower(**{"name": "text_micro", "vocab_size": 9, "dims": 8, **keywords})
 
 
 def test_a_projection_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="width must be at least 1; found 0"):
+    with pytest.raises(ArgumentError, match="width: found 0; allowed: at least 1"):
         token_projection(width=0, dims=4)
 
 

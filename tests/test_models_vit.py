@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from dystress_jax.errors import ArgumentError
 from dystress_jax.models import vit
 from dystress_jax.models._functional import functional
 from dystress_jax.models._transformer import Block, Blocks
@@ -145,29 +146,45 @@ def test_bfloat16_computes_close_to_float32_and_keeps_parameters_wide():
     np.testing.assert_allclose(found, expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("heads", [0, None])
+def test_without_a_number_of_heads_there_are_those_of_the_size(heads):
+    images = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)
+
+    def program(heads):
+        network = vit("vit_mini", patch=4, heads=heads)
+        params, stats = jax.eval_shape(network.init, jax.random.key(0))
+        apply = functools.partial(network.apply, train=False)
+        return str(jax.make_jaxpr(apply)(params, stats, images))
+
+    assert program(heads) == program(4)
+    assert program(heads) != program(2)
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"name": "vit_huge"}, "unknown ViT 'vit_huge'.*'vit_tiny', 'vit_small'"),
-        ({"name": "vit_tiny", "patch": 0}, "patch must be at least 1; found 0"),
-        ({"name": "vit_tiny", "heads": 5}, "heads must divide the width 192.*found 5"),
+        ({"name": "vit_huge"}, "name: found 'vit_huge'; allowed: .*vit_tiny, vit_small"),
+        ({"name": "vit_tiny", "patch": 0}, "patch: found 0; allowed: at least 1"),
+        ({"name": "vit_tiny", "heads": 5}, "heads: found 5 with vit_tiny, which is 192 wide; .* 4"),
     ],
 )
 def test_errors_say_what_was_found_and_what_is_allowed(keywords, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         vit(**keywords)
 
 
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((1, 8, 10, 3), "patches of 4 x 4 do not tile images of 8 x 10: .*multiple of 4"),
-        ((1, 8, 8, 1), r"made for 3 channels.*\(1, 8, 8, 1\)"),
+        ((1, 8, 10, 3), "patch: found 4 with images of 8 x 10; .*divisor of both sides, .* 2"),
+        ((1, 10, 10, 3), "patch: found 4 with images of 10 x 10; .*divisor of their side, .* 2"),
+        ((1, 2, 2, 3), "patch: found 4 with images of 2 x 2; .*example 2"),
+        ((1, 8, 8, 1), r"channels: found 3 with images of shape \(1, 8, 8, 1\); .* 1\."),
     ],
 )
 def test_images_that_do_not_fit_are_refused_with_the_numbers(shape, message):
     params, stats = jax.eval_shape(tiny().init, jax.random.key(0))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         jax.eval_shape(
             functools.partial(tiny().apply, train=True),
             params,

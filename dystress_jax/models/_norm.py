@@ -5,6 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ..errors import ArgumentError
+from ._arguments import at_least_one
+
 
 class BatchNorm(nnx.BatchNorm):
     r"""BatchNorm over every axis but the last, computed in float32.
@@ -38,8 +41,7 @@ class BatchNorm(nnx.BatchNorm):
         groups: int = 1,
     ):
         """Make the layer; ``zero_scale`` starts the scale at 0 instead of 1."""
-        if groups < 1:
-            raise ValueError(f"groups must be at least 1; found {groups}")
+        at_least_one(bn_groups=groups)  # the networks' name for it, here and below
         scale_init = nnx.initializers.zeros_init() if zero_scale else nnx.initializers.ones_init()
         super().__init__(
             num_features,
@@ -65,9 +67,10 @@ class BatchNorm(nnx.BatchNorm):
         if self.groups == 1 or use_running_average:
             return super().__call__(x, use_running_average, mask=mask).astype(x.dtype)
         if x.shape[0] % self.groups:
-            raise ValueError(
-                f"a batch of {x.shape[0]} rows cannot be cut into {self.groups} groups of equal "
-                f"size for BatchNorm: choose a batch size that is a multiple of {self.groups}"
+            raise ArgumentError(
+                "bn_groups",
+                f"found {self.groups} with a batch of {x.shape[0]} rows; allowed: a divisor of "
+                "their number, since the groups are of equal size.",
             )
         grouped = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
         axes = tuple(range(1, grouped.ndim - 1))

@@ -8,9 +8,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ..errors import ArgumentError, look_up
+from ._arguments import at_least_one, check_patch
 from ._functional import Network, functional
 from ._transformer import Blocks, LayerNorm
-from .vit import ARCHITECTURES, PatchEmbedding
+from .vit import SIZES, PatchEmbedding
 
 
 class ClipVisionTransformer(nnx.Module):
@@ -47,9 +49,10 @@ class ClipVisionTransformer(nnx.Module):
         """Return the features in float32; training and evaluation are the same function."""
         del train
         if images.shape[1:3] != (self.image_size, self.image_size):
-            raise ValueError(
-                f"the network has learned positions for images of {self.image_size} x "
-                f"{self.image_size}, found images of shape {images.shape}"
+            raise ArgumentError(
+                "image_size",
+                f"found {self.image_size} with images of {images.shape[1]} x {images.shape[2]}; "
+                "allowed: the side of square images, for which the positions are learned.",
             )
         x = self.patches(images)
         n, _, _, width = x.shape
@@ -96,8 +99,8 @@ def clip_vit(
         The network: images `[n h w channels]` to features `[n class_tokens*width]`.
 
     Raises:
-        ValueError: the name is unknown, a number is below 1, or the patch does not divide the
-            image.
+        ArgumentError: the name is unknown, a number is below 1, or the patch does not divide the
+            side of the images; when the network is applied, the images have another size.
 
     Example:
         >>> import jax
@@ -110,18 +113,9 @@ def clip_vit(
         Radford et al., arXiv 2103.00020; the class tokens and the initial values of tokens and
         positions: Sun, arXiv 2209.02127 (minogame/clip-mtob).
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"unknown ViT {name!r}; choose one of {list(ARCHITECTURES)}")
-    sizes = {"patch": patch, "class_tokens": class_tokens, "channels": channels}
-    for argument, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{argument} must be at least 1; found {size}")
-    if image_size < patch or image_size % patch:
-        raise ValueError(
-            f"patches of {patch} x {patch} do not tile images of {image_size} x {image_size}: "
-            f"choose an image_size that is a multiple of {patch}, or another patch"
-        )
-    width, depth, heads = ARCHITECTURES[name]
+    width, depth, heads = look_up(SIZES, name)
+    at_least_one(image_size=image_size, patch=patch, class_tokens=class_tokens, channels=channels)
+    check_patch(patch, image_size, image_size)
     build = functools.partial(
         ClipVisionTransformer,
         width,

@@ -3,12 +3,16 @@
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ..errors import look_up
+from ._arguments import at_least_one, used_by
 from ._functional import Network, functional, identity
 from ._norm import BatchNorm
 
@@ -17,17 +21,7 @@ from ._norm import BatchNorm
 class _Head:
     layers: int
     norm: bool = True  # BatchNorm after the layers before the last, in place of their biases
-    last_norm: str = "none"  # of the last layer: none; scale: no offset; plain: nor scale
-
-
-_HEADS = {
-    "simclr": _Head(layers=2, last_norm="scale"),
-    "simclr3": _Head(layers=3, last_norm="scale"),
-    "dystress_cifar": _Head(layers=2),
-    "moco_v2": _Head(layers=2, norm=False),
-    "moco_v3": _Head(layers=2, last_norm="plain"),
-    "moco_v3_vit": _Head(layers=3, last_norm="plain"),
-}
+    last_norm: Literal["none", "scale", "plain"] = "none"  # scale: no offset; plain: nor scale
 
 
 class MLP(nnx.Module):
@@ -71,6 +65,52 @@ class MLP(nnx.Module):
         return x.astype(jnp.float32)
 
 
+def _mlp(
+    head: _Head,
+    *,
+    in_features: int,
+    hidden: int | None = None,
+    out: int = 128,
+    bn_groups: int = 1,
+    dtype: DTypeLike = jnp.float32,
+) -> Network:
+    hidden = hidden or in_features
+    at_least_one(in_features=in_features, hidden=hidden, out=out, bn_groups=bn_groups)
+    sizes = (in_features, *[hidden] * (head.layers - 1), out)
+    return functional(
+        lambda rngs: MLP(sizes, head=head, bn_groups=bn_groups, dtype=dtype, rngs=rngs),
+        out_features=out,
+    )
+
+
+def _mlp_without_norm(
+    head: _Head,
+    *,
+    in_features: int,
+    hidden: int | None = None,
+    out: int = 128,
+    dtype: DTypeLike = jnp.float32,
+) -> Network:
+    return _mlp(head, in_features=in_features, hidden=hidden, out=out, dtype=dtype)
+
+
+def _none(*, in_features: int) -> Network:
+    at_least_one(in_features=in_features)
+    return identity(features=in_features)
+
+
+HEADS: dict[str, Callable[..., Network]] = {
+    "simclr": functools.partial(_mlp, _Head(layers=2, last_norm="scale")),
+    "simclr3": functools.partial(_mlp, _Head(layers=3, last_norm="scale")),
+    "dystress_cifar": functools.partial(_mlp, _Head(layers=2)),
+    "moco_v2": functools.partial(_mlp_without_norm, _Head(layers=2, norm=False)),
+    "moco_v3": functools.partial(_mlp, _Head(layers=2, last_norm="plain")),
+    "moco_v3_vit": functools.partial(_mlp, _Head(layers=3, last_norm="plain")),
+    "none": _none,
+}
+"""The heads by name; `projector` says what they are, and what their arguments are."""
+
+
 def projector(
     name: str,
     *,
@@ -99,16 +139,18 @@ def projector(
     Args:
         name: one of the names above.
         in_features: width of the encoder's features, at least 1.
-        hidden: width of the layers before the last; by default ``in_features``.
+        hidden: width of the layers before the last; None or 0 for ``in_features``.
         out: width of the projections, at least 1; ``none`` has no use for it.
-        bn_groups: groups of the batch that BatchNorm normalises each by itself, as in `resnet`.
+        bn_groups: groups of the batch that BatchNorm normalises each by itself, as in `resnet`;
+            ``moco_v2`` and ``none`` have no use for it.
         dtype: compute type; parameters, statistics and outputs are float32.
 
     Returns:
         The head: `[n in_features]` to `[n out]`, not normalised.
 
     Raises:
-        ValueError: the name is unknown or a width is below 1.
+        ArgumentError: the name is unknown or a number is below 1; when the head is applied, the
+            groups do not divide the batch.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -129,19 +171,8 @@ def projector(
         ``moco_v3_vit``: Chen et al., arXiv 2104.02057, section 3 (facebookresearch/moco-v3,
         ``builder.py``: 4096 wide, 256 out).
     """
-    hidden = in_features if hidden is None else hidden
-    for argument, width in (("in_features", in_features), ("hidden", hidden), ("out", out)):
-        if width < 1:
-            raise ValueError(f"{argument} is a number of features, at least 1; found {width}")
-    if bn_groups < 1:
-        raise ValueError(f"bn_groups must be at least 1; found {bn_groups}")
-    if name == "none":
-        return identity(features=in_features)
-    if name not in _HEADS:
-        raise ValueError(f"unknown head {name!r}; choose one of {[*_HEADS, 'none']}")
-    head = _HEADS[name]
-    sizes = (in_features, *[hidden] * (head.layers - 1), out)
-    return functional(
-        lambda rngs: MLP(sizes, head=head, bn_groups=bn_groups, dtype=dtype, rngs=rngs),
-        out_features=out,
+    build = look_up(HEADS, name)
+    return build(
+        in_features=in_features,
+        **used_by(build, hidden=hidden, out=out, bn_groups=bn_groups, dtype=dtype),
     )

@@ -2,13 +2,15 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ..errors import ArgumentError, look_up
+from ._arguments import at_least_one, check_channels
 from ._functional import Network, functional
 from ._norm import BatchNorm
 
@@ -139,7 +141,21 @@ def _shortcut(in_features: int, out_features: int, stride: int, **layer: Any) ->
     return Projection(in_features, out_features, stride, **layer)
 
 
-_STEMS = {"imagenet": (7, 2, 3), "cifar": (3, 1, 1), "patch": (4, 4, 0)}  # size, stride, padding
+class Stem(NamedTuple):
+    """The first convolution, perhaps a 3x3 max-pool of stride 2, and the images they are for."""
+
+    size: int
+    stride: int
+    padding: int
+    max_pool: bool = False
+    smallest: int = 1  # side of the smallest images, in pixels
+
+
+STEMS = {
+    "imagenet": Stem(size=7, stride=2, padding=3, max_pool=True),
+    "cifar": Stem(size=3, stride=1, padding=1),
+    "patch": Stem(size=4, stride=4, padding=0, smallest=8),
+}
 
 
 class ResNet(nnx.Module):
@@ -167,8 +183,16 @@ class ResNet(nnx.Module):
         self.remat = remat
         self.stem = stem
         self.dtype = dtype
-        size, stride, padding = _STEMS[stem]
-        self.conv = _conv(channels, width, size, stride, padding=padding, dtype=dtype, rngs=rngs)
+        first = look_up(STEMS, stem, argument="stem")
+        self.conv = _conv(
+            channels,
+            width,
+            first.size,
+            first.stride,
+            padding=first.padding,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.norm = norm(width, rngs=rngs)
         features = width
         blocks = {}
@@ -184,13 +208,10 @@ class ResNet(nnx.Module):
 
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
         """Return the pooled features in float32."""
-        if images.shape[-1] != self.channels:
-            raise ValueError(
-                f"the network was made for {self.channels} channels, found images of shape "
-                f"{images.shape}: the last axis holds the channels"
-            )
+        check_channels(self.channels, images)
+        _check_stem(self.stem, *images.shape[1:3])
         x = nnx.relu(self.norm(self.conv(images.astype(self.dtype)), use_running_average=not train))
-        if self.stem == "imagenet":
+        if STEMS[self.stem].max_pool:
             padding: Any = ((1, 1), (1, 1))  # flax annotates str, and takes pairs too
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
         apply = lambda block, x: block(x, train=train)
@@ -201,12 +222,24 @@ class ResNet(nnx.Module):
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
 
-_ARCHITECTURES = {
+def _check_stem(stem: str, height: int, width: int) -> None:
+    side, smallest = min(height, width), STEMS[stem].smallest
+    if side >= smallest:
+        return
+    others = [name for name in STEMS if STEMS[name].smallest <= side]
+    raise ArgumentError(
+        "stem",
+        f"found {stem!r} with images of {height} x {width}, which leaves nothing to convolve; "
+        f"allowed: {', '.join(others)}, or images of at least {smallest} x {smallest}.",
+    )
+
+
+ARCHITECTURES = {  # block, blocks of each stage, channels of the first
+    "small": (BasicBlock, (1, 1), 32),
     "resnet18": (BasicBlock, (2, 2, 2, 2), 64),
     "resnet34": (BasicBlock, (3, 4, 6, 3), 64),
     "resnet50": (BottleneckBlock, (3, 4, 6, 3), 64),
     "resnet101": (BottleneckBlock, (3, 4, 23, 3), 64),
-    "small": (BasicBlock, (1, 1), 32),
 }
 
 
@@ -239,7 +272,8 @@ def resnet(
         The network: images `[n h w channels]` to features `[n out_features]`.
 
     Raises:
-        ValueError: the name or the stem is unknown, or a size is below 1.
+        ArgumentError: the name or the stem is unknown, or a size is below 1; when the network is
+            applied, the images are too small for the stem, or the groups do not divide the batch.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -255,15 +289,10 @@ def resnet(
         initialisation and the padding are torchvision's (``models/resnet.py``); the zero scale of
         each block's last BatchNorm is Goyal et al., arXiv 1706.02677, section 5.1.
     """
-    if name not in _ARCHITECTURES:
-        raise ValueError(f"unknown ResNet {name!r}; choose one of {list(_ARCHITECTURES)}")
-    if stem not in _STEMS:
-        raise ValueError(f"unknown stem {stem!r}; choose one of {list(_STEMS)}")
-    block, stages, default_width = _ARCHITECTURES[name]
+    block, stages, default_width = look_up(ARCHITECTURES, name)
+    look_up(STEMS, stem, argument="stem")
     width = default_width if width is None else width
-    for argument, size in (("channels", channels), ("width", width), ("bn_groups", bn_groups)):
-        if size < 1:
-            raise ValueError(f"{argument} must be at least 1; found {size}")
+    at_least_one(channels=channels, width=width, bn_groups=bn_groups)
     build = functools.partial(
         ResNet,
         block,

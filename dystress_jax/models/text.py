@@ -5,6 +5,8 @@ stands behind the last token never changes the features, so t may differ from ca
 """
 
 import functools
+from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from ..errors import ArgumentError, look_up
+from ._arguments import at_least_one
 from ._functional import Network, functional
 from ._transformer import Blocks, LayerNorm
 
@@ -20,6 +24,8 @@ PADDING = 0
 
 class BidirectionalTransformer(nnx.Module):
     """Words and positions, a norm, post-norm blocks; the features are the class tokens'."""
+
+    repeats_class_token: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -58,6 +64,8 @@ class BidirectionalTransformer(nnx.Module):
 
 class CausalTransformer(nnx.Module):
     """Words and positions, pre-norm blocks, a norm; the features are the end token's."""
+
+    repeats_class_token: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -108,17 +116,23 @@ def _with_positions(x: Float[Array, "n t d"], positions: nnx.Param) -> Float[Arr
 
 def _check_length(ids: Int[Array, "n t"], context: int) -> None:
     if not 1 <= ids.shape[1] <= context:
-        raise ValueError(
-            f"the network was made for texts of 1 to {context} tokens, found ids of shape "
-            f"{ids.shape}"
+        raise ArgumentError(
+            "context",
+            f"found {context} with token ids of shape {ids.shape}; allowed: at least the number "
+            "of tokens, the size of their last axis, which is at least 1.",
         )
 
 
-_ARCHITECTURES = {  # width, depth, heads
+SIZES = {  # width, depth, heads
     "text_micro": (64, 2, 2),
     "text_mini": (128, 4, 4),
     "text_small": (384, 12, 6),
     "text_base": (512, 12, 8),
+}
+
+POOLINGS: dict[str, type[BidirectionalTransformer] | type[CausalTransformer]] = {
+    "cls": BidirectionalTransformer,
+    "eot": CausalTransformer,
 }
 
 
@@ -160,7 +174,8 @@ def text_transformer(
         The network: ids `[n t]`, padded with 0 at the end, to features `[n class_tokens*width]`.
 
     Raises:
-        ValueError: a name is unknown, a number is below 1, or ``eot`` has several class tokens.
+        ArgumentError: a name is unknown, a number is below 1, or ``eot`` has several class tokens;
+            when the network is applied, a text is longer than the context.
 
     Example:
         >>> import jax
@@ -173,24 +188,29 @@ def text_transformer(
         ``cls``: Devlin et al., arXiv 1810.04805, as the tower of Sun, arXiv 2209.02127
         (minogame/clip-mtob). ``eot``: Radford et al., arXiv 2103.00020 (openai/CLIP, ``model.py``).
     """
-    if name not in _ARCHITECTURES:
-        raise ValueError(f"unknown text transformer {name!r}; choose one of {list(_ARCHITECTURES)}")
-    if pooling not in ("cls", "eot"):
-        raise ValueError(f"unknown pooling {pooling!r}; choose 'cls' or 'eot'")
-    sizes = {"vocab_size": vocab_size, "context": context, "class_tokens": class_tokens}
-    for argument, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{argument} must be at least 1; found {size}")
-    if pooling == "eot" and class_tokens > 1:
-        raise ValueError(
-            f"pooling 'eot' has one output, the end token's; found class_tokens = {class_tokens}. "
-            "Choose pooling 'cls', or one token to be reshaped"
+    width, depth, heads = look_up(SIZES, name)
+    transformer = look_up(POOLINGS, pooling, argument="pooling")
+    at_least_one(vocab_size=vocab_size, context=context, class_tokens=class_tokens)
+    if class_tokens > 1 and not transformer.repeats_class_token:
+        raise ArgumentError(
+            "class_tokens",
+            f"found {class_tokens} with `pooling` {pooling!r}, which has one output; allowed: 1.",
         )
-    common = {"vocab_size": vocab_size, "context": context, "remat": remat, "dtype": dtype}
-    if pooling == "cls":
-        module = functools.partial(BidirectionalTransformer, class_tokens=class_tokens)
-    else:
-        module = CausalTransformer
-    width, depth, heads = _ARCHITECTURES[name]
-    build = functools.partial(module, width, depth, heads, **common)
+    build = functools.partial(
+        transformer,
+        width,
+        depth,
+        heads,
+        vocab_size=vocab_size,
+        context=context,
+        remat=remat,
+        dtype=dtype,
+        **({"class_tokens": class_tokens} if transformer.repeats_class_token else {}),
+    )
     return functional(lambda rngs: build(rngs=rngs), out_features=class_tokens * width)
+
+
+TEXTS: dict[str, Callable[..., Network]] = {
+    name: functools.partial(text_transformer, name) for name in SIZES
+}
+"""The text transformers by name; arguments as of `text_transformer`."""

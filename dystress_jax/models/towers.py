@@ -1,15 +1,23 @@
 """The two towers of image-text training: an encoder each, and a projection to the embedding."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ..errors import ArgumentError, look_up
+from ._arguments import at_least_one, used_by
 from ._functional import Network, functional
 from .clip_vit import clip_vit
-from .resnet import resnet
-from .text import text_transformer
+from .encoders import ENCODERS
+from .text import POOLINGS, TEXTS
+from .vit import SIZES as VITS
 
 
 class TokenProjection(nnx.Module):
@@ -48,7 +56,7 @@ def token_projection(
         `similarities.oblique(tokens)` reads them; not normalised.
 
     Raises:
-        ValueError: a number is below 1.
+        ArgumentError: a number is below 1.
 
     Example:
         >>> import jax
@@ -61,13 +69,98 @@ def token_projection(
         Sun, arXiv 2209.02127 (minogame/clip-mtob); the initial values are CLIP's, a normal of
         width^-0.5 (Radford et al., arXiv 2103.00020).
     """
-    for argument, size in (("width", width), ("dims", dims), ("tokens", tokens)):
-        if size < 1:
-            raise ValueError(f"{argument} must be at least 1; found {size}")
+    at_least_one(width=width, dims=dims, tokens=tokens)
     return functional(
         lambda rngs: TokenProjection(width, dims, dtype=dtype, rngs=rngs),
         out_features=tokens * dims,
     )
+
+
+# From dims and tokens to the numbers that a class token is projected to, and the class tokens.
+MODES: dict[str, Callable[[int, int], tuple[int, int]]] = {
+    "multi": lambda dims, tokens: (dims, tokens),
+    "reshape": lambda dims, tokens: (dims * tokens, 1),
+}
+
+
+def _layout(dims: int, tokens: int, mode: str, *, one_output: str = "") -> tuple[int, int]:
+    """Numbers of a class token after the projection, and class tokens.
+
+    ``one_output`` says which part of the tower allows one class token only, if any does.
+    """
+    at_least_one(dims=dims, tokens=tokens)
+    dims, class_tokens = look_up(MODES, mode, argument="mode")(dims, tokens)
+    if class_tokens > 1 and one_output:
+        raise ArgumentError(
+            "mode",
+            f"found {mode!r} with `tokens` {tokens} and {one_output}, which has one output; "
+            "allowed: reshape.",
+        )
+    return dims, class_tokens
+
+
+def _projection(encoder: Network, dims: int, class_tokens: int, dtype: DTypeLike) -> Network:
+    width = encoder.out_features // class_tokens
+    return token_projection(width=width, dims=dims, tokens=class_tokens, dtype=dtype)
+
+
+def _vit_tower(
+    name: str,
+    *,
+    dims: int,
+    tokens: int = 1,
+    mode: str = "multi",
+    image_size: int = 224,
+    patch: int = 16,
+    channels: int = 3,
+    remat: bool = False,
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[Network, Network]:
+    dims, class_tokens = _layout(dims, tokens, mode)
+    encoder = clip_vit(
+        name,
+        image_size=image_size,
+        patch=patch,
+        class_tokens=class_tokens,
+        channels=channels,
+        remat=remat,
+        dtype=dtype,
+    )
+    return encoder, _projection(encoder, dims, class_tokens, dtype)
+
+
+def _with_projection(
+    make_encoder: Callable[..., Network],
+) -> Callable[..., tuple[Network, Network]]:
+    """An encoder with one output as an image tower: the encoder's arguments and the layout's."""
+
+    def tower(
+        *,
+        dims: int,
+        tokens: int = 1,
+        mode: str = "multi",
+        dtype: DTypeLike = jnp.float32,
+        **options: Any,
+    ) -> tuple[Network, Network]:
+        dims, _ = _layout(dims, tokens, mode, one_output="an encoder without class tokens")
+        encoder = make_encoder(dtype=dtype, **options)
+        return encoder, _projection(encoder, dims, 1, dtype)
+
+    *own, _ = inspect.signature(tower).parameters.values()
+    its = inspect.signature(make_encoder).parameters.values()
+    keywords = {p.name: p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *its)}
+    tower.__signature__ = inspect.Signature(list(keywords.values()))  # pyright: ignore[reportFunctionMemberAccess]
+    return tower
+
+
+IMAGE_TOWERS: dict[str, Callable[..., tuple[Network, Network]]] = {
+    **{name: _with_projection(make_encoder) for name, make_encoder in ENCODERS.items()},
+    **{name: functools.partial(_vit_tower, name) for name in VITS},
+}
+"""The image towers by name: every encoder is one, a ViT as `clip_vit`.
+
+A builder takes `dims`, `tokens` and `mode` as `image_tower`, and what its encoder uses.
+"""
 
 
 def image_tower(
@@ -76,14 +169,14 @@ def image_tower(
     dims: int,
     tokens: int = 1,
     mode: str = "multi",
-    image_size: int = 224,
-    patch: int = 16,
-    stem: str = "imagenet",
+    image_size: int | None = None,
+    patch: int | None = None,
+    stem: str | None = None,
     channels: int = 3,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[Network, Network]:
-    """Make the image tower: a ViT or a ResNet, and its projection to m tokens of n numbers.
+    """Make the image tower: an encoder and its projection to m tokens of n numbers.
 
     ===========  ==================================================================================
     ``multi``    the transformer has m class tokens, each projected to n numbers by the same matrix
@@ -97,13 +190,13 @@ def image_tower(
     positions more (15 * 512) and 480 columns less (480 * 512): 583,680 parameters less in all.
 
     Args:
-        name: of a `vit` or a `resnet`.
+        name: of `ENCODERS`; a ViT is `clip_vit`.
         dims: n, at least 1.
         tokens: m, at least 1; the embedding has m n numbers.
-        mode: one of the names above; a ResNet has one output, so for m > 1 ``reshape``.
-        image_size: side of the square images; a ViT's alone, a ResNet takes any.
-        patch: side of a ViT's patches.
-        stem: of a ResNet.
+        mode: one of the names above; what is no ViT has one output, so for m > 1 ``reshape``.
+        image_size: side of the square images, for encoders that know it; None for their default.
+        patch: side of the patches, for encoders that have any; None for their default.
+        stem: for encoders that have several; None for their default.
         channels: channels of the images.
         remat: compute the insides of blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, features and embeddings are float32.
@@ -113,7 +206,8 @@ def image_tower(
         embeddings `[n tokens*dims]`, not normalised.
 
     Raises:
-        ValueError: a name is unknown, a number is below 1, or ``multi`` tokens of a ResNet.
+        ArgumentError: a name is unknown, a number is below 1, ``multi`` tokens of an encoder with
+            one output, or what the encoder refuses.
 
     Example:
         >>> encoder, projection = image_tower("vit_base", dims=32, tokens=16)
@@ -123,25 +217,11 @@ def image_tower(
     References:
         Sun, arXiv 2209.02127; Radford et al., arXiv 2103.00020.
     """
-    dims, class_tokens = _layout(dims, tokens, mode)
-    if name.startswith("vit"):
-        encoder = clip_vit(
-            name,
-            image_size=image_size,
-            patch=patch,
-            class_tokens=class_tokens,
-            channels=channels,
-            remat=remat,
-            dtype=dtype,
-        )
-        return encoder, _projection(encoder, dims, class_tokens, dtype)
-    if class_tokens > 1:
-        raise ValueError(
-            f"{name!r} has no class tokens, so its tokens come by mode 'reshape'; found mode "
-            f"{mode!r} with tokens = {tokens}"
-        )
-    encoder = resnet(name, stem=stem, channels=channels, remat=remat, dtype=dtype)
-    return encoder, _projection(encoder, dims, class_tokens, dtype)
+    build = look_up(IMAGE_TOWERS, name)
+    own = {"image_size": image_size, "patch": patch, "stem": stem}
+    options = {argument: value for argument, value in own.items() if value is not None}
+    options |= {"channels": channels, "remat": remat, "dtype": dtype}
+    return build(dims=dims, tokens=tokens, mode=mode, **used_by(build, **options))
 
 
 def text_tower(
@@ -175,7 +255,7 @@ def text_tower(
         normalised.
 
     Raises:
-        ValueError: a name is unknown, a number is below 1, or ``multi`` tokens with ``eot``.
+        ArgumentError: a name is unknown, a number is below 1, or ``multi`` tokens with ``eot``.
 
     Example:
         >>> encoder, projection = text_tower("text_base", vocab_size=30_522, dims=32, tokens=16)
@@ -185,9 +265,12 @@ def text_tower(
     References:
         Sun, arXiv 2209.02127; Radford et al., arXiv 2103.00020.
     """
-    dims, class_tokens = _layout(dims, tokens, mode)
-    encoder = text_transformer(
-        name,
+    build = look_up(TEXTS, name)
+    repeats = look_up(POOLINGS, pooling, argument="pooling").repeats_class_token
+    dims, class_tokens = _layout(
+        dims, tokens, mode, one_output="" if repeats else f"`pooling` {pooling!r}"
+    )
+    encoder = build(
         vocab_size=vocab_size,
         context=context,
         pooling=pooling,
@@ -196,18 +279,3 @@ def text_tower(
         dtype=dtype,
     )
     return encoder, _projection(encoder, dims, class_tokens, dtype)
-
-
-def _layout(dims: int, tokens: int, mode: str) -> tuple[int, int]:
-    """Numbers of a class token after the projection, and class tokens."""
-    for argument, size in (("dims", dims), ("tokens", tokens)):
-        if size < 1:
-            raise ValueError(f"{argument} must be at least 1; found {size}")
-    if mode not in ("multi", "reshape"):
-        raise ValueError(f"unknown mode {mode!r}; choose 'multi' or 'reshape'")
-    return (dims, tokens) if mode == "multi" else (dims * tokens, 1)
-
-
-def _projection(encoder: Network, dims: int, class_tokens: int, dtype: DTypeLike) -> Network:
-    width = encoder.out_features // class_tokens
-    return token_projection(width=width, dims=dims, tokens=class_tokens, dtype=dtype)

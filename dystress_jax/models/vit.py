@@ -8,6 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ..errors import ArgumentError, look_up
+from ._arguments import at_least_one, check_channels, check_patch
 from ._functional import Network, functional
 from ._transformer import Blocks, LayerNorm, xavier
 
@@ -41,16 +43,8 @@ class PatchEmbedding(nnx.Module):
         """Return one token a patch, on the patches' grid."""
         n, height, width, channels = images.shape
         p = self.patch
-        if channels != self.channels:
-            raise ValueError(
-                f"the network was made for {self.channels} channels, found images of shape "
-                f"{images.shape}: the last axis holds the channels"
-            )
-        if height % p or width % p:
-            raise ValueError(
-                f"patches of {p} x {p} do not tile images of {height} x {width}: choose an image "
-                f"size that is a multiple of {p}, or another patch"
-            )
+        check_channels(self.channels, images)
+        check_patch(p, height, width)
         patches = images.reshape(n, height // p, p, width // p, p, channels)
         patches = patches.swapaxes(2, 3).reshape(n, height // p, width // p, p * p * channels)
         tokens = patches.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
@@ -123,7 +117,7 @@ class VisionTransformer(nnx.Module):
         return self.norm(x[:, 0].astype(jnp.float32))
 
 
-ARCHITECTURES = {  # width, depth, heads
+SIZES = {  # width, depth, heads
     "vit_micro": (64, 2, 2),
     "vit_mini": (128, 4, 4),
     "vit_tiny": (192, 12, 3),
@@ -151,8 +145,8 @@ def vit(
         name: ``vit_tiny``, ``vit_small`` or ``vit_base``: 192, 384, 768 wide, 12 blocks deep; for
             CPUs ``vit_micro``, 64 wide and 2 deep, or ``vit_mini``, 128 wide and 4 deep.
         patch: side of the square patches in pixels, at least 1; 16 for ImageNet, 4 for CIFAR.
-        heads: attention heads, a divisor of the width; by default 64, and 32 in ``vit_micro``
-            and ``vit_mini``, channels a head. MoCo v3 trains its ``vit_small`` with 12.
+        heads: attention heads, a divisor of the width; None or 0 for heads of 64 channels, and of
+            32 in ``vit_micro`` and ``vit_mini``. MoCo v3 trains its ``vit_small`` with 12.
         channels: channels of the images.
         freeze_patches: keep the random patch embedding as it is, which steadies MoCo v3. It then
             belongs to the statistics: no optimiser sees it.
@@ -164,7 +158,8 @@ def vit(
         the last norm.
 
     Raises:
-        ValueError: the name is unknown, a number is below 1, or the heads do not divide the width.
+        ArgumentError: the name is unknown, a number is below 1, or the heads do not divide the
+            width; when the network is applied, the patch does not divide the sides of the images.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -178,15 +173,15 @@ def vit(
         positions, initialisation and frozen patches: Chen et al., arXiv 2104.02057
         (facebookresearch/moco-v3, ``vits.py``).
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"unknown ViT {name!r}; choose one of {list(ARCHITECTURES)}")
-    width, depth, default_heads = ARCHITECTURES[name]
-    heads = default_heads if heads is None else heads
-    for argument, size in (("patch", patch), ("heads", heads), ("channels", channels)):
-        if size < 1:
-            raise ValueError(f"{argument} must be at least 1; found {size}")
+    width, depth, default_heads = look_up(SIZES, name)
+    heads = heads or default_heads
+    at_least_one(patch=patch, heads=heads, channels=channels)
     if width % heads:
-        raise ValueError(f"heads must divide the width {width} of {name!r}; found {heads}")
+        raise ArgumentError(
+            "heads",
+            f"found {heads} with {name}, which is {width} wide; allowed: a divisor of its width, "
+            f"for example {max(h for h in range(1, heads) if width % h == 0)}.",
+        )
     build = functools.partial(
         VisionTransformer,
         width,
