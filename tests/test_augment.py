@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dystress_jax import augment
 from dystress_jax.augment import _colour, _geometry, _views
+from dystress_jax.errors import ArgumentError, look_up
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "strict_dtypes")
 
@@ -25,7 +26,7 @@ STRONG = augment.View(
     blur=0.5,
     solarize=0.3,
 )
-view = jax.jit(augment.view, static_argnames=("how", "size"))
+view = jax.jit(augment.view, static_argnames=("settings", "size"))
 two_views = jax.jit(augment.two_views, static_argnames=("recipe", "size"))
 
 
@@ -138,14 +139,14 @@ def test_solarize_matches_torchvision(reference):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_view_without_operations_is_the_image(channels):
     images = random_images(4, 16, 16, channels)
-    got = view(jax.random.key(0), images, how=IDENTITY, size=16)
+    got = view(jax.random.key(0), images, settings=IDENTITY, size=16)
     np.testing.assert_array_equal(got, augment.to_float(images))
 
 
 def test_jitter_of_strength_zero_is_the_image():
     images = random_images(4, 16, 16)
-    how = dataclasses.replace(IDENTITY, jitter=1.0)
-    got = view(jax.random.key(0), images, how=how, size=16)
+    settings = dataclasses.replace(IDENTITY, jitter=1.0)
+    got = view(jax.random.key(0), images, settings=settings, size=16)
     np.testing.assert_array_equal(got, augment.to_float(images))
 
 
@@ -164,7 +165,7 @@ def test_views_have_the_size_asked_for_and_stay_between_0_and_1(name, channels):
 
 def test_extreme_settings_stay_between_0_and_1_and_finite():
     extremes = jnp.array(np.random.default_rng(0).choice([0, 255], (8, 24, 24, 3)), jnp.uint8)
-    x = view(jax.random.key(2), extremes, how=STRONG, size=20)
+    x = view(jax.random.key(2), extremes, settings=STRONG, size=20)
     assert np.isfinite(x).all()
     assert x.min() >= 0
     assert x.max() <= 1
@@ -172,9 +173,9 @@ def test_extreme_settings_stay_between_0_and_1_and_finite():
 
 def test_the_key_decides_everything():
     images = random_images(8, 24, 24)
-    x = view(jax.random.key(0), images, how=STRONG, size=20)
-    np.testing.assert_array_equal(x, view(jax.random.key(0), images, how=STRONG, size=20))
-    other = view(jax.random.key(1), images, how=STRONG, size=20)
+    x = view(jax.random.key(0), images, settings=STRONG, size=20)
+    np.testing.assert_array_equal(x, view(jax.random.key(0), images, settings=STRONG, size=20))
+    other = view(jax.random.key(1), images, settings=STRONG, size=20)
     assert (np.abs(x - other).max(axis=(1, 2, 3)) > 0.01).all()
 
 
@@ -193,7 +194,7 @@ def test_the_recipe_without_chance_is_the_image_twice():
 
 def test_equal_images_of_a_batch_get_different_views():
     images = jnp.tile(random_images(1, 24, 24), (8, 1, 1, 1))
-    x = np.asarray(view(jax.random.key(0), images, how=STRONG, size=20))
+    x = np.asarray(view(jax.random.key(0), images, settings=STRONG, size=20))
     for a, b in itertools.combinations(x, 2):
         assert np.abs(a - b).max() > 0.01
 
@@ -201,9 +202,9 @@ def test_equal_images_of_a_batch_get_different_views():
 def test_a_row_depends_on_neither_the_other_rows_nor_their_number():
     images = random_images(8, 24, 24)
     key = jax.random.key(3)
-    whole = view(key, images, how=STRONG, size=20)
-    few = view(key, images[:3], how=STRONG, size=20)
-    changed = view(key, images.at[3:].set(0), how=STRONG, size=20)
+    whole = view(key, images, settings=STRONG, size=20)
+    few = view(key, images[:3], settings=STRONG, size=20)
+    changed = view(key, images.at[3:].set(0), settings=STRONG, size=20)
     np.testing.assert_allclose(few, whole[:3], atol=1e-6)
     np.testing.assert_allclose(changed[:3], whole[:3], atol=1e-6)
 
@@ -212,9 +213,9 @@ def test_eight_devices_draw_what_one_draws():
     images, key = random_images(8, 24, 24), jax.random.key(4)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     split = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
-    eight = view(key, split, how=STRONG, size=20)
+    eight = view(key, split, settings=STRONG, size=20)
     assert len(eight.sharding.device_set) == 8
-    np.testing.assert_allclose(eight, view(key, images, how=STRONG, size=20), atol=1e-6)
+    np.testing.assert_allclose(eight, view(key, images, settings=STRONG, size=20), atol=1e-6)
 
 
 def test_saturation_hue_and_grayscale_leave_one_channel_alone():
@@ -222,8 +223,8 @@ def test_saturation_hue_and_grayscale_leave_one_channel_alone():
     colourless = dataclasses.replace(STRONG, saturation=0.0, hue=0.0, grayscale=0.0)
     key = jax.random.key(5)
     np.testing.assert_allclose(
-        view(key, images, how=STRONG, size=20),
-        view(key, images, how=colourless, size=20),
+        view(key, images, settings=STRONG, size=20),
+        view(key, images, settings=colourless, size=20),
         atol=1e-6,
     )
 
@@ -231,8 +232,10 @@ def test_saturation_hue_and_grayscale_leave_one_channel_alone():
 def test_an_operation_left_out_changes_nothing_else():
     images = random_images(8, 24, 24)
     key = jax.random.key(6)
-    with_blur = view(key, images, how=augment.simclr().first, size=20)
-    without = view(key, images, how=dataclasses.replace(augment.simclr().first, blur=0.0), size=20)
+    with_blur = view(key, images, settings=augment.simclr().first, size=20)
+    without = view(
+        key, images, settings=dataclasses.replace(augment.simclr().first, blur=0.0), size=20
+    )
     same = np.abs(with_blur - without).max(axis=(1, 2, 3)) == 0
     assert 0 < same.sum() < 8  # the rows that were not blurred
 
@@ -250,19 +253,19 @@ CERTAIN = {
 
 @pytest.mark.parametrize("name", CERTAIN)
 def test_an_operation_of_probability_one_happens_to_every_image(name):
-    how = dataclasses.replace(
+    settings = dataclasses.replace(
         IDENTITY, blur_sigma=(1.5, 1.5), solarize_threshold=0.7, **{name: 1.0}
     )
     images = random_images(4, 20, 20)
-    x = view(jax.random.key(7), images, how=how, size=20)
+    x = view(jax.random.key(7), images, settings=settings, size=20)
     expected = CERTAIN[name](np.asarray(augment.to_float(images)))
     np.testing.assert_allclose(x, expected, atol=1e-6)
 
 
 def test_jitter_of_brightness_multiplies_each_image_by_its_own_factor():
-    how = dataclasses.replace(IDENTITY, jitter=1.0, brightness=0.5)
+    settings = dataclasses.replace(IDENTITY, jitter=1.0, brightness=0.5)
     images = np.asarray(augment.to_float(random_images(8, 20, 20)))
-    x = view(jax.random.key(7), random_images(8, 20, 20), how=how, size=20)
+    x = view(jax.random.key(7), random_images(8, 20, 20), settings=settings, size=20)
     dark = (images > 0.1) & (images < 0.5)  # never clipped
     for image, changed, safe in zip(images, np.asarray(x), dark, strict=True):
         factor = (changed[safe] / image[safe]).mean()
@@ -273,8 +276,10 @@ def test_jitter_of_brightness_multiplies_each_image_by_its_own_factor():
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 def test_operations_are_drawn_as_often_as_asked(probability):
     names = ("flip", "jitter", "grayscale", "blur", "solarize")
-    how = augment.View(**dict.fromkeys(names, probability))
-    draw = jax.jit(lambda key: _views._draw(key, how, rows=jnp.arange(10_000), height=8, width=8))
+    settings = augment.View(**dict.fromkeys(names, probability))
+    draw = jax.jit(
+        lambda key: _views._draw(key, settings, rows=jnp.arange(10_000), height=8, width=8)
+    )
     drawn = draw(jax.random.key(10))
     tolerance = 4 * np.sqrt(probability * (1 - probability) / 10_000)
     for name in names:
@@ -283,8 +288,10 @@ def test_operations_are_drawn_as_often_as_asked(probability):
 
 @pytest.fixture(scope="module")
 def drawn():
-    how = dataclasses.replace(STRONG, brightness=0.4, contrast=1.5, saturation=0.0, hue=0.1)
-    draw = jax.jit(lambda key: _views._draw(key, how, rows=jnp.arange(20_000), height=32, width=32))
+    settings = dataclasses.replace(STRONG, brightness=0.4, contrast=1.5, saturation=0.0, hue=0.1)
+    draw = jax.jit(
+        lambda key: _views._draw(key, settings, rows=jnp.arange(20_000), height=32, width=32)
+    )
     return jax.tree.map(np.asarray, draw(jax.random.key(8)))
 
 
@@ -349,11 +356,13 @@ def torchvision_boxes(count, height, width, area, aspect, seed=0):
     [(32, 32, (0.08, 1.0)), (20, 30, (0.5, 1.0)), (224, 160, (0.2, 1.0))],
 )
 def test_crops_are_distributed_as_torchvision_samples_them(height, width, area):
-    how = augment.View(crop_area=area)
+    settings = augment.View(crop_area=area)
     rows = jnp.arange(8000)
-    draw = jax.jit(lambda key: _views._draw(key, how, rows=rows, height=height, width=width).box)
+    draw = jax.jit(
+        lambda key: _views._draw(key, settings, rows=rows, height=height, width=width).box
+    )
     box = np.asarray(draw(jax.random.key(9)), np.float64)
-    expected = np.array(list(torchvision_boxes(8000, height, width, area, how.crop_aspect)))
+    expected = np.array(list(torchvision_boxes(8000, height, width, area, settings.crop_aspect)))
     assert len(expected) > 7900
     tops, lefts, heights, widths = box.T
     assert (box == box.round()).all()
@@ -388,8 +397,14 @@ def test_where_no_attempt_fits_the_crop_is_central(height, width, box):
 # --- recipes ----------------------------------------------------------------------------------
 
 
-def jitter_of(how):
-    return how.jitter, how.brightness, how.contrast, how.saturation, how.hue
+def jitter_of(settings):
+    return (
+        settings.jitter,
+        settings.brightness,
+        settings.contrast,
+        settings.saturation,
+        settings.hue,
+    )
 
 
 def test_a_part_of_a_batch_has_the_views_of_its_rows():
@@ -424,12 +439,12 @@ def test_recipes_hold_the_published_settings():
     assert (moco.second.blur, moco.second.solarize) == (0.1, 0.2)
     assert jitter_of(weak.first)[0] == weak.first.grayscale == weak.first.blur == 0.0
     for recipe in (simclr, cifar, moco, weak):
-        for how in (recipe.first, recipe.second):
-            assert how.crop_area == (0.08, 1.0)
-            assert how.crop_aspect == (3 / 4, 4 / 3)
-            assert how.flip == 0.5
-            assert how.blur_sigma == (0.1, 2.0)
-            assert not how.antialias
+        for settings in (recipe.first, recipe.second):
+            assert settings.crop_area == (0.08, 1.0)
+            assert settings.crop_aspect == (3 / 4, 4 / 3)
+            assert settings.flip == 0.5
+            assert settings.blur_sigma == (0.1, 2.0)
+            assert not settings.antialias
     assert augment.moco_v3(crop_min=0.2).second.crop_area == (0.2, 1.0)
 
 
@@ -450,32 +465,52 @@ def test_normalize_is_the_formula():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"flip": -0.1}, r"View\.flip is a probability, in \[0, 1\]; found -0\.1"),
-        ({"blur": 2.0}, r"View\.blur is a probability"),
-        ({"contrast": -1.0}, r"View\.contrast is a strength, at least 0; found -1\.0"),
-        ({"hue": 0.6}, r"View\.hue .* in \[0, 0\.5\]; found 0\.6"),
-        ({"crop_area": (0.5, 1.2)}, r"View\.crop_area is a range 0 < low <= high <= 1"),
-        ({"crop_area": (0.0, 1.0)}, r"View\.crop_area"),
-        ({"crop_aspect": (2.0, 1.0)}, r"View\.crop_aspect .*found \(2\.0, 1\.0\)"),
-        ({"blur_sigma": (0.0, 1.0)}, r"View\.blur_sigma"),
-        ({"solarize_threshold": 128.0}, r"View\.solarize_threshold .* in \[0, 1\]; found 128"),
+        ({"flip": -0.1}, r"flip: found -0\.1; allowed: a probability, in \[0, 1\]"),
+        ({"blur": 2.0}, r"blur: found 2\.0; allowed: a probability"),
+        ({"contrast": -1.0}, r"contrast: found -1\.0; allowed: a strength, at least 0"),
+        ({"hue": 0.6}, r"hue: found 0\.6; .* in \[0, 0\.5\]"),
+        ({"crop_area": (0.5, 1.2)}, r"crop_area: .*a range 0 < low <= high <= 1"),
+        ({"crop_area": (0.0, 1.0)}, r"crop_area: found \(0\.0, 1\.0\)"),
+        ({"crop_aspect": (2.0, 1.0)}, r"crop_aspect: found \(2\.0, 1\.0\)"),
+        ({"blur_sigma": (0.0, 1.0)}, r"blur_sigma: found \(0\.0, 1\.0\)"),
+        ({"solarize_threshold": 128.0}, r"solarize_threshold: found 128\.0; .* in \[0, 1\]"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         augment.View(**settings)
 
 
+@pytest.mark.parametrize("strength", [-0.1, 2.6])
+def test_a_strength_that_no_hue_could_have_is_refused_by_its_own_name(strength):
+    assert augment.simclr(strength=2.5).first.hue == 0.5
+    with pytest.raises(ArgumentError, match=rf"strength: found {strength}; .*in \[0, 2\.5\]"):
+        augment.simclr(strength=strength)
+
+
+@pytest.mark.parametrize("crop_min", [0.0, 1.1])
+def test_an_area_that_no_crop_could_have_is_refused_by_its_own_name(crop_min):
+    with pytest.raises(ArgumentError, match=rf"crop_min: found {crop_min}; .*in \(0, 1\]"):
+        augment.moco_v3(crop_min=crop_min)
+
+
+def test_an_unknown_recipe_is_answered_with_those_there_are():
+    with pytest.raises(ArgumentError, match=r"recipe: found 'simclr_cifer'; .*mean simclr_cifar\?"):
+        look_up(augment.RECIPES, "simclr_cifer", argument="recipe")
+
+
 def test_wrong_images_are_refused():
-    with pytest.raises(ValueError, match=r"1 or 3 channels, last; found shape \(2, 3, 8, 8\)"):
+    with pytest.raises(
+        ArgumentError, match=r"images: found shape \(2, 3, 8, 8\); .*1 or 3 channels"
+    ):
         augment.view(jax.random.key(0), jnp.zeros((2, 3, 8, 8), jnp.uint8), IDENTITY, size=8)
-    with pytest.raises(ValueError, match=r"size is the side of a view in pixels.*found 0"):
+    with pytest.raises(ArgumentError, match=r"size: found 0; allowed: at least 1"):
         augment.view(jax.random.key(0), jnp.zeros((2, 8, 8, 3), jnp.uint8), IDENTITY, size=0)
 
 
 def test_wrong_statistics_are_refused():
     x = jnp.zeros((1, 2, 2, 3))
-    with pytest.raises(ValueError, match=r"mean has one value.*found 2 values.*3 channels"):
+    with pytest.raises(ArgumentError, match=r"mean: found 2 values with images of 3 channels"):
         augment.normalize(x, mean=(0.5, 0.5), std=(0.5,))
-    with pytest.raises(ValueError, match=r"std is positive; found \(0\.0,\)"):
+    with pytest.raises(ArgumentError, match=r"std: found \(0\.0,\); allowed: above 0"):
         augment.normalize(x, mean=(0.5,), std=(0.0,))

@@ -45,7 +45,7 @@ def gelu(x):
     return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
 
-def perceptron(x, params):
+def mlp(x, params):
     return linear(gelu(linear(x, params["mlp1"])), params["mlp2"])
 
 
@@ -55,10 +55,10 @@ def blocks(x, params, heads, *, seen=None, norm_first=True):
         attend = lambda x, p=p: linear(attention(x, p["qkv"], heads, seen), p["projection"])
         if norm_first:
             x = x + attend(layer_norm(x, p["norm1"]))
-            x = x + perceptron(layer_norm(x, p["norm2"]), p)
+            x = x + mlp(layer_norm(x, p["norm2"]), p)
         else:
             x = layer_norm(x + attend(x), p["norm1"])
-            x = layer_norm(x + perceptron(x, p), p["norm2"])
+            x = layer_norm(x + mlp(x, p), p["norm2"])
     return x
 
 

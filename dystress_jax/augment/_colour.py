@@ -34,9 +34,20 @@ def blend(
 ) -> Float[Array, "n c h w"]:
     """Change brightness, contrast or saturation, whichever `operation` says for each image.
 
-    All three are `factor * x + (1 - factor) * target`, clipped, and differ in the target: black,
-    the mean grey of the image, the grey of the pixel. dm-pix has TensorFlow's: there brightness
-    adds, contrast has a mean per channel and saturation scales the S of HSV.
+    With the factor $f$ and a target $t$ of each operation
+
+    $$y = f x + (1 - f) t$$
+
+    clipped to [0, 1].
+
+    | operation  | target                      |
+    | ---------- | --------------------------- |
+    | brightness | black                       |
+    | contrast   | the mean grey of the image  |
+    | saturation | the grey value of the pixel |
+
+    dm-pix has TensorFlow's: there brightness adds, contrast has a mean per channel and saturation
+    scales the S of HSV.
     """
     operation, factor = operation[:, None, None, None], factor[:, None, None, None]
     grey = luma(images)
@@ -54,8 +65,8 @@ def jitter(
     """Brightness, contrast, saturation and hue (unless None) in each image's own order.
 
     A branch per operation would under vmap compute all four in each of the four places. The hue is
-    the dear one, so it is computed once: the blends before it, the hue, the blends after it, where
-    a factor of 1 leaves an image as it is.
+    the expensive one, so it is computed once: the blends before it, the hue, the blends after it,
+    where a factor of 1 leaves an image unchanged.
     """
     chosen = jnp.take_along_axis(factors, jnp.minimum(order, SATURATION), axis=1)
     place = jnp.arange(4)[None, :]

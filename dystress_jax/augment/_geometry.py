@@ -99,7 +99,12 @@ def _interpolation(
 def gaussian_blur(
     images: Float[Array, "n c h w"], sigma: Float[Array, " n"], *, radius: int
 ) -> Float[Array, "n c h w"]:
-    """Blur each image by its own sigma; kernel of 2 radius + 1 pixels, borders reflected.
+    r"""Blur each image by its own sigma; kernel of 2 radius + 1 pixels, borders reflected.
+
+    $$y_i = \sum_{|k| \le r} w_k\, x_{i + k}, \qquad
+      w_k = \frac{\exp(-k^2 / 2 \sigma^2)}{\sum_{|l| \le r} \exp(-l^2 / 2 \sigma^2)}$$
+
+    along the rows and then along the columns.
 
     One multiply-add per tap and axis, which XLA fuses into a single pass. dm-pix pads with zeros,
     so that the corner of a white image becomes 0.46 (sigma 2, 3 pixels), and vmapped over sigma

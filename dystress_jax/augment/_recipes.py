@@ -5,6 +5,8 @@ import dataclasses
 import math
 import types
 
+from ..errors import ArgumentError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
@@ -32,15 +34,14 @@ class View:
         solarize_threshold: in [0, 1].
 
     Raises:
-        ValueError: a probability, range or strength is impossible; the message names the field.
+        ArgumentError: a probability, range or strength is impossible.
 
     Example:
         >>> from dystress_jax import augment
         >>> view = augment.View(crop_area=(0.2, 1.0), blur=0.5)
         >>> augment.View(flip=1.5)
         Traceback (most recent call last):
-        ...
-        ValueError: View.flip is a probability, in [0, 1]; found 1.5.
+        dystress_jax.errors.ArgumentError: flip: found 1.5; allowed: a probability, in [0, 1].
     """
 
     crop_area: tuple[float, float] = (0.08, 1.0)
@@ -61,20 +62,21 @@ class View:
     def __post_init__(self):
         """Refuse what cannot be drawn, before anything compiles."""
         for name in ("flip", "jitter", "grayscale", "blur", "solarize"):
-            self._require(name, 0 <= getattr(self, name) <= 1, "is a probability, in [0, 1]")
+            self._require(name, 0 <= getattr(self, name) <= 1, "a probability, in [0, 1]")
         for name in ("brightness", "contrast", "saturation"):
             strength = getattr(self, name)
-            self._require(name, 0 <= strength < math.inf, "is a strength, at least 0")
-        self._require("hue", 0 <= self.hue <= 0.5, "is part of a full turn, in [0, 0.5]")
+            self._require(name, 0 <= strength < math.inf, "a strength, at least 0")
+        self._require("hue", 0 <= self.hue <= 0.5, "a part of a full turn, in [0, 0.5]")
         for name, top in (("crop_area", 1), ("crop_aspect", math.inf), ("blur_sigma", math.inf)):
             low, high = getattr(self, name)
-            self._require(name, 0 < low <= high <= top, f"is a range 0 < low <= high <= {top}")
+            self._require(name, 0 < low <= high <= top, f"a range 0 < low <= high <= {top}")
         threshold = self.solarize_threshold
-        self._require("solarize_threshold", 0 <= threshold <= 1, "is a pixel value, in [0, 1]")
+        self._require("solarize_threshold", 0 <= threshold <= 1, "a pixel value, in [0, 1]")
 
-    def _require(self, name: str, holds: bool, allowed: str):
+    def _require(self, argument: str, holds: bool, allowed: str):
         if not holds:
-            raise ValueError(f"View.{name} {allowed}; found {getattr(self, name)}.")
+            found = getattr(self, argument)
+            raise ArgumentError(argument, f"found {found}; allowed: {allowed}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,11 +105,14 @@ def simclr(*, strength: float = 1.0) -> Recipe:
     DySTreSS.
 
     Args:
-        strength: factor on the jitter (0.8, 0.8, 0.8, 0.2), at least 0. SimCLR takes 1 for ImageNet
-            and 0.5 for CIFAR.
+        strength: factor on the jitter (0.8, 0.8, 0.8, 0.2), in [0, 2.5]: there the hue turns by
+            half a circle. SimCLR takes 1 for ImageNet and 0.5 for CIFAR.
 
     Returns:
         The same view twice.
+
+    Raises:
+        ArgumentError: the strength is out of its range.
 
     Example:
         >>> from dystress_jax import augment
@@ -115,9 +120,11 @@ def simclr(*, strength: float = 1.0) -> Recipe:
         0.4
 
     References:
-        Chen et al. 2020, https://arxiv.org/abs/2002.05709, appendix A; `data_util.py` of
-        https://github.com/google-research/simclr.
+        Chen et al., [arXiv 2002.05709](https://arxiv.org/abs/2002.05709), appendix A;
+        `data_util.py` of [google-research/simclr](https://github.com/google-research/simclr).
     """
+    if not 0 <= strength <= 2.5:
+        raise ArgumentError("strength", f"found {strength}; allowed: a factor in [0, 2.5].")
     view = View(
         jitter=0.8,
         brightness=0.8 * strength,
@@ -137,9 +144,15 @@ def simclr_cifar() -> Recipe:
         The same view twice: area 0.08 to 1, flip, jitter (0.4, 0.4, 0.4, 0.1) with probability 0.8,
         grey with 0.2.
 
+    Example:
+        >>> from dystress_jax import augment
+        >>> view = augment.simclr_cifar().first
+        >>> view.brightness, view.hue, view.blur
+        (0.4, 0.1, 0.0)
+
     References:
-        Manna et al. 2025, https://arxiv.org/abs/2308.01140; `smallscale/utils.py` of
-        https://github.com/sadimanna/DySTreSS.
+        Manna et al., [arXiv 2308.01140](https://arxiv.org/abs/2308.01140); `smallscale/utils.py` of
+        [sadimanna/DySTreSS](https://github.com/sadimanna/DySTreSS).
     """
     view = dataclasses.replace(simclr(strength=0.5).first, blur=0.0)
     return Recipe(first=view, second=view)
@@ -149,17 +162,28 @@ def moco_v3(*, crop_min: float = 0.08) -> Recipe:
     """MoCo v3 (BYOL's asymmetric pair): one view always blurred, the other at times solarized.
 
     Args:
-        crop_min: smallest crop area. 0.08 is the default of the authors' code and their setting
-            for ViT; they take 0.2 for ResNet-50.
+        crop_min: smallest crop area, in (0, 1]. 0.08 is the default of the authors' code and their
+            setting for ViT; they take 0.2 for ResNet-50.
 
     Returns:
         Two different views.
 
+    Raises:
+        ArgumentError: the crop area is out of its range.
+
+    Example:
+        >>> from dystress_jax import augment
+        >>> recipe = augment.moco_v3(crop_min=0.2)
+        >>> recipe.first.blur, recipe.second.blur
+        (1.0, 0.1)
+
     References:
-        Chen et al. 2021, https://arxiv.org/abs/2104.02057; `main_moco.py` and `CONFIG.md` of
-        https://github.com/facebookresearch/moco-v3. Grill et al. 2020,
-        https://arxiv.org/abs/2006.07733, table 6.
+        Chen et al., [arXiv 2104.02057](https://arxiv.org/abs/2104.02057); `main_moco.py` and
+        `CONFIG.md` of [facebookresearch/moco-v3](https://github.com/facebookresearch/moco-v3).
+        Grill et al., [arXiv 2006.07733](https://arxiv.org/abs/2006.07733), table 6.
     """
+    if not 0 < crop_min <= 1:
+        raise ArgumentError("crop_min", f"found {crop_min}; allowed: an area in (0, 1].")
     first = View(
         crop_area=(crop_min, 1.0),
         jitter=0.8,
@@ -181,6 +205,12 @@ def captioned() -> Recipe:
 
     Returns:
         The same view twice.
+
+    Example:
+        >>> from dystress_jax import augment
+        >>> view = augment.captioned().first
+        >>> view.flip, view.hue
+        (0.0, 0.0)
     """
     view = View(
         crop_area=(0.5, 1.0),
@@ -200,6 +230,11 @@ def weak() -> Recipe:
 
     Returns:
         The same view twice.
+
+    Example:
+        >>> from dystress_jax import augment
+        >>> augment.weak().first == augment.View()
+        True
     """
     return Recipe(first=View(), second=View())
 
@@ -212,6 +247,12 @@ def whole() -> Recipe:
 
     Returns:
         The same view twice.
+
+    Example:
+        >>> from dystress_jax import augment
+        >>> view = augment.whole().first
+        >>> view.crop_area, view.flip
+        ((1.0, 1.0), 0.0)
     """
     view = View(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip=0.0)
     return Recipe(first=view, second=view)
@@ -220,4 +261,4 @@ def whole() -> Recipe:
 RECIPES: collections.abc.Mapping[str, Recipe] = types.MappingProxyType(
     {make.__name__: make() for make in (simclr, simclr_cifar, moco_v3, captioned, weak, whole)}
 )
-"""The recipes by name, for config files."""
+"""The recipes by name."""

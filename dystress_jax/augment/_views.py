@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from ..errors import ArgumentError
 from . import _colour, _geometry
 from ._recipes import Recipe, View
 
@@ -38,7 +39,7 @@ def two_views(
         First and second views, float32 in [0, 1].
 
     Raises:
-        ValueError: not 1 or 3 channels, or size not positive.
+        ArgumentError: the images have not 1 or 3 channels, or the size is below 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -60,7 +61,7 @@ def two_views(
 def view(
     key: Key[Array, ""],
     images: UInt8[Array, "n h w c"],
-    how: View,
+    settings: View,
     *,
     size: int,
     rows: Int[Array, " n"] | None = None,
@@ -70,7 +71,7 @@ def view(
     Args:
         key: a typed key.
         images: pixels 0 to 255, 1 or 3 channels.
-        how: how the view is drawn; static under jit.
+        settings: how the view is drawn; static under jit.
         size: side of the view in pixels; static under jit.
         rows: see `two_views`.
 
@@ -78,39 +79,43 @@ def view(
         Float32 in [0, 1].
 
     Raises:
-        ValueError: not 1 or 3 channels, or size not positive.
+        ArgumentError: the images have not 1 or 3 channels, or the size is below 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from dystress_jax import augment
         >>> images = jnp.zeros((2, 40, 48, 1), jnp.uint8)
-        >>> view = jax.jit(augment.view, static_argnames=("how", "size"))
-        >>> view(jax.random.key(0), images, how=augment.View(), size=32).shape
+        >>> view = jax.jit(augment.view, static_argnames=("settings", "size"))
+        >>> view(jax.random.key(0), images, settings=augment.View(), size=32).shape
         (2, 32, 32, 1)
     """
     count, height, width, channels = images.shape
     if channels not in (1, 3):
-        raise ValueError(f"images have 1 or 3 channels, last; found shape {images.shape}.")
+        raise ArgumentError(
+            "images", f"found shape {images.shape}; allowed: 1 or 3 channels on the last axis."
+        )
     if size < 1:
-        raise ValueError(f"size is the side of a view in pixels, at least 1; found {size}.")
+        raise ArgumentError("size", f"found {size}; allowed: at least 1, a side in pixels.")
     rows = jnp.arange(count) if rows is None else rows
-    drawn = _draw(key, how, rows=rows, height=height, width=width)
-    x = _geometry.crop_and_resize(images, drawn.box, drawn.flip, size=size, antialias=how.antialias)
+    drawn = _draw(key, settings, rows=rows, height=height, width=width)
+    x = _geometry.crop_and_resize(
+        images, drawn.box, drawn.flip, size=size, antialias=settings.antialias
+    )
 
     def sometimes(happens: Bool[Array, " n"], changed: Array) -> Array:
         return jnp.where(happens[:, None, None, None], changed, x)
 
     # Operations that a recipe never uses are left out of the program.
-    if how.jitter:
-        shift = drawn.hue if how.hue and channels == 3 else None
+    if settings.jitter:
+        shift = drawn.hue if settings.hue and channels == 3 else None
         x = sometimes(drawn.jitter, _colour.jitter(x, drawn.order, drawn.factors, shift))
-    if how.grayscale:
+    if settings.grayscale:
         x = sometimes(drawn.grayscale, _colour.luma(x))
     radius = size // 10 // 2  # SimCLR: a tenth of the image, made odd
-    if how.blur and radius:
+    if settings.blur and radius:
         x = sometimes(drawn.blur, _geometry.gaussian_blur(x, drawn.sigma, radius=radius))
-    if how.solarize:
-        x = sometimes(drawn.solarize, _colour.solarize(x, how.solarize_threshold))
+    if settings.solarize:
+        x = sometimes(drawn.solarize, _colour.solarize(x, settings.solarize_threshold))
     return jnp.moveaxis(jnp.clip(x, 0, 1), 1, -1)
 
 
@@ -149,7 +154,7 @@ _NUMBERS = {
 
 
 def _draw(
-    key: Key[Array, ""], how: View, *, rows: Int[Array, " n"], height: int, width: int
+    key: Key[Array, ""], settings: View, *, rows: Int[Array, " n"], height: int, width: int
 ) -> _Drawn:
     row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
     total = sum(_NUMBERS.values())
@@ -160,7 +165,9 @@ def _draw(
         for (name, amount), end in zip(_NUMBERS.items(), ends, strict=True)
     }
 
-    strengths = jnp.array([how.brightness, how.contrast, how.saturation], jnp.float32)[None, :]
+    strengths = jnp.array(
+        [settings.brightness, settings.contrast, settings.saturation], jnp.float32
+    )[None, :]
     weakest, strongest = jnp.maximum(1 - strengths, 0), 1 + strengths
     return _Drawn(
         box=_geometry.crop_boxes(
@@ -169,18 +176,19 @@ def _draw(
             u["corner"],
             height=height,
             width=width,
-            area=how.crop_area,
-            aspect=how.crop_aspect,
+            area=settings.crop_area,
+            aspect=settings.crop_aspect,
         ),
-        flip=u["flip"] < how.flip,
-        jitter=u["jitter"] < how.jitter,
+        flip=u["flip"] < settings.flip,
+        jitter=u["jitter"] < settings.jitter,
         order=jnp.argsort(u["order"], axis=1),
         factors=weakest + u["factors"] * (strongest - weakest),
-        hue=how.hue * (2 * u["hue"] - 1),
-        grayscale=u["grayscale"] < how.grayscale,
-        blur=u["blur"] < how.blur,
-        sigma=how.blur_sigma[0] + u["sigma"] * (how.blur_sigma[1] - how.blur_sigma[0]),
-        solarize=u["solarize"] < how.solarize,
+        hue=settings.hue * (2 * u["hue"] - 1),
+        grayscale=u["grayscale"] < settings.grayscale,
+        blur=u["blur"] < settings.blur,
+        sigma=settings.blur_sigma[0]
+        + u["sigma"] * (settings.blur_sigma[1] - settings.blur_sigma[0]),
+        solarize=u["solarize"] < settings.solarize,
     )
 
 
@@ -192,6 +200,12 @@ def to_float(images: UInt8[Array, "*n h w c"]) -> Float[Array, "*n h w c"]:
 
     Returns:
         Float32 in [0, 1].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from dystress_jax import augment
+        >>> augment.to_float(jnp.full((1, 1, 1), 51, jnp.uint8)).tolist()
+        [[[0.2]]]
     """
     return images.astype(jnp.float32) / 255
 
@@ -202,7 +216,9 @@ def normalize(
     mean: collections.abc.Sequence[float],
     std: collections.abc.Sequence[float],
 ) -> Float[Array, "*n h w c"]:
-    """Subtract a mean and divide by a standard deviation: `(images - mean) / std`.
+    r"""Subtract a mean and divide by a standard deviation.
+
+    $$y = \frac{x - \mathrm{mean}}{\mathrm{std}}$$
 
     Args:
         images: in [0, 1].
@@ -213,7 +229,7 @@ def normalize(
         Images of the same shape and dtype.
 
     Raises:
-        ValueError: neither one value nor one for each channel, or a std that is not positive.
+        ArgumentError: neither one value nor one for each channel, or a std that is not positive.
 
     Example:
         >>> import jax.numpy as jnp
@@ -225,12 +241,13 @@ def normalize(
     channels = images.shape[-1]
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):
-            raise ValueError(
-                f"{name} has one value, or one for each channel; found {len(values)} values for "
-                f"images of {channels} channels."
+            raise ArgumentError(
+                name,
+                f"found {len(values)} values with images of {channels} channels; allowed: one "
+                "value, or one for each channel.",
             )
     if min(std) <= 0:
-        raise ValueError(f"std is positive; found {tuple(std)}.")
+        raise ArgumentError("std", f"found {tuple(std)}; allowed: above 0.")
     axes = (1,) * (images.ndim - 1) + (-1,)
     centre, scale = (jnp.asarray(v, images.dtype).reshape(axes) for v in (mean, std))
     return (images - centre) / scale

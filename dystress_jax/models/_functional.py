@@ -17,14 +17,14 @@ Inputs = Float[Array, "n ..."] | Int[Array, "n t"]  # images or features; or tok
 class Network(NamedTuple):
     """A neural network as two pure functions.
 
-    ``params`` is what gradients train; ``stats`` is every other array of the network, such as the
+    `params` is what gradients train; `stats` is every other array of the network, such as the
     running mean and variance of BatchNorm. Both are nested dicts with string keys.
 
     Attributes:
-        init: ``init(key) -> (params, stats)``; may be jitted with ``out_shardings``.
-        apply: ``apply(params, stats, inputs, *, train) -> (outputs, stats)``. With ``train=True``
-            BatchNorm normalises by the batch and moves its running statistics; with ``train=False``
-            it normalises by the running statistics and ``stats`` comes back as it went in.
+        init: `init(key) -> (params, stats)`; may be jitted with `out_shardings`.
+        apply: `apply(params, stats, inputs, *, train) -> (outputs, stats)`. With `train=True`
+            BatchNorm normalises by the batch and moves its running statistics; with `train=False`
+            it normalises by the running statistics and `stats` comes back as it went in.
         out_features: size of the last axis of the outputs.
     """
 
@@ -38,7 +38,7 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module], *, out_features: int) ->
 
     Args:
         build: makes the module from its random streams. The module is called as
-            ``module(inputs, train=train)``; children in containers are named (`nnx.Dict`), because
+            `module(inputs, train=train)`; children in containers are named (`nnx.Dict`), because
             checkpoints and masks address a parameter by its path.
         out_features: size of the last axis of the module's outputs.
 

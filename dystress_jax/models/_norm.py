@@ -12,22 +12,26 @@ from ._arguments import at_least_one
 class BatchNorm(nnx.BatchNorm):
     r"""BatchNorm over every axis but the last, computed in float32.
 
-    .. math:: y = \gamma (x - \mu) / \sqrt{\sigma^2 + 10^{-5}} + \beta
+    $$y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + 10^{-5}}} + \beta$$
 
-    The running statistics move by ``running = 0.9 running + 0.1 batch``: PyTorch's defaults
-    (``momentum=0.1`` there is the weight of the new value). One difference is kept: the running
-    variance is the biased one that also normalises, where PyTorch stores ``n / (n - 1)`` times it.
+    The running statistics move by `running = 0.9 running + 0.1 batch`: PyTorch's defaults
+    (`momentum=0.1` there is the weight of the new value). One difference is kept: the running
+    variance is the biased one that also normalises, where PyTorch stores `n / (n - 1)` times it.
 
     Under `jax.jit` with a batch sharded over devices the statistics are those of the whole batch:
     synchronised BatchNorm without a switch. Half-precision inputs are widened before anything is
     reduced, and the result is cast back once. The variance is the mean squared deviation: the
-    faster ``E[x^2] - E[x]^2`` loses all its digits in float32 where the mean is a thousand times
+    faster $E[x^2] - E[x]^2$ loses all its digits in float32 where the mean is a thousand times
     the deviation.
 
-    With ``groups`` above 1 the batch is cut into that many groups of neighbouring rows, each
-    normalised by its own statistics, as on as many devices that do not talk to each other ("ghost"
-    or split BatchNorm: Hoffer et al., arXiv 1705.08741; facebookresearch/moco,
-    ``moco_cifar10_demo``). The running statistics move by the mean over the groups.
+    With `groups` above 1 the batch is cut into that many groups of neighbouring rows, each
+    normalised by its own statistics, as on as many devices that do not talk to each other. The
+    running statistics move by the mean over the groups.
+
+    References:
+        "Ghost" BatchNorm: Hoffer et al., [arXiv 1705.08741](https://arxiv.org/abs/1705.08741).
+        Split BatchNorm: `moco_cifar10_demo` of
+        [facebookresearch/moco](https://github.com/facebookresearch/moco).
     """
 
     def __init__(
@@ -40,7 +44,7 @@ class BatchNorm(nnx.BatchNorm):
         use_bias: bool = True,
         groups: int = 1,
     ):
-        """Make the layer; ``zero_scale`` starts the scale at 0 instead of 1."""
+        """Make the layer; `zero_scale` starts the scale at 0 instead of 1."""
         at_least_one(bn_groups=groups)  # the networks' name for it, here and below
         scale_init = nnx.initializers.zeros_init() if zero_scale else nnx.initializers.ones_init()
         super().__init__(
@@ -63,7 +67,7 @@ class BatchNorm(nnx.BatchNorm):
         *,
         mask: Array | None = None,
     ) -> Float[Array, "*batch c"]:
-        """Normalise ``x`` by the batch or by the running statistics."""
+        """Normalise `x` by the batch or by the running statistics."""
         if self.groups == 1 or use_running_average:
             return super().__call__(x, use_running_average, mask=mask).astype(x.dtype)
         if x.shape[0] % self.groups:
@@ -77,8 +81,8 @@ class BatchNorm(nnx.BatchNorm):
         mean = jnp.mean(grouped, axes, keepdims=True)
         variance = jnp.mean(jnp.square(grouped - mean), axes, keepdims=True)
         for running, batch in ((self.mean, mean), (self.var, variance)):
-            of_groups = jax.lax.stop_gradient(batch).reshape(self.groups, -1)
-            running[...] = self.momentum * running[...] + (1 - self.momentum) * of_groups.mean(0)
+            batch = jax.lax.stop_gradient(batch).reshape(self.groups, -1).mean(0)
+            running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
         y = (grouped - mean) * jax.lax.rsqrt(variance + self.epsilon)
         for parameter, combine in ((self.scale, jnp.multiply), (self.bias, jnp.add)):
             if parameter is not None:

@@ -1,4 +1,4 @@
-"""What the transformers share: attention, the perceptron, LayerNorm and their initial values."""
+"""What the transformers share: attention, the MLP, LayerNorm and their initial values."""
 
 import functools
 from typing import Any
@@ -36,10 +36,10 @@ class LayerNorm(nnx.LayerNorm):
 
 
 class Block(nnx.Module):
-    """Self-attention and a two-layer perceptron, each added to its inputs.
+    """Self-attention and an MLP of two layers, each added to its inputs.
 
     The inputs are normalised on their way into both (pre-norm, as in ViT and CLIP), or with
-    ``norm_first=False`` the sums are (post-norm, as in BERT). There is no dropout.
+    `norm_first=False` the sums are (post-norm, as in BERT). There is no dropout.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Block(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        """Make the block; the perceptron is four times as wide as the tokens."""
+        """Make the block; the MLP is four times as wide as the tokens."""
         self.heads = heads
         self.norm_first = norm_first
         linear = functools.partial(nnx.Linear, kernel_init=xavier, dtype=dtype, rngs=rngs)
@@ -65,12 +65,12 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "n t d"], mask: Bool[Array, "#n 1 #t t"] | None = None
     ) -> Float[Array, "n t d"]:
-        """Return the tokens after the block; query i sees key j where ``mask[..., i, j]``."""
+        """Return the tokens after the block; query i attends to key j where `mask[..., i, j]`."""
         if self.norm_first:
             x = x + self._attend(self.norm1(x), mask)
-            return x + self._perceive(self.norm2(x))
+            return x + self._mlp(self.norm2(x))
         x = self.norm1(x + self._attend(x, mask))
-        return self.norm2(x + self._perceive(x))
+        return self.norm2(x + self._mlp(x))
 
     def _attend(
         self, x: Float[Array, "n t d"], mask: Bool[Array, "#n 1 #t t"] | None
@@ -80,7 +80,7 @@ class Block(nnx.Module):
         attended = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask=mask)
         return self.projection(attended.reshape(n, tokens, width))
 
-    def _perceive(self, x: Float[Array, "n t d"]) -> Float[Array, "n t d"]:
+    def _mlp(self, x: Float[Array, "n t d"]) -> Float[Array, "n t d"]:
         return self.mlp2(nnx.gelu(self.mlp1(x), approximate=False))
 
 
@@ -88,7 +88,7 @@ class Blocks(nnx.Dict):
     """Blocks one after another, under the names block1, block2, ..."""
 
     def __init__(self, depth: int, width: int, heads: int, **options: Any):
-        """Make the blocks; ``options`` are those of `Block`."""
+        """Make the blocks; `options` are those of `Block`."""
         super().__init__({f"block{i + 1}": Block(width, heads, **options) for i in range(depth)})
 
     def __call__(
@@ -100,7 +100,7 @@ class Blocks(nnx.Dict):
     ) -> Float[Array, "n t d"]:
         """Return the tokens after the last block.
 
-        With ``remat`` the gradient keeps the tokens between the blocks only and computes what is
+        With `remat` the gradient keeps the tokens between the blocks only and computes what is
         inside a block once more: less memory for about a third more time.
         """
         apply = lambda block, x, mask: block(x, mask)

@@ -77,20 +77,20 @@ def clip_vit(
 ) -> Network:
     r"""Make CLIP's vision transformer, with one class token or several.
 
-    The m class tokens stand first in the sequence, each with its own position:
+    The $m$ class tokens stand first in the sequence, each with its own position:
 
-    .. math:: x_0 = \mathrm{LN}([c_1, \dots, c_m, E p_1, \dots, E p_k] + P), \qquad
-        P \in \mathbb{R}^{(m + k) \times d}
+    $$x_0 = \mathrm{LN}([c_1, \dots, c_m, E p_1, \dots, E p_k] + P), \qquad
+      P \in \mathbb{R}^{(m + k) \times d}$$
 
-    and the features are their outputs after the last norm, one after another. The patch embedding
-    has no bias: the positions have the same effect. The blocks are those of `vit`.
+    The features are their outputs after the last norm, one after another. The patch embedding has
+    no bias, since the positions have the same effect. The blocks are those of `vit`.
 
     Args:
-        name: of the sizes of `vit`.
-        image_size: side of the square images in pixels, a multiple of ``patch``: the positions are
+        name: as of `vit`, whose sizes it has.
+        image_size: side of the square images in pixels, a multiple of `patch`: the positions are
             learned, so it is fixed.
         patch: side of the square patches in pixels, at least 1.
-        class_tokens: m, at least 1.
+        class_tokens: $m$, at least 1.
         channels: channels of the images.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, normalisation and features are float32.
@@ -110,8 +110,10 @@ def clip_vit(
         ((16, 768), (212, 768), 12288)
 
     References:
-        Radford et al., arXiv 2103.00020; the class tokens and the initial values of tokens and
-        positions: Sun, arXiv 2209.02127 (minogame/clip-mtob).
+        Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020). The class tokens and
+        the initial values of tokens and positions: Sun,
+        [arXiv 2209.02127](https://arxiv.org/abs/2209.02127)
+        ([minogame/clip-mtob](https://github.com/minogame/clip-mtob)).
     """
     width, depth, heads = look_up(SIZES, name)
     at_least_one(image_size=image_size, patch=patch, class_tokens=class_tokens, channels=channels)

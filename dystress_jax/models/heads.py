@@ -1,4 +1,4 @@
-"""Projection heads: what stands between the encoder's features and the contrastive loss."""
+"""Projection heads, between the encoder's features and the contrastive loss."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ class MLP(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        """Make the layers; ``sizes`` are the widths from the inputs to the outputs."""
+        """Make the layers; `sizes` are the widths from the inputs to the outputs."""
         batch_norm = functools.partial(BatchNorm, groups=bn_groups, rngs=rngs)
         last = len(sizes) - 2
         linears, norms = {}, {}
@@ -122,27 +122,27 @@ def projector(
 ) -> Network:
     """Make a projection head, or a predictor.
 
-    ======================  =====================================================================
-    ``simclr``              linear, BN, ReLU, linear, BN without offset
-    ``simclr3``             linear, BN, ReLU, linear, BN, ReLU, linear, BN without offset
-    ``dystress_cifar``      linear, BN, ReLU, linear; also MoCo v3's predictor after a ResNet
-    ``moco_v2``             linear, ReLU, linear
-    ``moco_v3``             linear, BN, ReLU, linear, BN without scale and offset; also MoCo v3's
-                            predictor after a ViT
-    ``moco_v3_vit``         linear, BN, ReLU, linear, BN, ReLU, linear, BN without scale and offset
-    ``none``                the features themselves
-    ======================  =====================================================================
+    | name             | layers                                         | last BN             |
+    | ---------------- | ---------------------------------------------- | ------------------- |
+    | `simclr`         | linear, BN, ReLU, linear, BN                   | no offset           |
+    | `simclr3`        | linear, BN, ReLU, linear, BN, ReLU, linear, BN | no offset           |
+    | `dystress_cifar` | linear, BN, ReLU, linear                       |                     |
+    | `moco_v2`        | linear, ReLU, linear                           |                     |
+    | `moco_v3`        | linear, BN, ReLU, linear, BN                   | no scale, no offset |
+    | `moco_v3_vit`    | linear, BN, ReLU, linear, BN, ReLU, linear, BN | no scale, no offset |
+    | `none`           | none: the features themselves                  |                     |
 
-    The linear layers have biases in ``moco_v2`` only: elsewhere BatchNorm's offset takes their
-    place, and the last layer has neither.
+    MoCo v3's predictor is `dystress_cifar` after a ResNet and `moco_v3` after a ViT. The linear
+    layers have biases in `moco_v2` only: elsewhere BatchNorm's offset takes their place, and the
+    last layer has neither.
 
     Args:
         name: one of the names above.
         in_features: width of the encoder's features, at least 1.
-        hidden: width of the layers before the last; None or 0 for ``in_features``.
-        out: width of the projections, at least 1; ``none`` has no use for it.
+        hidden: width of the layers before the last; None or 0 for `in_features`.
+        out: width of the projections, at least 1; `none` has no use for it.
         bn_groups: groups of the batch that BatchNorm normalises each by itself, as in `resnet`;
-            ``moco_v2`` and ``none`` have no use for it.
+            `moco_v2` and `none` have no use for it.
         dtype: compute type; parameters, statistics and outputs are float32.
 
     Returns:
@@ -162,14 +162,25 @@ def projector(
         (4, 128)
 
     References:
-        ``simclr``: Chen et al., arXiv 2002.05709, section 2.1, with the BatchNorm of the released
-        code (google-research/simclr, ``model_util.py``, ``projection_head``: ``num_proj_layers`` 2;
-        hidden layers as wide as the features). ``simclr3``: Chen et al., arXiv 2006.10029, the same
-        function with 3 layers. ``dystress_cifar``: the CIFAR experiments of DySTreSS, arXiv
-        2308.01140 (512-512-128). ``moco_v2``: Chen et al., arXiv 2003.04297, section 3, with hidden
-        layers as wide as the features (facebookresearch/moco, ``builder.py``). ``moco_v3`` and
-        ``moco_v3_vit``: Chen et al., arXiv 2104.02057, section 3 (facebookresearch/moco-v3,
-        ``builder.py``: 4096 wide, 256 out).
+        `simclr`: Chen et al., [arXiv 2002.05709](https://arxiv.org/abs/2002.05709), section 2.1,
+        with the BatchNorm of `projection_head` in `model_util.py` of
+        [google-research/simclr](https://github.com/google-research/simclr) (`num_proj_layers`
+        2, hidden layers as wide as the features).
+
+        `simclr3`: Chen et al., [arXiv 2006.10029](https://arxiv.org/abs/2006.10029), the same
+        function with 3 layers.
+
+        `dystress_cifar`: the CIFAR experiments of Manna et al.,
+        [arXiv 2308.01140](https://arxiv.org/abs/2308.01140) (512-512-128).
+
+        `moco_v2`: Chen et al., [arXiv 2003.04297](https://arxiv.org/abs/2003.04297), section 3,
+        with hidden layers as wide as the features, as `builder.py` of
+        [facebookresearch/moco](https://github.com/facebookresearch/moco).
+
+        `moco_v3`, `moco_v3_vit`: Chen et al.,
+        [arXiv 2104.02057](https://arxiv.org/abs/2104.02057), section 3; `builder.py` of
+        [facebookresearch/moco-v3](https://github.com/facebookresearch/moco-v3) (4096 wide,
+        256 out).
     """
     build = look_up(HEADS, name)
     return build(

@@ -17,8 +17,8 @@ from ._norm import BatchNorm
 # Made by `norm(features, rngs=rngs, zero_scale=...)`, called as `norm(x, use_running_average=...)`.
 Norm = Callable[..., Any]
 
-# Normal with variance 2 / (out_features * kernel area), as torchvision's ResNet: He et al.,
-# arXiv 1502.01852, with the fan of the backward pass.
+# Normal with variance 2 / (out_features * kernel area), as torchvision's ResNet: He et al., arXiv
+# 1502.01852, with the fan of the backward pass.
 he_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -62,7 +62,7 @@ class BasicBlock(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        """Make the block; ``stride`` is that of the first convolution and of the shortcut."""
+        """Make the block; `stride` is that of the first convolution and of the shortcut."""
         conv = functools.partial(_conv, dtype=dtype, rngs=rngs)
         self.conv1 = conv(in_features, width, 3, stride)
         self.norm1 = norm(width, rngs=rngs)
@@ -71,7 +71,7 @@ class BasicBlock(nnx.Module):
         self.shortcut = _shortcut(in_features, width, stride, norm=norm, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n ho wo co"]:
-        """Return ``relu(residual(x) + shortcut(x))``."""
+        """Return `relu(residual(x) + shortcut(x))`."""
         y = nnx.relu(self.norm1(self.conv1(x), use_running_average=not train))
         y = self.norm2(self.conv2(y), use_running_average=not train)
         return nnx.relu(y + (self.shortcut(x, train=train) if self.shortcut else x))
@@ -92,7 +92,7 @@ class BottleneckBlock(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        """Make the block; ``width`` is that of the 3x3 convolution, a quarter of the outputs."""
+        """Make the block; `width` is that of the 3x3 convolution, a quarter of the outputs."""
         conv = functools.partial(_conv, dtype=dtype, rngs=rngs)
         out_features = width * self.expansion
         self.conv1 = conv(in_features, width, 1)
@@ -106,7 +106,7 @@ class BottleneckBlock(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n ho wo co"]:
-        """Return ``relu(residual(x) + shortcut(x))``."""
+        """Return `relu(residual(x) + shortcut(x))`."""
         y = nnx.relu(self.norm1(self.conv1(x), use_running_average=not train))
         y = nnx.relu(self.norm2(self.conv2(y), use_running_average=not train))
         y = self.norm3(self.conv3(y), use_running_average=not train)
@@ -126,12 +126,12 @@ class Projection(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        """Make the shortcut from ``in_features`` to ``out_features``."""
+        """Make the shortcut from `in_features` to `out_features`."""
         self.conv = _conv(in_features, out_features, 1, stride, dtype=dtype, rngs=rngs)
         self.norm = norm(out_features, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n ho wo co"]:
-        """Project ``x``."""
+        """Project `x`."""
         return self.norm(self.conv(x), use_running_average=not train)
 
 
@@ -161,7 +161,7 @@ STEMS = {
 class ResNet(nnx.Module):
     """Stem, stages of residual blocks, global average pool.
 
-    Stage k = 0, 1, ... has ``width * 2**k`` channels (four times that after bottlenecks), and every
+    Stage k = 0, 1, ... has `width * 2**k` channels (four times that after bottlenecks), and every
     stage but the first halves the image.
     """
 
@@ -178,7 +178,7 @@ class ResNet(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        """Make the network; ``stages`` holds the number of blocks of each stage."""
+        """Make the network; `stages` holds the number of blocks of each stage."""
         self.channels = channels
         self.remat = remat
         self.stem = stem
@@ -256,13 +256,13 @@ def resnet(
     """Make a residual network without its classifier.
 
     Args:
-        name: ``resnet18``, ``resnet34``, ``resnet50``, ``resnet101``, or ``small``: the stem and
+        name: `resnet18`, `resnet34`, `resnet50`, `resnet101`, or `small`: the stem and
             two stages of one basic block each, for small images on CPUs.
-        stem: ``imagenet`` is a 7x7 convolution of stride 2 and a max-pool; ``cifar`` a 3x3
-            convolution of stride 1 (SimCLR, arXiv 2002.05709, appendix B.9); ``patch`` maps squares
-            of 4x4 pixels, so that no convolution on a CPU works at full resolution.
+        stem: `imagenet` is a 7x7 convolution of stride 2 and a max-pool; `cifar` a 3x3
+            convolution of stride 1, as SimCLR has for CIFAR; `patch` maps squares of 4x4 pixels, so
+            that no convolution on a CPU works at full resolution.
         channels: channels of the images.
-        width: channels of the first stage; by default 64, and 32 for ``small``.
+        width: channels of the first stage; by default 64, and 32 for `small`.
         bn_groups: groups of the batch that BatchNorm normalises each by itself; 1 takes the
             statistics of the whole batch.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
@@ -285,9 +285,12 @@ def resnet(
         (2, 64)
 
     References:
-        He et al., arXiv 1512.03385, table 1; the bottleneck's stride in the 3x3 convolution, the
-        initialisation and the padding are torchvision's (``models/resnet.py``); the zero scale of
-        each block's last BatchNorm is Goyal et al., arXiv 1706.02677, section 5.1.
+        He et al., [arXiv 1512.03385](https://arxiv.org/abs/1512.03385), table 1. The bottleneck's
+        stride in the 3x3 convolution, the initialisation and the padding: `models/resnet.py` of
+        [pytorch/vision](https://github.com/pytorch/vision). The zero scale of each block's last
+        BatchNorm: Goyal et al., [arXiv 1706.02677](https://arxiv.org/abs/1706.02677), section 5.1.
+        The stem `cifar`: Chen et al., [arXiv 2002.05709](https://arxiv.org/abs/2002.05709),
+        appendix B.9.
     """
     block, stages, default_width = look_up(ARCHITECTURES, name)
     look_up(STEMS, stem, argument="stem")

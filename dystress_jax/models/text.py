@@ -56,9 +56,9 @@ class BidirectionalTransformer(nnx.Module):
         m = self.class_tokens
         ids = jnp.concatenate([jnp.repeat(ids[:, :1], m - 1, axis=1), ids], axis=1)
         x = self.norm(_with_positions(self.words(ids), self.positions))
-        # The class tokens are always seen, so no softmax is over nothing, even without a text.
-        seen = (ids != PADDING).at[:, :m].set(True)
-        x = self.blocks(x, seen[:, None, None, :], remat=self.remat)
+        # The class tokens are never masked, so no softmax is over nothing, even without a text.
+        mask = (ids != PADDING).at[:, :m].set(True)
+        x = self.blocks(x, mask[:, None, None, :], remat=self.remat)
         return x[:, :m].astype(jnp.float32).reshape(len(ids), -1)
 
 
@@ -93,9 +93,9 @@ class CausalTransformer(nnx.Module):
         _check_length(ids, self.context)
         t = ids.shape[1]
         x = _with_positions(self.words(ids), self.positions)
-        # The padding is behind the end token, which sees what is before it: no mask for it.
-        before = jnp.tril(jnp.ones((t, t), bool))
-        x = self.blocks(x, before[None, None], remat=self.remat)
+        # The padding is behind the end token, so the causal mask hides it from there.
+        causal = jnp.tril(jnp.ones((t, t), bool))
+        x = self.blocks(x, causal[None, None], remat=self.remat)
         end = jnp.max(jnp.where(ids != PADDING, jnp.arange(t)[None], 0), axis=1)
         x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return self.norm(x.astype(jnp.float32))
@@ -148,25 +148,31 @@ def text_transformer(
 ) -> Network:
     """Make a text transformer.
 
-    =========  ====================================================================================
-    ``cls``    BERT's: every token sees every other, post-norm, a norm after the embedding. The
-               first id of each text (the class token) is repeated ``class_tokens`` times; the
-               copies differ by their position only, and their outputs are the features.
-    ``eot``    CLIP's: a token sees those before it, pre-norm. The features are the output of the
-               last token that is not padding, after the last norm.
-    =========  ====================================================================================
+    | name         | width | blocks | heads |                    |
+    | ------------ | ----- | ------ | ----- | ------------------ |
+    | `text_micro` | 64    | 2      | 2     | for CPUs           |
+    | `text_mini`  | 128   | 4      | 4     | for CPUs           |
+    | `text_small` | 384   | 12     | 6     |                    |
+    | `text_base`  | 512   | 12     | 8     | the published size |
 
-    Neither has dropout. The perceptrons are four times as wide as the tokens, with the exact GELU;
-    the linear layers start as in `vit` (Xavier uniform) in place of BERT's normal of 0.02.
+    | pooling | transformer | attention     | features                                            |
+    | ------- | ----------- | ------------- | --------------------------------------------------- |
+    | `cls`   | BERT's      | bidirectional | of the class tokens                                 |
+    | `eot`   | CLIP's      | causal        | of the last token that is not padding, after a norm |
+
+    With `cls` the blocks are post-norm, after a norm of the embeddings. The first id of each text,
+    the class token, is repeated `class_tokens` times; the copies differ by their position only.
+    With `eot` the blocks are pre-norm.
+
+    Neither has dropout. The MLPs are four times as wide as the tokens, with the exact GELU; the
+    linear layers start as in `vit` (Xavier uniform) in place of BERT's normal of 0.02.
 
     Args:
-        name: ``text_base``, the published size, 512 wide with 12 blocks and 8 heads;
-            ``text_small`` (384, 12, 6); for CPUs ``text_mini`` (128, 4, 4) and ``text_micro``
-            (64, 2, 2).
+        name: one of the names above.
         vocab_size: number of ids, at least 1; an id outside of it gives NaN.
         context: the most tokens of a text, at least 1, its one class token included.
-        pooling: one of the names above.
-        class_tokens: m, at least 1; 1 for ``eot``. The positions are ``context + m - 1``.
+        pooling: `cls` or `eot`, see above.
+        class_tokens: $m$, at least 1; 1 for `eot`. There are `context` $+ m - 1$ positions.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, normalisation and features are float32.
 
@@ -174,7 +180,7 @@ def text_transformer(
         The network: ids `[n t]`, padded with 0 at the end, to features `[n class_tokens*width]`.
 
     Raises:
-        ArgumentError: a name is unknown, a number is below 1, or ``eot`` has several class tokens;
+        ArgumentError: a name is unknown, a number is below 1, or `eot` has several class tokens;
             when the network is applied, a text is longer than the context.
 
     Example:
@@ -185,8 +191,12 @@ def text_transformer(
         ((30522, 512), (92, 512), 8192)
 
     References:
-        ``cls``: Devlin et al., arXiv 1810.04805, as the tower of Sun, arXiv 2209.02127
-        (minogame/clip-mtob). ``eot``: Radford et al., arXiv 2103.00020 (openai/CLIP, ``model.py``).
+        `cls`: Devlin et al., [arXiv 1810.04805](https://arxiv.org/abs/1810.04805), as the tower of
+        Sun, [arXiv 2209.02127](https://arxiv.org/abs/2209.02127)
+        ([minogame/clip-mtob](https://github.com/minogame/clip-mtob)).
+
+        `eot`: Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020); `model.py` of
+        [openai/CLIP](https://github.com/openai/CLIP).
     """
     width, depth, heads = look_up(SIZES, name)
     transformer = look_up(POOLINGS, pooling, argument="pooling")

@@ -24,7 +24,7 @@ class TokenProjection(nnx.Module):
     """One linear map without bias for all the tokens."""
 
     def __init__(self, width: int, dims: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        """Make the map of ``width`` numbers to ``dims``."""
+        """Make the map of `width` numbers to `dims`."""
         self.dtype = dtype
         self.kernel = nnx.Param(width**-0.5 * jax.random.normal(rngs.params(), (width, dims)))
 
@@ -42,13 +42,13 @@ def token_projection(
 ) -> Network:
     r"""Make the linear projection that the tokens of a tower share.
 
-    .. math:: A = [W^T x_1, \dots, W^T x_m] \in \mathbb{R}^{n \times m},
-        \qquad W \in \mathbb{R}^{\mathrm{width} \times n}, \; n = \mathrm{dims}
+    $$A = [W^T x_1, \dots, W^T x_m] \in \mathbb{R}^{n \times m}, \qquad
+      W \in \mathbb{R}^{\mathrm{width} \times n}$$
 
     Args:
-        width: numbers of a token, at least 1.
-        dims: numbers of a projected token, at least 1.
-        tokens: m, at least 1.
+        width: size of a token, at least 1.
+        dims: $n$, the size of a projected token, at least 1.
+        tokens: $m$, at least 1.
         dtype: compute type; parameters and outputs are float32.
 
     Returns:
@@ -66,8 +66,10 @@ def token_projection(
         ((768, 32), 512)
 
     References:
-        Sun, arXiv 2209.02127 (minogame/clip-mtob); the initial values are CLIP's, a normal of
-        width^-0.5 (Radford et al., arXiv 2103.00020).
+        Sun, [arXiv 2209.02127](https://arxiv.org/abs/2209.02127)
+        ([minogame/clip-mtob](https://github.com/minogame/clip-mtob)). The initial values are
+        CLIP's, normal with standard deviation $\mathrm{width}^{-1/2}$: Radford et al.,
+        [arXiv 2103.00020](https://arxiv.org/abs/2103.00020).
     """
     at_least_one(width=width, dims=dims, tokens=tokens)
     return functional(
@@ -76,7 +78,7 @@ def token_projection(
     )
 
 
-# From dims and tokens to the numbers that a class token is projected to, and the class tokens.
+# From dims and tokens to the size of a projected class token, and the number of class tokens.
 MODES: dict[str, Callable[[int, int], tuple[int, int]]] = {
     "multi": lambda dims, tokens: (dims, tokens),
     "reshape": lambda dims, tokens: (dims * tokens, 1),
@@ -84,9 +86,9 @@ MODES: dict[str, Callable[[int, int], tuple[int, int]]] = {
 
 
 def _layout(dims: int, tokens: int, mode: str, *, one_output: str = "") -> tuple[int, int]:
-    """Numbers of a class token after the projection, and class tokens.
+    """Size of a projected class token, and the number of class tokens.
 
-    ``one_output`` says which part of the tower allows one class token only, if any does.
+    `one_output` says which part of the tower has one output only, if any.
     """
     at_least_one(dims=dims, tokens=tokens)
     dims, class_tokens = look_up(MODES, mode, argument="mode")(dims, tokens)
@@ -176,24 +178,26 @@ def image_tower(
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[Network, Network]:
-    """Make the image tower: an encoder and its projection to m tokens of n numbers.
+    r"""Make the image tower: an encoder and its projection to $m$ tokens of $n$ numbers.
 
-    ===========  ==================================================================================
-    ``multi``    the transformer has m class tokens, each projected to n numbers by the same matrix
-    ``reshape``  it has one, projected to m n numbers, which are read as m tokens
-    ===========  ==================================================================================
+    | mode      | class tokens | projection                                                  |
+    | --------- | ------------ | ----------------------------------------------------------- |
+    | `multi`   | $m$          | of each to $n$ numbers, by the same matrix                  |
+    | `reshape` | 1            | to $m n$ numbers, which are read as $m$ tokens of $n$ each  |
 
-    With m = 1 the two are the same. The vision transformer and the text tower of the paper are
-    ``image_tower("vit_base", ...)`` and ``text_tower("text_base", vocab_size=30_522, ...)``. With
-    (n, m) = (32, 16) in place of (512, 1) the image tower has 15 class tokens and 15 positions
-    more (2 * 15 * 768) and 480 columns of the projection less (480 * 768), the text tower 15
-    positions more (15 * 512) and 480 columns less (480 * 512): 583,680 parameters less in all.
+    With $m = 1$ the two are the same. The vision transformer and the text tower of the paper are
+    `image_tower("vit_base", ...)` and `text_tower("text_base", vocab_size=30_522, ...)`. With
+    $(n, m) = (32, 16)$ in place of $(512, 1)$ the image tower has 15 class tokens and 15 positions
+    more ($2 \cdot 15 \cdot 768$) and 480 columns of the projection less ($480 \cdot 768$), the
+    text tower 15 positions more ($15 \cdot 512$) and 480 columns less ($480 \cdot 512$): 583,680
+    parameters less in all.
 
     Args:
         name: of `ENCODERS`; a ViT is `clip_vit`.
-        dims: n, at least 1.
-        tokens: m, at least 1; the embedding has m n numbers.
-        mode: one of the names above; what is no ViT has one output, so for m > 1 ``reshape``.
+        dims: $n$, at least 1.
+        tokens: $m$, at least 1; the embedding has $m n$ numbers.
+        mode: `multi` or `reshape`, see above; an encoder that is no ViT has one output, so for
+            $m > 1$ `reshape`.
         image_size: side of the square images, for encoders that know it; None for their default.
         patch: side of the patches, for encoders that have any; None for their default.
         stem: for encoders that have several; None for their default.
@@ -206,7 +210,7 @@ def image_tower(
         embeddings `[n tokens*dims]`, not normalised.
 
     Raises:
-        ArgumentError: a name is unknown, a number is below 1, ``multi`` tokens of an encoder with
+        ArgumentError: a name is unknown, a number is below 1, `multi` tokens of an encoder with
             one output, or what the encoder refuses.
 
     Example:
@@ -215,7 +219,8 @@ def image_tower(
         (12288, 512)
 
     References:
-        Sun, arXiv 2209.02127; Radford et al., arXiv 2103.00020.
+        Sun, [arXiv 2209.02127](https://arxiv.org/abs/2209.02127); Radford et al.,
+        [arXiv 2103.00020](https://arxiv.org/abs/2103.00020).
     """
     build = look_up(IMAGE_TOWERS, name)
     own = {"image_size": image_size, "patch": patch, "stem": stem}
@@ -236,17 +241,17 @@ def text_tower(
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[Network, Network]:
-    """Make the text tower: a text transformer and its projection to m tokens of n numbers.
+    """Make the text tower: a text transformer and its projection to $m$ tokens of $n$ numbers.
 
     Args:
         name: of a `text_transformer`.
         vocab_size: number of token ids.
         context: the most tokens of a text, its one class token included.
-        dims: n, at least 1.
-        tokens: m, at least 1; the embedding has m n numbers.
-        mode: as in `image_tower`.
-        pooling: ``cls`` or ``eot``, see `text_transformer`; ``eot`` has one output, so for m > 1
-            mode ``reshape``.
+        dims: $n$, at least 1.
+        tokens: $m$, at least 1; the embedding has $m n$ numbers.
+        mode: as of `image_tower`.
+        pooling: `cls` or `eot`, see `text_transformer`; `eot` has one output, so for $m > 1$ mode
+            `reshape`.
         remat: see `text_transformer`.
         dtype: compute type; parameters, features and embeddings are float32.
 
@@ -255,7 +260,7 @@ def text_tower(
         normalised.
 
     Raises:
-        ArgumentError: a name is unknown, a number is below 1, or ``multi`` tokens with ``eot``.
+        ArgumentError: a name is unknown, a number is below 1, or `multi` tokens with `eot`.
 
     Example:
         >>> encoder, projection = text_tower("text_base", vocab_size=30_522, dims=32, tokens=16)
@@ -263,7 +268,8 @@ def text_tower(
         (8192, 512)
 
     References:
-        Sun, arXiv 2209.02127; Radford et al., arXiv 2103.00020.
+        Sun, [arXiv 2209.02127](https://arxiv.org/abs/2209.02127); Radford et al.,
+        [arXiv 2103.00020](https://arxiv.org/abs/2103.00020).
     """
     build = look_up(TEXTS, name)
     repeats = look_up(POOLINGS, pooling, argument="pooling").repeats_class_token

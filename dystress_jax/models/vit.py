@@ -32,7 +32,7 @@ class PatchEmbedding(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        """Make the map of ``patch * patch * channels`` numbers to ``width``."""
+        """Make the map of `patch * patch * channels` numbers to `width`."""
         self.patch, self.channels, self.dtype = patch, channels, dtype
         variable = Frozen if frozen else nnx.Param
         shape = (patch * patch * channels, width)
@@ -56,12 +56,14 @@ class PatchEmbedding(nnx.Module):
 def sincos_positions(rows: int, columns: int, width: int) -> Float[Array, "rows columns d"]:
     r"""Fixed positions: a quarter of the channels each for sin x, cos x, sin y, cos y.
 
-    Channel k of a quarter has the frequency :math:`10000^{-k / (d / 4)}`.
+    Channel $k$ of a quarter, at column $x$ and row $y$, is the sine or cosine of
+
+    $$10000^{-k / (d / 4)} \, x \qquad \text{or} \qquad 10000^{-k / (d / 4)} \, y$$
 
     Args:
         rows: patches from top to bottom.
         columns: patches from left to right.
-        width: channels d, a multiple of 4.
+        width: $d$ channels, a multiple of 4.
 
     Returns:
         The positions in float32.
@@ -71,7 +73,8 @@ def sincos_positions(rows: int, columns: int, width: int) -> Float[Array, "rows 
         [0.0, 1.0, 0.84, 0.54]
 
     References:
-        Chen et al., arXiv 2104.02057 (MoCo v3; facebookresearch/moco-v3, ``vits.py``).
+        Chen et al., [arXiv 2104.02057](https://arxiv.org/abs/2104.02057); `vits.py` of
+        [facebookresearch/moco-v3](https://github.com/facebookresearch/moco-v3).
     """
     quarter = width // 4
     frequency = 10_000.0 ** -(jnp.arange(quarter) / quarter)
@@ -138,15 +141,22 @@ def vit(
 ) -> Network:
     """Make a vision transformer without its classifier.
 
+    | name        | width | blocks | heads |          |
+    | ----------- | ----- | ------ | ----- | -------- |
+    | `vit_micro` | 64    | 2      | 2     | for CPUs |
+    | `vit_mini`  | 128   | 4      | 4     | for CPUs |
+    | `vit_tiny`  | 192   | 12     | 3     |          |
+    | `vit_small` | 384   | 12     | 6     |          |
+    | `vit_base`  | 768   | 12     | 12    |          |
+
     The positions are computed from the images it is applied to, so one set of parameters serves
     every image size that the patch divides.
 
     Args:
-        name: ``vit_tiny``, ``vit_small`` or ``vit_base``: 192, 384, 768 wide, 12 blocks deep; for
-            CPUs ``vit_micro``, 64 wide and 2 deep, or ``vit_mini``, 128 wide and 4 deep.
+        name: one of the names above.
         patch: side of the square patches in pixels, at least 1; 16 for ImageNet, 4 for CIFAR.
-        heads: attention heads, a divisor of the width; None or 0 for heads of 64 channels, and of
-            32 in ``vit_micro`` and ``vit_mini``. MoCo v3 trains its ``vit_small`` with 12.
+        heads: attention heads, a divisor of the width; None or 0 for those of the table. MoCo v3
+            trains its `vit_small` with 12.
         channels: channels of the images.
         freeze_patches: keep the random patch embedding as it is, which steadies MoCo v3. It then
             belongs to the statistics: no optimiser sees it.
@@ -169,9 +179,11 @@ def vit(
         ((192,), 192)
 
     References:
-        Dosovitskiy et al., arXiv 2010.11929; sizes: Touvron et al., arXiv 2012.12877, table 1;
-        positions, initialisation and frozen patches: Chen et al., arXiv 2104.02057
-        (facebookresearch/moco-v3, ``vits.py``).
+        Dosovitskiy et al., [arXiv 2010.11929](https://arxiv.org/abs/2010.11929). Sizes: Touvron et
+        al., [arXiv 2012.12877](https://arxiv.org/abs/2012.12877), table 1. Positions,
+        initialisation and frozen patches: Chen et al.,
+        [arXiv 2104.02057](https://arxiv.org/abs/2104.02057); `vits.py` of
+        [facebookresearch/moco-v3](https://github.com/facebookresearch/moco-v3).
     """
     width, depth, default_heads = look_up(SIZES, name)
     heads = heads or default_heads
