@@ -52,7 +52,9 @@ def look_up(table: Mapping[str, Entry], name: str, *, argument: str = "name") ->
     """
     if name in table:
         return table[name]
-    raise ArgumentError(argument, f"found {name!r}; allowed: {', '.join(table)}.{hint(name, table)}")
+    raise ArgumentError(
+        argument, f"found {name!r}; allowed: {', '.join(table)}.{hint(name, table)}"
+    )
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from dystress_jax.evaluation import (
     TEMPLATES,
     class_embeddings,
     prompts,
+    templates,
     top_accuracy,
     zero_shot_scores,
 )
@@ -34,10 +35,16 @@ def test_every_set_of_templates_makes_distinct_prompts(name):
 
 
 def test_templates_without_a_place_for_the_name_are_refused():
-    with pytest.raises(ValueError, match="templates is empty; allowed: at least one"):
+    with pytest.raises(ValueError, match="templates: found none; allowed: at least one"):
         prompts(["cat"], [])
-    with pytest.raises(ValueError, match=r"template 'a photo' has no \{\} for the name"):
+    with pytest.raises(ValueError, match=r"templates: found 'a photo'; allowed: texts with \{\}"):
         prompts(["cat"], ["{}", "a photo"])
+
+
+def test_a_set_of_templates_is_found_by_its_name():
+    assert templates("drawings") == TEMPLATES["drawings"]
+    with pytest.raises(ValueError, match=r"found 'photo'; allowed: name, .* Did you mean photos\?"):
+        templates("photo")
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3])

@@ -1,6 +1,7 @@
 """How good a frozen encoder is: on its features, and on embeddings of images and texts."""
 
 from ._result import Result as Result
+from ._result import Row as Row
 from ._result import top_accuracy as top_accuracy
 from .features import NotFiniteError as NotFiniteError
 from .features import encode_source as encode_source
@@ -13,9 +14,8 @@ from .linear_head import fit_augmented as fit_augmented
 from .linear_head import fit_lbfgs as fit_lbfgs
 from .linear_head import fit_sgd as fit_sgd
 from .linear_probe import evaluate_linear_probe as evaluate_linear_probe
-from .pairs import Embedded as Embedded
-from .pairs import Retrieval as Retrieval
-from .pairs import Towers as Towers
+from .pairs import DualEncoder as DualEncoder
+from .pairs import EmbeddedImages as EmbeddedImages
 from .pairs import embed_images as embed_images
 from .pairs import evaluate_retrieval as evaluate_retrieval
 from .pairs import evaluate_zero_shot as evaluate_zero_shot

@@ -1,4 +1,4 @@
-"""What an evaluation says, and the accuracies that both evaluations report."""
+"""What every evaluation returns, and the accuracies that several of them report."""
 
 import functools
 from typing import Any, NamedTuple
@@ -7,20 +7,71 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ..errors import look_up
 
-class Result(NamedTuple):
-    """Accuracy on the images tested and how it was measured; `_asdict()` fits in JSON.
+
+class Row(NamedTuple):
+    """One number that an evaluation has measured.
 
     Attributes:
-        top1: share of images whose class is the first guess, in [0, 1].
-        top5: share of images whose class is among the first five guesses (or as many as there are
-            classes), in [0, 1].
-        protocol: settings and sizes that the numbers depend on.
+        name: a key of JSON, such as `top1` or `image_to_text_recall_at_1`.
+        value: the number.
+        chance: the value that guessing has, in the same unit; None where it is not known.
+        share: True: `value` is in [0, 1] and shown in percent. False: it is a plain number.
     """
 
-    top1: float
-    top5: float
+    name: str
+    value: float
+    chance: float | None = None
+    share: bool = True
+
+
+class Result(NamedTuple):
+    """What an evaluation has measured and how.
+
+    Attributes:
+        rows: the numbers, in the order in which they are shown.
+        protocol: settings and sizes that the numbers depend on; it fits in JSON.
+        split: which images were measured, such as `test`. The caller knows it and fills it in
+            with `_replace`.
+
+    Example:
+        >>> result = Result((Row("top1", 0.75, chance=0.5),), {"k": 20}, split="test")
+        >>> result.value("top1")
+        0.75
+        >>> result.to_json()
+        {'top1': 0.75, 'chance': {'top1': 0.5}, 'protocol': {'k': 20}, 'split': 'test'}
+    """
+
+    rows: tuple[Row, ...]
     protocol: dict[str, Any]
+    split: str = ""
+
+    def value(self, name: str) -> float:
+        """The number of this name.
+
+        Raises:
+            ArgumentError: no row has this name.
+        """
+        return look_up({row.name: row.value for row in self.rows}, name)
+
+    def to_json(self) -> dict[str, Any]:
+        """One key for each row, then `chance` of the rows that have one, `protocol`, `split`."""
+        values = {row.name: row.value for row in self.rows}
+        chance = {row.name: row.chance for row in self.rows if row.chance is not None}
+        chance = {"chance": chance} if chance else {}
+        return {**values, **chance, "protocol": self.protocol, "split": self.split}
+
+
+def accuracies(scores: Float[Array, "n classes"], labels: Int[Array, " n"]) -> tuple[Row, Row]:
+    """The rows `top1` and `top5` of classification.
+
+    Args:
+        scores: as for `top_accuracy`.
+        labels: in [0, classes).
+    """
+    top1, top5 = (float(top_accuracy(scores, labels, top=top)) for top in (1, 5))
+    return Row("top1", top1), Row("top5", top5)
 
 
 @functools.partial(jax.jit, static_argnames="top")

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from .. import data, sharding
+from ..errors import ArgumentError
 
 Encode = Callable[[UInt8[Array, "n h w c"]], Float[Array, "n d"]]
 
@@ -36,23 +37,24 @@ def encode_source(
         Features, float32, and labels, both whole on the host of every process.
 
     Raises:
-        ValueError: no image has a label.
+        ArgumentError: no image has a label.
         NotFiniteError: a feature is NaN or infinite.
     """
-    whole, label = _encode_all(encode, source, mesh=mesh, batch_size=batch_size)
-    whole, label = whole[label >= 0], label[label >= 0]
-    if not len(label):
-        raise ValueError(
-            f"none of the {len(source)} images has a label, and this evaluation compares labels: "
-            "give a data set with classes"
+    features, labels = _encode_all(encode, source, mesh=mesh, batch_size=batch_size)
+    features, labels = features[labels >= 0], labels[labels >= 0]
+    if not len(labels):
+        raise ArgumentError(
+            "source",
+            f"found {len(source)} images, none of them with a label; allowed: images with labels, "
+            "which this evaluation compares.",
         )
-    broken = ~np.isfinite(whole).all(axis=1)
+    broken = ~np.isfinite(features).all(axis=1)
     if broken.any():
         raise NotFiniteError(
-            f"the features of {broken.sum()} of {len(whole)} images are NaN or infinite: the "
+            f"the features of {broken.sum()} of {len(features)} images are NaN or infinite: the "
             "encoder has diverged, evaluate an earlier checkpoint"
         )
-    return whole, label
+    return features, labels
 
 
 def embed_source(
@@ -89,9 +91,9 @@ def _encode_all(
         gathered = multihost_utils.process_allgather(
             (encoded, on_mesh["label"], on_mesh["mask"]), tiled=True
         )
-        found, label, real = map(np.asarray, gathered)
-        features.append(found[real])
-        labels.append(label[real])
+        part, part_labels, real = map(np.asarray, gathered)
+        features.append(part[real])
+        labels.append(part_labels[real])
     return np.concatenate(features), np.concatenate(labels)
 
 
@@ -115,16 +117,18 @@ def check_classes(train: data.Source, test: data.Source) -> int:
     """Number of classes that both sources share.
 
     Raises:
-        ValueError: the training images are unlabelled, or the classes differ.
+        ArgumentError: the training images are unlabelled, or the classes differ.
     """
     if not train.num_classes:
-        raise ValueError(
-            "the training images have no labels, and this evaluation learns from them: give a data "
-            "set with classes"
+        raise ArgumentError(
+            "train",
+            f"found {len(train)} images without labels; allowed: images with labels, which this "
+            "evaluation learns from.",
         )
     if test.class_names != train.class_names:
-        raise ValueError(
-            f"the images tested have {test.num_classes} classes, the training images "
-            f"{train.num_classes}; allowed: the same classes in the same order"
+        raise ArgumentError(
+            "test",
+            f"found {test.num_classes} classes, and {train.num_classes} in `train`; allowed: the "
+            "same classes in the same order.",
         )
     return train.num_classes

@@ -7,12 +7,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .. import data
-from .pairs import Embedded
+from .pairs import EmbeddedImages
 
 CELL, LABEL, GAP = 64, 200, 4
 
 
-def retrieval_grid(embedded: Embedded, *, rows: int = 12, columns: int = 8) -> Image.Image:
+def retrieval_grid(embedded: EmbeddedImages, *, rows: int = 12, columns: int = 8) -> Image.Image:
     """Draw what captions find among the images of a source.
 
     A row a caption, spread evenly over the source: the caption, its own image framed in grey, then
@@ -26,12 +26,12 @@ def retrieval_grid(embedded: Embedded, *, rows: int = 12, columns: int = 8) -> I
     Returns:
         The picture.
     """
-    towers, source, images = embedded
+    encoder, source, images = embedded
     captions = data.list_captions(source)
     count = min(rows, len(captions.texts))
     chosen = np.arange(count) * len(captions.texts) // count
-    texts = towers.embed_texts([captions.texts[i] for i in chosen])
-    order = np.asarray(jnp.argsort(-towers.similarity(texts, images), axis=1)[:, :columns])
+    texts = encoder.embed_texts([captions.texts[i] for i in chosen])
+    order = np.asarray(jnp.argsort(-encoder.similarity(texts, images), axis=1)[:, :columns])
     step = CELL + GAP
     size = (LABEL + step * (order.shape[1] + 1) + 3 * GAP, step * len(chosen) + GAP)
     canvas = Image.new("RGB", size, "white")

@@ -8,7 +8,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from .. import data
-from ._result import Result, top_accuracy
+from ..errors import ArgumentError
+from ._result import Result, accuracies
 from .features import Encode, check_classes, encode_source
 
 
@@ -42,7 +43,7 @@ def knn_votes(
         Votes in [0, 1]; each row sums to 1.
 
     Raises:
-        ValueError: k or the bank's size is not positive.
+        ArgumentError: k or the bank's size is not positive.
 
     Example:
         >>> bank = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
@@ -54,9 +55,9 @@ def knn_votes(
         Wu et al. 2018, https://arxiv.org/abs/1805.01978, section 3.4, where k = 200.
     """
     if not len(bank):
-        raise ValueError("the bank has no features to compare with")
+        raise ArgumentError("bank", "found no features; allowed: at least one to compare with.")
     if k < 1:
-        raise ValueError(f"k is {k}; allowed: at least 1 neighbour")
+        raise ArgumentError("k", f"found {k}; allowed: at least 1 neighbour.")
     bank = _unit(bank)
     k = min(k, len(bank))
     classes = jnp.arange(num_classes)
@@ -80,8 +81,8 @@ def _unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
 
 def evaluate_knn(
     encode: Encode,
-    bank: data.Source,
-    queries: data.Source,
+    train: data.Source,
+    test: data.Source,
     *,
     k: int = 200,
     temperature: float = 0.1,
@@ -94,39 +95,38 @@ def evaluate_knn(
 
     Args:
         encode: uint8 images to features, jitted; the encoder's features, not the head's.
-        bank: images with known classes.
-        queries: images to classify.
+        train: images with known classes, the bank.
+        test: images to classify, the queries.
         k: neighbours, at least 1; a smaller bank votes whole.
         temperature: of the weights exp(similarity / temperature), positive.
         mesh: the devices that encode.
         batch_size: images encoded at once.
 
     Returns:
-        Accuracies, and the settings with the k that was used.
+        The rows `top1` and `top5`, and the settings with the k that was used.
 
     Raises:
-        ValueError: a source has no labels, the classes differ, or a setting is out of range.
+        ArgumentError: a source has no labels, the classes differ, or a setting is out of range.
     """
-    num_classes = check_classes(bank, queries)
+    num_classes = check_classes(train, test)
     if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}; allowed: above 0")
-    known, known_labels = encode_source(encode, bank, mesh=mesh, batch_size=batch_size)
-    asked, labels = encode_source(encode, queries, mesh=mesh, batch_size=batch_size)
+        raise ArgumentError("temperature", f"found {temperature}; allowed: above 0.")
+    bank, bank_labels = encode_source(encode, train, mesh=mesh, batch_size=batch_size)
+    queries, labels = encode_source(encode, test, mesh=mesh, batch_size=batch_size)
     votes = knn_votes(
-        jnp.asarray(asked),
-        jnp.asarray(known),
-        jnp.asarray(known_labels),
+        jnp.asarray(queries),
+        jnp.asarray(bank),
+        jnp.asarray(bank_labels),
         k=k,
         temperature=temperature,
         num_classes=num_classes,
     )
-    top1, top5 = (float(top_accuracy(votes, jnp.asarray(labels), top=top)) for top in (1, 5))
     protocol = {
         "evaluation": "knn",
-        "k": min(k, len(known)),
+        "k": min(k, len(bank)),
         "temperature": temperature,
-        "bank_images": len(known),
-        "test_images": len(asked),
+        "bank_images": len(bank),
+        "test_images": len(queries),
         "classes": num_classes,
     }
-    return Result(top1, top5, protocol)
+    return Result(accuracies(votes, jnp.asarray(labels)), protocol)

@@ -8,9 +8,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from .. import data
-from ._result import Result, top_accuracy
+from ..errors import ArgumentError, look_up
+from ._result import Result, accuracies, top_accuracy
 from .features import Encode, check_classes, encode_source
 from .linear_head import EncodeView, Progress, fit_augmented, fit_lbfgs, fit_sgd
+
+SOLVERS = {"sgd": fit_sgd, "lbfgs": fit_lbfgs}
 
 
 def evaluate_linear_probe(
@@ -51,10 +54,10 @@ def evaluate_linear_probe(
         progress: wraps the range of all steps with `encode_view`, for example `tqdm.tqdm`.
 
     Returns:
-        Accuracies, and the settings with what was chosen and why.
+        The rows `top1` and `top5`, and the settings with what was chosen and why.
 
     Raises:
-        ValueError: a source has no labels, the classes differ, or the settings contradict.
+        ArgumentError: a source has no labels, the classes differ, or the settings contradict.
     """
     num_classes = check_classes(train, test)
     _check(solver, candidates, holdout, encode_view)
@@ -98,7 +101,6 @@ def evaluate_linear_probe(
         on_holdout = [float(top_accuracy(one, labels, top=1)) for one in every]
         chosen = int(np.argmax(on_holdout))
     every, labels = scores(test)
-    top1, top5 = (float(top_accuracy(every[chosen], labels, top=top)) for top in (1, 5))
     protocol |= {
         "features": "cached" if encode_view is None else "augmented",
         "candidates": list(candidates),
@@ -110,7 +112,7 @@ def evaluate_linear_probe(
     }
     if solver == "sgd":
         protocol |= {"epochs": epochs, "batch_size": batch_size, "momentum": 0.9}
-    return Result(top1, top5, protocol)
+    return Result(accuracies(every[chosen], labels), protocol)
 
 
 def _check(
@@ -119,17 +121,18 @@ def _check(
     holdout: data.Source | None,
     encode_view: EncodeView | None,
 ) -> None:
-    if solver not in ("sgd", "lbfgs"):
-        raise ValueError(f"solver is {solver!r}; allowed: 'sgd' or 'lbfgs'")
+    look_up(SOLVERS, solver, argument="solver")
     if solver == "lbfgs" and encode_view is not None:
-        raise ValueError(
-            "solver is 'lbfgs' with encode_view; allowed: 'lbfgs' without it, since L-BFGS needs "
-            "the same features in every step"
+        raise ArgumentError(
+            "solver",
+            "found 'lbfgs' with `encode_view`; allowed: 'lbfgs' without it, since L-BFGS needs the "
+            "same features in every step.",
         )
     if not candidates or min(candidates) <= 0:
-        raise ValueError(f"candidates is {tuple(candidates)}; allowed: numbers above 0")
+        raise ArgumentError("candidates", f"found {tuple(candidates)}; allowed: numbers above 0.")
     if len(candidates) > 1 and holdout is None:
-        raise ValueError(
-            f"candidates is {tuple(candidates)} without a holdout to choose by; allowed: one "
-            "candidate, or a holdout, since the test images must not choose"
+        raise ArgumentError(
+            "candidates",
+            f"found {tuple(candidates)} without a `holdout` to choose by; allowed: one candidate, "
+            "or a `holdout`, since the test images must not choose.",
         )

@@ -1,7 +1,7 @@
 """How well images and texts find each other: retrieval and zero-shot classification of a source."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,85 +9,82 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from .. import data
+from ..errors import ArgumentError
 from ..similarities import Similarity
-from ._result import Result, top_accuracy
+from ._result import Result, Row, top_accuracy
 from .features import Encode, embed_source
 from .retrieval import retrieval_chance, retrieval_recalls
 from .zero_shot import class_embeddings, prompts, zero_shot_scores
 
-AT_ONCE = 256  # texts, and images that are compared with all classes
+BATCH_SIZE = 256  # of texts, and of images that are compared with all classes
 
 
-class Towers(NamedTuple):
-    """Two trained towers, ready to embed.
+class DualEncoder(NamedTuple):
+    """A trained image encoder and a trained text encoder, each with its projection.
 
     Attributes:
-        images: uint8 images to embeddings, jitted.
-        texts: tokens [n t] to embeddings, jitted.
-        tokenize: captions to tokens.
+        encode_images: uint8 images to embeddings, jitted.
+        encode_tokens: tokens [n t] to embeddings, jitted.
+        tokenize: texts to tokens.
         similarity: of an image and a text.
     """
 
-    images: Encode
-    texts: Callable[[Int[Array, "n t"]], Float[Array, "n d"]]
+    encode_images: Encode
+    encode_tokens: Callable[[Int[Array, "n t"]], Float[Array, "n d"]]
     tokenize: Callable[[Sequence[str]], Int[np.ndarray, "n t"]]
     similarity: Similarity
 
     def embed_texts(self, texts: Sequence[str]) -> Float[Array, "n d"]:
         """Embeddings of any number of texts; one that is there often is embedded once."""
-        number, row = numbered(texts)
-        tokens = self.tokenize(number)
-        missing = -len(tokens) % AT_ONCE
+        unique, inverse = unique_texts(texts)
+        tokens = self.tokenize(unique)
+        missing = -len(tokens) % BATCH_SIZE
         padded = np.concatenate([tokens, np.repeat(tokens[-1:], missing, axis=0)])
-        parts = np.split(padded, len(padded) // AT_ONCE)
-        return jnp.concatenate([self.texts(jnp.asarray(part)) for part in parts])[row]
+        batches = np.split(padded, len(padded) // BATCH_SIZE)
+        embeddings = [self.encode_tokens(jnp.asarray(batch)) for batch in batches]
+        return jnp.concatenate(embeddings)[inverse]
 
 
-def numbered(texts: Sequence[str]) -> tuple[list[str], Int[np.ndarray, " n"]]:
-    """The distinct texts in the order in which they come, and the number of each text among them.
+def unique_texts(texts: Sequence[str]) -> tuple[list[str], Int[np.ndarray, " n"]]:
+    """The distinct texts in the order in which they come, and where each text is among them.
 
     Example:
-        >>> numbered(["cat", "dog", "cat"])
-        (['cat', 'dog'], array([0, 1, 0]))
+        >>> unique_texts(["dog", "cat", "dog"])
+        (['dog', 'cat'], array([0, 1, 0]))
     """
-    number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    return list(number), np.array([number[text] for text in texts])
+    position = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    return list(position), np.array([position[text] for text in texts])
 
 
-class Embedded(NamedTuple):
-    """The images of a source where texts can find them, made by `embed_images`.
+class EmbeddedImages(NamedTuple):
+    """The embeddings of the images of a source and what embeds texts beside them.
+
+    `embed_images` makes it.
 
     Attributes:
-        towers: that embed them, and the texts.
-        source: what the images are of, with captions, labels or both.
-        images: their embeddings, in its order.
+        encoder: it has embedded the images, and embeds texts.
+        source: the images, with captions, labels or both.
+        embeddings: of the images, in the order of the source.
     """
 
-    towers: Towers
+    encoder: DualEncoder
     source: data.Source
-    images: Float[Array, "n d"]
+    embeddings: Float[Array, "n d"]
 
 
-def embed_images(towers: Towers, source: data.Source, *, mesh: Mesh) -> Embedded:
+def embed_images(encoder: DualEncoder, source: data.Source, *, mesh: Mesh) -> EmbeddedImages:
     """Embed the images of a source, once for all that is measured on them.
 
     Args:
-        towers: the trained towers.
+        encoder: a trained one.
         source: any images.
         mesh: the devices that share each batch of images.
     """
-    return Embedded(towers, source, jnp.asarray(embed_source(towers.images, source, mesh=mesh)))
+    embeddings = embed_source(encoder.encode_images, source, mesh=mesh)
+    return EmbeddedImages(encoder, source, jnp.asarray(embeddings))
 
 
-class Retrieval(NamedTuple):
-    """Recalls in [0, 1], chance levels and how they were measured; `_asdict()` fits in JSON."""
-
-    recalls: dict[str, float]
-    chance: dict[str, float]
-    protocol: dict[str, Any]
-
-
-def evaluate_retrieval(embedded: Embedded, *, ks: Sequence[int] = (1, 5, 10)) -> Retrieval:
+def evaluate_retrieval(embedded: EmbeddedImages, *, ks: Sequence[int] = (1, 5, 10)) -> Result:
     """Which images find their texts among all texts of a source, and the other way round.
 
     Images whose first caption is the same text count as one: each finds the text of the other.
@@ -98,25 +95,27 @@ def evaluate_retrieval(embedded: Embedded, *, ks: Sequence[int] = (1, 5, 10)) ->
         ks: how many of the most similar count as found; larger ones than there are are left out.
 
     Returns:
-        ``image_to_text_recall_at_{k}`` and ``text_to_image_recall_at_{k}``; as chance, how many
-        right ones k random ones have on average.
+        The rows `image_to_text_recall_at_{k}` and `text_to_image_recall_at_{k}`, the chance of
+        each being the recall of k random ones.
 
     Raises:
         ValueError: the source has no captions.
     """
-    towers, source, images = embedded
+    encoder, source, images = embedded
     captions = data.list_captions(source)
-    texts = towers.embed_texts(captions.texts)
+    texts = encoder.embed_texts(captions.texts)
     _, first = np.unique(captions.owner, return_index=True)
-    _, group = numbered([captions.texts[i] for i in first])
+    _, group = unique_texts([captions.texts[i] for i in first])
     groups = {"image_groups": group, "text_groups": group[captions.owner]}
-    recalls = retrieval_recalls(images, texts, **groups, ks=ks, similarity=towers.similarity)
+    recalls = retrieval_recalls(images, texts, **groups, ks=ks, similarity=encoder.similarity)
+    chance = retrieval_chance(**groups, ks=ks)
     protocol = {"evaluation": "retrieval", "images": len(images), "texts": len(texts)}
-    return Retrieval(recalls, retrieval_chance(**groups, ks=ks), protocol)
+    rows = tuple(Row(name, recall, chance[name]) for name, recall in recalls.items())
+    return Result(rows, protocol)
 
 
 def evaluate_zero_shot(
-    embedded: Embedded,
+    embedded: EmbeddedImages,
     *,
     templates: Sequence[str],
     class_names: Sequence[str] | None = None,
@@ -129,37 +128,49 @@ def evaluate_zero_shot(
         class_names: in the order of the labels; default: the source's own.
 
     Returns:
-        Accuracies, and in the protocol those of guessing and of the largest class.
+        The rows `top1` and `top5`, and in the protocol the accuracy of guessing and that of the
+        largest class.
 
     Raises:
-        ValueError: the source has no labels, or another number of classes than there are names.
+        ArgumentError: the source has no labels, or another number of classes than there are names.
     """
-    towers, source, images = embedded
+    encoder, source, images = embedded
     names = tuple(class_names or source.class_names)
-    if not source.has_labels or len(names) != source.num_classes:
-        raise ValueError(
-            f"zero-shot classification needs labels and a name for each class; found "
-            f"{source.num_classes} classes and {len(names)} names"
+    if not source.has_labels:
+        raise ArgumentError(
+            "embedded",
+            f"found {len(source)} images without labels; allowed: images with labels, which "
+            "zero-shot classification is measured by.",
+        )
+    if len(names) != source.num_classes:
+        raise ArgumentError(
+            "class_names",
+            f"found {len(names)} names for {source.num_classes} classes; allowed: one a class, in "
+            "the order of the labels.",
         )
     labels = source.labels()
-    known = np.flatnonzero(labels >= 0)
-    described = towers.embed_texts(prompts(names, templates))
+    labelled = np.flatnonzero(labels >= 0)
+    texts = encoder.embed_texts(prompts(names, templates))
     classes = class_embeddings(
-        described.reshape(len(names), len(templates), -1), similarity=towers.similarity
+        texts.reshape(len(names), len(templates), -1), similarity=encoder.similarity
     )
-    found = {1: 0.0, 5: 0.0}
-    for rows in np.split(known, range(AT_ONCE, len(known), AT_ONCE)):
-        scores = zero_shot_scores(images[rows], classes, similarity=towers.similarity)
-        for top in found:
+    accuracy = {1: 0.0, 5: 0.0}
+    for rows in np.split(labelled, range(BATCH_SIZE, len(labelled), BATCH_SIZE)):
+        scores = zero_shot_scores(images[rows], classes, similarity=encoder.similarity)
+        for top in accuracy:
             right = top_accuracy(scores, jnp.asarray(labels[rows]), top=top)
-            found[top] += float(right) * len(rows) / len(known)
-    largest = np.bincount(labels[known]).max() / len(known)
+            accuracy[top] += float(right) * len(rows) / len(labelled)
+    largest = np.bincount(labels[labelled]).max() / len(labelled)
     protocol = {
         "evaluation": "zero_shot",
         "templates": list(templates),
         "classes": len(names),
-        "test_images": len(known),
+        "test_images": len(labelled),
         "chance": 1 / len(names),
         "largest_class": float(largest),
     }
-    return Result(found[1], found[5], protocol)
+    rows = (
+        Row("top1", accuracy[1], chance=1 / len(names)),
+        Row("top5", accuracy[5], chance=min(5, len(names)) / len(names)),
+    )
+    return Result(rows, protocol)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ..errors import ArgumentError
 from ..similarities import Similarity, at_least_float32, sphere
 
 
@@ -85,8 +86,8 @@ def retrieval_recalls(
         with several texts, one among the k is enough. Ties count against the query.
 
     Raises:
-        ValueError: a k is below 1, the groups are not one a row, or an image has no text or a text
-            no image.
+        ArgumentError: a k is below 1, the groups are not one a row, or an image has no text or a
+            text no image.
 
     Example:
         >>> images = jnp.array([[1.0, 0.0], [0.0, 1.0]])
@@ -111,7 +112,9 @@ def retrieval_recalls(
     recalls = {}
     for name, (queries, keys, *groups) in sides.items():
         ranks = np.asarray(retrieval_ranks(queries, keys, *groups, similarity=similarity))
-        recalls |= {_name(name, k): float(np.mean(ranks < k)) for k in _fitting(ks, keys)}
+        recalls |= {
+            f"{name}_recall_at_{k}": float(np.mean(ranks < k)) for k in ks if k <= len(keys)
+        }
     return recalls
 
 
@@ -145,37 +148,34 @@ def retrieval_chance(
     for name, (queries, keys) in sides.items():
         sizes = collections.Counter(keys.tolist())
         right = collections.Counter(sizes[group] for group in queries.tolist())
-        for k in _fitting(ks, keys):
+        for k in ks:
+            if k > len(keys):
+                continue
             missed = sum(
                 count * math.comb(len(keys) - r, k) / math.comb(len(keys), k)
                 for r, count in right.items()
             )
-            chance[_name(name, k)] = 1 - missed / len(queries)
+            chance[f"{name}_recall_at_{k}"] = 1 - missed / len(queries)
     return chance
-
-
-def _name(side: str, k: int) -> str:
-    return f"{side}_recall_at_{k}"
-
-
-def _fitting(ks: Sequence[int], keys: Array | np.ndarray) -> list[int]:
-    return [k for k in ks if k <= len(keys)]
 
 
 def _check(images, texts, image_groups, text_groups, ks: Sequence[int]) -> None:
     for one, rows, groups in (("image", images, image_groups), ("text", texts, text_groups)):
         if len(groups) != len(rows):
-            raise ValueError(f"{one}_groups: found {len(groups)} for {len(rows)} {one}s")
+            raise ArgumentError(
+                f"{one}_groups", f"found {len(groups)} for {len(rows)} {one}s; allowed: one each."
+            )
     for k in ks:
         if k < 1:
-            raise ValueError(f"ks: found {k}; allowed: 1 or more")
+            raise ArgumentError("ks", f"found {k}; allowed: 1 or more.")
     for one, other, mine, others in (
         ("image", "text", image_groups, text_groups),
         ("text", "image", text_groups, image_groups),
     ):
         alone = np.flatnonzero(~np.isin(mine, others))
         if alone.size:
-            raise ValueError(
-                f"{one}_groups: {alone.size} of {len(mine)} {one}s have no {other}, the first "
-                f"{one} {alone[0]} of group {mine[alone[0]]}"
+            raise ArgumentError(
+                f"{one}_groups",
+                f"{alone.size} of {len(mine)} {one}s have no {other}, the first {one} {alone[0]} "
+                f"of group {mine[alone[0]]}; allowed: groups that `{other}_groups` has too.",
             )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 from jaxtyping import Array, Float
 
+from ..errors import ArgumentError, hint
 from ..similarities import Similarity, at_least_float32, sphere
 
 TEMPLATES = {
@@ -33,10 +34,19 @@ TEMPLATES = {
 def templates(name: str) -> tuple[str, ...]:
     """The set of `TEMPLATES` with that name, or the one template that it is.
 
+    Raises:
+        ArgumentError: it is neither.
+
     Example:
         >>> templates("a sketch of {}")
         ('a sketch of {}',)
     """
+    if name not in TEMPLATES and "{}" not in name:
+        raise ArgumentError(
+            "name",
+            f"found {name!r}; allowed: {', '.join(TEMPLATES)}, or a text with {{}} for the class "
+            f"name.{hint(name, TEMPLATES)}",
+        )
     return TEMPLATES.get(name, (name,))
 
 
@@ -51,17 +61,19 @@ def prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
         ``len(class_names) * len(templates)`` prompts: all those of the first class, and so on.
 
     Raises:
-        ValueError: there is no template, or one has no ``{}``.
+        ArgumentError: there is no template, or one has no ``{}``.
 
     Example:
         >>> prompts(["cat", "dog"], ["{}", "a photo of a {}"])
         ['cat', 'a photo of a cat', 'dog', 'a photo of a dog']
     """
     if not templates:
-        raise ValueError("templates is empty; allowed: at least one, such as '{}'")
+        raise ArgumentError("templates", "found none; allowed: at least one, such as '{}'.")
     for template in templates:
         if "{}" not in template:
-            raise ValueError(f"template {template!r} has no {{}} for the name of the class")
+            raise ArgumentError(
+                "templates", f"found {template!r}; allowed: texts with {{}} for the class name."
+            )
     # Not str.format: a name or a template may hold other braces.
     return [template.replace("{}", name) for name in class_names for template in templates]
 
