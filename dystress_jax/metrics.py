@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from dystress_jax.similarities import Similarity, at_least_float32, normalize, sphere
-from dystress_jax.temperatures import TemperatureLike, as_temperature
+from .errors import ArgumentError
+from .similarities import Similarity, at_least_float32, normalize, sphere
+from .temperatures import TemperatureLike, as_temperature
 
 __all__ = [
     "alignment",
@@ -73,7 +74,7 @@ def uniformity(x: Float[Array, "n d"], t: float = 2.0, *, num_tokens: int = 1) -
         0 for collapsed embeddings, lower is more uniform, at least -4 t.
 
     Raises:
-        ValueError: when num_tokens does not divide the row length.
+        ArgumentError: when num_tokens does not divide the row length.
 
     Example:
         >>> uniformity(jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
@@ -84,7 +85,9 @@ def uniformity(x: Float[Array, "n d"], t: float = 2.0, *, num_tokens: int = 1) -
     """
     n, d = x.shape
     if num_tokens < 1 or d % num_tokens:
-        raise ValueError(f"num_tokens must divide the row length {d}; found {num_tokens}.")
+        raise ArgumentError(
+            "num_tokens", f"found {num_tokens}; allowed: a divisor of the row length {d}."
+        )
     tokens = x.reshape(n, num_tokens, d // num_tokens).swapaxes(0, 1)
 
     def of_token(token):
@@ -210,7 +213,7 @@ def recall_at_k(
         keys: `evaluation.retrieval_ranks`.
 
     Raises:
-        ValueError: when k is not in [1, m], or there are fewer keys than queries and no
+        ArgumentError: when k is not in [1, m], or there are fewer keys than queries and no
             positives.
 
     Example:
@@ -218,12 +221,13 @@ def recall_at_k(
         Array(0.3333, dtype=float32)
     """
     if not 1 <= k <= keys.shape[0]:
-        raise ValueError(f"k must be between 1 and the {keys.shape[0]} keys; found {k}.")
+        raise ArgumentError("k", f"found {k}; allowed: 1 to {keys.shape[0]}, the number of keys.")
     if positives is None:
         if len(keys) < len(queries):
-            raise ValueError(
-                f"without `positives`, key i belongs to query i: keys must have at least "
-                f"{len(queries)} rows; found {len(keys)}."
+            raise ArgumentError(
+                "keys",
+                f"found {len(keys)} for {len(queries)} queries; allowed: at least as many, since "
+                "key i belongs to query i without `positives`.",
             )
         positives = jnp.arange(queries.shape[0])
     queries, keys = _unit(queries), _unit(keys)
@@ -262,7 +266,7 @@ def equilibrium_gap(
         The gap; infinite without wrong pairs, 0 where the pairs are as good as random.
 
     Raises:
-        ValueError: when candidates < 2.
+        ArgumentError: when candidates < 2.
 
     Example:
         >>> equilibrium_gap(256, 0.5)
@@ -274,7 +278,7 @@ def equilibrium_gap(
         [arXiv 1807.03748](https://arxiv.org/abs/1807.03748), section 2.3).
     """
     if candidates < 2:
-        raise ValueError(f"candidates must be at least 2; found {candidates}.")
+        raise ArgumentError("candidates", f"found {candidates}; allowed: at least 2.")
     p = jnp.asarray(wrong_share)
     p = p if p.dtype == jnp.float64 else p.astype(jnp.float32)
     if sigmoid:

@@ -47,7 +47,9 @@ def test_uniformity_of_oblique_embeddings_is_the_mean_over_their_tokens():
     each = [metrics.uniformity(jnp.float32(token)) for token in tokens]
     result = metrics.uniformity(jnp.float32(X), num_tokens=3)
     np.testing.assert_allclose(result, np.mean(each), rtol=1e-5)
-    with pytest.raises(ValueError, match="divide the row length 6; found 4"):
+    with pytest.raises(
+        ValueError, match="num_tokens: found 4; allowed: a divisor of the row length 6"
+    ):
         metrics.uniformity(jnp.float32(X), num_tokens=4)
 
 
@@ -108,7 +110,7 @@ def test_equilibrium_gap_of_the_sigmoid_is_where_its_expected_loss_is_least(p):
 def test_equilibrium_gap_at_the_ends():
     gaps = metrics.equilibrium_gap(11, jnp.array([0.0, 0.5, 10 / 11, 1.0]))
     np.testing.assert_allclose(gaps, [np.inf, np.log(10), 0, -np.inf], atol=1e-5)
-    with pytest.raises(ValueError, match="at least 2; found 1"):
+    with pytest.raises(ValueError, match="candidates: found 1; allowed: at least 2"):
         metrics.equilibrium_gap(1, 0.5)
 
 
@@ -155,9 +157,9 @@ def test_recall_at_k():
         np.testing.assert_allclose(result, np.mean(rank < size), rtol=1e-6)
     assert metrics.recall_at_k(jnp.ones((4, 2)), jnp.ones((4, 2)), k=1) == 0  # collapsed
     assert metrics.recall_at_k(jnp.eye(4), jnp.full((4, 4), jnp.nan), k=3) == 0
-    with pytest.raises(ValueError, match="at least 3 rows; found 2"):
+    with pytest.raises(ValueError, match="keys: found 2 for 3 queries"):
         metrics.recall_at_k(jnp.eye(3), jnp.eye(3)[:2], k=1)
-    with pytest.raises(ValueError, match="between 1 and the 301 keys; found 302"):
+    with pytest.raises(ValueError, match="k: found 302; allowed: 1 to 301"):
         metrics.recall_at_k(jnp.float32(X), jnp.float32(Y), k=302)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from .. import data
 from ..errors import ArgumentError
+from ..similarities import normalize
 from ._result import Result, accuracies
 from .features import Encode, check_classes, encode_source
 
@@ -26,7 +27,7 @@ def knn_votes(
 ) -> Float[Array, "q {num_classes}"]:
     r"""Votes of the k nearest neighbours for each class, by cosine similarity.
 
-    .. math:: v_c = \sum_{j \in N_k,\, y_j = c} e^{s_j / t} \Big/ \sum_{j \in N_k} e^{s_j / t}
+    $$v_c = \sum_{j \in N_k,\, y_j = c} e^{s_j / t} \Big/ \sum_{j \in N_k} e^{s_j / t}$$
 
     Of equally near neighbours at the k-th place the earlier ones of the bank count.
 
@@ -52,13 +53,13 @@ def knn_votes(
         [[0.881, 0.119]]
 
     References:
-        Wu et al. 2018, https://arxiv.org/abs/1805.01978, section 3.4, where k = 200.
+        Wu et al., [arXiv 1805.01978](https://arxiv.org/abs/1805.01978), section 3.4, where k = 200.
     """
     if not len(bank):
         raise ArgumentError("bank", "found no features; allowed: at least one to compare with.")
     if k < 1:
         raise ArgumentError("k", f"found {k}; allowed: at least 1 neighbour.")
-    bank = _unit(bank)
+    bank = normalize(bank)
     k = min(k, len(bank))
     classes = jnp.arange(num_classes)
 
@@ -72,11 +73,7 @@ def knn_votes(
         votes = jnp.where(labels[nearest][:, None] == classes[None, :], weights[:, None], 0)
         return votes.sum(axis=0) / weights.sum()
 
-    return jax.lax.map(vote, _unit(queries), batch_size=chunk_size)
-
-
-def _unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return jax.lax.map(vote, normalize(queries), batch_size=chunk_size)
 
 
 def evaluate_knn(

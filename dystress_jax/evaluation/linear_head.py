@@ -34,46 +34,38 @@ class LinearHead(NamedTuple):
             return jnp.einsum("nd,ldc->lnc", x, self.kernel) + self.bias[:, None, :]
 
 
-class _Training(NamedTuple):
-    """SGD's state; all candidates see the same batches and differ in their learning rate."""
-
-    head: LinearHead
-    velocity: LinearHead
-    step: Int[Array, ""]
-
-
-def _start(num_features: int, num_classes: int, candidates: int) -> _Training:
+def _zeros(candidates: int, num_features: int, num_classes: int, dtype=jnp.float32) -> LinearHead:
     # The problem is convex: zero is as good a start as any, and needs no seed.
-    head = LinearHead(
-        jnp.zeros((candidates, num_features, num_classes)), jnp.zeros((candidates, num_classes))
-    )
-    return _Training(head, jax.tree.map(jnp.zeros_like, head), jnp.int32(0))
+    kernel = jnp.zeros((candidates, num_features, num_classes), dtype)
+    return LinearHead(kernel, jnp.zeros((candidates, num_classes), dtype))
 
 
-def _update(
-    state: _Training,
+def _sgd(momentum: float, total_steps: int) -> optax.GradientTransformation:
+    return optax.sgd(optax.cosine_decay_schedule(1.0, total_steps), momentum)
+
+
+def _sgd_step(
+    state: tuple[LinearHead, optax.OptState],
     features: Float[Array, "n d"],
     labels: Int[Array, " n"],
-    peaks: Float[Array, " candidates"],
+    learning_rates: Float[Array, " candidates"],
     *,
-    momentum: float,
-    total_steps: int,
-) -> _Training:
-    """One step of SGD on the mean cross entropy; rows labelled -1 do not count."""
+    optimizer: optax.GradientTransformation,
+) -> tuple[LinearHead, optax.OptState]:
+    """One step on the mean cross entropy of each candidate; rows labelled -1 do not count."""
+    head, optimizer_state = state
     known = labels >= 0
 
     def loss(head):
         entropy = optax.losses.softmax_cross_entropy_with_integer_labels(
             head(features), jnp.maximum(labels, 0)[None, :]
         )
-        return jnp.sum(entropy * known[None, :]) / jnp.maximum(known.sum(), 1)
+        means = jnp.sum(entropy * known[None, :], axis=1) / jnp.maximum(known.sum(), 1)
+        # The step is linear in the gradients: the weight of a candidate's loss is its rate.
+        return learning_rates @ means
 
-    gradient = jax.grad(loss)(state.head)
-    velocity = jax.tree.map(lambda v, g: momentum * v + g, state.velocity, gradient)
-    rates = peaks * optax.cosine_decay_schedule(1.0, total_steps)(state.step)
-    kernel = state.head.kernel - rates[:, None, None] * velocity.kernel
-    bias = state.head.bias - rates[:, None] * velocity.bias
-    return _Training(LinearHead(kernel, bias), velocity, state.step + 1)
+    updates, optimizer_state = optimizer.update(jax.grad(loss)(head), optimizer_state)
+    return jax.tree.map(jnp.add, head, updates), optimizer_state
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "epochs", "batch_size", "momentum"))
@@ -90,8 +82,8 @@ def fit_sgd(
 ) -> LinearHead:
     r"""Fit linear classifiers by SGD on cached features, one for each learning rate.
 
-    .. math:: \eta(t) = \eta \, \frac{B}{256} \, \frac{1 + \cos(\pi t / T)}{2}, \quad
-        v \gets m v + g, \quad w \gets w - \eta(t) v
+    $$\eta(t) = \eta \, \frac{B}{256} \, \frac{1 + \cos(\pi t / T)}{2}, \quad
+      v \gets m v + g, \quad w \gets w - \eta(t) v$$
 
     Every epoch has another order and leaves out the last images that fill no batch.
 
@@ -117,22 +109,26 @@ def fit_sgd(
                [0, 1]], dtype=int32)
 
     References:
-        The protocol of Manna et al. 2025, https://arxiv.org/abs/2308.01140, for ImageNet.
+        The protocol of Manna et al., [arXiv 2308.01140](https://arxiv.org/abs/2308.01140), for
+        ImageNet.
     """
     batch_size = min(batch_size, len(features))
     steps = len(features) // batch_size
-    peaks = learning_rates * (batch_size / 256)
+    optimizer = _sgd(momentum, epochs * steps)
+    scaled = learning_rates * (batch_size / 256)
 
     def step(state, rows):
-        update = functools.partial(_update, momentum=momentum, total_steps=epochs * steps)
-        return update(state, features[rows], labels[rows], peaks), None
+        return _sgd_step(state, features[rows], labels[rows], scaled, optimizer=optimizer), None
 
     def epoch(state, epoch_key):
         order = jax.random.permutation(epoch_key, len(features))[: steps * batch_size]
         return jax.lax.scan(step, state, order.reshape(steps, batch_size))[0], None
 
-    start = _start(features.shape[1], num_classes, len(learning_rates))
-    return jax.lax.scan(epoch, start, jax.random.split(key, epochs))[0].head
+    start = _zeros(len(learning_rates), features.shape[1], num_classes)
+    (head, _), _ = jax.lax.scan(
+        epoch, (start, optimizer.init(start)), jax.random.split(key, epochs)
+    )
+    return head
 
 
 def fit_augmented(
@@ -165,6 +161,7 @@ def fit_augmented(
         One classifier for each learning rate.
     """
     total_steps = epochs * (len(source) // batch_size)
+    optimizer = _sgd(momentum, total_steps)
     batches = data.batches(
         source,
         batch_size=batch_size,
@@ -172,23 +169,24 @@ def fit_augmented(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    update = jax.jit(
-        functools.partial(_update, momentum=momentum, total_steps=total_steps),
+    sgd_step = jax.jit(
+        functools.partial(_sgd_step, optimizer=optimizer),
         out_shardings=sharding.replicated(mesh),
         donate_argnums=0,
     )
     key = jax.random.key(seed)
     images = jax.ShapeDtypeStruct((batch_size, *source.image_shape), jnp.uint8)
     num_features = jax.eval_shape(encode_view, key, images).shape[1]
-    state = _start(num_features, source.num_classes, len(learning_rates))
-    state = jax.device_put(state, sharding.replicated(mesh))
-    peaks = learning_rates * (batch_size / 256)
+    start = _zeros(len(learning_rates), num_features, source.num_classes)
+    state = jax.device_put((start, optimizer.init(start)), sharding.replicated(mesh))
+    scaled = learning_rates * (batch_size / 256)
     for step in progress(range(total_steps)):
         batch = next(batches)
         batch = sharding.shard_batch({k: batch[k] for k in ("image", "label")}, mesh)
         features = encode_view(jax.random.fold_in(key, step), batch["image"])
-        state = update(state, features.astype(jnp.float32), batch["label"], peaks)
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), state.head)
+        state = sgd_step(state, features.astype(jnp.float32), batch["label"], scaled)
+    head, _ = state
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), head)
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "max_steps", "tolerance"))
@@ -203,8 +201,8 @@ def fit_lbfgs(
 ) -> LinearHead:
     r"""Fit linear classifiers by L-BFGS on cached features, one for each strength of L2.
 
-    .. math:: \min_{W, b} \; \frac1n \sum_i \mathrm{CE}(W^\top x_i + b, y_i)
-        + \frac{\lambda}{2} \lVert W \rVert^2
+    $$\min_{W, b} \; \frac1n \sum_i \mathrm{CE}(W^\top x_i + b, y_i)
+      + \frac{\lambda}{2} \lVert W \rVert^2$$
 
     Each candidate starts from the one before, so the strongest comes best first.
 
@@ -254,7 +252,6 @@ def fit_lbfgs(
         head, *_ = jax.lax.while_loop(goes_on, step, first)
         return head, head
 
-    zeros = functools.partial(jnp.zeros, dtype=features.dtype)
-    start = LinearHead(zeros((1, features.shape[1], num_classes)), zeros((1, num_classes)))
+    start = _zeros(1, features.shape[1], num_classes, features.dtype)
     _, heads = jax.lax.scan(fit, start, l2.astype(features.dtype))
     return jax.tree.map(lambda leaf: leaf[:, 0], heads)

@@ -1,5 +1,6 @@
 """The linear probe: fitted on train, chosen on the holdout, scored on test."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -13,7 +14,7 @@ from ._result import Result, accuracies, top_accuracy
 from .features import Encode, check_classes, encode_source
 from .linear_head import EncodeView, Progress, fit_augmented, fit_lbfgs, fit_sgd
 
-SOLVERS = {"sgd": fit_sgd, "lbfgs": fit_lbfgs}
+MOMENTUM = 0.9  # of sgd
 
 
 def evaluate_linear_probe(
@@ -43,7 +44,7 @@ def evaluate_linear_probe(
         holdout: images to choose by; needed with several candidates.
         encode_view: key and uint8 images to features of random views: fit on new views in every
             epoch, as the paper does. None: encode every image once, as it is.
-        solver: "sgd", or "lbfgs" without `encode_view`.
+        solver: `sgd`, or `lbfgs` without `encode_view`.
         candidates: base learning rates of sgd (the rate is this times batch_size / 256), or
             strengths of L2 of lbfgs; each > 0.
         epochs: of sgd.
@@ -60,10 +61,21 @@ def evaluate_linear_probe(
         ArgumentError: a source has no labels, the classes differ, or the settings contradict.
     """
     num_classes = check_classes(train, test)
+    batch_size = min(batch_size, len(train))
+    solvers = {
+        "sgd": functools.partial(
+            fit_sgd,
+            jax.random.key(seed),
+            epochs=epochs,
+            batch_size=batch_size,
+            momentum=MOMENTUM,
+        ),
+        "lbfgs": fit_lbfgs,
+    }
+    fit = look_up(solvers, solver, argument="solver")
     _check(solver, candidates, holdout, encode_view)
     tried = jnp.array(candidates, jnp.float32)
     protocol = {"evaluation": "linear_probe", "solver": solver, "seed": seed}
-    batch_size = min(batch_size, len(train))
     if encode_view is not None:
         batch_size = max(batch_size // mesh.size * mesh.size, mesh.size)
         head = fit_augmented(
@@ -72,24 +84,14 @@ def evaluate_linear_probe(
             tried,
             epochs=epochs,
             batch_size=batch_size,
+            momentum=MOMENTUM,
             seed=seed,
             mesh=mesh,
             progress=progress,
         )
     else:
         x, y = map(jnp.asarray, encode_source(encode, train, mesh=mesh))
-        if solver == "sgd":
-            head = fit_sgd(
-                jax.random.key(seed),
-                x,
-                y,
-                tried,
-                num_classes=num_classes,
-                epochs=epochs,
-                batch_size=batch_size,
-            )
-        else:
-            head = fit_lbfgs(x, y, tried, num_classes=num_classes)
+        head = fit(x, y, tried, num_classes=num_classes)
 
     def scores(source):
         x, y = map(jnp.asarray, encode_source(encode, source, mesh=mesh))
@@ -111,7 +113,7 @@ def evaluate_linear_probe(
         "classes": num_classes,
     }
     if solver == "sgd":
-        protocol |= {"epochs": epochs, "batch_size": batch_size, "momentum": 0.9}
+        protocol |= {"epochs": epochs, "batch_size": batch_size, "momentum": MOMENTUM}
     return Result(accuracies(every[chosen], labels), protocol)
 
 
@@ -121,7 +123,6 @@ def _check(
     holdout: data.Source | None,
     encode_view: EncodeView | None,
 ) -> None:
-    look_up(SOLVERS, solver, argument="solver")
     if solver == "lbfgs" and encode_view is not None:
         raise ArgumentError(
             "solver",

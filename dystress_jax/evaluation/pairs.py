@@ -124,7 +124,7 @@ def evaluate_zero_shot(
 
     Args:
         embedded: images with labels.
-        templates: with ``{}`` for the name of the class; the mean of all on the manifold.
+        templates: with `{}` for the name of the class; the mean of all on the manifold.
         class_names: in the order of the labels; default: the source's own.
 
     Returns:

@@ -26,7 +26,7 @@ def retrieval_ranks(
 ) -> Int[Array, " q"]:
     r"""How many wrong keys come before the best right one of each query.
 
-    .. math:: r_i = \#\{ j : g_j \ne g_i, \; s_{ij} \ge \max_{k : g_k = g_i} s_{ik} \}
+    $$r_i = \#\{ j : g_j \ne g_i, \; s_{ij} \ge \max_{k : g_k = g_i} s_{ik} \}$$
 
     Right keys are those of the query's group. Ties count against the query, so embeddings that have
     collapsed find nothing; a NaN counts as a tie.
@@ -82,7 +82,7 @@ def retrieval_recalls(
         similarity: of an image and a text.
 
     Returns:
-        ``image_to_text_recall_at_{k}`` and ``text_to_image_recall_at_{k}``, in [0, 1]. For an image
+        `image_to_text_recall_at_{k}` and `text_to_image_recall_at_{k}`, in [0, 1]. For an image
         with several texts, one among the k is enough. Ties count against the query.
 
     Raises:
@@ -97,8 +97,8 @@ def retrieval_recalls(
         {'image_to_text_recall_at_1': 1.0, 'text_to_image_recall_at_1': 0.667}
 
     References:
-        Karpathy and Fei-Fei, arXiv 1412.2306, section 4.1; of CLIP, Radford et al.,
-        arXiv 2103.00020, table 13.
+        Karpathy and Fei-Fei, [arXiv 1412.2306](https://arxiv.org/abs/1412.2306), section 4.1; of
+        CLIP, Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020), table 13.
     """
     image_groups = np.arange(len(images)) if image_groups is None else image_groups
     text_groups = np.arange(len(texts)) if text_groups is None else text_groups
@@ -126,7 +126,7 @@ def retrieval_chance(
 ) -> dict[str, float]:
     r"""The recalls of guessing: how often k random keys of N have one of the r right ones.
 
-    .. math:: 1 - \binom{N - r}{k} \Big/ \binom{N}{k}, \quad \text{the mean over the queries}
+    $$1 - \binom{N - r}{k} \Big/ \binom{N}{k}, \quad \text{the mean over the queries}$$
 
     Args:
         image_groups: as for `retrieval_recalls`.

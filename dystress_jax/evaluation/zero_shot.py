@@ -28,7 +28,7 @@ TEMPLATES = {
         "a colourful drawing of {}",
     ),
 }
-"""Sets of prompt templates; ``{}`` stands for the name of the class."""
+"""Sets of prompt templates; `{}` stands for the name of the class."""
 
 
 def templates(name: str) -> tuple[str, ...]:
@@ -55,13 +55,13 @@ def prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
 
     Args:
         class_names: any text.
-        templates: each with ``{}`` where the name goes, such as ``TEMPLATES["photos"]``.
+        templates: each with `{}` where the name goes, such as `TEMPLATES["photos"]`.
 
     Returns:
-        ``len(class_names) * len(templates)`` prompts: all those of the first class, and so on.
+        `len(class_names) * len(templates)` prompts: all those of the first class, and so on.
 
     Raises:
-        ArgumentError: there is no template, or one has no ``{}``.
+        ArgumentError: there is no template, or one has no `{}`.
 
     Example:
         >>> prompts(["cat", "dog"], ["{}", "a photo of a {}"])
@@ -83,9 +83,9 @@ def class_embeddings(
 ) -> Float[Array, "classes d"]:
     r"""One embedding a class: the mean of its prompts on the similarity's manifold.
 
-    .. math:: c = \Pi\Big( \frac1T \sum_{t=1}^T \Pi(p_t) \Big)
+    $$c = \Pi\Big( \frac1T \sum_{t=1}^T \Pi(p_t) \Big)$$
 
-    where :math:`\Pi` projects onto the manifold: on the sphere it scales to length 1, on the
+    where $\Pi$ projects onto the manifold: on the sphere it scales to length 1, on the
     oblique manifold each token by itself, and it leaves Euclidean embeddings as they are.
 
     Args:
@@ -101,7 +101,8 @@ def class_embeddings(
         [[0.707, 0.707]]
 
     References:
-        Radford et al., arXiv 2103.00020, section 3.1.4 (the ensemble over the embedding space).
+        Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020), section 3.1.4 (the
+        ensemble over the embedding space).
     """
     classes, templates, d = prompts.shape
     points = similarity.project(at_least_float32(prompts.reshape(classes * templates, d)))
