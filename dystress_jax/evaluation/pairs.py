@@ -99,9 +99,15 @@ def evaluate_retrieval(embedded: EmbeddedImages, *, ks: Sequence[int] = (1, 5, 1
         each being the recall of k random ones.
 
     Raises:
-        ValueError: the source has no captions.
+        ArgumentError: the source has no captions.
     """
     encoder, source, images = embedded
+    if source.captions is None:
+        raise ArgumentError(
+            "embedded",
+            f"found {len(source)} images without captions; allowed: images with captions, which "
+            "retrieval is measured by.",
+        )
     captions = data.list_captions(source)
     texts = encoder.embed_texts(captions.texts)
     _, first = np.unique(captions.owner, return_index=True)
