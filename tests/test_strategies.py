@@ -202,6 +202,27 @@ def test_the_ring_finds_the_largest_logit_of_all_devices():
     np.testing.assert_allclose(jax.jit(sharded)(*views).mean(), expected, rtol=2e-6)
 
 
+@pytest.mark.parametrize("tau", [0.1, 0.002])
+def test_the_ring_takes_blocks_that_do_not_fill_their_tiles(tau):
+    views = _views(14)  # 14 rows of both views on each device: two tiles of 7, three of 5
+
+    def on_devices(tile_size):
+        local = functools.partial(
+            losses.nt_xent, strategy="ring", axis_name="data", tile_size=tile_size
+        )
+        rows = jax.P("data")
+        sharded = lambda a, b, tau: jax.shard_map(
+            lambda a, b, tau: local(a, b, temperature=tau),
+            mesh=_mesh(2),
+            in_specs=(rows, rows, jax.P()),
+            out_specs=rows,
+        )(a, b, tau)
+        mean = lambda views, tau: sharded(*views, tau).mean()
+        return jax.jit(jax.value_and_grad(mean, argnums=(0, 1)))(views, jnp.float32(tau))
+
+    _assert_equal(on_devices(tile_size=5), on_devices(tile_size=7), 1e-5)
+
+
 def test_the_ring_holds_two_blocks_and_only_permutes():
     """On the compiled program: its temporaries, and the collectives in it."""
     rows, d, devices, tile = 2048, 128, 8, 16
