@@ -35,6 +35,7 @@ with a temperature or similarity without bounds, a first pass finds the largest 
 
 from ._cross_modal import clip as clip
 from ._cross_modal import siglip as siglip
+from ._on_mesh import on_mesh as on_mesh
 from ._self_supervised import dcl as dcl
 from ._self_supervised import dclw as dclw
 from ._self_supervised import info_nce as info_nce
