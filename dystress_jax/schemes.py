@@ -3,9 +3,9 @@
 A scheme is three pure functions around a state, which is a pytree to store with the model:
 
     state = scheme.init()
-    temperature = scheme.resolve(state, batch)            # before the loss
+    temperature = scheme.resolve(state, inputs)            # before the loss
     ...                                                   # loss and gradients with this temperature
-    state = scheme.update(state, batch, gradient)         # after it
+    state = scheme.update(state, inputs, gradient)         # after it
 
 `gradient` is the gradient of the loss with respect to the temperature, a pytree like it; schemes
 that do not learn from it take None.
@@ -35,9 +35,10 @@ from .temperatures import (
 )
 
 __all__ = [
-    "Batch",
     "Scheme",
-    "cosine_oscillation",
+    "SchemeInputs",
+    "as_scheme",
+    "cosine_schedule",
     "fixed",
     "isogclr",
     "learned_scale",
@@ -49,11 +50,19 @@ __all__ = [
     "tempnet",
 ]
 
+_RENAMED = {"Batch": "SchemeInputs", "cosine_oscillation": "cosine_schedule"}
+
 State = Any
 Optimizer = Any  # an optax GradientTransformation, or anything with its init and update
 
 
-class Batch(NamedTuple):
+def __getattr__(name: str) -> Any:
+    """Answers an old name with the new one."""
+    now = f": it is now called {_RENAMED[name]}" if name in _RENAMED else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{now}")
+
+
+class SchemeInputs(NamedTuple):
     """What a scheme may look at: the anchors of a loss, in its order. No gradient flows back.
 
     Attributes:
@@ -83,7 +92,7 @@ def of_views(
     example: Int[Array, " n"] | None = None,
     key: PRNGKeyArray | None = None,
     decoupled: Callable[..., Float[Array, " 2*n"]] = dcl,
-) -> Batch:
+) -> SchemeInputs:
     """What a scheme may look at in a loss between two views, such as `losses.nt_xent`.
 
     Args:
@@ -94,14 +103,14 @@ def of_views(
         decoupled: `losses.dcl`, or the same with options of one's own.
 
     Returns:
-        The batch, its anchors in the order of the loss: all of a, then all of b.
+        The inputs, their anchors in the order of the loss: all of a, then all of b.
 
     Example:
         >>> of_views(jnp.eye(2), -jnp.eye(2)).positives[0]
         Array([-1., -0.], dtype=float32)
     """
     n = view_a.shape[0]
-    return Batch(
+    return SchemeInputs(
         anchors=jnp.concatenate([view_a, view_b]),
         positives=jnp.concatenate([view_b, view_a]),
         decoupled=lambda temperature: decoupled(view_a, view_b, temperature=temperature),
@@ -117,16 +126,36 @@ class Scheme(NamedTuple):
 
     Attributes:
         init: () -> state.
-        resolve: (state, batch) -> the temperature of this step. Schemes that do not look at the
-            batch take None.
-        update: (state, batch, gradient) -> state of the next step.
+        resolve: (state, inputs) -> the temperature of this step. Schemes that do not look at the
+            embeddings take None.
+        update: (state, inputs, gradient) -> state of the next step.
         learns: whether `update` needs the gradient.
+        reweight: how the loss of each anchor is weighed before the mean; None: not at all.
     """
 
     init: Callable[[], State]
     resolve: Callable[..., Temperature]
     update: Callable[..., State]
     learns: bool = False
+    reweight: Callable[[Float[Array, " anchors"]], Float[Array, " anchors"]] | None = None
+
+
+def as_scheme(scheme: Scheme | TemperatureLike) -> Scheme:
+    """Returns the scheme that a temperature stands for: the same in every step.
+
+    Args:
+        scheme: a Scheme, which is returned as it is, or what every loss takes as a temperature.
+
+    Returns:
+        The scheme.
+
+    Example:
+        >>> as_scheme(0.1).resolve((), None)
+        Constant(tau=0.1)
+        >>> as_scheme(macl()).reweight is macl_reweight
+        True
+    """
+    return scheme if isinstance(scheme, Scheme) else fixed(scheme)
 
 
 def fixed(temperature: TemperatureLike) -> Scheme:
@@ -144,8 +173,8 @@ def fixed(temperature: TemperatureLike) -> Scheme:
     """
     return Scheme(
         init=lambda: (),
-        resolve=lambda state, batch: as_temperature(temperature),
-        update=lambda state, batch, gradient: state,
+        resolve=lambda state, inputs: as_temperature(temperature),
+        update=lambda state, inputs, gradient: state,
     )
 
 
@@ -158,7 +187,7 @@ def scheduled(
     Args:
         make: a function of `temperatures`, such as `dystress`.
         **fields: its arguments; each is a number, a Temperature where `make` takes one, or a
-            schedule (step -> number) such as those of optax or `cosine_oscillation`.
+            schedule (step -> number) such as those of optax or `cosine_schedule`.
 
     Returns:
         The scheme; its state is the number of updates so far.
@@ -171,8 +200,8 @@ def scheduled(
         0.11
     """
 
-    def resolve(step: Int[Array, ""], batch: Batch | None) -> Temperature:
-        del batch
+    def resolve(step: Int[Array, ""], inputs: SchemeInputs | None) -> Temperature:
+        del inputs
         now = {
             name: value if isinstance(value, Temperature) or not callable(value) else value(step)
             for name, value in fields.items()
@@ -182,11 +211,11 @@ def scheduled(
     return Scheme(
         init=lambda: jnp.zeros((), jnp.int32),
         resolve=resolve,
-        update=lambda step, batch, gradient: step + 1,
+        update=lambda step, inputs, gradient: step + 1,
     )
 
 
-def cosine_oscillation(
+def cosine_schedule(
     tau_min: float = 0.1, tau_max: float = 1.0, *, half_period: float = 200
 ) -> Callable[[ArrayLike], Array]:
     r"""The temperature schedule of Kukleva et al.
@@ -208,7 +237,7 @@ def cosine_oscillation(
         ValueError: when tau_min <= 0, tau_min > tau_max or half_period <= 0.
 
     Example:
-        >>> [round(float(cosine_oscillation()(epoch)), 3) for epoch in (0, 100, 200, 400)]
+        >>> [round(float(cosine_schedule()(epoch)), 3) for epoch in (0, 100, 200, 400)]
         [1.0, 0.55, 0.1, 1.0]
 
     References:
@@ -257,12 +286,12 @@ def learned_scale(
         t = jnp.float32(log_scale)
         return t, optimizer.init(t)
 
-    def resolve(state: State, batch: Batch | None) -> Learned:
-        del batch
+    def resolve(state: State, inputs: SchemeInputs | None) -> Learned:
+        del inputs
         return Learned(state[0], min_scale=min_scale, max_scale=max_scale)
 
-    def update(state: State, batch: Batch | None, gradient: Learned) -> State:
-        del batch
+    def update(state: State, inputs: SchemeInputs | None, gradient: Learned) -> State:
+        del inputs
         t, optimizer_state = state
         change, optimizer_state = optimizer.update(gradient.log_scale, optimizer_state, t)
         return jnp.clip(t + change, math.log(min_scale), math.log(max_scale)), optimizer_state
@@ -306,13 +335,13 @@ def learned_scale_and_bias(
         parameters = (jnp.float32(log_scale), jnp.float32(bias))
         return parameters, optimizer.init(parameters)
 
-    def resolve(state: State, batch: Batch | None) -> LearnedWithBias:
-        del batch
+    def resolve(state: State, inputs: SchemeInputs | None) -> LearnedWithBias:
+        del inputs
         t, b = state[0]
         return LearnedWithBias(t, b, min_scale=min_scale, max_scale=max_scale)
 
-    def update(state: State, batch: Batch | None, gradient: LearnedWithBias) -> State:
-        del batch
+    def update(state: State, inputs: SchemeInputs | None, gradient: LearnedWithBias) -> State:
+        del inputs
         parameters, optimizer_state = state
         slopes = (gradient.log_scale, gradient.bias)
         changes, optimizer_state = optimizer.update(slopes, optimizer_state, parameters)
@@ -327,7 +356,7 @@ def macl(*, tau: float = 0.1, alpha: float = 0.5, threshold: float = 0.0) -> Sch
 
     $$\tau = \tau_0 (1 + \alpha (A - A_0)), \qquad A = \text{mean positive similarity}$$
 
-    The method also weighs the loss, see `macl_reweight`.
+    The method also weighs the loss: the scheme's `reweight` is `macl_reweight`.
 
     Args:
         tau: tau_0 > 0.
@@ -335,7 +364,7 @@ def macl(*, tau: float = 0.1, alpha: float = 0.5, threshold: float = 0.0) -> Sch
         threshold: A_0, in [0, 1].
 
     Returns:
-        The scheme; its state is empty, `resolve` needs the batch.
+        The scheme; its state is empty, `resolve` needs the inputs.
 
     Raises:
         ValueError: when tau <= 0, or alpha or threshold is not in [0, 1].
@@ -353,13 +382,14 @@ def macl(*, tau: float = 0.1, alpha: float = 0.5, threshold: float = 0.0) -> Sch
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be in [0, 1]; found {value}.")
 
-    def resolve(state: State, batch: Batch) -> Constant:
+    def resolve(state: State, inputs: SchemeInputs) -> Constant:
         del state
-        pairs = [normalize(at_least_float32(x)) for x in (batch.anchors, batch.positives)]
+        pairs = [normalize(at_least_float32(x)) for x in (inputs.anchors, inputs.positives)]
         positive = jnp.mean(jax.lax.stop_gradient(sphere.paired(*pairs)))
         return Constant(tau * (1 + alpha * (positive - threshold)))
 
-    return Scheme(lambda: (), resolve, lambda state, batch, gradient: state)
+    keep = lambda state, inputs, gradient: state
+    return Scheme(lambda: (), resolve, keep, reweight=macl_reweight)
 
 
 def macl_reweight(loss: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -431,8 +461,8 @@ def isogclr(
         clip: largest |g|.
 
     Returns:
-        The scheme; `resolve` gives one temperature per anchor and needs batch.example and
-        batch.side, `update` the whole batch.
+        The scheme; `resolve` gives one temperature per anchor and needs `inputs.example` and
+        `inputs.side`, `update` all of the inputs.
 
     Raises:
         ValueError: when tau_min <= 0 or tau_init is not in [tau_min, tau_max].
@@ -448,14 +478,16 @@ def isogclr(
         shape = (sides, num_examples)
         return ExampleState(jnp.full(shape, tau_init), jnp.zeros(shape), jnp.full(shape, -jnp.inf))
 
-    def resolve(state: ExampleState, batch: Batch) -> PerAnchor:
-        return PerAnchor(state.tau[_rows(batch)])
+    def resolve(state: ExampleState, inputs: SchemeInputs) -> PerAnchor:
+        return PerAnchor(state.tau[_rows(inputs)])
 
-    def update(state: ExampleState, batch: Batch, gradient: Temperature | None) -> ExampleState:
+    def update(
+        state: ExampleState, inputs: SchemeInputs, gradient: Temperature | None
+    ) -> ExampleState:
         del gradient
-        rows = _rows(batch)
+        rows = _rows(inputs)
         of_batch = jax.tree.map(lambda x: x[rows], state)
-        slope, log_mean = _robust_slope(batch, of_batch.tau, of_batch.log_mean, rho, gamma)
+        slope, log_mean = _robust_slope(inputs, of_batch.tau, of_batch.log_mean, rho, gamma)
         momentum = (1 - beta) * of_batch.momentum + beta * jnp.clip(slope, -clip, clip)
         tau = jnp.clip(of_batch.tau - learning_rate * momentum, tau_min, tau_max)
         put = lambda x, new: x.at[rows].set(new)
@@ -500,7 +532,7 @@ def tempnet(
         hidden: length of z.
         rho: radius of the robust objective.
         gamma: weight of the present batch in s, in (0, 1].
-        dropout: share of z to drop in `update` where the batch has a key.
+        dropout: share of z to drop in `update` where the inputs have a key.
 
     Returns:
         The scheme; `resolve` gives one temperature per anchor.
@@ -525,8 +557,8 @@ def tempnet(
         }
         return params, optimizer.init(params), jnp.full((sides, num_examples), -jnp.inf)
 
-    def predict(params: dict[str, Array], batch: Batch, key: PRNGKeyArray | None) -> Array:
-        anchors = at_least_float32(jax.lax.stop_gradient(batch.anchors))
+    def predict(params: dict[str, Array], inputs: SchemeInputs, key: PRNGKeyArray | None) -> Array:
+        anchors = at_least_float32(jax.lax.stop_gradient(inputs.anchors))
         z = jax.nn.sigmoid(anchors @ params["kernel"] + params["bias"][None, :])
         if key is not None:
             z = z * jax.random.bernoulli(key, 1 - dropout, z.shape) / (1 - dropout)
@@ -536,18 +568,20 @@ def tempnet(
         position = jax.nn.sigmoid(evidence @ params["weights"] + params["offset"])
         return tau_min + (tau_max - tau_min) * position
 
-    def resolve(state: State, batch: Batch) -> PerAnchor:
-        return PerAnchor(predict(state[0], batch, None))
+    def resolve(state: State, inputs: SchemeInputs) -> PerAnchor:
+        return PerAnchor(predict(state[0], inputs, None))
 
-    def update(state: State, batch: Batch, gradient: Temperature | None) -> State:
+    def update(state: State, inputs: SchemeInputs, gradient: Temperature | None) -> State:
         del gradient
         params, optimizer_state, log_means = state
-        rows = _rows(batch)
+        rows = _rows(inputs)
         of_batch = log_means[rows]
 
         def objective(params):
-            tau = predict(params, batch, batch.key)
-            slope, log_mean = _robust_slope(batch, jax.lax.stop_gradient(tau), of_batch, rho, gamma)
+            tau = predict(params, inputs, inputs.key)
+            slope, log_mean = _robust_slope(
+                inputs, jax.lax.stop_gradient(tau), of_batch, rho, gamma
+            )
             return jnp.mean(slope * tau), log_mean
 
         slopes, log_mean = jax.grad(objective, has_aux=True)(params)
@@ -558,38 +592,38 @@ def tempnet(
     return Scheme(init, resolve, update)
 
 
-def _rows(batch: Batch) -> tuple[Int[Array, " a"], Int[Array, " a"]]:
+def _rows(inputs: SchemeInputs) -> tuple[Int[Array, " a"], Int[Array, " a"]]:
     """Where the state of each anchor is."""
-    if batch.side is None or batch.example is None:
+    if inputs.side is None or inputs.example is None:
         raise ValueError(
-            f"batch.{'side' if batch.side is None else 'example'}: found None, but this scheme has "
-            "a state for each example; allowed: a number for each anchor, as "
+            f"inputs.{'side' if inputs.side is None else 'example'}: found None, but this scheme "
+            "has a state for each example; allowed: a number for each anchor, as "
             "of_views(view_a, view_b, example=...) gives it"
         )
-    return batch.side, batch.example
+    return inputs.side, inputs.example
 
 
 def _robust_slope(
-    batch: Batch,
+    inputs: SchemeInputs,
     tau: Float[Array, " anchors"],
     log_mean: Float[Array, " anchors"],
     rho: float,
     gamma: float,
 ) -> tuple[Float[Array, " anchors"], Float[Array, " anchors"]]:
     """The slope g_i of the robust objective in tau_i, and the new ln s_i."""
-    decoupled = batch.decoupled
-    if decoupled is None or batch.negatives < 1:
+    decoupled = inputs.decoupled
+    if decoupled is None or inputs.negatives < 1:
         raise ValueError(
-            f"batch.decoupled: found {decoupled} with {batch.negatives} negatives, but this scheme "
-            "learns from the negatives; allowed: the loss without the positive in the denominator, "
-            "as of_views(view_a, view_b) gives it for two pairs or more"
+            f"inputs.decoupled: found {decoupled} with {inputs.negatives} negatives, but this "
+            "scheme learns from the negatives; allowed: the loss without the positive in the "
+            "denominator, as of_views(view_a, view_b) gives it for two pairs or more"
         )
     # log sum_j exp(h_ij / tau_i) over the negatives is the decoupled loss; its derivative in tau_i
     # is minus the softmax mean of h_ij / tau_i, over tau_i.
     total, pullback = jax.vjp(lambda tau: decoupled(PerAnchor(tau)), tau)
     total = jax.lax.stop_gradient(total)
     softmax_mean = -tau * pullback(jnp.ones_like(total))[0]
-    now = total - math.log(batch.negatives)
+    now = total - math.log(inputs.negatives)
     averaged = jnp.logaddexp(jnp.log1p(-gamma) + log_mean, jnp.log(gamma) + now)
     log_mean = jnp.where(jnp.isneginf(log_mean), now, averaged)
     return log_mean + rho - jnp.exp(now - log_mean) * softmax_mean, log_mean

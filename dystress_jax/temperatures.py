@@ -71,7 +71,7 @@ class Temperature:
         return None
 
     @property
-    def by_anchor(self) -> bool:
+    def is_per_anchor(self) -> bool:
         """Whether every leaf has one entry per anchor in its leading axis."""
         return False
 
@@ -138,7 +138,7 @@ class PerAnchor(Temperature):
         return jnp.min(self.tau)
 
     @property
-    def by_anchor(self) -> bool:
+    def is_per_anchor(self) -> bool:
         return True
 
 

@@ -36,10 +36,10 @@ def test_a_temperature_among_the_fields_stays_what_it_is():
     assert found.negatives is dynamic
 
 
-def test_cosine_oscillation_is_the_rule_of_kukleva_et_al():
+def test_cosine_schedule_is_the_rule_of_kukleva_et_al():
     # tau_min + .5 (tau_max - tau_min)(1 + cos(pi e / t_max)), t_max = 200, tau in [.1, 1]
     golden = {0: 1.0, 50: 0.868198, 100: 0.55, 200: 0.1, 300: 0.55, 400: 1.0, 500: 0.55}
-    schedule = schemes.cosine_oscillation()
+    schedule = schemes.cosine_schedule()
     for epoch, tau in golden.items():
         np.testing.assert_allclose(schedule(epoch), tau, rtol=1e-6)
 
@@ -71,6 +71,31 @@ def test_learned_scale_is_clamped_after_each_step():
     far = lambda sign: temperatures.Learned(jnp.float32(sign * 100.0))
     np.testing.assert_allclose(scheme.update(state, None, far(-1))[0], 4.6052, rtol=1e-4)
     assert scheme.update(state, None, far(1))[0] == 0
+
+
+def test_a_scheme_says_how_the_loss_is_weighed():
+    assert schemes.macl().reweight is schemes.macl_reweight
+    assert schemes.fixed(0.1).reweight is None
+    assert schemes.learned_scale(optax.sgd(0.1)).reweight is None
+
+
+def test_whatever_a_loss_takes_as_a_temperature_is_a_scheme():
+    scheme = schemes.macl()
+    assert schemes.as_scheme(scheme) is scheme
+    dynamic = temperatures.dystress()
+    assert schemes.as_scheme(dynamic).resolve((), None) is dynamic
+    resolved = schemes.as_scheme(lambda s: 0.1 + 0.1 * s * s).resolve((), None)
+    np.testing.assert_allclose(resolved(jnp.float32(1.0)), 0.2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("Batch", "SchemeInputs"), ("cosine_oscillation", "cosine_schedule")]
+)
+def test_an_old_name_is_answered_with_the_new_one(old, new):
+    with pytest.raises(AttributeError, match=f"no attribute '{old}': it is now called {new}"):
+        getattr(schemes, old)
+    assert hasattr(schemes, new)
+    assert not hasattr(schemes, old)
 
 
 class Isogclr:
@@ -165,9 +190,9 @@ def test_tempnet_predicts_and_learns_by_its_rule():
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ({"example": None}, r"batch\.example: found None"),
-        ({"side": None}, r"batch\.side: found None"),
-        ({"decoupled": None}, r"batch\.decoupled: found None"),
+        ({"example": None}, r"inputs\.example: found None"),
+        ({"side": None}, r"inputs\.side: found None"),
+        ({"decoupled": None}, r"inputs\.decoupled: found None"),
         ({"negatives": 0}, "with 0 negatives"),
     ],
 )
@@ -186,8 +211,8 @@ def test_a_temperature_for_each_example_needs_the_examples():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: schemes.cosine_oscillation(0.5, 0.1), "tau_min must be <= tau_max"),
-        (lambda: schemes.cosine_oscillation(half_period=0), "half_period must be > 0; found 0"),
+        (lambda: schemes.cosine_schedule(0.5, 0.1), "tau_min must be <= tau_max"),
+        (lambda: schemes.cosine_schedule(half_period=0), "half_period must be > 0; found 0"),
         (lambda: schemes.macl(alpha=2.0), r"alpha must be in \[0, 1\]; found 2.0"),
         (
             lambda: schemes.learned_scale(optax.sgd(1.0), max_scale=1.0),

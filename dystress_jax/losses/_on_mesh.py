@@ -185,7 +185,7 @@ def _count(rows: dict[str, Array], devices: int, axis: str) -> int:
 
 
 def _is_per_anchor(node: Any) -> bool:
-    return isinstance(node, Temperature) and node.by_anchor
+    return isinstance(node, Temperature) and node.is_per_anchor
 
 
 def _by_side(tree: Any, n: int) -> Any:

@@ -80,7 +80,7 @@ def different(a: Int[Array, " n"], b: Int[Array, " m"]) -> Bool[Array, "n m"]:
     return a[:, None] != b[None, :]
 
 
-def peers(a: Int[Array, "n 2"], b: Int[Array, "m 2"]) -> Bool[Array, "n m"]:
+def same_label_other_row(a: Int[Array, "n 2"], b: Int[Array, "m 2"]) -> Bool[Array, "n m"]:
     """Allows pairs of the same label (first column) in different rows (second column)."""
     return ~different(a[:, 0], b[:, 0]) & different(a[:, 1], b[:, 1])
 
@@ -137,7 +137,7 @@ def log_partition(
         similarity: s.
         strategy: how the sum is carried out.
         groups: the group of each anchor and of each candidate; None allows all pairs.
-        allowed: which pairs of groups take part, `different` or `peers`.
+        allowed: which pairs of groups take part, `different` or `same_label_other_row`.
 
     Returns:
         The log-partition, -inf for an anchor without any allowed candidate.
@@ -147,7 +147,7 @@ def log_partition(
         similarity.symmetric
         and candidates is anchors
         and candidate_group is anchor_group
-        and not temperature.by_anchor
+        and not temperature.is_per_anchor
     )
     if candidates.dtype != anchors.dtype:
         wider = jnp.promote_types(anchors.dtype, candidates.dtype)
@@ -155,7 +155,7 @@ def log_partition(
     fits = strategy.one_pass and _fits(temperature, similarity, anchors.dtype)
     temperature = _cast(temperature, anchors.dtype)
     columns = Side(candidates, candidate_group)
-    rows = Side(anchors, anchor_group, temperature if temperature.by_anchor else None)
+    rows = Side(anchors, anchor_group, temperature if temperature.is_per_anchor else None)
     measure = similarity.for_reverse_mode() if strategy.reverse_only else similarity
     logit = PairLogit(measure, allowed)
     weight = PairWeight(logit)
@@ -207,15 +207,15 @@ def _all_true_vmap(axis_size, in_batched, decision):
 
 def _cast(temperature: Temperature, dtype: jnp.dtype) -> Temperature:
     # What a function closes over keeps the types that the function was written for.
-    as_it_is = lambda node: isinstance(node, Function)
+    is_function = lambda node: isinstance(node, Function)
 
     def cast(leaf):
-        if as_it_is(leaf):
+        if is_function(leaf):
             return leaf
         # Numbers stay numbers: a leaf that is not traced needs no gradient.
         return jnp.asarray(leaf, dtype) if isinstance(leaf, Array) else dtype.type(leaf)
 
-    return jax.tree.map(cast, temperature, is_leaf=as_it_is)
+    return jax.tree.map(cast, temperature, is_leaf=is_function)
 
 
 def _log(total: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -232,18 +232,19 @@ def mean_logit(
     strategy: Strategy,
     groups: Int[Array, "n 2"],
 ) -> Float[Array, " n"]:
-    """Returns the mean logit of each point with its `peers`, at least one."""
+    """Returns the mean logit of each point with the other rows of its label, at least one."""
     temperature = _cast(temperature, points.dtype)
-    by_anchor = temperature if temperature.by_anchor else None
-    rows, columns = Side(points, groups, by_anchor), Side(points, groups)
-    symmetric = similarity.symmetric and by_anchor is None
+    per_anchor = temperature if temperature.is_per_anchor else None
+    rows, columns = Side(points, groups, per_anchor), Side(points, groups)
+    symmetric = similarity.symmetric and per_anchor is None
     reduce = lambda term: strategy.row_sum(term, temperature, rows, columns, symmetric=symmetric)
-    return reduce(PairLogit(similarity, peers, excluded=0.0)) / reduce(_is_peer)
+    logit = PairLogit(similarity, same_label_other_row, excluded=0.0)
+    return reduce(logit) / reduce(_one_if_same_label)
 
 
-def _is_peer(temperature: Temperature, rows: Side, columns: Side) -> Float[Array, "n m"]:
+def _one_if_same_label(temperature: Temperature, rows: Side, columns: Side) -> Float[Array, "n m"]:
     del temperature
-    return peers(rows.group, columns.group).astype(rows.points.dtype)
+    return same_label_other_row(rows.group, columns.group).astype(rows.points.dtype)
 
 
 def paired_logits(

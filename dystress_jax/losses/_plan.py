@@ -80,7 +80,7 @@ def make_plan(
     """Resolves the arguments that all losses share, for this number of anchors and candidates."""
     temperature = as_temperature(temperature)
     for part in (temperature.for_positives, temperature.for_negatives):
-        for leaf in jax.tree.leaves(part) if part.by_anchor else ():
+        for leaf in jax.tree.leaves(part) if part.is_per_anchor else ():
             if jnp.shape(leaf)[:1] != (anchors,):
                 raise ValueError(
                     f"a temperature per anchor needs {anchors} entries here, one for each value "

@@ -413,7 +413,7 @@ def supcon(
         views,
         views,
         groups=(label_and_row, label_and_row),
-        allowed=_partition.peers,
+        allowed=_partition.same_label_other_row,
         **shared,
     )
     mean_positive = _partition.mean_logit(views, groups=label_and_row, **shared)

@@ -20,11 +20,11 @@ from ._tiled import (
     Tree,
     add_gradients,
     add_sums,
-    join,
+    combine,
     keep_largest,
     length,
+    partition,
     per_row,
-    split,
     tiles,
     vary_alike,
 )
@@ -93,22 +93,22 @@ def _ring_sum(
 
 
 def _ring_sum_fwd(term, axis_name, params, rows, columns):
-    moving, fixed = split((params, rows, columns))
-    return _ring_sum(term, axis_name, *join(moving, fixed)), (moving, fixed)
+    perturbed, constant = partition((params, rows, columns))
+    return _ring_sum(term, axis_name, *combine(perturbed, constant)), (perturbed, constant)
 
 
 def _ring_sum_bwd(term, axis_name, saved, cotangent):
-    (*resident, columns), (*fixed_resident, fixed_columns) = saved
+    (*resident, columns), (*constant_resident, constant_columns) = saved
 
     def visit(blocks, gradients):
-        block, fixed_block = blocks
-        moving, fixed = (*resident, block), (*fixed_resident, fixed_block)
-        gradients = add_gradients(term, False, moving, fixed, cotangent, gradients)
+        block, constant_block = blocks
+        perturbed, constant = (*resident, block), (*constant_resident, constant_block)
+        gradients = add_gradients(term, False, perturbed, constant, cotangent, gradients)
         return *gradients[:2], _next_device(axis_name, gradients[2])
 
     # Zeros that wait for the cotangent: constants would be there during the forward pass already.
     zeros = jax.tree.map(lambda x: jnp.full_like(x, 0.0 * cotangent[0, 0]), saved[0])
-    return _travel(axis_name, (columns, fixed_columns), zeros, visit)
+    return _travel(axis_name, (columns, constant_columns), zeros, visit)
 
 
 _ring_sum.defvjp(_ring_sum_fwd, _ring_sum_bwd, symbolic_zeros=True)

@@ -78,14 +78,14 @@ def _tiled_sum(
 
 
 def _tiled_sum_fwd(term, symmetric, params, rows, columns):
-    moving, fixed = split((params, rows, columns))
-    return _tiled_sum(term, symmetric, *join(moving, fixed)), (moving, fixed)
+    perturbed, constant = partition((params, rows, columns))
+    return _tiled_sum(term, symmetric, *combine(perturbed, constant)), (perturbed, constant)
 
 
 def _tiled_sum_bwd(term, symmetric, saved, cotangent):
-    moving, fixed = saved
-    zeros = jax.tree.map(jnp.zeros_like, moving)
-    return add_gradients(term, symmetric, moving, fixed, cotangent, zeros)
+    perturbed, constant = saved
+    zeros = jax.tree.map(jnp.zeros_like, perturbed)
+    return add_gradients(term, symmetric, perturbed, constant, cotangent, zeros)
 
 
 _tiled_sum.defvjp(_tiled_sum_fwd, _tiled_sum_bwd, symbolic_zeros=True)
@@ -115,19 +115,19 @@ def add_sums(
 def add_gradients(
     term: Term,
     symmetric: bool,
-    moving: Tree,
-    fixed: Tree,
+    perturbed: Tree,
+    constant: Tree,
     cotangent: Float[Array, "k t"],
     gradients: Tree,
 ) -> Tree:
     """Adds the gradients of the weighted sum of rows to those of (params, rows, columns)."""
-    _, rows, columns = join(moving, fixed)
+    _, rows, columns = combine(perturbed, constant)
     plus = functools.partial(jax.tree.map, jnp.add)
 
     def add(i, j, gradients):
         select = lambda operands: (operands[0], _at(operands[1], i), _at(operands[2], j))
-        terms = lambda operands: term(*join(operands, select(fixed)))
-        value, pullback = jax.vjp(terms, select(moving))
+        terms = lambda operands: term(*combine(operands, select(constant)))
+        value, pullback = jax.vjp(terms, select(perturbed))
         weight = _at(cotangent, i)[:, None]
         if symmetric:
             weight = weight + jnp.where(i == j, 0.0, _at(cotangent, j))[None, :]
@@ -248,18 +248,18 @@ def vary_alike(*trees: Tree) -> Tree:
     return jax.tree.map(vary, trees)
 
 
-def split(tree: Tree) -> tuple[Tree, Tree]:
+def partition(tree: Tree) -> tuple[Tree, Tree]:
     """Splits what `symbolic_zeros` hands over into the leaves to differentiate and the rest.
 
     Both have the structure of the tree, with None in the places of the other.
     """
     moves = lambda leaf: leaf.perturbed and _is_float(leaf.value)
-    moving = jax.tree.map(lambda leaf: leaf.value if moves(leaf) else None, tree)
-    fixed = jax.tree.map(lambda leaf: None if moves(leaf) else leaf.value, tree)
-    return moving, fixed
+    perturbed = jax.tree.map(lambda leaf: leaf.value if moves(leaf) else None, tree)
+    constant = jax.tree.map(lambda leaf: None if moves(leaf) else leaf.value, tree)
+    return perturbed, constant
 
 
-def join(moving: Tree, fixed: Tree) -> Tree:
-    """The inverse of `split`."""
+def combine(perturbed: Tree, constant: Tree) -> Tree:
+    """The inverse of `partition`."""
     pick = lambda a, b: b if a is None else a
-    return jax.tree.map(pick, moving, fixed, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.map(pick, perturbed, constant, is_leaf=lambda leaf: leaf is None)
