@@ -1,36 +1,35 @@
 """Contrastive losses: any temperature, any batch, any number of devices.
 
-Each function returns one value per anchor, in float32 (float64 for float64 inputs); the caller
-takes the mean. All of them take the same three arguments for how the work is done, and every way
-gives the same values and gradients.
+Each function returns one value per anchor, in float32 (float64 for float64 inputs). Take the mean
+to train. All of them take the same three arguments for how the work is done. Every way gives the
+same values and gradients.
 
-strategy:
-    "dense"     the whole matrix of pairs at once, O(n m) memory. The only one that supports forward
-                mode (`jax.jvp`, `jax.hessian`).
-    "tiled"     a tile at a time, O(n + m) memory, forward and backward. Loops over slices of the
-                rows: under a global-view `jit` with the batch sharded over devices it is correct,
-                but the compiler gathers the rows on every device and each does all the work. Use
-                "dense" there, or `jax.shard_map` with one of the next two.
-    "gathered"  with `axis_name`, inside `jax.shard_map`: every device gets all candidates and
-                works through its own rows in tiles.
-    "ring"      with `axis_name`, inside `jax.shard_map`: the candidates travel from device to
-                device, and no device ever holds more than two blocks of the others.
-    "auto"      without `axis_name`, "dense" up to 1024 x 1024 pairs and "tiled" above; with it,
-                "gathered" up to 16 Mi numbers in all candidates and "ring" above.
+| `strategy` | needs       | how                                                                |
+|------------|-------------|--------------------------------------------------------------------|
+| `dense`    |             | the whole matrix of pairs at once, O(n m) memory                   |
+| `tiled`    |             | a tile at a time, O(n + m) memory, forward and backward            |
+| `gathered` | `axis_name` | every device gets all candidates, its own rows go in tiles         |
+| `ring`     | `axis_name` | candidates travel, no device holds more than two blocks of others  |
+| `auto`     |             | one of them, by the size                                           |
 
-tile_size:
-    Rows and columns of a tile; memory for a few matrices of that size. None, the default, is 1024,
-    and 512 in the ring, where a tile should stay small beside a block.
+- `dense` is the only one that supports forward mode (`jax.jvp`, `jax.hessian`).
+- `tiled` loops over slices of the rows. Under `jax.jit` with a batch split over devices it is
+  correct, but the compiler gathers the rows on every device, and each does all the work.
+- `auto` without `axis_name` is `dense` up to 1024 x 1024 pairs and `tiled` above. With it, it is
+  `gathered` up to 16 Mi numbers in all candidates and `ring` above.
 
-axis_name:
-    The mesh axis over which the batch is split. The result holds this device's rows of the loss of
-    the whole batch, and gradients are those of the whole batch: take the mean over the rows and
-    over the devices (`jax.lax.pmean`), as for any other per-example loss.
+`tile_size` is the number of rows and columns of a tile: memory for a few matrices of that size.
+None, the default, is 1024, and 512 in the ring, where a tile should stay small beside a block.
 
-Where exp(s / tau) cannot leave the range of the dtype, which the bound of a temperature and the
-range of a similarity decide before any logit is computed, tiles need one pass and those of one set
-of views serve rows and columns at once. Below tau of about 0.0143 (for a cosine in float32), or
-with a temperature or similarity without bounds, a first pass finds the largest logit of each row.
+`axis_name` is the mesh axis over which the batch is split, inside `jax.shard_map`. The result holds
+this device's rows of the loss of the whole batch, and gradients are those of the whole batch. Take
+the mean over the rows and over the devices (`jax.lax.pmean`), as for any other loss per example.
+For whole arrays `on_mesh` does all this.
+
+Where exp(s / tau) cannot leave the range of the dtype, tiles need one pass, and those of one set of
+views serve rows and columns at once. The bound of a temperature and the range of a similarity
+decide this before any logit is computed. Below tau of about 0.0143 (for a cosine in float32), or
+without bounds, a first pass finds the largest logit of each row.
 """
 
 from ._cross_modal import clip as clip
