@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
+from .errors import ArgumentError
 from .losses import dcl
 from .similarities import at_least_float32, normalize, sphere
 from .temperatures import (
@@ -30,6 +31,7 @@ from .temperatures import (
     Temperature,
     TemperatureLike,
     as_temperature,
+    check_positive,
     check_range,
     check_scales,
 )
@@ -68,7 +70,7 @@ class SchemeInputs(NamedTuple):
     Attributes:
         anchors: embeddings of the anchors.
         positives: embedding of each anchor's positive.
-        decoupled: ``temperature per anchor -> N_i - l_ip``, the loss without the positive in the
+        decoupled: `temperature per anchor -> N_i - l_ip`, the loss without the positive in the
             denominator; for schemes with a state per example.
         negatives: how many negatives each anchor has in it.
         example: number of each anchor's example in the data set, for states per example.
@@ -234,7 +236,7 @@ def cosine_schedule(
         The schedule t -> tau.
 
     Raises:
-        ValueError: when tau_min <= 0, tau_min > tau_max or half_period <= 0.
+        ArgumentError: when tau_min <= 0, tau_min > tau_max or half_period <= 0.
 
     Example:
         >>> [round(float(cosine_schedule()(epoch)), 3) for epoch in (0, 100, 200, 400)]
@@ -244,8 +246,7 @@ def cosine_schedule(
         Kukleva et al., [arXiv 2303.13664](https://arxiv.org/abs/2303.13664), and their code.
     """
     check_range(tau_min, tau_max)
-    if half_period <= 0:
-        raise ValueError(f"half_period must be > 0; found {half_period}.")
+    check_positive("half_period", half_period)
     return lambda t: tau_min + (tau_max - tau_min) / 2 * (1 + jnp.cos(jnp.pi * t / half_period))
 
 
@@ -275,7 +276,7 @@ def learned_scale(
         `temperatures.learned`.
 
     Raises:
-        ValueError: when not 0 < min_scale < max_scale.
+        ArgumentError: when not 0 < min_scale < max_scale.
 
     References:
         Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020), section 2.5.
@@ -323,7 +324,7 @@ def learned_scale_and_bias(
         The scheme; `resolve` gives a temperature whose `scale` and `bias` `losses.siglip` takes.
 
     Raises:
-        ValueError: when not 0 < min_scale < max_scale.
+        ArgumentError: when not 0 < min_scale < max_scale.
 
     References:
         Zhai et al., [arXiv 2303.15343](https://arxiv.org/abs/2303.15343), section 3.2; the clamp
@@ -367,7 +368,7 @@ def macl(*, tau: float = 0.1, alpha: float = 0.5, threshold: float = 0.0) -> Sch
         The scheme; its state is empty, `resolve` needs the inputs.
 
     Raises:
-        ValueError: when tau <= 0, or alpha or threshold is not in [0, 1].
+        ArgumentError: when tau <= 0, or alpha or threshold is not in [0, 1].
 
     Example:
         >>> views = jnp.eye(2)
@@ -377,10 +378,10 @@ def macl(*, tau: float = 0.1, alpha: float = 0.5, threshold: float = 0.0) -> Sch
     References:
         Huang et al., [arXiv 2207.07874](https://arxiv.org/abs/2207.07874), and the authors' code.
     """
-    check_range(tau, tau)
-    for name, value in (("alpha", alpha), ("threshold", threshold)):
+    check_positive("tau", tau)
+    for argument, value in (("alpha", alpha), ("threshold", threshold)):
         if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be in [0, 1]; found {value}.")
+            raise ArgumentError(argument, f"found {value}; allowed: in [0, 1].")
 
     def resolve(state: State, inputs: SchemeInputs) -> Constant:
         del state
@@ -465,14 +466,18 @@ def isogclr(
         `inputs.side`, `update` all of the inputs.
 
     Raises:
-        ValueError: when tau_min <= 0 or tau_init is not in [tau_min, tau_max].
+        ArgumentError: when tau_min <= 0, tau_min > tau_max or tau_init is not between them.
 
     References:
         Qiu et al., [arXiv 2305.11965](https://arxiv.org/abs/2305.11965), and the authors' code;
         rho, beta and the learning rate as in its CIFAR-100 settings.
     """
-    check_range(tau_min, tau_init)
-    check_range(tau_init, tau_max)
+    check_range(tau_min, tau_max)
+    if not tau_min <= tau_init <= tau_max:
+        raise ArgumentError(
+            "tau_init",
+            f"found {tau_init}; allowed: from `tau_min` = {tau_min} to `tau_max` = {tau_max}.",
+        )
 
     def init() -> ExampleState:
         shape = (sides, num_examples)
@@ -538,7 +543,7 @@ def tempnet(
         The scheme; `resolve` gives one temperature per anchor.
 
     Raises:
-        ValueError: when tau_min <= 0 or tau_min > tau_max.
+        ArgumentError: when tau_min <= 0 or tau_min > tau_max.
 
     References:
         Qiu et al., [arXiv 2404.04575](https://arxiv.org/abs/2404.04575), and the authors' code.
@@ -595,10 +600,10 @@ def tempnet(
 def _rows(inputs: SchemeInputs) -> tuple[Int[Array, " a"], Int[Array, " a"]]:
     """Where the state of each anchor is."""
     if inputs.side is None or inputs.example is None:
-        raise ValueError(
-            f"inputs.{'side' if inputs.side is None else 'example'}: found None, but this scheme "
-            "has a state for each example; allowed: a number for each anchor, as "
-            "of_views(view_a, view_b, example=...) gives it"
+        raise ArgumentError(
+            f"inputs.{'side' if inputs.side is None else 'example'}",
+            "found None, but this scheme has a state for each example; allowed: a number for each "
+            "anchor, as of_views(view_a, view_b, example=...) gives it.",
         )
     return inputs.side, inputs.example
 
@@ -613,10 +618,11 @@ def _robust_slope(
     """The slope g_i of the robust objective in tau_i, and the new ln s_i."""
     decoupled = inputs.decoupled
     if decoupled is None or inputs.negatives < 1:
-        raise ValueError(
-            f"inputs.decoupled: found {decoupled} with {inputs.negatives} negatives, but this "
-            "scheme learns from the negatives; allowed: the loss without the positive in the "
-            "denominator, as of_views(view_a, view_b) gives it for two pairs or more"
+        raise ArgumentError(
+            "inputs.decoupled",
+            f"found {decoupled} with {inputs.negatives} negatives, but this scheme learns from the "
+            "negatives; allowed: the loss without the positive in the denominator, as "
+            "of_views(view_a, view_b) gives it for two pairs or more.",
         )
     # log sum_j exp(h_ij / tau_i) over the negatives is the decoupled loss; its derivative in tau_i
     # is minus the softmax mean of h_ij / tau_i, over tau_i.

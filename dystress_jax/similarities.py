@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .errors import ArgumentError
+
 __all__ = [
     "Similarity",
     "euclidean",
@@ -146,7 +148,7 @@ def oblique(num_tokens: int, *, mean: bool = False) -> Similarity:
         The similarity.
 
     Raises:
-        ValueError: when num_tokens < 1, or, when called, does not divide the row length.
+        ArgumentError: when num_tokens < 1, or, when called, does not divide the row length.
 
     Example:
         >>> a = jnp.array([[3.0, 0.0, 0.0, 2.0]])
@@ -189,7 +191,7 @@ def oblique_geodesic(num_tokens: int) -> Similarity:
         The similarity.
 
     Raises:
-        ValueError: when num_tokens < 1, or, when called, does not divide the row length.
+        ArgumentError: when num_tokens < 1, or, when called, does not divide the row length.
 
     Example:
         >>> a = jnp.array([[1.0, 0.0, 1.0, 0.0]])
@@ -212,13 +214,14 @@ class _Tokens:
 
     def __post_init__(self):
         if self.num_tokens < 1:
-            raise ValueError(f"num_tokens must be >= 1; found {self.num_tokens}.")
+            raise ArgumentError("num_tokens", f"found {self.num_tokens}; allowed: at least 1.")
 
     def split(self, x: Float[Array, "n d"]) -> Float[Array, "n m k"]:
         if x.shape[-1] % self.num_tokens:
-            raise ValueError(
-                f"num_tokens must divide the row length; found num_tokens={self.num_tokens} and "
-                f"rows of length {x.shape[-1]}."
+            raise ArgumentError(
+                "num_tokens",
+                f"found {self.num_tokens}; allowed: a divisor of {x.shape[-1]}, the length of a "
+                "row.",
             )
         return x.reshape(x.shape[0], self.num_tokens, -1)
 

@@ -29,6 +29,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, ArrayLike, Float
 
+from .errors import ArgumentError
+
 __all__ = [
     "Temperature",
     "TemperatureLike",
@@ -113,7 +115,7 @@ def constant(tau: ArrayLike) -> Constant:
         A temperature with the leaf `tau`.
 
     Raises:
-        ValueError: when tau <= 0.
+        ArgumentError: when tau <= 0.
 
     Example:
         >>> constant(0.1)(jnp.array([-1.0, 0.0, 1.0]))
@@ -152,7 +154,7 @@ def per_anchor(tau: Float[ArrayLike, " n"]) -> PerAnchor:
         A temperature with the leaf `tau`.
 
     Raises:
-        ValueError: when a tau <= 0, or the shape is not one axis.
+        ArgumentError: when a tau <= 0, or the shape is not one axis.
 
     Example:
         >>> per_anchor(jnp.array([0.1, 0.5]))(jnp.zeros((2, 3)))
@@ -160,8 +162,8 @@ def per_anchor(tau: Float[ArrayLike, " n"]) -> PerAnchor:
                [0.5, 0.5, 0.5]], dtype=float32)
     """
     if jnp.ndim(tau) != 1:
-        raise ValueError(
-            f"tau must have one axis, with one entry per anchor; found shape {jnp.shape(tau)}."
+        raise ArgumentError(
+            "tau", f"found shape {jnp.shape(tau)}; allowed: one axis, with one entry per anchor."
         )
     check_positive("tau", tau)
     return PerAnchor(jnp.asarray(tau))
@@ -220,7 +222,7 @@ def dystress(
         A temperature with the leaves `tau_min` and `tau_max`.
 
     Raises:
-        ValueError: when tau_min <= 0 or tau_min > tau_max.
+        ArgumentError: when tau_min <= 0 or tau_min > tau_max.
 
     Example:
         >>> dystress(0.1, 0.2)(jnp.array([-1.0, 0.0, 0.5, 1.0]))
@@ -278,7 +280,7 @@ def shifted_dystress(
         A temperature with the leaves `tau_min`, `tau_max`, `shift` and `width`.
 
     Raises:
-        ValueError: when tau_min <= 0, tau_min > tau_max or width <= 0.
+        ArgumentError: when tau_min <= 0, tau_min > tau_max or width <= 0.
 
     Example:
         >>> shifted_dystress(0.1, 0.2)(jnp.array([-1.0, -0.3, 0.4, 1.0]))
@@ -321,7 +323,7 @@ def linear(
         A temperature with the leaves `tau_min` and `tau_max`.
 
     Raises:
-        ValueError: when tau_min <= 0 or tau_min > tau_max.
+        ArgumentError: when tau_min <= 0 or tau_min > tau_max.
 
     Example:
         >>> linear(0.1, 0.2)(jnp.array([-1.0, 0.0, 0.5]))
@@ -357,7 +359,7 @@ def monotone_cosine(
         A temperature with the leaves `tau_min` and `tau_max`.
 
     Raises:
-        ValueError: when tau_min <= 0 or tau_min > tau_max.
+        ArgumentError: when tau_min <= 0 or tau_min > tau_max.
 
     Example:
         >>> monotone_cosine(0.1, 0.2)(jnp.array([-1.0, 0.0, 1.0]))
@@ -408,7 +410,7 @@ def exponential(
         A temperature with the leaves `highest`, `depth` and `rate`.
 
     Raises:
-        ValueError: when a - b <= 0 or c < 0.
+        ArgumentError: when a - b <= 0 or c < 0.
 
     Example:
         >>> exponential()(jnp.array([0.0, 1.0]))
@@ -419,12 +421,13 @@ def exponential(
     """
     if concrete(highest, depth, rate):
         if np.any(np.asarray(highest) - np.asarray(depth) <= 0):
-            raise ValueError(
-                f"highest - depth must be > 0, it is tau at s = 0; found highest={highest}, "
-                f"depth={depth}."
+            raise ArgumentError(
+                "depth",
+                f"found {depth}; allowed: less than `highest` = {highest}, so that tau at s = 0 is "
+                "> 0.",
             )
         if np.any(np.asarray(rate) < 0):
-            raise ValueError(f"rate must be >= 0; found rate={rate}.")
+            raise ArgumentError("rate", f"found {rate}; allowed: >= 0.")
     return Exponential(highest, depth, rate, stop_gradient=stop_gradient)
 
 
@@ -484,7 +487,7 @@ def learned(
         A temperature with the leaf `log_scale`.
 
     Raises:
-        ValueError: when not 0 < min_scale < max_scale.
+        ArgumentError: when not 0 < min_scale < max_scale.
 
     Example:
         >>> learned()(jnp.zeros(1))
@@ -500,11 +503,13 @@ def learned(
 
 
 def check_scales(min_scale: float, max_scale: float) -> None:
-    """Refuse limits of 1 / tau that are none."""
-    if not 0 < min_scale < max_scale:
-        raise ValueError(
-            "min_scale must be > 0 and max_scale larger, they are the limits of 1 / tau; found "
-            f"min_scale={min_scale}, max_scale={max_scale}"
+    """Refuses numbers that are no limits of 1 / tau."""
+    check_positive("min_scale", min_scale)
+    if not min_scale < max_scale:
+        raise ArgumentError(
+            "max_scale",
+            f"found {max_scale}; allowed: more than `min_scale` = {min_scale}, they are the limits "
+            "of 1 / tau.",
         )
 
 
@@ -543,7 +548,7 @@ def temperature_free(scale: ArrayLike = 2.0, *, epsilon: float = 1e-6) -> Temper
         A temperature with the leaf `scale`.
 
     Raises:
-        ValueError: when scale <= 0 or epsilon is not in [1e-7, 1).
+        ArgumentError: when scale <= 0 or epsilon is not in [1e-7, 1).
 
     Example:
         >>> s = jnp.array([0.0, 0.5])
@@ -556,7 +561,7 @@ def temperature_free(scale: ArrayLike = 2.0, *, epsilon: float = 1e-6) -> Temper
     """
     check_positive("scale", scale)
     if not 1e-7 <= epsilon < 1:
-        raise ValueError(f"epsilon must be in [1e-7, 1); found {epsilon}.")
+        raise ArgumentError("epsilon", f"found {epsilon}; allowed: in [1e-7, 1).")
     return TemperatureFree(scale, epsilon=epsilon)
 
 
@@ -614,15 +619,15 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
     Args:
         temperature: a float or scalar array (`constant`), an array [n] (`per_anchor`), an
             elementwise function of the similarity, or a Temperature, which is returned as it is.
-            A function may close over traced values, such as a parameter to learn; inside a
-            `shard_map` write such a one as a Temperature, or pass check_vma=False to the
-            `shard_map`.
+            A function may close over traced values, such as a parameter to learn. Inside a
+            `shard_map` of your own (not that of `losses.on_mesh`) write such a one as a
+            Temperature, or pass check_vma=False to the `shard_map`.
 
     Returns:
         The temperature.
 
     Raises:
-        ValueError: when a float or array is <= 0, or an array has more than one axis.
+        ArgumentError: when a float or array is <= 0, or an array has more than one axis.
         TypeError: when it is none of these.
 
     Example:
@@ -686,17 +691,17 @@ def concrete(*values: ArrayLike) -> bool:
     return not any(isinstance(value, Tracer) for value in values)
 
 
-def check_positive(name: str, value: ArrayLike) -> None:
+def check_positive(argument: str, value: ArrayLike) -> None:
     """Refuses a concrete number that is not > 0; traced ones pass."""
     if concrete(value) and not np.all(np.asarray(value) > 0):
-        raise ValueError(f"{name} must be > 0; found {value}.")
+        raise ArgumentError(argument, f"found {value}; allowed: > 0.")
 
 
 def check_range(tau_min: ArrayLike, tau_max: ArrayLike) -> None:
     """Refuses concrete numbers unless 0 < tau_min <= tau_max; traced ones pass."""
     check_positive("tau_min", tau_min)
     if concrete(tau_min, tau_max) and np.any(np.asarray(tau_min) > np.asarray(tau_max)):
-        raise ValueError(f"tau_min must be <= tau_max; found tau_min={tau_min}, tau_max={tau_max}.")
+        raise ArgumentError("tau_min", f"found {tau_min}; allowed: <= `tau_max` = {tau_max}.")
 
 
 def _monotone_ratio(shift: ArrayLike, width: ArrayLike) -> ArrayLike:

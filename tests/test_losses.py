@@ -262,43 +262,94 @@ def test_rows_of_length_one_need_no_normalisation():
     np.testing.assert_allclose(
         nt_xent(a, b, temperature=0.1, normalize=False), nt_xent(a, b, temperature=0.1), rtol=1e-5
     )
-    assert not np.allclose(nt_xent(2 * a, b, temperature=0.1, normalize=False), 0)
+
+
+def test_without_normalisation_the_length_of_a_row_counts():
+    a, b = _views("random")
+    z = np.concatenate([2 * oracles.unit(a), oracles.unit(b)])
+    logits = np.where(np.eye(2 * N, dtype=bool), -np.inf, z @ z.T / 0.5)
+    positives = logits[np.arange(2 * N), np.roll(np.arange(2 * N), N)]
+    expected = np.logaddexp.reduce(logits, axis=1) - positives
+    views = jnp.split(jnp.float32(z), 2)
+    found = nt_xent(*views, temperature=0.5, normalize=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.abs(nt_xent(*views, temperature=0.5) - found).max() > 0.1
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda x: losses.dclw(x, x, temperature=0.1, sigma=0.0), ValueError, "sigma must be > 0"),
-        (lambda x: losses.siglip(x, x, scale=-1.0, bias=0.0), ValueError, "scale must be > 0"),
-        (lambda x: losses.moco(x, x[:2], x, temperature=0.1), ValueError, "key i belongs"),
+        (
+            lambda x: losses.dclw(x, x, temperature=0.1, sigma=0.0),
+            ValueError,
+            "sigma: found 0.0; allowed: > 0",
+        ),
+        (
+            lambda x: losses.siglip(x, x, scale=-1.0, bias=0.0),
+            ValueError,
+            "scale: found -1.0; allowed: > 0",
+        ),
+        (
+            lambda x: losses.moco(x, x[:2], x, temperature=0.1),
+            ValueError,
+            r"keys: found shape \(2, 8\)",
+        ),
         (
             lambda x: losses.supcon(x, x, jnp.zeros(4), temperature=0.1),
             ValueError,
-            "labels must be 4 integers",
+            r"labels: found shape \(4,\) of float32; allowed: 4 integers, one for each example",
         ),
-        (lambda x: nt_xent(x, x[:3], temperature=0.1), ValueError, r"\(4, 8\) and \(3, 8\)"),
-        (lambda x: nt_xent(x, x[:, :3], temperature=0.1), ValueError, "rows of the same length"),
-        (lambda x: nt_xent(x[0], x[0], temperature=0.1), ValueError, r"\[rows, features\]"),
-        (lambda x: nt_xent(x[:1], x[:1], temperature=0.1), ValueError, "2 examples; found 1"),
+        (
+            lambda x: nt_xent(x, x[:3], temperature=0.1),
+            ValueError,
+            r"view_b: found shape \(3, 8\); allowed: \(4, 8\)",
+        ),
+        (
+            lambda x: nt_xent(x, x[:, :3], temperature=0.1),
+            ValueError,
+            "view_b: .* rows of the same length",
+        ),
+        (
+            lambda x: nt_xent(x[0], x[0], temperature=0.1),
+            ValueError,
+            r"view_a: found shape \(8,\); allowed: \[rows, features\]",
+        ),
+        (
+            lambda x: nt_xent(x[:1], x[:1], temperature=0.1),
+            ValueError,
+            "view_a: found 1 rows; allowed: at least 2",
+        ),
         (
             lambda x: nt_xent(x.astype(jnp.int32), x, temperature=0.1),
             TypeError,
             "view_a must be floating point; found int32",
         ),
-        (lambda x: nt_xent(x, x, temperature=0.0), ValueError, "tau must be > 0"),
-        (lambda x: nt_xent(x, x, temperature=jnp.ones(4)), ValueError, "needs 8 entries"),
+        (lambda x: nt_xent(x, x, temperature=0.0), ValueError, "tau: found 0.0; allowed: > 0"),
+        (
+            lambda x: nt_xent(x, x, temperature=jnp.ones(4)),
+            ValueError,
+            r"temperature: found shape \(4,\) .*: 8 entries",
+        ),
         (
             lambda x: nt_xent(x, x, temperature=jnp.ones((2, 2))),
             ValueError,
-            r"one axis.*found shape \(2, 2\)",
+            r"tau: found shape \(2, 2\); allowed: one axis",
         ),
         (lambda x: nt_xent(x, x, temperature="warm"), TypeError, "found str"),
-        (lambda x: info_nce(x, x[:3], temperature=0.1), ValueError, "at least 4 rows; found 3"),
-        (lambda x: info_nce(x[:1], x[:1], temperature=0.1), ValueError, "2 keys; found 1"),
+        (
+            lambda x: info_nce(x, x[:3], temperature=0.1),
+            ValueError,
+            "keys: found 3 rows; allowed: at least 4",
+        ),
+        (
+            lambda x: info_nce(x[:1], x[:1], temperature=0.1),
+            ValueError,
+            "keys: found 1 rows; allowed: at least 2",
+        ),
         (
             lambda x: info_nce(x, x, temperature=0.1, positives=jnp.arange(3)),
             ValueError,
-            "4 integers",
+            r"positives: found shape \(3,\) of int32; allowed: 4 integers, one for each query",
         ),
         (
             lambda x: info_nce(x, x, temperature=0.1, positives=jnp.zeros(4)),
@@ -359,7 +410,9 @@ def test_dclw_is_finite_for_any_sigma_and_similarity():
 @pytest.mark.parametrize("positives", [[3, 1], [-1, 1]])
 def test_info_nce_refuses_positives_that_are_no_keys(positives):
     keys = jnp.eye(3)
-    with pytest.raises(ValueError, match=f"rows of the 3 keys; found {positives[0]}"):
+    with pytest.raises(
+        ValueError, match=f"found {positives[0]}; allowed: rows of the 3 `keys`, 0 to 2"
+    ):
         info_nce(keys[:2], keys, temperature=0.1, positives=jnp.array(positives))
 
 

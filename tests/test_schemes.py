@@ -211,14 +211,21 @@ def test_a_temperature_for_each_example_needs_the_examples():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: schemes.cosine_schedule(0.5, 0.1), "tau_min must be <= tau_max"),
-        (lambda: schemes.cosine_schedule(half_period=0), "half_period must be > 0; found 0"),
-        (lambda: schemes.macl(alpha=2.0), r"alpha must be in \[0, 1\]; found 2.0"),
+        (
+            lambda: schemes.cosine_schedule(0.5, 0.1),
+            "tau_min: found 0.5; allowed: <= `tau_max` = 0.1",
+        ),
+        (lambda: schemes.cosine_schedule(half_period=0), "half_period: found 0; allowed: > 0"),
+        (lambda: schemes.macl(alpha=2.0), r"alpha: found 2.0; allowed: in \[0, 1\]"),
         (
             lambda: schemes.learned_scale(optax.sgd(1.0), max_scale=1.0),
-            "found min_scale=1.0, max_scale=1.0",
+            "max_scale: found 1.0; allowed: more than `min_scale` = 1.0",
         ),
-        (lambda: schemes.isogclr(4, tau_init=2.0), "found tau_min=2.0, tau_max=1.0"),
+        (lambda: schemes.macl(tau=0.0), "tau: found 0.0; allowed: > 0"),
+        (
+            lambda: schemes.isogclr(4, tau_init=2.0),
+            "tau_init: found 2.0; allowed: from `tau_min` = 0.005 to `tau_max` = 1.0",
+        ),
     ],
 )
 def test_a_bad_number_is_refused_with_its_value(make, message):

@@ -129,10 +129,10 @@ def test_tiny_and_huge_rows_are_normalised():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: similarities.oblique(0), "num_tokens must be >= 1; found 0"),
+        (lambda: similarities.oblique(0), "num_tokens: found 0; allowed: at least 1"),
         (
             lambda: similarities.oblique(4)(jnp.ones((2, 6)), jnp.ones((2, 6))),
-            "found num_tokens=4 and rows of length 6",
+            "num_tokens: found 4; allowed: a divisor of 6",
         ),
     ],
 )

@@ -171,21 +171,36 @@ def test_separate_temperatures_reach_their_pairs():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: temperatures.constant(0.0), "tau must be > 0; found 0.0"),
-        (lambda: temperatures.as_temperature(-0.1), "tau must be > 0; found -0.1"),
-        (lambda: temperatures.dystress(0.0, 0.2), "tau_min must be > 0; found 0.0"),
-        (lambda: temperatures.dystress(0.3, 0.2), "found tau_min=0.3, tau_max=0.2"),
-        (lambda: temperatures.shifted_dystress(0.3, 0.2), "tau_min must be <= tau_max"),
-        (lambda: temperatures.shifted_dystress(width=0.0), "width must be > 0"),
-        (lambda: temperatures.linear(-1.0), "tau_min must be > 0"),
-        (lambda: temperatures.monotone_cosine(0.3, 0.2), "tau_min must be <= tau_max"),
-        (lambda: temperatures.exponential(0.1, 0.1), "highest - depth must be > 0"),
-        (lambda: temperatures.exponential(rate=-1.0), "rate must be >= 0"),
-        (lambda: temperatures.learned(max_scale=1.0), "found min_scale=1.0, max_scale=1.0"),
-        (lambda: temperatures.learned(min_scale=0.0), "min_scale must be > 0"),
-        (lambda: temperatures.temperature_free(0.0), "scale must be > 0"),
-        (lambda: temperatures.temperature_free(epsilon=0.0), "epsilon must be in"),
-        (lambda: temperatures.per_anchor(jnp.zeros(2)), "tau must be > 0"),
+        (lambda: temperatures.constant(0.0), "tau: found 0.0; allowed: > 0"),
+        (lambda: temperatures.as_temperature(-0.1), "tau: found -0.1; allowed: > 0"),
+        (lambda: temperatures.dystress(0.0, 0.2), "tau_min: found 0.0; allowed: > 0"),
+        (
+            lambda: temperatures.dystress(0.3, 0.2),
+            "tau_min: found 0.3; allowed: <= `tau_max` = 0.2",
+        ),
+        (
+            lambda: temperatures.shifted_dystress(0.3, 0.2),
+            "tau_min: found 0.3; allowed: <= `tau_max` = 0.2",
+        ),
+        (lambda: temperatures.shifted_dystress(width=0.0), "width: found 0.0; allowed: > 0"),
+        (lambda: temperatures.linear(-1.0), "tau_min: found -1.0; allowed: > 0"),
+        (
+            lambda: temperatures.monotone_cosine(0.3, 0.2),
+            "tau_min: found 0.3; allowed: <= `tau_max` = 0.2",
+        ),
+        (
+            lambda: temperatures.exponential(0.1, 0.1),
+            "depth: found 0.1; allowed: less than `highest` = 0.1",
+        ),
+        (lambda: temperatures.exponential(rate=-1.0), "rate: found -1.0; allowed: >= 0"),
+        (
+            lambda: temperatures.learned(max_scale=1.0),
+            "max_scale: found 1.0; allowed: more than `min_scale` = 1.0",
+        ),
+        (lambda: temperatures.learned(min_scale=0.0), "min_scale: found 0.0; allowed: > 0"),
+        (lambda: temperatures.temperature_free(0.0), "scale: found 0.0; allowed: > 0"),
+        (lambda: temperatures.temperature_free(epsilon=0.0), "epsilon: found 0.0; allowed: in"),
+        (lambda: temperatures.per_anchor(jnp.zeros(2)), r"tau: found \[0. 0.\]; allowed: > 0"),
     ],
 )
 def test_a_bad_number_is_refused_with_its_value(make, message):

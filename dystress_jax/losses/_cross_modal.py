@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float
 from ..similarities import Similarity, sphere
 from ..temperatures import Constant, TemperatureLike, check_positive
 from ._partition import Side, logits
-from ._plan import SimilarityLike, check_pairs, make_plan
+from ._plan import Options, SimilarityLike, check_pairs
 
 
 def clip(
@@ -44,7 +44,7 @@ def clip(
         The mean of both directions for each pair, in float32 or float64.
 
     Raises:
-        ValueError: as `nt_xent`.
+        ArgumentError: as `nt_xent`.
         TypeError: as `nt_xent`.
 
     Example:
@@ -58,7 +58,8 @@ def clip(
     images, texts = _flatten(images), _flatten(texts)
     check_pairs("images", images, "texts", texts, axis_name)
     n, d = images.shape
-    plan = make_plan(n, n, d, temperature, similarity, normalize, strategy, tile_size, axis_name)
+    options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
+    plan = options.plan(anchors=n, candidates=n, length=d)
     a, b = plan.points(images), plan.points(texts)
     pair = plan.row_numbers(n)
     positives = plan.positives(a, b)
@@ -100,7 +101,7 @@ def siglip(
         loss.
 
     Raises:
-        ValueError: as `nt_xent`, and when scale <= 0.
+        ArgumentError: as `nt_xent`, and when scale <= 0.
         TypeError: as `nt_xent`.
 
     Example:
@@ -115,8 +116,9 @@ def siglip(
     check_pairs("images", images, "texts", texts, axis_name)
     check_positive("scale", scale)
     n, d = images.shape
-    # The scale is applied below.
-    plan = make_plan(n, n, d, 1.0, similarity, normalize, strategy, tile_size, axis_name)
+    # The scale is applied below, in place of a temperature.
+    options = Options(1.0, similarity, normalize, strategy, tile_size, axis_name)
+    plan = options.plan(anchors=n, candidates=n, length=d)
     a, b = plan.points(images), plan.points(texts)
     pair = plan.row_numbers(n)
     params = (Constant(jnp.asarray(1.0 / scale, a.dtype)), jnp.asarray(bias, a.dtype))

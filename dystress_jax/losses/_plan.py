@@ -1,18 +1,49 @@
 """From what the caller of a loss passes to what the losses work with: checks and defaults."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ..errors import ArgumentError
 from ..similarities import Similarity, as_similarity, at_least_float32
 from ..temperatures import Temperature, TemperatureLike, as_temperature, concrete
 from . import _partition
 from ._strategies import axis_size, choose
 
 SimilarityLike = Similarity | Callable[[Array, Array], Array]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keywords that all losses share, in the order of their signatures."""
+
+    temperature: TemperatureLike
+    similarity: SimilarityLike
+    normalize: bool
+    strategy: str
+    tile_size: int | None
+    axis_name: str | None = None
+
+    def plan(self, *, anchors: int, candidates: int, length: int) -> "Plan":
+        """Resolves them for this number of anchors and candidates, and the length of their rows."""
+        temperature = as_temperature(self.temperature)
+        for part in (temperature.for_positives, temperature.for_negatives):
+            for leaf in jax.tree.leaves(part) if part.is_per_anchor else ():
+                if jnp.shape(leaf)[:1] != (anchors,):
+                    raise ArgumentError(
+                        "temperature",
+                        f"found shape {jnp.shape(leaf)} of a temperature per anchor; allowed: "
+                        f"{anchors} entries here, one for each value of the loss.",
+                    )
+        chosen = choose(self.strategy, anchors, candidates, length, self.tile_size, self.axis_name)
+        similarity = as_similarity(self.similarity)
+        if chosen.reverse_only:
+            _check_closed(similarity, length)
+        return Plan(temperature, similarity, self.normalize, chosen, self.axis_name)
 
 
 class Plan(NamedTuple):
@@ -66,40 +97,15 @@ class Plan(NamedTuple):
         )
 
 
-def make_plan(
-    anchors: int,
-    candidates: int,
-    length: int,
-    temperature: TemperatureLike,
-    similarity: SimilarityLike,
-    normalize: bool,
-    strategy: str,
-    tile_size: int | None,
-    axis_name: str | None,
-) -> Plan:
-    """Resolves the arguments that all losses share, for this number of anchors and candidates."""
-    temperature = as_temperature(temperature)
-    for part in (temperature.for_positives, temperature.for_negatives):
-        for leaf in jax.tree.leaves(part) if part.is_per_anchor else ():
-            if jnp.shape(leaf)[:1] != (anchors,):
-                raise ValueError(
-                    f"a temperature per anchor needs {anchors} entries here, one for each value "
-                    f"of the loss; found shape {jnp.shape(leaf)}."
-                )
-    chosen = choose(strategy, anchors, candidates, length, tile_size, axis_name)
-    similarity = as_similarity(similarity)
-    if chosen.reverse_only:
-        _check_closed(similarity, length)
-    return Plan(temperature, similarity, normalize, chosen, axis_name)
-
-
 def _check_closed(similarity: Similarity, length: int) -> None:
     """Refuses a measure that closes over traced values, which a custom derivative cannot reach."""
     point = jnp.zeros((1, length))
     if not concrete(*jax.make_jaxpr(similarity.between)(point, point).consts):
-        raise ValueError(
-            "similarity closes over traced values, such as a parameter to learn; allowed with "
-            'strategy="dense" only. Or apply the parameter to the embeddings before the loss.'
+        raise ArgumentError(
+            "similarity",
+            "found a function that closes over traced values, such as a parameter to learn; "
+            "allowed with `strategy` dense only. Or apply the parameter to the embeddings before "
+            "the loss.",
         )
 
 
@@ -109,36 +115,44 @@ def check_rows(name_a: str, a: Array, name_b: str, b: Array) -> None:
         if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
             raise TypeError(f"{name} must be floating point; found {jnp.result_type(x)}.")
         if jnp.ndim(x) != 2:
-            raise ValueError(f"{name} must have shape [rows, features]; found {jnp.shape(x)}.")
+            raise ArgumentError(name, f"found shape {jnp.shape(x)}; allowed: [rows, features].")
     if jnp.shape(a)[1] != jnp.shape(b)[1]:
-        raise ValueError(
-            f"{name_a} and {name_b} must have rows of the same length; found shapes "
-            f"{jnp.shape(a)} and {jnp.shape(b)}."
+        raise ArgumentError(
+            name_b,
+            f"found shape {jnp.shape(b)}; allowed: rows of the same length as those of `{name_a}`, "
+            f"whose shape is {jnp.shape(a)}.",
         )
 
 
 def check_pairs(name_a: str, a: Array, name_b: str, b: Array, axis_name: str | None) -> None:
     """Refuses what is not two arrays of one shape, for at least two examples on all devices."""
     check_rows(name_a, a, name_b, b)
+    check_same_shape(name_a, a, name_b, b)
+    check_count(name_a, jnp.shape(a)[0], axis_name)
+
+
+def check_same_shape(name_a: str, a: Array, name_b: str, b: Array) -> None:
+    """Refuses two arrays whose rows do not belong together one by one."""
     if jnp.shape(a) != jnp.shape(b):
-        raise ValueError(
-            f"{name_a} and {name_b} must have the same shape, row i of both is one example; found "
-            f"{jnp.shape(a)} and {jnp.shape(b)}."
+        raise ArgumentError(
+            name_b,
+            f"found shape {jnp.shape(b)}; allowed: {jnp.shape(a)}, that of `{name_a}`: row i of "
+            "both belongs to example i.",
         )
-    check_count("examples", jnp.shape(a)[0], axis_name)
 
 
-def check_count(what: str, n: int, axis_name: str | None) -> None:
-    """Refuses fewer than two examples or keys on all devices together."""
+def check_count(name: str, n: int, axis_name: str | None) -> None:
+    """Refuses fewer than two rows on all devices together."""
     n *= 1 if axis_name is None else axis_size(axis_name)
     if n < 2:
-        raise ValueError(f"a contrastive loss needs at least 2 {what}; found {n}.")
+        raise ArgumentError(name, f"found {n} rows; allowed: at least 2, or nothing is contrasted.")
 
 
-def check_labels(labels: Array, n: int) -> None:
-    """Refuses what is not one integer for each example."""
-    if jnp.shape(labels) != (n,) or not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
-        raise ValueError(
-            f"labels must be {n} integers, one for each example; found shape {jnp.shape(labels)} "
-            f"of {jnp.result_type(labels)}."
+def check_integers(name: str, x: Array, n: int, each: str) -> None:
+    """Refuses what is not one integer for each example or query."""
+    if jnp.shape(x) != (n,) or not jnp.issubdtype(jnp.result_type(x), jnp.integer):
+        raise ArgumentError(
+            name,
+            f"found shape {jnp.shape(x)} of {jnp.result_type(x)}; allowed: {n} integers, one for "
+            f"each {each}.",
         )

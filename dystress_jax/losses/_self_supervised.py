@@ -13,17 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
+from ..errors import ArgumentError
 from ..similarities import sphere
-from ..temperatures import TemperatureLike, concrete
+from ..temperatures import TemperatureLike, check_positive, concrete
 from . import _partition
 from ._plan import (
+    Options,
     Plan,
     SimilarityLike,
     check_count,
-    check_labels,
+    check_integers,
     check_pairs,
     check_rows,
-    make_plan,
+    check_same_shape,
 )
 
 
@@ -65,7 +67,7 @@ def nt_xent(
         float64. Take the mean to train.
 
     Raises:
-        ValueError: for shapes that differ, n < 2, a bad temperature, an unknown strategy, or an
+        ArgumentError: for shapes that differ, n < 2, a bad temperature, an unknown strategy, or an
             axis_name outside `shard_map`.
         TypeError: for embeddings that are not floating point.
 
@@ -80,11 +82,8 @@ def nt_xent(
         Chen et al., [arXiv 2002.05709](https://arxiv.org/abs/2002.05709), Eq. 1; Manna et al.,
         [arXiv 2308.01140](https://arxiv.org/abs/2308.01140), for the dynamic temperature.
     """
-    check_pairs("view_a", view_a, "view_b", view_b, axis_name)
-    n, d = view_a.shape
-    plan = make_plan(
-        2 * n, 2 * n, d, temperature, similarity, normalize, strategy, tile_size, axis_name
-    )
+    options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
+    plan = _plan_of_views(options, view_a, view_b)
     negatives, positives = _between_views(plan, view_a, view_b)
     return jax.nn.softplus(negatives - positives)
 
@@ -123,7 +122,7 @@ def dcl(
         The loss of each anchor, in the order of `nt_xent`. It can be negative.
 
     Raises:
-        ValueError: as `nt_xent`.
+        ArgumentError: as `nt_xent`.
         TypeError: as `nt_xent`.
 
     Example:
@@ -134,25 +133,14 @@ def dcl(
     References:
         Yeh et al., [arXiv 2110.06848](https://arxiv.org/abs/2110.06848), Eq. 5.
     """
-    check_pairs("view_a", view_a, "view_b", view_b, axis_name)
-    n, d = view_a.shape
-    plan = make_plan(
-        2 * n,
-        2 * n if joint else n,
-        d,
-        temperature,
-        similarity,
-        normalize,
-        strategy,
-        tile_size,
-        axis_name,
-    )
+    options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
+    plan = _plan_of_views(options, view_a, view_b, candidates=2 if joint else 1)
     if joint:
         negatives, positives = _between_views(plan, view_a, view_b)
         return negatives - positives
     a, b = plan.points(view_a), plan.points(view_b)
     views = jnp.concatenate([a, b])
-    sample = plan.row_numbers(n)
+    sample = plan.row_numbers(a.shape[0])
     groups = (jnp.tile(sample, 2), sample)
     in_a, in_b = plan.negatives(views, a, groups=groups), plan.negatives(views, b, groups=groups)
     return in_a + in_b - plan.positives(a, b, copies=2)
@@ -193,7 +181,7 @@ def dclw(
         The loss of each anchor, in the order of `nt_xent`. It can be negative.
 
     Raises:
-        ValueError: as `nt_xent`, and when sigma <= 0.
+        ArgumentError: as `nt_xent`, and when sigma <= 0.
         TypeError: as `nt_xent`.
 
     Example:
@@ -204,13 +192,9 @@ def dclw(
     References:
         Yeh et al., [arXiv 2110.06848](https://arxiv.org/abs/2110.06848), Eq. 6.
     """
-    check_pairs("view_a", view_a, "view_b", view_b, axis_name)
-    if sigma <= 0:
-        raise ValueError(f"sigma must be > 0; found {sigma}.")
-    n, d = view_a.shape
-    plan = make_plan(
-        2 * n, 2 * n, d, temperature, similarity, normalize, strategy, tile_size, axis_name
-    )
+    check_positive("sigma", sigma)
+    options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
+    plan = _plan_of_views(options, view_a, view_b)
     negatives, positives = _between_views(plan, view_a, view_b)
     paired = plan.similarity.paired(plan.points(view_a), plan.points(view_b))
     hardness = jax.lax.stop_gradient(paired) / sigma
@@ -259,7 +243,7 @@ def info_nce(
         The loss of each query, in float32 or float64.
 
     Raises:
-        ValueError: for shapes that do not fit, m < 2, a bad temperature, an unknown strategy, or
+        ArgumentError: for shapes that do not fit, m < 2, a bad temperature, an unknown strategy, or
             an axis_name outside `shard_map`.
         TypeError: for embeddings that are not floating point.
 
@@ -275,7 +259,8 @@ def info_nce(
     (n, d), m = queries.shape, keys.shape[0]
     check_count("keys", m, axis_name)
     positives = _positive_keys(positives, n, m)
-    plan = make_plan(n, m, d, temperature, similarity, normalize, strategy, tile_size, axis_name)
+    options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
+    plan = options.plan(anchors=n, candidates=m, length=d)
     q, k = plan.points(queries), plan.points(keys)
     key = plan.row_numbers(m)
     negatives = plan.negatives(q, k, groups=(key[positives], key))
@@ -299,8 +284,8 @@ def moco(
     $$L_i = -\frac{s_{ii}}{\tau(s_{ii})} + \log \Big( \exp \frac{s_{ii}}{\tau(s_{ii})} +
       \sum_{j=1}^k \exp \frac{q_i \cdot u_j}{\tau(q_i \cdot u_j)} \Big)$$
 
-    The keys of the batch are no negatives of each other, so a batch split over devices needs
-    nothing from the others: call it on each device's rows with the whole queue.
+    The keys of the batch are no negatives of each other, so a device needs nothing from the others:
+    call it on each device's rows with the whole queue, as `on_mesh` does.
 
     Args:
         queries: embeddings from the trained encoder, any float dtype.
@@ -318,7 +303,7 @@ def moco(
         `jax.lax.stop_gradient` around the keys and the queue to train as MoCo does.
 
     Raises:
-        ValueError: for shapes that do not fit, a bad temperature or an unknown strategy.
+        ArgumentError: for shapes that do not fit, a bad temperature or an unknown strategy.
         TypeError: for embeddings that are not floating point.
 
     Example:
@@ -331,15 +316,10 @@ def moco(
     """
     check_rows("queries", queries, "queue", queue)
     check_rows("queries", queries, "keys", keys)
-    if queries.shape != keys.shape:
-        raise ValueError(
-            "queries and keys must have the same shape, key i belongs to query i; found "
-            f"{queries.shape} and {keys.shape}."
-        )
-    n, d = queries.shape
-    plan = make_plan(
-        n, queue.shape[0], d, temperature, similarity, normalize, strategy, tile_size, None
-    )
+    check_same_shape("queries", queries, "keys", keys)
+    (n, d), k = queries.shape, queue.shape[0]
+    options = Options(temperature, similarity, normalize, strategy, tile_size)
+    plan = options.plan(anchors=n, candidates=k, length=d)
     q = plan.points(queries)
     negatives = plan.negatives(q, plan.points(queue), groups=None)
     return _contrast(negatives - plan.positives(q, plan.points(keys)), decoupled)
@@ -381,7 +361,7 @@ def supcon(
         the authors' code.
 
     Raises:
-        ValueError: as `nt_xent`, and when labels are not n integers.
+        ArgumentError: as `nt_xent`, and when labels are not n integers.
         TypeError: as `nt_xent`.
 
     Example:
@@ -392,12 +372,10 @@ def supcon(
     References:
         Khosla et al., [arXiv 2004.11362](https://arxiv.org/abs/2004.11362), Eq. 2.
     """
-    check_pairs("view_a", view_a, "view_b", view_b, axis_name)
-    n, d = view_a.shape
-    check_labels(labels, n)
-    plan = make_plan(
-        2 * n, 2 * n, d, temperature, similarity, normalize, strategy, tile_size, axis_name
-    )
+    options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
+    plan = _plan_of_views(options, view_a, view_b)
+    n = view_a.shape[0]
+    check_integers("labels", labels, n, "example")
     views = jnp.concatenate([plan.points(view_a), plan.points(view_b)])
     label = jnp.tile(jnp.asarray(labels), 2)
     if label.dtype.itemsize < 4:
@@ -420,6 +398,15 @@ def supcon(
     return jnp.logaddexp(negatives, positives) - mean_positive
 
 
+def _plan_of_views(
+    options: Options, view_a: Float[Array, "n d"], view_b: Float[Array, "n d"], candidates: int = 2
+) -> Plan:
+    """For all anchors of two views among the candidates of both, or of one at a time."""
+    check_pairs("view_a", view_a, "view_b", view_b, options.axis_name)
+    n, d = view_a.shape
+    return options.plan(anchors=2 * n, candidates=candidates * n, length=d)
+
+
 def _between_views(
     plan: Plan, view_a: Float[Array, "n d"], view_b: Float[Array, "n d"]
 ) -> tuple[Float[Array, " 2*n"], Float[Array, " 2*n"]]:
@@ -439,18 +426,17 @@ def _contrast(negatives_over_positive: Float[Array, " n"], decoupled: bool) -> F
 def _positive_keys(positives: Array | None, n: int, m: int) -> Int[Array, " n"]:
     if positives is None:
         if m < n:
-            raise ValueError(
-                f"without `positives`, key i belongs to query i: keys must have at least {n} "
-                f"rows; found {m}."
+            raise ArgumentError(
+                "keys",
+                f"found {m} rows; allowed: at least {n}, because key i belongs to query i where "
+                "`positives` is None.",
             )
         return jnp.arange(n)
-    if jnp.shape(positives) != (n,) or not jnp.issubdtype(jnp.result_type(positives), jnp.integer):
-        raise ValueError(
-            f"positives must be {n} integers, one for each query; found shape "
-            f"{jnp.shape(positives)} of {jnp.result_type(positives)}."
-        )
+    check_integers("positives", positives, n, "query")
     if concrete(positives):
         outside = [p for p in np.asarray(positives).tolist() if not 0 <= p < m]
         if outside:
-            raise ValueError(f"positives must be rows of the {m} keys; found {outside[0]}.")
+            raise ArgumentError(
+                "positives", f"found {outside[0]}; allowed: rows of the {m} `keys`, 0 to {m - 1}."
+            )
     return jnp.asarray(positives)

@@ -4,6 +4,7 @@ import functools
 
 import jax
 
+from ..errors import ArgumentError, hint
 from . import _sharded, _tiled
 from ._partition import Strategy, dense
 
@@ -22,7 +23,7 @@ def choose(
 ) -> Strategy:
     """Returns the strategy of that name for n anchors and m candidates of length d, per device."""
     if tile_size is not None and tile_size < 1:
-        raise ValueError(f"tile_size must be >= 1; found {tile_size}.")
+        raise ArgumentError("tile_size", f"found {tile_size}; allowed: at least 1, or None.")
     tile, ring_tile = (tile_size, tile_size) if tile_size else (TILE, RING_TILE)
     tiled = Strategy(
         functools.partial(_tiled.row_sum, tile_size=tile),
@@ -44,9 +45,12 @@ def choose(
             "ring": _sharded.ring(ring_tile, axis_name),
         }
     if name not in choices:
-        where = "without axis_name" if axis_name is None else "with axis_name"
-        allowed = ", ".join(f'"{choice}"' for choice in [*choices, "auto"])
-        raise ValueError(f"strategy must be one of {allowed} {where}; found {name!r}.")
+        where = "without" if axis_name is None else "with"
+        known = [*choices, "auto"]
+        raise ArgumentError(
+            "strategy",
+            f"found {name!r}; allowed {where} `axis_name`: {', '.join(known)}.{hint(name, known)}",
+        )
     return choices[name]
 
 
@@ -55,7 +59,8 @@ def axis_size(axis_name: str) -> int:
     try:
         return jax.lax.axis_size(axis_name)
     except NameError:
-        raise ValueError(
-            f"axis_name={axis_name!r} names no mesh axis here: call the loss inside jax.shard_map "
-            "over that axis, or leave axis_name out."
+        raise ArgumentError(
+            "axis_name",
+            f"found {axis_name!r}, which names no mesh axis here; allowed: an axis of the "
+            "jax.shard_map around the loss, or None. For whole arrays see `losses.on_mesh`.",
         ) from None
