@@ -4,6 +4,7 @@ All of them take embeddings as they come and scale the rows to length 1 themselv
 `effective_rank`, which measures the features as they are.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ __all__ = [
     "effective_rank",
     "equilibrium_gap",
     "inter_class_uniformity",
+    "negative_similarities",
     "pair_statistics",
     "recall_at_k",
     "tolerance",
@@ -124,7 +126,7 @@ def inter_class_uniformity(
     # Each row carries its class mean and one share of its class, so the number of classes need
     # not be known and the function can be compiled.
     same = lambda label: (labels == label).astype(x.dtype)
-    sums, counts = _by_row(lambda label: (same(label) @ x, jnp.sum(same(label))), labels)
+    sums, counts = _by_row(lambda label: (_product(same(label), x), jnp.sum(same(label))), labels)
     return _log_mean_kernel(normalize(sums), labels, 1.0 / counts, t)
 
 
@@ -154,16 +156,44 @@ def tolerance(
     References:
         Wang and Liu, [arXiv 2012.09740](https://arxiv.org/abs/2012.09740), Eq. 9.
     """
-    x = _unit(x)
-    n = x.shape[0]
+    x, n = _unit(x), x.shape[0]
+    (total, pairs), _ = _sums_by_class(x, x, labels)
+    return total / (n * (n - 1) if all_pairs else pairs)
 
-    def row(anchor):
-        point, label, index = anchor
-        same = (labels == label) & (jnp.arange(n) != index)
-        return jnp.sum(jnp.where(same, x @ point, 0.0)), jnp.sum(same.astype(x.dtype))
 
-    similarities, pairs = _by_row(row, (x, labels, jnp.arange(n)))
-    return jnp.sum(similarities) / (n * (n - 1) if all_pairs else jnp.sum(pairs))
+def negative_similarities(
+    view_a: Float[Array, "n d"], view_b: Float[Array, "n d"], labels: Int[Array, " n"]
+) -> dict[str, Scalar]:
+    r"""How similar the views of different images are, by whether they are of one class.
+
+    $$\mathbb{E}[\, a_i^T b_j \mid y_i \ne y_j ] \quad\text{(true negatives)}, \qquad
+      \mathbb{E}[\, a_i^T b_j \mid y_i = y_j,\, i \ne j ] \quad\text{(false negatives)}$$
+
+    A contrastive loss without labels pushes both apart.
+
+    Args:
+        view_a: embeddings of one view.
+        view_b: embeddings of the other view, row by row.
+        labels: the class of each row, any integers.
+
+    Returns:
+        The mean cosines true_negative_similarity and false_negative_similarity; NaN where there
+        is no such pair.
+
+    Example:
+        >>> x = jnp.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+        >>> found = negative_similarities(x, x, jnp.array([0, 0, 1]))
+        >>> {name: round(float(value), 3) for name, value in found.items()}
+        {'true_negative_similarity': 0.4, 'false_negative_similarity': 0.6}
+
+    References:
+        Manna et al., [arXiv 2308.01140](https://arxiv.org/abs/2308.01140).
+    """
+    same, other = _sums_by_class(_unit(view_a), _unit(view_b), labels)
+    return {
+        "true_negative_similarity": other[0] / other[1],
+        "false_negative_similarity": same[0] / same[1],
+    }
 
 
 def effective_rank(x: Float[Array, "n d"]) -> Float[Array, ""]:
@@ -234,7 +264,7 @@ def recall_at_k(
 
     def found(query):
         point, positive = query
-        similarity = keys @ point
+        similarity = _product(keys, point)
         others = jnp.arange(keys.shape[0]) != positive
         return jnp.sum(~(similarity < similarity[positive]) & others) < k  # NaN counts as a tie
 
@@ -329,7 +359,7 @@ def pair_statistics(
     temperature = as_temperature(temperature)
 
     def tau(part, values):
-        if part.by_anchor:
+        if part.is_per_anchor:
             part = jax.tree.map(lambda leaf: leaf[:n], part)
         return part(similarity.as_cosine(values))
 
@@ -345,9 +375,35 @@ def _unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return normalize(at_least_float32(x))
 
 
+# Accelerators would round float32 products to fewer bits.
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
 def _by_row(function: Callable, rows, batch_size: int = 256):
     """Applies function to each row, a few hundred at a time: O(n) memory for O(n^2) pairs."""
     return jax.lax.map(function, rows, batch_size=batch_size)
+
+
+def _sums_by_class(
+    a: Float[Array, "n d"], b: Float[Array, "n d"], labels: Int[Array, " n"]
+) -> tuple[tuple[Scalar, Scalar], tuple[Scalar, Scalar]]:
+    """The sum of a_i . b_j over the pairs i != j of one class and the number of these pairs.
+
+    Then the same of the pairs of two classes.
+    """
+    indices = jnp.arange(a.shape[0])
+
+    def row(anchor):
+        point, label, index = anchor
+        products = _product(b, point)
+        same = labels == label
+        return [
+            (jnp.sum(jnp.where(pairs, products, 0.0)), jnp.sum(pairs.astype(a.dtype)))
+            for pairs in (same & (indices != index), ~same)
+        ]
+
+    same, other = jax.tree.map(jnp.sum, _by_row(row, (a, labels, indices)))
+    return same, other
 
 
 def _log_mean_kernel(
@@ -358,7 +414,7 @@ def _log_mean_kernel(
     def row(anchor):
         point, group = anchor
         allowed = jnp.where(groups == group, 0.0, weights)
-        exponent = -2.0 * t * (1.0 - points @ point)
+        exponent = -2.0 * t * (1.0 - _product(points, point))
         return jax.nn.logsumexp(exponent, b=allowed), jnp.sum(allowed)
 
     log_sums, totals = _by_row(row, (points, groups))

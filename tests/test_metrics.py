@@ -131,6 +131,48 @@ def test_tolerance_in_both_readings():
     np.testing.assert_allclose(result, np.sum(same) / (301 * 300), rtol=1e-4)
 
 
+def test_negative_similarities_are_of_pairs_of_different_images():
+    s = oracles.unit(X) @ oracles.unit(Y).T
+    same = LABELS[:, None] == LABELS[None]
+    result = metrics.negative_similarities(*jnp.float32([X, Y]), jnp.int32(LABELS))
+    expected = {
+        "true_negative_similarity": s[~same].mean(),
+        "false_negative_similarity": s[same & ~np.eye(301, dtype=bool)].mean(),
+    }
+    assert result.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(result[name], value, rtol=1e-4, atol=1e-7, err_msg=name)
+    # One view in place of two: the false negatives are what the tolerance is of.
+    single = metrics.negative_similarities(*jnp.float32([X, X]), jnp.int32(LABELS))
+    tolerance = metrics.tolerance(jnp.float32(X), jnp.int32(LABELS))
+    np.testing.assert_allclose(single["false_negative_similarity"], tolerance, rtol=1e-6)
+
+
+def test_negative_similarities_of_no_pair_are_nan():
+    alone = metrics.negative_similarities(jnp.eye(3), jnp.eye(3), jnp.arange(3))
+    assert np.isnan(alone["false_negative_similarity"])
+    assert alone["true_negative_similarity"] == 0
+    together = metrics.negative_similarities(jnp.eye(3), jnp.eye(3), jnp.zeros(3, jnp.int32))
+    assert np.isnan(together["true_negative_similarity"])
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda x, y: metrics.uniformity(x),
+        metrics.tolerance,
+        metrics.inter_class_uniformity,
+        lambda x, y: metrics.negative_similarities(x, x, y),
+    ],
+    ids=["uniformity", "tolerance", "inter-class uniformity", "negative similarities"],
+)
+def test_the_memory_grows_with_the_rows_and_not_with_their_square(metric):
+    n = 50_000
+    x, labels = jax.ShapeDtypeStruct((n, 8), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.int32)
+    program = jax.jit(metric).lower(x, labels).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 4 * n * n / 20
+
+
 def test_a_tighter_class_is_more_tolerant_and_less_uniform():
     centres = RNG.standard_normal((4, 6))
     labels = jnp.arange(64) % 4

@@ -48,13 +48,22 @@ def encode_source(
             f"found {len(source)} images, none of them with a label; allowed: images with labels, "
             "which this evaluation compares.",
         )
+    check_finite(features)
+    return features, labels
+
+
+def check_finite(features: Float[np.ndarray, "n d"]) -> None:
+    """Refuse features that nothing can be measured on.
+
+    Raises:
+        NotFiniteError: a feature is NaN or infinite.
+    """
     broken = ~np.isfinite(features).all(axis=1)
     if broken.any():
         raise NotFiniteError(
             f"the features of {broken.sum()} of {len(features)} images are NaN or infinite: the "
             "encoder has diverged, evaluate an earlier checkpoint"
         )
-    return features, labels
 
 
 def embed_source(
