@@ -3,53 +3,49 @@
 from absl import flags, logging
 from ml_collections import config_flags
 
-from dystress_jax import command_line, config, evaluator
-from dystress_jax.report import chance, percent, table, write_json
+from dystress_jax import run
+from dystress_jax.files import write_json
+from dystress_jax.run import cli, show
+from dystress_jax.run.evaluations import EVALUATIONS
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], command: cli.Command) -> None:
     """Evaluate the encoder of a run; the result goes to the terminal and to DIR/eval."""
     logging.set_verbosity(logging.WARNING)
     if arguments[1:]:
-        raise config.ConfigError(f"found {arguments[1:]}; allowed: flags, as --workdir=DIR")
+        raise run.ConfigError(f"found {arguments[1:]}; allowed: flags, as --workdir=DIR")
     args = flags.FLAGS
-    workdir = command_line.directory(args.workdir).absolute()
-    settings = config.from_config_dict(args.config)
-    found = evaluator.evaluate(settings, workdir, args.evaluation, args.checkpoint)
+    name, workdir = args.evaluation, cli.directory(args.workdir).absolute()
+    settings = command.settings(args.config)
+    result, numbers = run.evaluate(settings, workdir, name, args.checkpoint)
     of = "" if args.checkpoint == "newest" else f"_{args.checkpoint}"
-    path = workdir / "eval" / f"{args.evaluation}{of}.json"
-    write_json(path, found)
-    shares = [name for name in found if name.startswith("top") or "recall" in name]
-    guessed = found.get("chance", {"top1": found["protocol"].get("chance")})
-    beside = {name: chance(share) for name, share in guessed.items() if share}
-    rows = [(name.replace("_", " "), percent(found[name]), beside.get(name, "")) for name in shares]
-    title = f"{args.evaluation}, {found['split']} images, checkpoint {found['checkpoint_step']}"
-    print(table(rows, title=title))
+    path = workdir / "eval" / f"{name.replace(':', '.')}{of}.json"
+    write_json(path, numbers)
+    print(show.results({name: result}, note=f", checkpoint {numbers['checkpoint_step']}"))
     print(f"protocol and numbers: {path}")
 
 
-def parse(arguments: list[str]) -> list[str]:
-    """Define and parse the flags; ``--config.FIELD`` overrides the run's own config.json."""
+def parse(arguments: list[str], command: cli.Command) -> list[str]:
+    """Define and parse the flags; `--config.FIELD` overrides the run's own config.json."""
     flags.DEFINE_string("workdir", None, "The run to evaluate.", required=True)
-    flags.DEFINE_enum(
+    flags.DEFINE_string(
         "evaluation",
         None,
-        ["knn", "linear_probe", "zero_shot", "retrieval"],
-        "What to measure.",
+        f"What to measure: {', '.join(EVALUATIONS)}, or MODULE:OBJECT.",
         required=True,
     )
     flags.DEFINE_string("checkpoint", "newest", "newest, best (by kNN), or a step.")
-    config.check_overrides(arguments)
+    arguments = command.read(arguments)
     flags.FLAGS(arguments, known_only=True)
-    path = command_line.directory(flags.FLAGS.workdir) / "config.json"
+    path = cli.directory(flags.FLAGS.workdir) / "config.json"
     if not path.is_file():
-        raise config.ConfigError(f"--workdir: found no run in {path.parent} (no config.json)")
-    base = config.to_config_dict(config.read_json(path))
+        raise run.ConfigError(f"--workdir: found no run in {path.parent} (no config.json)")
+    base = run.to_config_dict(run.read_config(path))
     config_flags.DEFINE_config_dict(
-        "config", base, "Override its fields with --config.FIELD=VALUE."
+        "config", base, "Override its fields with --config.FIELD=VALUE.", sys_argv=arguments
     )
-    return command_line.parse_flags(arguments)
+    return cli.parse_flags(arguments)
 
 
 if __name__ == "__main__":
-    command_line.start(main, parse, interrupted="interrupted; nothing was written")
+    cli.start(main, parse, interrupted="interrupted; nothing was written")

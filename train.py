@@ -6,21 +6,22 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from dystress_jax import command_line, config, trainer
+from dystress_jax import run
+from dystress_jax.run import cli
 
 HERE = pathlib.Path(__file__).parent
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], command: cli.Command) -> None:
     """Run the experiment that the flags describe."""
     logging.set_verbosity(logging.WARNING)
     if arguments[1:]:
-        raise config.ConfigError(f"found {arguments[1:]}; allowed: flags, as --config=FILE")
+        raise run.ConfigError(f"found {arguments[1:]}; allowed: flags, as --config=FILE")
     args = flags.FLAGS
     join_others(args)
     name = pathlib.Path(config_flags.get_config_filename(args["config"])).stem
     workdir = HERE / "runs" / name if args.workdir is None else args.workdir
-    trainer.train(config.from_config_dict(args.config), command_line.directory(workdir))
+    run.train(command.settings(args.config), cli.directory(workdir))
 
 
 def join_others(args: flags.FlagValues) -> None:
@@ -29,25 +30,26 @@ def join_others(args: flags.FlagValues) -> None:
     process = (args.coordinator_address, args.num_processes, args.process_id)
     if not args.distributed:
         if process != (None, None, None):
-            raise config.ConfigError(f"found one of {known}; allowed: with --distributed.")
+            raise run.ConfigError(f"found one of {known}; allowed: with --distributed.")
         return
     try:
         jax.distributed.initialize(*process)
     except ValueError as error:
-        raise config.ConfigError(
+        raise run.ConfigError(
             f"--distributed: {error} Slurm, Open MPI, Kubernetes and Cloud TPU are recognised; "
             f"elsewhere add {known}."
         ) from error
 
 
-def parse(arguments: list[str]) -> list[str]:
+def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Define and parse the flags, with our own answers to names that do not exist."""
-    config.check_overrides(arguments)
-    command_line.check_config_file(arguments, HERE / "configs")
+    arguments = command.read(arguments)
+    cli.check_config_file(arguments, HERE / "configs")
     config_flags.DEFINE_config_file(
         "config",
         str(HERE / "configs" / "quickstart.py"),
         "The experiment; override its fields with --config.FIELD=VALUE.",
+        sys_argv=arguments,
     )
     flags.DEFINE_string(
         "workdir", None, "Where the run is written, or continued; default: runs/NAME of the config."
@@ -61,11 +63,11 @@ def parse(arguments: list[str]) -> list[str]:
     flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
     flags.DEFINE_integer("num_processes", None, "How many processes there are.")
     flags.DEFINE_integer("process_id", None, "This one's number, from 0.")
-    return command_line.parse_flags(arguments)
+    return cli.parse_flags(arguments)
 
 
 if __name__ == "__main__":
-    command_line.start(
+    cli.start(
         main,
         parse,
         interrupted="interrupted; the same command goes on from the newest checkpoint there is",

@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 
 from configs import clip_quickstart
-from dystress_jax import checkpoint, data, evaluation, experiment, image_text, trainer
-from dystress_jax import config as config_lib
+from dystress_jax import data, evaluation
+from dystress_jax import run as run_lib
+from dystress_jax.run import evaluations
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -65,7 +66,7 @@ RECALLS = {
 FLAGS_AND_PEOPLE = ["Flags", "People & Body"]
 
 
-def settings(seed: int, steps: int, **groups: dict[str, Any]) -> config_lib.Config:
+def settings(seed: int, steps: int, **groups: dict[str, Any]) -> run_lib.Config:
     """The quickstart's with these fields changed."""
     config = clip_quickstart.get_config()
     config.seed, config.steps = seed, steps
@@ -73,10 +74,10 @@ def settings(seed: int, steps: int, **groups: dict[str, Any]) -> config_lib.Conf
     config.optimizer.warmup_epochs = 2.0
     for group, fields in groups.items():
         config[group].update(fields)
-    return config_lib.from_config_dict(config)
+    return run_lib.from_config_dict(config)
 
 
-def selection(arguments: argparse.Namespace) -> Iterator[tuple[str, config_lib.Config, dict]]:
+def selection(arguments: argparse.Namespace) -> Iterator[tuple[str, run_lib.Config, dict]]:
     """The runs that the quickstart's settings were chosen by."""
     path = arguments.out / "one_artist.npz"
     if not path.exists():
@@ -95,7 +96,7 @@ def selection(arguments: argparse.Namespace) -> Iterator[tuple[str, config_lib.C
             yield name, settings(seed, 1000, data=source, **groups), {}
 
 
-def noise(arguments: argparse.Namespace) -> Iterator[tuple[str, config_lib.Config, dict]]:
+def noise(arguments: argparse.Namespace) -> Iterator[tuple[str, run_lib.Config, dict]]:
     """The runs of the study of noise."""
     for seed in arguments.seeds:
         for name in ("sphere (64, 1)", "oblique (16, 4), reshape"):
@@ -105,14 +106,14 @@ def noise(arguments: argparse.Namespace) -> Iterator[tuple[str, config_lib.Confi
                     arguments.noise_steps,
                     temperature=LEARNED,
                     topology=TOPOLOGIES[name],
-                    data={"wrong_pairs": share, "limit": BATCH},
+                    data={"caption_noise": share, "limit": BATCH},
                     augment={"recipe": "whole"},
                     optimizer={"learning_rate": 0.003},
                 )
                 yield name, config, {"wrong_pairs": share}
 
 
-def topology(arguments: argparse.Namespace) -> Iterator[tuple[str, config_lib.Config, dict]]:
+def topology(arguments: argparse.Namespace) -> Iterator[tuple[str, run_lib.Config, dict]]:
     """The runs of the study of topologies."""
     for seed in arguments.seeds:
         for name, fields in TOPOLOGIES.items():
@@ -128,7 +129,7 @@ def topology(arguments: argparse.Namespace) -> Iterator[tuple[str, config_lib.Co
             yield name, config, {}
 
 
-def cifar10(arguments: argparse.Namespace) -> Iterator[tuple[str, config_lib.Config, dict]]:
+def cifar10(arguments: argparse.Namespace) -> Iterator[tuple[str, run_lib.Config, dict]]:
     """The runs with prompts of CIFAR-10's classes as captions."""
     for seed in arguments.seeds:
         for name in ("sphere (64, 1)", "oblique (16, 4), reshape"):
@@ -152,12 +153,12 @@ def cifar10(arguments: argparse.Namespace) -> Iterator[tuple[str, config_lib.Con
 STUDIES = {"selection": selection, "noise": noise, "topology": topology, "cifar10": cifar10}
 
 
-def run(study: str, config: config_lib.Config, workdir: pathlib.Path) -> dict[str, float]:
+def run(study: str, config: run_lib.Config, workdir: pathlib.Path) -> dict[str, float]:
     """Train, unless it is done, and say what the study asks for."""
     path = workdir / "numbers.json"
     if path.exists():
         return json.loads(path.read_text())
-    summary = trainer.train(config, workdir)
+    summary = run_lib.train(config, workdir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     last = lines[-5:]
     found = {
@@ -167,15 +168,13 @@ def run(study: str, config: config_lib.Config, workdir: pathlib.Path) -> dict[st
     }
     found |= {name: summary[name] for name in (*RECALLS, "zero_shot_top1", "seconds")}
     if study == "topology":
-        parts = experiment.build(config, workdir)
-        step = checkpoint.steps(workdir / "checkpoints")[-1]
-        state = checkpoint.restore(workdir / "checkpoints", step, parts.abstract_state()).state
-        drawings = data.without_classes(parts.sources["test"], FLAGS_AND_PEOPLE)
+        experiment, state = run_lib.restore(workdir)
+        drawings = data.without_classes(experiment.sources["test"], FLAGS_AND_PEOPLE)
         concepts = data.classes_from_captions(drawings)
-        towers = image_text.make_towers(parts, state)
-        embedded = evaluation.embed_images(towers, concepts, mesh=parts.mesh)
+        encoder = evaluations.dual_encoder(experiment, state)
+        embedded = evaluation.embed_images(encoder, concepts, mesh=experiment.mesh)
         result = evaluation.evaluate_zero_shot(embedded, templates=["{}"])
-        found["without_flags_and_people"] = result.top1
+        found["without_flags_and_people"] = result.value("top1")
         found["concepts_without"] = concepts.num_classes
     path.write_text(json.dumps(found))
     return found

@@ -9,18 +9,15 @@ import sys
 
 import jax.numpy as jnp
 
-from dystress_jax import checkpoint, config, evaluation, experiment
+from dystress_jax import evaluation, run
 
 
 def main(workdirs: list[str]) -> None:
     """Print accuracies at k = 1, 20, 200, plain and centred."""
     for workdir in map(pathlib.Path, workdirs):
-        parts = experiment.build(config.read_json(workdir / "config.json"), workdir)
-        train, test, mesh = parts.train, parts.sources["test"], parts.mesh
-        directory = workdir / "checkpoints"
-        step = checkpoint.steps(directory)[-1]
-        state = checkpoint.restore(directory, step, parts.abstract_state()).state
-        encoder = functools.partial(parts.encode, state.params, state.stats)
+        experiment, state = run.restore(workdir)
+        train, test, mesh = experiment.train, experiment.sources["test"], experiment.mesh
+        encoder = experiment.encoder(state)
         for name, features in (("encoder", encoder), ("raw pixels", evaluation.raw_pixels)):
             bank, labels = evaluation.encode_source(features, train, mesh=mesh)
             queries, wanted = evaluation.encode_source(features, test, mesh=mesh)

@@ -12,9 +12,8 @@ import json
 import pathlib
 import statistics
 
-from dystress_jax import config as config_lib
-from dystress_jax import evaluation, evaluator, experiment, trainer
-from dystress_jax.state import init_state
+from dystress_jax import evaluation
+from dystress_jax import run as run_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 METHODS = ("simclr", "dcl", "moco_v2", "moco_v3")
@@ -25,7 +24,7 @@ TEMPERATURES = {
 NUMBERS = ("knn", "probe")
 
 
-def settings(method: str, temperature: dict, seed: int, npz: str) -> config_lib.Config:
+def settings(method: str, temperature: dict, seed: int, npz: str) -> run_lib.Config:
     """The run of configs/cifar10_small.py with these choices."""
     spec = importlib.util.spec_from_file_location("c", ROOT / "configs" / "cifar10_small.py")
     module = importlib.util.module_from_spec(spec)
@@ -34,18 +33,18 @@ def settings(method: str, temperature: dict, seed: int, npz: str) -> config_lib.
     config.seed = seed
     config.data.source, config.data.path = "npz", npz
     config.temperature.update(temperature)
-    return config_lib.from_config_dict(config)
+    return run_lib.from_config_dict(config)
 
 
-def run(config: config_lib.Config, workdir: pathlib.Path) -> dict[str, float]:
+def run(config: run_lib.Config, workdir: pathlib.Path) -> dict[str, float]:
     """Train and evaluate, unless it is done."""
     path = workdir / "numbers.json"
     if not path.exists():
-        summary = trainer.train(config, workdir)
-        probe = evaluator.evaluate(config, workdir, "linear_probe", "newest")
+        summary = run_lib.train(config, workdir)
+        probe, _ = run_lib.evaluate(config, workdir, "linear_probe")
         numbers = {
             "knn": summary["knn_trained"],
-            "probe": probe["top1"],
+            "probe": probe.value("top1"),
             "knn_untrained": summary["knn_untrained"],
             "knn_raw_pixels": summary["knn_raw_pixels"],
             "seconds": summary["seconds"],
@@ -54,29 +53,29 @@ def run(config: config_lib.Config, workdir: pathlib.Path) -> dict[str, float]:
     return json.loads(path.read_text())
 
 
-def floors(config: config_lib.Config, workdir: pathlib.Path) -> dict[str, float]:
+def floors(config: run_lib.Config, workdir: pathlib.Path) -> dict[str, float]:
     """The linear probe of the untrained encoder and of raw pixels."""
     path = workdir / "floors.json"
     if not path.exists():
-        parts = experiment.build(config, workdir)
-        state = init_state(parts.method, parts.optimizer, seed=config.seed, mesh=parts.mesh)
-        encode = lambda images: parts.encode(state.params, state.stats, images)
+        experiment = run_lib.build(config, workdir)
+        encode = experiment.encoder(experiment.init_state())
         found = {}
         for name, features in (("untrained", encode), ("raw_pixels", evaluation.raw_pixels)):
-            found[name] = evaluation.evaluate_linear_probe(
+            result = evaluation.evaluate_linear_probe(
                 features,
-                parts.train,
-                parts.sources["test"],
-                holdout=parts.sources["holdout"],
+                experiment.train,
+                experiment.sources["test"],
+                holdout=experiment.sources["holdout"],
                 encode_view=None,
                 solver="sgd",
                 candidates=config.probe.learning_rates,
                 epochs=config.probe.epochs,
                 batch_size=256,
                 seed=config.seed,
-                mesh=parts.mesh,
+                mesh=experiment.mesh,
                 progress=iter,
-            ).top1
+            )
+            found[name] = result.value("top1")
         path.write_text(json.dumps(found))
     return json.loads(path.read_text())
 

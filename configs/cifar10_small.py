@@ -13,12 +13,12 @@ CIFAR-10 through tensorflow-datasets, or from an .npz: --config.data.source=npz
 
 from ml_collections import ConfigDict
 
-from dystress_jax import config as config_lib
+from dystress_jax import run
 
 
 def get_config(method: str = "simclr") -> ConfigDict:
-    """The settings of the run; ``method`` is what follows the colon in --config=FILE:METHOD."""
-    config = config_lib.defaults()
+    """The settings of the run; `method` is what follows the colon in --config=FILE:METHOD."""
+    config = run.defaults()
     config.batch_size = 128
     config.steps = 1000
     config.log_every = 50

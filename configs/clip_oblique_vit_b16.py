@@ -17,12 +17,12 @@ devices: --config.batch.micro_batches=N --config.model.remat=True.
 
 from ml_collections import ConfigDict
 
-from dystress_jax import config as config_lib
+from dystress_jax import run
 
 
 def get_config() -> ConfigDict:
     """The settings of the run."""
-    config = config_lib.defaults()
+    config = run.defaults()
     config.method = "clip"
     config.batch_size = 32_768
     config.epochs = 32

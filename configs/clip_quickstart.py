@@ -15,12 +15,12 @@ Several tokens on an oblique manifold: --config.topology.name=oblique --config.t
 
 from ml_collections import ConfigDict
 
-from dystress_jax import config as config_lib
+from dystress_jax import run
 
 
 def get_config() -> ConfigDict:
     """The settings of the run."""
-    config = config_lib.defaults()
+    config = run.defaults()
     config.method = "clip"
     config.batch_size = 128
     config.steps = 2400

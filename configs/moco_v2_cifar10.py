@@ -2,12 +2,12 @@
 
 Papers: He et al., Momentum Contrast for Unsupervised Visual Representation Learning,
 https://arxiv.org/abs/1911.05722; Chen et al., https://arxiv.org/abs/2003.04297. Settings:
-``colab/moco_cifar10_demo.ipynb`` of https://github.com/facebookresearch/moco.
+`colab/moco_cifar10_demo.ipynb` of https://github.com/facebookresearch/moco.
 
     python train.py --config=configs/moco_v2_cifar10.py --workdir=runs/moco_v2_cifar10
     python eval.py --workdir=runs/moco_v2_cifar10 --evaluation=knn
 
-With the DySTreSS temperature instead: ``--config.temperature.name=dystress``.
+With the DySTreSS temperature instead: `--config.temperature.name=dystress`.
 
 Published: 82.6 % kNN accuracy (k 200) after 200 epochs, by the demo. Not measured here: it takes an
 accelerator. Differences from the demo: a hidden layer in the head, as in MoCo v2 (the demo has one
@@ -22,12 +22,12 @@ environment that has it:
 
 from ml_collections import ConfigDict
 
-from dystress_jax import config as config_lib
+from dystress_jax import run
 
 
 def get_config() -> ConfigDict:
     """The settings of the run."""
-    config = config_lib.defaults()
+    config = run.defaults()
     config.method = "moco_v2"
     config.batch_size = 512
     config.epochs = 200

@@ -1,4 +1,4 @@
-"""MoCo v3 on CIFAR-10: the published method, in the surroundings of ``moco_v2_cifar10``.
+"""MoCo v3 on CIFAR-10: the published method, in the surroundings of `moco_v2_cifar10`.
 
 Paper: Chen et al., An Empirical Study of Training Self-Supervised Vision Transformers,
 https://arxiv.org/abs/2104.02057, whose experiments are on ImageNet.
@@ -6,25 +6,25 @@ https://arxiv.org/abs/2104.02057, whose experiments are on ImageNet.
     python train.py --config=configs/moco_v3_cifar10.py --workdir=runs/moco_v3_cifar10
     python eval.py --workdir=runs/moco_v3_cifar10 --evaluation=knn
 
-With the DySTreSS temperature instead: ``--config.temperature.name=dystress``. With a ViT:
-``--config.model.name=vit_tiny --config.model.freeze_patches=True --config.optimizer.name=adamw
---config.optimizer.learning_rate=1.5e-4 --config.optimizer.weight_decay=0.1``.
+With the DySTreSS temperature instead: `--config.temperature.name=dystress`. With a ViT:
+`--config.model.name=vit_tiny --config.model.freeze_patches=True --config.optimizer.name=adamw
+--config.optimizer.learning_rate=1.5e-4 --config.optimizer.weight_decay=0.1`.
 
 Published: the momentum from .99 to 1, heads 4096 wide with 256 outputs, the factor 2 tau, 10 epochs
 of warm-up (facebookresearch/moco-v3); tau .2 on CIFAR-10 (solo-learn,
-``scripts/pretrain/cifar/mocov3.yaml``, which reports 93.10 % with an online linear probe after
+`scripts/pretrain/cifar/mocov3.yaml`, which reports 93.10 % with an online linear probe after
 1,000 epochs of LARS). Ours: batch size, length, SGD, its learning rate and weight decay, and the
-augmentation, all as in ``moco_v2_cifar10``. Not measured here: it takes an accelerator.
+augmentation, all as in `moco_v2_cifar10`. Not measured here: it takes an accelerator.
 """
 
 from ml_collections import ConfigDict
 
-from dystress_jax import config as config_lib
+from dystress_jax import run
 
 
 def get_config() -> ConfigDict:
     """The settings of the run."""
-    config = config_lib.defaults()
+    config = run.defaults()
     config.method = "moco_v3"
     config.batch_size = 512
     config.epochs = 200

@@ -1,16 +1,16 @@
 """MoCo v3 with a ViT-Small on ImageNet-1k: the authors' settings.
 
 Paper: Chen et al., An Empirical Study of Training Self-Supervised Vision Transformers,
-https://arxiv.org/abs/2104.02057. Settings: ``CONFIG.md`` and ``main_moco.py`` of
+https://arxiv.org/abs/2104.02057. Settings: `CONFIG.md` and `main_moco.py` of
 https://github.com/facebookresearch/moco-v3.
 
     python train.py --config=configs/moco_v3_vit_imagenet.py --workdir=runs/moco_v3_vit_imagenet \
         --config.data.path=IMAGENET
     python eval.py --workdir=runs/moco_v3_vit_imagenet --evaluation=linear_probe
 
-IMAGENET holds ``train/CLASS/*.JPEG`` and ``val/CLASS/*.JPEG``. On GPUs and TPUs add
-``--config.dtype=bfloat16``. With the DySTreSS temperature instead:
-``--config.temperature.name=dystress``.
+IMAGENET holds `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`. On GPUs and TPUs add
+`--config.dtype=bfloat16`. With the DySTreSS temperature instead:
+`--config.temperature.name=dystress`.
 
 Published: 73.2 % linear-probe accuracy (top-1) after 300 epochs with batch 4096. Not measured here:
 it takes accelerators. Differences: 1 % of the training images are kept out for the accuracy that is
@@ -19,12 +19,12 @@ shown during training.
 
 from ml_collections import ConfigDict
 
-from dystress_jax import config as config_lib
+from dystress_jax import run
 
 
 def get_config() -> ConfigDict:
     """The settings of the run."""
-    config = config_lib.defaults()
+    config = run.defaults()
     config.method = "moco_v3"
     config.batch_size = 4096
     config.epochs = 300

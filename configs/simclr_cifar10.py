@@ -18,12 +18,12 @@ environment that has it:
 
 from ml_collections import ConfigDict
 
-from dystress_jax import config as config_lib
+from dystress_jax import run
 
 
 def get_config() -> ConfigDict:
     """The settings of the run."""
-    config = config_lib.defaults()
+    config = run.defaults()
     config.batch_size = 128
     config.epochs = 200
     config.log_every = 50

@@ -7,8 +7,8 @@ https://arxiv.org/abs/2308.01140.
         --config.data.path=IMAGENET
     python eval.py --workdir=runs/simclr_imagenet --evaluation=linear_probe
 
-IMAGENET holds ``train/CLASS/*.JPEG`` and ``val/CLASS/*.JPEG``. On GPUs and TPUs add
-``--config.dtype=bfloat16``.
+IMAGENET holds `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`. On GPUs and TPUs add
+`--config.dtype=bfloat16`.
 
 Published: 65.21 % linear-probe accuracy (top-1) after 100 epochs, one seed, reported second-hand.
 Not measured here: it takes accelerators. Differences: 1 % of the training images are kept out for
@@ -17,12 +17,12 @@ the accuracy that is shown during training; the projection head is SimCLR's.
 
 from ml_collections import ConfigDict
 
-from dystress_jax import config as config_lib
+from dystress_jax import run
 
 
 def get_config() -> ConfigDict:
     """The settings of the run."""
-    config = config_lib.defaults()
+    config = run.defaults()
     config.batch_size = 256
     config.epochs = 100
     config.log_every = 100

@@ -7,8 +7,8 @@ https://arxiv.org/abs/2308.01140.
         --config.data.path=IMAGENET100
     python eval.py --workdir=runs/simclr_imagenet100 --evaluation=linear_probe
 
-As ``simclr_imagenet.py``, for 200 epochs. Published: 78.78 % linear-probe accuracy (top-1), 78.82 %
-with ``--config.temperature.name=shifted_dystress``, one seed, reported second-hand. Not measured
+As `simclr_imagenet.py`, for 200 epochs. Published: 78.78 % linear-probe accuracy (top-1), 78.82 %
+with `--config.temperature.name=shifted_dystress`, one seed, reported second-hand. Not measured
 here: it takes accelerators.
 """
 

@@ -7,6 +7,10 @@ from typing import TypeVar
 Entry = TypeVar("Entry")
 
 
+class UserError(Exception):
+    """Something that the person who runs a command can put right; told without a traceback."""
+
+
 class ArgumentError(ValueError):
     """An argument that cannot be used.
 

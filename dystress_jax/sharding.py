@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh axis, ``data``; batches split along it, everything else replicated.
+"""Where arrays live: one mesh axis, `data`; batches split along it, everything else replicated.
 
 The same code serves one device and many, one process and many: a mesh of one is no special case.
 """
@@ -14,9 +14,9 @@ AXIS = "data"
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of all devices of all processes (or of ``devices``) along the axis ``data``.
+    """A mesh of all devices of all processes (or of `devices`) along the axis `data`.
 
-    Its axis is ``Auto``: under ``jax.jit`` XLA places the collectives, so a program written for
+    Its axis is `Auto`: under `jax.jit` XLA places the collectives, so a program written for
     the whole batch computes the same on any number of devices.
 
     Example:

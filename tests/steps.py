@@ -1,18 +1,30 @@
 """The first steps of any method, taken as the trainer takes them."""
 
+from typing import NamedTuple
+
 import jax
+import optax
+from jax.sharding import Mesh
 
 from dystress_jax import sharding
-from dystress_jax.state import init_state
-from dystress_jax.step import make_train_step
+from dystress_jax.methods import Method
+from dystress_jax.run import Config, Experiment
+from dystress_jax.run import _build as build
+from dystress_jax.run.experiment import Schedule
+from dystress_jax.run.language import Language
+from dystress_jax.run.methods import Parts
+from dystress_jax.schemes import Scheme
+from dystress_jax.training import init_state, make_train_step
 
 
-def take(method, optimizer, learning_rate, batches, *, devices=1, seed=0, micro_batches=1):
+def take(
+    method, optimizer, learning_rate, batches, *, scheme=None, devices=1, seed=0, micro_batches=1
+):
     """The state after the batches, on its devices, and what each step has logged."""
     mesh = sharding.make_mesh(jax.devices()[:devices])
-    state = init_state(method, optimizer, seed=seed, mesh=mesh)
+    state = init_state(method, optimizer, scheme=scheme, seed=seed, mesh=mesh)
     train_step = make_train_step(
-        method, optimizer, learning_rate, mesh=mesh, micro_batches=micro_batches
+        method, optimizer, learning_rate, scheme=scheme, mesh=mesh, micro_batches=micro_batches
     )
     logged = []
     for batch in batches:
@@ -24,3 +36,59 @@ def take(method, optimizer, learning_rate, batches, *, devices=1, seed=0, micro_
 def on_host(state):
     """The arrays of a state as NumPy has them, its key as numbers."""
     return jax.device_get(state._replace(key=jax.random.key_data(state.key)))
+
+
+class Made(NamedTuple):
+    """What a run is made of, without its data."""
+
+    config: Config
+    mesh: Mesh
+    parts: Parts
+    method: Method
+    scheme: Scheme | None
+    optimizer: optax.GradientTransformation
+    schedule: Schedule
+    language: Language | None
+
+    def take(self, batches, *, devices=1, micro_batches=1):
+        """The state after the batches, on the host, and what each step has logged."""
+        state, logged = take(
+            self.method,
+            self.optimizer,
+            self.schedule.learning_rate,
+            batches,
+            scheme=self.scheme,
+            devices=devices,
+            micro_batches=micro_batches,
+        )
+        return on_host(state), logged
+
+    def experiment(self, sources):
+        """The run, with these splits."""
+        return Experiment(
+            config=self.config,
+            mesh=self.mesh,
+            sources=sources,
+            schedule=self.schedule,
+            method=self.method,
+            scheme=self.scheme,
+            optimizer=self.optimizer,
+            encode=self.method.encode,
+            encode_view=self.method.encode,
+            project=self.method.project,
+            embed_views=build.make_embed_views(self.method, self.parts.views),
+            language=self.language,
+            trained_on="",
+        )
+
+
+def make(config, source, *, devices=1, tokenizer=None):
+    """What the settings make of a source, as the trainer makes it."""
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    schedule = build.make_schedule(config, source)
+    parts = build.make_parts(config, source, mesh, schedule, tokenizer)
+    method = build.make_method(config, parts)
+    scheme = build.make_scheme(config, method, source, schedule)
+    optimizer = build.make_optimizer(config, schedule)
+    language = tokenizer and build.make_language(parts, tokenizer, method.project)
+    return Made(config, mesh, parts, method, scheme, optimizer, schedule, language)

@@ -1,12 +1,15 @@
 import gc
+import pathlib
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dystress_jax import checkpoint, sharding
-from dystress_jax.checkpoint import CheckpointError, Saver
+from dystress_jax import sharding
+from dystress_jax.training import checkpoint
+from dystress_jax.training.checkpoint import CheckpointError, Saver
 
 # Orbax leaves coroutines behind when a file that it reads is damaged.
 pytestmark = [
@@ -51,10 +54,10 @@ def mesh():
 
 @pytest.fixture
 def saved(tmp_path, mesh):
-    """Three checkpoints at steps 10, 20, 30; kNN was measured at 10 and 20."""
+    """Three checkpoints at steps 10, 20, 30; those at 10 and 20 have a score."""
     saver = Saver(tmp_path / "checkpoints", keep=3)
-    for step, knn in ((10, 0.5), (20, 0.4), (30, None)):
-        saver.save(step, make_state(mesh, step), {"position": step, "knn": knn})
+    for step, score in ((10, 0.5), (20, 0.4), (30, None)):
+        saver.save(step, make_state(mesh, step), {"position": step, "score": score})
     saver.close()
     return tmp_path / "checkpoints"
 
@@ -64,7 +67,7 @@ def test_a_checkpoint_comes_back_bit_for_bit_with_its_data_position(saved, mesh)
     restored = checkpoint.restore_newest(saved, abstract(expected))
     assert restored is not None
     assert (restored.step, restored.damaged) == (30, [])
-    assert restored.record == {"position": 30, "knn": None}
+    assert restored.record == {"position": 30, "score": None, "version": checkpoint.VERSION}
     assert_equal(restored.state, expected)
 
 
@@ -96,14 +99,14 @@ def test_the_state_may_be_donated_while_it_is_being_written(tmp_path, mesh):
 
 def test_the_newest_and_the_best_are_kept(tmp_path, mesh):
     saver = Saver(tmp_path, keep=2)
-    for step, knn in ((1, 0.3), (2, 0.9), (3, 0.4), (4, None), (5, 0.8)):
-        saver.save(step, make_state(mesh, step), {"knn": knn})
+    for step, score in ((1, 0.3), (2, 0.9), (3, 0.4), (4, None), (5, 0.8)):
+        saver.save(step, make_state(mesh, step), {"score": score})
     saver.close()
     assert checkpoint.steps(tmp_path) == [2, 4, 5]
-    assert checkpoint.knn_by_step(tmp_path) == {2: 0.9, 5: 0.8}
+    assert checkpoint.scores(tmp_path) == {2: 0.9, 5: 0.8}
     # A later part of the run still knows which was the best.
     saver = Saver(tmp_path, keep=1)
-    saver.save(6, make_state(mesh, 6), {"knn": 0.85})
+    saver.save(6, make_state(mesh, 6), {"score": 0.85})
     saver.close()
     assert checkpoint.steps(tmp_path) == [2, 6]
 
@@ -176,6 +179,28 @@ def test_a_checkpoint_of_another_model_is_refused(saved, mesh):
     other = jax.device_put(other, sharding.replicated(mesh))
     with pytest.raises(CheckpointError, match=r"another model: weights has shape \(300, 200\)"):
         checkpoint.restore(saved, 30, abstract(other))
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(saved, mesh, monkeypatch):
+    checkpoint.check_version(saved)
+    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+    with pytest.raises(CheckpointError, match=r"another version of dystress_jax.*new --workdir"):
+        checkpoint.check_version(saved)
+    checkpoint.check_version(saved / "none")
+
+
+def test_many_checkpoints_leave_no_open_files_and_no_threads_behind(tmp_path):
+    """Each save that nobody waits for would keep a thread and three files."""
+    single = sharding.make_mesh(jax.devices()[:1])
+    files = lambda: len(list(pathlib.Path("/proc/self/fd").iterdir()))
+    state = jax.device_put({"weights": jnp.ones(3)}, sharding.replicated(single))
+    saver, counts = Saver(tmp_path, keep=1), []
+    for step in range(24):
+        saver.save(step, state, {})
+        counts.append((files(), threading.active_count()))
+    saver.close()
+    for count in zip(*counts, strict=True):
+        assert max(count[12:]) <= max(count[4:12]) + 2
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8, jnp.bool_])

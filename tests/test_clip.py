@@ -8,22 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dystress_jax import (
-    augment,
-    config,
-    data,
-    experiment,
-    image_text,
-    metrics,
-    models,
-    networks,
-    objective,
-    sharding,
-    step,
-)
+from dystress_jax import augment, data, metrics, models, run, sharding
 from dystress_jax.data.tokenizer import train_tokenizer
-from dystress_jax.methods.clip import _deal
-from dystress_jax.state import init_state
+from dystress_jax.methods.clip import _permute_subset
+from dystress_jax.run import evaluations, networks
+from dystress_jax.run.data import open_sources
+from dystress_jax.run.evaluations import CannotEvaluate
+from dystress_jax.training import new_state, whole_gradient
 from tests import oracles, steps
 
 STORED, BATCH, CONTEXT, WORDS = 64, 16, 6, 60
@@ -58,20 +49,24 @@ def settings(**fields):
         "optimizer": {"name": "adamw", "learning_rate": 2e-3},
         "probe": {"online": False},
     }
-    return config.from_config_dict(base | merged(base, fields))
+    if fields.get("method", "clip") != "clip":
+        base = {name: base[name] for name in ("batch_size", "epochs", "augment")}
+    return run.from_config_dict(base | merged(base, fields))
 
 
 def merged(base, fields):
-    """The fields, those of a group over the group's own in ``base``."""
+    """The fields, those of a group over the group's own in `base` unless they name another one."""
     return {
-        name: {**base.get(name, {}), **value} if isinstance(value, dict) else value
+        name: {**(base.get(name, {}) if "name" not in value else {}), **value}
+        if isinstance(value, dict)
+        else value
         for name, value in fields.items()
     }
 
 
-def linear_towers(c, source, vocab_size):
+def linear_towers(c, *, vocab_size, **known):
     """Towers that compile at once: pixels and mean word vectors, and a matrix each."""
-    del source
+    del known
     g = c.topology
     size = IMAGES[0].size
 
@@ -107,26 +102,20 @@ def quick_towers(monkeypatch, quick_views):
     monkeypatch.setattr(networks, "make_towers", linear_towers)
 
 
-def build(c, devices=1):
-    """The method, its optimiser, its schedule and its mesh, made as the trainer makes them."""
-    mesh = sharding.make_mesh(jax.devices()[:devices])
-    schedule = experiment.make_schedule(c, SOURCE)
-    method, _ = experiment.make_clip(c, SOURCE, mesh, schedule, TOKENIZER)
-    return method, experiment.make_optimizer(c, schedule), schedule.learning_rate, mesh
+def make(c, devices=1):
+    return steps.make(c, SOURCE, devices=devices, tokenizer=TOKENIZER)
 
 
-def run(c, devices=1, count=3):
+def start(made):
+    """The state before the first step."""
+    key = jax.random.key(0)
+    return jax.jit(lambda: new_state(made.method, made.optimizer, key, scheme=made.scheme))()
+
+
+def take(c, devices=1, count=3):
     """The state after the steps, and what was logged."""
-    method, optimizer, learning_rate, _ = build(c, devices)
-    state, logged = steps.take(
-        method,
-        optimizer,
-        learning_rate,
-        [SOURCE.gather(np.arange(BATCH) + BATCH * number) for number in range(count)],
-        devices=devices,
-        micro_batches=c.batch.micro_batches,
-    )
-    return steps.on_host(state), logged
+    batches = [SOURCE.gather(np.arange(BATCH) + BATCH * number) for number in range(count)]
+    return make(c, devices).take(batches, devices=devices, micro_batches=c.batch.micro_batches)
 
 
 def whole_batch():
@@ -136,8 +125,8 @@ def whole_batch():
 
 @pytest.mark.usefixtures("quick_towers")
 def test_one_token_on_the_oblique_manifold_is_the_sphere_bit_for_bit():
-    sphere, log_of_sphere = run(settings())
-    oblique, log_of_oblique = run(settings(topology={"name": "oblique", "tokens": 1}))
+    sphere, log_of_sphere = take(settings())
+    oblique, log_of_oblique = take(settings(topology={"name": "oblique", "tokens": 1}))
     assert len({line["loss"] for line in log_of_sphere}) == 3
     assert log_of_sphere == log_of_oblique
     jax.tree.map(np.testing.assert_array_equal, sphere, oblique)
@@ -145,13 +134,13 @@ def test_one_token_on_the_oblique_manifold_is_the_sphere_bit_for_bit():
 
 @pytest.mark.usefixtures("quick_towers")
 @pytest.mark.parametrize(
-    ("strategy", "loss"), [("gathered", "nt_xent"), ("ring", "nt_xent"), ("auto", "siglip")]
+    ("strategy", "loss"), [("gathered", "softmax"), ("ring", "softmax"), ("auto", "siglip")]
 )
 def test_one_device_and_eight_learn_the_same(strategy, loss):
     c = settings(
-        loss={"name": loss, "strategy": strategy, "tile_size": 4}, data={"wrong_pairs": 0.5}
+        loss={"name": loss, "strategy": strategy, "tile_size": 4}, data={"caption_noise": 0.5}
     )
-    (one, logged), (eight, logged_of_eight) = run(c, devices=1), run(c, devices=8)
+    (one, logged), (eight, logged_of_eight) = take(c, devices=1), take(c, devices=8)
     for line, other in zip(logged, logged_of_eight, strict=True):
         assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
         assert line["scale"] == pytest.approx(other["scale"], rel=1e-5)
@@ -164,19 +153,19 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(monkeypatch):
     """With a transformer, which has no BatchNorm."""
     make_towers = networks.make_towers
 
-    def towers(*arguments):
-        return make_towers(*arguments)[0], linear_towers(*arguments)[1]
+    def towers(config, **known):
+        return make_towers(config, **known)[0], linear_towers(config, **known)[1]
 
     monkeypatch.setattr(networks, "make_towers", towers)
 
     def after_one_step(micro_batches):
         c = settings(
             batch={"micro_batches": micro_batches},
-            data={"wrong_pairs": 0.5},
+            data={"caption_noise": 0.5},
             # The parameters move by their gradient.
             optimizer={"name": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0},
         )
-        state, [logged] = run(c, count=1)
+        state, [logged] = take(c, count=1)
         return (state.params, state.scheme[0]), logged
 
     (whole, line), (parts, line_of_parts) = after_one_step(1), after_one_step(4)
@@ -193,17 +182,17 @@ RANGES = {
     "linear_schedule": (0.1, 0.2),
     "learned": (0.01, 1.0),
     "macl": (0.05, 0.15),
-    "free": (0.0, 0.5),
+    "temperature_free": (0.0, 0.5),
 }
 
 
 @pytest.mark.usefixtures("quick_towers")
 @pytest.mark.parametrize(
-    ("loss", "name"), [*(("nt_xent", name) for name in RANGES), ("siglip", "learned")]
+    ("loss", "name"), [*(("softmax", name) for name in RANGES), ("siglip", "learned")]
 )
 def test_every_temperature_stays_in_its_range(loss, name):
     c = settings(loss={"name": loss}, temperature={"name": name, "tau": 0.1})
-    _, logged = run(c)
+    _, logged = take(c)
     low, high = RANGES[name]
     for line in logged:
         assert all(np.isfinite(value) for value in line.values())
@@ -221,7 +210,7 @@ def test_every_temperature_stays_in_its_range(loss, name):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"temperature": {"name": "per_sample"}}, "found per_sample .*clip.* would need one each"),
+        ({"temperature": {"name": "isogclr"}}, "found isogclr .*clip.* would need one each"),
         ({"temperature": {"name": "tempnet"}}, "found tempnet .*clip.* would need one each"),
         (
             {"loss": {"name": "siglip"}, "temperature": {"name": "constant"}},
@@ -234,29 +223,24 @@ def test_every_temperature_stays_in_its_range(loss, name):
         (
             {
                 "method": "simclr",
-                "temperature": {"name": "per_sample", "tau": 0.1},
+                "temperature": {"name": "isogclr", "tau": 0.1},
                 "data": {"source": "folder", "path": "images", "on_error": "skip"},
             },
-            r"found per_sample .*data\.on_error skip may leave out other images .*allowed: raise",
+            r"found isogclr .*data\.on_error skip may leave out other images .*allowed: raise",
         ),
         ({"loss": {"name": "dcl"}}, r"config\.loss\.name: found dcl with .* clip; .* simclr"),
         ({"method": "simclr", "loss": {"name": "siglip"}}, "found siglip with .* simclr"),
         (
-            {"topology": {"name": "geodesic"}, "temperature": {"name": "free"}},
-            "found free with config.topology.name geodesic, .* or sphere or oblique",
+            {"topology": {"name": "geodesic"}, "temperature": {"name": "temperature_free"}},
+            "found temperature_free with config.topology.name geodesic, .* or sphere or oblique",
         ),
         (
             {"temperature": {"tau": 0.005}},
             r"config\.temperature\.tau: found 0\.005, a scale of 200, .*from 0\.01 to 1",
         ),
-        ({"topology": {"tokens": 2}}, r"tokens: found 2 with .* sphere; allowed: 1, or several"),
         (
-            {"topology": {"name": "oblique", "tokens": 2}, "model": {"name": "small"}},
-            r"mode: found multi with config\.model\.name small, .*reshape, or a ViT",
-        ),
-        (
-            {"topology": {"name": "oblique", "tokens": 2}, "text": {"pooling": "eot"}},
-            r"mode: found multi with config\.text\.pooling eot, .*reshape",
+            {"topology": {"tokens": 2}},
+            r"tokens: found 2 with .*topology\.name sphere, .* with .* oblique, oblique_",
         ),
         ({"topology": {"match_range": True}}, r"match_range: found True with .* sphere"),
         ({"data": {"prompts": "a photo"}}, r"config\.data\.prompts: found 'a photo'; allowed"),
@@ -277,12 +261,34 @@ def test_every_temperature_stays_in_its_range(loss, name):
             {"temperature": {"min_scale": 7.0, "max_scale": 6.0}},
             r"min_scale: found 7\.0 with config\.temperature\.max_scale 6\.0; allowed: below it",
         ),
-        ({"data": {"wrong_pairs": 1.0}}, r"config\.data\.wrong_pairs: found 1\.0; allowed: below"),
+        (
+            {"data": {"caption_noise": 1.0}},
+            r"config\.data\.caption_noise: found 1\.0; allowed: below",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_with_the_reason(fields, message):
-    with pytest.raises(config.ConfigError, match=message):
+    with pytest.raises(run.ConfigError, match=message):
         settings(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"model": {"name": "small"}},
+            r"mode: found 'multi' with config\.topology\.tokens 2 .*reshape",
+        ),
+        (
+            {"text": {"pooling": "eot"}},
+            r"mode: found 'multi' with config\.topology\.tokens 2 and config\.text\.pooling 'eot'",
+        ),
+    ],
+)
+def test_several_class_tokens_need_towers_that_have_them(fields, message):
+    c = settings(topology={"name": "oblique", "tokens": 2}, **fields)
+    with pytest.raises(run.ConfigError, match=message):
+        make(c)
 
 
 TOPOLOGIES = [
@@ -301,7 +307,7 @@ TOPOLOGIES = [
 @pytest.mark.parametrize(("name", "tokens", "match_range"), TOPOLOGIES)
 def test_every_topology_learns(name, tokens, match_range):
     topology = {"name": name, "tokens": tokens, "dims": 2, "match_range": match_range}
-    _, logged = run(settings(topology=topology), count=2)
+    _, logged = take(settings(topology=topology), count=2)
     assert all(np.isfinite(value) for line in logged for value in line.values())
     assert logged[0]["loss"] != logged[1]["loss"]
     assert logged[0]["gradient_norm"] > 1e-3
@@ -317,13 +323,13 @@ def test_every_topology_learns(name, tokens, match_range):
 def test_four_tokens_of_two_numbers_come_from_class_tokens_or_by_cutting(model, mode, class_tokens):
     topology = {"name": "oblique", "tokens": 4, "dims": 2, "mode": mode}
     c = settings(model={"name": model}, topology=topology)
-    image, text = networks.make_towers(c, SOURCE, WORDS)
+    image, text = networks.make_towers(c, size=8, channels=3, vocab_size=WORDS)
     for encoder, projection in (image, text):
         params, _ = jax.eval_shape(projection.init, jax.random.key(0))
         assert projection.out_features == 8
         width = encoder.out_features // class_tokens
         assert params["kernel"].shape == (width, 8 // class_tokens)
-    method, *_ = build(c)
+    method = make(c).method
     params, stats, memory = jax.eval_shape(method.init, jax.random.key(0))
     batch = jax.eval_shape(whole_batch)
     embedded, _ = jax.eval_shape(method.embed, params, stats, memory, batch, jax.random.key(0))
@@ -331,10 +337,10 @@ def test_four_tokens_of_two_numbers_come_from_class_tokens_or_by_cutting(model, 
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.75])
-def test_wrong_pairs_are_a_deal_in_which_nobody_keeps_his_own(share):
+def test_caption_noise_are_a_deal_in_which_nobody_keeps_his_own(share):
     n, deals = 32, 400
     keys = jax.random.split(jax.random.key(0), deals)
-    dealt = np.asarray(jax.vmap(lambda key: _deal(key, n, share))(keys))
+    dealt = np.asarray(jax.vmap(lambda key: _permute_subset(key, n, share))(keys))
     np.testing.assert_array_equal(np.sort(dealt, axis=1), np.broadcast_to(np.arange(n), (deals, n)))
     draw = np.asarray(jax.vmap(lambda key: jax.random.uniform(key, (n,)))(keys))
     chosen = draw < share
@@ -351,9 +357,9 @@ def test_wrong_pairs_are_a_deal_in_which_nobody_keeps_his_own(share):
 
 @pytest.mark.usefixtures("quick_towers")
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_wrong_pairs_are_the_same_on_every_number_of_devices_and_change_texts_only(share):
-    c = settings(data={"wrong_pairs": share})
-    method, *_ = build(c)
+def test_caption_noise_are_the_same_on_every_number_of_devices_and_change_texts_only(share):
+    c = settings(data={"caption_noise": share})
+    method = make(c).method
     batch, key = whole_batch(), jax.random.key(3)
     alone = jax.jit(method.prepare)(batch, key)
     eight = sharding.make_mesh()
@@ -377,28 +383,28 @@ def test_wrong_pairs_are_the_same_on_every_number_of_devices_and_change_texts_on
 @pytest.mark.usefixtures("quick_towers")
 def test_the_deal_shares_no_random_numbers_with_the_views():
     """The view of image i is drawn with fold_in(key, i)."""
-    method, *_ = build(settings(data={"wrong_pairs": 0.5}))
+    method = make(settings(data={"caption_noise": 0.5})).method
     key, batch = jax.random.key(3), whole_batch()
     found = method.prepare(batch, key)["tokens"]
-    of_views = jax.vmap(lambda row: _deal(jax.random.fold_in(key, row), BATCH, 0.5))
+    of_views = jax.vmap(lambda row: _permute_subset(jax.random.fold_in(key, row), BATCH, 0.5))
     for source in np.asarray(of_views(batch["row"])):
         assert (found != batch["tokens"][source]).any()
 
 
 @pytest.mark.usefixtures("quick_towers")
-def test_the_log_has_the_gap_at_which_wrong_pairs_balance():
-    _, [line] = run(settings(data={"wrong_pairs": 0.25}), count=1)
+def test_the_log_has_the_gap_at_which_caption_noise_balance():
+    _, [line] = take(settings(data={"caption_noise": 0.25}), count=1)
     assert line["equilibrium_gap"] == pytest.approx(np.log((BATCH - 1) * 0.75 / 0.25), rel=1e-6)
     np.testing.assert_allclose(line["equilibrium_gap"], metrics.equilibrium_gap(BATCH, 0.25))
-    _, [line] = run(settings(), count=1)
+    _, [line] = take(settings(), count=1)
     assert "equilibrium_gap" not in line
-    _, [line] = run(settings(data={"wrong_pairs": 0.25}, loss={"name": "siglip"}), count=1)
+    _, [line] = take(settings(data={"caption_noise": 0.25}, loss={"name": "siglip"}), count=1)
     expected = metrics.equilibrium_gap(BATCH, 0.25, sigmoid=True)
     np.testing.assert_allclose(line["equilibrium_gap"], expected)
 
 
 def test_one_pair_of_a_batch_stays_right_so_that_the_gap_is_a_number():
-    deals = [np.asarray(_deal(jax.random.key(seed), 4, 0.99)) for seed in range(20)]
+    deals = [np.asarray(_permute_subset(jax.random.key(seed), 4, 0.99)) for seed in range(20)]
     for dealt in deals:
         assert (dealt == np.arange(4)).sum() == 1
 
@@ -408,16 +414,15 @@ def test_one_pair_of_a_batch_stays_right_so_that_the_gap_is_a_number():
 def test_the_gap_is_between_the_mean_logits_of_right_and_of_negative_pairs(share):
     low, high = 0.1, 0.3
     temperature = {"name": "dystress", "tau_min": low, "tau_max": high}
-    c = settings(data={"wrong_pairs": share}, temperature=temperature)
-    method, optimizer, _, mesh = build(c)
-    state = init_state(method, optimizer, seed=0, mesh=mesh)
-    key = jax.random.key(3)
+    c = settings(data={"caption_noise": share}, temperature=temperature)
+    made = make(c)
+    method, state, key = made.method, start(made), jax.random.key(3)
 
     @jax.jit
     def found(state):
         batch = method.prepare(whole_batch(), key)
         embedded, _ = method.embed(state.params, state.stats, (), batch, key)
-        temperature = method.scheme.resolve(state.scheme, None)
+        temperature = made.scheme.resolve(state.scheme, None)
         _, outcome = method.contrast(state.params, embedded, temperature, (), batch, key)
         return batch["tokens"], embedded.points, outcome.metrics["logit_gap"]
 
@@ -431,14 +436,14 @@ def test_the_gap_is_between_the_mean_logits_of_right_and_of_negative_pairs(share
     assert float(gap) == pytest.approx(expected, rel=1e-4)
 
 
-def first_step(method, state):
+def first_step(made, state):
     """Loss, the scheme's next state, and the embeddings that they come from."""
     batch, key = whole_batch(), state.key
 
     @jax.jit
     def both(state):
-        found = step.gradients(step.Work(method), state, batch, key)
-        return found, method.embed(state.params, state.stats, (), batch, key)[0]
+        found = whole_gradient(made.method, made.scheme)(state, batch, key)
+        return found, made.method.embed(state.params, state.stats, (), batch, key)[0]
 
     found, embedded = both(state)
     return float(found.loss), found.scheme, embedded
@@ -448,9 +453,9 @@ def first_step(method, state):
 def test_the_learned_scale_follows_the_optimiser_and_is_clamped():
     rate = 0.1
     c = settings(optimizer={"name": "sgd", "learning_rate": rate, "momentum": 0.0})
-    method, optimizer, _, mesh = build(c)
-    state = init_state(method, optimizer, seed=0, mesh=mesh)
-    loss, scheme, embedded = first_step(method, state)
+    made = make(c)
+    state = start(made)
+    loss, scheme, embedded = first_step(made, state)
     a, b = (oracles.unit(np.float64(embedded.points[side])) for side in ("images", "texts"))
 
     def oracle(t):
@@ -465,7 +470,7 @@ def test_the_learned_scale_follows_the_optimiser_and_is_clamped():
     slope = (oracle(t + 1e-5) - oracle(t - 1e-5)) / 2e-5
     assert abs(slope) > 1e-2
     assert float(scheme[0]) == pytest.approx(t - rate * slope, rel=1e-5)
-    _, logged = run(
+    _, logged = take(
         settings(
             temperature={"min_scale": 5.0, "max_scale": 20.0},
             optimizer={"name": "sgd", "learning_rate": 1e4, "momentum": 0.0},
@@ -476,7 +481,7 @@ def test_the_learned_scale_follows_the_optimiser_and_is_clamped():
     assert logged[1]["scale"] == pytest.approx(5.0 if slope > 0 else 20.0, rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["nt_xent", "siglip"])
+@pytest.mark.parametrize("loss", ["softmax", "siglip"])
 def test_the_limits_of_the_scale_are_those_of_the_config(loss):
     limits = {"min_scale": 0.5, "max_scale": 6.25}
     c = settings(
@@ -484,8 +489,7 @@ def test_the_limits_of_the_scale_are_those_of_the_config(loss):
         temperature={"tau": 1.12, **limits},
         optimizer={"name": "sgd", "learning_rate": 1.0},
     )
-    schedule = experiment.make_schedule(c, SOURCE)
-    scheme = objective.make_scheme(c, SOURCE, width=8, **schedule._asdict())
+    scheme = make(c).scheme
     state = scheme.init()
     temperature = scheme.resolve(state, None)
     assert float(temperature.scale) == pytest.approx(1 / 1.12)  # below 1, where CLIP would clamp
@@ -498,7 +502,7 @@ def test_the_limits_of_the_scale_are_those_of_the_config(loss):
 @pytest.mark.parametrize(("matched", "high"), [(False, 4.0), (True, 1.0)])
 def test_the_range_of_the_oblique_manifold_is_matched_where_the_config_says_so(matched, high):
     c = settings(topology={"name": "oblique", "tokens": 4, "dims": 2, "match_range": matched})
-    similarity = objective.make_similarity(c)
+    similarity = make(c).parts.similarity
     assert (similarity.low, similarity.high) == (-high, high)
     x = jnp.ones((1, 8))
     np.testing.assert_allclose(similarity(x, x), high, rtol=1e-6)
@@ -510,7 +514,10 @@ def test_the_config_chooses_where_a_text_is_read():
     ids = jnp.array([[2, 9, 3, 0, 0, 0]])
     for pooling in ("cls", "eot"):
         _, (text, _) = networks.make_towers(
-            settings(text={"pooling": pooling, "context": CONTEXT}), SOURCE, WORDS
+            settings(text={"pooling": pooling, "context": CONTEXT}),
+            size=8,
+            channels=3,
+            vocab_size=WORDS,
         )
         params, stats = text.init(jax.random.key(0))
         read[pooling], _ = text.apply(params, stats, ids, train=False)
@@ -527,9 +534,9 @@ def test_the_scale_and_the_bias_of_siglip_are_learned():
         temperature={"tau": 0.1, "bias": -5.0},
         optimizer={"name": "sgd", "learning_rate": rate, "momentum": 0.0},
     )
-    method, optimizer, _, mesh = build(c)
-    state = init_state(method, optimizer, seed=0, mesh=mesh)
-    loss, scheme, embedded = first_step(method, state)
+    made = make(c)
+    state = start(made)
+    loss, scheme, embedded = first_step(made, state)
     a, b = (oracles.unit(np.float64(embedded.points[side])) for side in ("images", "texts"))
 
     def oracle(parameters):
@@ -537,19 +544,19 @@ def test_the_scale_and_the_bias_of_siglip_are_learned():
         sign = 2 * np.eye(BATCH) - 1
         return np.log1p(np.exp(-sign * (np.exp(t) * a @ b.T + bias))).sum() / BATCH
 
-    start = np.array([np.log(10.0), -5.0])
-    np.testing.assert_allclose(state.scheme[0], start, rtol=1e-6)
-    assert loss == pytest.approx(oracle(start), rel=1e-5)
+    first = np.array([np.log(10.0), -5.0])
+    np.testing.assert_allclose(state.scheme[0], first, rtol=1e-6)
+    assert loss == pytest.approx(oracle(first), rel=1e-5)
     steps = 1e-5 * np.eye(2)
-    slopes = [(oracle(start + s) - oracle(start - s)) / 2e-5 for s in steps]
+    slopes = [(oracle(first + s) - oracle(first - s)) / 2e-5 for s in steps]
     assert min(map(abs, slopes)) > 1e-2
-    np.testing.assert_allclose(scheme[0], start - rate * np.array(slopes), rtol=1e-5)
+    np.testing.assert_allclose(scheme[0], first - rate * np.array(slopes), rtol=1e-5)
 
 
 def task(fields, **sources):
-    """What the splits are measured on; of an experiment only these are looked at."""
-    parts = experiment.Experiment(settings(zero_shot=fields), None, sources, *[None] * 6)
-    return image_text.zero_shot_task(parts)
+    """What the splits are measured on."""
+    made = make(settings(zero_shot=fields))
+    return evaluations.zero_shot_task(made.experiment(sources))
 
 
 def test_zero_shot_is_measured_on_the_first_split_that_has_what_it_needs(tmp_path):
@@ -561,14 +568,18 @@ def test_zero_shot_is_measured_on_the_first_split_that_has_what_it_needs(tmp_pat
     assert (by_caption.split, by_caption.class_names) == ("holdout", tuple(NUMBERS))
     np.testing.assert_array_equal(by_caption.source.labels(), np.arange(STORED))
     assert task({"classes": "captions"}, test=SOURCE, holdout=SOURCE).split == "test"
-    assert task({"classes": "captions"}, test=silent) is None
-    assert task({"classes": "labels"}, test=nameless) is None
-    assert task({"classes": "labels"}) is None
+    for fields, sources in (
+        ({"classes": "captions"}, {"test": silent}),
+        ({"classes": "labels"}, {"test": nameless}),
+        ({"classes": "labels"}, {}),
+    ):
+        with pytest.raises(CannotEvaluate):
+            task(fields, **sources)
     names = tmp_path / "names.txt"
     names.write_text("ant\nbee\ncow\n")
     told = task({"classes": "labels", "class_names": str(names)}, test=silent)
     assert told.class_names == ("ant", "bee", "cow")
-    with pytest.raises(config.ConfigError, match=r"config\.zero_shot\.class_names: .*3 class"):
+    with pytest.raises(run.ConfigError, match=r"config\.zero_shot\.class_names: .*3 class"):
         task({"classes": "captions", "class_names": str(names)}, test=SOURCE)
 
 
@@ -577,10 +588,10 @@ def test_prompts_caption_the_splits_that_have_labels(tmp_path):
     arrays = {"train_images": IMAGES[:8], "test_images": IMAGES[8:12]}
     np.savez(path, **arrays, train_labels=np.arange(8) % 2, class_names=["cat", "dog"])
     given = {"source": "npz", "path": str(path), "prompts": "a sketch of a {}", "holdout": 0.25}
-    sources = experiment.open_sources(settings(data=given, zero_shot={"prompts": "name"}))
+    sources = open_sources(settings(data=given, zero_shot={"prompts": "name"}))
     assert sources["train"][0]["captions"][0] in ("a sketch of a cat", "a sketch of a dog")
     assert sources["holdout"][0]["captions"][0] in ("a sketch of a cat", "a sketch of a dog")
     assert sources["test"].captions is None
     np.savez(path, **arrays)
-    with pytest.raises(config.ConfigError, match=r"config\.data\.prompts: .*of 6 .*no label"):
-        experiment.open_sources(settings(data=given))
+    with pytest.raises(run.ConfigError, match=r"config\.data\.prompts: .*of 6 .*no label"):
+        open_sources(settings(data=given))

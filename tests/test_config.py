@@ -1,24 +1,35 @@
 import dataclasses
+import functools
+import inspect
 
 import pytest
 
-from dystress_jax import config
-from dystress_jax.config import ConfigError
+import dystress_jax
+from dystress_jax import augment, data, losses, models, run
+from dystress_jax.errors import ArgumentError
+from dystress_jax.run import Config, ConfigError, config, from_config_dict
+from dystress_jax.run.config import as_fields, fields
+from dystress_jax.run.evaluations import CLOSING, EVALUATIONS
+from dystress_jax.run.methods import LOSSES, METHODS, TOPOLOGIES
+from dystress_jax.run.overrides import check_overrides, take_options
+from dystress_jax.run.tables import find
+from dystress_jax.run.temperature import TEMPERATURES
+from dystress_jax.training import optim
 
 
 def test_the_defaults_are_a_valid_config():
-    assert config.from_config_dict(config.defaults()) == config.Config()
+    assert from_config_dict(run.defaults()) == Config()
 
 
 def test_a_config_survives_the_trip_through_a_config_dict():
     changed = dataclasses.replace(
-        config.Config(), seed=3, temperature=config.Temperature(name="constant", tau=0.5)
+        Config(), seed=3, temperature=config.Temperature(name="constant", tau=0.5)
     )
-    assert config.from_config_dict(config.to_config_dict(changed)) == changed
+    assert from_config_dict(run.to_config_dict(changed)) == changed
 
 
 def test_a_whole_number_is_a_good_real_number():
-    built = config.from_config_dict({"optimizer": {"learning_rate": 1}})
+    built = from_config_dict({"optimizer": {"learning_rate": 1}})
     assert built.optimizer.learning_rate == 1.0
     assert isinstance(built.optimizer.learning_rate, float)
 
@@ -36,7 +47,7 @@ def test_a_whole_number_is_a_good_real_number():
         ),
         (
             {"temperature": {"x": 1}},
-            r"temperature\.x: no such field\. Allowed: config\.temperature\.name, .*rate\.$",
+            r"temperature\.x: no such field\. Allowed: config\.temperature\.name, .*options\.$",
         ),
         ({"seed": 1.5}, r"config\.seed: found 1\.5; allowed: a whole number"),
         ({"seed": True}, r"config\.seed: found True; allowed: a whole number"),
@@ -60,6 +71,16 @@ def test_a_whole_number_is_a_good_real_number():
         ({"data": {"source": "folder"}}, r"config\.data\.path: found '' .*directory"),
         ({"data": {"source": "npz"}}, r"config\.data\.path: found '' .*\.npz file"),
         ({"data": {"holdout": 0.0}}, r"config\.data\.holdout: found 0 with config\.knn_every"),
+        ({"loss": {"options": 3}}, r"config\.loss\.options: found 3; allowed: names and values"),
+        ({"temperature": {"rho": "x"}}, r"temperature\.rho: found 'x'; allowed: a number or None"),
+        (
+            {"temperature": {"name": "free"}},
+            r"config\.temperature\.name: free is now called temperature_free",
+        ),
+        (
+            {"data": {"wrong_pairs": 0.5}},
+            r"config\.data\.wrong_pairs: is now called config\.data\.caption_noise\.",
+        ),
         ({"data": {"holdout": 0.6}}, r"config\.data\.holdout: found 0\.6; allowed: <= 0\.5"),
         ({"augment": {"mean": (0.1, 0.2)}}, r"config\.augment\.mean: .*1 or 3 numbers"),
         ({"augment": {"std": (0.0,)}}, r"config\.augment\.std: .*above 0"),
@@ -88,7 +109,10 @@ def test_a_whole_number_is_a_good_real_number():
             {"method": "moco_v2", "loss": {"strategy": "ring"}},
             r"config\.loss\.strategy: found ring with config\.method moco_v2; allowed: auto, dense",
         ),
-        ({"model": {"heads": 3}}, r"config\.model\.heads: found 3 with .* small; .*a ViT only"),
+        (
+            {"model": {"heads": 3}},
+            r"config\.model\.heads: found 3 with config\.model\.name small, .* with .* vit_micro,",
+        ),
         ({"model": {"freeze_patches": True}}, r"config\.model\.freeze_patches: found True with"),
         (
             {"batch": {"micro_batches": 3}},
@@ -111,20 +135,23 @@ def test_a_whole_number_is_a_good_real_number():
             r"config\.temperature\.name: found macl .* probability of the positive, which dcl does",
         ),
         (
-            {"method": "clip", "temperature": {"name": "per_sample"}},
-            r"config\.temperature\.name: found per_sample .*an image and its text would need one",
+            {"method": "clip", "temperature": {"name": "isogclr"}},
+            r"config\.temperature\.name: found isogclr .*an image and its text would need one",
         ),
         (
-            {"data": {"on_error": "skip"}, "temperature": {"name": "per_sample"}},
-            r"config\.temperature\.name: found per_sample .*their numbers would shift",
+            {
+                "data": {"source": "folder", "path": "images", "on_error": "skip"},
+                "temperature": {"name": "isogclr"},
+            },
+            r"config\.temperature\.name: found isogclr .*their numbers would shift",
         ),
         (
             {"method": "clip", "loss": {"name": "siglip"}},
             r"config\.temperature\.name: found dystress .*siglip learns its scale and its bias",
         ),
         (
-            {"temperature": {"name": "per_sample", "tau": 0.3}},
-            r"config\.temperature\.tau: found 0\.3; allowed for per_sample: from tau_min 0\.1",
+            {"temperature": {"name": "isogclr", "tau": 0.3}},
+            r"config\.temperature\.tau: found 0\.3; allowed for isogclr: from tau_min 0\.1",
         ),
         (
             {"temperature": {"name": "learned", "tau": 0.001}},
@@ -132,11 +159,7 @@ def test_a_whole_number_is_a_good_real_number():
         ),
         (
             {"method": "clip", "topology": {"tokens": 4}},
-            r"config\.topology\.tokens: found 4 with config\.topology\.name sphere; allowed: 1",
-        ),
-        (
-            {"method": "clip", "topology": {"tokens": 4, "name": "oblique"}},
-            r"config\.topology\.mode: found multi with config\.model\.name small, .*reshape",
+            r"config\.topology\.tokens: found 4 with config\.topology\.name sphere, .*oblique",
         ),
         (
             {"method": "clip", "topology": {"match_range": True}},
@@ -152,13 +175,194 @@ def test_a_whole_number_is_a_good_real_number():
 )
 def test_a_bad_setting_is_refused_by_its_full_name(settings, message):
     with pytest.raises(ConfigError, match=message):
-        config.from_config_dict(settings)
+        from_config_dict(settings)
+
+
+# A setting, and what it applies to: the settings that would ignore it, and those that do not.
+CLIP, VIT, FOLDER = {"method": "clip"}, {"model": {"name": "vit_tiny"}}, {"source": "folder"}
+LBFGS = {"probe": {"solver": "lbfgs", "features": "cached"}}
+IGNORED = [
+    ("data.prompts", "photos", {}, CLIP),
+    ("data.caption_noise", 0.5, {}, CLIP),
+    ("data.name", "cifar10", {}, {"data": {"source": "tfds"}}),
+    ("data.path", "images", {}, {"data": FOLDER}),
+    ("data.captions", "c.csv", {}, {"data": {**FOLDER, "path": "images"}}),
+    ("data.on_error", "skip", {}, {"data": {**FOLDER, "path": "images"}}),
+    ("topology.dims", 8, {}, CLIP),
+    ("text.context", 8, {}, CLIP),
+    ("zero_shot.prompts", "name", {}, CLIP),
+    ("projector.out", 64, CLIP, {}),
+    ("projector.name", "simclr3", CLIP, {}),
+    ("model.stem", "cifar", VIT, {"model": {"name": "resnet18"}}),
+    ("model.patch", 8, {}, VIT),
+    ("model.heads", 2, {**CLIP, **VIT}, VIT),
+    ("temperature.tau", 0.5, {}, {"temperature": {"name": "constant"}}),
+    ("temperature.tau_max", 0.5, {"temperature": {"name": "constant"}}, {}),
+    ("temperature.shift", -0.2, {}, {"temperature": {"name": "shifted_dystress"}}),
+    ("temperature.rho", 0.0, {}, {"temperature": {"name": "isogclr"}}),
+    (
+        "temperature.bias",
+        -5.0,
+        {**CLIP, "temperature": {"name": "learned"}},
+        {**CLIP, "loss": {"name": "siglip"}, "temperature": {"name": "learned"}},
+    ),
+    ("moco.momentum", 0.5, {}, {"method": "moco_v3"}),
+    ("moco.queue_size", 512, {"method": "moco_v3"}, {"method": "moco_v2"}),
+    ("moco.scale_by_tau", False, {"method": "moco_v2"}, {"method": "moco_v3"}),
+    ("optimizer.momentum", 0.5, {"optimizer": {"name": "adamw"}}, {"optimizer": {"name": "lars"}}),
+    ("optimizer.decay_vectors", False, {"optimizer": {"name": "lars"}}, {}),
+    ("loss.tile_size", 64, {"loss": {"strategy": "dense"}}, {"loss": {"strategy": "tiled"}}),
+    ("probe.l2", (0.1,), {}, LBFGS),
+    ("probe.epochs", 3, LBFGS, {}),
+]
+
+
+def with_setting(settings, name, value):
+    group, _, last = name.rpartition(".")
+    return {**settings, group: {**settings.get(group, {}), last: value}}
+
+
+@pytest.mark.parametrize(("name", "value", "ignores", "uses"), IGNORED)
+def test_a_setting_that_the_run_would_ignore_is_refused(name, value, ignores, uses):
+    message = rf"config\.{name}: found .* which would ignore it; allowed: with .* Delete it"
+    with pytest.raises(ConfigError, match=message):
+        from_config_dict(with_setting(ignores, name, value))
+    found = from_config_dict(with_setting(uses, name, value))
+    assert config.get(found, name) == value
+
+
+def test_every_field_that_does_not_apply_always_is_tried_above():
+    conditional = {f.name for f in fields() if f.only_for and f.name != "loss.name"}
+    alike = {  # in the same group, under the same kind of condition as one that is tried
+        *("text.name", "text.pooling", "text.vocabulary", "text.vocab_size"),
+        *("topology.name", "topology.tokens", "topology.mode", "topology.match_range"),
+        *("zero_shot.classes", "zero_shot.class_names", "projector.hidden", "moco.bn_groups"),
+        *("probe.learning_rates", "probe.batch_size", "model.freeze_patches"),
+        *(f"temperature.{n}" for n in ("name", "tau_min", "width", "stop_gradient", "half_period")),
+        *(f"temperature.{n}" for n in ("min_scale", "max_scale", "alpha", "threshold", "options")),
+        *("temperature.learning_rate", "loss.strategy", "loss.options"),
+    }
+    assert conditional == {name for name, *_ in IGNORED} | alike
+
+
+def test_a_flag_puts_back_what_the_file_has_set_for_another_name():
+    """A file for one temperature goes with every other that the command line names."""
+    file = {"temperature": {"name": "constant", "tau": 0.5}}
+    settings = with_setting(file, "temperature.name", "dystress")
+    found = from_config_dict(settings, overridden=["temperature.name"])
+    assert found.temperature.tau == Config().temperature.tau
+    # What the command line itself has set is never dropped in silence.
+    for overridden in (["temperature.name", "temperature.tau"], ["seed"]):
+        with pytest.raises(ConfigError, match=r"config\.temperature\.tau: found 0\.5 with"):
+            from_config_dict(settings, overridden=overridden)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("method", METHODS),
+        ("data.source", data.SOURCES),
+        ("augment.recipe", augment.RECIPES),
+        ("model.name", models.ENCODERS),
+        ("model.stem", models.STEMS),
+        ("projector.name", {"auto": None, **models.HEADS}),
+        ("text.name", models.TEXTS),
+        ("text.pooling", models.POOLINGS),
+        ("topology.name", TOPOLOGIES),
+        ("topology.mode", models.MODES),
+        ("loss.name", LOSSES),
+        ("loss.strategy", losses.STRATEGIES),
+        ("temperature.name", TEMPERATURES),
+        ("optimizer.name", optim.OPTIMIZERS),
+        ("optimizer.rule", optim.RULES),
+    ],
+)
+def test_the_choices_of_a_field_are_the_keys_of_its_table(name, table):
+    [field] = [field for field in fields() if field.name == name]
+    assert list(field.limits["among"]) == list(table)
+    group, _, last = name.rpartition(".")
+    settings = {group: {last: "nonsense"}} if group else {last: "nonsense"}
+    with pytest.raises(ConfigError, match=rf"config\.{name}: found 'nonsense'; allowed: "):
+        from_config_dict(settings)
+
+
+def test_an_unknown_name_raises_below_the_config_too():
+    for call in (
+        functools.partial(data.open_splits, "zip"),
+        functools.partial(models.projector, "simclr9", in_features=4),
+        functools.partial(models.image_tower, "resnet55", dims=2),
+        functools.partial(models.text_tower, "text_huge", vocab_size=9, dims=2),
+        functools.partial(models.resnet, "small", stem="tiny"),
+        functools.partial(optim.learning_rate, "cubic", 0.1, 8),
+    ):
+        with pytest.raises(ArgumentError, match="allowed: "):
+            call()
+    with pytest.raises(ConfigError, match=r"--evaluation: found 'speed'; allowed: knn, "):
+        find(EVALUATIONS, "speed", field="--evaluation")
+    assert set(CLOSING) <= set(EVALUATIONS)
+
+
+def test_every_argument_of_a_builder_is_a_setting_or_known_to_the_run():
+    known = {
+        "data": set(),
+        "model": {"bn_groups", "channels", "dtype"},
+        "temperature": {"facts"},
+        "moco": {"parts"},
+        "optimizer": {"schedule"},
+        "topology": set(),
+        "loss": {"view_a", "view_b", "labels", "images", "texts", "temperature"},
+    }
+    tried = set()
+    for group in config.groups():
+        inside = [f for f in fields() if f.name.startswith(f"{group}.")]
+        names = {f.last for f in inside}
+        for name, build in inside[0].table.items():
+            parameters = inspect.signature(build).parameters.values()
+            needed = {p.name for p in parameters if p.default is p.empty}
+            assert needed <= names | known[group], (group, name)
+            tried.add(group)
+    assert tried == set(known)
+
+
+def test_an_error_of_a_lower_layer_is_told_in_the_names_of_the_fields():
+    def told(error, *groups, **renamed):
+        with pytest.raises(ConfigError) as found, as_fields(*groups, **renamed):
+            raise error
+        return str(found.value)
+
+    error = ArgumentError("image_size", "use `patch` or `x`.")
+    said = told(error, "model", image_size="augment.size")
+    assert said == "config.augment.size: use config.model.patch or x."
+    assert told(ArgumentError("batch_size", "found 3")) == "config.batch_size: found 3"
+    assert told(ArgumentError("column", "found 3"), "data") == "config.data.options.column: found 3"
+
+
+def test_nt_xent_is_a_second_name_of_the_softmax_loss():
+    assert from_config_dict({"loss": {"name": "nt_xent"}}) == Config()
 
 
 def test_an_override_of_an_unknown_field_names_the_nearest():
     with pytest.raises(ConfigError, match=r"Did you mean config\.temperature\.tau_max\?"):
-        config.check_overrides(["x.py", "--config.seed=1", "--config.temperature.taumax=2"])
-    config.check_overrides(["x.py", "--workdir=config.nothing", "config.nothing=1"])
+        check_overrides(["x.py", "--config.seed=1", "--config.temperature.taumax=2"])
+    assert check_overrides(["x.py", "--workdir=config.nothing", "config.nothing=1"]) == []
+    found = check_overrides(["x.py", "--config.seed=1", "--config.temperature.rho=0.5"])
+    assert found == ["seed", "temperature.rho"]
+    with pytest.raises(ConfigError, match=r"rho: found 'a'; allowed: a number or None"):
+        check_overrides(["x.py", "--config.temperature.rho=a"])
+    with pytest.raises(ConfigError, match=r"one option at a time, --config.loss.options.NAME="):
+        check_overrides(["x.py", "--config.loss.options=3"])
+
+
+def test_options_are_taken_out_of_the_command_line_as_numbers_texts_and_tuples():
+    given = ["t.py", "--config.data.options.a=2", "--config.data.options.b=(1, 2)", "--x=1"]
+    given += ["--config.method_options.c=true", "--config.loss.options.d=some text"]
+    others, options = take_options(given)
+    assert others == ["t.py", "--x=1"]
+    assert options == {
+        "data.options": {"a": 2, "b": (1, 2)},
+        "method_options": {"c": True},
+        "loss.options": {"d": "some text"},
+    }
 
 
 def test_differences_see_through_groups_tuples_and_missing_fields():
@@ -172,14 +376,25 @@ def test_differences_see_through_groups_tuples_and_missing_fields():
 
 
 def test_a_resumed_run_may_change_its_length_but_not_its_model():
-    allowed = {n for n in config.field_names() if config.may_change_on_resume(n)}
-    assert {"epochs", "steps", "knn.k", "data.threads"} <= allowed
-    refused = {"seed", "batch_size", "model.name", "data.name", "temperature.tau", "probe.online"}
-    assert not refused & allowed
+    allowed = {field.name for field in fields() if config.may_change_on_resume(field.name)}
+    assert allowed == {
+        *("epochs", "steps", "log_every", "checkpoint_every", "checkpoint_keep", "knn_every"),
+        *("evaluation", "data.path", "data.captions", "data.threads", "text.vocabulary"),
+        *("loss.strategy", "loss.tile_size", "knn.k", "knn.temperature", "knn.bank"),
+        *("probe.features", "probe.solver", "probe.epochs", "probe.learning_rates", "probe.l2"),
+        *("probe.batch_size", "zero_shot.prompts", "zero_shot.classes", "zero_shot.class_names"),
+    }
 
 
 def test_every_field_says_what_it_means():
-    for group in (config.Config, config.Data, config.Temperature, config.Optimizer):
-        for field in dataclasses.fields(group):
-            if not dataclasses.is_dataclass(field.type):
-                assert field.metadata["doc"]
+    for field in fields():
+        assert field.limits["doc"], field.name
+        assert not field.limits["doc"].startswith(("clip:", "ViTs:", "ResNets:")), field.name
+
+
+@pytest.mark.parametrize("name", ["config", "trainer", "objective", "experiment", "step", "optim"])
+def test_a_module_of_an_earlier_version_is_answered_with_where_it_is_now(name):
+    with pytest.raises(ImportError, match=rf"dystress_jax\.{name} is now dystress_jax\."):
+        getattr(dystress_jax, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = dystress_jax.nothing

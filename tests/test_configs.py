@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from dystress_jax import config, data, experiment, optim
-from dystress_jax.step import make_train_step
+from dystress_jax import data, run
+from dystress_jax.training import make_train_step, optim
 
 NAMES = [
     path.stem for path in sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -20,7 +20,7 @@ def load(name):
     settings = importlib.import_module(f"configs.{name}").get_config()
     if settings.data.source == "folder":
         settings.data.path = "images"  # the user's to give
-    return config.from_config_dict(settings)
+    return run.from_config_dict(settings)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,22 +50,26 @@ def test_its_step_lowers_for_accelerators(name, monkeypatch, tmp_path):
         captions=data.Captions.of([["a drawing"]] * 40_000) if c.method == "clip" else None,
     )
     monkeypatch.setattr(data, "open_splits", lambda *_, **__: {"train": source})
-    parts = experiment.build(c, tmp_path)
+    experiment = run.build(c, tmp_path)
     step = make_train_step(
-        parts.method, parts.optimizer, parts.schedule.learning_rate, mesh=parts.mesh
+        experiment.method,
+        experiment.optimizer,
+        experiment.schedule.learning_rate,
+        scheme=experiment.scheme,
+        mesh=experiment.mesh,
     )
     batch = {
         key: jax.ShapeDtypeStruct((c.batch_size, *value.shape[1:]), value.dtype)
-        for key, value in parts.train.gather(np.arange(1)).items()
+        for key, value in experiment.train.gather(np.arange(1)).items()
     }
-    traced = step.trace(parts.abstract_state(), batch)
+    traced = step.trace(experiment.abstract_state(), batch)
     traced.lower(lowering_platforms=("cuda", "tpu"))
 
 
 def test_a_folder_without_a_path_is_asked_for():
     settings = importlib.import_module("configs.simclr_imagenet").get_config()
-    with pytest.raises(config.ConfigError, match=r"config\.data\.path: found ''"):
-        config.from_config_dict(settings)
+    with pytest.raises(run.ConfigError, match=r"config\.data\.path: found ''"):
+        run.from_config_dict(settings)
 
 
 def test_cifar10_has_the_settings_of_the_papers_code():

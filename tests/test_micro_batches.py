@@ -9,11 +9,10 @@ import optax
 import pytest
 from flax import nnx
 
-from dystress_jax import losses, methods, models, schemes, temperatures
+from dystress_jax import methods, models, schemes, temperatures
 from dystress_jax.models import _functional
 from dystress_jax.models._norm import BatchNorm
-from dystress_jax.state import TrainState
-from dystress_jax.step import Work, gradients
+from dystress_jax.training import gradcache, new_state, prepared, step, whole_gradient
 from tests import steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
@@ -55,18 +54,17 @@ def linear(network):
     return models.projector("moco_v2", in_features=network.out_features, hidden=8, out=6)
 
 
-def make(name, network, scheme=None):
-    scheme = scheme or schemes.fixed(temperatures.dystress(0.1, 0.2, stop_gradient=False))
-    parts, shared = [network, linear(network)], {"views": views, "scheme": scheme}
+SCHEME = schemes.fixed(temperatures.dystress(0.1, 0.2, stop_gradient=False))
+
+
+def make(name, network):
+    parts, shared = [network, linear(network)], {"views": views}
     if name == "simclr":
-        loss = lambda a, b, t, labels: losses.nt_xent(a, b, temperature=t)
-        return methods.simclr(*parts, loss=loss, **shared)
+        return methods.simclr(*parts, **shared)
     if name == "moco_v2":
-        loss = lambda q, k, queue, t: losses.moco(q, k, queue, temperature=t)
-        return methods.moco_v2(*parts, loss=loss, queue_size=2 * BATCH, momentum=0.9, **shared)
-    loss = lambda q, k, t: losses.info_nce(q, k, temperature=t)
+        return methods.moco_v2(*parts, queue_size=2 * BATCH, momentum=0.9, **shared)
     predictor = models.projector("moco_v2", in_features=6, hidden=8, out=6)
-    return methods.moco_v3(*parts, predictor, loss=loss, momentum=0.9, total_steps=9, **shared)
+    return methods.moco_v3(*parts, predictor, momentum=0.9, total_steps=9, **shared)
 
 
 def make_batch():
@@ -76,26 +74,23 @@ def make_batch():
 
 
 def start(method):
-    params, stats, memory = jax.jit(method.init)(jax.random.key(0))
-    state = TrainState(
-        jnp.int32(0), jax.random.key(1), params, stats, memory, method.scheme.init(), ()
-    )
-    rows = jnp.arange(BATCH, dtype=jnp.int32)
-    batch = jax.tree.map(jnp.asarray, make_batch())
-    return state, method.prepare({**batch, "row": rows}, state.key)
+    key = jax.random.key(0)
+    state = jax.jit(lambda: new_state(method, optax.identity(), key, scheme=SCHEME))()
+    return state, prepared(method, jax.tree.map(jnp.asarray, make_batch()), state.key)
 
 
 def find(method, micro_batches):
     state, batch = start(method)
-    run = functools.partial(gradients, Work(method), micro_batches=micro_batches)
-    return jax.jit(run)(state, batch, state.key)
+    if micro_batches == 1:
+        return jax.jit(whole_gradient(method, SCHEME))(state, batch, state.key)
+    return gradcache(method, SCHEME, micro_batches=micro_batches)(state, batch, state.key)
 
 
 @pytest.mark.parametrize("name", ["simclr", "moco_v2", "moco_v3"])
 def test_pieces_give_the_gradient_of_the_whole(name):
     method = make(name, pixels())
     whole, pieces = find(method, 1), find(method, PARTS)
-    assert optax.tree.norm(whole.of_params) > 0.1
+    assert optax.tree.norm(whole.grads) > 0.1
     close(pieces.loss, whole.loss)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), pieces, whole)
 
@@ -116,22 +111,22 @@ def test_with_batchnorm_the_gradient_is_that_of_statistics_by_piece(name):
                 pieces.append(piece)
             order = np.argsort(np.concatenate([np.arange(p, BATCH, PARTS) for p in range(PARTS)]))
             embedded = jax.tree.map(lambda *x: jnp.concatenate(x)[order], *pieces)
-            temperature = method.scheme.resolve((), None)
-            value, outcome = method.contrast(
+            temperature = SCHEME.resolve((), None)
+            values, outcome = method.contrast(
                 params, embedded, temperature, state.memory, batch, state.key
             )
-            return value, (outcome, stats)
+            return values.mean(), (outcome, stats)
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    (loss, (outcome, stats)), of_params = reference(state.params)
+    (loss, (outcome, stats)), grads = reference(state.params)
     found = find(method, PARTS)
     assert float(find(method, 1).loss) != pytest.approx(float(loss), rel=1e-5)
     for mine, theirs in (
         (found.loss, loss),
         (found.stats, stats),
         (found.outcome.memory, outcome.memory),
-        (found.of_params, of_params),
+        (found.grads, grads),
     ):
         scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(theirs) or [jnp.ones(1)])
         jax.tree.map(
@@ -142,13 +137,19 @@ def test_with_batchnorm_the_gradient_is_that_of_statistics_by_piece(name):
 
 
 def test_steps_in_pieces_are_the_same_on_one_device_and_eight():
-    method = make("moco_v2", encoder(), schemes.learned_scale(optax.sgd(0.1)))
+    method, scheme = make("moco_v2", encoder()), schemes.learned_scale(optax.sgd(0.1))
     optimizer = optax.sgd(1e-2)
 
     def run(devices):
         batches = [make_batch(), make_batch()]
         state, logged = steps.take(
-            method, optimizer, lambda step: 1e-2, batches, devices=devices, micro_batches=4
+            method,
+            optimizer,
+            lambda step: 1e-2,
+            batches,
+            scheme=scheme,
+            devices=devices,
+            micro_batches=4,
         )
         return [line["loss"] for line in logged], steps.on_host(state)
 
@@ -165,12 +166,15 @@ def test_pieces_need_the_memory_of_a_piece():
     method = make("simclr", models.resnet("small", stem="cifar", width=4))
     state, batch = start(method)
     shapes = jax.eval_shape(lambda: (state, batch))
-    whole = jax.jit(lambda state, batch: gradients(Work(method), state, batch, state.key))
-    work = Work(method)
+    gradient = whole_gradient(method, SCHEME)
+    whole = jax.jit(lambda state, batch: gradient(state, batch, state.key))
     part = jax.tree.map(lambda x: x[::PARTS], batch)
-    embedded = jax.eval_shape(work.embed, state, state.stats, part, state.key)[0]
+    embedded, _ = jax.eval_shape(
+        method.embed, state.params, state.stats, state.memory, part, state.key
+    )
     total = jax.eval_shape(lambda: state.params)
-    piece = jax.jit(work.add_gradient).lower(total, state, part, state.key, embedded)
+    add_gradient = functools.partial(step._add_gradient, method)
+    piece = jax.jit(add_gradient).lower(total, state, part, state.key, embedded)
     of = lambda lowered: lowered.compile().memory_analysis().temp_size_in_bytes
     assert of(piece) < 1.3 / PARTS * of(whole.lower(*shapes))
 

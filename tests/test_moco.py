@@ -10,116 +10,67 @@ import oracles
 import pytest
 from flax import nnx
 
-from dystress_jax import losses, methods, models, schemes, sharding, temperatures
+from dystress_jax import losses, methods, schemes, temperatures
 from dystress_jax.models import _functional
 from dystress_jax.models._norm import BatchNorm
-from dystress_jax.state import TrainState, init_state
-from dystress_jax.step import Work, gradients, make_train_step
+from dystress_jax.training import new_state, prepared, whole_gradient
+from tests.reenact import (
+    FEATURES,
+    OUT,
+    PIXELS,
+    N,
+    descend,
+    embed,
+    linear,
+    make_batches,
+    matrices,
+    mirrored,
+    run,
+    views_of,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-N, PIXELS, FEATURES, OUT, RATE, MOMENTUM = 8, 6, 5, 4, 0.5, 0.75
+KEY = jax.random.key(0)
+MOMENTUM = 0.75
 TAU_MIN, TAU_MAX = 0.1, 0.3
 TEMPERATURE = temperatures.dystress(TAU_MIN, TAU_MAX, stop_gradient=False)
-
-
-def linear(fan_in, fan_out):
-    """A matrix as a network."""
-
-    def init(key):
-        return {"w": jax.random.normal(key, (fan_in, fan_out))}, {}
-
-    def apply(params, stats, inputs, *, train):
-        return inputs.reshape(inputs.shape[0], -1) @ params["w"], stats
-
-    return models.Network(init, apply, fan_out)
-
-
-def mirrored(key, images, rows):
-    """Views without chance: the image, and the image from right to left."""
-    del key, rows
-    images = images.astype(jnp.float32) / 255
-    return images, images[:, :, ::-1]
+SCHEME = schemes.fixed(TEMPERATURE)
 
 
 def moco_v2(encoder=None, *, queue_size=2 * N, views=mirrored):
     encoder = encoder or linear(PIXELS, FEATURES)
-    loss = lambda q, k, queue, tau: losses.moco(q, k, queue, temperature=tau, strategy="dense")
     return methods.moco_v2(
         encoder,
         linear(encoder.out_features, OUT),
         views=views,
-        loss=loss,
-        scheme=schemes.fixed(TEMPERATURE),
+        loss=functools.partial(losses.moco, strategy="dense"),
         queue_size=queue_size,
         momentum=MOMENTUM,
     )
 
 
 def moco_v3(*, scale_by_tau=True, total_steps=4):
-    loss = lambda q, k, tau: losses.info_nce(q, k, temperature=tau, strategy="dense")
     return methods.moco_v3(
         linear(PIXELS, FEATURES),
         linear(FEATURES, OUT),
         linear(OUT, OUT),
         views=mirrored,
-        loss=loss,
-        scheme=schemes.fixed(TEMPERATURE),
+        loss=functools.partial(losses.info_nce, strategy="dense"),
         momentum=MOMENTUM,
         total_steps=total_steps,
         scale_by_tau=scale_by_tau,
     )
 
 
-def make_batches(count):
-    images = np.random.default_rng(0).integers(0, 256, (count, N, 1, PIXELS, 1), dtype=np.uint8)
-    return [{"image": x, "label": np.zeros(N, np.int32), "index": np.arange(N)} for x in images]
-
-
-def run(method, batches, devices):
-    """The states before, between and after the steps, and the losses."""
-    mesh = sharding.make_mesh(jax.devices()[:devices])
-    optimizer = optax.sgd(RATE)
-    step = make_train_step(method, optimizer, lambda step: RATE, mesh=mesh)
-    state = init_state(method, optimizer, seed=0, mesh=mesh)
-    states, values = [jax.device_get(state._replace(key=None))], []
-    for batch in batches:
-        state, metrics = step(state, sharding.shard_batch(batch, mesh))
-        states.append(jax.device_get(state._replace(key=None)))
-        values.append(float(metrics["loss"]))
-    return states, values
-
-
-def embed(x, *matrices):
-    return oracles.unit(functools.reduce(np.matmul, matrices, x))
-
-
 def tau(s):
     return oracles.dystress(s, TAU_MIN, TAU_MAX)
-
-
-def views_of(batch):
-    x = np.float64(batch["image"]) / 255
-    return x.reshape(N, -1), x[:, :, ::-1].reshape(N, -1)
-
-
-def matrices(params, *names):
-    return [np.float64(params[name]["w"]) for name in names]
-
-
-def descend(function, weights):
-    """One step of gradient descent by central differences."""
-    slopes = [
-        oracles.gradient(lambda w, i=i: function(*weights[:i], w, *weights[i + 1 :]), weights[i])
-        for i in range(len(weights))
-    ]
-    return [w - RATE * slope for w, slope in zip(weights, slopes, strict=True)]
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_three_steps_of_moco_v2_are_those_of_its_algorithm(devices):
     batches = make_batches(3)
-    states, values = run(moco_v2(), batches, devices)
+    states, logged = run(moco_v2(), batches, devices, scheme=SCHEME)
     weights = matrices(states[0].params, "encoder", "projector")
     key_weights, queue = [w.copy() for w in weights], np.float64(states[0].memory["queue"])
     np.testing.assert_allclose(np.linalg.norm(queue, axis=1), 1, rtol=1e-6)
@@ -135,7 +86,7 @@ def test_three_steps_of_moco_v2_are_those_of_its_algorithm(devices):
             logits = s / tau(s)
             return np.mean(np.logaddexp.reduce(logits, axis=1) - logits[:, 0])
 
-        assert values[number] == pytest.approx(loss(*weights), rel=1e-5)
+        assert logged[number]["loss"] == pytest.approx(loss(*weights), rel=1e-5)
         weights = descend(loss, weights)
         key_weights = [
             MOMENTUM * k + (1 - MOMENTUM) * w for k, w in zip(key_weights, weights, strict=True)
@@ -155,7 +106,7 @@ def test_three_steps_of_moco_v2_are_those_of_its_algorithm(devices):
 @pytest.mark.parametrize("scale_by_tau", [False, True])
 def test_the_loss_of_moco_v3_is_symmetric_and_scaled_as_published(scale_by_tau):
     [batch] = make_batches(1)
-    states, [value] = run(moco_v3(scale_by_tau=scale_by_tau), [batch], devices=1)
+    states, [logged] = run(moco_v3(scale_by_tau=scale_by_tau), [batch], 1, scheme=SCHEME)
     names = ("encoder", "projector", "predictor")
     before, after = (matrices(state.params, *names) for state in states)
     views = views_of(batch)
@@ -171,14 +122,14 @@ def test_the_loss_of_moco_v3_is_symmetric_and_scaled_as_published(scale_by_tau):
             total += np.mean(values * factor(embed(x, *before), keys))
         return total
 
-    assert value == pytest.approx(loss(*before), rel=1e-5)
+    assert logged["loss"] == pytest.approx(loss(*before), rel=1e-5)
     for found, expected in zip(after, descend(loss, before), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_the_momentum_of_moco_v3_rises_to_1_along_a_cosine(devices):
-    states, _ = run(moco_v3(total_steps=4), make_batches(4), devices)
+    states, _ = run(moco_v3(total_steps=4), make_batches(4), devices, scheme=SCHEME)
     assert set(states[0].memory["key_params"]) == {"encoder", "projector"}
     for step in range(1, 5):
         momentum = 1 - (1 - MOMENTUM) * (1 + np.cos(np.pi * step / 4)) / 2
@@ -208,7 +159,7 @@ def normalised(groups):
 
 def as_batch(images):
     rows = jnp.arange(len(images))
-    return {"image": images, "row": rows, "index": rows, "label": rows}
+    return {"image": images, "index": rows, "label": rows}
 
 
 def make_keys(method):
@@ -216,9 +167,8 @@ def make_keys(method):
 
     @jax.jit
     def keys(images, key):
-        params, stats, memory = method.init(jax.random.key(1))
-        state = TrainState(0, key, params, stats, memory, (), ())
-        found = gradients(Work(method), state, method.prepare(as_batch(images), key), key)
+        state = new_state(method, optax.identity(), jax.random.key(1), scheme=SCHEME)
+        found = whole_gradient(method, SCHEME)(state, prepared(method, as_batch(images), key), key)
         return found.outcome.memory["queue"][:N]
 
     return keys
@@ -251,7 +201,7 @@ def test_with_the_statistics_of_the_whole_batch_the_order_of_the_keys_does_not_m
     [batch] = make_batches(1)
     one, two = (keys(batch["image"], jax.random.key(seed)) for seed in (1, 2))
     np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
-    params, *_ = method.init(jax.random.key(1))
+    params = new_state(method, optax.identity(), jax.random.key(1), scheme=SCHEME).params
     x = views_of(batch)[1]
     x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
     np.testing.assert_allclose(one, embed(x, *matrices(params, "projector")), rtol=1e-4, atol=1e-5)
@@ -260,8 +210,8 @@ def test_with_the_statistics_of_the_whole_batch_the_order_of_the_keys_does_not_m
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"queue_size": 0}, "queue_size must be at least 1; found 0"),
-        ({"momentum": 1.5}, r"momentum must be in \[0, 1\]; found 1.5"),
+        ({"queue_size": 0}, "queue_size: found 0; allowed: at least 1"),
+        ({"momentum": 1.5}, r"momentum: found 1.5; allowed: in \[0, 1\]"),
     ],
 )
 def test_moco_v2_refuses_what_cannot_work(change, message):
@@ -271,8 +221,6 @@ def test_moco_v2_refuses_what_cannot_work(change, message):
             linear(2, 2),
             linear(2, 2),
             views=mirrored,
-            loss=losses.info_nce,
-            scheme=schemes.fixed(TEMPERATURE),
             **settings,
         )
 
@@ -280,19 +228,17 @@ def test_moco_v2_refuses_what_cannot_work(change, message):
 def test_a_queue_that_the_batch_does_not_divide_is_refused_before_anything_compiles():
     method = moco_v2(queue_size=12)
     [batch] = make_batches(1)
-    with pytest.raises(ValueError, match="found a queue of 12 and a batch of 8"):
-        jax.eval_shape(method.prepare, as_batch(batch["image"]), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"found 12 with `batch_size` 8; .* nearest: 8 or 16"):
+        jax.eval_shape(functools.partial(prepared, method), as_batch(batch["image"]), KEY)
 
 
 def test_moco_v3_refuses_a_predictor_of_another_width():
-    with pytest.raises(ValueError, match="a predictor to 3 after a projector to 2"):
+    with pytest.raises(ValueError, match="predictor: found one to 3 after a projector to 2"):
         methods.moco_v3(
             linear(2, 2),
             linear(2, 2),
             linear(2, 3),
             views=mirrored,
-            loss=losses.info_nce,
-            scheme=schemes.fixed(TEMPERATURE),
             momentum=0.9,
             total_steps=1,
         )

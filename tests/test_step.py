@@ -7,25 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dystress_jax import (
-    augment,
-    config,
-    losses,
-    methods,
-    models,
-    objective,
-    optim,
-    schemes,
-    sharding,
-    temperatures,
-)
-from dystress_jax.state import abstract_state, init_state
-from dystress_jax.step import make_train_step
+from dystress_jax import augment, losses, methods, models, run, schemes, sharding, temperatures
+from dystress_jax.run._build import make_loss, spread
+from dystress_jax.training import abstract_state, init_state, make_train_step, optim
 from tests import steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 BATCH, SIZE, CLASSES = 16, 12, 3
+
+
+SCHEME = schemes.fixed(temperatures.dystress(0.1, 0.2))
 
 
 def make_parts(*, dtype=jnp.float32, rate=0.02, loss=None):
@@ -37,19 +29,16 @@ def make_parts(*, dtype=jnp.float32, rate=0.02, loss=None):
     def views(key, images, rows):
         return augment.two_views(key, images, augment.simclr_cifar(), size=SIZE, rows=rows)
 
-    def dense(view_a, view_b, temperature, labels):
-        return losses.nt_xent(view_a, view_b, temperature=temperature, strategy="dense")
-
-    scheme = schemes.fixed(temperatures.dystress(0.1, 0.2))
-    method = methods.simclr(encoder, projector, views=views, loss=loss or dense, scheme=scheme)
+    dense = functools.partial(losses.nt_xent, strategy="dense")
+    method = methods.simclr(encoder, projector, views=views, loss=loss or dense)
     schedule = optim.warmup_cosine(rate, total_steps=20)
-    optimizer = optim.make_optimizer("sgd", schedule, momentum=0.9, weight_decay=1e-4)
+    optimizer = optim.sgd(schedule, momentum=0.9, weight_decay=1e-4)
     return method, optimizer, schedule
 
 
 def with_probe(parts):
     method, optimizer, schedule = parts
-    probe = optim.make_optimizer("sgd", lambda step: 0.1)
+    probe = optim.sgd(lambda step: 0.1)
     return (
         methods.with_online_probe(method, CLASSES),
         methods.with_probe_optimizer(optimizer, probe),
@@ -75,8 +64,8 @@ def make_batches(count, *, rows=BATCH, labelled=True):
     ]
 
 
-def run(parts, batches, devices=1, seed=0):
-    return steps.take(*parts, batches, devices=devices, seed=seed)
+def take(parts, batches, devices=1, seed=0):
+    return steps.take(*parts, batches, scheme=SCHEME, devices=devices, seed=seed)
 
 
 def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
@@ -85,8 +74,9 @@ def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
 
     def curve(devices):
         mesh = sharding.make_mesh(jax.devices()[:devices])
-        parts = make_parts(rate=0.002, loss=objective.make_view_loss(config.Config(), mesh))
-        return [m["loss"] for m in run(parts, batches, devices)[1]]
+        config = run.Config()
+        parts = make_parts(rate=0.002, loss=spread(config, mesh, make_loss(config)))
+        return [m["loss"] for m in take(parts, batches, devices)[1]]
 
     curves = {devices: curve(devices) for devices in (1, 2, 4, 8)}
     assert len(set(curves[1])) == 20
@@ -96,20 +86,20 @@ def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
 
 @pytest.mark.parametrize("strategy", ["auto", "tiled", "gathered", "ring"])
 def test_the_loss_that_the_config_names_is_the_loss_of_the_whole_batch(strategy):
-    settings = config.from_config_dict({"loss": {"strategy": strategy, "tile_size": 8}})
+    config = run.from_config_dict({"loss": {"strategy": strategy, "tile_size": 8}})
     mesh = sharding.make_mesh()
     views = jax.random.normal(jax.random.key(0), (2, 16, 8))
     temperature = temperatures.dystress(0.1, 0.2)
 
     def mean(loss, views):
-        return loss(views[0], views[1], temperature, jnp.arange(16)).mean()
+        return loss(views[0], views[1], temperature=temperature).mean()
 
     dense = functools.partial(losses.nt_xent, strategy="dense")
     expected = jax.jit(
         jax.value_and_grad(lambda v: dense(v[0], v[1], temperature=temperature).mean())
     )(views)
     found = jax.jit(
-        jax.value_and_grad(functools.partial(mean, objective.make_view_loss(settings, mesh))),
+        jax.value_and_grad(functools.partial(mean, spread(config, mesh, make_loss(config)))),
         in_shardings=jax.sharding.NamedSharding(mesh, jax.P(None, "data")),
     )(views)
     jax.tree.map(
@@ -118,7 +108,7 @@ def test_the_loss_that_the_config_names_is_the_loss_of_the_whole_batch(strategy)
 
 
 def test_the_log_has_what_a_run_is_judged_by():
-    _, [logged] = run(with_probe(make_parts()), make_batches(1))
+    _, [logged] = take(with_probe(make_parts()), make_batches(1))
     assert set(logged) == {
         "loss",
         "learning_rate",
@@ -139,18 +129,18 @@ def test_the_log_has_what_a_run_is_judged_by():
 
 def test_a_step_repeated_is_the_same_step_and_the_next_is_another():
     parts, [batch] = make_parts(), make_batches(1)
-    one, first = run(parts, [batch])
-    two, second = run(parts, [batch])
+    one, first = take(parts, [batch])
+    two, second = take(parts, [batch])
     assert first == second
     jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
-    _, twice = run(parts, [batch, batch])
+    _, twice = take(parts, [batch, batch])
     assert twice[0]["positive_similarity"] != twice[1]["positive_similarity"]
 
 
 def test_the_online_probe_does_not_change_what_the_encoder_learns():
     batches = make_batches(3)
-    plain, plain_log = run(make_parts(), batches)
-    probed, probed_log = run(with_probe(make_parts()), batches)
+    plain, plain_log = take(make_parts(), batches)
+    probed, probed_log = take(with_probe(make_parts()), batches)
     for probed_step, plain_step in zip(probed_log, plain_log, strict=True):
         for name in ("loss", "gradient_norm", "parameter_norm"):
             assert probed_step[name] == pytest.approx(plain_step[name], rel=1e-5)
@@ -164,23 +154,23 @@ def test_the_online_probe_does_not_change_what_the_encoder_learns():
 
 
 def test_the_online_probe_leaves_unlabelled_images_out():
-    state, [logged] = run(with_probe(make_parts()), make_batches(1, labelled=False))
+    state, [logged] = take(with_probe(make_parts()), make_batches(1, labelled=False))
     assert logged["probe_loss"] == 0
     np.testing.assert_array_equal(state.params["probe"]["kernel"], 0)
 
 
 def test_bfloat16_is_for_arithmetic_only():
-    state, [logged] = run(make_parts(dtype=jnp.bfloat16), make_batches(1))
+    state, [logged] = take(make_parts(dtype=jnp.bfloat16), make_batches(1))
     assert {x.dtype for x in jax.tree.leaves((state.params, state.stats))} == {jnp.dtype("float32")}
-    _, [wide] = run(make_parts(), make_batches(1))
+    _, [wide] = take(make_parts(), make_batches(1))
     assert logged["loss"] == pytest.approx(wide["loss"], rel=0.05)
 
 
 def test_the_state_is_born_as_the_abstract_state_says():
     method, optimizer, _ = make_parts()
     mesh = sharding.make_mesh()
-    state = init_state(method, optimizer, seed=0, mesh=mesh)
-    abstract = abstract_state(method, optimizer, mesh=mesh)
+    state = init_state(method, optimizer, scheme=SCHEME, seed=0, mesh=mesh)
+    abstract = abstract_state(method, optimizer, scheme=SCHEME, mesh=mesh)
     assert jax.tree.structure(state) == jax.tree.structure(abstract)
     for found, expected in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True):
         assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
@@ -191,8 +181,8 @@ def test_the_state_is_born_as_the_abstract_state_says():
 def test_the_step_lowers_for_accelerators(platform):
     method, optimizer, schedule = with_probe(make_parts(dtype=jnp.bfloat16))
     mesh = sharding.make_mesh()
-    train_step = make_train_step(method, optimizer, schedule, mesh=mesh)
-    state = abstract_state(method, optimizer, mesh=mesh)
+    train_step = make_train_step(method, optimizer, schedule, scheme=SCHEME, mesh=mesh)
+    state = abstract_state(method, optimizer, scheme=SCHEME, mesh=mesh)
     batch = {
         "image": jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct((BATCH,), jnp.int32),

@@ -1,23 +1,29 @@
 """train.py and eval.py as a person uses them: started, interrupted, killed, resumed, misused."""
 
 import json
-import pathlib
 import random
 import re
 import signal
-import socket
-import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
-from orbax.checkpoint import v1 as ocp
 
-from dystress_jax import checkpoint
+from dystress_jax.training import checkpoint
+from tests.processes import (
+    ROOT,
+    command,
+    curve,
+    finish,
+    finish_in_two_processes,
+    lines,
+    saved_bits,
+    start,
+    summary,
+    wait_for_step,
+)
 
-ROOT = pathlib.Path(__file__).parent.parent
 STEPS, EVERY = 24, 5
 
 pytestmark = pytest.mark.slow
@@ -47,11 +53,6 @@ def images(tmp_path_factory):
     return path
 
 
-def command(script, workdir, **fields):
-    flags = [f"--config.{name.replace('__', '.')}={value}" for name, value in fields.items()]
-    return [sys.executable, str(ROOT / script), f"--workdir={workdir}", *flags]
-
-
 def settings(images, **fields):
     return {
         "data__source": "npz",
@@ -66,73 +67,14 @@ def settings(images, **fields):
     }
 
 
-def start(arguments):
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process, code=0):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == code, output
-    return output
-
-
-def finish_in_two_processes(arguments):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    join = ["--distributed", f"--coordinator_address={address}", "--num_processes=2"]
-    processes = [start([*arguments, *join, f"--process_id={number}"]) for number in range(2)]
-    for process in processes:
-        finish(process)
-
-
 def train(workdir, images, code=0, **fields):
     return finish(start(command("train.py", workdir, **settings(images, **fields))), code)
-
-
-def lines(workdir):
-    path = workdir / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def summary(workdir):
-    return json.loads((workdir / "summary.json").read_text())
-
-
-def wait_for_step(process, workdir, step):
-    """Until the log has a step; a line may be half written."""
-    path = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 300
-    while not (path.exists() and path.read_text().count("\n") >= step):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def curve(workdir):
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines(workdir)]
-
-
-def saved_bits(workdir, step=STEPS):
-    """Every array of a checkpoint, as it lies on disk."""
-    path = workdir / "checkpoints" / str(step)
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-        ocp.checkpointables_metadata(path).metadata["train"],
-    )
-    found = ocp.load_checkpointables(path, {"train": wanted})["train"]
-    found["state"]["key"] = jax.random.key_data(found["state"]["key"])
-    return {
-        jax.tree_util.keystr(name): np.asarray(leaf)
-        for name, leaf in jax.tree_util.tree_leaves_with_path(found)
-    }
 
 
 def assert_same_run(workdir, reference):
     assert [line["step"] for line in lines(workdir)] == list(range(1, STEPS + 1))
     assert curve(workdir) == curve(reference)
-    found, expected = saved_bits(workdir), saved_bits(reference)
+    found, expected = saved_bits(workdir, STEPS), saved_bits(reference, STEPS)
     assert len(found) > 20
     assert set(found) == set(expected)
     for name in expected:
@@ -181,7 +123,7 @@ def test_a_run_writes_what_it_promises_and_closes_with_a_table(uninterrupted):
 
 def test_a_run_killed_twice_ends_with_the_same_bits(uninterrupted, tmp_path, images):
     reference, _ = uninterrupted
-    moments = sorted(random.Random().sample(range(2, STEPS - 1), 2))
+    moments = sorted(random.Random(0).sample(range(2, STEPS - 1), 2))
     print("killed after the lines", moments)
     for kill_after in moments:
         process = start(command("train.py", tmp_path, **settings(images)))
@@ -202,7 +144,7 @@ def test_a_killed_run_goes_on_with_its_queue_and_its_momentum_encoder(tmp_path, 
     process.communicate()
     train(killed, images, **fields)
     assert_same_run(killed, reference)
-    names = saved_bits(reference)
+    names = saved_bits(reference, STEPS)
     for part in ("queue", "position", "key_params"):
         assert any(f"['memory']['{part}']" in name for name in names), names.keys()
 
@@ -316,7 +258,11 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images, knn_every):
         ("--config.batch_size=300", "there are only 72 training images"),
         ("--config.temperature.tau_min=0.3", "config.temperature.tau_min: found 0.3"),
         ("--config.data.path=nowhere.npz", "nowhere.npz"),
-        ("--config.data.source=embedded", "with config.data.source embedded, which has no path"),
+        ("--config.data.source=embedded", "with config.data.source embedded, which would ignore"),
+        ("--config.topology.tokens=4", "config.topology.tokens: found 4 with config.method simclr"),
+        ("--config.loss.options={}", "one option at a time, --config.loss.options.NAME=VALUE"),
+        ("--config.temperature.name=free", "free is now called temperature_free"),
+        ("--config.data.wrong_pairs=0.5", "is now called config.data.caption_noise"),
         ("--config.temperature=constant", "such as config.temperature.name"),
         ("--workdir=gs://bucket/run", "--workdir: found 'gs://bucket/run'; allowed: a directory"),
         ("--num_processes=2", "allowed: with --distributed"),
@@ -346,7 +292,7 @@ def test_a_mistake_is_answered_without_a_traceback(tmp_path, images, flag, messa
 def test_a_mistake_in_a_config_file_is_answered_without_a_traceback(tmp_path, line, message):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from dystress_jax import config as c\ndef get_config():\n    config = c.defaults()\n"
+        "from dystress_jax import run\ndef get_config():\n    config = run.defaults()\n"
         f"    {line}\n    return config\n"
     )
     script = [sys.executable, str(ROOT / "train.py"), f"--config={file}", f"--workdir={tmp_path}"]
@@ -391,7 +337,7 @@ def test_eval_knows_its_run_however_the_flag_is_written(uninterrupted):
     arguments = [sys.executable, str(ROOT / "eval.py"), "--workdir", str(workdir)]
     finish(start([*arguments, "--evaluation", "knn", "--checkpoint", "best"]))
     result = json.loads((workdir / "eval" / "knn_best.json").read_text())
-    best = max(checkpoint.knn_by_step(workdir / "checkpoints").items(), key=lambda kv: kv[1])
+    best = max(checkpoint.scores(workdir / "checkpoints").items(), key=lambda kv: kv[1])
     assert result["checkpoint_step"] == best[0]
     assert result["protocol"]["bank_images"] == 72
 

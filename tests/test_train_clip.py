@@ -13,19 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dystress_jax import (
-    checkpoint,
-    config,
-    data,
-    evaluator,
-    experiment,
-    report,
-    trainer,
-    vocabulary,
-)
-from dystress_jax.config import ConfigError
+from dystress_jax import data, run
 from dystress_jax.data.tokenizer import load_tokenizer, train_tokenizer
-from tests.test_train import (
+from dystress_jax.files import write_json
+from dystress_jax.run import ConfigError, _evaluate, _train, language
+from dystress_jax.run.data import describe, with_absolute_paths
+from dystress_jax.training import checkpoint
+from tests.processes import (
     command,
     curve,
     finish,
@@ -39,6 +33,13 @@ from tests.test_train import (
 STEPS, EVERY = 16, 5
 NAMES = ("red", "green", "blue")
 BROKEN = (2, 4, 6)  # images that are missing, no image, and huge; their lines are 4, 6 and 8
+
+LANGUAGE = {
+    "text__context": 6,
+    "text__vocab_size": 64,
+    "topology__dims": 8,
+    "zero_shot__prompts": "name",
+}
 
 pytestmark = pytest.mark.slow
 
@@ -77,19 +78,16 @@ def pairs(tmp_path_factory):
 def settings(folder, **fields):
     return {
         "method": "clip",
+        **LANGUAGE,
         "data__source": "folder",
         "data__path": folder,
         "data__captions": "captions.csv",
         "data__on_error": "skip",
-        "text__context": 6,
-        "text__vocab_size": 64,
-        "topology__dims": 8,
         "temperature__name": "learned",
         "temperature__tau": 0.2,
         "optimizer__name": "adamw",
         "optimizer__learning_rate": 0.002,
         "augment__recipe": "weak",
-        "zero_shot__prompts": "name",
         "batch_size": 16,
         "steps": STEPS,
         "log_every": 1,
@@ -105,7 +103,7 @@ def train(workdir, folder, **fields):
 
 def refused(workdir, folder, **fields):
     """What a person is told, in this process, which starts faster."""
-    built = config.defaults()
+    built = run.defaults()
     built.update_from_flattened_dict(
         {
             name.replace("__", "."): str(v)
@@ -115,7 +113,7 @@ def refused(workdir, folder, **fields):
         }
     )
     with pytest.raises(ConfigError) as error:
-        trainer.train(config.from_config_dict(built), workdir)
+        run.train(run.from_config_dict(built), workdir)
     return str(error.value)
 
 
@@ -172,7 +170,7 @@ def test_a_run_leaves_vocabulary_picture_recalls_and_a_list_of_what_it_left_out(
     assert numbers["zero_shot_chance"] == pytest.approx(1 / 3)
     assert numbers["zero_shot_top5"] == 1.0
     assert "retrieval, test images" in output
-    assert "zero-shot, test images, 3 classes" in output
+    assert "zero shot, test images, 3 classes" in output
     listed = (workdir / "skipped.txt").read_text().splitlines()
     assert f"left out: 3 that cannot be used, listed in {workdir / 'skipped.txt'}" in output
     for line, image, what in zip(
@@ -203,22 +201,23 @@ def test_a_killed_run_goes_on_with_its_scale(uninterrupted, tmp_path, pairs):
 
 
 @pytest.fixture(scope="module")
-def per_sample(tmp_path_factory, pairs):
+def per_example(tmp_path_factory, pairs):
     """SimCLR with the temperature of iSogCLR, a number for each image and view; its settings."""
-    workdir = tmp_path_factory.mktemp("per_sample")
+    workdir = tmp_path_factory.mktemp("per_example")
     fields = {
+        **dict.fromkeys(LANGUAGE),
         "method": "simclr",
         "data__captions": "good.csv",
         "data__on_error": "raise",
-        "temperature__name": "per_sample",
+        "temperature__name": "isogclr",
         "temperature__tau_max": 0.7,
     }
     train(workdir, pairs, **fields)
     return workdir, fields
 
 
-def test_a_killed_run_goes_on_with_the_temperatures_of_its_examples(per_sample, tmp_path, pairs):
-    reference, fields = per_sample
+def test_a_killed_run_goes_on_with_the_temperatures_of_its_examples(per_example, tmp_path, pairs):
+    reference, fields = per_example
     arguments = command("train.py", tmp_path, **settings(pairs, **fields))
     scheme = assert_same_after_a_kill(reference, tmp_path, arguments)
     [tau] = [value for name, value in scheme.items() if "tau" in name]
@@ -226,12 +225,10 @@ def test_a_killed_run_goes_on_with_the_temperatures_of_its_examples(per_sample, 
     assert len(np.unique(tau)) > 61
 
 
-def test_a_run_without_texts_has_nothing_to_retrieve(per_sample):
-    workdir, _ = per_sample
+def test_a_run_without_texts_has_nothing_to_retrieve(per_example):
+    workdir, _ = per_example
     with pytest.raises(ConfigError, match=r"method simclr, .* allowed: knn, linear_probe"):
-        evaluator.evaluate(
-            config.read_json(workdir / "config.json"), workdir, "retrieval", "newest"
-        )
+        run.evaluate(run.read_config(workdir / "config.json"), workdir, "retrieval")
 
 
 @pytest.mark.parametrize("evaluation", ["retrieval", "zero_shot"])
@@ -254,27 +251,27 @@ def test_eval_writes_what_the_run_has_said(uninterrupted, evaluation):
 
 
 def test_another_vocabulary_is_refused_with_both_names(uninterrupted, tmp_path, pairs):
-    file, run = tmp_path / "vocabulary.json", tmp_path / "run"
+    file, moved = tmp_path / "vocabulary.json", tmp_path / "run"
     train_tokenizer(["red", "red"], vocab_size=64).save(file)
     workdir, _ = uninterrupted
     said = refused(workdir, pairs, text__vocabulary=file)
     assert f"config.text.vocabulary: {file} has" in said
     # A run that began with that file, when there were other words in it.
-    shutil.copytree(workdir, run)
-    begun = json.loads((run / "config.json").read_text())
+    shutil.copytree(workdir, moved)
+    begun = json.loads((moved / "config.json").read_text())
     begun["text"]["vocabulary"] = str(file)
-    (run / "config.json").write_text(json.dumps(begun))
-    before = (run / "tokenizer.json").read_bytes()
-    said = refused(run, pairs, text__vocabulary=file)
-    sizes = [load_tokenizer(path).vocab_size for path in (file, run / "tokenizer.json")]
+    (moved / "config.json").write_text(json.dumps(begun))
+    before = (moved / "tokenizer.json").read_bytes()
+    said = refused(moved, pairs, text__vocabulary=file)
+    sizes = [load_tokenizer(path).vocab_size for path in (file, moved / "tokenizer.json")]
     assert f"config.text.vocabulary: {file} has {sizes[0]} tokens" in said
-    assert f"but the run began with {run / 'tokenizer.json'}: {sizes[1]} tokens" in said
-    assert (run / "tokenizer.json").read_bytes() == before
+    assert f"but the run began with {moved / 'tokenizer.json'}: {sizes[1]} tokens" in said
+    assert (moved / "tokenizer.json").read_bytes() == before
     # Without its own words, those of the file are compared with what the checkpoints remember.
-    (run / "tokenizer.json").unlink()
-    said = refused(run, pairs, text__vocabulary=file)
+    (moved / "tokenizer.json").unlink()
+    said = refused(moved, pairs, text__vocabulary=file)
     assert said.count(", vocabulary ") == 2
-    assert not (run / "tokenizer.json").exists()
+    assert not (moved / "tokenizer.json").exists()
 
 
 def test_an_image_that_cannot_be_read_later_is_named_and_nothing_else(tmp_path, monkeypatch):
@@ -282,30 +279,31 @@ def test_an_image_that_cannot_be_read_later_is_named_and_nothing_else(tmp_path, 
     (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-30])
     source = data.open_splits("folder", path=str(tmp_path), image_size=8, holdout=0.0)["train"]
 
-    def build(*_):
+    def build(*_, **__):
         source.gather(np.arange(2))
 
-    monkeypatch.setattr(experiment, "build", build)
-    c = config.from_config_dict({"method": "clip"})
+    for module in (_train, _evaluate):
+        monkeypatch.setattr(module, "build", build)
+    c = run.from_config_dict({"method": "clip"})
     for task in (
-        lambda: trainer.train(c, tmp_path / "run"),
-        lambda: evaluator.evaluate(c, tmp_path / "run", "knn", "newest"),
+        lambda: run.train(c, tmp_path / "run"),
+        lambda: run.evaluate(c, tmp_path / "run", "knn"),
     ):
         with pytest.raises(ConfigError, match=r"config\.data: cannot read the image .*half\.png.*"):
             task()
-        report.write_json(tmp_path / "run" / "config.json", dataclasses.asdict(c))
+        write_json(tmp_path / "run" / "config.json", dataclasses.asdict(c))
 
 
 def test_a_run_keeps_its_words_when_the_file_that_they_came_from_is_gone(uninterrupted, tmp_path):
     workdir, _ = uninterrupted
     source = data.open_splits("embedded")["train"]
-    gone = config.from_config_dict(
+    gone = run.from_config_dict(
         {"method": "clip", "text": {"vocabulary": str(tmp_path / "gone.txt"), "context": 6}}
     )
     own = load_tokenizer(workdir / "tokenizer.json")
-    assert vocabulary.make_tokenizer(gone, source, workdir).fingerprint == own.fingerprint
+    assert language.make_tokenizer(gone, source, workdir).fingerprint == own.fingerprint
     with pytest.raises(ConfigError, match=r"config\.text\.vocabulary: .*gone\.txt"):
-        vocabulary.make_tokenizer(gone, source, tmp_path)
+        language.make_tokenizer(gone, source, tmp_path)
 
 
 def test_a_second_run_in_the_same_directory_is_refused_and_changes_nothing(uninterrupted, pairs):
@@ -322,9 +320,9 @@ def test_a_vocabulary_that_no_checkpoint_knows_is_made_anew(uninterrupted, tmp_p
     source = data.open_splits("folder", path=str(pairs), captions="good.csv")["train"]
     workdir, _ = uninterrupted
     (tmp_path / "tokenizer.json").write_bytes((workdir / "tokenizer.json").read_bytes())
-    small = config.from_config_dict({"method": "clip", "text": {"vocab_size": 30}})
-    assert vocabulary.make_tokenizer(small, source, tmp_path).vocab_size <= 30
-    assert vocabulary.make_tokenizer(small, source, workdir).vocab_size > 30
+    small = run.from_config_dict({"method": "clip", "text": {"vocab_size": 30}})
+    assert language.make_tokenizer(small, source, tmp_path).vocab_size <= 30
+    assert language.make_tokenizer(small, source, workdir).vocab_size > 30
 
 
 def test_paths_stay_true_from_another_directory(tmp_path, monkeypatch):
@@ -335,11 +333,12 @@ def test_paths_stay_true_from_another_directory(tmp_path, monkeypatch):
 
     def absolute(captions):
         given = {
+            "method": "clip",
             "data": {"source": "folder", "path": "images", "captions": captions},
             "text": {"vocabulary": "vocab.txt"},
             "zero_shot": {"class_names": "names.txt"},
         }
-        return experiment.with_absolute_paths(config.from_config_dict(given))
+        return with_absolute_paths(run.from_config_dict(given))
 
     c = absolute("here.csv")
     assert c.data.path == str(tmp_path / "images")
@@ -354,16 +353,14 @@ def test_the_words_of_a_run_are_part_of_what_it_is_known_by():
     source = data.open_splits("embedded")["test"]
     words = [train_tokenizer(["red cat"] * n, vocab_size=40) for n in (2, 3)]
     other = train_tokenizer(["red dog"] * 2, vocab_size=40)
-    a, b, c = (experiment.describe_data(source, tokenizer) for tokenizer in (*words, other))
+    a, b, c = (describe(source, tokenizer) for tokenizer in (*words, other))
     assert a == b != c
 
 
 def test_the_images_of_a_run_are_known_by_which_caption_is_whose():
     def described(*captions):
         source = data.open_splits("embedded")["test"].take(np.arange(2))
-        return experiment.describe_data(
-            dataclasses.replace(source, captions=data.Captions.of(captions))
-        )
+        return describe(dataclasses.replace(source, captions=data.Captions.of(captions)))
 
     first = described(["a", "b"], ["c"])
     assert first == described(["a", "b"], ["c"])
@@ -385,12 +382,12 @@ def test_other_captions_are_refused_when_a_run_goes_on(uninterrupted, pairs):
 
 
 def test_a_wrong_number_of_class_names_is_told_before_the_first_step(tmp_path, pairs):
-    names, run = tmp_path / "names.txt", tmp_path / "run"
+    names, workdir = tmp_path / "names.txt", tmp_path / "run"
     names.write_text("red\ngreen\n")
-    said = refused(run, pairs, zero_shot__class_names=names)
+    said = refused(workdir, pairs, zero_shot__class_names=names)
     assert f"config.zero_shot.class_names: {names} has 2 class names" in said
-    assert "the data has 3 classes" in said
-    assert not run.exists()
+    assert "there are 3 classes" in said
+    assert not workdir.exists()
 
 
 def test_images_without_labels_cannot_be_captioned_by_prompts(tmp_path, pairs):
@@ -401,16 +398,16 @@ def test_images_without_labels_cannot_be_captioned_by_prompts(tmp_path, pairs):
         data__on_error="raise",
         data__prompts="photos",
     )
-    assert "config.data.prompts: captions from class names: " in said
-    assert "images have no label" in said
+    assert "config.data.prompts: 55 of 55 images have no label" in said
 
 
 def test_a_missing_image_is_refused_with_file_and_line_and_nothing_is_written(tmp_path, pairs):
-    run = tmp_path / "run"
-    said = refused(run, pairs, data__on_error="raise")
+    workdir = tmp_path / "run"
+    said = refused(workdir, pairs, data__on_error="raise")
     assert f"config.data.captions: {pairs / 'captions.csv'}, line 4: there is no image" in said
-    assert "(and 2 more). data.on_error=skip leaves out" in said
-    assert not run.exists()
+    assert "(and 2 more)" in said
+    assert "config.data.on_error=skip" in said
+    assert not workdir.exists()
 
 
 # Pillow warns where we refuse.

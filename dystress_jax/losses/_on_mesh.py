@@ -93,6 +93,11 @@ def on_mesh(
         split = strategy in ("gathered", "ring") or (strategy == "auto" and devices > 1)
         how |= {"axis_name": axis} if split else {}
 
+    if not split:
+        whole = functools.partial(loss, **how)
+        whole.__signature__ = signature  # type: ignore[attr-defined]
+        return whole
+
     def call(arguments: dict[str, Any], how: dict[str, Any]) -> Array:
         bound = inspect.BoundArguments(signature, OrderedDict(arguments))
         return loss(*bound.args, **bound.kwargs, **how)
@@ -102,8 +107,6 @@ def on_mesh(
         bound = signature.bind(*positional, **keywords)
         bound.apply_defaults()
         arguments = bound.arguments
-        if not split:
-            return call(arguments, how)
         if "temperature" in arguments:
             arguments["temperature"] = as_temperature(arguments["temperature"])
         # Traced, not computed: errors of the loss count the rows of the whole batch.
@@ -124,8 +127,7 @@ def on_mesh(
             others = _in_order(_combine(entering, staying))
             return call(rows | queue | others, how).reshape(-1, n // devices)
 
-        whole = PartitionSpec()
-        specs = (PartitionSpec(axis), whole, _specs(entering, PartitionSpec(None, axis)))
+        specs = (PartitionSpec(axis), PartitionSpec(), _specs(entering, PartitionSpec(None, axis)))
         mapped = jax.shard_map(
             shard,
             mesh=mesh,

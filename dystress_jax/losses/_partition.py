@@ -70,8 +70,8 @@ dense = Strategy(_dense_sum, _dense_max, one_pass=False, reverse_only=False)
 def logits(
     similarity: Similarity, temperature: Temperature, value: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """Returns value / tau: the only place where a logit is formed."""
-    # The reciprocal serves the gradient as well, and a division is the dearest operation here.
+    """Returns value / tau: the only place where a loss forms a logit."""
+    # The reciprocal serves the gradient as well, and a division is the most expensive operation.
     return value * jnp.reciprocal(temperature(similarity.as_cosine(value)))
 
 

@@ -67,6 +67,23 @@ class Plan(NamedTuple):
             return numbers
         return numbers + n * jax.lax.axis_index(self.axis_name)
 
+    def between_views(
+        self, view_a: Float[Array, "n d"], view_b: Float[Array, "n d"]
+    ) -> tuple[Float[Array, " 2*n"], Float[Array, " 2*n"]]:
+        """N_i over the views of all other examples, and l_ip, for the anchors a, then b."""
+        a, b = self.points(view_a), self.points(view_b)
+        views = jnp.concatenate([a, b])
+        sample = jnp.tile(self.row_numbers(a.shape[0]), 2)
+        negatives = _partition.log_partition(
+            views,
+            views,
+            temperature=self.temperature.for_negatives,
+            similarity=self.similarity,
+            strategy=self.strategy,
+            groups=(sample, sample),
+        )
+        return negatives, self.positives(a, b, copies=2)
+
     def negatives(
         self,
         anchors: Float[Array, "n d"],

@@ -84,7 +84,7 @@ def nt_xent(
     """
     options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b)
-    negatives, positives = _between_views(plan, view_a, view_b)
+    negatives, positives = plan.between_views(view_a, view_b)
     return jax.nn.softplus(negatives - positives)
 
 
@@ -136,7 +136,7 @@ def dcl(
     options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b, candidates=2 if joint else 1)
     if joint:
-        negatives, positives = _between_views(plan, view_a, view_b)
+        negatives, positives = plan.between_views(view_a, view_b)
         return negatives - positives
     a, b = plan.points(view_a), plan.points(view_b)
     views = jnp.concatenate([a, b])
@@ -195,7 +195,7 @@ def dclw(
     check_positive("sigma", sigma)
     options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b)
-    negatives, positives = _between_views(plan, view_a, view_b)
+    negatives, positives = plan.between_views(view_a, view_b)
     paired = plan.similarity.paired(plan.points(view_a), plan.points(view_b))
     hardness = jax.lax.stop_gradient(paired) / sigma
     largest = jnp.max(hardness)
@@ -405,17 +405,6 @@ def _plan_of_views(
     check_pairs("view_a", view_a, "view_b", view_b, options.axis_name)
     n, d = view_a.shape
     return options.plan(anchors=2 * n, candidates=candidates * n, length=d)
-
-
-def _between_views(
-    plan: Plan, view_a: Float[Array, "n d"], view_b: Float[Array, "n d"]
-) -> tuple[Float[Array, " 2*n"], Float[Array, " 2*n"]]:
-    """N_i over the views of all other examples, and l_ip, for the anchors a, then b."""
-    a, b = plan.points(view_a), plan.points(view_b)
-    views = jnp.concatenate([a, b])
-    sample = jnp.tile(plan.row_numbers(a.shape[0]), 2)
-    negatives = plan.negatives(views, views, groups=(sample, sample))
-    return negatives, plan.positives(a, b, copies=2)
 
 
 def _contrast(negatives_over_positive: Float[Array, " n"], decoupled: bool) -> Float[Array, " n"]:

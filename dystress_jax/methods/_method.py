@@ -6,13 +6,20 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .. import schemes
+from ..schemes import SchemeInputs
 from ..temperatures import Temperature
 
 PyTree = Any
 # "image": uint8 [n h w c]; "label" and "index": int32 [n]; "tokens": int32 [n t] where images have
 # captions; "row": int32 [n], the number of the example in the whole batch.
-Batch = dict[str, jax.Array]
+DeviceBatch = dict[str, jax.Array]
+Loss = Callable[..., Float[Array, " anchors"]]  # any of `losses`
+Spread = Callable[[Loss], Loss]  # `losses.on_mesh` over the devices of a run
+
+
+def on_one_device(loss: Loss) -> Loss:
+    """Leave a loss as it is."""
+    return loss
 
 
 class Embedded(NamedTuple):
@@ -23,55 +30,79 @@ class Embedded(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a loss leaves besides its value."""
+    """What a loss leaves besides its value.
 
-    memory: PyTree  # the method's memory after this batch
+    Attributes:
+        memory: the method's memory after this batch.
+        metrics: numbers for the log.
+        factor: what the loss of each anchor is multiplied by before the mean; None: 1.
+    """
+
+    memory: PyTree
     metrics: dict[str, Float[Array, ""]]
+    factor: Float[Array, " anchors"] | None = None
 
 
-def _keep(memory: PyTree, params: PyTree, step: Int[Array, ""]) -> PyTree:
+def _keep_memory(memory: PyTree, params: PyTree, step: Int[Array, ""]) -> PyTree:
     del params, step
     return memory
 
 
-def _as_it_is(batch: Batch, key: PRNGKeyArray) -> Batch:
+def _no_prepare(batch: DeviceBatch, key: PRNGKeyArray) -> DeviceBatch:
     del key
     return batch
 
 
 class Method(NamedTuple):
-    """A contrastive method as pure functions.
+    """A way to learn from images, as pure functions.
 
-    Three pytrees hold all that a method changes, and all three are in the train state: ``params``,
-    which the optimiser trains; ``stats``, the networks' running statistics and frozen arrays; and
-    ``memory``, what the method itself remembers, such as a momentum encoder or a queue of keys. It
-    is ``()`` for a method that remembers nothing. The temperature's scheme has a state beside them.
+    Three pytrees hold all that a method changes, and all three are in the train state: `params`,
+    which the optimiser trains; `stats`, the networks' running statistics and frozen arrays; and
+    `memory`, what the method itself remembers, such as a momentum encoder or a queue of keys. It
+    is `()` for a method that remembers nothing.
 
-    The loss comes in two parts. ``embed`` works example by example (BatchNorm apart), so the step
-    may give it the batch in pieces; ``contrast`` sees the embeddings of the whole batch.
+    The loss comes in two parts. `embed` works example by example (BatchNorm apart), so the step
+    may give it the batch in pieces; `contrast` sees the embeddings of the whole batch.
+
+    A method does not know how its temperature comes about. Where it has one, `scheme_inputs` says
+    what a scheme may look at, and `contrast` is given the temperature of the step.
 
     Attributes:
-        init: ``key -> (params, stats, memory)``.
-        embed: ``(params, stats, memory, batch, key) -> (Embedded, stats)``, in training mode.
-        look: ``(embedded, memory, batch, key) -> schemes.Batch``, what the scheme may look at.
-        contrast: ``(params, embedded, temperature, memory, batch, key) -> (scalar loss, Outcome)``.
-        scheme: the temperature's.
-        encode: ``(params, stats, images) -> features``, in evaluation mode; images are float.
-        num_features: the width of ``features``.
-        prepare: ``(batch, key) -> batch``, what needs the whole batch before it is cut into pieces.
-        after_update: ``(memory, params, step) -> memory`` once the optimiser has moved ``params``;
-            ``step`` counts the steps that are done with it. By default memory stays as it is.
+        init: `key -> (params, stats, memory)`.
+        embed: `(params, stats, memory, batch, key) -> (Embedded, stats)`, in training mode.
+        contrast: `(params, embedded, temperature, memory, batch, key) -> (loss of each anchor,
+            Outcome)`; the step takes the mean.
+        encode: `(params, stats, images) -> features`, in evaluation mode; images are float.
+        num_features: the width of the features.
+        width: the width of the embeddings that the loss compares.
+        project: `(params, stats, images) -> embeddings`, in evaluation mode.
+        scheme_inputs: `(embedded, memory, batch, key) -> SchemeInputs`, what a scheme may look at.
+            None: the method has no temperature, and `contrast` is given None.
+        prepare: `(batch, key) -> batch`, what needs the whole batch before it is cut into pieces.
+        after_update: `(memory, params, step) -> memory` once the optimiser has moved `params`;
+            `step` counts the steps that are done with it. By default memory stays as it is.
+        beside: `(params, embedded, batch) -> (scalar, metrics)`, what is minimised beside the loss
+            and does not show in it, such as a probe's; None: nothing.
     """
 
     init: Callable[[PRNGKeyArray], tuple[PyTree, PyTree, PyTree]]
-    embed: Callable[[PyTree, PyTree, PyTree, Batch, PRNGKeyArray], tuple[Embedded, PyTree]]
-    look: Callable[[Embedded, PyTree, Batch, PRNGKeyArray], schemes.Batch]
+    embed: Callable[[PyTree, PyTree, PyTree, DeviceBatch, PRNGKeyArray], tuple[Embedded, PyTree]]
     contrast: Callable[
-        [PyTree, Embedded, Temperature, PyTree, Batch, PRNGKeyArray],
-        tuple[Float[Array, ""], Outcome],
+        [PyTree, Embedded, Temperature | None, PyTree, DeviceBatch, PRNGKeyArray],
+        tuple[Float[Array, " anchors"], Outcome],
     ]
-    scheme: schemes.Scheme
     encode: Callable[[PyTree, PyTree, Float[Array, "n h w c"]], Float[Array, "n features"]]
     num_features: int
-    prepare: Callable[[Batch, PRNGKeyArray], Batch] = _as_it_is
-    after_update: Callable[[PyTree, PyTree, Int[Array, ""]], PyTree] = _keep
+    width: int
+    project: Callable[[PyTree, PyTree, Float[Array, "n h w c"]], Float[Array, "n d"]]
+    scheme_inputs: Callable[[Embedded, PyTree, DeviceBatch, PRNGKeyArray], SchemeInputs] | None = (
+        None
+    )
+    prepare: Callable[[DeviceBatch, PRNGKeyArray], DeviceBatch] = _no_prepare
+    after_update: Callable[[PyTree, PyTree, Int[Array, ""]], PyTree] = _keep_memory
+    beside: (
+        Callable[
+            [PyTree, Embedded, DeviceBatch], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]
+        ]
+        | None
+    ) = None

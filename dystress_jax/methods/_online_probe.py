@@ -12,16 +12,16 @@ PROBE = "probe"  # its key among the parameters
 def with_online_probe(method: Method, num_classes: int) -> Method:
     """Add a linear probe on the stopped gradient of the features to any method.
 
-    The probe's cross entropy is added to the loss, but no gradient of it reaches the encoder, so
-    the encoder learns exactly as without it. Examples labelled -1 do not count.
+    The probe's cross entropy is minimised beside the loss, but no gradient of it reaches the
+    encoder, so the encoder learns exactly as without it. Examples labelled -1 do not count.
 
     Args:
         method: the method to watch.
-        num_classes: labels are 0 to ``num_classes - 1``.
+        num_classes: labels are 0 to `num_classes - 1`.
 
     Returns:
-        A method whose parameters have one more entry, ``probe``, and whose metrics have
-        ``probe_loss`` and ``probe_accuracy``.
+        A method whose parameters have one more entry, `probe`, and whose metrics have
+        `probe_loss` and `probe_accuracy`.
     """
 
     def init(key):
@@ -30,8 +30,7 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
         probe = {"kernel": weights, "bias": jnp.zeros(num_classes)}
         return {**params, PROBE: probe}, stats, memory
 
-    def contrast(params, embedded, temperature, memory, batch, key):
-        value, outcome = method.contrast(params, embedded, temperature, memory, batch, key)
+    def beside(params, embedded, batch):
         features = jax.lax.stop_gradient(embedded.features)
         n, views, width = features.shape
         labels = jnp.repeat(batch["label"], views)
@@ -44,12 +43,9 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
         )
         probe_loss = jnp.sum(share * entropy)
         accuracy = jnp.sum(share * (jnp.argmax(logits, axis=-1) == labels))
-        metrics = {**outcome.metrics, "probe_loss": probe_loss, "probe_accuracy": accuracy}
-        # The value of the reported loss stays the method's own.
-        silent = probe_loss - jax.lax.stop_gradient(probe_loss)
-        return value + silent, outcome._replace(metrics=metrics)
+        return probe_loss, {"probe_loss": probe_loss, "probe_accuracy": accuracy}
 
-    return method._replace(init=init, contrast=contrast)
+    return method._replace(init=init, beside=beside)
 
 
 def without_probe(params):
@@ -60,7 +56,7 @@ def without_probe(params):
 def with_probe_optimizer(
     optimizer: optax.GradientTransformation, probe: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """``optimizer`` for all parameters but the online probe's, which ``probe`` trains."""
+    """`optimizer` for all parameters but the online probe's, which `probe` trains."""
 
     def labels(params):
         return {name: "probe" if name == PROBE else "method" for name in params}

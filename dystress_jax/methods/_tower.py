@@ -1,4 +1,4 @@
-"""An encoder and its projection head as one, and a second one that follows it slowly."""
+"""An encoder with its heads as one, and a second one that follows it slowly."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,6 +7,7 @@ import jax
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Shaped, UInt8
 
+from ..errors import ArgumentError
 from ..models import Network
 
 PyTree = Any
@@ -24,7 +25,7 @@ class Tower(NamedTuple):
     projector: Network
 
     def init(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
-        """Return ``(params, stats)``."""
+        """Return `(params, stats)`."""
         encoder_key, projector_key = jax.random.split(key)
         encoder_params, encoder_stats = self.encoder.init(encoder_key)
         projector_params, projector_stats = self.projector.init(projector_key)
@@ -43,6 +44,10 @@ class Tower(NamedTuple):
         )
         return embeddings, features, {"encoder": encoder_stats, "projector": projector_stats}
 
+    def part_of(self, params: PyTree) -> PyTree:
+        """The tower's part of a method's parameters."""
+        return {name: params[name] for name in self._fields}
+
     def keys(
         self, key_params: PyTree, stats: PyTree, images: Float[Array, "n h w c"]
     ) -> Float[Array, "n d"]:
@@ -54,6 +59,13 @@ class Tower(NamedTuple):
         embeddings, _, _ = self.embed(key_params, stats, images)
         return jax.lax.stop_gradient(embeddings)
 
+    def project(
+        self, params: PyTree, stats: PyTree, inputs: Shaped[Array, "n ..."]
+    ) -> Float[Array, "n d"]:
+        """Return the embeddings, in evaluation mode."""
+        embeddings, _, _ = self.embed(params, stats, inputs, train=False)
+        return embeddings
+
     def encode(
         self, params: PyTree, stats: PyTree, images: Float[Array, "n h w c"]
     ) -> Float[Array, "n features"]:
@@ -62,8 +74,51 @@ class Tower(NamedTuple):
         return features
 
 
+class PredictingTower(NamedTuple):
+    """A tower and a predictor behind it; params and stats have the entry `predictor` more."""
+
+    tower: Tower
+    predictor: Network
+
+    def init(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+        """Return `(params, stats)`."""
+        tower_key, predictor_key = jax.random.split(key)
+        params, stats = self.tower.init(tower_key)
+        predictor_params, predictor_stats = self.predictor.init(predictor_key)
+        return (
+            {**params, "predictor": predictor_params},
+            {**stats, "predictor": predictor_stats},
+        )
+
+    def predict(
+        self, params: PyTree, stats: PyTree, images: Float[Array, "n h w c"]
+    ) -> tuple[Float[Array, "n d"], Float[Array, "n d"], Float[Array, "n features"], PyTree]:
+        """Return predictions, the embeddings they are made of, features and the new stats."""
+        embeddings, features, tower_stats = self.tower.embed(params, stats, images)
+        predictions, predictor_stats = self.predictor.apply(
+            params["predictor"], stats["predictor"], embeddings, train=True
+        )
+        return predictions, embeddings, features, {**tower_stats, "predictor": predictor_stats}
+
+
+def with_predictor(tower: Tower, predictor: Network) -> PredictingTower:
+    """A tower whose predictions are compared with embeddings.
+
+    Raises:
+        ArgumentError: the predictor does not keep the width.
+    """
+    width = tower.projector.out_features
+    if predictor.out_features != width:
+        raise ArgumentError(
+            "predictor",
+            f"found one to {predictor.out_features} after a projector to {width}; allowed: the "
+            "same width, since predictions and embeddings are compared.",
+        )
+    return PredictingTower(tower, predictor)
+
+
 def follow(key_params: PyTree, params: PyTree, *, rate: ArrayLike) -> PyTree:
-    """The momentum encoder's next parameters, ``(1 - rate) key_params + rate params``.
+    """The momentum encoder's next parameters, `(1 - rate) key_params + rate params`.
 
     Args:
         key_params: the momentum encoder's.
@@ -72,3 +127,30 @@ def follow(key_params: PyTree, params: PyTree, *, rate: ArrayLike) -> PyTree:
     """
     leading = {name: params[name] for name in key_params}
     return optax.incremental_update(leading, key_params, step_size=rate)
+
+
+def rising_momentum(momentum: float, total_steps: int) -> Callable[[Int[Array, ""]], ArrayLike]:
+    r"""The `rate` of `follow` where the momentum rises to 1 along half a cosine.
+
+    $$m_t = 1 - (1 - m_0) (1 + \cos(\pi t / T)) / 2$$
+
+    Args:
+        momentum: $m_0$, in [0, 1].
+        total_steps: T, at least 1.
+
+    Returns:
+        `t -> 1 - m_t`, where t counts the steps that are done.
+
+    Raises:
+        ArgumentError: a number is out of range.
+    """
+    check_momentum(momentum)
+    if total_steps < 1:
+        raise ArgumentError("total_steps", f"found {total_steps}; allowed: at least 1.")
+    return optax.cosine_decay_schedule(1 - momentum, total_steps)
+
+
+def check_momentum(momentum: float) -> None:
+    """Refuse an EMA momentum that is not in [0, 1]."""
+    if not 0 <= momentum <= 1:
+        raise ArgumentError("momentum", f"found {momentum}; allowed: in [0, 1].")

@@ -1,5 +1,6 @@
 """CLIP (Radford et al. 2021): each image finds its text, each text its image, on any manifold."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,17 +8,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
-from .. import schemes
+from .. import losses, schemes
+from ..errors import ArgumentError
 from ..metrics import equilibrium_gap, pair_statistics
 from ..models import Network
-from ..similarities import Similarity
-from ..temperatures import Temperature
-from ._method import Embedded, Method, Outcome
+from ..similarities import Similarity, sphere
+from ..temperatures import LearnedWithBias
+from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
 from ._tower import Tower
 
 PyTree = Any
 MOST_NEGATIVES = 256  # images and texts that the logged gap compares
-PairLoss = Callable[[Float[Array, "n d"], Float[Array, "n d"], Temperature], Float[Array, " n"]]
 OneView = Callable[
     [PRNGKeyArray, UInt8[Array, "n h w c"], Int[Array, " n"]], Float[Array, "n size size c"]
 ]
@@ -28,41 +29,46 @@ def clip(
     text: tuple[Network, Network],
     *,
     view: OneView,
-    loss: PairLoss,
-    similarity: Similarity,
-    scheme: schemes.Scheme,
-    wrong_pairs: float = 0.0,
-    sigmoid: bool = False,
+    loss: Loss = losses.clip,
+    similarity: Similarity = sphere,
+    caption_noise: float = 0.0,
+    spread: Spread = on_one_device,
 ) -> Method:
     """Image-text training with any similarity and any temperature.
 
     Args:
         image: encoder and projection of the images.
         text: encoder and projection of the texts.
-        view: ``(key, uint8 images, rows) -> images`` for the image tower.
-        loss: ``(images [n d], texts [n d], temperature) -> one value a pair``.
-        similarity: that ``loss`` compares with; here for the log.
-        scheme: of the temperature that is handed to ``loss``.
-        wrong_pairs: share of the texts, in [0, 1), that are dealt out among each other in every
-            batch, so that none of these has its own image: noise that cannot be memorised. One
-            pair stays right.
-        sigmoid: the loss is SigLIP's, whose logits balance elsewhere; for the log.
+        view: `(key, uint8 images, rows) -> images` for the image tower.
+        loss: `(images [n d], texts [n d], *, temperature, similarity) -> [n]`, one value a pair,
+            such as `losses.clip` or `siglip`.
+        similarity: how an image and a text are compared.
+        caption_noise: fraction of captions permuted within a batch, in [0, 1): none of these has
+            its own image, in every batch others, so the noise cannot be memorised. One pair stays
+            right.
+        spread: puts a loss over the devices, such as `losses.on_mesh` with a mesh.
 
     Returns:
         The method; the text tower is the entry "text" of its parameters and statistics. It logs
-        the gap between the mean logits of right pairs and of negative ones, and with wrong pairs
-        the gap at which they balance (`metrics.equilibrium_gap`).
+        the gap between the mean logits of right pairs and of negative ones, and with noise the gap
+        at which they balance (`metrics.equilibrium_gap`).
 
     Raises:
         ValueError: the towers differ in width.
 
     References:
-        Radford et al., https://arxiv.org/abs/2103.00020; Sun, https://arxiv.org/abs/2209.02127.
+        Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020); Sun,
+        [arXiv 2209.02127](https://arxiv.org/abs/2209.02127).
     """
     image_tower, text_tower = Tower(*image), Tower(*text)
     widths = image[1].out_features, text[1].out_features
     if widths[0] != widths[1]:
-        raise ValueError(f"both towers must have the same width; found {widths[0]} and {widths[1]}")
+        raise ArgumentError(
+            "text",
+            f"found embeddings of {widths[1]} numbers, and {widths[0]} of `image`; allowed: equal.",
+        )
+    sigmoid = loss is siglip
+    loss = spread(functools.partial(loss, similarity=similarity))
 
     def init(key):
         image_key, text_key = jax.random.split(key)
@@ -71,11 +77,11 @@ def clip(
         return {**params, "text": text_params}, {**stats, "text": text_stats}, ()
 
     def prepare(batch, key):
-        if not wrong_pairs:
+        if not caption_noise:
             return batch
         n = len(batch["row"])
         # The views are drawn with fold_in(key, row), so the first number that is no row is free.
-        source = _deal(jax.random.fold_in(key, n), n, wrong_pairs)
+        source = _permute_subset(jax.random.fold_in(key, n), n, caption_noise)
         right = source == batch["row"]
         return {**batch, "tokens": batch["tokens"][source], "right": right}
 
@@ -87,7 +93,7 @@ def clip(
         points = {"images": images, "texts": texts}
         return Embedded(points, features[:, None]), {**image_stats, "text": text_stats}
 
-    def look(embedded, memory, batch, key):
+    def scheme_inputs(embedded, memory, batch, key):
         del memory
         points = jax.lax.stop_gradient(embedded.points)
         return schemes.of_views(points["images"], points["texts"], example=batch["index"], key=key)
@@ -99,51 +105,68 @@ def clip(
         pairs = similarity.paired(a, similarity.project(texts))
         logit = lambda part, s: s / part(similarity.as_cosine(s))
         negative = logit(temperature.for_negatives, others)
-        # Texts that are dealt out wrongly are negatives with another name.
+        # Captions that were permuted are negatives with another name.
         positive = jnp.mean(logit(temperature.for_positives, pairs), where=right)
         return positive - jnp.mean(negative, where=~jnp.eye(len(others), dtype=bool))
 
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, key
         images, texts = embedded.points["images"], embedded.points["texts"]
-        value = jnp.mean(loss(images, texts, temperature))
+        values = loss(images, texts, temperature=temperature)
         found = pair_statistics(images, texts, temperature=temperature, similarity=similarity)
         found["scale"] = 1 / found["positive_tau"]
         found["logit_gap"] = gap(images, texts, temperature, batch.get("right"))
-        if wrong_pairs:
+        if caption_noise:
             found["equilibrium_gap"] = equilibrium_gap(
-                len(batch["row"]), wrong_pairs, sigmoid=sigmoid
+                len(batch["row"]), caption_noise, sigmoid=sigmoid
             )
-        return value, Outcome(memory, found)
+        return values, Outcome(memory, found)
 
     return Method(
-        init,
-        embed,
-        look,
-        contrast,
-        scheme,
-        image_tower.encode,
-        image[0].out_features,
-        prepare,
+        init=init,
+        embed=embed,
+        contrast=contrast,
+        encode=image_tower.encode,
+        num_features=image[0].out_features,
+        width=widths[0],
+        project=image_tower.project,
+        scheme_inputs=scheme_inputs,
+        prepare=prepare,
     )
 
 
-def embed_images(
-    image: tuple[Network, Network], params: PyTree, stats: PyTree, x: Float[Array, "n h w c"]
-) -> Float[Array, "n d"]:
-    """The embeddings of images by a trained method, in evaluation mode."""
-    return Tower(*image).embed(params, stats, x, train=False)[0]
+def siglip(
+    images: Float[Array, "n d"],
+    texts: Float[Array, "n d"],
+    *,
+    temperature: LearnedWithBias,
+    similarity: Similarity = sphere,
+    strategy: str = "auto",
+    tile_size: int | None = None,
+    axis_name: str | None = None,
+) -> Float[Array, " n"]:
+    """`losses.siglip` with the scale and the bias of a `schemes.learned_scale_and_bias`."""
+    return losses.siglip(
+        images,
+        texts,
+        scale=temperature.scale,
+        bias=temperature.bias,
+        similarity=similarity,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
+    )
 
 
 def embed_texts(
     text: tuple[Network, Network], params: PyTree, stats: PyTree, tokens: Int[Array, "n t"]
 ) -> Float[Array, "n d"]:
     """The embeddings of texts by a trained method, in evaluation mode."""
-    return Tower(*text).embed(params["text"], stats["text"], tokens, train=False)[0]
+    return Tower(*text).project(params["text"], stats["text"], tokens)
 
 
-def _deal(key: PRNGKeyArray, n: int, share: float) -> Int[Array, " n"]:
-    """Where the text of each pair comes from: chosen ones, that share on average, in a cycle."""
+def _permute_subset(key: PRNGKeyArray, n: int, share: float) -> Int[Array, " n"]:
+    """Where the text of each pair comes from: a subset, `share` on average, moves in a cycle."""
     draw = jax.random.uniform(key, (n,))
     chosen_first = jnp.argsort(draw)
     count = jnp.minimum(jnp.sum(draw < share), n - 1)

@@ -1,25 +1,17 @@
 """MoCo v3 (Chen et al. 2021): a momentum encoder and a predictor, without a queue."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Float
 
-from .. import losses, schemes
+from .. import losses
 from ..metrics import pair_statistics
 from ..models import Network
 from ..similarities import normalize, sphere
-from ..temperatures import Temperature
-from ._method import Embedded, Method, Outcome
-from ._tower import Tower, Views, follow
-
-KeyLoss = Callable[[Float[Array, "n d"], Float[Array, "n d"], Temperature], Float[Array, " n"]]
-
-
-_decoupled = functools.partial(losses.info_nce, decoupled=True)
+from ._both_ways import both_ways, of_both_ways
+from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
+from ._tower import Tower, Views, follow, rising_momentum, with_predictor
 
 
 def moco_v3(
@@ -28,12 +20,11 @@ def moco_v3(
     predictor: Network,
     *,
     views: Views,
-    loss: KeyLoss,
-    scheme: schemes.Scheme,
     momentum: float,
     total_steps: int,
     scale_by_tau: bool = True,
-    decoupled: Callable[..., Float[Array, " n"]] = _decoupled,
+    loss: Loss = losses.info_nce,
+    spread: Spread = on_one_device,
 ) -> Method:
     r"""MoCo v3 with any temperature.
 
@@ -41,10 +32,10 @@ def moco_v3(
     key, through the momentum encoder and its projector; the other images of the batch are the
     negatives:
 
-    .. math:: L = \ell(q_1, k_2) + \ell(q_2, k_1)
+    $$L = \ell(q_1, k_2) + \ell(q_2, k_1)$$
 
-    The momentum rises from :math:`m_0` to 1 along half a cosine over the run,
-    :math:`m_t = 1 - (1 - m_0) (1 + \cos(\pi t / T)) / 2`.
+    The EMA momentum rises from $m_0$ to 1 along half a cosine over the run,
+    $m_t = 1 - (1 - m_0) (1 + \cos(\pi t / T)) / 2$.
 
     Every pass takes its own BatchNorm statistics, since the two views may be drawn differently.
 
@@ -52,53 +43,35 @@ def moco_v3(
         encoder: images to features; a ViT keeps its patch embedding frozen if it was made so.
         projector: features to embeddings.
         predictor: embeddings to queries, of the same width.
-        views: ``(key, uint8 images, rows) -> two views``.
-        loss: ``(queries [n d], keys [n d], temperature) -> one value a query``.
-        scheme: of the temperature that is handed to ``loss``.
-        momentum: :math:`m_0`, in [0, 1].
+        views: `(key, uint8 images, rows) -> two views`.
+        momentum: $m_0$, in [0, 1].
         total_steps: T, at least 1.
-        scale_by_tau: multiply the loss by the published factor :math:`2 \tau`, which makes the size
-            of the gradient independent of a constant temperature. Where the temperature depends on
-            the pair, it is that of the query's positive pair, :math:`2 \tau(s_{ii})`; in the
-            gradient it counts as a number.
-        decoupled: the loss without the positive in the denominator; what schemes with a state per
-            example look at.
+        scale_by_tau: multiply the loss by the published factor $2 \tau$, which makes the size of
+            the gradient independent of a constant temperature. Where the temperature depends on the
+            pair, it is that of the query's positive pair, $2 \tau(s_{ii})$; in the gradient it
+            counts as a number.
+        loss: `(queries [n d], keys [n d], *, temperature) -> [n]`, such as `losses.info_nce`.
+        spread: puts a loss over the devices, such as `losses.on_mesh` with a mesh.
 
     Returns:
-        The method. Its memory has ``key_params``.
+        The method. Its memory has `key_params`.
 
     Raises:
         ValueError: a number is out of range, or the predictor does not keep the width.
 
     References:
-        Chen et al., https://arxiv.org/abs/2104.02057, algorithm 1 and section 3;
-        facebookresearch/moco-v3.
+        Chen et al., [arXiv 2104.02057](https://arxiv.org/abs/2104.02057), Algorithm 1 and section
+        3; the authors' code (facebookresearch/moco-v3).
     """
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum must be in [0, 1]; found {momentum}")
-    if total_steps < 1:
-        raise ValueError(f"total_steps must be at least 1; found {total_steps}")
-    if predictor.out_features != projector.out_features:
-        raise ValueError(
-            "queries and keys must have the same width; found a predictor to "
-            f"{predictor.out_features} after a projector to {projector.out_features}"
-        )
     tower = Tower(encoder, projector)
-    rate = optax.cosine_decay_schedule(1 - momentum, total_steps)
+    predicting = with_predictor(tower, predictor)
+    rate = rising_momentum(momentum, total_steps)
+    decoupled = spread(functools.partial(losses.info_nce, decoupled=True))
+    loss = spread(loss)
 
     def init(key):
-        tower_key, predictor_key = jax.random.split(key)
-        key_params, stats = tower.init(tower_key)
-        predictor_params, predictor_stats = predictor.init(predictor_key)
-        params = {**key_params, "predictor": predictor_params}
-        return params, {**stats, "predictor": predictor_stats}, {"key_params": key_params}
-
-    def query(params, stats, view):
-        embeddings, features, tower_stats = tower.embed(params, stats, view)
-        predictions, predictor_stats = predictor.apply(
-            params["predictor"], stats["predictor"], embeddings, train=True
-        )
-        return predictions, features, {**tower_stats, "predictor": predictor_stats}
+        params, stats = predicting.init(key)
+        return params, stats, {"key_params": tower.part_of(params)}
 
     def embed(params, stats, memory, batch, key):
         view_a, view_b = views(key, batch["image"], batch["row"])
@@ -106,63 +79,46 @@ def moco_v3(
             "keys_a": tower.keys(memory["key_params"], stats, view_a),
             "keys_b": tower.keys(memory["key_params"], stats, view_b),
         }
-        points["queries_a"], features_a, stats = query(params, stats, view_a)
-        points["queries_b"], features_b, stats = query(params, stats, view_b)
+        points["queries_a"], _, features_a, stats = predicting.predict(params, stats, view_a)
+        points["queries_b"], _, features_b, stats = predicting.predict(params, stats, view_b)
         return Embedded(points, jnp.stack([features_a, features_b], axis=1)), stats
 
-    def halves(temperature):
-        """The temperature of the first views' queries and that of the second views'."""
-        if not temperature.by_anchor:
-            return temperature, temperature
-        half = lambda side: jax.tree.map(lambda leaf: jnp.split(leaf, 2)[side], temperature)
-        return half(0), half(1)
+    def ways(embedded):
+        p = embedded.points
+        return (p["queries_a"], p["keys_b"]), (p["queries_b"], p["keys_a"])
 
-    def look(embedded, memory, batch, key):
+    def scheme_inputs(embedded, memory, batch, key):
         del memory
-        p = jax.lax.stop_gradient(embedded.points)
-        n = len(batch["index"])
-
-        def both(temperature):
-            of_a, of_b = halves(temperature)
-            a = decoupled(p["queries_a"], p["keys_b"], temperature=of_a)
-            return jnp.concatenate([a, decoupled(p["queries_b"], p["keys_a"], temperature=of_b)])
-
-        return schemes.Batch(
-            anchors=jnp.concatenate([p["queries_a"], p["queries_b"]]),
-            positives=jnp.concatenate([p["keys_b"], p["keys_a"]]),
-            decoupled=both,
-            negatives=n - 1,
-            example=jnp.tile(batch["index"], 2),
-            side=jnp.repeat(jnp.arange(2), n),
-            key=key,
-        )
-
-    def compare(queries, keys, temperature):
-        values = loss(queries, keys, temperature)
-        if scale_by_tau:
-            positive = sphere.paired(normalize(queries), normalize(keys))
-            values *= 2 * jax.lax.stop_gradient(temperature.for_positives(positive))
-        return jnp.mean(values)
+        return of_both_ways(decoupled, ways(embedded), batch, key)
 
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, batch, key
-        p = embedded.points
-        of_a, of_b = halves(temperature)
-        value = compare(p["queries_a"], p["keys_b"], of_a)
-        value += compare(p["queries_b"], p["keys_a"], of_b)
-        metrics = pair_statistics(p["queries_a"], p["keys_b"], temperature=of_a)
-        return value, Outcome(memory, metrics)
+        values = both_ways(loss, ways(embedded), temperature)
+        # The sum of the two means is twice the mean of all.
+        factor = jnp.full(len(values), 2.0)
+        if scale_by_tau:
+            factor *= 2 * both_ways(_positive_tau, ways(embedded), temperature)
+        (queries, keys), _ = ways(embedded)
+        metrics = pair_statistics(queries, keys, temperature=temperature)
+        return values, Outcome(memory, metrics, factor)
 
     def after_update(memory, params, step):
         return {"key_params": follow(memory["key_params"], params, rate=rate(step))}
 
     return Method(
-        init,
-        embed,
-        look,
-        contrast,
-        scheme,
-        tower.encode,
-        encoder.out_features,
+        init=init,
+        embed=embed,
+        contrast=contrast,
+        encode=tower.encode,
+        num_features=encoder.out_features,
+        width=projector.out_features,
+        project=tower.project,
+        scheme_inputs=scheme_inputs,
         after_update=after_update,
     )
+
+
+def _positive_tau(queries, keys, *, temperature):
+    """The temperature of each query's positive pair; in the gradient it counts as a number."""
+    positive = sphere.paired(normalize(queries), normalize(keys))
+    return jax.lax.stop_gradient(temperature.for_positives(positive))

@@ -1,22 +1,15 @@
 """SimCLR (Chen et al. 2020): two views of each image attract, all other images repel."""
 
-from collections.abc import Callable
+import inspect
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 
 from .. import losses, schemes
 from ..metrics import pair_statistics
 from ..models import Network
-from ..temperatures import Temperature
-from ._method import Embedded, Method, Outcome
+from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
 from ._tower import Tower, Views
-
-Loss = Callable[
-    [Float[Array, "n d"], Float[Array, "n d"], Temperature, Int[Array, " n"]],
-    Float[Array, " anchors"],
-]
 
 
 def simclr(
@@ -24,9 +17,8 @@ def simclr(
     projector: Network,
     *,
     views: Views,
-    loss: Loss,
-    scheme: schemes.Scheme,
-    decoupled: Callable[..., Float[Array, " anchors"]] = losses.dcl,
+    loss: Loss = losses.nt_xent,
+    spread: Spread = on_one_device,
 ) -> Method:
     """SimCLR with any contrastive loss between two views and any temperature.
 
@@ -36,17 +28,18 @@ def simclr(
     Args:
         encoder: images to features.
         projector: features to the embeddings that the loss compares.
-        views: ``(key, uint8 images, rows) -> two views``.
-        loss: ``(view_a [n d], view_b [n d], temperature, labels [n]) -> one value an anchor``.
-        scheme: of the temperature that is handed to ``loss``.
-        decoupled: `losses.dcl`, or the same with options of one's own; what schemes with a state
-            per example look at.
+        views: `(key, uint8 images, rows) -> two views`.
+        loss: `(view_a [n d], view_b [n d], *, temperature) -> [2n]`, one value an anchor, all of a
+            first. A loss with an argument `labels`, such as `losses.supcon`, is given them third;
+            an image without a label is a class of its own.
+        spread: puts a loss over the devices, such as `losses.on_mesh` with a mesh.
 
     References:
-        Chen et al., A Simple Framework for Contrastive Learning of Visual Representations,
-        https://arxiv.org/abs/2002.05709
+        Chen et al., [arXiv 2002.05709](https://arxiv.org/abs/2002.05709).
     """
     tower = Tower(encoder, projector)
+    supervised = "labels" in inspect.signature(loss).parameters
+    loss, dcl = spread(loss), spread(losses.dcl)
 
     def init(key):
         return *tower.init(key), ()
@@ -61,16 +54,29 @@ def simclr(
         points = {"view_a": pairs[:, 0], "view_b": pairs[:, 1]}
         return Embedded(points, features.reshape(len(pairs), 2, -1)), stats
 
-    def look(embedded, memory, batch, key):
+    def scheme_inputs(embedded, memory, batch, key):
         del memory
-        views = jax.lax.stop_gradient(embedded.points)
-        return schemes.of_views(**views, example=batch["index"], key=key, decoupled=decoupled)
+        points = jax.lax.stop_gradient(embedded.points)
+        return schemes.of_views(**points, example=batch["index"], key=key, decoupled=dcl)
 
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, key
         view_a, view_b = embedded.points["view_a"], embedded.points["view_b"]
-        value = jnp.mean(loss(view_a, view_b, temperature, batch["label"]))
-        metrics = pair_statistics(view_a, view_b, temperature=temperature)
-        return value, Outcome(memory, metrics)
+        labels = [_each_unlabelled_apart(batch["label"])] if supervised else []
+        values = loss(view_a, view_b, *labels, temperature=temperature)
+        return values, Outcome(memory, pair_statistics(view_a, view_b, temperature=temperature))
 
-    return Method(init, embed, look, contrast, scheme, tower.encode, encoder.out_features)
+    return Method(
+        init=init,
+        embed=embed,
+        contrast=contrast,
+        encode=tower.encode,
+        num_features=encoder.out_features,
+        width=projector.out_features,
+        project=tower.project,
+        scheme_inputs=scheme_inputs,
+    )
+
+
+def _each_unlabelled_apart(labels):
+    return jnp.where(labels < 0, -1 - jnp.arange(len(labels), dtype=labels.dtype), labels)

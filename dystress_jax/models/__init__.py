@@ -1,6 +1,7 @@
 """Encoders, projection heads and the towers of image-text training, as pure functions."""
 
 from ._functional import Network as Network
+from ._functional import functional as functional
 from .clip_vit import clip_vit as clip_vit
 from .encoders import ENCODERS as ENCODERS
 from .heads import HEADS as HEADS

@@ -8,7 +8,7 @@ names = set(wheel.namelist())
 size = sum(info.compress_size for info in wheel.infolist() if "/embedded/" in info.filename)
 for needed in (
     "dystress_jax/py.typed",
-    "dystress_jax/trainer.py",
+    "dystress_jax/run/_train.py",
     "dystress_jax/data/embedded/NOTICE.md",
 ):
     assert needed in names, f"{needed} is not in the wheel"

@@ -1,16 +1,41 @@
-"""The words of an image-text run: made when it begins, the same ones ever after."""
+"""The words of an image-text run, and what its two towers embed."""
 
 import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
 
-from . import checkpoint, data
-from .config import Config, ConfigError
-from .data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from jaxtyping import Array, Float
+
+from .. import data
+from ..data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from ..similarities import Similarity
+from ..training import checkpoint
+from .config import Config, ConfigError, as_fields
+from .data import Sources
 
 FILE = "tokenizer.json"
 
+Embed = Callable[..., Float[Array, "n d"]]
+
+
+class Language(NamedTuple):
+    """What an image-text run has besides an encoder of images.
+
+    Attributes:
+        tokenizer: captions to tokens.
+        similarity: of an image and a text.
+        embed_images: `(params, stats, uint8 images) -> embeddings`, jitted.
+        embed_texts: `(params, stats, tokens) -> embeddings`, jitted.
+    """
+
+    tokenizer: Tokenizer
+    similarity: Similarity
+    embed_images: Embed
+    embed_texts: Embed
+
 
 def make_tokenizer(config: Config, train: data.Source, workdir: pathlib.Path) -> Tokenizer:
-    """The vocabulary of the run: the one it has begun with, a given one, or one of its captions.
+    """Build or reload the run's tokenizer.
 
     Raises:
         ConfigError: there are no captions, the file is no vocabulary, or it is not the run's.
@@ -38,25 +63,21 @@ def make_tokenizer(config: Config, train: data.Source, workdir: pathlib.Path) ->
         raise
     except (ValueError, OSError) as error:
         raise ConfigError(f"config.text.vocabulary: {error}") from error
-    try:
+    with as_fields("data"):
         captions = data.list_captions(train).texts
-    except ValueError as error:
-        raise ConfigError(f"config.{error}") from error
     return train_tokenizer(captions, vocab_size=t.vocab_size, context=t.context)
 
 
-def tokenize(sources: dict[str, data.Source], tokenizer: Tokenizer) -> dict[str, data.Source]:
+def tokenize(sources: Sources, tokenizer: Tokenizer) -> Sources:
     """The splits with their captions as tokens; test and held-out images may have none.
 
     Raises:
         ConfigError: the training images have no captions.
     """
-    try:
+    with as_fields("data"):
         return {
             split: data.with_tokens(source, tokenizer.encode)
             if source.captions is not None or split == "train"
             else source
             for split, source in sources.items()
         }
-    except ValueError as error:
-        raise ConfigError(f"config.{error}") from error

@@ -6,22 +6,23 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dystress_jax.report import DivergedError, Report, write_json
+from dystress_jax.files import write_json
+from dystress_jax.training.log import DivergedError, Log
 
 FINITE = {"gradient_norm": jnp.float32(1.0), "parameter_norm": jnp.float32(1.0)}
 
 
 def run_steps(workdir, first, last, *, log_every=1, losses=None, knn_at=()):
-    report = Report(workdir, first_step=first, total_steps=10, log_every=log_every, batch_size=4)
+    log = Log(workdir, first_step=first, total_steps=10, log_every=log_every, batch_size=4)
     try:
         for step in range(first + 1, last + 1):
             loss = (losses or {}).get(step, 1.0 / step)
-            report.step(step, {"loss": jnp.float32(loss), **FINITE})
+            log.step(step, {"loss": jnp.float32(loss), **FINITE})
             if step in knn_at:
-                report.add(knn=0.5)
-        report.flush()
+                log.add(knn=0.5)
+        log.flush()
     finally:
-        report.close()
+        log.close()
 
 
 def lines(workdir):
@@ -66,23 +67,23 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path, bad
 
 @pytest.mark.parametrize("name", ["gradient_norm", "parameter_norm"])
 def test_a_step_that_leaves_the_finite_numbers_stops_the_run(tmp_path, name):
-    report = Report(tmp_path, first_step=0, total_steps=3, log_every=1, batch_size=4)
-    report.step(1, {"loss": jnp.float32(1.0), **FINITE, name: jnp.float32(jnp.nan)})
+    log = Log(tmp_path, first_step=0, total_steps=3, log_every=1, batch_size=4)
+    log.step(1, {"loss": jnp.float32(1.0), **FINITE, name: jnp.float32(jnp.nan)})
     with pytest.raises(DivergedError, match=f"{name} is nan at step 1"):
-        report.flush()
-    report.close()
+        log.flush()
+    log.close()
 
 
 def test_the_speed_leaves_out_the_first_step_and_pauses(tmp_path):
-    report = Report(tmp_path, first_step=0, total_steps=3, log_every=1, batch_size=4)
+    log = Log(tmp_path, first_step=0, total_steps=3, log_every=1, batch_size=4)
     finite = {"loss": jnp.float32(1.0), **FINITE}
     for step in (1, 2, 3):
         time.sleep(0.3 if step == 1 else 0.01)
-        report.step(step, finite)
-        with report.paused():
+        log.step(step, finite)
+        with log.paused():
             time.sleep(0.3)
-    report.flush()
-    report.close()
+    log.flush()
+    log.close()
     first, *rest = lines(tmp_path)
     assert "images_per_second" not in first
     assert all(line["images_per_second"] > 4 / 0.25 for line in rest)
@@ -91,13 +92,13 @@ def test_the_speed_leaves_out_the_first_step_and_pauses(tmp_path):
 def test_a_step_is_read_when_the_next_has_been_handed_to_the_devices(tmp_path, monkeypatch):
     read, fetch = [], jax.device_get
     monkeypatch.setattr(jax, "device_get", lambda x: read.append(int(x["loss"])) or fetch(x))
-    report = Report(tmp_path, first_step=0, total_steps=3, log_every=1, batch_size=4)
+    log = Log(tmp_path, first_step=0, total_steps=3, log_every=1, batch_size=4)
     for step in (1, 2, 3):
-        report.step(step, {"loss": jnp.float32(step), **FINITE})
+        log.step(step, {"loss": jnp.float32(step), **FINITE})
         assert read == list(range(1, step))
-    report.flush()
+    log.flush()
     assert read == [1, 2, 3]
-    report.close()
+    log.close()
 
 
 def test_tensorboard_events_are_written(tmp_path):

@@ -7,20 +7,54 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags
+from ml_collections import ConfigDict
 
-from .checkpoint import CheckpointError
-from .config import ConfigError
-from .evaluation import NotFiniteError
-from .report import DivergedError
+from ..errors import UserError
+from .checks import from_config_dict
+from .config import Config, ConfigError
+from .overrides import check_overrides, take_options
 
-_TOLD = (ConfigError, CheckpointError, DivergedError, NotFiniteError, flags.Error, OSError)
+_TOLD = (UserError, flags.Error, OSError)
+
+
+class Command:
+    """What a command line has said of the config, from its reading to the settings."""
+
+    def __init__(self) -> None:
+        self._overridden: list[str] = []
+        self._options: dict[str, dict[str, Any]] = {}
+
+    def read(self, arguments: list[str]) -> list[str]:
+        """Check and remember the overrides; return what the flags are to parse.
+
+        Raises:
+            ConfigError: an override names no field, or gives it what it does not take.
+        """
+        others, self._options = take_options(arguments)
+        options = [f"{field}.{name}" for field, of in self._options.items() for name in of]
+        self._overridden = [*check_overrides(others), *options]
+        return others
+
+    def settings(self, parsed: ConfigDict) -> Config:
+        """The checked settings of the parsed config.
+
+        Raises:
+            ConfigError: as `from_config_dict`.
+        """
+        settings = parsed.to_dict()
+        for field, options in self._options.items():
+            group, _, last = field.rpartition(".")
+            holder = settings[group] if group else settings
+            holder[last] = {**holder[last], **options}
+        return from_config_dict(settings, overridden=self._overridden)
 
 
 def start(
-    main: Callable[[list[str]], None],
-    parse: Callable[[list[str]], list[str]],
+    main: Callable[[list[str], Command], None],
+    parse: Callable[[list[str], Command], list[str]],
     *,
     interrupted: str,
 ) -> None:
@@ -31,8 +65,9 @@ def start(
         parse: defines and parses the flags.
         interrupted: what to say after Ctrl-C.
     """
+    command = Command()
     try:
-        app.run(main, flags_parser=parse)
+        app.run(lambda rest: main(rest, command), flags_parser=lambda all: parse(all, command))
     except _TOLD as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:

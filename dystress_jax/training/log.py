@@ -1,17 +1,15 @@
-"""What a run tells: metrics.jsonl, TensorBoard events, a progress bar, JSON files.
+"""What a run tells while it runs: metrics.jsonl, TensorBoard events, a progress bar.
 
 The log never waits for the step that runs: it fetches the numbers of the step before.
 """
 
 import contextlib
-import itertools
 import json
 import math
-import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,14 +17,17 @@ import tqdm
 from jaxtyping import Array, Float
 from tensorboardX import SummaryWriter
 
+from ..errors import UserError
+from ..files import write_text
+
 METRICS_FILE = "metrics.jsonl"
 
 
-class DivergedError(FloatingPointError):
+class DivergedError(UserError, FloatingPointError):
     """The loss, its gradient or the parameters are no longer finite numbers."""
 
 
-class Report:
+class Log:
     """The log of one run; every logged step has one line in metrics.jsonl, also after a restart.
 
     Args:
@@ -150,50 +151,8 @@ class Report:
             self._events.add_scalar(name, value, step)
 
 
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a file, whole or not at all; file names that are no UTF-8 are written escaped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(draft, path)
-
-
-def percent(share: float) -> str:
-    """An accuracy in [0, 1] for the terminal."""
-    return f"{100 * share:.1f} %"
-
-
-def chance(share: float) -> str:
-    """What guessing gets; often too little for a fixed number of decimals."""
-    return f"chance {100 * share:.2g} %"
-
-
-def table(rows: Sequence[tuple[str, ...]], *, title: str) -> str:
-    """A table for the terminal: names to the left, numbers to the right, rows of any length.
-
-    Example:
-        >>> print(table([("trained", "50.1 %", "chance 10 %"), ("time", "8 s")], title="kNN"))
-        kNN
-        ------------------------------
-        trained   50.1 %   chance 10 %
-        time         8 s
-    """
-    columns = list(itertools.zip_longest(*rows, fillvalue=""))
-    widths = [max(map(len, column)) for column in columns]
-    lines = []
-    for name, *cells in zip(*columns, strict=True):
-        aligned = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("   ".join([f"{name:<{widths[0]}}", *aligned]).rstrip())
-    return "\n".join([title, "-" * max(len(title), *map(len, lines)), *lines])
-
-
 def _keep_lines_up_to(path: pathlib.Path, step: int) -> None:
-    """Drop the lines after ``step``, and a last line that a kill cut short."""
+    """Drop the lines after `step`, and a last line that a kill cut short."""
     if not path.exists():
         return
     kept = []
@@ -203,6 +162,4 @@ def _keep_lines_up_to(path: pathlib.Path, step: int) -> None:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError):
             continue
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text("".join(kept))
-    os.replace(draft, path)
+    write_text(path, "".join(kept))

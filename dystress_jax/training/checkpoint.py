@@ -1,7 +1,7 @@
 """Checkpoints: asynchronous, atomic, checked bit by bit when they come back.
 
-A checkpoint is the whole :class:`~dystress_jax.state.TrainState`, its fingerprint, and the
-position in the data. Orbax finds most damage by itself, but it returns array bytes as they are on
+A checkpoint is the whole train state, its fingerprint, and a record, such as the position in the
+data. Orbax finds most damage by itself, but it returns array bytes as they are on
 disk; the fingerprint finds a flipped bit there too.
 """
 
@@ -17,11 +17,16 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 from orbax.checkpoint import v1 as ocp
 
+from ..errors import UserError
+
 PyTree = Any
 Record = dict[str, Any]  # what is saved beside the arrays, such as the data position; plain JSON
 
 
-class CheckpointError(RuntimeError):
+VERSION = 2  # of what a checkpoint holds; others are refused
+
+
+class CheckpointError(UserError, RuntimeError):
     """No checkpoint can be used, though there are some."""
 
 
@@ -35,7 +40,7 @@ class Restored(NamedTuple):
 
 
 class Saver:
-    """Writes checkpoints in the background; keeps the newest few and the best by kNN.
+    """Writes checkpoints in the background; keeps the newest few and the best.
 
     Args:
         directory: made if it is not there.
@@ -43,10 +48,11 @@ class Saver:
     """
 
     def __init__(self, directory: pathlib.Path, *, keep: int):
-        self._knn = knn_by_step(directory)
+        self._scores = scores(directory)
+        self._writing: Any = None
         self._checkpointer = ocp.training.Checkpointer(
             str(directory.absolute()),
-            preservation_policy=_NewestAndBest(keep, self._knn),
+            preservation_policy=_NewestAndBest(keep, self._scores),
             cleanup_tmp_directories=True,
         )
 
@@ -62,20 +68,28 @@ class Saver:
         Args:
             step: steps done.
             state: arrays.
-            record: comes back with it; its entry ``knn``, if there is one, says how good it is.
+            record: comes back with it; its entry `score`, if there is one, says how good it is.
         """
-        if record.get("knn") is not None:
-            self._knn[step] = record["knn"]
-        self._checkpointer.save_checkpointables_async(
+        if record.get("score") is not None:
+            self._scores[step] = record["score"]
+        self._wait()
+        self._writing = self._checkpointer.save_checkpointables_async(
             step,
             {"train": {"state": state, "fingerprint": fingerprint(state)}},
             force=True,
-            custom_metadata={"record": record},
+            custom_metadata={"record": {**record, "version": VERSION}},
         )
 
     def close(self) -> None:
         """Wait until everything is on disk."""
+        self._wait()
         self._checkpointer.close()
+
+    def _wait(self) -> None:
+        # A save whose result nobody asks for keeps its thread, its event loop and three files.
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
 
 
 def steps(directory: pathlib.Path) -> list[int]:
@@ -85,10 +99,24 @@ def steps(directory: pathlib.Path) -> list[int]:
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
 
 
-def knn_by_step(directory: pathlib.Path) -> dict[int, float]:
-    """The kNN accuracy on the held-out part of train, for the checkpoints where it was measured."""
-    found = {step: read_record(directory, step).get("knn") for step in steps(directory)}
-    return {step: knn for step, knn in found.items() if knn is not None}
+def scores(directory: pathlib.Path) -> dict[int, float]:
+    """How good the checkpoints are whose record says so: step to score."""
+    found = {step: read_record(directory, step).get("score") for step in steps(directory)}
+    return {step: score for step, score in found.items() if score is not None}
+
+
+def check_version(directory: pathlib.Path) -> None:
+    """Refuse checkpoints of another version of this package.
+
+    Raises:
+        CheckpointError: in one line.
+    """
+    record = newest_record(directory)
+    if record and record.get("version") != VERSION:
+        raise CheckpointError(
+            f"{directory} holds checkpoints of another version of dystress_jax, which this one "
+            "cannot read. Use that version, or a new --workdir."
+        )
 
 
 def read_record(directory: pathlib.Path, step: int) -> Record:
@@ -143,7 +171,7 @@ def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
 def restore_newest(directory: pathlib.Path, abstract: PyTree) -> Restored | None:
     """Read the newest checkpoint that is whole; damaged newer ones are moved out of the way.
 
-    They go to ``damaged/`` beside ``directory``, since nothing is deleted that a person may want
+    They go to `damaged/` beside `directory`, since nothing is deleted that a person may want
     to look at.
 
     Returns:
@@ -199,13 +227,13 @@ def fingerprint(tree: PyTree) -> UInt32[Array, ""]:
 class _NewestAndBest:
     """Orbax asks it after each save which checkpoints to keep."""
 
-    def __init__(self, newest: int, knn: dict[int, float]):
-        self._newest, self._knn = newest, knn
+    def __init__(self, newest: int, scores: dict[int, float]):
+        self._newest, self._scores = newest, scores
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         del context
         present = [c.step for c in checkpoints]
-        scored = [(self._knn[step], step) for step in present if step in self._knn]
+        scored = [(self._scores[step], step) for step in present if step in self._scores]
         kept = {*present[-self._newest :], *([max(scored)[1]] if scored else [])}
         return [step in kept for step in present]
 

@@ -1,0 +1,60 @@
+"""A loss between two views of which each is once the anchor."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..schemes import SchemeInputs
+from ..temperatures import Temperature
+from ._method import DeviceBatch, Loss
+
+# (anchors, candidates) of one way and of the other; candidate i is the positive of anchor i.
+Ways = tuple[
+    tuple[Float[Array, "n d"], Float[Array, "n d"]],
+    tuple[Float[Array, "n d"], Float[Array, "n d"]],
+]
+
+
+def both_ways(loss: Loss, ways: Ways, temperature: Temperature) -> Float[Array, " 2*n"]:
+    """The loss of the anchors of the first way, then that of the anchors of the second.
+
+    Args:
+        loss: `(anchors, candidates, *, temperature) -> [n]`.
+        ways: who is compared with whom.
+        temperature: one for each of the 2n anchors, in this order; or any that is the same for all.
+    """
+    (first, second), (of_first, of_second) = ways, halves(temperature)
+    values = loss(*first, temperature=of_first)
+    return jnp.concatenate([values, loss(*second, temperature=of_second)])
+
+
+def of_both_ways(
+    decoupled: Loss, ways: Ways, batch: DeviceBatch, key: PRNGKeyArray
+) -> SchemeInputs:
+    """What a scheme may look at.
+
+    Args:
+        decoupled: the loss with the positive left out of the sum.
+        ways: who is compared with whom.
+        batch: whose examples the anchors are.
+        key: randomness of the step.
+    """
+    ways = jax.lax.stop_gradient(ways)
+    n = len(batch["index"])
+    return SchemeInputs(
+        anchors=jnp.concatenate([anchors for anchors, _ in ways]),
+        positives=jnp.concatenate([candidates for _, candidates in ways]),
+        decoupled=lambda temperature: both_ways(decoupled, ways, temperature),
+        negatives=n - 1,
+        example=jnp.tile(batch["index"], 2),
+        side=jnp.repeat(jnp.arange(2), n),
+        key=key,
+    )
+
+
+def halves(temperature: Temperature) -> tuple[Temperature, Temperature]:
+    """The temperature of the anchors of the first way and that of the second's."""
+    if not temperature.is_per_anchor:
+        return temperature, temperature
+    half = lambda side: jax.tree.map(lambda leaf: jnp.split(leaf, 2)[side], temperature)
+    return half(0), half(1)

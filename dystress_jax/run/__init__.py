@@ -1,0 +1,28 @@
+"""From settings to a run: what `train.py` and `eval.py` do, to be used from Python too.
+
+Example:
+    >>> settings = defaults()
+    >>> settings.temperature.tau_max = 0.5
+    >>> config = from_config_dict(settings)
+    >>> config.temperature.tau_max
+    0.5
+
+`train(config, workdir)` trains, or goes on with the run in `workdir`; `evaluate` measures it, and
+`restore` gives its parts and its state.
+`Own` puts objects of one's own in place of names.
+"""
+
+from ._build import build as build
+from ._evaluate import evaluate as evaluate
+from ._evaluate import read_config as read_config
+from ._evaluate import restore as restore
+from ._own import Own as Own
+from ._train import train as train
+from .checks import from_config_dict as from_config_dict
+from .config import Config as Config
+from .config import ConfigError as ConfigError
+from .config import defaults as defaults
+from .config import to_config_dict as to_config_dict
+from .experiment import Experiment as Experiment
+from .methods import Parts as Parts
+from .temperature import Facts as Facts

@@ -1,0 +1,113 @@
+"""Objects of the user's own that are given in Python, in place of names in the settings."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ..data import Source
+from ..methods import Loss, Method
+from ..models import Network
+from ..schemes import Scheme
+from ..temperatures import TemperatureLike
+from .checks import from_config_dict, ignored
+from .config import Config, ConfigError, fields, get, put
+from .tables import IN_PYTHON, find, is_ignored
+
+_AXES = {  # what each object stands for
+    "temperature": "temperature.name",
+    "loss": "loss.name",
+    "method": "method",
+    "model": "model.name",
+    "source": "data.source",
+}
+_MADE = ("temperature.name", "model.name")  # given as they are; the others are called
+
+
+class Own(NamedTuple):
+    """Objects of one's own in place of names in the settings; None: as the settings say.
+
+    Attributes:
+        temperature: anything that a loss takes as temperature, or a `schemes.Scheme`.
+        loss: called as those of the method, such as `losses.nt_xent`.
+        method: `(parts, ...) -> methods.Method`.
+        model: the encoder.
+        source: `(...) -> {"train": data.Source, ...}`.
+
+    Example:
+        >>> Own(temperature=lambda similarity: 0.1 + 0.1 * similarity**2).loss is None
+        True
+    """
+
+    temperature: TemperatureLike | Scheme | None = None
+    loss: Loss | None = None
+    method: Callable[..., Method] | None = None
+    model: Network | None = None
+    source: Callable[..., dict[str, Source]] | None = None
+
+    def find(self, table: Mapping[str, Any], config: Config, axis: str) -> Any:
+        """What stands for a field: the object that was given, or what the settings name.
+
+        Args:
+            table: what the settings may name.
+            config: the settings.
+            axis: the field.
+
+        Raises:
+            ConfigError: the settings name nothing that there is.
+        """
+        made = self.given().get(axis)
+        if made is None:
+            return find(table, get(config, axis), field=f"config.{axis}")
+        return functools.partial(lambda made: made, made) if axis in _MADE else made
+
+    def given(self) -> dict[str, Any]:
+        """The objects by the fields that they stand for."""
+        found = {axis: getattr(self, name) for name, axis in _AXES.items()}
+        return {axis: made for axis, made in found.items() if made is not None}
+
+
+def name_own(config: Config, own: Own) -> Config:
+    """The settings with the names of the objects that were given.
+
+    Raises:
+        ConfigError: an object is no function where one is called, or would ignore a field that is
+            set; or the settings name an object that is not given.
+    """
+    for axis in _AXES.values():
+        if get(config, axis).startswith(IN_PYTHON):
+            own.find({}, config, axis)
+    for axis, made in own.given().items():
+        if axis not in _MADE and not callable(made):
+            raise ConfigError(
+                f"config.{axis}: found a {type(made).__name__} in own=; allowed: a function."
+            )
+        config = put(config, axis, IN_PYTHON + name_of(made))
+        builder = own.find({}, config, axis)
+        for field in fields():
+            if field.axis == axis and field.is_set(config) and is_ignored(field, builder):
+                raise ignored(config, field, axis, "its default")
+    return from_config_dict(dataclasses.asdict(config))
+
+
+def check_given_again(trained: Config, config: Config) -> None:
+    """Refuse to go on without the objects that a run was given.
+
+    Args:
+        trained: the run's settings.
+        config: those that it shall go on with.
+
+    Raises:
+        ConfigError: naming the first object that is missing.
+    """
+    for axis in _AXES.values():
+        if not get(config, axis).startswith(IN_PYTHON):
+            then = get(trained, axis)
+            if then.startswith(IN_PYTHON):
+                find({}, then, field=f"config.{axis}")
+
+
+def name_of(made: Any) -> str:
+    """What to call an object: with its numbers if it shows them, so that it is told from others."""
+    shown = getattr(made, "__qualname__", None) or repr(made)
+    return type(made).__qualname__ if " at 0x" in shown else shown.rpartition("<locals>.")[2]

@@ -1,0 +1,346 @@
+"""Training from start to end: data, state, steps, evaluation. No mathematics."""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import filelock
+import grain
+import jax
+import tqdm
+
+from .. import data, evaluation, sharding
+from ..evaluation import Result
+from ..files import write_json, write_text
+from ..training import TrainState, checkpoint, make_train_step
+from ..training.interrupt import StopRequest
+from ..training.log import DivergedError, Log
+from . import evaluations, language, show, summary
+from ._build import build
+from ._evaluate import read_config
+from ._own import Own, check_given_again, name_own
+from .config import Config, ConfigError, differences, may_change_on_resume
+from .data import check_same, reporting_unreadable_images, with_absolute_paths
+from .evaluations import CannotEvaluate, Evaluate
+from .experiment import Experiment
+from .tables import find
+
+
+@reporting_unreadable_images()
+def train(
+    config: Config,
+    workdir: pathlib.Path | str,
+    *,
+    own: Own = Own(),  # noqa: B008
+) -> dict[str, Any]:
+    """Train, or go on with the run in `workdir`, and write its closing numbers.
+
+    Writes `config.json`, `metrics.jsonl`, TensorBoard events, `checkpoints/` and, at the end,
+    `summary.json`.
+
+    Args:
+        config: the settings, checked.
+        workdir: made if it is not there; a run that it holds is continued.
+        own: objects of one's own in place of names in the settings, such as a temperature. The run
+            goes on only with the same objects given again.
+
+    Returns:
+        The summary; of a run that was asked to stop, only how far it got.
+
+    Raises:
+        ConfigError: the settings do not fit the data, the devices, or the run in `workdir`, or
+            another process is running there, or an image cannot be read.
+        DivergedError: the loss became NaN or infinite.
+        CheckpointError: there are checkpoints, but none can be used.
+    """
+    with contextlib.ExitStack() as until_the_end:
+        with StopRequest(_note) as stop:
+            run = _prepare(config, pathlib.Path(workdir).absolute(), own)
+            until_the_end.enter_context(_lock_workdir(run.workdir))
+            start = _start(run)
+            _write_run_files(run)
+            state, last_step, seconds, signal = _train_steps(run, start, stop)
+            if signal is not None:
+                saved = f"saved in {run.checkpoints}; the same command goes on from there"
+                lost = "nothing saved (checkpoint_every is 0)"
+                _note(
+                    f"{signal}: stopped after step {last_step}, "
+                    + (saved if config.checkpoint_every else lost)
+                )
+                return {"stopped_after": last_step}
+        # All is saved: from here on a signal ends the run at once.
+        began = time.perf_counter()
+        found = _measure(run, state)
+        numbers = {"steps": int(state.step), "seed": config.seed, **summary.of_results(found)}
+        numbers["seconds"] = round(seconds + time.perf_counter() - began, 1)
+        if jax.process_index() == 0:
+            write_json(run.workdir / "summary.json", numbers)
+            print(_closing_table(found, numbers))
+        return numbers
+
+
+@contextlib.contextmanager
+def _lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
+    """Hold the directory: two runs would write over each other.
+
+    The system lets go of the lock when the process ends, however it ends.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir: {workdir} cannot be written ({error.strerror}); allowed: a directory, new "
+            "or of an earlier run."
+        ) from error
+    lock = filelock.FileLock(workdir / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise ConfigError(
+            f"--workdir: another run is writing to {workdir}. Wait for it, stop it, or give a new "
+            "--workdir."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Run(NamedTuple):
+    """What stays the same from the first step to the last."""
+
+    began: float
+    workdir: pathlib.Path
+    experiment: Experiment
+    evaluations: dict[str, Evaluate]
+
+    @property
+    def config(self) -> Config:
+        return self.experiment.config
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        return self.workdir / "checkpoints"
+
+
+def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
+    """Build every part; whatever cannot work fails here, before anything compiles."""
+    began = time.perf_counter()
+    config = name_own(with_absolute_paths(config), own)
+    _check_run(config, workdir)
+    devices = jax.devices()
+    _note(f"devices: {len(devices)} x {devices[0].device_kind}; workdir: {workdir}")
+    experiment = build(config, workdir, own=own)
+    counts = ", ".join(f"{len(s):,} {split}" for split, s in experiment.sources.items())
+    _note(f"images: {counts}; {' x '.join(map(str, experiment.train.image_shape))}")
+    named = [config.method]
+    if experiment.scheme is not None:
+        named += [] if config.loss.name == "softmax" else [config.loss.name]
+        named += [f"temperature {config.temperature.name}"]
+    length = f"{experiment.schedule.total_steps:,} steps of {config.batch_size:,}"
+    _note(f"{', '.join(named)}; {length}")
+    if experiment.measured_split(lambda source: True) is None:
+        _note("no test or held-out images: nothing will be measured (config.data.holdout is 0)")
+    if experiment.language is not None:
+        _note(f"vocabulary: {experiment.language.tokenizer.vocab_size:,} tokens")
+        with contextlib.suppress(CannotEvaluate):
+            evaluations.zero_shot_task(experiment)  # a wrong file is told now, not at the end
+    return _Run(began, workdir, experiment, _closing_evaluations(config))
+
+
+def _closing_evaluations(config: Config) -> dict[str, Evaluate]:
+    """What the run ends with: ours, as far as they can be measured, and the user's own."""
+    own = [name.strip() for name in config.evaluation.split(",") if name.strip()]
+    return {
+        name: find(evaluations.EVALUATIONS, name, field="config.evaluation")
+        for name in dict.fromkeys([*evaluations.CLOSING, *own])
+    }
+
+
+def _write_run_files(run: _Run) -> None:
+    """What the run is, once it is known to go on: settings, vocabulary, what was left out."""
+    if jax.process_index() != 0:
+        return
+    experiment = run.experiment
+    write_json(run.workdir / "config.json", dataclasses.asdict(run.config))
+    if experiment.language is not None:
+        experiment.language.tokenizer.save(run.workdir / language.FILE)
+    (run.workdir / "skipped.txt").unlink(missing_ok=True)
+    skipped = [line for source in experiment.sources.values() for line in source.skipped]
+    if skipped:
+        path = run.workdir / "skipped.txt"
+        write_text(path, "\n".join(skipped) + "\n")
+        _note(f"left out: {len(skipped)} that cannot be used, listed in {path}")
+
+
+class _Start(NamedTuple):
+    """Where this part of the run begins."""
+
+    state: TrainState
+    batches: grain.DatasetIterator
+    step: int
+    seconds: float  # that earlier parts took
+
+
+def _start(run: _Run) -> _Start:
+    """Restore the newest checkpoint that is whole, or begin."""
+    experiment = run.experiment
+    batches = data.batches(
+        experiment.train,
+        batch_size=run.config.batch_size,
+        seed=run.config.seed,
+        threads=run.config.data.threads,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    check_same(experiment.trained_on, run.checkpoints)
+    restored = checkpoint.restore_newest(run.checkpoints, experiment.abstract_state())
+    if restored is None:
+        return _Start(experiment.init_state(), batches, 0, 0.0)
+    for step, reason in restored.damaged:
+        _note(f"{reason}; moved to {run.workdir / 'damaged' / str(step)}")
+    done = restored.step >= experiment.schedule.total_steps
+    _note(f"{'complete' if done else 'going on from the checkpoint'} at step {restored.step}")
+    batches.set_state(restored.record["position"])
+    return _Start(restored.state, batches, restored.step, restored.record["seconds"])
+
+
+def _train_steps(
+    run: _Run, start: _Start, stop: StopRequest
+) -> tuple[TrainState, int, float, str | None]:
+    """Step until the end or a signal; returns state, last step, seconds so far, signal's name."""
+    config, experiment = run.config, run.experiment
+    total_steps, state, batches = experiment.schedule.total_steps, start.state, start.batches
+
+    def seconds() -> float:
+        return start.seconds + time.perf_counter() - run.began
+
+    train_step = make_train_step(
+        experiment.method,
+        experiment.optimizer,
+        experiment.schedule.learning_rate,
+        scheme=experiment.scheme,
+        mesh=experiment.mesh,
+        micro_batches=config.batch.micro_batches,
+    )
+    best = max(checkpoint.scores(run.checkpoints).values(), default=0.0)
+    saver = checkpoint.Saver(run.checkpoints, keep=config.checkpoint_keep)
+    log = Log(
+        run.workdir,
+        first_step=start.step,
+        total_steps=total_steps,
+        log_every=config.log_every,
+        batch_size=config.batch_size,
+        quiet=jax.process_index() != 0,
+    )
+    step, signal = start.step, None
+    try:
+        for step in range(start.step + 1, total_steps + 1):
+            batch = sharding.shard_batch(next(batches), experiment.mesh)
+            state, metrics = train_step(state, batch)
+            log.step(step, metrics)
+
+            last, measured = step == total_steps, {}
+            if config.knn_every and (last or _due(config.knn_every, step)):
+                with log.paused():
+                    measured = evaluations.watch(experiment, state)
+                log.add(**measured)
+            score = measured.get("knn")
+            improved = score is not None and score > best
+            best = max(best, score or 0.0)
+
+            signal = stop.reached(step)
+            due = last or improved or signal is not None or _due(config.checkpoint_every, step)
+            if config.checkpoint_every and due:
+                log.flush()  # the line of a saved step is on disk before its checkpoint
+                record = {
+                    "position": batches.get_state(),
+                    "score": score,
+                    "seconds": seconds(),
+                    "data": experiment.trained_on,
+                }
+                with log.paused():
+                    saver.save(step, state, record)
+            if signal is not None:
+                break
+        log.flush()
+    except (DivergedError, evaluation.NotFiniteError) as error:
+        good = saver.latest_step
+        where = "none was saved" if good is None else f"{run.checkpoints / str(good)} (step {good})"
+        raise DivergedError(
+            f"{error}; last good checkpoint: {where}. The same command would go the same way "
+            "again: lower config.optimizer.learning_rate or raise the smallest temperature, in a "
+            "new --workdir."
+        ) from error
+    finally:
+        log.close()
+        saver.close()
+        batches.close()
+    return state, step, seconds(), signal
+
+
+def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
+    """Everything that the run can be measured by, and a picture of what texts find."""
+    found = {}
+    for name, evaluate in run.evaluations.items():
+        try:
+            found[name] = evaluations.measure(evaluate, run.experiment, state, name=name)
+        except CannotEvaluate as error:
+            if name not in evaluations.CLOSING:  # somebody has asked for it
+                _note(f"{name} is not measured: {error}")
+    if "retrieval" in found:
+        images = evaluations.embedded(run.experiment, state, found["retrieval"].split)
+        picture = evaluation.retrieval_grid(images)  # every process embeds the texts
+        if jax.process_index() == 0:
+            picture.save(run.workdir / "retrieval.png")
+    return found
+
+
+def _closing_table(found: dict[str, Result], numbers: dict[str, Any]) -> str:
+    time_row = ("time", f"{numbers['seconds']:.0f} s")
+    if found:
+        return show.results(found, also=[time_row])
+    title = "done (no labelled or captioned test or held-out images to measure by)"
+    return show.table([("steps", str(numbers["steps"])), time_row], title=title)
+
+
+def _check_run(config: Config, workdir: pathlib.Path) -> None:
+    """Refuse to go on with a run of another model or other data."""
+    path = workdir / "config.json"
+    if not checkpoint.steps(workdir / "checkpoints"):
+        return
+    checkpoint.check_version(workdir / "checkpoints")
+    if not path.exists():
+        raise ConfigError(
+            f"--workdir: {workdir} has checkpoints but no config.json to say of which run; "
+            "allowed: with it, or a new --workdir."
+        )
+    trained = read_config(path)
+    check_given_again(trained, config)
+    changes = differences(dataclasses.asdict(trained), dataclasses.asdict(config))
+    shown = {n: f"config.{n}: {a!r} -> {b!r}" for n, (a, b) in changes.items()}
+    refused = [s for n, s in shown.items() if not may_change_on_resume(n)]
+    if refused:
+        raise ConfigError(
+            f"{workdir} holds a run with other settings: {'; '.join(refused)}. "
+            "Give the run's own settings to go on with it, or a new --workdir."
+        )
+    for change in shown.values():
+        _note(f"changed since the last part of this run: {change}")
+    if {"epochs", "steps"} & set(shown):
+        _note("the learning rates to come are those of a run of the new length")
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _note(text: str) -> None:
+    if jax.process_index() == 0:
+        tqdm.tqdm.write(text)

@@ -1,0 +1,437 @@
+"""From loose settings to a `Config`: every check that needs no data and no devices."""
+
+import math
+import types
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ..errors import hint
+from ..methods import check_queue
+from ..models import ENCODERS
+from .config import (
+    ALIASES,
+    RENAMED_FIELDS,
+    RENAMED_VALUES,
+    Config,
+    ConfigError,
+    Field,
+    arguments,
+    as_fields,
+    fields,
+    get,
+    groups,
+    put,
+)
+from .methods import LOSSES, METHODS
+from .tables import IN_PYTHON, find, holder_of, is_ignored, is_own
+
+_TAKES = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "True or False",
+    tuple[float, ...]: "a tuple of numbers",
+    dict: "names and values",
+}
+
+
+def from_config_dict(
+    settings: Mapping[str, Any] | ConfigDict, *, overridden: Collection[str] = ()
+) -> Config:
+    """Turn loose settings into a checked `Config`.
+
+    A setting that the run would ignore is refused, unless it is at its default. One that a config
+    file has set for another name, such as the range of a temperature that an override has replaced,
+    goes back to its default.
+
+    Args:
+        settings: nested mapping, for example a `ConfigDict`; missing fields take their default.
+        overridden: fields that the command line has set, and options as `GROUP.options.NAME`.
+
+    Raises:
+        ConfigError: an unknown field, a wrong type, a value out of range, a setting that would be
+            ignored, or values that contradict each other.
+
+    Example:
+        >>> from_config_dict({"temperature": {"tau_min": 0.07}}).temperature.tau_min
+        0.07
+    """
+    plain = settings.to_dict() if isinstance(settings, ConfigDict) else settings
+    if not isinstance(plain, Mapping):
+        raise ConfigError(f"config: found {type(plain).__name__}; allowed: a ConfigDict.")
+    config = _built(plain)
+    config = without_ignored(config, overridden)
+    config = _with_defaults_that_were_said(config, overridden)
+    _check_relations(config)
+    return config
+
+
+def takes(field: Field) -> str:
+    """What a field takes, in words."""
+    return " or ".join(_TAKES.get(kind, "None") for kind in field.takes)
+
+
+def unknown(name: str, known: Sequence[str]) -> str:
+    """The answer to a field that does not exist.
+
+    Args:
+        name: the dotted name.
+        known: those that there are, groups included.
+    """
+    renamed = RENAMED_FIELDS.get(name.removeprefix("config."))
+    if renamed:
+        return f"{name}: is now called config.{renamed}."
+    group, _, last = name.rpartition(".")
+    own = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == group}
+    # Within a group the group's own name says nothing of how alike two names are.
+    near = hint(last, own) if own else hint(name, known)
+    for last, other in own.items():
+        near = near.replace(f" {last}?", f" {other}?")
+    shown = own.values() or [other for other in known if other.count(".") == 1]
+    return f"{name}: no such field.{near} Allowed: {', '.join(shown)}."
+
+
+def _built(settings: Mapping[str, Any]) -> Config:
+    config, named = Config(), {field.name: field for field in fields()}
+    known = [f"config.{name}" for name in [*groups(), *named]]
+    for outer, value in settings.items():
+        if outer not in groups():
+            if outer not in named:
+                raise ConfigError(unknown(f"config.{outer}", known))
+            config = put(config, outer, _checked(value, named[outer]))
+            continue
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"config.{outer}: found {value!r}; allowed: a group of fields.")
+        for inner, content in value.items():
+            name = f"{outer}.{inner}"
+            if name not in named:
+                raise ConfigError(unknown(f"config.{name}", known))
+            config = put(config, name, _checked(content, named[name]))
+    return config
+
+
+def _checked(value: Any, field: Field) -> Any:
+    """The value of one field: its type, its range, its name of today."""
+    full, kinds, limits = f"config.{field.name}", field.takes, field.limits
+    wrong = ConfigError(f"{full}: found {value!r}; allowed: {takes(field)}.")
+    if value is None:
+        if type(None) in kinds:
+            return None
+        raise wrong
+    if isinstance(kinds[0], types.GenericAlias):  # tuple[float, ...]
+        if not isinstance(value, tuple | list) or not all(_is_number(v) for v in value):
+            raise wrong
+        return tuple(float(v) for v in value)
+    if kinds[0] is dict:
+        if not isinstance(value, Mapping):
+            raise wrong
+        return {name: _checked_option(option, f"{full}.{name}") for name, option in value.items()}
+    if kinds[0] is float and _is_number(value):
+        value = float(value)
+    if type(value) is not kinds[0]:
+        raise wrong
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{full}: found {value}; allowed: a finite number.")
+    if limits["among"]:
+        return _checked_name(str(value), field)
+    for holds, limit in (
+        (limits["above"] is None or value > limits["above"], f"above {limits['above']}"),
+        (limits["at_least"] is None or value >= limits["at_least"], f">= {limits['at_least']}"),
+        (limits["at_most"] is None or value <= limits["at_most"], f"<= {limits['at_most']}"),
+        (limits["below"] is None or value < limits["below"], f"below {limits['below']}"),
+    ):
+        if not holds:
+            raise ConfigError(f"{full}: found {value}; allowed: {limit}.")
+    return value
+
+
+def _checked_option(value: Any, full: str) -> Any:
+    """An option as config.json gives it back; sequences are tuples, whoever wrote them."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return tuple(_checked_option(part, full) for part in value)
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {name: _checked_option(part, full) for name, part in value.items()}
+    raise ConfigError(
+        f"{full}: found {value!r}; allowed: what config.json can hold: numbers, texts, True, "
+        "False, None, and tuples and dicts of these."
+    )
+
+
+def _checked_name(value: str, field: Field) -> str:
+    full, among = f"config.{field.name}", list(field.limits["among"])
+    value = ALIASES.get(field.name, {}).get(value, value)
+    if value in among or (field.limits["own"] and is_own(value)):
+        return value
+    renamed = RENAMED_VALUES.get(field.name, {})
+    if value in renamed:
+        raise ConfigError(f"{full}: {value} is now called {renamed[value]}.")
+    own = ", or MODULE:OBJECT of your own" if field.limits["own"] else ""
+    raise ConfigError(
+        f"{full}: found {value!r}; allowed: {', '.join(among)}{own}.{hint(value, among)}"
+    )
+
+
+def without_ignored(config: Config, overridden: Collection[str] = ()) -> Config:
+    """Refuse what the run would ignore; take back what an override has made useless."""
+    for field in fields():
+        if not field.is_set(config):
+            continue
+        for axis, allowed in _unmet(config, field).items():
+            if field.name not in overridden and axis in overridden:
+                config = put(config, field.name, field.default)
+                break
+            raise ignored(config, field, axis, allowed)
+    return _without_old_options(config, overridden)
+
+
+def _without_old_options(config: Config, overridden: Collection[str]) -> Config:
+    """Take back the options of a config file for another name, which an override has replaced."""
+    for axis, table in {field.axis: field.table for field in fields()}.items():
+        holder = holder_of(axis)
+        if axis in overridden and holder:
+            builder = find(table, get(config, axis), field=f"config.{axis}")
+            options = {
+                name: value
+                for name, value in get(config, holder).items()
+                if f"{holder}.{name}" in overridden or name in arguments(builder)
+            }
+            config = put(config, holder, options)
+    return config
+
+
+def _with_defaults_that_were_said(config: Config, overridden: Collection[str]) -> Config:
+    """Keep as options what the command line sets to our default, for the user's own has another."""
+    for field in fields():
+        chosen, holder = get(config, field.axis) if field.axis else "", holder_of(field.axis)
+        if field.name not in overridden or field.is_set(config) or not holder:
+            continue
+        if is_own(chosen) and not chosen.startswith(IN_PYTHON) and field.name != field.axis:
+            builder = find(field.table, chosen, field=f"config.{field.axis}")
+            if field.last in arguments(builder):
+                options = {field.last: field.value(config), **get(config, holder)}
+                config = put(config, holder, options)
+    return config
+
+
+def _unmet(config: Config, field: Field) -> dict[str, str]:
+    """The choices by which a field would be ignored: the axis, and what is allowed."""
+    unmet = {}
+    for axis, names in field.only_for.items():
+        chosen = get(config, axis)
+        if not is_own(chosen) and chosen not in names:
+            unmet[axis] = f"with config.{axis} {', '.join(names)}"
+    chosen = get(config, field.axis) if field.axis else ""
+    if is_own(chosen) and not chosen.startswith(IN_PYTHON):
+        builder = find(field.table, chosen, field=f"config.{field.axis}")
+        if is_ignored(field, builder):
+            unmet[field.axis] = f"where the function has an argument {field.last}"
+    return unmet
+
+
+def ignored(config: Config, field: Field, axis: str, allowed: str) -> ConfigError:
+    """The answer to a field that is set where the run would ignore it."""
+    return ConfigError(
+        f"config.{field.name}: found {field.value(config)!r} with config.{axis} "
+        f"{get(config, axis)}, which would ignore it; allowed: {allowed}. Delete it, or change "
+        f"config.{axis}."
+    )
+
+
+def _check_relations(config: Config) -> None:
+    """Every check that needs more than one field and is no matter of what applies."""
+    t = config.temperature
+    if t.tau_min > t.tau_max and not is_own(t.name):
+        raise ConfigError(
+            f"config.temperature.tau_min: found {t.tau_min} with config.temperature.tau_max "
+            f"{t.tau_max}; allowed: tau_min <= tau_max. Lower tau_min or raise tau_max."
+        )
+    _check_data(config)
+    _check_batch(config)
+    _check_loss(config)
+    _check_temperature(config)
+    _check_queue(config)
+    if config.method == "moco_v2":
+        _check_moco_v2(config)
+    if config.method == "clip":
+        _check_clip(config)
+    _check_probe(config)
+
+
+def _check_data(config: Config) -> None:
+    d = config.data
+    if d.source == "tfds" and not d.name:
+        raise ConfigError(
+            "config.data.name: found '' with config.data.source tfds; allowed: the name of a "
+            "prepared data set, for example cifar10."
+        )
+    if d.source in ("folder", "npz") and not d.path:
+        raise ConfigError(
+            f"config.data.path: found '' with config.data.source {d.source}; allowed: "
+            "the path of the " + ("directory." if d.source == "folder" else ".npz file.")
+        )
+    for name in ("mean", "std"):
+        found = getattr(config.augment, name)
+        if len(found) not in (1, 3) or (name == "std" and min(found) <= 0):
+            raise ConfigError(
+                f"config.augment.{name}: found {found}; allowed: 1 or 3 numbers"
+                + (" above 0." if name == "std" else ".")
+            )
+    if config.knn_every and not d.holdout:
+        raise ConfigError(
+            f"config.data.holdout: found 0 with config.knn_every {config.knn_every}; allowed: a "
+            "share above 0, on which kNN is measured during training, or config.knn_every=0."
+        )
+
+
+def _check_probe(config: Config) -> None:
+    probe = config.probe
+    for name in ("learning_rates", "l2"):
+        found = getattr(probe, name)
+        if not found or min(found) <= 0:
+            raise ConfigError(f"config.probe.{name}: found {found}; allowed: numbers above 0.")
+    if probe.solver == "lbfgs" and probe.features == "augmented":
+        raise ConfigError(
+            "config.probe.solver: found lbfgs with config.probe.features augmented; allowed: "
+            "lbfgs with config.probe.features=cached, since it needs the same features every pass."
+        )
+
+
+def _check_batch(config: Config) -> None:
+    parts, batch = config.batch.micro_batches, config.batch_size
+    if batch % parts or batch // parts < 2:
+        divisors = [d for d in range(1, batch // 2 + 1) if batch % d == 0]
+        near = min(divisors, key=lambda d: abs(d - parts))
+        raise ConfigError(
+            f"config.batch.micro_batches: found {parts} with config.batch_size {batch}; allowed: a "
+            f"divisor of the batch that leaves at least 2 images a piece, the nearest: {near}."
+        )
+
+
+def _check_loss(config: Config) -> None:
+    loss, method = config.loss.name, config.method
+    if is_own(loss) or is_own(method):
+        return
+    names = METHODS[method].losses
+    if names and loss not in names:
+        raise ConfigError(
+            f"config.loss.name: found {loss} with config.method {method}; allowed: {loss} with "
+            f"{', '.join(LOSSES[loss])}."
+        )
+
+
+_PER_EXAMPLE = ("isogclr", "tempnet")
+
+
+def _check_temperature(config: Config) -> None:
+    """Refuse a temperature that means nothing where it is asked for."""
+    loss, t, method = config.loss.name, config.temperature, config.method
+    if not is_own(method) and not METHODS[method].losses:
+        return
+    reason = ""
+    if t.name == "macl" and loss != "softmax" and not is_own(loss):
+        reason = f"it weighs by the probability of the positive, which {loss} does not have"
+    if loss == "siglip" and t.name != "learned":
+        reason = "siglip learns its scale and its bias; allowed: learned"
+    if t.name in _PER_EXAMPLE:
+        if method == "clip":
+            reason = "an image and its text would need one each; allowed: any other name"
+        elif config.data.on_error == "skip":
+            reason = (
+                "config.data.on_error skip may leave out other images when the run goes on, and "
+                "their numbers would shift; allowed: raise"
+            )
+    if reason:
+        raise ConfigError(
+            f"config.temperature.name: found {t.name} with config.method {method} and "
+            f"config.loss.name {loss}; {reason}."
+        )
+    if t.name == "isogclr" and not t.tau_min <= t.tau <= t.tau_max:
+        raise ConfigError(
+            f"config.temperature.tau: found {t.tau}; allowed for isogclr: from tau_min "
+            f"{t.tau_min} to tau_max {t.tau_max}."
+        )
+    if t.min_scale >= t.max_scale and not is_own(t.name):
+        raise ConfigError(
+            f"config.temperature.min_scale: found {t.min_scale} with config.temperature.max_scale "
+            f"{t.max_scale}; allowed: below it."
+        )
+    low, high = 1 / t.max_scale, 1 / t.min_scale
+    if t.name == "learned" and not low / (1 + 1e-6) <= t.tau <= high * (1 + 1e-6):
+        raise ConfigError(
+            f"config.temperature.tau: found {t.tau}, a scale of {1 / t.tau:.4g}, with "
+            f"config.temperature.min_scale {t.min_scale} and max_scale {t.max_scale}; allowed: "
+            f"from {low:.4g} to {high:.4g}."
+        )
+
+
+def _check_clip(config: Config) -> None:
+    g = config.topology
+    t = config.temperature.name
+    unbounded = g.name in ("inner_product", "euclidean", "squared_euclidean")
+    if (t == "temperature_free" and g.name not in ("sphere", "oblique")) or (
+        t in ("dystress", "shifted_dystress") and unbounded
+    ):
+        raise ConfigError(
+            f"config.temperature.name: found {t} with config.topology.name {g.name}, which is no "
+            "cosine; allowed: another temperature, such as learned, or "
+            + (
+                "sphere or oblique."
+                if t == "temperature_free"
+                else "a topology with a bounded similarity."
+            )
+        )
+    for field, name, none in (
+        ("data", config.data.prompts, [""]),
+        ("zero_shot", config.zero_shot.prompts, []),
+    ):
+        if name not in ("name", "photos", "drawings", *none) and name.count("{}") != 1:
+            raise ConfigError(
+                f"config.{field}.prompts: found {name!r}; allowed: name, photos, drawings, or a "
+                "text with one {} for the name of the class."
+            )
+
+
+def _check_queue(config: Config) -> None:
+    """Of the methods that have a queue."""
+    method = config.method
+    if not is_own(method) and "queue_size" in arguments(METHODS[method].build):
+        with as_fields("moco"):
+            check_queue(config.moco.queue_size, config.batch_size)
+
+
+def _check_moco_v2(config: Config) -> None:
+    batch, groups = config.batch_size, config.moco.bn_groups
+    parts = config.batch.micro_batches
+    if not _has_batchnorm(config):
+        if groups > 1:
+            raise ConfigError(
+                f"config.moco.bn_groups: found {groups} with config.model.name {config.model.name}"
+                "; allowed: 1, since it has no BatchNorm whose statistics could be split."
+            )
+    elif (batch // parts) % groups or batch // parts // groups < 2:
+        raise ConfigError(
+            f"config.moco.bn_groups: found {groups} with config.batch_size {batch}"
+            + (f" in {parts} micro-batches" if parts > 1 else "")
+            + "; allowed: a number of groups that divides "
+            + ("each of them" if parts > 1 else "the batch")
+            + ", with at least 2 images in each."
+        )
+    if config.loss.strategy in ("gathered", "ring"):
+        raise ConfigError(
+            f"config.loss.strategy: found {config.loss.strategy} with config.method moco_v2; "
+            "allowed: auto, dense or tiled, since every device holds the whole queue and there is "
+            "nothing to fetch from the others."
+        )
+
+
+def _has_batchnorm(config: Config) -> bool:
+    name = config.model.name
+    return is_own(name) or "bn_groups" in arguments(ENCODERS[name])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

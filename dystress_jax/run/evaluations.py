@@ -1,0 +1,272 @@
+"""Every evaluation by name, each `evaluate(experiment, state) -> Result`.
+
+The closing table of a run and `eval.py` measure by the same functions.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import tqdm
+
+from .. import data, evaluation
+from ..evaluation import EmbeddedImages, Result
+from ..training import TrainState
+from .config import ConfigError, as_fields
+from .experiment import EncodeImages, Experiment
+
+Evaluate = Callable[[Experiment, TrainState], Result]
+
+
+class CannotEvaluate(ConfigError):
+    """The run has nothing that this evaluation could measure by."""
+
+
+def knn(experiment: Experiment, state: TrainState) -> Result:
+    """Nearest neighbours of the test images, or of the held-out ones if there is no test."""
+    split = _labelled_split(experiment)
+    return knn_of(experiment, experiment.encoder(state), split)
+
+
+def knn_of(experiment: Experiment, encode: EncodeImages, split: str) -> Result:
+    """Nearest neighbours by any features, among at most `knn.bank` training images."""
+    settings = experiment.config.knn
+    result = evaluation.evaluate_knn(
+        encode,
+        data.subset(experiment.train, settings.bank),
+        experiment.sources[split],
+        k=settings.k,
+        temperature=settings.temperature,
+        mesh=experiment.mesh,
+    )
+    return result._replace(split=split)
+
+
+def baselines(experiment: Experiment, state: TrainState) -> Result:
+    """What the encoder must beat, by nearest neighbours: itself untrained, and raw pixels."""
+    del state
+    split = _labelled_split(experiment)
+    untrained = knn_of(experiment, experiment.encoder(experiment.init_state()), split)
+    pixels = knn_of(experiment, evaluation.raw_pixels, split)
+    rows = [
+        row._replace(name=f"{name}_{row.name}")
+        for name, result in (("untrained", untrained), ("raw_pixels", pixels))
+        for row in result.rows
+        if row.name == "top1"
+    ]
+    protocol = {**untrained.protocol, "evaluation": "baselines"}
+    return Result(tuple(rows), protocol, split)
+
+
+def linear_probe(experiment: Experiment, state: TrainState) -> Result:
+    """A linear classifier on the frozen features."""
+    split, train = _labelled_split(experiment), experiment.train
+    config, probe = experiment.config, experiment.config.probe
+    candidates = probe.learning_rates if probe.solver == "sgd" else probe.l2
+    holdout = experiment.sources.get("holdout") if split == "test" else None
+    if len(candidates) > 1 and holdout is None:
+        field = "learning_rates" if probe.solver == "sgd" else "l2"
+        why = (
+            "without test images the held-out ones are what is measured, and must not choose too"
+            if split == "holdout"
+            else "config.data.holdout is 0 and there are no images to choose by"
+        )
+        raise ConfigError(
+            f"config.probe.{field}: found {candidates}, but {why}; allowed: one number."
+        )
+    view = functools.partial(experiment.encode_view, state.params, state.stats)
+    result = evaluation.evaluate_linear_probe(
+        experiment.encoder(state),
+        train,
+        experiment.sources[split],
+        holdout=holdout,
+        encode_view=view if probe.features == "augmented" else None,
+        solver=probe.solver,
+        candidates=candidates,
+        epochs=probe.epochs,
+        batch_size=probe.batch_size,
+        seed=config.seed,
+        mesh=experiment.mesh,
+        progress=functools.partial(
+            tqdm.tqdm, unit="step", dynamic_ncols=True, disable=jax.process_index() != 0
+        ),
+    )
+    return result._replace(split=split)
+
+
+def retrieval(experiment: Experiment, state: TrainState) -> Result:
+    """Which images find their texts, and the other way round."""
+    split = captioned_split(experiment)
+    return evaluation.evaluate_retrieval(embedded(experiment, state, split))._replace(split=split)
+
+
+def zero_shot(experiment: Experiment, state: TrainState) -> Result:
+    """Classification by descriptions of the classes."""
+    task = zero_shot_task(experiment)
+    images = embedded(experiment, state, task.split)._replace(source=task.source)
+    result = evaluation.evaluate_zero_shot(
+        images,
+        templates=evaluation.templates(experiment.config.zero_shot.prompts),
+        class_names=task.class_names,
+    )
+    return result._replace(split=task.split)
+
+
+EVALUATIONS: dict[str, Evaluate] = {
+    "knn": knn,
+    "baselines": baselines,
+    "linear_probe": linear_probe,
+    "retrieval": retrieval,
+    "zero_shot": zero_shot,
+}
+# What a run ends with, as far as it can be measured.
+CLOSING = ("knn", "baselines", "retrieval", "zero_shot")
+
+
+def measure(evaluate: Evaluate, experiment: Experiment, state: TrainState, *, name: str) -> Result:
+    """What an evaluation measures.
+
+    Args:
+        evaluate: an entry of the table, or the user's own.
+        experiment: the parts of the run.
+        state: of the run.
+        name: of the evaluation, for errors.
+
+    Raises:
+        ConfigError: it returns no `Result`, or one that does not fit in JSON.
+        CannotEvaluate: there is nothing to measure by.
+    """
+    result = evaluate(experiment, state)
+    if not isinstance(result, Result):
+        raise ConfigError(
+            f"evaluation: {name} gives a {type(result).__name__}; allowed: an evaluation.Result."
+        )
+    plain = lambda value: value if isinstance(value, int | float) else float(value)
+    try:
+        rows = tuple(row._replace(value=plain(row.value)) for row in result.rows)
+        json.dumps(result._replace(rows=rows).to_json())
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"evaluation: {name} gives what does not fit in JSON ({error}); allowed: a number in "
+            "each row, and in the protocol numbers of Python, texts, and lists and dicts of these."
+        ) from error
+    return result._replace(rows=rows)
+
+
+def watch(experiment: Experiment, state: TrainState) -> dict[str, float]:
+    """What is logged of the held-out images while a run goes on; empty without labels."""
+    holdout = experiment.sources.get("holdout")
+    if holdout is None or not (experiment.train.has_labels and holdout.has_labels):
+        return {}
+    return {"knn": knn_of(experiment, experiment.encoder(state), "holdout").value("top1")}
+
+
+class ZeroShotTask(NamedTuple):
+    """What zero-shot classification is measured on.
+
+    Attributes:
+        split: which images.
+        source: the split, labelled with what is to be told apart.
+        class_names: one for each label.
+    """
+
+    split: str
+    source: data.Source
+    class_names: tuple[str, ...]
+
+
+def zero_shot_task(experiment: Experiment) -> ZeroShotTask:
+    """The images and the names of their classes.
+
+    Raises:
+        CannotEvaluate: there are no images with classes.
+        ConfigError: the file of class names does not fit.
+    """
+    _check_language(experiment)
+    z = experiment.config.zero_shot
+    if z.classes == "captions":
+        split = captioned_split(experiment)
+        source = data.classes_from_captions(experiment.sources[split])
+    else:
+        split = experiment.measured_split(lambda source: source.has_labels)
+        if split is None:
+            _measured_split(experiment, lambda source: True, "labels or captions")
+            raise CannotEvaluate(
+                "config.data: found no labels to classify by; allowed: "
+                "config.zero_shot.classes=captions"
+            )
+        source = experiment.sources[split]
+    if not z.class_names:
+        return ZeroShotTask(split, source, source.class_names)
+    with as_fields("zero_shot", path="zero_shot.class_names"):
+        names = data.read_class_names(z.class_names, source.num_classes)
+    return ZeroShotTask(split, source, names)
+
+
+def captioned_split(experiment: Experiment) -> str:
+    """The images that retrieval is measured on."""
+    _check_language(experiment)
+    return _measured_split(experiment, lambda source: source.captions is not None, "captions")
+
+
+def embedded(experiment: Experiment, state: TrainState, split: str) -> EmbeddedImages:
+    """The images of a split as the towers of a state embed them; the last ones are kept."""
+    key = (id(state.params), split)
+    if key not in _LAST:
+        encoder = dual_encoder(experiment, state)
+        images = evaluation.embed_images(encoder, experiment.sources[split], mesh=experiment.mesh)
+        _LAST.clear()
+        _LAST[key] = (state.params, images)  # held, so that its id is nobody else's
+    return _LAST[key][1]
+
+
+def dual_encoder(experiment: Experiment, state: TrainState) -> evaluation.DualEncoder:
+    """The towers of a state, ready to embed."""
+    language = experiment.language
+    assert language is not None, "not an image-text run"
+    of_state = lambda embed: functools.partial(embed, state.params, state.stats)
+    return evaluation.DualEncoder(
+        of_state(language.embed_images),
+        of_state(language.embed_texts),
+        language.tokenizer.encode,
+        language.similarity,
+    )
+
+
+_LAST: dict[tuple[int, str], tuple[object, EmbeddedImages]] = {}
+
+
+def _check_language(experiment: Experiment) -> None:
+    if experiment.language is None:
+        raise CannotEvaluate(
+            f"--evaluation: found a run with config.method {experiment.config.method}, which has "
+            "no texts; allowed: knn, linear_probe"
+        )
+
+
+def _labelled_split(experiment: Experiment) -> str:
+    if not experiment.train.has_labels:
+        raise CannotEvaluate(
+            "config.data: found training images without labels; allowed: labelled ones, which this "
+            "evaluation learns from."
+        )
+    return _measured_split(experiment, lambda source: source.has_labels, "labels")
+
+
+def _measured_split(
+    experiment: Experiment, fits: Callable[[data.Source], bool], needed: str
+) -> str:
+    """The images to measure on."""
+    split = experiment.measured_split(fits)
+    if split is None:
+        there = [s for s in ("test", "holdout") if s in experiment.sources]
+        found = (
+            f"{' and '.join(there)} images without {needed}" if there else "only training images"
+        )
+        raise CannotEvaluate(
+            f"config.data: found {found}; allowed: test or held-out images with {needed}, which "
+            "this evaluation measures by."
+        )
+    return split

@@ -1,0 +1,146 @@
+"""Every method by name: its heads, its BatchNorm groups, its losses, in one place each."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from .. import losses, methods, similarities
+from ..methods import Loss, Method, OneView, Spread, Views
+from ..models import Network
+from ..similarities import Similarity
+
+
+class Parts(NamedTuple):
+    """What a run has, for any method to be made of.
+
+    Attributes:
+        encoder: `(*, bn_groups=1) -> Network`, the encoder that the settings name.
+        projector: `(own, in_features, *, bn_groups=1) -> Network`, the head that the settings name;
+            `own` is the method's own, for those that name none.
+        head: `(name, in_features, *, hidden) -> Network`, another head of the same widths, such as
+            a predictor; `hidden` is for settings that name no width.
+        towers: `() -> (image, text)`, an encoder and a projection each.
+        has_batchnorm: whether the encoder normalises over the batch.
+        views: two random views of a batch of images.
+        view: one.
+        loss: `() -> Loss`, the loss that the settings name: one of those of the method, or one's
+            own. Nothing asks for it in a method that has none.
+        spread: puts a loss over the devices.
+        similarity: of an image and a text.
+        caption_noise: fraction of captions permuted within a batch.
+        total_steps: of the run.
+    """
+
+    encoder: Callable[..., Network]
+    projector: Callable[..., Network]
+    head: Callable[..., Network]
+    towers: Callable[[], tuple[tuple[Network, Network], tuple[Network, Network]]]
+    has_batchnorm: bool
+    views: Views
+    view: OneView
+    loss: Callable[[], Loss]
+    spread: Spread
+    similarity: Similarity
+    caption_noise: float
+    total_steps: int
+
+
+def simclr(parts: Parts) -> Method:
+    """SimCLR."""
+    encoder = parts.encoder()
+    projector = parts.projector("simclr", encoder.out_features)
+    return methods.simclr(
+        encoder, projector, views=parts.views, loss=parts.loss(), spread=parts.spread
+    )
+
+
+def moco_v2(parts: Parts, *, queue_size: int, momentum: float, bn_groups: int) -> Method:
+    """MoCo v2."""
+    encoder = parts.encoder(bn_groups=bn_groups)
+    projector = parts.projector("moco_v2", encoder.out_features, bn_groups=bn_groups)
+    return methods.moco_v2(
+        encoder,
+        projector,
+        views=parts.views,
+        queue_size=queue_size,
+        momentum=momentum,
+        loss=parts.loss(),
+        spread=parts.spread,
+    )
+
+
+def moco_v3(parts: Parts, *, momentum: float, scale_by_tau: bool) -> Method:
+    """MoCo v3: its heads after a ViT are others than those after a ResNet."""
+    encoder = parts.encoder()
+    own, predictor = (
+        ("moco_v3", "dystress_cifar") if parts.has_batchnorm else ("moco_v3_vit", "moco_v3")
+    )
+    projector = parts.projector(own, encoder.out_features)
+    return methods.moco_v3(
+        encoder,
+        projector,
+        parts.head(predictor, projector.out_features, hidden=encoder.out_features),
+        views=parts.views,
+        momentum=momentum,
+        total_steps=parts.total_steps,
+        scale_by_tau=scale_by_tau,
+        loss=parts.loss(),
+        spread=parts.spread,
+    )
+
+
+def clip(parts: Parts) -> Method:
+    """CLIP on any manifold."""
+    image, text = parts.towers()
+    return methods.clip(
+        image,
+        text,
+        view=parts.view,
+        loss=parts.loss(),
+        similarity=parts.similarity,
+        caption_noise=parts.caption_noise,
+        spread=parts.spread,
+    )
+
+
+class Entry(NamedTuple):
+    """A method in the table.
+
+    Attributes:
+        build: `(parts, ...) -> Method`; its other arguments are fields of the settings.
+        losses: what the loss may be, by name; empty: the method has a loss of its own and no
+            temperature.
+    """
+
+    build: Callable[..., Method]
+    losses: Mapping[str, Loss]
+
+
+METHODS: dict[str, Entry] = {
+    "simclr": Entry(
+        simclr, {"softmax": losses.nt_xent, "dcl": losses.dcl, "supcon": losses.supcon}
+    ),
+    "moco_v2": Entry(moco_v2, {"softmax": losses.moco}),
+    "moco_v3": Entry(moco_v3, {"softmax": losses.info_nce}),
+    "clip": Entry(clip, {"softmax": losses.clip, "siglip": methods.siglip}),
+}
+
+# The names of all losses, and the methods that have each.
+LOSSES: dict[str, list[str]] = {
+    loss: [name for name, entry in METHODS.items() if loss in entry.losses]
+    for method in METHODS.values()
+    for loss in method.losses
+}
+# All of them; of those that several methods call the same, the first method's.
+ALL_LOSSES: dict[str, Loss] = {
+    name: METHODS[having[0]].losses[name] for name, having in LOSSES.items()
+}
+
+TOPOLOGIES: dict[str, Callable[..., Similarity]] = {
+    "sphere": lambda: similarities.sphere,
+    "oblique": lambda tokens, match_range: similarities.oblique(tokens, mean=match_range),
+    "geodesic": lambda: similarities.geodesic,
+    "oblique_geodesic": lambda tokens: similarities.oblique_geodesic(tokens),
+    "euclidean": lambda: similarities.euclidean,
+    "squared_euclidean": lambda: similarities.squared_euclidean,
+    "inner_product": lambda: similarities.inner_product,
+}

@@ -1,0 +1,166 @@
+"""From the settings to the networks: the encoder, the heads, and the towers of clip."""
+
+import jax
+import jax.numpy as jnp
+
+from .. import data, models
+from ..models import ENCODERS, IMAGE_TOWERS, Network
+from ._own import Own
+from .config import Config, ConfigError, arguments, as_fields
+from .tables import is_own, make
+
+SIZE_FIELD = "augment.size"  # what the networks call image_size
+
+
+def view_size(config: Config, source: data.Source) -> int:
+    """The side of the images that the encoder sees.
+
+    Raises:
+        ConfigError: the images are no squares and no size is set, or they are too small for it.
+    """
+    height, width, _ = source.image_shape
+    if not config.augment.size and height != width:
+        raise ConfigError(
+            f"config.augment.size: found 0 with images of {height} x {width}; allowed: the side of "
+            "the square views, in pixels."
+        )
+    size = config.augment.size or height
+    if size > min(height, width):
+        raise ConfigError(
+            f"config.augment.size: found {size} with images of {height} x {width}; allowed: at "
+            f"most {min(height, width)}. Raise config.data.image_size or lower it."
+        )
+    return size
+
+
+def make_encoder(
+    config: Config,
+    *,
+    size: int,
+    channels: int,
+    bn_groups: int = 1,
+    own: Own = Own(),  # noqa: B008
+) -> Network:
+    """The encoder that the settings name, or the user's own object, for square images.
+
+    Raises:
+        ConfigError: the settings do not fit each other or the images, or what is the user's own is
+            no encoder of these images.
+    """
+    builder = own.find(ENCODERS, config, "model.name")
+    if bn_groups > 1 and "bn_groups" not in arguments(builder):
+        raise ConfigError(
+            f"config.moco.bn_groups: found {bn_groups} with config.model.name {config.model.name}, "
+            "which takes no bn_groups; allowed: 1."
+        )
+    encoder = make(
+        config,
+        "model.name",
+        builder,
+        renamed={"image_size": SIZE_FIELD},
+        bn_groups=bn_groups,
+        channels=channels,
+        image_size=size,
+        dtype=jnp.dtype(config.dtype),
+    )
+    if not isinstance(encoder, Network):
+        raise ConfigError(
+            f"config.model.name: {config.model.name} gives a {type(encoder).__name__}; allowed: a "
+            "models.Network, such as models.functional makes of a Flax module."
+        )
+    with as_fields("model", image_size=SIZE_FIELD):
+        found = _trace(encoder, (2 * bn_groups, size, size, channels))
+    if found != (2 * bn_groups, encoder.out_features):
+        raise ConfigError(
+            f"config.model.name: {config.model.name} makes {list(found)} of {2 * bn_groups} "
+            f"images; allowed: one row of out_features, {encoder.out_features}, for each."
+        )
+    return encoder
+
+
+def has_batchnorm(config: Config) -> bool:
+    """Whether the encoder normalises over the batch; of the user's own it is taken for granted."""
+    return is_own(config.model.name) or "bn_groups" in arguments(ENCODERS[config.model.name])
+
+
+def make_projector(config: Config, own: str, in_features: int, *, bn_groups: int = 1) -> Network:
+    """The head that the settings name; `own` is the method's own, for those that name none."""
+    name = own if config.projector.name == "auto" else config.projector.name
+    return make_head(config, name, in_features, hidden=in_features, bn_groups=bn_groups)
+
+
+def make_head(
+    config: Config, name: str, in_features: int, *, hidden: int, bn_groups: int = 1
+) -> Network:
+    """A head of the widths that the settings name; `hidden` is for those that name none."""
+    p = config.projector
+    with as_fields("projector", "moco"):
+        return models.projector(
+            name,
+            in_features=in_features,
+            hidden=p.hidden or hidden,
+            out=p.out,
+            bn_groups=bn_groups,
+            dtype=jnp.dtype(config.dtype),
+        )
+
+
+def make_towers(
+    config: Config,
+    *,
+    size: int,
+    channels: int,
+    vocab_size: int,
+    own: Own = Own(),  # noqa: B008
+) -> tuple[tuple[Network, Network], tuple[Network, Network]]:
+    """Clip's image tower and text tower: an encoder and a projection each.
+
+    Raises:
+        ConfigError: the settings do not fit each other or the images.
+    """
+    g, t = config.topology, config.text
+    shared = {"dims": g.dims, "tokens": g.tokens, "mode": g.mode, "dtype": jnp.dtype(config.dtype)}
+    if is_own(config.model.name):
+        encoder = make_encoder(config, size=size, channels=channels, own=own)
+        with as_fields("topology"):
+            if g.mode == "multi" and g.tokens > 1:
+                raise ConfigError(
+                    f"config.topology.mode: found multi with config.model.name "
+                    f"{config.model.name}, which has one output; allowed: reshape."
+                )
+            dims = g.dims * g.tokens
+            width = encoder.out_features
+            image = encoder, models.token_projection(width=width, dims=dims, dtype=shared["dtype"])
+    else:
+        image = make(
+            config,
+            "model.name",
+            IMAGE_TOWERS[config.model.name],
+            "topology",
+            renamed={"image_size": SIZE_FIELD},
+            image_size=size,
+            channels=channels,
+            **shared,
+        )
+        with as_fields("model", image_size=SIZE_FIELD):
+            _trace(image[0], (2, size, size, channels))
+    with as_fields("text", "topology", "model"):
+        text = models.text_tower(
+            t.name,
+            vocab_size=vocab_size,
+            context=t.context,
+            pooling=t.pooling,
+            remat=config.model.remat,
+            **shared,
+        )
+    return image, text
+
+
+def _trace(network: Network, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the outputs: what cannot work fails now, before anything compiles."""
+
+    def run(key: jax.Array, images: jax.Array) -> jax.Array:
+        params, stats = network.init(key)
+        return network.apply(params, stats, images, train=True)[0]
+
+    return jax.eval_shape(run, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32)).shape

@@ -1,0 +1,65 @@
+"""Results as a person reads them in the terminal."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from ..evaluation import Result, Row
+
+Cells = tuple[str, ...]
+
+
+def results(found: Mapping[str, Result], *, note: str = "", also: Sequence[Cells] = ()) -> str:
+    """A table for each evaluation, by name.
+
+    Args:
+        found: what was measured.
+        note: what the titles end with, such as the checkpoint.
+        also: rows under the last table.
+    """
+    tables = []
+    for number, (name, result) in enumerate(found.items(), start=1):
+        rows = [cells(row) for row in result.rows]
+        rows += also if number == len(found) else ()
+        title = name if ":" in name else name.replace("_", " ")  # MODULE:OBJECT as it is written
+        title += f", {result.split} images" if result.split else ""
+        if "classes" in result.protocol:
+            title += f", {result.protocol['classes']:,} classes"
+        title += note
+        tables.append(table(rows, title=title))
+    return "\n\n".join(tables)
+
+
+def cells(row: Row) -> Cells:
+    """One number: its name, its value, and what guessing gets.
+
+    Example:
+        >>> cells(Row("recall_at_1", 0.164, 0.0006)), cells(Row("uniformity", -2.51, share=False))
+        (('recall at 1', '16.4 %', 'chance 0.06 %'), ('uniformity', '-2.510', ''))
+        >>> cells(Row("images", 1563, share=False))
+        ('images', '1,563', '')
+    """
+    plain = f"{row.value:,}" if isinstance(row.value, int) else f"{row.value:.3f}"
+    value = f"{100 * row.value:.1f} %" if row.share else plain
+    # Chance is often too little for a fixed number of decimals.
+    guessed = f"{100 * row.chance:.2g} %" if row.share and row.chance else None
+    guessed = f"{row.chance:.3g}" if not row.share and row.chance is not None else guessed
+    return row.name.replace("_", " "), value, f"chance {guessed}" if guessed else ""
+
+
+def table(rows: Sequence[Cells], *, title: str) -> str:
+    """A table for the terminal: names to the left, numbers to the right, rows of any length.
+
+    Example:
+        >>> print(table([("trained", "50.1 %", "chance 10 %"), ("time", "8 s")], title="kNN"))
+        kNN
+        ------------------------------
+        trained   50.1 %   chance 10 %
+        time         8 s
+    """
+    columns = list(itertools.zip_longest(*rows, fillvalue=""))
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for name, *numbers in zip(*columns, strict=True):
+        aligned = [f"{cell:>{width}}" for cell, width in zip(numbers, widths[1:], strict=True)]
+        lines.append("   ".join([f"{name:<{widths[0]}}", *aligned]).rstrip())
+    return "\n".join([title, "-" * max(len(title), *map(len, lines)), *lines])

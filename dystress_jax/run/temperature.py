@@ -1,0 +1,140 @@
+"""Every temperature by name: how its scheme is made of its settings and of what a run knows."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+from jaxtyping import PRNGKeyArray
+
+from .. import schemes, temperatures
+from ..schemes import Scheme
+
+
+class Facts(NamedTuple):
+    """What a run knows that its temperature may depend on.
+
+    Attributes:
+        key: randomness for initial values.
+        examples: rows of the data set, for a state of each example.
+        width: of the embeddings.
+        steps_per_epoch: for schedules in epochs.
+        total_steps: for schedules over the run.
+        optimizer: of the run, without weight decay, for a temperature that is learned.
+        sigmoid: whether the loss is SigLIP's, which has a bias.
+    """
+
+    key: PRNGKeyArray
+    examples: int
+    width: int
+    steps_per_epoch: int
+    total_steps: int
+    optimizer: optax.GradientTransformation
+    sigmoid: bool
+
+
+def constant(*, tau: float) -> Scheme:
+    """One number."""
+    return schemes.fixed(tau)
+
+
+def dystress(*, tau_min: float, tau_max: float, stop_gradient: bool) -> Scheme:
+    """DySTreSS."""
+    return schemes.fixed(temperatures.dystress(tau_min, tau_max, stop_gradient=stop_gradient))
+
+
+def shifted_dystress(
+    *, tau_min: float, tau_max: float, shift: float, width: float, stop_gradient: bool
+) -> Scheme:
+    """DySTreSS with its maximum moved."""
+    return schemes.fixed(
+        temperatures.shifted_dystress(
+            tau_min, tau_max, shift=shift, width=width, stop_gradient=stop_gradient
+        )
+    )
+
+
+def temperature_free() -> Scheme:
+    """No temperature at all."""
+    return schemes.fixed(temperatures.temperature_free())
+
+
+def cosine_schedule(facts: Facts, *, tau_min: float, tau_max: float, half_period: float) -> Scheme:
+    """Kukleva et al.: up and down by a cosine of the epoch."""
+    steps = half_period * facts.steps_per_epoch
+    tau = schemes.cosine_schedule(tau_min, tau_max, half_period=steps)
+    return schemes.scheduled(temperatures.constant, tau=tau)
+
+
+def linear_schedule(facts: Facts, *, tau_min: float, tau_max: float) -> Scheme:
+    """From tau_min at the first step to tau_max at the last."""
+    tau = optax.linear_schedule(tau_min, tau_max, facts.total_steps)
+    return schemes.scheduled(temperatures.constant, tau=tau)
+
+
+def macl(*, tau: float, alpha: float, threshold: float) -> Scheme:
+    """MACL: it follows the similarity of the positives."""
+    return schemes.macl(tau=tau, alpha=alpha, threshold=threshold)
+
+
+def learned(facts: Facts, *, tau: float, min_scale: float, max_scale: float, bias: float) -> Scheme:
+    """CLIP's learned scale, or SigLIP's scale and bias."""
+    scale = {"log_scale": -math.log(tau), "min_scale": min_scale, "max_scale": max_scale}
+    if facts.sigmoid:
+        return schemes.learned_scale_and_bias(facts.optimizer, bias=bias, **scale)
+    return schemes.learned_scale(facts.optimizer, **scale)
+
+
+def isogclr(
+    facts: Facts,
+    *,
+    tau: float,
+    tau_min: float,
+    tau_max: float,
+    rho: float = 0.4,
+    learning_rate: float = 0.03,
+) -> Scheme:
+    """iSogCLR: one for each example."""
+    return schemes.isogclr(
+        facts.examples,
+        tau_init=tau,
+        tau_min=tau_min,
+        tau_max=tau_max,
+        rho=rho,
+        learning_rate=learning_rate,
+    )
+
+
+def tempnet(
+    facts: Facts,
+    *,
+    tau_min: float,
+    tau_max: float,
+    rho: float = 7.0,
+    learning_rate: float = 3e-5,
+) -> Scheme:
+    """TempNet: a small network predicts it."""
+    return schemes.tempnet(
+        jax.random.fold_in(facts.key, 1),
+        facts.width,
+        facts.examples,
+        optax.adam(learning_rate),
+        tau_min=tau_min,
+        tau_max=tau_max,
+        rho=rho,
+    )
+
+
+TEMPERATURES: dict[str, Callable[..., Scheme]] = {
+    "constant": constant,
+    "dystress": dystress,
+    "shifted_dystress": shifted_dystress,
+    "cosine_schedule": cosine_schedule,
+    "linear_schedule": linear_schedule,
+    "learned": learned,
+    "macl": macl,
+    "isogclr": isogclr,
+    "tempnet": tempnet,
+    "temperature_free": temperature_free,
+}

@@ -1,0 +1,211 @@
+"""Optimisers, learning-rate rules and the schedule, built from optax."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..errors import ArgumentError, look_up
+
+# Step to value, as optax's schedules.
+Schedule = Callable[[Any], Any]
+
+
+def is_matrix(params: Any) -> Any:
+    """Mark the arrays with two axes or more: kernels, but no biases and no norm's scale or offset.
+
+    This is the mask by which weight decay and layer-wise adaptation leave BatchNorm and biases
+    alone. It needs shapes only, so a new layer cannot be forgotten in a list of names.
+
+    Args:
+        params: a tree of arrays.
+
+    Returns:
+        The same tree of booleans.
+
+    Example:
+        >>> is_matrix({"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)})
+        {'bias': False, 'kernel': True}
+    """
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+
+
+def sgd(
+    schedule: float | Schedule,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    decay_vectors: bool = True,
+) -> optax.GradientTransformation:
+    r"""SGD with momentum and coupled weight decay, as PyTorch's.
+
+    $$v \gets m v + g + \lambda w, \qquad w \gets w - \eta v$$
+
+    Args:
+        schedule: the learning rate $\eta$: a number, or a function of the step.
+        momentum: m, in [0, 1).
+        weight_decay: $\lambda$, at least 0.
+        decay_vectors: whether biases and norms decay too, as in PyTorch.
+
+    Example:
+        >>> optimizer = sgd(0.1, momentum=0.0, weight_decay=0.5)
+        >>> params = {"kernel": jnp.ones((1, 1))}
+        >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+        >>> print(updates["kernel"])
+        [[-0.15]]
+    """
+    _check(momentum=momentum, weight_decay=weight_decay)
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=True if decay_vectors else is_matrix),
+        optax.sgd(schedule, momentum=momentum or None),
+    )
+
+
+def adamw(
+    schedule: float | Schedule, *, weight_decay: float = 0.0, decay_vectors: bool = True
+) -> optax.GradientTransformation:
+    r"""Adam with $\beta = (.9, .999)$ and decoupled weight decay $\eta \lambda w$.
+
+    Args:
+        schedule: the learning rate $\eta$: a number, or a function of the step.
+        weight_decay: $\lambda$, at least 0.
+        decay_vectors: whether biases and norms decay too, as in PyTorch.
+
+    References:
+        Loshchilov and Hutter, [arXiv 1711.05101](https://arxiv.org/abs/1711.05101).
+    """
+    _check(weight_decay=weight_decay)
+    return optax.adamw(
+        schedule, weight_decay=weight_decay, mask=True if decay_vectors else is_matrix
+    )
+
+
+def lars(
+    schedule: float | Schedule, *, momentum: float = 0.9, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+    r"""LARS: every matrix and kernel has a step in proportion to its own length.
+
+    $$u = g + \lambda w, \qquad v \gets m v + \eta \, .001 \frac{|w|}{|u|} u, \qquad w \gets w - v$$
+
+    On biases and norms neither decay nor adaptation: $v \gets m v + \eta g$.
+
+    Args:
+        schedule: the learning rate $\eta$: a number, or a function of the step.
+        momentum: m, in [0, 1).
+        weight_decay: $\lambda$, at least 0.
+
+    References:
+        You et al., [arXiv 1708.03888](https://arxiv.org/abs/1708.03888), with the order of momentum
+        and rate, the coefficient .001 and the exclusions of SimCLR (google-research/simclr,
+        `lars_optimizer.py`).
+    """
+    _check(momentum=momentum, weight_decay=weight_decay)
+    return optax.lars(
+        schedule,
+        weight_decay=weight_decay,
+        weight_decay_mask=is_matrix,
+        trust_ratio_mask=is_matrix,
+        momentum=momentum,
+    )
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": sgd,
+    "adamw": adamw,
+    "lars": lars,
+}
+
+
+def _check(*, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
+    if not 0 <= momentum < 1:
+        raise ArgumentError("momentum", f"found {momentum}; allowed: in [0, 1).")
+    if weight_decay < 0:
+        raise ArgumentError("weight_decay", f"found {weight_decay}; allowed: at least 0.")
+
+
+RULES: dict[str, Callable[[float, int], float]] = {
+    "constant": lambda base, batch_size: base,
+    "linear": lambda base, batch_size: base * batch_size / 256,
+    "sqrt": lambda base, batch_size: base * math.sqrt(batch_size),
+}
+
+
+def learning_rate(rule: str, base: float, batch_size: int) -> float:
+    r"""Scale a base learning rate to the batch.
+
+    | rule | learning rate |
+    |---|---|
+    | `constant` | $b$ |
+    | `linear` | $b B / 256$ |
+    | `sqrt` | $b \sqrt{B}$ |
+
+    Args:
+        rule: one of the names above.
+        base: the base b, above 0.
+        batch_size: images a step B (pairs of views, not views), at least 1.
+
+    Returns:
+        The peak of the schedule.
+
+    Raises:
+        ArgumentError: the rule is unknown or a number is out of range.
+
+    Example:
+        >>> learning_rate("sqrt", 0.075, 256)
+        1.2
+
+    References:
+        `linear`: Goyal et al., [arXiv 1706.02677](https://arxiv.org/abs/1706.02677). `sqrt`: Chen
+        et al., [arXiv 2002.05709](https://arxiv.org/abs/2002.05709), Appendix B.1, with base .075,
+        which DySTreSS keeps for ImageNet.
+    """
+    scale = look_up(RULES, rule, argument="rule")
+    if base <= 0:
+        raise ArgumentError("base", f"found {base}; allowed: above 0.")
+    if batch_size < 1:
+        raise ArgumentError("batch_size", f"found {batch_size}; allowed: at least 1.")
+    return scale(base, batch_size)
+
+
+def warmup_cosine(
+    peak: float, *, total_steps: int, warmup_steps: int = 0, final: float = 0.0
+) -> Schedule:
+    r"""Rise linearly from 0 to the peak, then fall along half a cosine to the final value.
+
+    $$\eta(t) = \begin{cases} p \, t / W & t < W \\
+      f + \frac{p - f}{2} \left(1 + \cos \pi \frac{t - W}{T - W}\right) & W \le t \le T
+      \end{cases}$$
+
+    Args:
+        peak: the highest value p, above 0.
+        total_steps: steps of the whole schedule T; beyond them it stays at `final`.
+        warmup_steps: steps of the rise W, in [0, total_steps); 0 starts at the peak.
+        final: the last value f, in [0, peak].
+
+    Returns:
+        The schedule: step to learning rate, jittable.
+
+    Raises:
+        ArgumentError: a number is out of range, or the warm-up leaves no step for the cosine.
+
+    Example:
+        >>> schedule = warmup_cosine(1.0, total_steps=30, warmup_steps=10)
+        >>> [round(float(schedule(step)), 2) for step in (0, 5, 10, 20, 30)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    if peak <= 0:
+        raise ArgumentError("peak", f"found {peak}; allowed: above 0.")
+    if not 0 <= final <= peak:
+        raise ArgumentError("final", f"found {final}; allowed: in [0, peak = {peak}].")
+    if not 0 <= warmup_steps < total_steps:
+        raise ArgumentError(
+            "warmup_steps",
+            f"found {warmup_steps} in a run of {total_steps} steps; allowed: fewer than the run "
+            "has, so that the cosine has a step left.",
+        )
+    if warmup_steps == 0:
+        return optax.cosine_decay_schedule(peak, total_steps, alpha=final / peak)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps, final)

@@ -1,0 +1,320 @@
+"""The training step, and the two ways to its gradient.
+
+`whole_gradient` takes the batch at once; `gradcache` takes it in micro-batches, for the memory of
+one of them. Both give the exact gradient of the loss of the whole batch, and both can be used in a
+training loop of one's own; `make_train_step` is ours.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .. import sharding
+from ..errors import ArgumentError
+from ..methods import DeviceBatch, Embedded, Method, Outcome, without_probe
+from ..schemes import Scheme
+from ..temperatures import as_temperature
+from .state import TrainState
+
+PyTree = Any
+
+
+class Gradient(NamedTuple):
+    """What one batch teaches.
+
+    Attributes:
+        loss: mean over the anchors, without what is minimised beside it.
+        grads: gradient of the parameters, a tree like `state.params`.
+        stats: running statistics after the batch.
+        scheme: state of the temperature's scheme after the batch.
+        outcome: the method's memory after the batch, and numbers for the log.
+    """
+
+    loss: Float[Array, ""]
+    grads: PyTree
+    stats: PyTree
+    scheme: PyTree
+    outcome: Outcome
+
+
+GradientOf = Callable[[TrainState, DeviceBatch, PRNGKeyArray], Gradient]
+
+
+def whole_gradient(method: Method, scheme: Scheme | None = None) -> GradientOf:
+    """The gradient of the loss of a batch that goes through the networks at once.
+
+    Args:
+        method: what to learn.
+        scheme: of its temperature; None for a method that has none.
+
+    Returns:
+        `(state, batch, key) -> Gradient`, to be jitted; the batch is as `prepared` gives it.
+
+    Raises:
+        ArgumentError: the method has a temperature and there is no scheme, or the reverse.
+
+    Example:
+        >>> from dystress_jax import methods, models, schemes
+        >>> from dystress_jax.training import new_state, prepared, whole_gradient
+        >>> flat = lambda images: images.reshape(len(images), -1).astype(jnp.float32)
+        >>> pixels = models.Network(
+        ...     lambda key: ({}, {}), lambda params, stats, x, *, train: (flat(x), stats), 48
+        ... )
+        >>> head = models.projector("moco_v2", in_features=48, hidden=8, out=4)
+        >>> views = lambda key, images, rows: (images, images[:, :, ::-1])
+        >>> method, scheme = methods.simclr(pixels, head, views=views), schemes.fixed(0.1)
+        >>> optimizer = optax.sgd(0.1)
+        >>> state = new_state(method, optimizer, jax.random.key(0), scheme=scheme)
+        >>> images = jax.random.randint(jax.random.key(1), (6, 4, 4, 3), 0, 256).astype(jnp.uint8)
+        >>> labels = index = jnp.arange(6)
+        >>> key = jax.random.fold_in(state.key, state.step)
+        >>> batch = prepared(method, {"image": images, "label": labels, "index": index}, key)
+        >>> gradient = jax.jit(whole_gradient(method, scheme))(state, batch, key)
+        >>> updates, _ = optimizer.update(gradient.grads, state.opt_state)
+        >>> params = optax.apply_updates(state.params, updates)
+        >>> gradient.loss.shape, sorted(params)
+        ((), ['encoder', 'projector'])
+    """
+    _check_scheme(method, scheme)
+
+    def gradient(state: TrainState, batch: DeviceBatch, key: PRNGKeyArray) -> Gradient:
+        embedded, pullback, stats = _embed_with_pullback(method, state, batch, key)
+        found, of_embedded = _contrast(method, scheme, state, embedded, batch, key)
+        grads = jax.tree.map(jnp.add, found.grads, pullback(of_embedded))
+        return found._replace(grads=grads, stats=stats)
+
+    return gradient
+
+
+def gradcache(
+    method: Method,
+    scheme: Scheme | None = None,
+    *,
+    micro_batches: int,
+    mesh: Mesh | None = None,
+) -> GradientOf:
+    r"""The gradient of the loss of a whole batch, for the memory of a micro-batch.
+
+    With the embeddings $z = f_\theta(x)$ of all examples and the loss $L(z)$,
+
+    $$\nabla_\theta L = \sum_k J_k^T \, (\nabla_z L)_k$$
+
+    where $J_k$ is the Jacobian of the embeddings of micro-batch k. So the embeddings are computed
+    first, a micro-batch at a time, and nothing else is kept; then the loss of all of them; then
+    each micro-batch once more, for its share of the gradient: exact, for the time of a second
+    forward pass. (Accumulating the gradients of smaller losses would be something else: each would
+    have fewer negatives.) BatchNorm takes the statistics of each micro-batch.
+
+    Args:
+        method: what to learn.
+        scheme: of its temperature; None for a method that has none.
+        micro_batches: how many; it divides the batch of every device. Example i is in micro-batch
+            i modulo this.
+        mesh: the devices, along the axis `data`; None: wherever the arrays are.
+
+    Returns:
+        `(state, batch, key) -> Gradient`, the same as `whole_gradient` gives. It runs several
+        compiled programs one after another and is not to be jitted: a loop inside one program would
+        hold the memory of a micro-batch too, but XLA's convolutions in loops are many times slower
+        on CPUs.
+
+    Raises:
+        ArgumentError: as `whole_gradient`, or micro_batches is below 1.
+
+    References:
+        Gao et al. (GradCache), [arXiv 2101.06983](https://arxiv.org/abs/2101.06983), section 3.
+    """
+    _check_scheme(method, scheme)
+    if micro_batches < 1:
+        raise ArgumentError("micro_batches", f"found {micro_batches}; allowed: at least 1.")
+
+    def cut(tree: PyTree) -> list[PyTree]:
+        # Row i goes to part i modulo their number, so every device has its share of each part.
+        rows = lambda part: jax.tree.map(lambda x: x[part::micro_batches], tree)
+        return [rows(part) for part in range(micro_batches)]
+
+    def embed(state, stats, part, key):
+        return method.embed(state.params, stats, state.memory, part, key)
+
+    def contrast(state, parts: Sequence[Embedded], batch, key):
+        in_order = lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:])
+        return _contrast(method, scheme, state, jax.tree.map(in_order, *parts), batch, key)
+
+    whole = rows = None
+    if mesh is not None:
+        whole, rows = sharding.replicated(mesh), sharding.split_rows(mesh)
+    cut = jax.jit(cut, out_shardings=rows)
+    embed = jax.jit(embed, out_shardings=mesh and (rows, whole))
+    contrast = jax.jit(contrast, out_shardings=mesh and (whole, rows))
+    add_gradient = functools.partial(_add_gradient, method)
+    add_gradient = jax.jit(add_gradient, out_shardings=whole, donate_argnums=0)
+
+    def gradient(state: TrainState, batch: DeviceBatch, key: PRNGKeyArray) -> Gradient:
+        parts, embedded, stats = cut(batch), [], state.stats
+        for part in parts:
+            of_part, stats = embed(state, stats, part, key)
+            embedded.append(of_part)
+        found, of_embedded = contrast(state, embedded, batch, key)
+        grads = found.grads
+        for part, of_part in zip(parts, cut(of_embedded), strict=True):
+            grads = add_gradient(grads, state, part, key, of_part)
+        return found._replace(grads=grads, stats=stats)
+
+    return gradient
+
+
+def prepared(method: Method, batch: DeviceBatch, key: PRNGKeyArray) -> DeviceBatch:
+    """A batch as the gradient takes it: its rows numbered, and what the method does to all of it.
+
+    Args:
+        method: what to learn.
+        batch: "image", "label" and "index", and "tokens" where images have captions.
+        key: randomness of the step.
+    """
+    row = jnp.arange(len(batch["image"]), dtype=jnp.int32)
+    return method.prepare({**batch, "row": row}, key)
+
+
+def make_train_step(
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    schedule: Callable[[jax.Array], jax.Array],
+    *,
+    scheme: Scheme | None = None,
+    mesh: Mesh,
+    micro_batches: int = 1,
+) -> Callable[[TrainState, DeviceBatch], tuple[TrainState, dict[str, Float[Array, ""]]]]:
+    """The compiled `(state, batch) -> (state, metrics)` over a mesh.
+
+    Batches are split over the mesh, the state is replicated and donated. All randomness is
+    `fold_in(state.key, state.step)`, so a step repeated from a checkpoint is the same step.
+
+    Args:
+        method: what to learn.
+        optimizer: its learning rate must come from `schedule`.
+        schedule: step to learning rate, for the log.
+        scheme: of the temperature; None for a method that has none.
+        mesh: the devices; a mesh of one computes the same as a mesh of many.
+        micro_batches: 1: one program, with `whole_gradient`. More: several, with `gradcache`.
+
+    Raises:
+        ArgumentError: as `whole_gradient`.
+    """
+    whole, rows = sharding.replicated(mesh), sharding.split_rows(mesh)
+
+    def begin(state, batch):
+        key = jax.random.fold_in(state.key, state.step)
+        return key, prepared(method, batch, key)
+
+    def update(state, gradient):
+        updates, opt_state = optimizer.update(gradient.grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            **gradient.outcome.metrics,
+            "loss": gradient.loss,
+            "gradient_norm": optax.tree.norm(without_probe(gradient.grads)),
+            "parameter_norm": optax.tree.norm(without_probe(params)),
+            "learning_rate": schedule(state.step),
+        }
+        step = state.step + 1
+        memory = method.after_update(gradient.outcome.memory, params, step)
+        state = TrainState(
+            step, state.key, params, gradient.stats, memory, gradient.scheme, opt_state
+        )
+        return state, metrics
+
+    if micro_batches == 1:
+        gradient_of = whole_gradient(method, scheme)
+
+        def train_step(state, batch):
+            key, batch = begin(state, batch)
+            return update(state, gradient_of(state, batch, key))
+
+        return jax.jit(
+            train_step, in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0
+        )
+
+    gradient_of = gradcache(method, scheme, micro_batches=micro_batches, mesh=mesh)
+    begin = jax.jit(begin, in_shardings=(whole, rows), out_shardings=(whole, rows))
+    update = jax.jit(update, out_shardings=whole, donate_argnums=0)
+
+    def train_step_in_pieces(state, batch):
+        key, batch = begin(state, batch)
+        return update(state, gradient_of(state, batch, key))
+
+    return train_step_in_pieces
+
+
+def _embed_with_pullback(
+    method: Method, state: TrainState, batch: DeviceBatch, key: PRNGKeyArray
+) -> tuple[Embedded, Callable[[Embedded], PyTree], PyTree]:
+    """Embeddings, the way from their gradient to that of the parameters, and statistics."""
+    embed = lambda params: method.embed(params, state.stats, state.memory, batch, key)
+    embedded, pullback, stats = jax.vjp(embed, state.params, has_aux=True)
+    return embedded, lambda of_embedded: pullback(of_embedded)[0], stats
+
+
+def _add_gradient(
+    method: Method,
+    total: PyTree,
+    state: TrainState,
+    part: DeviceBatch,
+    key: PRNGKeyArray,
+    of_embedded: Embedded,
+) -> PyTree:
+    """The gradient so far and the share of a micro-batch."""
+    _, pullback, _ = _embed_with_pullback(method, state, part, key)
+    return jax.tree.map(jnp.add, total, pullback(of_embedded))
+
+
+def _contrast(
+    method: Method,
+    scheme: Scheme | None,
+    state: TrainState,
+    embedded: Embedded,
+    batch: DeviceBatch,
+    key: PRNGKeyArray,
+) -> tuple[Gradient, Embedded]:
+    """The loss of the whole batch, and the gradient of all embeddings."""
+    inputs = temperature = None
+    if scheme is not None and method.scheme_inputs is not None:
+        inputs = method.scheme_inputs(embedded, state.memory, batch, key)
+        temperature = as_temperature(scheme.resolve(state.scheme, inputs))
+
+    def objective(params, embedded, temperature):
+        values, outcome = method.contrast(params, embedded, temperature, state.memory, batch, key)
+        if scheme is not None and scheme.reweight is not None:
+            values = scheme.reweight(values)
+        loss = minimised = jnp.mean(values if outcome.factor is None else outcome.factor * values)
+        if method.beside is not None:
+            more, metrics = method.beside(params, embedded, batch)
+            minimised = loss + more
+            outcome = outcome._replace(metrics={**outcome.metrics, **metrics})
+        return minimised, (loss, outcome)
+
+    # Numbers that nobody learns stay numbers: known before any logit, they choose the faster way
+    # to compute the loss.
+    learns = scheme is not None and scheme.learns
+    gradient_of = jax.grad(objective, (0, 1, 2) if learns else (0, 1), has_aux=True)
+    (grads, of_embedded, *rest), (loss, outcome) = gradient_of(state.params, embedded, temperature)
+    after = state.scheme
+    if scheme is not None:
+        after = scheme.update(state.scheme, inputs, rest[0] if learns else None)
+    return Gradient(loss, grads, state.stats, after, outcome), of_embedded
+
+
+def _check_scheme(method: Method, scheme: Scheme | None) -> None:
+    if (method.scheme_inputs is None) == (scheme is None):
+        return
+    raise ArgumentError(
+        "scheme",
+        "found None; allowed: the scheme of the method's temperature, such as `schemes.fixed(0.1)`."
+        if scheme is None
+        else "found one with a method that has no temperature; allowed: None.",
+    )

@@ -1,0 +1,134 @@
+"""Parts of a run as a user might write them, for `tests.own:NAME`; some do not fit."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dystress_jax import data, losses, methods, models, schemes, temperatures
+from dystress_jax.evaluation import Result, Row
+
+TAU = 0.1
+
+
+def falling(*, tau_min, slope=0.1):
+    """A function of the similarity."""
+    return lambda similarity: tau_min + slope * (1 - similarity)
+
+
+def ranged(*, tau_min=0.01, tau_max=5.0):
+    """With defaults of its own."""
+    return tau_min, tau_max
+
+
+def number(*, value):
+    return value
+
+
+def any_options(**options):
+    return options["value"]
+
+
+def follower(facts, *, rate):
+    """A scheme that remembers a number."""
+
+    def update(state, inputs, gradient):
+        alike = jnp.mean(jnp.sum(inputs.anchors * inputs.positives, axis=1))
+        return state + rate * jnp.tanh(alike) / facts.total_steps
+
+    return schemes.Scheme(lambda: jnp.float32(0.2), lambda state, inputs: state, update)
+
+
+def nothing():
+    pass
+
+
+def uncalled():
+    return temperatures.dystress
+
+
+def plain(view_a, view_b, *, temperature, margin=0.0):
+    """A loss that knows nothing of strategies."""
+    return losses.nt_xent(view_a, view_b, temperature=temperature) + margin
+
+
+def shared(view_a, view_b, *, temperature, strategy="auto", tile_size=None, axis_name=None):
+    """A loss that knows them."""
+    how = {"strategy": strategy, "tile_size": tile_size, "axis_name": axis_name}
+    return losses.nt_xent(view_a, view_b, temperature=temperature, **how)
+
+
+def half_shared(view_a, view_b, *, temperature, strategy="auto"):
+    return losses.nt_xent(view_a, view_b, temperature=temperature, strategy=strategy)
+
+
+class Flat(nnx.Module):
+    """One linear layer."""
+
+    def __init__(self, inputs, width, *, rngs):
+        self.linear = nnx.Linear(inputs, width, rngs=rngs)
+
+    def __call__(self, images, *, train):
+        return self.linear(images.reshape(len(images), -1))
+
+
+def flat(*, channels, image_size, width=6, told=None):
+    inputs = channels * image_size**2
+    return models.functional(
+        lambda rngs: Flat(inputs, width, rngs=rngs), out_features=told or width
+    )
+
+
+def stripes(*, count, holdout):
+    images = np.arange(count * 192, dtype=np.uint32).reshape(count, 8, 8, 3) % 251
+    return data.split_holdout(data.from_arrays(images.astype(np.uint8)), holdout)
+
+
+def listed():
+    return [1]
+
+
+def logging(parts, *, momentum, note):
+    """SimCLR that logs its own arguments."""
+    encoder = parts.encoder()
+    projector = parts.projector("simclr", encoder.out_features)
+    method = methods.simclr(
+        encoder, projector, views=parts.views, loss=parts.loss(), spread=parts.spread
+    )
+
+    def contrast(params, embedded, temperature, memory, batch, key):
+        values, outcome = method.contrast(params, embedded, temperature, memory, batch, key)
+        metrics = {**outcome.metrics, "momentum": momentum, "note": note}
+        metrics["width"] = embedded.points["view_a"].shape[1]
+        return values, outcome._replace(metrics=metrics)
+
+    return method._replace(contrast=contrast)
+
+
+def pulling(parts):
+    """A method without a temperature: nothing but the positives count."""
+    method = logging(parts, momentum=0.0, note=0.0)
+
+    def contrast(params, embedded, temperature, memory, batch, key):
+        assert temperature is None
+        a, b = embedded.points["view_a"], embedded.points["view_b"]
+        return jnp.mean((a - b) ** 2, axis=1), methods.Outcome(memory, {})
+
+    return method._replace(contrast=contrast, scheme_inputs=None)
+
+
+def reading(parts):
+    """A method that asks for texts."""
+    return parts.towers()
+
+
+def sizes(experiment, state):
+    """An evaluation: how many images there are, and what the scheme remembers."""
+    counts = {split: len(source) for split, source in experiment.sources.items()}
+    rows = [Row(f"{split}_images", count, share=False) for split, count in counts.items()]
+    if experiment.config.temperature.name.endswith(("follower", "Scheme")):
+        rows.append(Row("remembered", state.scheme, share=False))
+    return Result(tuple(rows), {"steps": int(state.step)})
+
+
+def with_an_array(experiment, state):
+    return Result((), {"steps": state.step})

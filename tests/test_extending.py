@@ -1,0 +1,576 @@
+"""Parts of one's own, by name and from Python: trained with, continued, evaluated, misused."""
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+from dystress_jax import losses, run, schemes, sharding, temperatures
+from dystress_jax.run import Own, cli
+from dystress_jax.run import _build as build
+from dystress_jax.run.tables import make
+from dystress_jax.training import checkpoint
+from tests import own
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS = 4
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Without labels: at the end nothing but evaluations of one's own can be measured."""
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    rng = np.random.default_rng(0)
+    np.savez(path, train_images=rng.integers(0, 256, (40, 8, 8, 3), np.uint8))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """A program for one device is compiled sooner."""
+    make_mesh = sharding.make_mesh
+    monkeypatch.setattr(sharding, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """An empty current directory; what is imported from it is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
+
+
+def small(images, **fields):
+    """A run of a second, as flags."""
+    settings = {
+        "data.source": "npz",
+        "data.path": images,
+        "batch_size": 16,
+        "steps": STEPS,
+        "log_every": 1,
+        "checkpoint_every": 2,
+        "projector.out": 8,
+    }
+    for name, value in fields.items():
+        settings[name.replace("__", ".")] = value
+    return [f"--config.{name}={value}" for name, value in settings.items()]
+
+
+def start(script, *arguments):
+    """What train.py and eval.py do with a command line, in this process."""
+    spec = importlib.util.spec_from_file_location(script, ROOT / f"{script}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    before, command = set(flags.FLAGS), cli.Command()
+    try:
+        with warnings.catch_warnings():
+            # ml_collections opens config files the old way.
+            warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
+            rest = module.parse([f"{script}.py", *map(str, arguments)], command)
+        module.main(rest, command)
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+
+
+def train(*arguments, workdir="run"):
+    start("train", *arguments, f"--workdir={workdir}")
+    return logged(workdir)
+
+
+def evaluate(name, *arguments, workdir="run"):
+    start("eval", f"--evaluation={name}", *arguments, f"--workdir={workdir}")
+    [path] = pathlib.Path(workdir, "eval").glob(f"{name.replace(':', '.')}*.json")
+    return json.loads(path.read_text())
+
+
+def logged(workdir="run"):
+    lines = pathlib.Path(workdir, "metrics.jsonl").read_text().splitlines()
+    return [{**json.loads(line), "images_per_second": None} for line in lines]
+
+
+def read(workdir, name):
+    return json.loads(pathlib.Path(workdir, name).read_text())
+
+
+def lose_newest_checkpoint(workdir="run"):
+    """As if the run had been killed before it was saved."""
+    *_, newest = checkpoint.steps(pathlib.Path(workdir, "checkpoints"))
+    shutil.rmtree(pathlib.Path(workdir, "checkpoints", str(newest)))
+
+
+def test_a_temperature_takes_its_options_and_the_fields_that_it_names(images):
+    lines = train(
+        "--config.temperature.name=tests.own:falling",
+        "--config.temperature.options.slope=0.25",
+        "--config.temperature.tau_min=0.05",
+        *small(images),
+    )
+    assert len(lines) == STEPS
+    for line in lines:
+        expected = 0.05 + 0.25 * (1 - line["positive_similarity"])
+        np.testing.assert_allclose(line["positive_tau"], expected, rtol=1e-5)
+    recorded = read("run", "config.json")["temperature"]
+    assert (recorded["name"], recorded["options"]) == ("tests.own:falling", {"slope": 0.25})
+
+
+def test_a_scheme_goes_on_from_its_state_and_an_evaluation_finds_it(images):
+    name, rate = "--config.temperature.name=tests.own:follower", "--config.temperature.options.rate"
+    command = [name, f"{rate}=0.3", "--config.evaluation=tests.own:sizes", *small(images)]
+    whole = train(*command)
+    assert len({line["positive_tau"] for line in whole}) == STEPS
+    measured = read("run", "summary.json")["evaluations"]["tests.own:sizes"]
+    assert measured["remembered"] > 0.2
+    lose_newest_checkpoint()
+    assert train(*command) == whole
+    assert read("run", "summary.json")["evaluations"]["tests.own:sizes"] == measured
+    found = evaluate("tests.own:sizes")
+    assert found == {**found, **measured, "checkpoint_step": STEPS}
+    with pytest.raises(run.ConfigError, match=r"temperature\.options\.rate: 0\.3 -> 0\.5"):
+        train(*command, f"{rate}=0.5")
+
+
+@pytest.mark.parametrize("line", ["options = {'value': 0.3}", "options.value = 0.3"])
+def test_a_config_file_gives_options_and_the_command_line_overrides_them(line, monkeypatch):
+    file = pathlib.Path("settings.py")
+    file.write_text(
+        textwrap.dedent(f"""
+        from dystress_jax import run
+
+        def get_config():
+            config = run.defaults()
+            config.temperature.name = "tests.own:number"
+            config.temperature.{line}
+            return config
+        """)
+    )
+    found = []
+    monkeypatch.setattr(run, "train", lambda config, workdir: found.append(config.temperature))
+    value = "--config.temperature.options.value"
+    for more in ([], [f"{value}=0.4"], ["--config.temperature.name=dystress"]):
+        start("train", "--config=settings.py", *more)
+    # Options of a name that the command line replaces go with it.
+    assert [temperature.options for temperature in found] == [{"value": 0.3}, {"value": 0.4}, {}]
+    more = ["--config.temperature.name=dystress", f"{value}=0.4"]
+    start("train", "--config=settings.py", *more)  # of these the run says that nothing takes them
+    assert found[-1].options == {"value": 0.4}
+
+
+def test_a_module_is_found_in_the_current_directory_with_its_neighbours(images):
+    pathlib.Path("neighbour.py").write_text("TAU = 0.3")
+    pathlib.Path("mine.py").write_text(
+        "def tau():\n    import neighbour\n    return neighbour.TAU\n"
+    )
+    [line] = train("--config.temperature.name=mine:tau", *small(images, steps=1))
+    assert line["positive_tau"] == pytest.approx(0.3)
+
+
+def test_a_loss_without_strategies_is_called_with_its_options(images):
+    reference = train(*small(images), workdir="reference")
+    options = ["--config.loss.name=tests.own:plain", "--config.loss.options.margin=2.5"]
+    found = train(*options, *small(images))
+    for line, expected in zip(found, reference, strict=True):
+        np.testing.assert_allclose(line["loss"], expected["loss"] + 2.5, rtol=1e-6)
+        assert line["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "gathered", "ring", "tiled"])
+def test_a_loss_with_strategies_is_computed_by_all_devices(strategy):
+    config = run.from_config_dict({"loss": {"name": "tests.own:shared", "strategy": strategy}})
+    mesh = jax.make_mesh((8,), (sharding.AXIS,), (jax.sharding.AxisType.Auto,))
+    views = jax.random.normal(jax.random.key(0), (2, 16, 4))
+    loss = build.spread(config, mesh, build.make_loss(config))
+    lowered = jax.jit(lambda a, b: loss(a, b, temperature=0.2)).lower(*views)
+    assert ("manual" in lowered.as_text()) == (strategy != "tiled")
+    expected = losses.nt_xent(*views, temperature=0.2)
+    np.testing.assert_allclose(lowered.compile()(*views), expected, rtol=1e-5)
+
+
+def test_an_encoder_and_a_source_are_trained_and_found_again(images):
+    command = [
+        "--config.model.name=tests.own:flat",
+        "--config.model.options.width=5",
+        "--config.data.source=tests.own:stripes",
+        "--config.data.options.count=50",
+        "--config.data.holdout=0.2",
+        "--config.evaluation=tests.own:sizes",
+    ]
+    rest = [f for f in small(images) if "data" not in f]
+    whole = train(*command, *rest)
+    assert len({line["loss"] for line in whole}) == STEPS
+    lose_newest_checkpoint()
+    assert train(*command, *rest) == whole
+    found = evaluate("tests.own:sizes", "--checkpoint=2")
+    assert (found["train_images"], found["holdout_images"]) == (40, 10)
+    assert found["protocol"] == {"steps": 2}
+    assert pathlib.Path("run", "eval", "tests.own.sizes_2.json").is_file()
+
+
+def test_a_method_of_parts_takes_options_and_the_settings_of_every_group(images):
+    [line] = train(
+        "--config.method=tests.own:logging",
+        "--config.method_options.note=7",
+        "--config.moco.momentum=0.5",
+        "--config.loss.name=dcl",
+        "--config.temperature.name=constant",
+        "--config.temperature.tau=0.3",
+        *small(images, steps=1),
+    )
+    assert (line["note"], line["momentum"], line["width"]) == (7, 0.5, 8)
+    assert line["positive_tau"] == pytest.approx(0.3)
+
+
+def test_a_method_may_have_no_temperature(images):
+    lines = train("--config.method=tests.own:pulling", *small(images, steps=2))
+    assert "positive_tau" not in lines[0]
+    assert evaluate("tests.own:sizes", workdir="run")["protocol"] == {"steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("temperature.name=nowhere:f", "the module nowhere cannot be imported (ModuleNotFound"),
+        ("temperature.name=tests.own:fallin", "found 'tests.own:fallin', but there is no fallin"),
+        (
+            "temperature.name=tests.own:fallin",
+            "allowed: a function of tests.own. Did you mean fall",
+        ),
+        ("temperature.name=tests.own:TAU.x", "but there is no x; allowed: a function of tests.own"),
+        ("temperature.name=tests.own:TAU", "which is a float; allowed: a function."),
+        ("temperature.name=tests.own:", "allowed: MODULE:OBJECT, as in my_code:mine."),
+        ("temperature.name=:f", "allowed: MODULE:OBJECT"),
+        ("temperature.name=python:f", "the run was given f in Python, which no file can hold"),
+        (
+            "temperature.name=tests.own:nothing",
+            "config.temperature.name: tests.own:nothing gives a NoneType; allowed: a number, a "
+            "Temperature, a function of the similarity, or a schemes.Scheme",
+        ),
+        ("temperature.name=tests.own:uncalled", "give what it returns, called with its numbers"),
+        (
+            "temperature.name=tests.own:number",
+            "config.temperature.name: tests.own:number needs value, which nothing gives; allowed: "
+            "config.temperature.options.value=VALUE, or a default in the function. The run gives "
+            "facts.",
+        ),
+        (
+            "temperature.name=tests.own:falling temperature.options.slop=1",
+            "config.temperature.options.slop: found 1, but tests.own:falling has no such argument; "
+            "allowed: tau_min, slope. Did you mean slope?",
+        ),
+        (
+            "temperature.name=tests.own:falling temperature.tau_min=1 "
+            "temperature.options.tau_min=2",
+            "config.temperature.options.tau_min: found 2; allowed: config.temperature.tau_min.",
+        ),
+        (
+            "temperature.name=tests.own:follower temperature.options.facts=1",
+            "config.temperature.options.facts: found 1; allowed: none, the run gives it.",
+        ),
+        (
+            "temperature.name=tests.own:falling temperature.tau_max=0.5",
+            "config.temperature.tau_max: found 0.5 with config.temperature.name "
+            "tests.own:falling, which would ignore it; allowed: where the function has an argument "
+            "tau_max. Delete it, or change config.temperature.name.",
+        ),
+        (
+            "temperature.name=constant temperature.options.slope=1",
+            "found 1, but constant has no such argument; allowed: none.",
+        ),
+        ("temperature.options.slope", "allowed: --config.temperature.options.slope=VALUE."),
+        (
+            "loss.name=tests.own:plain loss.strategy=tiled",
+            "config.loss.strategy: found 'tiled' with config.loss.name tests.own:plain, which",
+        ),
+        ("loss.name=tests.own:plain loss.options.temperature=1", "none, the run gives it."),
+        ("loss.name=tests.own:plain loss.options.view_a=1", "none, the run gives it."),
+        ("loss.name=tests.own:plain loss.options.x=1", "no such argument; allowed: margin."),
+        ("loss.name=tests.own:half_shared", "config.loss.name: found a function of view_a, view_b"),
+        ("model.name=tests.own:nothing", "gives a NoneType; allowed: a models.Network"),
+        (
+            "model.name=tests.own:flat model.options.told=7",
+            "config.model.name: tests.own:flat makes [2, 6] of 2 images; allowed: one row of "
+            "out_features, 7, for each.",
+        ),
+        (
+            "model.name=tests.own:flat model.patch=2",
+            "config.model.patch: found 2 with config.model",
+        ),
+        (
+            "model.name=tests.own:flat method=moco_v2 moco.queue_size=32",
+            "config.moco.bn_groups: found 8 with config.model.name tests.own:flat, which takes no "
+            "bn_groups; allowed: 1.",
+        ),
+        (
+            "data.source=tests.own:listed data.path=",
+            "config.data.source: tests.own:listed returns list; allowed: a dict with a Source for",
+        ),
+        (
+            "data.source=tests.own:stripes data.path=",
+            "tests.own:stripes needs count, which nothing",
+        ),
+        ("data.source=tests.own:stripes", "config.data.path: found "),
+        (
+            "method=tests.own:nothing",
+            "config.method: tests.own:nothing gives a NoneType; allowed: a",
+        ),
+        ("method=tests.own:logging", "allowed: config.method_options.note=VALUE, or a default in "),
+        ("method=tests.own:logging method_options.nt=1", "config.method_options.nt: found 1, but "),
+        (
+            "method=tests.own:reading",
+            "config.method: tests.own:reading asks for towers, which only",
+        ),
+        (
+            "method=tests.own:pulling moco.momentum=0.5",
+            "config.moco.momentum: found 0.5 with config",
+        ),
+        (
+            "method=tests.own:pulling temperature.tau_max=0.5",
+            "config.temperature.tau_max: found 0.5 with config.method tests.own:pulling, which "
+            "would ignore it; allowed: with a method that has a temperature.",
+        ),
+        ("evaluation=tests.own:speed", "config.evaluation: found 'tests.own:speed', but there is"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_compiles(images, command, message):
+    overrides = [f"--config.{override}" for override in command.split()]
+    with pytest.raises(run.ConfigError) as error:
+        start("train", *small(images), *overrides, "--workdir=run")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not pathlib.Path("run", "checkpoints").exists()
+
+
+def test_options_must_fit_in_the_record_of_the_run():
+    options = {"f": lambda: 0}
+    with pytest.raises(run.ConfigError, match=r"config\.loss\.options\.f: found <function.*json"):
+        run.from_config_dict({"loss": {"name": "tests.own:plain", "options": options}})
+    found = run.from_config_dict({"loss": {"options": {"x": [1, [2.0, None]], "y": {"z": "a"}}}})
+    assert found.loss.options == {"x": (1, (2.0, None)), "y": {"z": "a"}}
+    assert run.from_config_dict(json.loads(json.dumps(dataclasses.asdict(found)))) == found
+
+
+def test_an_argument_is_an_option_or_a_field_that_is_set_or_keeps_its_own_default():
+    def given(*overrides):
+        command = cli.Command()
+        command.read(["train.py", *(f"--config.{override}" for override in overrides)])
+        settings = run.defaults()
+        settings.temperature.name = "tests.own:ranged"
+        for override in overrides:
+            name, _, value = override.partition("=")
+            if ".options." not in name:
+                settings.update_from_flattened_dict({name: float(value)})
+        config = command.settings(settings)
+        return make(config, "temperature.name", own.ranged)
+
+    assert given() == (0.01, 5.0)  # not ours, 0.1 and 0.2
+    assert given("temperature.options.tau_min=0.5") == (0.5, 5.0)
+    assert given("temperature.tau_max=0.5") == (0.01, 0.5)
+    assert given("temperature.tau_min=0.1") == (0.1, 5.0)  # our default, but said
+    with pytest.raises(run.ConfigError, match=r"options\.tau_min: found 0\.5; allowed: config\.t"):
+        given("temperature.options.tau_min=0.5", "temperature.tau_min=0.3")
+
+
+def test_a_function_may_take_any_options():
+    options = {"value": 0.3}
+    config = run.from_config_dict(
+        {"temperature": {"name": "tests.own:any_options", "options": options}}
+    )
+    made = run.tables.make(config, "temperature.name", own.any_options, facts=None)
+    assert made == 0.3
+
+
+def test_what_is_wrong_is_told_without_a_traceback_and_the_module_is_named(images):
+    command = [sys.executable, str(ROOT / "train.py"), "--workdir=run", *small(images)]
+    done = subprocess.run(
+        [*command, "--config.temperature.name=nowhere:f"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("ConfigError: config.temperature.name: the module nowhere cannot")
+    assert done.stderr.count("\n") == 1
+
+
+def zero(experiment, state):
+    return 0
+
+
+def test_an_evaluation_that_does_not_fit_is_refused(images):
+    train(*small(images, steps=1))
+    for name, message in (
+        ("tests.own:nowhere", r"--evaluation: found 'tests.own:nowhere', but there is no nowhere"),
+        ("tests.own:with_an_array", r"gives what does not fit in JSON"),
+    ):
+        with pytest.raises(run.ConfigError, match=message):
+            evaluate(name)
+    with pytest.raises(run.ConfigError, match=r"evaluation: zero gives a int; allowed: an"):
+        run.evaluate(run.read_config(pathlib.Path("run/config.json")), "run", zero)
+    assert not pathlib.Path("run", "eval").exists()
+
+
+class TestFromPython:
+    """Objects in place of names."""
+
+    def config(self, images, **fields):
+        settings = {
+            "data": {"options": {"count": 40}},
+            "batch_size": 16,
+            "steps": STEPS,
+            "log_every": 1,
+            "checkpoint_every": 2,
+            "projector": {"out": 8},
+        }
+        return run.from_config_dict({**settings, **fields})
+
+    def test_a_run_takes_goes_on_with_and_is_evaluated_with_objects(self, images):
+        config = self.config(images, method_options={"note": 3})
+        mine = Own(
+            temperature=schemes.scheduled(temperatures.constant, tau=lambda step: 0.1 + 0.1 * step),
+            loss=lambda a, b, *, temperature: own.plain(a, b, temperature=temperature, margin=9.0),
+            method=own.logging,
+            model=own.flat(channels=3, image_size=8),
+            source=own.stripes,
+        )
+        first = run.train(config, "run", own=mine)
+        assert first["steps"] == STEPS
+        whole = logged()
+        np.testing.assert_allclose(
+            [line["positive_tau"] for line in whole], [0.1, 0.2, 0.3, 0.4], 1e-6
+        )
+        assert all(line["loss"] > 9 and line["note"] == 3 for line in whole)
+        recorded = read("run", "config.json")
+        assert recorded["method"] == "python:logging"
+        assert recorded["temperature"]["name"] == "python:Scheme"
+        assert recorded["model"]["name"] == "python:Network"
+        assert recorded["data"]["source"] == "python:stripes"
+
+        lose_newest_checkpoint()
+        run.train(config, "run", own=mine)
+        assert logged() == whole
+        for settings in (config, run.read_config(pathlib.Path("run", "config.json"))):
+            result, numbers = run.evaluate(settings, "run", own.sizes, own=mine)
+            assert (result.value("remembered"), numbers["checkpoint_step"]) == (STEPS, STEPS)
+        knows = r"config\.temperature\.name: the run was given Scheme in Python, .*Give it again"
+        for settings in (config, run.read_config(pathlib.Path("run", "config.json"))):
+            with pytest.raises(run.ConfigError, match=knows):
+                run.train(settings, "run")
+            with pytest.raises(run.ConfigError, match=knows):
+                run.evaluate(settings, "run", own.sizes, own=mine._replace(temperature=None))
+        with pytest.raises(run.ConfigError, match=knows):
+            evaluate("tests.own:sizes")
+
+    def test_other_numbers_are_another_object(self, images):
+        source = {"source": own.stripes}
+        config = self.config(images, steps=1)
+        run.train(config, "run", own=Own(temperature=temperatures.dystress(0.1, 0.2), **source))
+        [line] = logged()
+        assert 0.1 < line["positive_tau"] < 0.2
+        for other in (0.1, temperatures.dystress(0.1, 0.3), lambda s: 0.1 + s**2):
+            with pytest.raises(run.ConfigError, match=r"temperature\.name: 'python:.* -> 'python:"):
+                run.train(config, "run", own=Own(temperature=other, **source))
+
+    @pytest.mark.parametrize(
+        ("mine", "settings", "message"),
+        [
+            (Own(temperature="warm"), {}, r"temperature\.name: python:'warm' gives a str; allowed"),
+            (
+                Own(temperature=-1.0),
+                {},
+                r"python:-1\.0 gives no temperature: tau: found -1\.0; allowed: > 0\.",
+            ),
+            (
+                Own(model=own.Flat),
+                {},
+                r"config\.model\.name: .* gives a .*; allowed: a models\.Net",
+            ),
+            (Own(source={"train": 1}), {}, r"config\.data\.source: found a dict in own=; allowed"),
+            (
+                Own(source=own.listed),
+                {},
+                r"config\.data\.options\.count: found 40, but python:list",
+            ),
+            (Own(method=own.nothing), {}, r"config\.method: python:nothing gives a NoneType"),
+            (
+                Own(temperature=0.1),
+                {"temperature": {"tau_max": 0.5}},
+                r"config\.temperature\.tau_max: found 0\.5 with config\.temperature\.name "
+                r"python:0\.1, which would ignore it; allowed: its default\.",
+            ),
+            (Own(loss=own.plain), {"loss": {"strategy": "ring"}}, r"config\.loss\.strategy: found"),
+            (
+                Own(temperature=0.1),
+                {"temperature": {"options": {"x": 1}}},
+                r"config\.temperature\.options\.x: found 1, but python:0\.1 has no such argument",
+            ),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, images, mine, settings, message):
+        mine = mine._replace(source=mine.source or own.stripes)
+        with pytest.raises(run.ConfigError, match=message):
+            run.train(self.config(images, **settings), "run", own=mine)
+        assert not pathlib.Path("run", "checkpoints").exists()
+
+
+@pytest.fixture(scope="module")
+def labelled_images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 8, 8, 3), np.uint8), rng.integers(0, 2, 40)
+    np.savez(path, train_images=images, train_labels=labels)
+    return path
+
+
+def test_every_example_of_the_page_runs(images, labelled_images):
+    """Its files are written, its commands are carried out, on fewer images than it says."""
+    text = (ROOT / "docs" / "extending.md").read_text()
+    blocks = re.findall(r"```(\w+)\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 2 * 7 + 1
+    commands = 0
+    for language, block in blocks:
+        assert block.count("\n") <= 20
+        if language == "python" and block.startswith("# "):
+            pathlib.Path(block.split()[1]).write_text(block)
+        elif language == "python":
+            with jax.numpy_rank_promotion("allow"):  # as for every user
+                exec(compile(block, "extending.md", "exec"), {})
+        for line in block.replace("\\\n", "").splitlines() if language == "bash" else ():
+            python, script, *arguments = shlex.split(line)
+            assert python == "python"
+            if script == "train.py":
+                labelled = any("evaluation" in argument for argument in arguments)
+                arguments += quick_flags(labelled_images if labelled else images, arguments)
+            with jax.numpy_rank_promotion("allow"):
+                start(script.removesuffix(".py"), *arguments)
+            commands += 1
+    assert commands == 8
+    written = json.loads(pathlib.Path("runs/rank/eval/my_evaluation.rank.json").read_text())
+    assert 1 < written["effective_rank"] < 5
+    assert read("runs/rank", "summary.json")["evaluations"]["my_evaluation:rank"]
+    tau = [line["positive_tau"] for line in logged("runs/cooling")]
+    assert tau == pytest.approx([0.5, 0.5 * 0.2**0.5])
+
+
+def quick_flags(images, given):
+    """Two steps on few images, as far as the command does not say what else."""
+    flags = small(images, steps=2, knn_every=0)
+    named = {flag.partition("=")[0] for flag in given}
+    if "--config.data.source" in named:
+        flags = [flag for flag in flags if not flag.startswith("--config.data.")]
+    return flags
