@@ -26,6 +26,7 @@ from .config import (
 )
 from .methods import LOSSES, METHODS
 from .tables import IN_PYTHON, find, holder_of, is_ignored, is_own
+from .temperature import OF_A_COSINE
 
 _TAKES = {
     int: "a whole number",
@@ -373,7 +374,7 @@ def _check_clip(config: Config) -> None:
     t = config.temperature.name
     unbounded = g.name in ("inner_product", "euclidean", "squared_euclidean")
     if (t == "temperature_free" and g.name not in ("sphere", "oblique")) or (
-        t in ("dystress", "shifted_dystress") and unbounded
+        t in OF_A_COSINE and unbounded
     ):
         raise ConfigError(
             f"config.temperature.name: found {t} with config.topology.name {g.name}, which is no "

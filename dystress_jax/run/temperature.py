@@ -138,3 +138,5 @@ TEMPERATURES: dict[str, Callable[..., Scheme]] = {
     "tempnet": tempnet,
     "temperature_free": temperature_free,
 }
+# Their profiles are for a similarity in [-1, 1].
+OF_A_COSINE = ("dystress", "shifted_dystress")
