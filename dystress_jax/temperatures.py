@@ -44,6 +44,7 @@ __all__ = [
     "per_anchor",
     "separate",
     "shifted_dystress",
+    "temo",
     "temperature_free",
 ]
 
@@ -367,6 +368,53 @@ def monotone_cosine(
     """
     check_range(tau_min, tau_max)
     return MonotoneCosine(tau_min, tau_max, stop_gradient=stop_gradient)
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Temo(_Range):
+    """See `temo`."""
+
+    def profile(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
+        # The slope is infinite at s = -1, and rounding takes a cosine a few units in the last place
+        # beyond. Nearer than that a slope would be made of rounding errors: stop there.
+        lowest = -1.0 + 4 * float(jnp.finfo(similarity.dtype).eps)
+        return jnp.sqrt((1.0 + jnp.maximum(similarity, lowest)) / 2.0)
+
+
+def temo(
+    tau_min: ArrayLike = 0.01, tau_max: ArrayLike = 0.05, *, stop_gradient: bool = False
+) -> Temo:
+    r"""The modulated temperature of TeMo: the square root of the similarity on the scale 0 to 1.
+
+    $$\tau(s) = \tau_{min} + a \sqrt{(1 + s) / 2}, \qquad a = \tau_{max} - \tau_{min}$$
+
+    The authors give a = 0.04, which is `tau_max` = 0.05 here.
+
+    Args:
+        tau_min: temperature of opposite pairs, > 0.
+        tau_max: temperature of aligned pairs, >= tau_min.
+        stop_gradient: whether tau counts as a number in the gradient with respect to the
+            similarity. It does not in TeMo: the gradient flows through tau. s / tau(s) increases
+            for every tau_min > 0.
+
+    Returns:
+        A temperature with the leaves `tau_min` and `tau_max`. The slope is infinite at s = -1:
+        similarities are clipped to s >= -1 + 4 units in the last place of their dtype, so that tau
+        is 0.2 % too high there (with the defaults, in float32) and its gradient finite.
+
+    Raises:
+        ArgumentError: when tau_min <= 0 or tau_min > tau_max.
+
+    Example:
+        >>> temo()(jnp.array([-0.5, 0.0, 1.0]))
+        Array([0.03  , 0.0383, 0.05  ], dtype=float32)
+
+    References:
+        TeMo, [arXiv 2609.07540](https://arxiv.org/abs/2609.07540), and the authors' code.
+    """
+    check_range(tau_min, tau_max)
+    return Temo(tau_min, tau_max, stop_gradient=stop_gradient)
 
 
 @register_dataclass

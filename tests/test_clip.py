@@ -178,6 +178,7 @@ RANGES = {
     "constant": (0.1, 0.1),
     "dystress": (0.1, 0.2),
     "shifted_dystress": (0.1, 0.2),
+    "temo": (0.1, 0.2),
     "cosine_schedule": (0.1, 0.2),
     "linear_schedule": (0.1, 0.2),
     "learned": (0.01, 1.0),

@@ -41,6 +41,7 @@ RANGES = {"constant": (0.1, 0.1), "dynamic": (0.07, 0.2), "very low": (0.0015, 0
 OTHER_TEMPERATURES = {
     "dystress, as a number in gradients": temperatures.dystress(0.07, 0.2),
     "shifted": temperatures.shifted_dystress(0.1, 0.2, stop_gradient=False),
+    "temo": temperatures.temo(),
     "separate": temperatures.separate(0.1, temperatures.dystress(0.1, 0.3)),
     "temperature free": temperatures.temperature_free(),
     "function": lambda s: 0.1 + 0.05 * s * s,
@@ -266,6 +267,32 @@ def test_on_devices_every_temperature_stays_finite_and_right(case, strategy):
         value, gradient = _on_two_devices(strategy)((a, b), jnp.float32(tau))
         # Each device gives its rows of both views: bring them into the order of one device.
         oracles.assert_nt_xent(value.reshape(2, 2).T.reshape(-1), gradient, a, b, tau)
+
+
+@pytest.mark.parametrize("strategy", ["dense", "tiled", "gathered", "ring"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_temo_stays_finite_and_right_between_opposite_and_equal_views(dtype, strategy):
+    """At s = -1 the slope of its temperature is infinite."""
+    x = jax.random.normal(jax.random.key(1), (6, 8)).astype(dtype)
+    loss = losses.on_mesh(losses.nt_xent, _mesh(2), strategy=strategy, tile_size=5)
+
+    @jax.jit
+    def value_and_gradients(views, temperature):
+        def mean(views, temperature):
+            value = loss(*views, temperature=temperature)
+            return value.mean(), value
+
+        return jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(views, temperature)
+
+    for views in ((x, -x), (x, x), (jnp.concatenate([x[:3], -x[:3]]), x)):
+        temperature = jax.tree.map(jnp.float32, temperatures.temo())
+        (_, value), gradients = value_and_gradients(views, temperature)
+        exact = [np.asarray(view, np.float64) for view in views]
+        tau = lambda s: 0.01 + 0.04 * np.sqrt(np.maximum(1 + s, 0) / 2)
+        # Near s = -1 rounding moves tau by 0.2 % of itself, and a logit of -100 with it.
+        expected = oracles.nt_xent(*exact, tau)
+        np.testing.assert_allclose(value, expected, rtol=2.5e-3, atol=1e-4)
+        assert all(np.isfinite(np.float32(x)).all() for x in jax.tree.leaves(gradients))
 
 
 @functools.cache

@@ -81,6 +81,48 @@ def test_temperature_free_logit_is_the_log_odds():
     assert np.isfinite(jax.grad(lambda s: s / temperatures.temperature_free()(s))(1.0))
 
 
+def temo(s, tau_min=0.01, a=0.04):
+    return tau_min + a * np.sqrt((np.float64(s) + 1) / 2)
+
+
+def test_temo_equals_the_published_formula():
+    grid = np.linspace(-1, 1, 401)[1:]
+    tau = temperatures.temo()(jnp.asarray(grid, jnp.float32))
+    np.testing.assert_allclose(tau, temo(np.float32(grid)), rtol=2e-6)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(temperatures.temo()(jnp.asarray(grid)), temo(grid), rtol=1e-12)
+        wide = temperatures.temo(0.2, 0.7)(jnp.asarray(grid))
+        np.testing.assert_allclose(wide, temo(grid, 0.2, 0.5), rtol=1e-12)
+        # It is not detached: d tau / ds = a / (4 sqrt((s + 1) / 2)).
+        slope = jax.vmap(jax.grad(temperatures.temo()))(jnp.asarray(grid))
+        np.testing.assert_allclose(slope, 0.01 / np.sqrt((grid + 1) / 2), rtol=1e-12)
+    assert jax.grad(temperatures.temo(stop_gradient=True))(jnp.float32(0.3)) == 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("s", [-1.0 - 2e-7, -1.0, -1.0 + 1e-7, 1.0, 1.0 + 2e-7])
+def test_temo_is_finite_where_its_slope_is_not(s, dtype):
+    logit = lambda s, temperature: s / temperature(s)
+    temperature = jax.tree.map(dtype, temperatures.temo())
+    value, gradients = jax.value_and_grad(logit, argnums=(0, 1))(dtype(s), temperature)
+    for x in jax.tree.leaves((value, gradients)):
+        assert x.dtype == dtype
+        assert np.isfinite(np.float32(x))
+    if dtype == jnp.float32:
+        np.testing.assert_allclose(temperature(dtype(s)), temo(np.clip(s, -1, 1)), rtol=2.1e-3)
+
+
+@given(st.floats(1e-3, 10.0), st.floats(1.0, 1e3))
+@settings(deadline=None)
+def test_the_logit_of_temo_increases_for_every_range(tau_min, ratio):
+    s = np.linspace(-1, 1, 2001)
+    slope = np.diff(s / temo(s, tau_min, tau_min * (ratio - 1)))
+    assert slope.min() > 0
+    s = np.float32(s[1:])
+    tau = temperatures.temo(tau_min, tau_min * ratio)(jnp.asarray(s))
+    np.testing.assert_allclose(tau, temo(s, tau_min, tau_min * (ratio - 1)), rtol=1e-5)
+
+
 def test_shifted_profile_at_minus_one_and_one_is_the_plain_one():
     s = jnp.asarray(GRID, jnp.float32)
     shifted = temperatures.shifted_dystress(0.07, 0.2, shift=-1.0, width=1.0)
@@ -188,6 +230,8 @@ def test_separate_temperatures_reach_their_pairs():
             lambda: temperatures.monotone_cosine(0.3, 0.2),
             "tau_min: found 0.3; allowed: <= `tau_max` = 0.2",
         ),
+        (lambda: temperatures.temo(0.3, 0.2), "tau_min: found 0.3; allowed: <= `tau_max` = 0.2"),
+        (lambda: temperatures.temo(0.0), "tau_min: found 0.0; allowed: > 0"),
         (
             lambda: temperatures.exponential(0.1, 0.1),
             "depth: found 0.1; allowed: less than `highest` = 0.1",

@@ -55,6 +55,11 @@ def shifted_dystress(
     )
 
 
+def temo(*, tau_min: float, tau_max: float) -> Scheme:
+    """TeMo, whose gradient goes through the temperature."""
+    return schemes.fixed(temperatures.temo(tau_min, tau_max))
+
+
 def temperature_free() -> Scheme:
     """No temperature at all."""
     return schemes.fixed(temperatures.temperature_free())
@@ -130,6 +135,7 @@ TEMPERATURES: dict[str, Callable[..., Scheme]] = {
     "constant": constant,
     "dystress": dystress,
     "shifted_dystress": shifted_dystress,
+    "temo": temo,
     "cosine_schedule": cosine_schedule,
     "linear_schedule": linear_schedule,
     "learned": learned,
@@ -139,4 +145,4 @@ TEMPERATURES: dict[str, Callable[..., Scheme]] = {
     "temperature_free": temperature_free,
 }
 # Their profiles are for a similarity in [-1, 1].
-OF_A_COSINE = ("dystress", "shifted_dystress")
+OF_A_COSINE = ("dystress", "shifted_dystress", "temo")
