@@ -23,18 +23,17 @@ SOURCE = data.Source(
 )
 
 
+MOCO = {"moco_v2": {"queue_size": 32, "bn_groups": 4}, "nnclr": {"queue_size": 32}}
+
+
 def settings(**fields):
     base = {
         "batch_size": 16,
         "epochs": 1,
         "augment": {"recipe": "weak"},
         "projector": {"hidden": 16, "out": 8},
-        "moco": {"queue_size": 32, "bn_groups": 4},
+        "moco": MOCO.get(fields.get("method"), {}),
     }
-    if fields.get("method", "simclr") == "simclr":
-        del base["moco"]
-    if fields.get("method") == "moco_v3":
-        base["moco"] = {}
     return run.from_config_dict({**base, **fields})
 
 
@@ -67,7 +66,7 @@ SCHEMES = {
 }
 
 
-@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3"])
+@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3", "nnclr"])
 @pytest.mark.parametrize("name", TEMPERATURES)
 def test_every_method_learns_with_every_temperature(method, name, monkeypatch):
     monkeypatch.setattr(networks, "make_encoder", pixels)
@@ -106,7 +105,7 @@ def test_simclr_learns_with_the_other_losses(loss, monkeypatch):
 
 @pytest.mark.parametrize(
     ("method", "name"),
-    [("simclr", "isogclr"), ("moco_v2", "learned"), ("moco_v3", "isogclr")],
+    [("simclr", "isogclr"), ("moco_v2", "learned"), ("moco_v3", "isogclr"), ("nnclr", "isogclr")],
 )
 def test_schemes_are_the_same_on_one_device_and_eight(method, name, monkeypatch):
     monkeypatch.setattr(networks, "make_encoder", pixels)
@@ -136,7 +135,7 @@ def test_one_device_and_eight_learn_the_same(method):
     jax.tree.map(compare, one.memory, eight.memory)
 
 
-@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3"])
+@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3", "nnclr"])
 def test_a_vision_transformer_goes_with_every_method(method):
     moco = {"moco": {"queue_size": 32, "bn_groups": 1}} if method == "moco_v2" else {}
     c = settings(method=method, model={"name": "vit_tiny", "freeze_patches": True}, **moco)
@@ -144,8 +143,8 @@ def test_a_vision_transformer_goes_with_every_method(method):
     params, stats, memory = jax.eval_shape(made.init, jax.random.key(0))
     assert "kernel" not in params["encoder"].get("patches", {})
     assert stats["encoder"]["patches"]["kernel"].shape == (4 * 4 * 3, 192)
-    assert ("predictor" in params) == (method == "moco_v3")
-    assert ("queue" in memory) == (method == "moco_v2")
+    assert ("predictor" in params) == (method in ("moco_v3", "nnclr"))
+    assert ("queue" in memory) == (method in ("moco_v2", "nnclr"))
 
 
 @pytest.mark.parametrize(

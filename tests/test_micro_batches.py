@@ -64,6 +64,8 @@ def make(name, network):
     if name == "moco_v2":
         return methods.moco_v2(*parts, queue_size=2 * BATCH, momentum=0.9, **shared)
     predictor = models.projector("moco_v2", in_features=6, hidden=8, out=6)
+    if name == "nnclr":
+        return methods.nnclr(*parts, predictor, queue_size=2 * BATCH, **shared)
     return methods.moco_v3(*parts, predictor, momentum=0.9, total_steps=9, **shared)
 
 
@@ -86,7 +88,7 @@ def find(method, micro_batches):
     return gradcache(method, SCHEME, micro_batches=micro_batches)(state, batch, state.key)
 
 
-@pytest.mark.parametrize("name", ["simclr", "moco_v2", "moco_v3"])
+@pytest.mark.parametrize("name", ["simclr", "moco_v2", "moco_v3", "nnclr"])
 def test_pieces_give_the_gradient_of_the_whole(name):
     method = make(name, pixels())
     whole, pieces = find(method, 1), find(method, PARTS)

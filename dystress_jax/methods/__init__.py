@@ -19,4 +19,5 @@ from .clip import embed_texts as embed_texts
 from .clip import siglip as siglip
 from .moco_v2 import moco_v2 as moco_v2
 from .moco_v3 import moco_v3 as moco_v3
+from .nnclr import nnclr as nnclr
 from .simclr import simclr as simclr

@@ -88,6 +88,22 @@ def moco_v3(parts: Parts, *, momentum: float, scale_by_tau: bool) -> Method:
     )
 
 
+def nnclr(parts: Parts, *, queue_size: int) -> Method:
+    """NNCLR: its predictor's hidden layer is twice as wide as the features, as published."""
+    encoder = parts.encoder()
+    projector = parts.projector("simclr3", encoder.out_features)
+    hidden = 2 * encoder.out_features
+    return methods.nnclr(
+        encoder,
+        projector,
+        parts.head("dystress_cifar", projector.out_features, hidden=hidden),
+        views=parts.views,
+        queue_size=queue_size,
+        loss=parts.loss(),
+        spread=parts.spread,
+    )
+
+
 def clip(parts: Parts) -> Method:
     """CLIP on any manifold."""
     image, text = parts.towers()
@@ -121,6 +137,7 @@ METHODS: dict[str, Entry] = {
     ),
     "moco_v2": Entry(moco_v2, {"softmax": losses.moco}),
     "moco_v3": Entry(moco_v3, {"softmax": losses.info_nce}),
+    "nnclr": Entry(nnclr, {"softmax": losses.info_nce}),
     "clip": Entry(clip, {"softmax": losses.clip, "siglip": methods.siglip}),
 }
 
