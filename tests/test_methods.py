@@ -135,7 +135,7 @@ def test_one_device_and_eight_learn_the_same(method):
     jax.tree.map(compare, one.memory, eight.memory)
 
 
-@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3", "nnclr"])
+@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3", "nnclr", "byol"])
 def test_a_vision_transformer_goes_with_every_method(method):
     moco = {"moco": {"queue_size": 32, "bn_groups": 1}} if method == "moco_v2" else {}
     c = settings(method=method, model={"name": "vit_tiny", "freeze_patches": True}, **moco)
@@ -143,7 +143,7 @@ def test_a_vision_transformer_goes_with_every_method(method):
     params, stats, memory = jax.eval_shape(made.init, jax.random.key(0))
     assert "kernel" not in params["encoder"].get("patches", {})
     assert stats["encoder"]["patches"]["kernel"].shape == (4 * 4 * 3, 192)
-    assert ("predictor" in params) == (method in ("moco_v3", "nnclr"))
+    assert ("predictor" in params) == (method in ("moco_v3", "nnclr", "byol"))
     assert ("queue" in memory) == (method in ("moco_v2", "nnclr"))
 
 

@@ -54,7 +54,10 @@ def linear(network):
     return models.projector("moco_v2", in_features=network.out_features, hidden=8, out=6)
 
 
-SCHEME = schemes.fixed(temperatures.dystress(0.1, 0.2, stop_gradient=False))
+def scheme_of(method):
+    if method.scheme_inputs is not None:
+        return schemes.fixed(temperatures.dystress(0.1, 0.2, stop_gradient=False))
+    return None
 
 
 def make(name, network):
@@ -66,7 +69,8 @@ def make(name, network):
     predictor = models.projector("moco_v2", in_features=6, hidden=8, out=6)
     if name == "nnclr":
         return methods.nnclr(*parts, predictor, queue_size=2 * BATCH, **shared)
-    return methods.moco_v3(*parts, predictor, momentum=0.9, total_steps=9, **shared)
+    followed = methods.byol if name == "byol" else methods.moco_v3
+    return followed(*parts, predictor, momentum=0.9, total_steps=9, **shared)
 
 
 def make_batch():
@@ -76,19 +80,19 @@ def make_batch():
 
 
 def start(method):
-    key = jax.random.key(0)
-    state = jax.jit(lambda: new_state(method, optax.identity(), key, scheme=SCHEME))()
+    key, scheme = jax.random.key(0), scheme_of(method)
+    state = jax.jit(lambda: new_state(method, optax.identity(), key, scheme=scheme))()
     return state, prepared(method, jax.tree.map(jnp.asarray, make_batch()), state.key)
 
 
 def find(method, micro_batches):
-    state, batch = start(method)
+    (state, batch), scheme = start(method), scheme_of(method)
     if micro_batches == 1:
-        return jax.jit(whole_gradient(method, SCHEME))(state, batch, state.key)
-    return gradcache(method, SCHEME, micro_batches=micro_batches)(state, batch, state.key)
+        return jax.jit(whole_gradient(method, scheme))(state, batch, state.key)
+    return gradcache(method, scheme, micro_batches=micro_batches)(state, batch, state.key)
 
 
-@pytest.mark.parametrize("name", ["simclr", "moco_v2", "moco_v3", "nnclr"])
+@pytest.mark.parametrize("name", ["simclr", "moco_v2", "moco_v3", "nnclr", "byol"])
 def test_pieces_give_the_gradient_of_the_whole(name):
     method = make(name, pixels())
     whole, pieces = find(method, 1), find(method, PARTS)
@@ -113,7 +117,7 @@ def test_with_batchnorm_the_gradient_is_that_of_statistics_by_piece(name):
                 pieces.append(piece)
             order = np.argsort(np.concatenate([np.arange(p, BATCH, PARTS) for p in range(PARTS)]))
             embedded = jax.tree.map(lambda *x: jnp.concatenate(x)[order], *pieces)
-            temperature = SCHEME.resolve((), None)
+            temperature = scheme_of(method).resolve((), None)
             values, outcome = method.contrast(
                 params, embedded, temperature, state.memory, batch, state.key
             )
@@ -168,7 +172,7 @@ def test_pieces_need_the_memory_of_a_piece():
     method = make("simclr", models.resnet("small", stem="cifar", width=4))
     state, batch = start(method)
     shapes = jax.eval_shape(lambda: (state, batch))
-    gradient = whole_gradient(method, SCHEME)
+    gradient = whole_gradient(method, scheme_of(method))
     whole = jax.jit(lambda state, batch: gradient(state, batch, state.key))
     part = jax.tree.map(lambda x: x[::PARTS], batch)
     embedded, _ = jax.eval_shape(

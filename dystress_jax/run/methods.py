@@ -104,6 +104,20 @@ def nnclr(parts: Parts, *, queue_size: int) -> Method:
     )
 
 
+def byol(parts: Parts, *, momentum: float) -> Method:
+    """BYOL: its two heads are alike; published with projector.hidden 4096 and out 256."""
+    encoder = parts.encoder()
+    projector = parts.projector("dystress_cifar", encoder.out_features)
+    return methods.byol(
+        encoder,
+        projector,
+        parts.head("dystress_cifar", projector.out_features, hidden=encoder.out_features),
+        views=parts.views,
+        momentum=momentum,
+        total_steps=parts.total_steps,
+    )
+
+
 def clip(parts: Parts) -> Method:
     """CLIP on any manifold."""
     image, text = parts.towers()
@@ -138,6 +152,7 @@ METHODS: dict[str, Entry] = {
     "moco_v2": Entry(moco_v2, {"softmax": losses.moco}),
     "moco_v3": Entry(moco_v3, {"softmax": losses.info_nce}),
     "nnclr": Entry(nnclr, {"softmax": losses.info_nce}),
+    "byol": Entry(byol, {}),
     "clip": Entry(clip, {"softmax": losses.clip, "siglip": methods.siglip}),
 }
 
