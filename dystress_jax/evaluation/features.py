@@ -11,12 +11,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from .. import data, sharding
-from ..errors import ArgumentError
+from ..errors import ArgumentError, UserError
 
 Encode = Callable[[UInt8[Array, "n h w c"]], Float[Array, "n d"]]
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(UserError, ValueError):
     """An encoder gives NaN or infinite features: it has diverged."""
 
 
