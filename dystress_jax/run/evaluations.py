@@ -9,10 +9,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import tqdm
 
 from .. import data, evaluation
-from ..evaluation import EmbeddedImages, Result
+from ..evaluation import EmbeddedImages, Result, features
+from ..evaluation.representation import evaluate_representation
 from ..training import TrainState
 from .config import ConfigError, as_fields
 from .experiment import EncodeImages, Experiment
@@ -114,12 +117,46 @@ def zero_shot(experiment: Experiment, state: TrainState) -> Result:
     return result._replace(split=task.split)
 
 
+REPRESENTED, WATCHED = 10_000, 1_000  # images at most: every pair of them is looked at
+
+
+def representation(experiment: Experiment, state: TrainState) -> Result:
+    """How features and embeddings lie on the sphere: what the analysis of DySTreSS rests on."""
+    split = _measured_split(experiment, lambda source: True, "anything")
+    return representation_of(experiment, state, split, at_most=REPRESENTED)
+
+
+def representation_of(
+    experiment: Experiment, state: TrainState, split: str, *, at_most: int
+) -> Result:
+    """The representation of the images of a split, evenly chosen if there are more."""
+    source, trained = data.subset(experiment.sources[split], at_most), (state.params, state.stats)
+    views = functools.partial(experiment.embed_views, *trained, jax.random.key(0))
+    embed = functools.partial(features.embed_source, source=source, mesh=experiment.mesh)
+    width = experiment.method.num_features
+    # Features of view a and of view b, then embeddings of both: one pass over the images.
+    both = embed(lambda x: jnp.concatenate([y.reshape(len(x), -1) for y in views(x)], axis=1))
+    whole = [functools.partial(f, *trained) for f in (experiment.encode, experiment.project)]
+    found = {
+        "features_": (embed(whole[0]), both[:, : 2 * width]),
+        "embeddings_": (embed(whole[1]), both[:, 2 * width :]),
+    }
+    results = [
+        evaluate_representation(whole, *np.split(pair, 2, axis=1), source.labels(), prefix=prefix)
+        for prefix, (whole, pair) in found.items()
+    ]
+    protocol = {name: value for result in results for name, value in result.protocol.items()}
+    protocol["recipe"] = experiment.config.augment.recipe
+    return Result(tuple(row for result in results for row in result.rows), protocol, split)
+
+
 EVALUATIONS: dict[str, Evaluate] = {
     "knn": knn,
     "baselines": baselines,
     "linear_probe": linear_probe,
     "retrieval": retrieval,
     "zero_shot": zero_shot,
+    "representation": representation,
 }
 # What a run ends with, as far as it can be measured.
 CLOSING = ("knn", "baselines", "retrieval", "zero_shot")
@@ -156,11 +193,15 @@ def measure(evaluate: Evaluate, experiment: Experiment, state: TrainState, *, na
 
 
 def watch(experiment: Experiment, state: TrainState) -> dict[str, float]:
-    """What is logged of the held-out images while a run goes on; empty without labels."""
+    """What is logged of the held-out images while a run goes on; empty where there are none."""
     holdout = experiment.sources.get("holdout")
-    if holdout is None or not (experiment.train.has_labels and holdout.has_labels):
+    if holdout is None:
         return {}
-    return {"knn": knn_of(experiment, experiment.encoder(state), "holdout").value("top1")}
+    found = representation_of(experiment, state, "holdout", at_most=WATCHED)
+    logged = {row.name: row.value for row in found.rows}
+    if experiment.train.has_labels and holdout.has_labels:
+        logged["knn"] = knn_of(experiment, experiment.encoder(state), "holdout").value("top1")
+    return logged
 
 
 class ZeroShotTask(NamedTuple):
