@@ -147,6 +147,17 @@ def test_a_vision_transformer_goes_with_every_method(method):
     assert ("queue" in memory) == (method in ("moco_v2", "nnclr"))
 
 
+@pytest.mark.parametrize("method", ["simclr", "moco_v3", "byol"])
+def test_a_convnext_goes_with_methods_and_its_patch_is_a_setting(method):
+    c = settings(method=method, model={"name": "convnext_atto", "patch": 1})
+    params, *_ = jax.eval_shape(steps.make(c, SOURCE).method.init, jax.random.key(0))
+    assert params["encoder"]["layers"]["stem"]["conv"]["kernel"].shape == (1, 1, 3, 40)
+    with pytest.raises(
+        run.ConfigError, match=r"config\.model\.patch: found 4 with images of 8 x 8"
+    ):
+        steps.make(settings(method=method, model={"name": "convnext_atto"}), SOURCE)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
