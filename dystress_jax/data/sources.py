@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import ArgumentError, look_up
 from ._embedded import open_embedded
 from ._folder import open_folder
+from ._hf import open_hf
 from ._npz import open_npz
 from ._select import long_tail, subset
 from ._source import Source
@@ -19,6 +20,7 @@ SOURCES: dict[str, Opener] = {
     "tfds": open_tfds,
     "folder": open_folder,
     "npz": open_npz,
+    "hf": open_hf,
 }
 SPLITS = ("train", "holdout", "test")
 
@@ -34,6 +36,7 @@ def open_splits(
     | "tfds" | a data set that tensorflow-datasets has prepared |
     | "folder" | image files, in a sub-folder a class or with a caption file |
     | "npz" | arrays in one file |
+    | "hf" | a Hugging Face data set on disk, saved or as parquet files |
     | a function | your own data |
 
     Each takes its own arguments; the docstring of its function in `SOURCES` explains them. A
