@@ -181,11 +181,11 @@ def without_ignored(config: Config, overridden: Collection[str] = ()) -> Config:
     for field in fields():
         if not field.is_set(config):
             continue
-        for axis, allowed in _unmet(config, field).items():
-            if field.name not in overridden and axis in overridden:
-                config = put(config, field.name, field.default)
-                break
-            raise ignored(config, field, axis, allowed)
+        unmet = _unmet(config, field)
+        if field.name not in overridden and any(axis in overridden for axis in unmet):
+            config = put(config, field.name, field.default)
+        elif unmet:
+            raise ignored(config, field, *next(iter(unmet.items())))
     return _without_old_options(config, overridden)
 
 
