@@ -36,6 +36,14 @@ def strict_dtypes():
 
 
 @pytest.fixture(scope="module")
+def quick_processes():
+    """The processes that a test starts compile without most optimisations too."""
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    yield
+    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+
+
+@pytest.fixture(scope="module")
 def quick_compile():
     """Compile without most optimisations, for tests of many small networks that run once each."""
     jax.config.update("jax_disable_most_optimizations", True)

@@ -68,13 +68,11 @@ FLAGS_AND_PEOPLE = ["Flags", "People & Body"]
 
 def settings(seed: int, steps: int, **groups: dict[str, Any]) -> run_lib.Config:
     """The quickstart's with these fields changed."""
-    config = clip_quickstart.get_config()
-    config.seed, config.steps = seed, steps
-    config.checkpoint_every, config.knn_every, config.log_every = steps, 0, 10
-    config.optimizer.warmup_epochs = 2.0
+    changes = {"seed": seed, "steps": steps, "checkpoint_every": steps, "knn_every": 0}
+    changes |= {"log_every": 10, "optimizer.warmup_epochs": 2.0}
     for group, fields in groups.items():
-        config[group].update(fields)
-    return run_lib.from_config_dict(config)
+        changes |= {f"{group}.{name}": value for name, value in fields.items()}
+    return run_lib.override(clip_quickstart.get_config(), changes)
 
 
 def selection(arguments: argparse.Namespace) -> Iterator[tuple[str, run_lib.Config, dict]]:

@@ -30,10 +30,9 @@ def settings(method: str, temperature: dict, seed: int, npz: str) -> run_lib.Con
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config(method)
-    config.seed = seed
-    config.data.source, config.data.path = "npz", npz
-    config.temperature.update(temperature)
-    return run_lib.from_config_dict(config)
+    changes = {"seed": seed, "data.source": "npz", "data.path": npz}
+    changes |= {f"temperature.{name}": value for name, value in temperature.items()}
+    return run_lib.override(config, changes)
 
 
 def run(config: run_lib.Config, workdir: pathlib.Path) -> dict[str, float]:

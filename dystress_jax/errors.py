@@ -1,4 +1,4 @@
-"""What is wrong with an argument, in words that every layer above can pass on."""
+"""Errors that name the argument at fault, so that callers can rename it."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ Entry = TypeVar("Entry")
 
 
 class UserError(Exception):
-    """Something that the person who runs a command can put right; told without a traceback."""
+    """An error that the user can fix; printed without a traceback."""
 
 
 class ArgumentError(ValueError):
@@ -38,7 +38,7 @@ class ArgumentError(ValueError):
 
 
 def look_up(table: Mapping[str, Entry], name: str, *, argument: str = "name") -> Entry:
-    """The entry of a table, or an answer to a name that it does not have.
+    """The entry of a table, or an error that lists the known names.
 
     Args:
         table: what there is, by name.
@@ -62,7 +62,7 @@ def look_up(table: Mapping[str, Entry], name: str, *, argument: str = "name") ->
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean X?`` if a known name is near, else nothing.
+    """The words `Did you mean X?` after a space if a known name is near, else nothing.
 
     Example:
         >>> hint("resnet55", ["small", "resnet50"])

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from .errors import ArgumentError
+
 AXIS = "data"
 
 
@@ -41,7 +43,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Refuse a batch that the devices cannot share equally.
 
     Raises:
-        ValueError: naming both numbers and the nearest batch sizes that work.
+        ArgumentError: naming both numbers and the nearest batch sizes that work.
 
     Example:
         >>> check_batch_size(256, make_mesh(jax.devices()[:1]))
@@ -50,9 +52,10 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     if batch_size % devices:
         lower = batch_size - batch_size % devices
         nearest = [size for size in (lower, lower + devices) if size > 0]
-        raise ValueError(
-            f"batch_size: found {batch_size}, which {devices} devices cannot share equally; "
-            f"allowed: a multiple of {devices}, the nearest: {' or '.join(map(str, nearest))}."
+        raise ArgumentError(
+            "batch_size",
+            f"found {batch_size}, which {devices} devices cannot share equally; allowed: a "
+            f"multiple of {devices}, the nearest: {' or '.join(map(str, nearest))}.",
         )
 
 

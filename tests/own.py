@@ -92,7 +92,7 @@ def logging(parts, *, momentum, note):
     encoder = parts.encoder()
     projector = parts.projector("simclr", encoder.out_features)
     method = methods.simclr(
-        encoder, projector, views=parts.views, loss=parts.loss(), spread=parts.spread
+        encoder, projector, views=parts.views, loss=parts.loss(losses.nt_xent), spread=parts.spread
     )
 
     def contrast(params, embedded, temperature, memory, batch, key):

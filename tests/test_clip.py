@@ -55,11 +55,13 @@ def settings(**fields):
 
 
 def merged(base, fields):
-    """The fields, those of a group over the group's own in `base` unless they name another one."""
+    """The fields, in a group over those of `base`; another temperature takes none of them."""
+
+    def own(name, value):
+        return {} if name == "temperature" and "name" in value else base.get(name, {})
+
     return {
-        name: {**(base.get(name, {}) if "name" not in value else {}), **value}
-        if isinstance(value, dict)
-        else value
+        name: {**own(name, value), **value} if isinstance(value, dict) else value
         for name, value in fields.items()
     }
 

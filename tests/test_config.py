@@ -68,8 +68,11 @@ def test_a_whole_number_is_a_good_real_number():
             r"config\.temperature\.tau_min: found 0\.3 with config\.temperature\.tau_max 0\.2",
         ),
         ({"data": {"source": "tfds"}}, r"config\.data\.name: found '' with .*tfds"),
-        ({"data": {"source": "folder"}}, r"config\.data\.path: found '' .*directory"),
-        ({"data": {"source": "npz"}}, r"config\.data\.path: found '' .*\.npz file"),
+        ({"data": {"source": "folder"}}, r"config\.data\.path: found '' .*directory or the file"),
+        (
+            {"data": {"source": "npz"}},
+            r"config\.data\.path: found '' with .*source npz",
+        ),
         ({"data": {"holdout": 0.0}}, r"config\.data\.holdout: found 0 with config\.knn_every"),
         ({"loss": {"options": 3}}, r"config\.loss\.options: found 3; allowed: names and values"),
         ({"temperature": {"rho": "x"}}, r"temperature\.rho: found 'x'; allowed: a number or None"),

@@ -537,6 +537,7 @@ def labelled_images(tmp_path_factory):
     return path
 
 
+@pytest.mark.ci
 def test_every_example_of_the_page_runs(images, labelled_images):
     """Its files are written, its commands are carried out, on fewer images than it says."""
     text = (ROOT / "docs" / "extending.md").read_text()

@@ -66,7 +66,9 @@ SCHEMES = {
 }
 
 
-@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3", "nnclr"])
+@pytest.mark.parametrize(
+    "method", ["simclr", "moco_v2", "moco_v3", pytest.param("nnclr", marks=pytest.mark.ci)]
+)
 @pytest.mark.parametrize("name", TEMPERATURES)
 def test_every_method_learns_with_every_temperature(method, name, monkeypatch):
     monkeypatch.setattr(networks, "make_encoder", pixels)

@@ -43,6 +43,10 @@ QUEUES = {
 }
 
 
+in_ci = pytest.mark.ci
+DEVICES = [pytest.param(1, marks=in_ci), pytest.param(2, marks=in_ci), 3, 8]
+
+
 def make_mesh(devices, *more):
     names = ("data", "model")[: 1 + len(more)]
     auto = (jax.sharding.AxisType.Auto,) * len(names)
@@ -84,7 +88,7 @@ def of_temperature(name):
     return jax.tree.map(jnp.float32, numbers)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 3, 8])
+@pytest.mark.parametrize("devices", DEVICES)
 @pytest.mark.parametrize("strategy", ["gathered", "ring"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_values_and_gradients_are_those_of_the_dense_loss(name, strategy, devices):
@@ -125,7 +129,7 @@ def test_the_compiler_distributes_the_dense_loss():
     assert_same(with_gradients(spread)(shards, temperature), expected)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 3, 8])
+@pytest.mark.parametrize("devices", DEVICES)
 @pytest.mark.parametrize("strategy", ["dense", "tiled"])
 @pytest.mark.parametrize("name", QUEUES)
 def test_a_queue_of_any_length_is_whole_on_every_device(name, strategy, devices):

@@ -174,7 +174,7 @@ def settings(path):
             "log_every": 1,
             "knn_every": 2,
             "data": {"source": "npz", "path": str(path), "holdout": 0.2},
-            "model": {"stem": "cifar"},
+            "model": {"name": "vit_micro", "patch": 4},
             "projector": {"hidden": 8, "out": 4},
         }
     )
@@ -206,7 +206,8 @@ def test_a_run_logs_it_of_the_held_out_images_and_eval_gives_it_of_the_test_imag
     squared = ((x[:, None] - x) ** 2).sum(axis=-1)[~np.eye(8, dtype=bool)]
     found = result.value("embeddings_uniformity")
     assert found == pytest.approx(np.log(np.exp(-2 * squared).mean()), rel=1e-4)
-    _, pairs = experiment.embed_views(state.params, state.stats, jax.random.key(0), IMAGES[32:])
+    key = jax.random.fold_in(jax.random.key(0), IMAGES[32:].sum())
+    _, pairs = experiment.embed_views(state.params, state.stats, key, IMAGES[32:])
     a, b = (oracles.unit(np.float64(pairs[:, view])) for view in (0, 1))
     mean = (a * b).sum(axis=1).mean()
     assert result.value("embeddings_true_positive_similarity") == pytest.approx(mean, rel=1e-3)

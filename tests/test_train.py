@@ -26,7 +26,7 @@ from tests.processes import (
 
 STEPS, EVERY = 24, 5
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_processes")]
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,7 @@ def test_a_run_killed_twice_ends_with_the_same_bits(uninterrupted, tmp_path, ima
     assert_same_run(tmp_path, reference)
 
 
+@pytest.mark.ci
 def test_a_killed_run_goes_on_with_its_queue_and_its_momentum_encoder(tmp_path, images):
     fields = {"method": "moco_v2", "moco__queue_size": 64, "moco__bn_groups": 2}
     reference, killed = tmp_path / "reference", tmp_path / "killed"
@@ -166,6 +167,7 @@ def test_a_polite_stop_saves_says_where_and_goes_on_exactly(
     assert_same_run(tmp_path, reference)
 
 
+@pytest.mark.ci
 def test_more_signals_while_it_saves_change_nothing(uninterrupted, tmp_path, images):
     reference, _ = uninterrupted
     process = start(command("train.py", tmp_path, **settings(images, checkpoint_every=1000)))
@@ -215,6 +217,7 @@ def test_a_run_does_not_go_on_with_other_images(uninterrupted, tmp_path, images)
     assert said.search(finish(start(other), code=1))
 
 
+@pytest.mark.ci
 def test_a_damaged_newest_checkpoint_costs_only_its_steps(uninterrupted, tmp_path, images):
     reference, _ = uninterrupted
     process = start(command("train.py", tmp_path, **settings(images)))
@@ -374,6 +377,7 @@ def test_test_images_without_labels_leave_the_held_out_ones_to_measure_by(tmp_pa
     assert summary(tmp_path / "run")["knn_split"] == "holdout"
 
 
+@pytest.mark.ci
 def test_two_processes_train_the_same_as_one(tmp_path, images):
     # A small learning rate: a large one makes rounding grow.
     fields = settings(images, steps=8, knn_every=8, optimizer__learning_rate=0.002)

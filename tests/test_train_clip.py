@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 import signal
@@ -41,15 +40,10 @@ LANGUAGE = {
     "zero_shot__prompts": "name",
 }
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_processes(quick_compile):
-    """The processes that are started compile quickly too."""
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    yield
-    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("quick_compile", "quick_processes"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +174,7 @@ def test_a_run_leaves_vocabulary_picture_recalls_and_a_list_of_what_it_left_out(
         assert what in line
 
 
+@pytest.mark.ci
 def test_two_processes_train_and_judge_the_same_as_one(uninterrupted, tmp_path, pairs):
     reference, _ = uninterrupted
     finish_in_two_processes(command("train.py", tmp_path, **settings(pairs)))
@@ -216,6 +211,7 @@ def per_example(tmp_path_factory, pairs):
     return workdir, fields
 
 
+@pytest.mark.ci
 def test_a_killed_run_goes_on_with_the_temperatures_of_its_examples(per_example, tmp_path, pairs):
     reference, fields = per_example
     arguments = command("train.py", tmp_path, **settings(pairs, **fields))

@@ -1,4 +1,4 @@
-"""A loss between two views of which each is once the anchor."""
+"""A symmetric loss: each view is the anchor once."""
 
 import jax
 import jax.numpy as jnp

@@ -56,16 +56,16 @@ def _no_prepare(batch: DeviceBatch, key: PRNGKeyArray) -> DeviceBatch:
 class Method(NamedTuple):
     """A way to learn from images, as pure functions.
 
-    Three pytrees hold all that a method changes, and all three are in the train state: `params`,
-    which the optimiser trains; `stats`, the networks' running statistics and frozen arrays; and
-    `memory`, what the method itself remembers, such as a momentum encoder or a queue of keys. It
-    is `()` for a method that remembers nothing.
+    Three pytrees hold all that a method changes, and all three are in the train state: `params`, a
+    dict of networks, which the optimiser trains; `stats`, the networks' running statistics and
+    frozen arrays; and `memory`, what the method itself remembers, such as a momentum encoder or a
+    queue of keys. It is `()` for a method that remembers nothing.
 
     The loss comes in two parts. `embed` works example by example (BatchNorm apart), so the step
     may give it the batch in pieces; `contrast` sees the embeddings of the whole batch.
 
-    A method does not know how its temperature comes about. Where it has one, `scheme_inputs` says
-    what a scheme may look at, and `contrast` is given the temperature of the step.
+    A method does not know its scheme. If it has a temperature, `scheme_inputs` says what a scheme
+    may look at, and `contrast` is given the temperature of the step.
 
     Attributes:
         init: `key -> (params, stats, memory)`.

@@ -43,7 +43,11 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
         )
         probe_loss = jnp.sum(share * entropy)
         accuracy = jnp.sum(share * (jnp.argmax(logits, axis=-1) == labels))
-        return probe_loss, {"probe_loss": probe_loss, "probe_accuracy": accuracy}
+        metrics = {"probe_loss": probe_loss, "probe_accuracy": accuracy}
+        if method.beside is None:
+            return probe_loss, metrics
+        own, own_metrics = method.beside(params, embedded, batch)
+        return own + probe_loss, {**own_metrics, **metrics}
 
     return method._replace(init=init, beside=beside)
 

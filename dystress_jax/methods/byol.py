@@ -19,8 +19,8 @@ def byol(
 ) -> Method:
     r"""BYOL: positive pairs only, without negatives and without a temperature.
 
-    The prediction p of each view, through encoder, projector and predictor, is to point where the
-    target t of the other view does, through a target encoder and its projector:
+    The prediction p of each view, by encoder, projector and predictor, is regressed onto the
+    normalised target t of the other view, by a target encoder and its projector:
 
     $$L = (2 - 2 \cos(p_1, t_2)) + (2 - 2 \cos(p_2, t_1))$$
 

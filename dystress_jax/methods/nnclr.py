@@ -27,9 +27,8 @@ def nnclr(
 ) -> Method:
     r"""NNCLR with any temperature.
 
-    In place of the embedding z of a view stands its nearest neighbour among the embeddings of
-    earlier batches, a queue Q. It is to find the prediction $p = g(z)$ of the other view among
-    those of the batch:
+    Each embedding z is replaced by its nearest neighbour in a queue Q of earlier embeddings. The
+    neighbour is the anchor; its positive is the prediction $p = g(z)$ of the other view:
 
     $$L = \tfrac12 \ell(\mathrm{nn}(z_1, Q), p_2) + \tfrac12 \ell(\mathrm{nn}(z_2, Q), p_1), \qquad
       \mathrm{nn}(z, Q) = \arg\min_{q \in Q} |z - q|$$

@@ -25,4 +25,5 @@ from .config import defaults as defaults
 from .config import to_config_dict as to_config_dict
 from .experiment import Experiment as Experiment
 from .methods import Parts as Parts
+from .overrides import override as override
 from .temperature import Facts as Facts

@@ -22,7 +22,7 @@ from ..training import optim
 from . import language, networks
 from ._own import Own
 from .checks import ignored
-from .config import Config, ConfigError, as_fields, fields
+from .config import Config, ConfigError, arguments, as_fields, fields
 from .data import describe, open_sources
 from .experiment import Encode, Experiment, Schedule
 from .language import Language
@@ -158,10 +158,22 @@ def make_parts(
     )
 
 
-def make_loss(config: Config, own: Own = Own()) -> Loss:  # noqa: B008
-    """The loss that the settings name for the method, with its options."""
+def make_loss(config: Config, own: Own = Own(), softmax: Loss | None = None) -> Loss:  # noqa: B008
+    """The loss that the settings name for the method, with its options.
+
+    Args:
+        config: the settings.
+        own: objects in place of names.
+        softmax: what `softmax` means for a method of the user's own.
+    """
     entry = METHODS.get(config.method)
-    loss = own.find(ALL_LOSSES if entry is None else entry.losses, config, "loss.name")
+    if entry is None and softmax is None and config.loss.name == "softmax":
+        raise ConfigError(
+            f"config.method: {config.method} calls parts.loss(), which does not know what softmax "
+            "means for it; allowed: parts.loss(LOSS) with a loss such as losses.info_nce."
+        )
+    table = {**ALL_LOSSES, "softmax": softmax} if entry is None else entry.losses
+    loss = own.find(table, config, "loss.name")
     batch = [
         name
         for name, parameter in inspect.signature(loss).parameters.items()
@@ -253,7 +265,7 @@ def _undecayed(build: Callable[..., Any]) -> Callable[..., Any]:
     """An optimiser for what is no weight, such as the logarithm of a scale."""
 
     def undecayed(schedule, momentum=0.9):
-        taken = {"momentum": momentum} if build is not optim.adamw else {}
+        taken = {"momentum": momentum} if "momentum" in arguments(build) else {}
         return build(schedule, weight_decay=0.0, **taken)
 
     return undecayed

@@ -22,7 +22,9 @@ def read_config(path: pathlib.Path) -> Config:
 
     Raises:
         ConfigError: the file is damaged, or holds what is no setting of this version.
+        CheckpointError: the run is of another version.
     """
+    checkpoint.check_version(path.parent / "checkpoints")
     try:
         settings = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -105,8 +107,9 @@ def evaluate(
                 "settings of the evaluation: config.knn, config.probe, config.zero_shot and "
                 "config.seed."
             )
-    # A run compares with some training images while it goes on; here there is time for all.
-    config = put(config, "knn.bank", 0)
+    if "knn.bank" not in changes:
+        # A run compares with some training images while it goes on; here there is time for all.
+        config = put(config, "knn.bank", 0)
     experiment, state = restore(workdir, which, config=config, own=own)
     result = measure(function, experiment, state, name=name)
     return result, {

@@ -250,7 +250,7 @@ def _train_steps(
             if config.knn_every and (last or _due(config.knn_every, step)):
                 with log.paused():
                     measured = evaluations.watch(experiment, state)
-                log.add(**measured)
+                log.add(show=("knn",), **measured)
             score = measured.get("knn")
             improved = score is not None and score > best
             best = max(best, score or 0.0)
@@ -299,6 +299,7 @@ def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
         picture = evaluation.retrieval_grid(images)  # every process embeds the texts
         if jax.process_index() == 0:
             picture.save(run.workdir / "retrieval.png")
+    evaluations.forget_embedded()
     return found
 
 

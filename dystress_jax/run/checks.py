@@ -7,11 +7,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ..data import SOURCES
 from ..errors import hint
 from ..methods import check_queue
 from ..models import ENCODERS
 from .config import (
     ALIASES,
+    OWN,
     RENAMED_FIELDS,
     RENAMED_VALUES,
     Config,
@@ -25,7 +27,7 @@ from .config import (
     put,
 )
 from .methods import LOSSES, METHODS
-from .tables import IN_PYTHON, find, holder_of, is_ignored, is_own
+from .tables import IN_PYTHON, find, holder_of, is_ignored, is_own, needed
 from .temperature import OF_A_COSINE
 
 _TAKES = {
@@ -43,9 +45,8 @@ def from_config_dict(
 ) -> Config:
     """Turn loose settings into a checked `Config`.
 
-    A setting that the run would ignore is refused, unless it is at its default. One that a config
-    file has set for another name, such as the range of a temperature that an override has replaced,
-    goes back to its default.
+    A setting that the run would ignore is refused, unless it is at its default. If the command line
+    changes a name, settings of the file that do not apply to the new name return to their defaults.
 
     Args:
         settings: nested mapping, for example a `ConfigDict`; missing fields take their default.
@@ -64,7 +65,7 @@ def from_config_dict(
         raise ConfigError(f"config: found {type(plain).__name__}; allowed: a ConfigDict.")
     config = _built(plain)
     config = without_ignored(config, overridden)
-    config = _with_defaults_that_were_said(config, overridden)
+    config = _keep_explicit_defaults(config, overridden)
     _check_relations(config)
     return config
 
@@ -179,7 +180,7 @@ def _checked_name(value: str, field: Field) -> str:
 def without_ignored(config: Config, overridden: Collection[str] = ()) -> Config:
     """Refuse what the run would ignore; take back what an override has made useless."""
     for field in fields():
-        if not field.is_set(config):
+        if not field.is_set(config) and field.name not in overridden:
             continue
         unmet = _unmet(config, field)
         if field.name not in overridden and any(axis in overridden for axis in unmet):
@@ -204,8 +205,8 @@ def _without_old_options(config: Config, overridden: Collection[str]) -> Config:
     return config
 
 
-def _with_defaults_that_were_said(config: Config, overridden: Collection[str]) -> Config:
-    """Keep as options what the command line sets to our default, for the user's own has another."""
+def _keep_explicit_defaults(config: Config, overridden: Collection[str]) -> Config:
+    """Pass a field that was set to our default on to the user's own, which may have another."""
     for field in fields():
         chosen, holder = get(config, field.axis) if field.axis else "", holder_of(field.axis)
         if field.name not in overridden or field.is_set(config) or not holder:
@@ -222,8 +223,8 @@ def _unmet(config: Config, field: Field) -> dict[str, str]:
     """The choices by which a field would be ignored: the axis, and what is allowed."""
     unmet = {}
     for axis, names in field.only_for.items():
-        chosen = get(config, axis)
-        if not is_own(chosen) and chosen not in names:
+        chosen = OWN if is_own(get(config, axis)) else get(config, axis)
+        if chosen not in names and not (chosen == OWN and axis == field.axis):
             unmet[axis] = f"with config.{axis} {', '.join(names)}"
     chosen = get(config, field.axis) if field.axis else ""
     if is_own(chosen) and not chosen.startswith(IN_PYTHON):
@@ -269,10 +270,10 @@ def _check_data(config: Config) -> None:
             "config.data.name: found '' with config.data.source tfds; allowed: the name of a "
             "prepared data set, for example cifar10."
         )
-    if d.source in ("folder", "npz") and not d.path:
+    if not is_own(d.source) and not d.path and "path" in needed(SOURCES[d.source]):
         raise ConfigError(
-            f"config.data.path: found '' with config.data.source {d.source}; allowed: "
-            "the path of the " + ("directory." if d.source == "folder" else ".npz file.")
+            f"config.data.path: found '' with config.data.source {d.source}; allowed: the path of "
+            "the directory or the file."
         )
     for name in ("mean", "std"):
         found = getattr(config.augment, name)

@@ -1,4 +1,4 @@
-"""What train.py and eval.py share: from a command line to settings, and mistakes told in a line."""
+"""What train.py and eval.py share: from a command line to settings, and one-line errors."""
 
 import difflib
 import itertools
@@ -21,7 +21,7 @@ _TOLD = (UserError, flags.Error, OSError)
 
 
 class Command:
-    """What a command line has said of the config, from its reading to the settings."""
+    """The --config overrides of a command line."""
 
     def __init__(self) -> None:
         self._overridden: list[str] = []
@@ -91,7 +91,7 @@ def directory(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def check_config_file(arguments: list[str], configs: pathlib.Path) -> None:
-    """Answer to a config file that is not there before its fields are asked for.
+    """Report a missing config file before anything else.
 
     Raises:
         ConfigError: with the files that there are.

@@ -3,7 +3,7 @@
 A config file starts from `defaults`, changes what it needs and returns the `ConfigDict`;
 `--config.FIELD=VALUE` overrides it; `checks.from_config_dict` turns the result into the frozen
 dataclasses below, once, before anything compiles. Only the modules of `run` read them: below it
-functions take plain arguments, and `as_fields` says their errors in the names of the fields.
+functions take plain arguments, and `as_fields` renames these to fields in error messages.
 """
 
 import contextlib
@@ -98,11 +98,11 @@ def _group(
     return dataclasses.field(default_factory=cls, metadata=metadata)
 
 
-OPTIONS = "further arguments of what the group names, above all of one's own MODULE:OBJECT"
+OPTIONS = "extra arguments of what the group names, usually your own MODULE:OBJECT"
+OWN = "MODULE:OBJECT"  # stands in `only_for` for everything of the user's own
 _CLIP = {"method": ("clip",)}
-_NOT_CLIP = {"method": [name for name in METHODS if name != "clip"]}
-_WITH_HEADS = _NOT_CLIP
-_CONTRASTIVE = {"method": [name for name, entry in METHODS.items() if entry.losses]}
+_NOT_CLIP = {"method": [*(name for name in METHODS if name != "clip"), OWN]}
+_CONTRASTIVE = {"method": [*(name for name, entry in METHODS.items() if entry.losses), OWN]}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,12 +118,10 @@ class Data:
     holdout: float = _field(
         0.1, "fraction of the training images kept out for selection", at_least=0.0, at_most=0.5
     )
-    limit: int = _field(
-        0, "train on this many images, of every class its share; 0 = all", at_least=0
-    )
+    limit: int = _field(0, "train on this many images, stratified by class; 0 = all", at_least=0)
     imbalance_ratio: float = _field(
         1.0,
-        "long tail: images of the rarest class over those of the most frequent one; 1 = as it is",
+        "long tail: images of the rarest class over those of the most frequent one; 1 = unchanged",
         above=0.0,
         at_most=1.0,
     )
@@ -221,7 +219,7 @@ class Topology:
     """Where images and texts are compared."""
 
     name: str = _field("sphere", "similarity of an image and a text", among=TOPOLOGIES)
-    dims: int = _field(64, "numbers of a token", at_least=1)
+    dims: int = _field(64, "dimensions of a token", at_least=1)
     tokens: int = _field(1, "tokens of an embedding", at_least=1)
     mode: str = _field(
         "multi",
@@ -270,18 +268,18 @@ class Temperature:
     """The temperature of the loss."""
 
     name: str = _field("dystress", "temperature", among=TEMPERATURES, own=True)
-    tau: float = _field(0.1, "its value, or the first one where it changes", above=0.0)
+    tau: float = _field(0.1, "temperature; the initial value if it changes", above=0.0)
     tau_min: float = _field(0.1, "smallest temperature", above=0.0)
     tau_max: float = _field(0.2, "largest temperature", above=0.0)
-    shift: float = _field(-0.4, "minus the similarity where the maximum begins", at_most=0.0)
-    width: float = _field(0.7, "from the maximum down to the minimum", above=0.0)
+    shift: float = _field(-0.4, "minus the similarity at which the maximum starts", at_most=0.0)
+    width: float = _field(0.7, "distance in similarity from the maximum to the minimum", above=0.0)
     stop_gradient: bool = _field(
         True, "no gradient through the temperature, as in the paper's code"
     )
     half_period: float = _field(200.0, "epochs from tau_max to tau_min", above=0.0)
     min_scale: float = _field(1.0, "smallest 1 / tau", above=0.0)
     max_scale: float = _field(100.0, "largest 1 / tau", above=0.0)
-    bias: float = _field(-10.0, "first bias", only_for={"loss.name": ("siglip",)})
+    bias: float = _field(-10.0, "initial bias", only_for={"loss.name": ("siglip",)})
     alpha: float = _field(0.5, "how strongly tau follows the positives", at_least=0.0, at_most=1.0)
     threshold: float = _field(
         0.0, "similarity of the positives at which tau is its value", at_least=0.0, at_most=1.0
@@ -301,7 +299,7 @@ class Moco:
 
     momentum: float = _field(
         0.99,
-        "EMA momentum m; where it rises to 1 over the run: the first one",
+        "EMA momentum m; the initial value if it rises to 1 over the run",
         at_least=0.0,
         at_most=1.0,
     )
@@ -343,7 +341,7 @@ class Knn:
     )
     bank: int = _field(
         50_000,
-        "compare with this many training images, evenly chosen; 0 = all (eval.py: always all)",
+        "compare with this many training images, evenly chosen; 0 = all (eval.py: all, if not set)",
         at_least=0,
         may_change=True,
     )
@@ -379,7 +377,7 @@ class Probe:
         only_for=_LBFGS,
         may_change=True,
     )
-    batch_size: int = _field(256, "batch size", at_least=1, only_for=_SGD, may_change=True)
+    batch_size: int = _field(256, "images a step", at_least=1, only_for=_SGD, may_change=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -409,7 +407,7 @@ class Config:
 
     seed: int = _field(0, "initial weights, order of the data, augmentation", at_least=0)
     method: str = _field("simclr", "how the encoder learns", among=METHODS, own=True)
-    method_options: dict = _field({}, "further arguments of the method, above all of one's own")
+    method_options: dict = _field({}, "extra arguments of the method, usually your own")
     batch_size: int = _field(256, "images a step, over all devices", at_least=2)
     epochs: int = _field(100, "passes over the training images", at_least=1, may_change=True)
     steps: int = _field(0, "if above 0: steps, in place of epochs", at_least=0, may_change=True)
@@ -430,7 +428,7 @@ class Config:
     )
     evaluation: str = _field(
         "",
-        "evaluations of one's own at the end, MODULE:OBJECT, several with commas",
+        "extra evaluations after training: names or MODULE:OBJECT, comma-separated",
         may_change=True,
     )
     dtype: str = _field(
@@ -442,7 +440,7 @@ class Config:
     batch: Batching = _group(Batching)
     augment: Augment = _group(Augment)
     model: Model = _group(Model, axis="model.name", table=ENCODERS)
-    projector: Projector = _group(Projector, only_for=_WITH_HEADS)
+    projector: Projector = _group(Projector, only_for=_NOT_CLIP)
     text: Text = _group(Text, only_for=_CLIP)
     topology: Topology = _group(Topology, axis="topology.name", table=TOPOLOGIES, only_for=_CLIP)
     loss: Loss = _group(Loss, axis="loss.name", table=ALL_LOSSES, only_for=_CONTRASTIVE)
@@ -636,8 +634,10 @@ def as_fields(*where: str, options: str = "", **renamed: str) -> Iterator[None]:
         yield
     except ArgumentError as error:
         names = _full_names(where) | renamed
-        other = ".".join([options or ".".join([*where[:1], "options"]), error.argument])
-        name = f"config.{names.get(error.argument, other)}"
+        holder = options or ".".join([*where[:1], "options"])
+        if any(field.name == holder for field in fields()):
+            names.setdefault(error.argument, f"{holder}.{error.argument}")
+        name = f"config.{names[error.argument]}" if error.argument in names else error.argument
         in_backticks = lambda m: f"config.{names[m[1]]}" if m[1] in names else m[1]
         text = re.sub(r"`(\w+)`", in_backticks, error.text)
         raise ConfigError(f"{name}: {text}") from error

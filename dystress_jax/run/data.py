@@ -15,7 +15,7 @@ from ..data.tokenizer import Tokenizer
 from ..training import checkpoint
 from ._own import Own
 from .config import Config, ConfigError, as_fields
-from .tables import make
+from .tables import is_own, make
 
 Sources = dict[str, data.Source]
 IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
@@ -75,7 +75,7 @@ def reporting_unreadable_images() -> Iterator[None]:
 
 
 def describe(source: data.Source, tokenizer: Tokenizer | None = None) -> str:
-    """Enough to notice that there are other images, captions or words than there were."""
+    """A fingerprint of the training data, to detect changes when a run goes on."""
     some = data.subset(source, IMAGES_COMPARED)
     images = some.gather(np.arange(len(some)))
     content = hashlib.sha256(json.dumps(source.class_names).encode())
@@ -121,9 +121,10 @@ def with_absolute_paths(config: Config) -> Config:
         below = [pathlib.Path(d.path, part, captions).is_file() for part in (".", "train")]
         if not any(below) and pathlib.Path(captions).expanduser().is_file():
             captions = absolute(captions)
+    path = d.path if is_own(d.source) else absolute(d.path)
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(d, path=absolute(d.path), captions=captions),
+        data=dataclasses.replace(d, path=path, captions=captions),
         text=dataclasses.replace(t, vocabulary=absolute(t.vocabulary)),
         zero_shot=dataclasses.replace(z, class_names=absolute(z.class_names)),
     )

@@ -3,6 +3,7 @@
 The closing table of a run and `eval.py` measure by the same functions.
 """
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -131,7 +132,12 @@ def representation_of(
 ) -> Result:
     """The representation of the images of a split, evenly chosen if there are more."""
     source, trained = data.subset(experiment.sources[split], at_most), (state.params, state.stats)
-    views = functools.partial(experiment.embed_views, *trained, jax.random.key(0))
+
+    def views(images):
+        # The views depend on the place in the batch: another key for every batch.
+        key = jax.random.fold_in(jax.random.key(0), jnp.sum(images, dtype=jnp.uint32))
+        return experiment.embed_views(*trained, key, images)
+
     embed = functools.partial(features.embed_source, source=source, mesh=experiment.mesh)
     width = experiment.method.num_features
     # Features of view a and of view b, then embeddings of both: one pass over the images.
@@ -141,10 +147,10 @@ def representation_of(
         "features_": (embed(whole[0]), both[:, : 2 * width]),
         "embeddings_": (embed(whole[1]), both[:, 2 * width :]),
     }
-    results = [
-        evaluate_representation(whole, *np.split(pair, 2, axis=1), source.labels(), prefix=prefix)
-        for prefix, (whole, pair) in found.items()
-    ]
+    labels, results = source.labels(), []
+    for prefix, (embeddings, pairs) in found.items():
+        view_a, view_b = np.split(pairs, 2, axis=1)
+        results.append(evaluate_representation(embeddings, view_a, view_b, labels, prefix=prefix))
     protocol = {name: value for result in results for name, value in result.protocol.items()}
     protocol["recipe"] = experiment.config.augment.recipe
     return Result(tuple(row for result in results for row in result.rows), protocol, split)
@@ -158,6 +164,7 @@ EVALUATIONS: dict[str, Evaluate] = {
     "zero_shot": zero_shot,
     "representation": representation,
 }
+_OF_TEXTS = ("retrieval", "zero_shot")
 # What a run ends with, as far as it can be measured.
 CLOSING = ("knn", "baselines", "retrieval", "zero_shot")
 
@@ -183,7 +190,7 @@ def measure(evaluate: Evaluate, experiment: Experiment, state: TrainState, *, na
     plain = lambda value: value if isinstance(value, int | float) else float(value)
     try:
         rows = tuple(row._replace(value=plain(row.value)) for row in result.rows)
-        json.dumps(result._replace(rows=rows).to_json())
+        json.dumps(result._replace(rows=rows).to_json(), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"evaluation: {name} gives what does not fit in JSON ({error}); allowed: a number in "
@@ -197,8 +204,11 @@ def watch(experiment: Experiment, state: TrainState) -> dict[str, float]:
     holdout = experiment.sources.get("holdout")
     if holdout is None:
         return {}
-    found = representation_of(experiment, state, "holdout", at_most=WATCHED)
-    logged = {row.name: row.value for row in found.rows}
+    logged = {}
+    # Of an encoder that diverges, the loss of the next step says so.
+    with contextlib.suppress(evaluation.NotFiniteError):
+        found = representation_of(experiment, state, "holdout", at_most=WATCHED)
+        logged |= {row.name: row.value for row in found.rows}
     if experiment.train.has_labels and holdout.has_labels:
         logged["knn"] = knn_of(experiment, experiment.encoder(state), "holdout").value("top1")
     return logged
@@ -276,6 +286,11 @@ def dual_encoder(experiment: Experiment, state: TrainState) -> evaluation.DualEn
     )
 
 
+def forget_embedded() -> None:
+    """Let go of the images that `embedded` keeps."""
+    _LAST.clear()
+
+
 _LAST: dict[tuple[int, str], tuple[object, EmbeddedImages]] = {}
 
 
@@ -283,7 +298,7 @@ def _check_language(experiment: Experiment) -> None:
     if experiment.language is None:
         raise CannotEvaluate(
             f"--evaluation: found a run with config.method {experiment.config.method}, which has "
-            "no texts; allowed: knn, linear_probe"
+            f"no texts; allowed: {', '.join(n for n in EVALUATIONS if n not in _OF_TEXTS)}"
         )
 
 

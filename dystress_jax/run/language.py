@@ -1,4 +1,4 @@
-"""The words of an image-text run, and what its two towers embed."""
+"""Tokenizer and embedding functions of an image-text run."""
 
 import pathlib
 from collections.abc import Callable

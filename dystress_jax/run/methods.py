@@ -14,16 +14,17 @@ class Parts(NamedTuple):
 
     Attributes:
         encoder: `(*, bn_groups=1) -> Network`, the encoder that the settings name.
-        projector: `(own, in_features, *, bn_groups=1) -> Network`, the head that the settings name;
-            `own` is the method's own, for those that name none.
-        head: `(name, in_features, *, hidden) -> Network`, another head of the same widths, such as
-            a predictor; `hidden` is for settings that name no width.
+        projector: `(default, in_features, *, bn_groups=1) -> Network`, the head that the settings
+            name; `default` is used for the name auto.
+        head: `(name, in_features, *, hidden) -> Network`, a head that keeps the width, such as a
+            predictor; `hidden` is used if the settings name no hidden width.
         towers: `() -> (image, text)`, an encoder and a projection each.
         has_batchnorm: whether the encoder normalises over the batch.
         views: two random views of a batch of images.
         view: one.
-        loss: `() -> Loss`, the loss that the settings name: one of those of the method, or one's
-            own. Nothing asks for it in a method that has none.
+        loss: `(softmax=None) -> Loss`, the loss that the settings name. A method of one's own says
+            what `softmax` means for it, such as `losses.info_nce`. Nothing asks for it in a method
+            that has no such loss.
         spread: puts a loss over the devices.
         similarity: of an image and a text.
         caption_noise: fraction of captions permuted within a batch.
@@ -37,7 +38,7 @@ class Parts(NamedTuple):
     has_batchnorm: bool
     views: Views
     view: OneView
-    loss: Callable[[], Loss]
+    loss: Callable[..., Loss]
     spread: Spread
     similarity: Similarity
     caption_noise: float

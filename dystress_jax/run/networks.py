@@ -41,11 +41,11 @@ def make_encoder(
     bn_groups: int = 1,
     own: Own = Own(),  # noqa: B008
 ) -> Network:
-    """The encoder that the settings name, or the user's own object, for square images.
+    """The encoder that the settings name, or the user's own, for square images.
 
     Raises:
-        ConfigError: the settings do not fit each other or the images, or what is the user's own is
-            no encoder of these images.
+        ConfigError: the settings do not fit each other or the images, or the user's encoder
+            does not accept these images.
     """
     builder = own.find(ENCODERS, config, "model.name")
     if bn_groups > 1 and "bn_groups" not in arguments(builder):
@@ -79,27 +79,36 @@ def make_encoder(
 
 
 def has_batchnorm(config: Config) -> bool:
-    """Whether the encoder normalises over the batch; of the user's own it is taken for granted."""
+    """Whether the encoder normalises over the batch; of the user's own it is assumed."""
     return is_own(config.model.name) or "bn_groups" in arguments(ENCODERS[config.model.name])
 
 
-def make_projector(config: Config, own: str, in_features: int, *, bn_groups: int = 1) -> Network:
-    """The head that the settings name; `own` is the method's own, for those that name none."""
-    name = own if config.projector.name == "auto" else config.projector.name
-    return make_head(config, name, in_features, hidden=in_features, bn_groups=bn_groups)
+def make_projector(
+    config: Config, default: str, in_features: int, *, bn_groups: int = 1
+) -> Network:
+    """The head that the settings name; `default` is used for the name auto."""
+    name = default if config.projector.name == "auto" else config.projector.name
+    out = config.projector.out
+    return make_head(config, name, in_features, hidden=in_features, out=out, bn_groups=bn_groups)
 
 
 def make_head(
-    config: Config, name: str, in_features: int, *, hidden: int, bn_groups: int = 1
+    config: Config,
+    name: str,
+    in_features: int,
+    *,
+    hidden: int,
+    out: int | None = None,
+    bn_groups: int = 1,
 ) -> Network:
-    """A head of the widths that the settings name; `hidden` is for those that name none."""
+    """A head, by default one that keeps the width; `hidden` is used if the settings name none."""
     p = config.projector
     with as_fields("projector", "moco"):
         return models.projector(
             name,
             in_features=in_features,
             hidden=p.hidden or hidden,
-            out=p.out,
+            out=in_features if out is None else out,
             bn_groups=bn_groups,
             dtype=jnp.dtype(config.dtype),
         )

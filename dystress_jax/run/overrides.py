@@ -1,11 +1,13 @@
-"""What a command line says of the config, checked before the flags are read."""
+"""Settings that a command line overrides, checked before absl parses them."""
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .checks import takes, unknown
-from .config import ConfigError, Field, fields, groups
+from ml_collections import ConfigDict
+
+from .checks import from_config_dict, takes, unknown
+from .config import Config, ConfigError, Field, fields, groups
 
 
 def check_overrides(arguments: Iterable[str]) -> list[str]:
@@ -47,6 +49,34 @@ def check_overrides(arguments: Iterable[str]) -> list[str]:
             raise ConfigError(f"{name}: found {value!r}; allowed: {takes(named[field])}.")
         found.append(field)
     return found
+
+
+def override(settings: ConfigDict, changes: Mapping[str, Any]) -> Config:
+    """The checked settings with some fields changed, as the command line changes those of a file.
+
+    A new name puts what the settings have set for the old one back to its default.
+
+    Args:
+        settings: of a config file.
+        changes: full name of a field to its value.
+
+    Raises:
+        ConfigError: as `from_config_dict`, or there is no such field.
+
+    Example:
+        >>> settings = to_config_dict(Config())
+        >>> settings.temperature.tau_max = 0.5
+        >>> changes = {"temperature.name": "constant", "temperature.tau": 0.3}
+        >>> override(settings, changes).temperature.tau_max
+        0.2
+    """
+    named = [field.name for field in fields()]
+    for name in changes:
+        if name not in named:
+            raise ConfigError(unknown(f"config.{name}", [f"config.{f}" for f in named]))
+    changed = settings.copy_and_resolve_references()
+    changed.update_from_flattened_dict(changes)
+    return from_config_dict(changed, overridden=changes)
 
 
 def take_options(arguments: Iterable[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:

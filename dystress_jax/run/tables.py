@@ -85,9 +85,9 @@ def make(
 ) -> Any:
     """Build what `axis` names.
 
-    An argument of a builder of ours is a field of the group, if one has its name; else what the run
-    knows; else an option. The user's own has defaults of its own. Its argument is an option; or a
-    field, where that is set or the argument has no default; or what the run knows.
+    Each argument of a builder of ours comes from the field of its name, else from what the run
+    provides, else from the options. The user's own has its own defaults: each argument comes from
+    an option, else from a field that is set or required, else from what the run provides.
 
     Args:
         config: the settings.
@@ -109,11 +109,11 @@ def make(
 
 def settings_of(config: Config, axis: str, builder: Callable[..., Any]) -> dict[str, Any]:
     """The fields that a builder is given. None means as published: it is not handed on."""
-    needed = _needs(builder)
+    required = needed(builder)
     found = {
         field.last: field.value(config)
         for field in _fields_of(axis, builder)
-        if not is_own(get(config, axis)) or field.is_set(config) or field.last in needed
+        if not is_own(get(config, axis)) or field.is_set(config) or field.last in required
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -141,7 +141,7 @@ def options_of(
         for field in _fields_of(axis, builder)
         if not own or field.is_set(config)
     }
-    elsewhere = {**dict.fromkeys(known, "none, the run gives it"), **elsewhere}
+    elsewhere = {**dict.fromkeys(known, "to leave it out, since the run sets it"), **elsewhere}
     free = [argument for argument in arguments(builder) if argument not in elsewhere]
     for option, value in options.items():
         full = f"config.{holder}.{option}"
@@ -153,11 +153,11 @@ def options_of(
                 f"{', '.join(free) or 'none'}.{hint(option, free)}"
             )
     there = {*known, *options, *settings_of(config, axis, builder)}
-    for argument in _needs(builder):
+    for argument in needed(builder):
         if argument not in there:
             where = elsewhere.get(argument, f"config.{holder}.{argument}=VALUE")
             raise ConfigError(
-                f"config.{axis}: {name} needs {argument}, which nothing gives; allowed: {where}, "
+                f"config.{axis}: the argument {argument} of {name} has no value; allowed: {where}, "
                 "or a default in the function."
                 + (f" The run gives {', '.join(known)}." if known else "")
             )
@@ -187,8 +187,8 @@ def _group_of(axis: str) -> list[str]:
     return axis.split(".")[:-1]
 
 
-def _needs(builder: Callable[..., Any]) -> list[str]:
-    """The arguments without a default."""
+def needed(builder: Callable[..., Any]) -> list[str]:
+    """The arguments of a builder that have no default."""
     parameters = inspect.signature(builder).parameters
     return [
         name for name in arguments(builder) if parameters[name].default is inspect.Parameter.empty

@@ -9,7 +9,7 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -80,11 +80,11 @@ class Log:
         self._pending = (step, metrics, {})
         self._bar.update(1)
 
-    def add(self, **scalars: float) -> None:
-        """Add evaluation results to the line of the newest step."""
+    def add(self, *, show: Collection[str] = (), **scalars: float) -> None:
+        """Add evaluation results to the line of the newest step, and show some beside the bar."""
         assert self._pending is not None
         self._pending[2].update(scalars)
-        self._shown.update({k: f"{v:.3f}" for k, v in scalars.items()})
+        self._shown.update({k: f"{scalars[k]:.3f}" for k in show if k in scalars})
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ PyTree = Any
 
 
 class Gradient(NamedTuple):
-    """What one batch teaches.
+    """The gradient of one batch, and the state after it.
 
     Attributes:
         loss: mean over the anchors, without what is minimised beside it.
@@ -125,7 +125,13 @@ def gradcache(
         on CPUs.
 
     Raises:
-        ArgumentError: as `whole_gradient`, or micro_batches is below 1.
+        ArgumentError: as `whole_gradient`; or micro_batches is below 1, or does not divide the
+            batch.
+
+    Example:
+        In the example of `whole_gradient`, for the memory of two examples:
+
+        >>> gradient_of = lambda method, scheme: gradcache(method, scheme, micro_batches=3)
 
     References:
         Gao et al. (GradCache), [arXiv 2101.06983](https://arxiv.org/abs/2101.06983), section 3.
@@ -156,6 +162,11 @@ def gradcache(
     add_gradient = jax.jit(add_gradient, out_shardings=whole, donate_argnums=0)
 
     def gradient(state: TrainState, batch: DeviceBatch, key: PRNGKeyArray) -> Gradient:
+        if len(batch["image"]) % micro_batches:
+            raise ArgumentError(
+                "micro_batches",
+                f"found {micro_batches} with a batch of {len(batch['image'])}; allowed: a divisor.",
+            )
         parts, embedded, stats = cut(batch), [], state.stats
         for part in parts:
             of_part, stats = embed(state, stats, part, key)
