@@ -84,8 +84,8 @@ def selection(arguments: argparse.Namespace) -> Iterator[tuple[str, run_lib.Conf
         parts = {"train": np.arange(count), "test": np.arange(count, 2 * count)}
         arrays = {}
         for split, rows in parts.items():
-            arrays[f"{split}_images"] = np.stack([drawings[row]["image"] for row in rows])
-            arrays[f"{split}_captions"] = [drawings[row]["captions"][0] for row in rows]
+            arrays[f"{split}_images"] = np.stack([drawings[int(row)]["image"] for row in rows])
+            arrays[f"{split}_captions"] = [drawings[int(row)]["captions"][0] for row in rows]
         arguments.out.mkdir(parents=True, exist_ok=True)
         np.savez(path, **arrays)
     for seed in arguments.seeds:

@@ -132,3 +132,15 @@ def sizes(experiment, state):
 
 def with_an_array(experiment, state):
     return Result((), {"steps": state.step})
+
+
+def unsaid(parts):
+    """Without saying what softmax means for it."""
+    encoder = parts.encoder()
+    projector = parts.projector("simclr", encoder.out_features)
+    return methods.simclr(encoder, projector, views=parts.views, loss=parts.loss())
+
+
+def scaled(experiment, state, *, factor=1.0):
+    """An evaluation with an option."""
+    return Result((Row("scaled", factor, share=False),), {}, split="test")

@@ -5,9 +5,10 @@ import inspect
 import pytest
 
 import dystress_jax
-from dystress_jax import augment, data, losses, models, run
+from dystress_jax import augment, data, losses, models, run, sharding
 from dystress_jax.errors import ArgumentError
 from dystress_jax.run import Config, ConfigError, config, from_config_dict
+from dystress_jax.run import _build as build
 from dystress_jax.run.config import as_fields, fields
 from dystress_jax.run.evaluations import CLOSING, EVALUATIONS
 from dystress_jax.run.methods import LOSSES, METHODS, TOPOLOGIES
@@ -260,6 +261,34 @@ def test_a_flag_puts_back_what_the_file_has_set_for_another_name():
             from_config_dict(settings, overridden=overridden)
 
 
+def test_settings_with_other_names_are_made_in_python_as_by_the_command_line():
+    settings = run.defaults()
+    settings.temperature.tau_max = 0.5
+    found = run.override(settings, {"temperature.name": "constant", "temperature.tau": 0.3})
+    assert found.temperature == config.Temperature(name="constant", tau=0.3)
+    assert settings.temperature.name == "dystress"
+    with pytest.raises(ConfigError, match=r"temperature\.nam: no such .*temperature\.name"):
+        run.override(settings, {"temperature.nam": "constant"})
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused_by_its_field():
+    settings = from_config_dict({"batch_size": 30})
+    with pytest.raises(ConfigError, match=r"config\.batch_size: found 30, which 8 devices"):
+        build._check_devices(settings, sharding.make_mesh())
+    settings = from_config_dict({"batch_size": 32, "batch": {"micro_batches": 8}})
+    with pytest.raises(ConfigError, match=r"config\.batch\.micro_batches: found 8 .* 8 devices"):
+        build._check_devices(settings, sharding.make_mesh())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("text.context", 8), ("topology.dims", 8), ("zero_shot.prompts", "name")],
+)
+def test_a_method_of_ones_own_has_no_texts(name, value):
+    with pytest.raises(ConfigError, match=rf"config\.{name}: found .*allowed: with .* clip"):
+        from_config_dict(with_setting({"method": "tests.own:logging"}, name, value))
+
+
 @pytest.mark.parametrize(
     ("name", "table"),
     [
@@ -319,8 +348,8 @@ def test_every_argument_of_a_builder_is_a_setting_or_known_to_the_run():
     for group in config.groups():
         inside = [f for f in fields() if f.name.startswith(f"{group}.")]
         names = {f.last for f in inside}
-        for name, build in inside[0].table.items():
-            parameters = inspect.signature(build).parameters.values()
+        for name, builder in inside[0].table.items():
+            parameters = inspect.signature(builder).parameters.values()
             needed = {p.name for p in parameters if p.default is p.empty}
             assert needed <= names | known[group], (group, name)
             tried.add(group)
@@ -338,6 +367,8 @@ def test_an_error_of_a_lower_layer_is_told_in_the_names_of_the_fields():
     assert said == "config.augment.size: use config.model.patch or x."
     assert told(ArgumentError("batch_size", "found 3")) == "config.batch_size: found 3"
     assert told(ArgumentError("column", "found 3"), "data") == "config.data.options.column: found 3"
+    # No field that there is not.
+    assert told(ArgumentError("width", "found 3"), "projector") == "width: found 3"
 
 
 def test_nt_xent_is_a_second_name_of_the_softmax_loss():
@@ -382,7 +413,14 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
     allowed = {field.name for field in fields() if config.may_change_on_resume(field.name)}
     assert allowed == {
         *("epochs", "steps", "log_every", "checkpoint_every", "checkpoint_keep", "knn_every"),
-        *("evaluation", "data.path", "data.captions", "data.threads", "text.vocabulary"),
+        *(
+            "evaluation",
+            "evaluation_options",
+            "data.path",
+            "data.captions",
+            "data.threads",
+            "text.vocabulary",
+        ),
         *("loss.strategy", "loss.tile_size", "knn.k", "knn.temperature", "knn.bank"),
         *("probe.features", "probe.solver", "probe.epochs", "probe.learning_rates", "probe.l2"),
         *("probe.batch_size", "zero_shot.prompts", "zero_shot.classes", "zero_shot.class_names"),

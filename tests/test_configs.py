@@ -1,5 +1,6 @@
 """Every file in configs/ is a config that the trainer accepts, with the settings it promises."""
 
+import argparse
 import dataclasses
 import importlib
 import pathlib
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import alignment, cifar10
 from dystress_jax import data, run
 from dystress_jax.training import make_train_step, optim
 
@@ -148,3 +150,14 @@ def test_imagenet_has_the_settings_of_the_papers_code(name, epochs):
     assert optim.learning_rate(o.rule, o.learning_rate, c.batch_size) == pytest.approx(0.075 * 16)
     assert (c.probe.epochs, c.probe.learning_rates, c.probe.batch_size) == (90, (0.1,), 256)
     assert c.knn.k == 20
+
+
+def test_every_run_of_the_benchmarks_has_settings_that_fit(tmp_path):
+    for method in cifar10.METHODS:
+        for temperature in cifar10.TEMPERATURES.values():
+            assert cifar10.settings(method, temperature, 1, "images.npz").data.path == "images.npz"
+    arguments = argparse.Namespace(
+        out=tmp_path, seeds=[0], steps=600, noise_steps=9, emoji="emoji.npz", cifar10="cifar10.npz"
+    )
+    for study in alignment.STUDIES.values():
+        assert len(list(study(arguments))) > 1

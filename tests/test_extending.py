@@ -267,9 +267,8 @@ def test_a_method_may_have_no_temperature(images):
         ("temperature.name=tests.own:uncalled", "give what it returns, called with its numbers"),
         (
             "temperature.name=tests.own:number",
-            "config.temperature.name: tests.own:number needs value, which nothing gives; allowed: "
-            "config.temperature.options.value=VALUE, or a default in the function. The run gives "
-            "facts.",
+            "config.temperature.name: the argument value of tests.own:number has no value; "
+            "allowed: config.temperature.options.value=VALUE, or a default in the function.",
         ),
         (
             "temperature.name=tests.own:falling temperature.options.slop=1",
@@ -283,7 +282,7 @@ def test_a_method_may_have_no_temperature(images):
         ),
         (
             "temperature.name=tests.own:follower temperature.options.facts=1",
-            "config.temperature.options.facts: found 1; allowed: none, the run gives it.",
+            "config.temperature.options.facts: found 1; allowed: to leave it out, since the run",
         ),
         (
             "temperature.name=tests.own:falling temperature.tau_max=0.5",
@@ -300,8 +299,14 @@ def test_a_method_may_have_no_temperature(images):
             "loss.name=tests.own:plain loss.strategy=tiled",
             "config.loss.strategy: found 'tiled' with config.loss.name tests.own:plain, which",
         ),
-        ("loss.name=tests.own:plain loss.options.temperature=1", "none, the run gives it."),
-        ("loss.name=tests.own:plain loss.options.view_a=1", "none, the run gives it."),
+        (
+            "loss.name=tests.own:plain loss.options.temperature=1",
+            "to leave it out, since the run sets it.",
+        ),
+        (
+            "loss.name=tests.own:plain loss.options.view_a=1",
+            "to leave it out, since the run sets it.",
+        ),
         ("loss.name=tests.own:plain loss.options.x=1", "no such argument; allowed: margin."),
         ("loss.name=tests.own:half_shared", "config.loss.name: found a function of view_a, view_b"),
         ("model.name=tests.own:nothing", "gives a NoneType; allowed: a models.Network"),
@@ -325,13 +330,14 @@ def test_a_method_may_have_no_temperature(images):
         ),
         (
             "data.source=tests.own:stripes data.path=",
-            "tests.own:stripes needs count, which nothing",
+            "config.data.source: the argument count of tests.own:stripes has no value",
         ),
         ("data.source=tests.own:stripes", "config.data.path: found "),
         (
             "method=tests.own:nothing",
             "config.method: tests.own:nothing gives a NoneType; allowed: a",
         ),
+        ("method=tests.own:unsaid", "config.method: tests.own:unsaid calls parts.loss(), which"),
         ("method=tests.own:logging", "allowed: config.method_options.note=VALUE, or a default in "),
         ("method=tests.own:logging method_options.nt=1", "config.method_options.nt: found 1, but "),
         (
@@ -387,6 +393,19 @@ def test_an_argument_is_an_option_or_a_field_that_is_set_or_keeps_its_own_defaul
     assert given("temperature.tau_min=0.1") == (0.1, 5.0)  # our default, but said
     with pytest.raises(run.ConfigError, match=r"options\.tau_min: found 0\.5; allowed: config\.t"):
         given("temperature.options.tau_min=0.5", "temperature.tau_min=0.3")
+
+
+def test_evaluations_of_ones_own_take_options_and_may_be_given_in_python(images):
+    flags = [*small(images), "--config.evaluation=tests.own:scaled"]
+    train(*flags, "--config.evaluation_options.factor=3.0")
+    summary = read("run", "summary.json")
+    assert summary["evaluations"]["tests.own:scaled"]["scaled"] == 3.0
+    assert evaluate("tests.own:scaled")["scaled"] == 3.0
+    config = run.read_config(pathlib.Path("run", "config.json"))
+    again = run.train(config, "run", own=Own(evaluations={"mine": own.scaled}))
+    assert again["evaluations"]["mine"]["scaled"] == 3.0
+    with pytest.raises(run.ConfigError, match=r"options\.facto: found 3, .*allowed: factor"):
+        train(*flags, "--config.evaluation_options.facto=3", workdir="wrong")
 
 
 def test_a_function_may_take_any_options():

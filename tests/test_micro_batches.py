@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from dystress_jax import methods, models, schemes, temperatures
+from dystress_jax.errors import ArgumentError
 from dystress_jax.models import _functional
 from dystress_jax.models._norm import BatchNorm
 from dystress_jax.training import gradcache, new_state, prepared, step, whole_gradient
@@ -183,6 +184,17 @@ def test_pieces_need_the_memory_of_a_piece():
     piece = jax.jit(add_gradient).lower(total, state, part, state.key, embedded)
     of = lambda lowered: lowered.compile().memory_analysis().temp_size_in_bytes
     assert of(piece) < 1.3 / PARTS * of(whole.lower(*shapes))
+
+
+def test_micro_batches_that_do_not_divide_the_batch_are_refused():
+    method = make("simclr", pixels())
+    state, batch = start(method)
+    with pytest.raises(ArgumentError, match="micro_batches: found 5 with a batch of 32"):
+        gradcache(method, scheme_of(method), micro_batches=5)(state, batch, state.key)
+    with pytest.raises(ArgumentError, match="micro_batches: found 0; allowed: at least 1"):
+        gradcache(method, scheme_of(method), micro_batches=0)
+    with pytest.raises(ArgumentError, match="scheme: found None; allowed: the scheme"):
+        gradcache(method, micro_batches=2)
 
 
 @pytest.mark.parametrize("name", ["small", "vit_micro"])

@@ -153,6 +153,21 @@ def test_the_online_probe_does_not_change_what_the_encoder_learns():
     assert jnp.abs(probed.params["probe"]["kernel"]).max() > 0
 
 
+def test_the_online_probe_keeps_what_a_method_minimises_beside_its_loss():
+    method, optimizer, schedule = make_parts()
+    weight = lambda params: params["projector"]["linears"]["layer1"]["kernel"]
+    pulled = method._replace(
+        beside=lambda params, embedded, batch: (jnp.sum(weight(params)), {"pull": jnp.float32(3)})
+    )
+    batches = make_batches(1)
+    before, _ = take((method, optimizer, schedule), batches)
+    alone, _ = take((pulled, optimizer, schedule), batches)
+    probed, [logged] = take(with_probe((pulled, optimizer, schedule)), batches)
+    assert (logged["pull"], logged["probe_loss"]) == (3.0, pytest.approx(np.log(CLASSES)))
+    assert jnp.abs(weight(alone.params) - weight(before.params)).min() > 1e-3
+    np.testing.assert_allclose(weight(probed.params), weight(alone.params), rtol=1e-5, atol=1e-6)
+
+
 def test_the_online_probe_leaves_unlabelled_images_out():
     state, [logged] = take(with_probe(make_parts()), make_batches(1, labelled=False))
     assert logged["probe_loss"] == 0

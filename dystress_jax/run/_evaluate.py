@@ -12,7 +12,7 @@ from ._own import Own, check_given_again, name_of, name_own
 from .checks import from_config_dict
 from .config import Config, ConfigError, differences, may_change_on_resume, put
 from .data import check_same, reporting_unreadable_images
-from .evaluations import EVALUATIONS, Evaluate, measure
+from .evaluations import EVALUATIONS, Evaluate, check_options, measure
 from .experiment import Experiment
 from .tables import find
 
@@ -98,6 +98,8 @@ def evaluate(
         name, function = name_of(evaluation), evaluation
     trained = read_config(workdir / "config.json")
     config = name_own(config, own)
+    if name not in EVALUATIONS:
+        check_options(config, {name: function})
     check_given_again(trained, config)
     changes = differences(dataclasses.asdict(trained), dataclasses.asdict(config))
     for field, (old, new) in changes.items():

@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..data import Source
+from ..evaluation import Result
 from ..methods import Loss, Method
 from ..models import Network
 from ..schemes import Scheme
@@ -33,6 +35,7 @@ class Own(NamedTuple):
         method: `(parts, ...) -> methods.Method`.
         model: the encoder.
         source: `(...) -> {"train": data.Source, ...}`.
+        evaluations: name to `(experiment, state) -> Result`, for the end of `run.train`.
 
     Example:
         >>> Own(temperature=lambda similarity: 0.1 + 0.1 * similarity**2).loss is None
@@ -44,6 +47,7 @@ class Own(NamedTuple):
     method: Callable[..., Method] | None = None
     model: Network | None = None
     source: Callable[..., dict[str, Source]] | None = None
+    evaluations: Mapping[str, Callable[..., Result]] = types.MappingProxyType({})
 
     def find(self, table: Mapping[str, Any], config: Config, axis: str) -> Any:
         """What stands for a field: the object that was given, or what the settings name.

@@ -151,16 +151,17 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
         _note(f"vocabulary: {experiment.language.tokenizer.vocab_size:,} tokens")
         with contextlib.suppress(CannotEvaluate):
             evaluations.zero_shot_task(experiment)  # a wrong file is told now, not at the end
-    return _Run(began, workdir, experiment, _closing_evaluations(config))
+    return _Run(began, workdir, experiment, _closing_evaluations(config, own))
 
 
-def _closing_evaluations(config: Config) -> dict[str, Evaluate]:
-    """What the run ends with: ours, as far as they can be measured, and the user's own."""
-    own = [name.strip() for name in config.evaluation.split(",") if name.strip()]
-    return {
-        name: find(evaluations.EVALUATIONS, name, field="config.evaluation")
-        for name in dict.fromkeys([*evaluations.CLOSING, *own])
-    }
+def _closing_evaluations(config: Config, own: Own) -> dict[str, Evaluate]:
+    """What the run ends with: ours, as far as they can be measured, and what was asked for."""
+    table = evaluations.EVALUATIONS
+    named = [name.strip() for name in config.evaluation.split(",") if name.strip()]
+    asked = {name: find(table, name, field="config.evaluation") for name in named}
+    asked |= own.evaluations
+    evaluations.check_options(config, {n: f for n, f in asked.items() if n not in table})
+    return {name: table[name] for name in evaluations.CLOSING} | asked
 
 
 def _write_run_files(run: _Run) -> None:

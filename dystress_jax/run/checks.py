@@ -180,7 +180,7 @@ def _checked_name(value: str, field: Field) -> str:
 def without_ignored(config: Config, overridden: Collection[str] = ()) -> Config:
     """Refuse what the run would ignore; take back what an override has made useless."""
     for field in fields():
-        if not field.is_set(config) and field.name not in overridden:
+        if not field.is_set(config):
             continue
         unmet = _unmet(config, field)
         if field.name not in overridden and any(axis in overridden for axis in unmet):

@@ -431,6 +431,9 @@ class Config:
         "extra evaluations after training: names or MODULE:OBJECT, comma-separated",
         may_change=True,
     )
+    evaluation_options: dict = _field(
+        {}, "arguments of the evaluations of your own", may_change=True
+    )
     dtype: str = _field(
         "float32",
         "arithmetic of the encoder and head; parameters, statistics and loss stay float32",

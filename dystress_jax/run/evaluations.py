@@ -6,7 +6,7 @@ The closing table of a run and `eval.py` measure by the same functions.
 import contextlib
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -18,10 +18,10 @@ from .. import data, evaluation
 from ..evaluation import EmbeddedImages, Result, features
 from ..evaluation.representation import evaluate_representation
 from ..training import TrainState
-from .config import ConfigError, as_fields
+from .config import Config, ConfigError, arguments, as_fields
 from .experiment import EncodeImages, Experiment
 
-Evaluate = Callable[[Experiment, TrainState], Result]
+Evaluate = Callable[..., Result]  # (experiment, state, *, options of one's own)
 
 
 class CannotEvaluate(ConfigError):
@@ -173,7 +173,7 @@ def measure(evaluate: Evaluate, experiment: Experiment, state: TrainState, *, na
     """What an evaluation measures.
 
     Args:
-        evaluate: an entry of the table, or the user's own.
+        evaluate: an entry of the table, or the user's own, which is given its options.
         experiment: the parts of the run.
         state: of the run.
         name: of the evaluation, for errors.
@@ -182,7 +182,8 @@ def measure(evaluate: Evaluate, experiment: Experiment, state: TrainState, *, na
         ConfigError: it returns no `Result`, or one that does not fit in JSON.
         CannotEvaluate: there is nothing to measure by.
     """
-    result = evaluate(experiment, state)
+    taken, options = arguments(evaluate), experiment.config.evaluation_options
+    result = evaluate(experiment, state, **{n: v for n, v in options.items() if n in taken})
     if not isinstance(result, Result):
         raise ConfigError(
             f"evaluation: {name} gives a {type(result).__name__}; allowed: an evaluation.Result."
@@ -197,6 +198,21 @@ def measure(evaluate: Evaluate, experiment: Experiment, state: TrainState, *, na
             "each row, and in the protocol numbers of Python, texts, and lists and dicts of these."
         ) from error
     return result._replace(rows=rows)
+
+
+def check_options(config: Config, own: Mapping[str, Evaluate]) -> None:
+    """Refuse an option that no evaluation of the user's own takes.
+
+    Raises:
+        ConfigError: with the arguments that there are.
+    """
+    taken = [name for evaluate in own.values() for name in arguments(evaluate)[2:]]
+    for name, value in config.evaluation_options.items():
+        if name not in taken:
+            raise ConfigError(
+                f"config.evaluation_options.{name}: found {value!r}, but no evaluation of your own "
+                f"has such an argument; allowed: {', '.join(taken) or 'none'}."
+            )
 
 
 def watch(experiment: Experiment, state: TrainState) -> dict[str, float]:
