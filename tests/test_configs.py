@@ -35,7 +35,7 @@ def test_it_is_accepted(name):
     [
         "simclr_imagenet",
         "moco_v2_cifar10",
-        "moco_v3_vit_imagenet",
+        pytest.param("moco_v3_vit_imagenet", marks=pytest.mark.ci),
         "clip_oblique_vit_b16",
     ],
 )

@@ -133,6 +133,7 @@ def test_a_temperature_takes_its_options_and_the_fields_that_it_names(images):
     assert (recorded["name"], recorded["options"]) == ("tests.own:falling", {"slope": 0.25})
 
 
+@pytest.mark.ci
 def test_a_scheme_goes_on_from_its_state_and_an_evaluation_finds_it(images):
     name, rate = "--config.temperature.name=tests.own:follower", "--config.temperature.options.rate"
     command = [name, f"{rate}=0.3", "--config.evaluation=tests.own:sizes", *small(images)]
@@ -175,6 +176,7 @@ def test_a_config_file_gives_options_and_the_command_line_overrides_them(line, m
     assert found[-1].options == {"value": 0.4}
 
 
+@pytest.mark.ci
 def test_a_module_is_found_in_the_current_directory_with_its_neighbours(images):
     pathlib.Path("neighbour.py").write_text("TAU = 0.3")
     pathlib.Path("mine.py").write_text(
@@ -184,6 +186,7 @@ def test_a_module_is_found_in_the_current_directory_with_its_neighbours(images):
     assert line["positive_tau"] == pytest.approx(0.3)
 
 
+@pytest.mark.ci
 def test_a_loss_without_strategies_is_called_with_its_options(images):
     reference = train(*small(images), workdir="reference")
     options = ["--config.loss.name=tests.own:plain", "--config.loss.options.margin=2.5"]
@@ -205,6 +208,7 @@ def test_a_loss_with_strategies_is_computed_by_all_devices(strategy):
     np.testing.assert_allclose(lowered.compile()(*views), expected, rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_an_encoder_and_a_source_are_trained_and_found_again(images):
     command = [
         "--config.model.name=tests.own:flat",
@@ -225,6 +229,7 @@ def test_an_encoder_and_a_source_are_trained_and_found_again(images):
     assert pathlib.Path("run", "eval", "tests.own.sizes_2.json").is_file()
 
 
+@pytest.mark.ci
 def test_a_method_of_parts_takes_options_and_the_settings_of_every_group(images):
     [line] = train(
         "--config.method=tests.own:logging",
@@ -239,6 +244,7 @@ def test_a_method_of_parts_takes_options_and_the_settings_of_every_group(images)
     assert line["positive_tau"] == pytest.approx(0.3)
 
 
+@pytest.mark.ci
 def test_a_method_may_have_no_temperature(images):
     lines = train("--config.method=tests.own:pulling", *small(images, steps=2))
     assert "positive_tau" not in lines[0]
@@ -395,6 +401,7 @@ def test_an_argument_is_an_option_or_a_field_that_is_set_or_keeps_its_own_defaul
         given("temperature.options.tau_min=0.5", "temperature.tau_min=0.3")
 
 
+@pytest.mark.ci
 def test_evaluations_of_ones_own_take_options_and_may_be_given_in_python(images):
     flags = [*small(images), "--config.evaluation=tests.own:scaled"]
     train(*flags, "--config.evaluation_options.factor=3.0")
@@ -431,6 +438,7 @@ def zero(experiment, state):
     return 0
 
 
+@pytest.mark.ci
 def test_an_evaluation_that_does_not_fit_is_refused(images):
     train(*small(images, steps=1))
     for name, message in (
@@ -444,6 +452,7 @@ def test_an_evaluation_that_does_not_fit_is_refused(images):
     assert not pathlib.Path("run", "eval").exists()
 
 
+@pytest.mark.ci
 class TestFromPython:
     """Objects in place of names."""
 

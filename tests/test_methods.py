@@ -67,7 +67,12 @@ SCHEMES = {
 
 
 @pytest.mark.parametrize(
-    "method", ["simclr", "moco_v2", "moco_v3", pytest.param("nnclr", marks=pytest.mark.ci)]
+    "method",
+    [
+        "simclr",
+        "moco_v2",
+        *(pytest.param(name, marks=pytest.mark.ci) for name in ("moco_v3", "nnclr")),
+    ],
 )
 @pytest.mark.parametrize("name", TEMPERATURES)
 def test_every_method_learns_with_every_temperature(method, name, monkeypatch):
@@ -107,7 +112,12 @@ def test_simclr_learns_with_the_other_losses(loss, monkeypatch):
 
 @pytest.mark.parametrize(
     ("method", "name"),
-    [("simclr", "isogclr"), ("moco_v2", "learned"), ("moco_v3", "isogclr"), ("nnclr", "isogclr")],
+    [
+        ("simclr", "isogclr"),
+        ("moco_v2", "learned"),
+        ("moco_v3", "isogclr"),
+        pytest.param("nnclr", "isogclr", marks=pytest.mark.ci),
+    ],
 )
 def test_schemes_are_the_same_on_one_device_and_eight(method, name, monkeypatch):
     monkeypatch.setattr(networks, "make_encoder", pixels)

@@ -44,7 +44,7 @@ QUEUES = {
 
 
 in_ci = pytest.mark.ci
-DEVICES = [pytest.param(1, marks=in_ci), pytest.param(2, marks=in_ci), 3, 8]
+DEVICES = [*(pytest.param(devices, marks=in_ci) for devices in (1, 2, 8)), 3]
 
 
 def make_mesh(devices, *more):

@@ -150,7 +150,9 @@ def test_a_killed_run_goes_on_with_its_queue_and_its_momentum_encoder(tmp_path, 
         assert any(f"['memory']['{part}']" in name for name in names), names.keys()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.ci)]
+)
 def test_a_polite_stop_saves_says_where_and_goes_on_exactly(
     uninterrupted, tmp_path, images, number
 ):
