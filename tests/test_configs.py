@@ -36,7 +36,7 @@ def test_it_is_accepted(name):
         "simclr_imagenet",
         "moco_v2_cifar10",
         pytest.param("moco_v3_vit_imagenet", marks=pytest.mark.ci),
-        "clip_oblique_vit_b16",
+        pytest.param("clip_oblique_vit_b16", marks=pytest.mark.ci),
     ],
 )
 def test_its_step_lowers_for_accelerators(name, monkeypatch, tmp_path):

@@ -118,6 +118,7 @@ def lose_newest_checkpoint(workdir="run"):
     shutil.rmtree(pathlib.Path(workdir, "checkpoints", str(newest)))
 
 
+@pytest.mark.ci
 def test_a_temperature_takes_its_options_and_the_fields_that_it_names(images):
     lines = train(
         "--config.temperature.name=tests.own:falling",

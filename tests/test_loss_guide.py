@@ -33,6 +33,7 @@ def test_every_example_runs_and_prints_what_the_guide_shows(capsys):
     assert capsys.readouterr().out == shown
 
 
+@pytest.mark.ci
 def test_the_table_of_gradients_that_are_not_finite_is_the_one_of_its_command():
     (shown,) = re.findall(r"<!-- finite -->\n(.*)\n<!-- /finite -->", GUIDE.read_text(), re.DOTALL)
     if f"optax {optax.__version__}, jax {jax.__version__}." in shown:

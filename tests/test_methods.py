@@ -114,8 +114,8 @@ def test_simclr_learns_with_the_other_losses(loss, monkeypatch):
     ("method", "name"),
     [
         ("simclr", "isogclr"),
-        ("moco_v2", "learned"),
-        ("moco_v3", "isogclr"),
+        pytest.param("moco_v2", "learned", marks=pytest.mark.ci),
+        pytest.param("moco_v3", "isogclr", marks=pytest.mark.ci),
         pytest.param("nnclr", "isogclr", marks=pytest.mark.ci),
     ],
 )
@@ -136,6 +136,7 @@ def test_the_supervised_loss_needs_labels(monkeypatch):
         open_sources(settings(loss={"name": "supcon"}))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("method", ["moco_v2", "moco_v3"])
 def test_one_device_and_eight_learn_the_same(method):
     # A small learning rate, and groups that are not small: both keep rounding from growing.

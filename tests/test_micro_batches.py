@@ -143,6 +143,7 @@ def test_with_batchnorm_the_gradient_is_that_of_statistics_by_piece(name):
         )
 
 
+@pytest.mark.ci
 def test_steps_in_pieces_are_the_same_on_one_device_and_eight():
     method, scheme = make("moco_v2", encoder()), schemes.learned_scale(optax.sgd(0.1))
     optimizer = optax.sgd(1e-2)

@@ -158,6 +158,7 @@ def test_a_projection_of_nothing_is_refused():
         token_projection(width=0, dims=4)
 
 
+@pytest.mark.ci
 def test_eight_devices_equal_one():
     """All towers at once, their batch on one device and spread over eight."""
     options = {"dims": 4, "tokens": 2}

@@ -68,6 +68,7 @@ def take(parts, batches, devices=1, seed=0):
     return steps.take(*parts, batches, scheme=SCHEME, devices=devices, seed=seed)
 
 
+@pytest.mark.ci
 def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
     # A small learning rate: a large one makes rounding grow a thousandfold a step, on any device.
     batches = make_batches(1, rows=32) * 20

@@ -121,6 +121,7 @@ def test_a_run_writes_what_it_promises_and_closes_with_a_table(uninterrupted):
     assert len(checkpoint.steps(workdir / "checkpoints")) <= 3
 
 
+@pytest.mark.ci
 def test_a_run_killed_twice_ends_with_the_same_bits(uninterrupted, tmp_path, images):
     reference, _ = uninterrupted
     moments = sorted(random.Random(0).sample(range(2, STEPS - 1), 2))
@@ -150,9 +151,8 @@ def test_a_killed_run_goes_on_with_its_queue_and_its_momentum_encoder(tmp_path, 
         assert any(f"['memory']['{part}']" in name for name in names), names.keys()
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.ci)]
-)
+@pytest.mark.ci
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_polite_stop_saves_says_where_and_goes_on_exactly(
     uninterrupted, tmp_path, images, number
 ):
@@ -245,7 +245,7 @@ def test_a_run_goes_on_only_with_its_own_model_and_data(uninterrupted, images):
     assert curve(workdir) == before
 
 
-@pytest.mark.parametrize("knn_every", [0, 1])
+@pytest.mark.parametrize("knn_every", [0, pytest.param(1, marks=pytest.mark.ci)])
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images, knn_every):
     fields = {"optimizer__learning_rate": 1e17, "checkpoint_every": 1, "knn_every": knn_every}
     output = train(tmp_path, images, code=1, **fields)
@@ -358,6 +358,7 @@ def test_eval_of_no_run_says_so(tmp_path):
     assert "found no run in" in finish(start(arguments), code=1)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "left_out", [["train_labels", "test_labels"], ["test_labels", "test_images", "train_labels"]]
 )
@@ -371,6 +372,7 @@ def test_images_without_labels_can_be_trained_on(tmp_path, images, left_out):
     assert "knn" not in lines(tmp_path / "run")[-1]
 
 
+@pytest.mark.ci
 def test_test_images_without_labels_leave_the_held_out_ones_to_measure_by(tmp_path, images):
     arrays = dict(np.load(images))
     del arrays["test_labels"]

@@ -22,7 +22,7 @@ from ..augment import RECIPES
 from ..data import SOURCES
 from ..errors import ArgumentError, UserError
 from ..losses import STRATEGIES
-from ..models import ENCODERS, HEADS, STEMS, TEXTS
+from ..models import ENCODERS, HEADS, MODES, POOLINGS, STEMS, TEXTS
 from ..training.optim import OPTIMIZERS, RULES
 from .methods import ALL_LOSSES, METHODS, TOPOLOGIES
 from .temperature import TEMPERATURES
@@ -205,7 +205,7 @@ class Text:
 
     name: str = _field("text_micro", "transformer: 64, 128, 384 or 512 wide", among=TEXTS)
     pooling: str = _field(
-        "cls", "cls: BERT's class tokens; eot: CLIP's causal end of text", among=("cls", "eot")
+        "cls", "cls: BERT's class tokens; eot: CLIP's causal end of text", among=POOLINGS
     )
     context: int = _field(77, "tokens of a caption; longer ones are cut off", at_least=3)
     vocabulary: str = _field(
@@ -224,7 +224,7 @@ class Topology:
     mode: str = _field(
         "multi",
         "multi: a class token for each token; reshape: one class token, cut up",
-        among=("multi", "reshape"),
+        among=MODES,
     )
     match_range: bool = _field(
         False, "divide by the tokens, so that logits start and are clamped as on the sphere"

@@ -64,7 +64,8 @@ def override(settings: ConfigDict, changes: Mapping[str, Any]) -> Config:
         ConfigError: as `from_config_dict`, or there is no such field.
 
     Example:
-        >>> settings = to_config_dict(Config())
+        >>> from .config import defaults
+        >>> settings = defaults()
         >>> settings.temperature.tau_max = 0.5
         >>> changes = {"temperature.name": "constant", "temperature.tau": 0.3}
         >>> override(settings, changes).temperature.tau_max
