@@ -150,6 +150,7 @@ def test_one_device_and_eight_learn_the_same(strategy, loss):
     jax.tree.map(close, (one.params, one.scheme), (eight.params, eight.scheme))
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("quick_views")
 def test_micro_batches_have_the_gradient_of_the_whole_batch(monkeypatch):
     """With a transformer, which has no BatchNorm."""

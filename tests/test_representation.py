@@ -180,7 +180,8 @@ def settings(path):
     )
 
 
-@pytest.mark.parametrize("labelled", [pytest.param(True, marks=pytest.mark.ci), False])
+@pytest.mark.ci
+@pytest.mark.parametrize("labelled", [True, False])
 def test_a_run_logs_it_of_the_held_out_images_and_eval_gives_it_of_the_test_images(
     tmp_path, labelled
 ):
