@@ -21,7 +21,7 @@ from ..temperatures import as_temperature
 from ..training import optim
 from . import language, networks
 from ._own import Own
-from .checks import ignored
+from .checks import has_batchnorm, ignored
 from .config import Config, ConfigError, arguments, as_fields, fields
 from .data import describe, open_sources
 from .experiment import Encode, Experiment, Schedule
@@ -147,7 +147,7 @@ def make_parts(
         projector=functools.partial(networks.make_projector, config),
         head=functools.partial(networks.make_head, config),
         towers=towers,
-        has_batchnorm=networks.has_batchnorm(config),
+        has_batchnorm=has_batchnorm(config),
         views=views,
         view=view,
         loss=functools.partial(make_loss, config, own),

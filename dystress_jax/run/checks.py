@@ -2,7 +2,7 @@
 
 import math
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -208,15 +208,22 @@ def _without_old_options(config: Config, overridden: Collection[str]) -> Config:
 def _keep_explicit_defaults(config: Config, overridden: Collection[str]) -> Config:
     """Pass a field that was set to our default on to the user's own, which may have another."""
     for field in fields():
-        chosen, holder = get(config, field.axis) if field.axis else "", holder_of(field.axis)
+        holder = holder_of(field.axis)
         if field.name not in overridden or field.is_set(config) or not holder:
             continue
-        if is_own(chosen) and not chosen.startswith(IN_PYTHON) and field.name != field.axis:
-            builder = find(field.table, chosen, field=f"config.{field.axis}")
-            if field.last in arguments(builder):
-                options = {field.last: field.value(config), **get(config, holder)}
-                config = put(config, holder, options)
+        builder = _own_builder(config, field)
+        if builder and field.name != field.axis and field.last in arguments(builder):
+            options = {field.last: field.value(config), **get(config, holder)}
+            config = put(config, holder, options)
     return config
+
+
+def _own_builder(config: Config, field: Field) -> Callable[..., Any] | None:
+    """The function of the user's own that is built with the field's group, if there is one."""
+    chosen = get(config, field.axis) if field.axis else ""
+    if not is_own(chosen) or chosen.startswith(IN_PYTHON):
+        return None
+    return find(field.table, chosen, field=f"config.{field.axis}")
 
 
 def _unmet(config: Config, field: Field) -> dict[str, str]:
@@ -226,11 +233,9 @@ def _unmet(config: Config, field: Field) -> dict[str, str]:
         chosen = OWN if is_own(get(config, axis)) else get(config, axis)
         if chosen not in names and not (chosen == OWN and axis == field.axis):
             unmet[axis] = f"with config.{axis} {', '.join(names)}"
-    chosen = get(config, field.axis) if field.axis else ""
-    if is_own(chosen) and not chosen.startswith(IN_PYTHON):
-        builder = find(field.table, chosen, field=f"config.{field.axis}")
-        if is_ignored(field, builder):
-            unmet[field.axis] = f"where the function has an argument {field.last}"
+    builder = _own_builder(config, field)
+    if builder and is_ignored(field, builder):
+        unmet[field.axis] = f"where the function has an argument {field.last}"
     return unmet
 
 
@@ -408,7 +413,7 @@ def _check_queue(config: Config) -> None:
 def _check_moco_v2(config: Config) -> None:
     batch, groups = config.batch_size, config.moco.bn_groups
     parts = config.batch.micro_batches
-    if not _has_batchnorm(config):
+    if not has_batchnorm(config):
         if groups > 1:
             raise ConfigError(
                 f"config.moco.bn_groups: found {groups} with config.model.name {config.model.name}"
@@ -430,9 +435,9 @@ def _check_moco_v2(config: Config) -> None:
         )
 
 
-def _has_batchnorm(config: Config) -> bool:
-    name = config.model.name
-    return is_own(name) or "bn_groups" in arguments(ENCODERS[name])
+def has_batchnorm(config: Config) -> bool:
+    """Whether the encoder normalises over the batch; of the user's own it is assumed."""
+    return is_own(config.model.name) or "bn_groups" in arguments(ENCODERS[config.model.name])
 
 
 def _is_number(value: Any) -> bool:

@@ -78,11 +78,6 @@ def make_encoder(
     return encoder
 
 
-def has_batchnorm(config: Config) -> bool:
-    """Whether the encoder normalises over the batch; of the user's own it is assumed."""
-    return is_own(config.model.name) or "bn_groups" in arguments(ENCODERS[config.model.name])
-
-
 def make_projector(
     config: Config, default: str, in_features: int, *, bn_groups: int = 1
 ) -> Network:

@@ -80,6 +80,12 @@ def whole_gradient(method: Method, scheme: Scheme | None = None) -> GradientOf:
         >>> params = optax.apply_updates(state.params, updates)
         >>> gradient.loss.shape, sorted(params)
         ((), ['encoder', 'projector'])
+
+        The same gradient for the memory of two examples:
+
+        >>> again = gradcache(method, scheme, micro_batches=3)(state, batch, key)
+        >>> bool(jnp.allclose(again.loss, gradient.loss))
+        True
     """
     _check_scheme(method, scheme)
 
@@ -129,9 +135,7 @@ def gradcache(
             batch.
 
     Example:
-        In the example of `whole_gradient`, for the memory of two examples:
-
-        >>> gradient_of = lambda method, scheme: gradcache(method, scheme, micro_batches=3)
+        The last lines of the example of `whole_gradient`.
 
     References:
         Gao et al. (GradCache), [arXiv 2101.06983](https://arxiv.org/abs/2101.06983), section 3.
