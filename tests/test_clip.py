@@ -12,6 +12,7 @@ from dystress_jax import augment, data, metrics, models, run, sharding
 from dystress_jax.data.tokenizer import train_tokenizer
 from dystress_jax.methods.clip import _permute_subset
 from dystress_jax.run import evaluations, networks
+from dystress_jax.run._own import choose
 from dystress_jax.run.data import open_sources
 from dystress_jax.run.evaluations import CannotEvaluate
 from dystress_jax.training import new_state, whole_gradient
@@ -66,9 +67,9 @@ def merged(base, fields):
     }
 
 
-def linear_towers(c, *, vocab_size, **known):
+def linear_towers(c, builder, *, vocab_size, **known):
     """Towers that compile at once: pixels and mean word vectors, and a matrix each."""
-    del known
+    del builder, known
     g = c.topology
     size = IMAGES[0].size
 
@@ -156,8 +157,8 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(monkeypatch):
     """With a transformer, which has no BatchNorm."""
     make_towers = networks.make_towers
 
-    def towers(config, **known):
-        return make_towers(config, **known)[0], linear_towers(config, **known)[1]
+    def towers(*config, **known):
+        return make_towers(*config, **known)[0], linear_towers(*config, **known)[1]
 
     monkeypatch.setattr(networks, "make_towers", towers)
 
@@ -327,7 +328,7 @@ def test_every_topology_learns(name, tokens, match_range):
 def test_four_tokens_of_two_numbers_come_from_class_tokens_or_by_cutting(model, mode, class_tokens):
     topology = {"name": "oblique", "tokens": 4, "dims": 2, "mode": mode}
     c = settings(model={"name": model}, topology=topology)
-    image, text = networks.make_towers(c, size=8, channels=3, vocab_size=WORDS)
+    image, text = networks.make_towers(c, choose(c).model, size=8, channels=3, vocab_size=WORDS)
     for encoder, projection in (image, text):
         params, _ = jax.eval_shape(projection.init, jax.random.key(0))
         assert projection.out_features == 8
@@ -517,12 +518,9 @@ def test_the_config_chooses_where_a_text_is_read():
     read = {}
     ids = jnp.array([[2, 9, 3, 0, 0, 0]])
     for pooling in ("cls", "eot"):
-        _, (text, _) = networks.make_towers(
-            settings(text={"pooling": pooling, "context": CONTEXT}),
-            size=8,
-            channels=3,
-            vocab_size=WORDS,
-        )
+        c = settings(text={"pooling": pooling, "context": CONTEXT})
+        model = choose(c).model
+        _, (text, _) = networks.make_towers(c, model, size=8, channels=3, vocab_size=WORDS)
         params, stats = text.init(jax.random.key(0))
         read[pooling], _ = text.apply(params, stats, ids, train=False)
         shown, _ = text.apply(params, stats, jnp.where(ids == 0, 9, ids), train=False)
@@ -592,10 +590,11 @@ def test_prompts_caption_the_splits_that_have_labels(tmp_path):
     arrays = {"train_images": IMAGES[:8], "test_images": IMAGES[8:12]}
     np.savez(path, **arrays, train_labels=np.arange(8) % 2, class_names=["cat", "dog"])
     given = {"source": "npz", "path": str(path), "prompts": "a sketch of a {}", "holdout": 0.25}
-    sources = open_sources(settings(data=given, zero_shot={"prompts": "name"}))
+    c = settings(data=given, zero_shot={"prompts": "name"})
+    sources = open_sources(c, choose(c).source)
     assert sources["train"][0]["captions"][0] in ("a sketch of a cat", "a sketch of a dog")
     assert sources["holdout"][0]["captions"][0] in ("a sketch of a cat", "a sketch of a dog")
     assert sources["test"].captions is None
     np.savez(path, **arrays)
     with pytest.raises(run.ConfigError, match=r"config\.data\.prompts: .*of 6 .*no label"):
-        open_sources(settings(data=given))
+        open_sources(c, choose(c).source)

@@ -20,6 +20,7 @@ from absl import flags
 from dystress_jax import losses, run, schemes, sharding, temperatures
 from dystress_jax.run import Own, cli
 from dystress_jax.run import _build as build
+from dystress_jax.run._own import choose
 from dystress_jax.run.tables import make
 from dystress_jax.training import checkpoint
 from tests import own
@@ -202,7 +203,7 @@ def test_a_loss_with_strategies_is_computed_by_all_devices(strategy):
     config = run.from_config_dict({"loss": {"name": "tests.own:shared", "strategy": strategy}})
     mesh = jax.make_mesh((8,), (sharding.AXIS,), (jax.sharding.AxisType.Auto,))
     views = jax.random.normal(jax.random.key(0), (2, 16, 4))
-    loss = build.spread(config, mesh, build.make_loss(config))
+    loss = build.spread(config, mesh, build.make_loss(config, choose(config).loss))
     lowered = jax.jit(lambda a, b: loss(a, b, temperature=0.2)).lower(*views)
     assert ("manual" in lowered.as_text()) == (strategy != "tiled")
     expected = losses.nt_xent(*views, temperature=0.2)
@@ -518,7 +519,11 @@ class TestFromPython:
     @pytest.mark.parametrize(
         ("mine", "settings", "message"),
         [
-            (Own(temperature="warm"), {}, r"temperature\.name: python:'warm' gives a str; allowed"),
+            (
+                Own(temperature="warm"),
+                {},
+                r"temperature\.name: python:'warm' gives a str; allowed",
+            ),
             (
                 Own(temperature=-1.0),
                 {},

@@ -8,6 +8,7 @@ import pytest
 
 from dystress_jax import data, models, run
 from dystress_jax.run import networks
+from dystress_jax.run._own import choose
 from dystress_jax.run.data import open_sources
 from dystress_jax.run.temperature import TEMPERATURES
 from tests import steps
@@ -43,9 +44,9 @@ def take(c, devices, count=3):
     return steps.make(c, SOURCE, devices=devices).take(batches, devices=devices)
 
 
-def pixels(config, **known):
+def pixels(config, builder, **known):
     """An encoder that compiles at once."""
-    del config, known
+    del config, builder, known
     flat = lambda params, stats, images, *, train: (images.reshape(len(images), -1), stats)
     return models.Network(lambda key: ({}, {}), flat, IMAGES[0].size)
 
@@ -132,8 +133,9 @@ def test_schemes_are_the_same_on_one_device_and_eight(method, name, monkeypatch)
 def test_the_supervised_loss_needs_labels(monkeypatch):
     unlabelled = data.Source(read=SOURCE.read, index=SOURCE.index, image_shape=SOURCE.image_shape)
     monkeypatch.setattr(data, "open_splits", lambda *_, **__: {"train": unlabelled})
+    c = settings(loss={"name": "supcon"})
     with pytest.raises(run.ConfigError, match=r"config\.loss\.name: found supcon with images"):
-        open_sources(settings(loss={"name": "supcon"}))
+        open_sources(c, choose(c).source)
 
 
 @pytest.mark.ci

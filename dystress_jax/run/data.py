@@ -13,7 +13,6 @@ import numpy as np
 from .. import data, evaluation
 from ..data.tokenizer import Tokenizer
 from ..training import checkpoint
-from ._own import Own
 from .config import Config, ConfigError, as_fields
 from .tables import is_own, make
 
@@ -21,18 +20,17 @@ Sources = dict[str, data.Source]
 IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
 
 
-def open_sources(config: Config, own: Own = Own()) -> Sources:  # noqa: B008
+def open_sources(config: Config, opener: data.Opener) -> Sources:
     """The splits that the data has: `train`, and `holdout` and `test` where there are any.
 
     Args:
         config: the settings.
-        own: objects in place of names.
+        opener: of the data that they name.
 
     Raises:
         ConfigError: there are no such data, or they do not fit the settings.
     """
     d = config.data
-    opener = own.find(data.SOURCES, config, "data.source")
 
     def splits() -> Any:
         return make(config, "data.source", opener)
