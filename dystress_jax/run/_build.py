@@ -26,9 +26,10 @@ from .data import describe, open_sources
 from .experiment import Embed, Encode, Experiment, Schedule
 from .inputs import Inputs, make_inputs
 from .language import Language
-from .methods import TOPOLOGIES, Parts
-from .tables import make, options_of
+from .methods import METHODS, TOPOLOGIES, WITH_BIAS, AskedParts, Parts
+from .tables import is_own, make, options_of
 from .temperature import Facts
+from .trial import checked, try_step
 
 ONLINE_PROBE_RATE = 0.1
 
@@ -53,8 +54,11 @@ def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experim
     train = sources["train"]
     inputs, schedule = make_inputs(config, train), make_schedule(config, train)
     parts = make_parts(config, chosen, inputs, mesh, schedule, tokenizer)
-    method = make_method(config, chosen, parts)
+    asked = AskedParts(*parts)
+    method = make_method(config, chosen, asked)
     scheme = make_scheme(config, chosen, method, train, schedule)
+    try_step(config, method, scheme, train)
+    check_asked(config, asked)
     if config.probe.online and train.num_classes:
         method = methods.with_online_probe(method, train.num_classes)
     embed = make_embed(method, inputs)
@@ -145,6 +149,18 @@ def make_parts(
     )
 
 
+def check_asked(config: Config, parts: AskedParts) -> None:
+    """Refuse a setting of parts that the method has not asked for.
+
+    Raises:
+        ConfigError: it is set, and the run would ignore it.
+    """
+    for field in fields():
+        if field.parts and field.is_set(config) and parts.asked().isdisjoint(field.parts):
+            readers = " or ".join(f"parts.{name}" for name in field.parts)
+            raise ignored(config, field, "method", f"with a method that asks for {readers}")
+
+
 def make_loss(config: Config, chosen: Loss | None, softmax: Loss | None = None) -> Loss:
     """The loss that the settings name for the method, with its options.
 
@@ -165,7 +181,11 @@ def make_loss(config: Config, chosen: Loss | None, softmax: Loss | None = None) 
         if parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY
     ]
     options = options_of(config, "loss.name", loss, known=(*batch, *_GIVEN_TO_LOSS))
-    return functools.partial(loss, **options) if options else loss
+    made = functools.partial(loss, **options) if options else loss
+    if not is_own(config.loss.name):
+        return made
+    entry = METHODS.get(config.method)
+    return checked(made, config, softmax if entry is None else entry.losses["softmax"])
 
 
 _GIVEN_TO_LOSS = ("labels", "queue", "temperature", "similarity", "axis_name")
@@ -221,7 +241,7 @@ def make_scheme(
             _undecayed(optim.OPTIMIZERS[config.optimizer.name]),
             schedule=schedule.learning_rate,
         ),
-        sigmoid=config.loss.name == "siglip",
+        sigmoid=config.loss.name in WITH_BIAS,
     )
     made = make(config, "temperature.name", chosen.temperature, facts=facts)
     if not isinstance(made, Scheme) and not _stands_for_a_temperature(made):

@@ -13,7 +13,8 @@ import numpy as np
 from .. import data, evaluation
 from ..data.tokenizer import Tokenizer
 from ..training import checkpoint
-from .config import Config, ConfigError, as_fields
+from .config import Config, ConfigError, arguments, as_fields
+from .methods import ALL_LOSSES
 from .tables import is_own, make
 
 Sources = dict[str, data.Source]
@@ -47,10 +48,11 @@ def open_sources(config: Config, opener: data.Opener) -> Sources:
                     else source
                     for split, source in sources.items()
                 }
-    if config.loss.name == "supcon" and not sources["train"].has_labels:
+    loss = ALL_LOSSES.get(config.loss.name)
+    if loss and "labels" in arguments(loss) and not sources["train"].has_labels:
         raise ConfigError(
-            "config.loss.name: found supcon with images without labels; allowed: softmax or dcl, "
-            "which need none."
+            f"config.loss.name: found {config.loss.name} with images without labels; allowed: "
+            "softmax or dcl, which need none."
         )
     return sources
 
