@@ -66,7 +66,7 @@ def test_a_whole_number_is_a_good_real_number():
         ),
         (
             {"temperature": {"tau_min": 0.3}},
-            r"config\.temperature\.tau_min: found 0\.3 with config\.temperature\.tau_max 0\.2",
+            r"temperature\.tau_min: found 0\.3; allowed: <= config\.temperature\.tau_max = 0\.2\.$",
         ),
         ({"data": {"source": "folder"}}, r"config\.data\.path: found '' .*directory or the file"),
         (
@@ -150,7 +150,8 @@ def test_a_whole_number_is_a_good_real_number():
         (
             {"method": "clip", "loss": {"name": "siglip"}},
             r"config\.temperature\.name: found dystress with config\.loss\.name siglip, which "
-            r"learns its scale and its bias; allowed: learned; or dystress with config\.loss\.name",
+            r"learns its scale and its bias; allowed: learned; or dystress with config\.loss\.name "
+            r"softmax, MODULE:OBJECT\.$",
         ),
         (
             {"temperature": {"name": "isogclr", "tau": 0.3}},

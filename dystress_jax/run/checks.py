@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 
 from ..data import SOURCES
 from ..errors import hint
+from ..evaluation import templates
 from ..methods import check_queue
+from ..temperatures import check_range, check_scales
 from .config import (
     ALIASES,
     BATCH_NORMED,
@@ -276,8 +278,7 @@ def _unfit(config: Config, field: Field, need: Need, fitting: Sequence[str]) -> 
     """The answer to two names that do not go together."""
     name = field.value(config)
     [other] = [other for other in fields() if other.name == need.field]
-    there = [*_fitting(config, other), *other.limits["among"], OWN]
-    among = [choice for choice in dict.fromkeys(there) if choice in need.among]
+    among = [choice for choice in [*_fitting(config, other), OWN] if choice in need.among]
     either = [", ".join(fitting), f"{name} with config.{need.field} {', '.join(among)}"]
     return ConfigError(
         f"config.{field.name}: found {name} with config.{need.field} {get(config, need.field)}"
@@ -296,12 +297,6 @@ def ignored(config: Config, field: Field, axis: str, allowed: str) -> ConfigErro
 
 def _check_relations(config: Config) -> None:
     """Every check that needs more than one field and is no matter of what applies."""
-    t = config.temperature
-    if t.tau_min > t.tau_max and not is_own(t.name):
-        raise ConfigError(
-            f"config.temperature.tau_min: found {t.tau_min} with config.temperature.tau_max "
-            f"{t.tau_max}; allowed: tau_min <= tau_max. Lower tau_min or raise tau_max."
-        )
     _check_data(config)
     _check_batch(config)
     _check_temperature(config)
@@ -352,17 +347,17 @@ def _check_batch(config: Config) -> None:
 
 
 def _check_temperature(config: Config) -> None:
-    """Numbers of a temperature that must lie between others."""
+    """Numbers of a temperature that must lie between others; one's own may have its own."""
     t = config.temperature
+    if is_own(t.name):
+        return
+    with as_fields("temperature"):
+        check_range(t.tau_min, t.tau_max)
+        check_scales(t.min_scale, t.max_scale)
     if t.name == "isogclr" and not t.tau_min <= t.tau <= t.tau_max:
         raise ConfigError(
             f"config.temperature.tau: found {t.tau}; allowed for isogclr: from tau_min "
             f"{t.tau_min} to tau_max {t.tau_max}."
-        )
-    if t.min_scale >= t.max_scale and not is_own(t.name):
-        raise ConfigError(
-            f"config.temperature.min_scale: found {t.min_scale} with config.temperature.max_scale "
-            f"{t.max_scale}; allowed: below it."
         )
     low, high = 1 / t.max_scale, 1 / t.min_scale
     if t.name == "learned" and not low / (1 + 1e-6) <= t.tau <= high * (1 + 1e-6):
@@ -374,15 +369,10 @@ def _check_temperature(config: Config) -> None:
 
 
 def _check_prompts(config: Config) -> None:
-    for field, name, none in (
-        ("data", config.data.prompts, [""]),
-        ("zero_shot", config.zero_shot.prompts, []),
-    ):
-        if name not in ("name", "photos", "drawings", *none) and name.count("{}") != 1:
-            raise ConfigError(
-                f"config.{field}.prompts: found {name!r}; allowed: name, photos, drawings, or a "
-                "text with one {} for the name of the class."
-            )
+    for group, prompts in (("data", config.data.prompts), ("zero_shot", config.zero_shot.prompts)):
+        if prompts or group == "zero_shot":  # the data may have captions of their own
+            with as_fields(group, name=f"{group}.prompts"):
+                templates(prompts)
 
 
 def _check_queue(config: Config) -> None:

@@ -39,7 +39,7 @@ def open_sources(config: Config, opener: data.Opener) -> Sources:
     splits.__name__ = d.source  # as the answer to what it returns calls it
     with as_fields("data"):
         sources = data.open_splits(splits, imbalance_ratio=d.imbalance_ratio, limit=d.limit)
-        if config.method == "clip" and d.prompts:
+        if d.prompts:
             templates = evaluation.templates(d.prompts)
             with as_fields("data", source="data.prompts", templates="data.prompts"):
                 sources = {

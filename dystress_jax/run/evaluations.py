@@ -173,7 +173,6 @@ EVALUATIONS: dict[str, Evaluate] = {
     "zero_shot": zero_shot,
     "representation": representation,
 }
-_OF_TEXTS = ("retrieval", "zero_shot")
 # What a run ends with, as far as it can be measured.
 CLOSING = ("knn", "baselines", "retrieval", "zero_shot")
 
@@ -322,9 +321,10 @@ def dual_encoder(experiment: Experiment, state: TrainState) -> evaluation.DualEn
 
 def _check_language(experiment: Experiment) -> None:
     if experiment.language is None:
+        without = [n for n, evaluate in EVALUATIONS.items() if SHARED not in arguments(evaluate)]
         raise CannotEvaluate(
             f"--evaluation: found a run with config.method {experiment.config.method}, which has "
-            f"no texts; allowed: {', '.join(n for n in EVALUATIONS if n not in _OF_TEXTS)}"
+            f"no texts; allowed: {', '.join(without)}"
         )
 
 
