@@ -21,6 +21,7 @@ from dystress_jax import losses, run, schemes, sharding, temperatures
 from dystress_jax.run import Own, cli
 from dystress_jax.run import _build as build
 from dystress_jax.run._own import choose
+from dystress_jax.run.config import put
 from dystress_jax.run.tables import make
 from dystress_jax.training import checkpoint
 from tests import own
@@ -430,9 +431,11 @@ def test_what_does_not_fit_is_refused_before_anything_compiles(images, command, 
 )
 def test_a_method_takes_the_settings_of_the_parts_that_it_asks_for(images, settings, method):
     given = {"data": {"source": "npz", "path": str(images)}, "batch_size": 16, "steps": 1}
-    for mine in (Own(), Own(method=method)):
-        made = run.build(run.from_config_dict({**given, **settings}), pathlib.Path("run"), own=mine)
+    named = run.from_config_dict({**given, **settings})
+    for config, mine in ((named, Own()), (put(named, "method", "simclr"), Own(method=method))):
+        made = run.build(config, pathlib.Path("run"), own=mine)
         assert made.method.width == 8
+        assert made.config.method.endswith(f":{method.__name__}")
 
 
 def test_options_must_fit_in_the_record_of_the_run():

@@ -19,7 +19,7 @@ from ..methods import Loss, Method, Views
 from ..schemes import Scheme
 from ..training import optim
 from . import language, networks
-from ._own import Chosen, Own, choose
+from ._own import Chosen, Own, choose, name_own
 from .checks import has_batchnorm, ignored
 from .config import Config, ConfigError, arguments, as_fields, fields
 from .data import describe, open_sources
@@ -45,6 +45,7 @@ def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experim
     Raises:
         ConfigError: the settings do not fit the data, the devices, or each other.
     """
+    config = name_own(config, own)
     mesh, chosen = sharding.make_mesh(), choose(config, own)
     _check_devices(config, mesh)
     sources, tokenizer = open_sources(config, chosen.source), None

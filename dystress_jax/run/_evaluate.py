@@ -56,7 +56,7 @@ def restore(
     """
     workdir = pathlib.Path(workdir)
     trained = read_config(workdir / "config.json")
-    return _restore(config or name_own(trained, own), workdir, which, own)
+    return _restore(config or trained, workdir, which, own)
 
 
 def _restore(

@@ -85,13 +85,10 @@ def choose(config: Config, own: Own = Own()) -> Chosen:  # noqa: B008
     Raises:
         ConfigError: the settings name nothing that there is.
     """
+    given = own.given()
 
     def of(axis: str, table: Mapping[str, Any]) -> Any:
-        return (
-            _builder(axis, own.given()[axis])
-            if axis in own.given()
-            else _named(config, axis, table)
-        )
+        return _builder(axis, given[axis]) if axis in given else _named(config, axis, table)
 
     builders = {name: entry.build for name, entry in METHODS.items()}
     entry = METHODS.get(config.method)
