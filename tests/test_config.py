@@ -9,8 +9,15 @@ from dystress_jax import augment, data, losses, models, run, sharding
 from dystress_jax.errors import ArgumentError
 from dystress_jax.run import Config, ConfigError, config, from_config_dict
 from dystress_jax.run import _build as build
-from dystress_jax.run.config import as_fields, fields
 from dystress_jax.run.evaluations import CLOSING, EVALUATIONS
+from dystress_jax.run.fields import (
+    as_fields,
+    differences,
+    fields,
+    get,
+    groups,
+    may_change_on_resume,
+)
 from dystress_jax.run.methods import LOSSES, METHODS, TOPOLOGIES
 from dystress_jax.run.overrides import check_overrides, take_options
 from dystress_jax.run.tables import find
@@ -264,7 +271,7 @@ def test_a_setting_that_the_run_would_ignore_is_refused(name, value, ignores, us
     with pytest.raises(ConfigError, match=message):
         from_config_dict(with_setting(ignores, name, value))
     found = from_config_dict(with_setting(uses, name, value))
-    assert config.get(found, name) == value
+    assert get(found, name) == value
 
 
 def test_every_field_that_does_not_apply_always_is_tried_above():
@@ -401,7 +408,7 @@ def test_every_argument_of_a_builder_is_a_setting_or_known_to_the_run():
         "loss": {"view_a", "view_b", "labels", "images", "texts", "temperature"},
     }
     tried = set()
-    for group in config.groups():
+    for group in groups():
         inside = [f for f in fields() if f.name.startswith(f"{group}.")]
         names = {f.last for f in inside}
         for name, builder in inside[0].table.items():
@@ -458,7 +465,7 @@ def test_options_are_taken_out_of_the_command_line_as_numbers_texts_and_tuples()
 def test_differences_see_through_groups_tuples_and_missing_fields():
     old = {"seed": 0, "augment": {"mean": [0.5]}, "gone": 1}
     new = {"seed": 1, "augment": {"mean": (0.5,)}, "new": 2}
-    assert config.differences(old, new) == {
+    assert differences(old, new) == {
         "seed": (0, 1),
         "gone": (1, "(not there)"),
         "new": ("(not there)", 2),
@@ -466,7 +473,7 @@ def test_differences_see_through_groups_tuples_and_missing_fields():
 
 
 def test_a_resumed_run_may_change_its_length_but_not_its_model():
-    allowed = {field.name for field in fields() if config.may_change_on_resume(field.name)}
+    allowed = {field.name for field in fields() if may_change_on_resume(field.name)}
     assert allowed == {
         *("epochs", "steps", "log_every", "checkpoint_every", "checkpoint_keep", "knn_every"),
         *(

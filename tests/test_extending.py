@@ -21,7 +21,7 @@ from dystress_jax import losses, run, schemes, sharding, temperatures
 from dystress_jax.run import Own, cli
 from dystress_jax.run import _build as build
 from dystress_jax.run._own import choose
-from dystress_jax.run.config import put
+from dystress_jax.run.fields import put
 from dystress_jax.run.tables import make
 from dystress_jax.training import checkpoint
 from tests import own

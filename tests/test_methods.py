@@ -11,8 +11,8 @@ from dystress_jax.data.tokenizer import train_tokenizer
 from dystress_jax.run import _build as build
 from dystress_jax.run import networks
 from dystress_jax.run._own import choose
-from dystress_jax.run.config import fields
 from dystress_jax.run.data import open_sources
+from dystress_jax.run.fields import fields
 from dystress_jax.run.methods import METHODS, AskedParts
 from dystress_jax.run.temperature import TEMPERATURES
 from tests import steps

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from dystress_jax.run.config import Field, fields
+from dystress_jax.run.fields import Field, fields
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- settings: python tools/settings_table.py -->\n", "<!-- end of the settings -->"

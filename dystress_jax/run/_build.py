@@ -21,9 +21,10 @@ from ..training import optim
 from . import language, networks
 from ._own import Chosen, Own, choose, name_own
 from .checks import has_batchnorm, ignored
-from .config import Config, ConfigError, arguments, as_fields, fields
+from .config import Config, ConfigError, arguments
 from .data import describe, open_sources
 from .experiment import Embed, Encode, Experiment, Schedule
+from .fields import as_fields, fields
 from .inputs import Inputs, make_inputs
 from .language import Language
 from .methods import METHODS, TOPOLOGIES, WITH_BIAS, AskedParts, Parts

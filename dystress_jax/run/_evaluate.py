@@ -10,10 +10,11 @@ from ..training import TrainState, checkpoint
 from ._build import build
 from ._own import Own, check_given_again, name_of, name_own
 from .checks import from_config_dict
-from .config import Config, ConfigError, differences, may_change_on_resume, put
+from .config import Config, ConfigError
 from .data import check_same, reporting_unreadable_images
 from .evaluations import EVALUATIONS, Evaluate, check_options, measure
 from .experiment import Experiment
+from .fields import differences, may_change_on_resume, put
 from .tables import find
 
 

@@ -13,7 +13,8 @@ from ..models import ENCODERS, Network
 from ..schemes import Scheme
 from ..temperatures import TemperatureLike
 from .checks import from_config_dict, ignored
-from .config import Config, ConfigError, fields, get, put
+from .config import Config, ConfigError
+from .fields import fields, get, put
 from .methods import ALL_LOSSES, METHODS
 from .tables import IN_PYTHON, find, is_ignored
 from .temperature import TEMPERATURES

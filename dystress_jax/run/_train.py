@@ -22,10 +22,11 @@ from . import evaluations, language, show, summary
 from ._build import build
 from ._evaluate import read_config
 from ._own import Own, check_given_again, name_own
-from .config import Config, ConfigError, differences, may_change_on_resume
+from .config import Config, ConfigError
 from .data import check_same, reporting_unreadable_images, with_absolute_paths
 from .evaluations import CannotEvaluate, Evaluate
 from .experiment import Experiment
+from .fields import differences, may_change_on_resume
 from .tables import find
 
 

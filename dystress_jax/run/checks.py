@@ -20,15 +20,10 @@ from .config import (
     RENAMED_VALUES,
     Config,
     ConfigError,
-    Field,
     Need,
     arguments,
-    as_fields,
-    fields,
-    get,
-    groups,
-    put,
 )
+from .fields import Field, as_fields, fields, get, groups, put
 from .methods import METHODS
 from .tables import IN_PYTHON, find, holder_of, is_ignored, is_own, needed
 

@@ -13,7 +13,8 @@ import numpy as np
 from .. import data, evaluation
 from ..data.tokenizer import Tokenizer
 from ..training import checkpoint
-from .config import Config, ConfigError, arguments, as_fields
+from .config import Config, ConfigError, arguments
+from .fields import as_fields
 from .methods import ALL_LOSSES
 from .tables import is_own, make
 

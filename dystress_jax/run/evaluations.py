@@ -17,8 +17,9 @@ import tqdm
 from .. import data, evaluation
 from ..evaluation import EmbeddedImages, Result, features
 from ..training import TrainState
-from .config import Config, ConfigError, arguments, as_fields
+from .config import Config, ConfigError, arguments
 from .experiment import EncodeImages, Experiment
+from .fields import as_fields
 
 Evaluate = Callable[..., Result]  # (experiment, state, *, embedded, options of one's own)
 Embedded = Callable[[str], EmbeddedImages]  # of a split

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from .. import models
 from ..models import IMAGE_TOWERS, Network
-from .config import Config, ConfigError, arguments, as_fields
+from .config import Config, ConfigError, arguments
+from .fields import as_fields
 from .tables import is_own, make
 
 SIZE_FIELD = "augment.size"  # what the networks call image_size

@@ -17,7 +17,8 @@ from ..errors import UserError
 from ..methods import Loss, Method
 from ..schemes import Scheme
 from ..training import new_state, prepared, whole_gradient
-from .config import Config, ConfigError, get
+from .config import Config, ConfigError
+from .fields import get
 from .tables import is_own
 
 _CALLED = ("method", "temperature.name", "loss.name")  # by the step
