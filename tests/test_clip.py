@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dystress_jax import augment, data, metrics, models, run, sharding
+from dystress_jax import augment, data, evaluation, metrics, models, run, sharding
 from dystress_jax.data.tokenizer import train_tokenizer
+from dystress_jax.evaluation import Result
 from dystress_jax.methods.clip import _permute_subset
 from dystress_jax.run import evaluations, networks
 from dystress_jax.run._own import choose
@@ -554,6 +555,29 @@ def test_the_scale_and_the_bias_of_siglip_are_learned():
     slopes = [(oracle(first + s) - oracle(first - s)) / 2e-5 for s in steps]
     assert min(map(abs, slopes)) > 1e-2
     np.testing.assert_allclose(scheme[0], first - rate * np.array(slopes), rtol=1e-5)
+
+
+def test_evaluations_that_are_measured_together_embed_the_images_once(monkeypatch):
+    asked = []
+
+    def counting(encoder, source, *, mesh):
+        asked.append(source)
+        return evaluation.EmbeddedImages(encoder, source, jnp.zeros((STORED, 8)))
+
+    monkeypatch.setattr(evaluation, "embed_images", counting)
+    experiment = make(settings()).experiment({"test": SOURCE, "holdout": SOURCE})
+    state = jax.eval_shape(experiment.init_state)
+    embedded = evaluations.embedded_by(experiment, state)
+
+    def mine(experiment, state, *, embedded, split="test"):
+        return Result((), {"images": len(embedded(split).embeddings)})
+
+    for _ in range(2):
+        found = evaluations.measure(mine, experiment, state, name="mine", embedded=embedded)
+        assert found.protocol == {"images": STORED}
+    assert asked == [SOURCE]
+    evaluations.measure(mine, experiment, state, name="mine")  # by itself
+    assert len(asked) == 2
 
 
 def task(fields, **sources):

@@ -483,6 +483,7 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
             "data.captions",
             "data.threads",
             "text.vocabulary",
+            "text.vocab_size",
         ),
         *("loss.strategy", "loss.tile_size", "knn.k", "knn.temperature", "knn.bank"),
         *("probe.features", "probe.solver", "probe.epochs", "probe.learning_rates", "probe.l2"),

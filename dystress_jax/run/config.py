@@ -308,6 +308,7 @@ class Text:
         "tokens of a vocabulary that is made, at most",
         at_least=8,
         only_for={"text.vocabulary": [""]},
+        may_change=True,  # a run keeps its vocabulary
     )
 
 
