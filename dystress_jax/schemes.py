@@ -151,6 +151,10 @@ def as_scheme(scheme: Scheme | TemperatureLike) -> Scheme:
     Returns:
         The scheme.
 
+    Raises:
+        ArgumentError: as `temperatures.as_temperature`.
+        TypeError: as `temperatures.as_temperature`.
+
     Example:
         >>> as_scheme(0.1).resolve((), None)
         Constant(tau=0.1)
@@ -169,13 +173,18 @@ def fixed(temperature: TemperatureLike) -> Scheme:
     Returns:
         The scheme; its state is empty.
 
+    Raises:
+        ArgumentError: as `temperatures.as_temperature`.
+        TypeError: as `temperatures.as_temperature`.
+
     Example:
         >>> fixed(0.1).resolve((), None)
         Constant(tau=0.1)
     """
+    made = as_temperature(temperature)
     return Scheme(
         init=lambda: (),
-        resolve=lambda state, inputs: as_temperature(temperature),
+        resolve=lambda state, inputs: made,
         update=lambda state, inputs, gradient: state,
     )
 

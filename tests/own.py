@@ -61,6 +61,32 @@ def half_shared(view_a, view_b, *, temperature, strategy="auto"):
     return losses.nt_xent(view_a, view_b, temperature=temperature, strategy=strategy)
 
 
+def of_the_batch(view_a, view_b, *, temperature):
+    """Not one value an anchor."""
+    return jnp.mean(losses.nt_xent(view_a, view_b, temperature=temperature))
+
+
+def of_some(view_a, view_b, *, temperature):
+    return losses.nt_xent(view_a, view_b, temperature=temperature)[:-1]
+
+
+def counted(view_a, view_b, *, temperature):
+    return jnp.arange(len(view_a))
+
+
+def on_the_host(view_a, view_b, *, temperature):
+    return np.asarray(view_a).sum(axis=1)
+
+
+def of_queries(queries, keys, queue, *, temperature):
+    return losses.moco(queries, keys, queue, temperature=temperature)
+
+
+def forgetful(facts):
+    """A scheme whose update fails."""
+    return schemes.Scheme(lambda: 0.0, lambda state, inputs: 0.1, lambda state, inputs: state)
+
+
 class Flat(nnx.Module):
     """One linear layer."""
 
@@ -114,6 +140,43 @@ def pulling(parts):
         return jnp.mean((a - b) ** 2, axis=1), methods.Outcome(memory, {})
 
     return method._replace(contrast=contrast, scheme_inputs=None)
+
+
+def alone(parts):
+    """A method that asks for an encoder and for views, and has all else from elsewhere."""
+    encoder = parts.encoder()
+    head = models.projector("moco_v2", in_features=encoder.out_features, out=8)
+    return methods.simclr(encoder, head, views=parts.views)
+
+
+def predicting(parts):
+    """One that asks for a head too, but not for the projector."""
+    parts.head("dystress_cifar", 8, hidden=8)
+    return alone(parts)
+
+
+def changing(parts):
+    """One that changes a part."""
+    return simple(parts._replace(has_batchnorm=False))
+
+
+def simple(parts):
+    encoder = parts.encoder()
+    projector = parts.projector("simclr", encoder.out_features)
+    return methods.simclr(
+        encoder, projector, views=parts.views, loss=parts.loss(losses.nt_xent), spread=parts.spread
+    )
+
+
+def averaging(parts):
+    """One that takes the mean itself."""
+    method = simple(parts)
+
+    def contrast(*arguments):
+        values, outcome = method.contrast(*arguments)
+        return jnp.mean(values), outcome
+
+    return method._replace(contrast=contrast)
 
 
 def reading(parts):

@@ -10,7 +10,9 @@ from dystress_jax import sharding
 from dystress_jax.methods import Method
 from dystress_jax.run import Config, Experiment
 from dystress_jax.run import _build as build
+from dystress_jax.run._own import choose
 from dystress_jax.run.experiment import Schedule
+from dystress_jax.run.inputs import make_inputs
 from dystress_jax.run.language import Language
 from dystress_jax.run.methods import Parts
 from dystress_jax.schemes import Scheme
@@ -63,6 +65,10 @@ class Made(NamedTuple):
         )
         return on_host(state), logged
 
+    def embed(self, params, stats, images):
+        """Features and embeddings of images that are float already."""
+        return self.method.encode(params, stats, images), self.method.project(params, stats, images)
+
     def experiment(self, sources):
         """The run, with these splits."""
         return Experiment(
@@ -75,7 +81,7 @@ class Made(NamedTuple):
             optimizer=self.optimizer,
             encode=self.method.encode,
             encode_view=self.method.encode,
-            project=self.method.project,
+            embed=self.embed,
             embed_views=build.make_embed_views(self.method, self.parts.views),
             language=self.language,
             trained_on="",
@@ -85,10 +91,11 @@ class Made(NamedTuple):
 def make(config, source, *, devices=1, tokenizer=None):
     """What the settings make of a source, as the trainer makes it."""
     mesh = sharding.make_mesh(jax.devices()[:devices])
-    schedule = build.make_schedule(config, source)
-    parts = build.make_parts(config, source, mesh, schedule, tokenizer)
-    method = build.make_method(config, parts)
-    scheme = build.make_scheme(config, method, source, schedule)
+    schedule, chosen = build.make_schedule(config, source), choose(config)
+    inputs = make_inputs(config, source)
+    parts = build.make_parts(config, chosen, inputs, mesh, schedule, tokenizer)
+    method = build.make_method(config, chosen, parts)
+    scheme = build.make_scheme(config, chosen, method, source, schedule)
     optimizer = build.make_optimizer(config, schedule)
-    language = tokenizer and build.make_language(parts, tokenizer, method.project)
-    return Made(config, mesh, parts, method, scheme, optimizer, schedule, language)
+    made = Made(config, mesh, parts, method, scheme, optimizer, schedule, None)
+    return made._replace(language=tokenizer and build.make_language(parts, tokenizer, made.embed))

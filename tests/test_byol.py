@@ -147,9 +147,9 @@ SOURCE = data.Source(
 )
 
 
-def pixels(config, **known):
+def pixels(config, builder, **known):
     """An encoder that compiles at once."""
-    del config, known
+    del config, builder, known
     flat = lambda params, stats, images, *, train: (images.reshape(len(images), -1), stats)
     return models.Network(lambda key: ({}, {}), flat, IMAGES[0].size)
 

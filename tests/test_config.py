@@ -9,8 +9,15 @@ from dystress_jax import augment, data, losses, models, run, sharding
 from dystress_jax.errors import ArgumentError
 from dystress_jax.run import Config, ConfigError, config, from_config_dict
 from dystress_jax.run import _build as build
-from dystress_jax.run.config import as_fields, fields
 from dystress_jax.run.evaluations import CLOSING, EVALUATIONS
+from dystress_jax.run.fields import (
+    as_fields,
+    differences,
+    fields,
+    get,
+    groups,
+    may_change_on_resume,
+)
 from dystress_jax.run.methods import LOSSES, METHODS, TOPOLOGIES
 from dystress_jax.run.overrides import check_overrides, take_options
 from dystress_jax.run.tables import find
@@ -66,9 +73,8 @@ def test_a_whole_number_is_a_good_real_number():
         ),
         (
             {"temperature": {"tau_min": 0.3}},
-            r"config\.temperature\.tau_min: found 0\.3 with config\.temperature\.tau_max 0\.2",
+            r"temperature\.tau_min: found 0\.3; allowed: <= config\.temperature\.tau_max = 0\.2\.$",
         ),
-        ({"data": {"source": "tfds"}}, r"config\.data\.name: found '' with .*tfds"),
         ({"data": {"source": "folder"}}, r"config\.data\.path: found '' .*directory or the file"),
         (
             {"data": {"source": "npz"}},
@@ -106,12 +112,9 @@ def test_a_whole_number_is_a_good_real_number():
             r"config\.moco\.bn_groups: found 256 .*at least 2 images in each",
         ),
         (
-            {"method": "moco_v2", "model": {"name": "vit_tiny"}},
-            r"config\.moco\.bn_groups: found 8 with .* vit_tiny; allowed: 1, .*no BatchNorm",
-        ),
-        (
             {"method": "moco_v2", "loss": {"strategy": "ring"}},
-            r"config\.loss\.strategy: found ring with config\.method moco_v2; allowed: auto, dense",
+            r"config\.loss\.strategy: found ring with config\.method moco_v2, whose queue .*; "
+            r"allowed: auto, dense, tiled; or ring with config\.method simclr, moco_v3, ",
         ),
         (
             {"model": {"heads": 3}},
@@ -132,11 +135,13 @@ def test_a_whole_number_is_a_good_real_number():
         ),
         (
             {"method": "moco_v3", "loss": {"name": "supcon"}},
-            r"config\.loss\.name: found supcon with config\.method moco_v3; .* with simclr",
+            r"config\.loss\.name: found supcon with config\.method moco_v3; allowed: softmax; or "
+            r"supcon with config\.method simclr, MODULE:OBJECT\.$",
         ),
         (
             {"loss": {"name": "dcl"}, "temperature": {"name": "macl"}},
-            r"config\.temperature\.name: found macl .* probability of the positive, which dcl does",
+            r"config\.temperature\.name: found macl with config\.loss\.name dcl, which has no "
+            r"probability of the positive to weigh by; .*; or macl with config\.loss\.name softm",
         ),
         (
             {"method": "clip", "temperature": {"name": "isogclr"}},
@@ -151,7 +156,9 @@ def test_a_whole_number_is_a_good_real_number():
         ),
         (
             {"method": "clip", "loss": {"name": "siglip"}},
-            r"config\.temperature\.name: found dystress .*siglip learns its scale and its bias",
+            r"config\.temperature\.name: found dystress with config\.loss\.name siglip, which "
+            r"learns its scale and its bias; allowed: learned; or dystress with config\.loss\.name "
+            r"softmax, MODULE:OBJECT\.$",
         ),
         (
             {"temperature": {"name": "isogclr", "tau": 0.3}},
@@ -174,7 +181,23 @@ def test_a_whole_number_is_a_good_real_number():
             r"config\.data\.prompts: found 'a photo'; allowed: name, photos, drawings",
         ),
         ({"method": "moco_v4"}, r"config\.method: found 'moco_v4'; .* Did you mean moco_v[23]\?"),
-        ({"probe": {"solver": "lbfgs"}}, r"config\.probe\.solver: .*probe\.features=cached"),
+        (
+            {"probe": {"solver": "lbfgs"}},
+            r"config\.probe\.solver: found lbfgs .* differ in every pass; allowed: sgd; or lbfgs "
+            r"with config\.probe\.features cached\.$",
+        ),
+        (
+            {"method": "clip", "topology": {"name": "euclidean"}},
+            r"config\.temperature\.name: found dystress .* no cosine; allowed: .*learned.*; or "
+            r"dystress with config\.topology\.name sphere, oblique, geodesic, oblique_geodesic\.$",
+        ),
+        (
+            {
+                **{"method": "clip", "topology": {"name": "geodesic"}},
+                "temperature": {"name": "temperature_free"},
+            },
+            r"found temperature_free .* no cosine; .*config\.topology\.name sphere, oblique\.$",
+        ),
     ],
 )
 def test_a_bad_setting_is_refused_by_its_full_name(settings, message):
@@ -184,6 +207,7 @@ def test_a_bad_setting_is_refused_by_its_full_name(settings, message):
 
 # A setting, and what it applies to: the settings that would ignore it, and those that do not.
 CLIP, VIT, FOLDER = {"method": "clip"}, {"model": {"name": "vit_tiny"}}, {"source": "folder"}
+OBLIQUE = {**CLIP, "topology": {"name": "oblique"}}
 LBFGS = {"probe": {"solver": "lbfgs", "features": "cached"}}
 IGNORED = [
     ("data.prompts", "photos", {}, CLIP),
@@ -194,9 +218,19 @@ IGNORED = [
     ("data.on_error", "skip", {}, {"data": {**FOLDER, "path": "images"}}),
     ("topology.dims", 8, {}, CLIP),
     ("text.context", 8, {}, CLIP),
+    ("text.vocab_size", 99, {**CLIP, "text": {"vocabulary": "vocab.txt"}}, CLIP),
+    (
+        "topology.mode",
+        "reshape",
+        OBLIQUE,
+        {**CLIP, "topology": {"name": "oblique", "tokens": 2}},
+    ),
     ("zero_shot.prompts", "name", {}, CLIP),
     ("projector.out", 64, CLIP, {}),
+    ("projector.out", 64, {"projector": {"name": "none"}}, {"projector": {"name": "simclr"}}),
+    ("projector.hidden", 64, {"projector": {"name": "none"}}, {"method": "moco_v3"}),
     ("projector.name", "simclr3", CLIP, {}),
+    ("checkpoint_keep", 3, {"checkpoint_every": 0}, {}),
     ("model.stem", "cifar", VIT, {"model": {"name": "resnet18"}}),
     ("model.patch", 8, {}, VIT),
     ("model.heads", 2, {**CLIP, **VIT}, VIT),
@@ -212,9 +246,11 @@ IGNORED = [
     ),
     ("moco.momentum", 0.5, {}, {"method": "moco_v3"}),
     ("moco.queue_size", 512, {"method": "moco_v3"}, {"method": "moco_v2"}),
+    ("moco.bn_groups", 1, {**VIT, "method": "moco_v2"}, {"method": "moco_v2"}),
     ("moco.scale_by_tau", False, {"method": "moco_v2"}, {"method": "moco_v3"}),
     ("optimizer.momentum", 0.5, {"optimizer": {"name": "adamw"}}, {"optimizer": {"name": "lars"}}),
     ("optimizer.decay_vectors", False, {"optimizer": {"name": "lars"}}, {}),
+    ("optimizer.decay_vectors", False, {"optimizer": {"weight_decay": 0}}, {}),
     ("loss.tile_size", 64, {"loss": {"strategy": "dense"}}, {"loss": {"strategy": "tiled"}}),
     ("probe.l2", (0.1,), {}, LBFGS),
     ("probe.epochs", 3, LBFGS, {}),
@@ -223,7 +259,10 @@ IGNORED = [
 
 def with_setting(settings, name, value):
     group, _, last = name.rpartition(".")
-    return {**settings, group: {**settings.get(group, {}), last: value}}
+    return {
+        **settings,
+        **({group: {**settings.get(group, {}), last: value}} if group else {last: value}),
+    }
 
 
 @pytest.mark.parametrize(("name", "value", "ignores", "uses"), IGNORED)
@@ -232,15 +271,15 @@ def test_a_setting_that_the_run_would_ignore_is_refused(name, value, ignores, us
     with pytest.raises(ConfigError, match=message):
         from_config_dict(with_setting(ignores, name, value))
     found = from_config_dict(with_setting(uses, name, value))
-    assert config.get(found, name) == value
+    assert get(found, name) == value
 
 
 def test_every_field_that_does_not_apply_always_is_tried_above():
     conditional = {f.name for f in fields() if f.only_for and f.name != "loss.name"}
     alike = {  # in the same group, under the same kind of condition as one that is tried
-        *("text.name", "text.pooling", "text.vocabulary", "text.vocab_size"),
-        *("topology.name", "topology.tokens", "topology.mode", "topology.match_range"),
-        *("zero_shot.classes", "zero_shot.class_names", "projector.hidden", "moco.bn_groups"),
+        *("text.name", "text.pooling", "text.vocabulary"),
+        *("topology.name", "topology.tokens", "topology.match_range"),
+        *("zero_shot.classes", "zero_shot.class_names"),
         *("probe.learning_rates", "probe.batch_size", "model.freeze_patches"),
         *(f"temperature.{n}" for n in ("name", "tau_min", "width", "stop_gradient", "half_period")),
         *(f"temperature.{n}" for n in ("min_scale", "max_scale", "alpha", "threshold", "options")),
@@ -259,6 +298,29 @@ def test_a_flag_puts_back_what_the_file_has_set_for_another_name():
     for overridden in (["temperature.name", "temperature.tau"], ["seed"]):
         with pytest.raises(ConfigError, match=r"config\.temperature\.tau: found 0\.5 with"):
             from_config_dict(settings, overridden=overridden)
+
+
+def test_a_flag_puts_a_name_back_where_the_new_one_leaves_no_other():
+    """And where it leaves several, says which."""
+    file = {"loss": {"name": "dcl", "strategy": "dense"}, "projector": {"out": 64}}
+    moco = {**file, "method": "moco_v2"}
+    found = from_config_dict(moco, overridden=["method"])
+    assert (found.loss.name, found.loss.strategy) == ("softmax", "dense")
+    for overridden in ((), ["method", "loss.name"]):  # nobody has changed it; it was asked for
+        with pytest.raises(ConfigError, match=r"loss\.name: found dcl with config\.method moco_v2"):
+            from_config_dict(moco, overridden=overridden)
+    # What belongs to the name that is put back goes with it.
+    siglip = {"loss": {"name": "siglip"}, "temperature": {"name": "learned", "bias": -5.0}}
+    found = from_config_dict({**siglip, "method": "moco_v2"}, overridden=["method"])
+    assert (found.loss.name, found.temperature.bias) == ("softmax", -10.0)
+    with pytest.raises(
+        ConfigError, match=r"siglip with config\.method simclr; allowed: softmax, dcl"
+    ):
+        from_config_dict({**siglip, "method": "simclr"}, overridden=["method"])
+    # Nobody wants to train with dystress who has asked for MACL.
+    weighed = {"loss": {"name": "dcl"}, "temperature": {"name": "macl"}}
+    with pytest.raises(ConfigError, match=r"temperature\.name: found macl with config\.loss\.name"):
+        from_config_dict(weighed, overridden=["loss.name"])
 
 
 def test_settings_with_other_names_are_made_in_python_as_by_the_command_line():
@@ -340,12 +402,13 @@ def test_every_argument_of_a_builder_is_a_setting_or_known_to_the_run():
         "model": {"bn_groups", "channels", "dtype"},
         "temperature": {"facts"},
         "moco": {"parts"},
+        "projector": {"in_features"},
         "optimizer": {"schedule"},
         "topology": set(),
         "loss": {"view_a", "view_b", "labels", "images", "texts", "temperature"},
     }
     tried = set()
-    for group in config.groups():
+    for group in groups():
         inside = [f for f in fields() if f.name.startswith(f"{group}.")]
         names = {f.last for f in inside}
         for name, builder in inside[0].table.items():
@@ -402,7 +465,7 @@ def test_options_are_taken_out_of_the_command_line_as_numbers_texts_and_tuples()
 def test_differences_see_through_groups_tuples_and_missing_fields():
     old = {"seed": 0, "augment": {"mean": [0.5]}, "gone": 1}
     new = {"seed": 1, "augment": {"mean": (0.5,)}, "new": 2}
-    assert config.differences(old, new) == {
+    assert differences(old, new) == {
         "seed": (0, 1),
         "gone": (1, "(not there)"),
         "new": ("(not there)", 2),
@@ -410,7 +473,7 @@ def test_differences_see_through_groups_tuples_and_missing_fields():
 
 
 def test_a_resumed_run_may_change_its_length_but_not_its_model():
-    allowed = {field.name for field in fields() if config.may_change_on_resume(field.name)}
+    allowed = {field.name for field in fields() if may_change_on_resume(field.name)}
     assert allowed == {
         *("epochs", "steps", "log_every", "checkpoint_every", "checkpoint_keep", "knn_every"),
         *(
@@ -420,6 +483,7 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
             "data.captions",
             "data.threads",
             "text.vocabulary",
+            "text.vocab_size",
         ),
         *("loss.strategy", "loss.tile_size", "knn.k", "knn.temperature", "knn.bank"),
         *("probe.features", "probe.solver", "probe.epochs", "probe.learning_rates", "probe.l2"),

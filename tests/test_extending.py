@@ -20,6 +20,8 @@ from absl import flags
 from dystress_jax import losses, run, schemes, sharding, temperatures
 from dystress_jax.run import Own, cli
 from dystress_jax.run import _build as build
+from dystress_jax.run._own import choose
+from dystress_jax.run.fields import put
 from dystress_jax.run.tables import make
 from dystress_jax.training import checkpoint
 from tests import own
@@ -202,7 +204,7 @@ def test_a_loss_with_strategies_is_computed_by_all_devices(strategy):
     config = run.from_config_dict({"loss": {"name": "tests.own:shared", "strategy": strategy}})
     mesh = jax.make_mesh((8,), (sharding.AXIS,), (jax.sharding.AxisType.Auto,))
     views = jax.random.normal(jax.random.key(0), (2, 16, 4))
-    loss = build.spread(config, mesh, build.make_loss(config))
+    loss = build.spread(config, mesh, build.make_loss(config, choose(config).loss))
     lowered = jax.jit(lambda a, b: loss(a, b, temperature=0.2)).lower(*views)
     assert ("manual" in lowered.as_text()) == (strategy != "tiled")
     expected = losses.nt_xent(*views, temperature=0.2)
@@ -360,6 +362,46 @@ def test_a_method_may_have_no_temperature(images):
             "config.temperature.tau_max: found 0.5 with config.method tests.own:pulling, which "
             "would ignore it; allowed: with a method that has a temperature.",
         ),
+        (
+            "method=tests.own:alone",
+            "config.projector.out: found 8 with config.method tests.own:alone, which would ignore "
+            "it; allowed: with a method that asks for parts.projector. Delete it, or change",
+        ),
+        (
+            "method=tests.own:alone projector.out=128 projector.hidden=4",
+            "config.projector.hidden: found 4 with config.method tests.own:alone, which would "
+            "ignore it; allowed: with a method that asks for parts.projector or parts.head.",
+        ),
+        (
+            "method=tests.own:alone projector.out=128 loss.name=dcl",
+            "config.loss.name: found 'dcl' with config.method tests.own:alone, which would ignore",
+        ),
+        (
+            "method=tests.own:alone projector.out=128 loss.strategy=tiled",
+            "config.loss.strategy: found 'tiled' with config.method tests.own:alone, which would",
+        ),
+        ("method=tests.own:averaging", "config.method: tests.own:averaging gives [] of float32"),
+        (
+            "loss.name=tests.own:of_the_batch",
+            "config.loss.name: tests.own:of_the_batch gives [] of float32; allowed: one real "
+            "number for each anchor, [16] or [32] here.",
+        ),
+        ("loss.name=tests.own:of_some", "config.loss.name: tests.own:of_some gives [31] of float"),
+        ("loss.name=tests.own:counted", "config.loss.name: tests.own:counted gives [16] of int32"),
+        (
+            "loss.name=tests.own:on_the_host",
+            "config.loss.name: tests.own:on_the_host fails with TracerArrayConversionError (",
+        ),
+        (
+            "loss.name=tests.own:of_queries",
+            "config.loss.name: tests.own:of_queries fails with TypeError (of_queries() missing 1 "
+            "required positional argument: 'queue'); allowed: what JAX can trace and "
+            "differentiate, called with view_a, view_b, temperature.",
+        ),
+        (
+            "temperature.name=tests.own:forgetful",
+            "config.temperature.name: tests.own:forgetful fails with TypeError (",
+        ),
         ("evaluation=tests.own:speed", "config.evaluation: found 'tests.own:speed', but there is"),
     ],
 )
@@ -370,6 +412,30 @@ def test_what_does_not_fit_is_refused_before_anything_compiles(images, command, 
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not pathlib.Path("run", "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "method"),
+    [
+        ({"method": "tests.own:alone"}, own.alone),
+        ({"method": "tests.own:predicting", "projector": {"hidden": 4}}, own.predicting),
+        (
+            {
+                "method": "tests.own:changing",
+                "projector": {"out": 8},
+                "loss": {"name": "dcl", "strategy": "tiled"},
+            },
+            own.changing,
+        ),
+    ],
+)
+def test_a_method_takes_the_settings_of_the_parts_that_it_asks_for(images, settings, method):
+    given = {"data": {"source": "npz", "path": str(images)}, "batch_size": 16, "steps": 1}
+    named = run.from_config_dict({**given, **settings})
+    for config, mine in ((named, Own()), (put(named, "method", "simclr"), Own(method=method))):
+        made = run.build(config, pathlib.Path("run"), own=mine)
+        assert made.method.width == 8
+        assert made.config.method.endswith(f":{method.__name__}")
 
 
 def test_options_must_fit_in_the_record_of_the_run():
@@ -518,7 +584,11 @@ class TestFromPython:
     @pytest.mark.parametrize(
         ("mine", "settings", "message"),
         [
-            (Own(temperature="warm"), {}, r"temperature\.name: python:'warm' gives a str; allowed"),
+            (
+                Own(temperature="warm"),
+                {},
+                r"temperature\.name: python:'warm' gives a str; allowed",
+            ),
             (
                 Own(temperature=-1.0),
                 {},

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from dystress_jax import data, methods, run, schemes
-from dystress_jax.run.config import fields
+from dystress_jax.run.fields import fields
 from dystress_jax.training import abstract_state, make_train_step
 from tests import steps
 

@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 
 from dystress_jax import data, models, run
+from dystress_jax.data.tokenizer import train_tokenizer
+from dystress_jax.run import _build as build
 from dystress_jax.run import networks
+from dystress_jax.run._own import choose
 from dystress_jax.run.data import open_sources
+from dystress_jax.run.fields import fields
+from dystress_jax.run.methods import METHODS, AskedParts
 from dystress_jax.run.temperature import TEMPERATURES
 from tests import steps
 
@@ -43,9 +48,9 @@ def take(c, devices, count=3):
     return steps.make(c, SOURCE, devices=devices).take(batches, devices=devices)
 
 
-def pixels(config, **known):
+def pixels(config, builder, **known):
     """An encoder that compiles at once."""
-    del config, known
+    del config, builder, known
     flat = lambda params, stats, images, *, train: (images.reshape(len(images), -1), stats)
     return models.Network(lambda key: ({}, {}), flat, IMAGES[0].size)
 
@@ -129,11 +134,41 @@ def test_schemes_are_the_same_on_one_device_and_eight(method, name, monkeypatch)
     jax.tree.map(compare, one.scheme, eight.scheme)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_asks_for_the_parts_whose_settings_apply_to_it(method):
+    moco = MOCO.get(method, {})
+    c = run.from_config_dict({"method": method, "batch_size": 16, "epochs": 1, "moco": moco})
+    tokenizer = train_tokenizer(["a b"], vocab_size=9, context=4) if method == "clip" else None
+    parts = AskedParts(*steps.make(c, SOURCE, tokenizer=tokenizer).parts)
+    build.make_method(c, choose(c), parts)
+    for field in fields():
+        applies = method in field.only_for.get("method", [method])
+        asked = bool(parts.asked() & set(field.parts))
+        if field.name.startswith(("projector.", "loss.")):
+            assert applies == asked, field.name
+        elif field.parts:
+            assert asked, field.name
+
+
+def test_moco_v2_splits_no_batchnorm_where_the_encoder_has_none():
+    """Nor that of its head, whose groups nobody could set."""
+    model = {"name": "vit_micro", "patch": 4}
+    head = {"name": "simclr", "out": 8}
+    c = settings(method="moco_v2", model=model, projector=head, moco={"queue_size": 32})
+    method = steps.make(c, SOURCE).method
+    state = jax.eval_shape(method.init, jax.random.key(0))
+    batch = {**SOURCE.gather(np.arange(6)), "row": np.arange(6)}  # 8 groups would not divide it
+    batch |= {"key_image": batch["image"], "key_row": batch["row"]}
+    embedded, _ = jax.eval_shape(method.embed, *state, batch, jax.random.key(1))
+    assert embedded.points["queries"].shape == (6, 8)
+
+
 def test_the_supervised_loss_needs_labels(monkeypatch):
     unlabelled = data.Source(read=SOURCE.read, index=SOURCE.index, image_shape=SOURCE.image_shape)
     monkeypatch.setattr(data, "open_splits", lambda *_, **__: {"train": unlabelled})
+    c = settings(loss={"name": "supcon"})
     with pytest.raises(run.ConfigError, match=r"config\.loss\.name: found supcon with images"):
-        open_sources(settings(loss={"name": "supcon"}))
+        open_sources(c, choose(c).source)
 
 
 @pytest.mark.ci

@@ -5,7 +5,7 @@ import re
 
 import jax.numpy as jnp
 
-from dystress_jax.run.config import fields
+from dystress_jax.run.fields import fields
 from tools import settings_table
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -9,7 +9,7 @@ import pytest
 
 from dystress_jax import evaluation, run
 from dystress_jax.errors import ArgumentError
-from dystress_jax.evaluation.representation import evaluate_representation
+from dystress_jax.evaluation import evaluate_representation
 from dystress_jax.run.evaluations import representation_of
 from tests import oracles
 
@@ -203,7 +203,7 @@ def test_a_run_logs_it_of_the_held_out_images_and_eval_gives_it_of_the_test_imag
     assert numbers["protocol"]["embeddings_dimension"] == 4
     assert numbers["protocol"]["recipe"] == "simclr_cifar"
     experiment, state = run.restore(workdir)
-    x = oracles.unit(np.float64(experiment.project(state.params, state.stats, IMAGES[32:])))
+    x = oracles.unit(np.float64(experiment.embed(state.params, state.stats, IMAGES[32:])[1]))
     squared = ((x[:, None] - x) ** 2).sum(axis=-1)[~np.eye(8, dtype=bool)]
     found = result.value("embeddings_uniformity")
     assert found == pytest.approx(np.log(np.exp(-2 * squared).mean()), rel=1e-4)

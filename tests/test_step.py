@@ -9,6 +9,7 @@ import pytest
 
 from dystress_jax import augment, losses, methods, models, run, schemes, sharding, temperatures
 from dystress_jax.run._build import make_loss, spread
+from dystress_jax.run._own import choose
 from dystress_jax.training import abstract_state, init_state, make_train_step, optim
 from tests import steps
 
@@ -76,7 +77,7 @@ def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
     def curve(devices):
         mesh = sharding.make_mesh(jax.devices()[:devices])
         config = run.Config()
-        parts = make_parts(rate=0.002, loss=spread(config, mesh, make_loss(config)))
+        parts = make_parts(rate=0.002, loss=spread(config, mesh, losses.nt_xent))
         return [m["loss"] for m in take(parts, batches, devices)[1]]
 
     curves = {devices: curve(devices) for devices in (1, 2, 4, 8)}
@@ -100,7 +101,9 @@ def test_the_loss_that_the_config_names_is_the_loss_of_the_whole_batch(strategy)
         jax.value_and_grad(lambda v: dense(v[0], v[1], temperature=temperature).mean())
     )(views)
     found = jax.jit(
-        jax.value_and_grad(functools.partial(mean, spread(config, mesh, make_loss(config)))),
+        jax.value_and_grad(
+            functools.partial(mean, spread(config, mesh, make_loss(config, choose(config).loss)))
+        ),
         in_shardings=jax.sharding.NamedSharding(mesh, jax.P(None, "data")),
     )(views)
     jax.tree.map(

@@ -251,22 +251,23 @@ def test_another_vocabulary_is_refused_with_both_names(uninterrupted, tmp_path, 
     file, moved = tmp_path / "vocabulary.json", tmp_path / "run"
     train_tokenizer(["red", "red"], vocab_size=64).save(file)
     workdir, _ = uninterrupted
-    said = refused(workdir, pairs, text__vocabulary=file)
+    given = {"text__vocabulary": file, "text__vocab_size": 4096}  # the second at its default
+    said = refused(workdir, pairs, **given)
     assert f"config.text.vocabulary: {file} has" in said
     # A run that began with that file, when there were other words in it.
     shutil.copytree(workdir, moved)
     begun = json.loads((moved / "config.json").read_text())
-    begun["text"]["vocabulary"] = str(file)
+    begun["text"] |= {"vocabulary": str(file), "vocab_size": 4096}
     (moved / "config.json").write_text(json.dumps(begun))
     before = (moved / "tokenizer.json").read_bytes()
-    said = refused(moved, pairs, text__vocabulary=file)
+    said = refused(moved, pairs, **given)
     sizes = [load_tokenizer(path).vocab_size for path in (file, moved / "tokenizer.json")]
     assert f"config.text.vocabulary: {file} has {sizes[0]} tokens" in said
     assert f"but the run began with {moved / 'tokenizer.json'}: {sizes[1]} tokens" in said
     assert (moved / "tokenizer.json").read_bytes() == before
     # Without its own words, those of the file are compared with what the checkpoints remember.
     (moved / "tokenizer.json").unlink()
-    said = refused(moved, pairs, text__vocabulary=file)
+    said = refused(moved, pairs, **given)
     assert said.count(", vocabulary ") == 2
     assert not (moved / "tokenizer.json").exists()
 

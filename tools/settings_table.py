@@ -2,7 +2,7 @@
 
 import pathlib
 
-from dystress_jax.run.config import Field, fields
+from dystress_jax.run.fields import Field, fields
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- settings: python tools/settings_table.py -->\n", "<!-- end of the settings -->"
@@ -28,9 +28,12 @@ def _applies_to(field: Field) -> str:
     said = []
     for axis, names in field.only_for.items():
         [every] = [list(other.limits["among"]) for other in fields() if other.name == axis]
+        if not every:  # a number or a text
+            said.append(f"`{axis}`: " + ", ".join(name or '""' for name in names))
         others = [name for name in every if name not in names]
         if others:
-            few = f"all but {', '.join(others)}" if len(others) < len(names) else ", ".join(names)
+            named = ", ".join(names)
+            few = f"all but {', '.join(others)}" if 2 * len(others) < len(every) else named
             said.append(f"`{axis}`: {few}")
     return "; ".join(said)
 

@@ -21,4 +21,5 @@ from .pipeline import PaddedBatch as PaddedBatch
 from .pipeline import batches as batches
 from .pipeline import padded_batches as padded_batches
 from .sources import SOURCES as SOURCES
+from .sources import Opener as Opener
 from .sources import open_splits as open_splits

@@ -19,6 +19,7 @@ from .pairs import EmbeddedImages as EmbeddedImages
 from .pairs import embed_images as embed_images
 from .pairs import evaluate_retrieval as evaluate_retrieval
 from .pairs import evaluate_zero_shot as evaluate_zero_shot
+from .representation import evaluate_representation as evaluate_representation
 from .retrieval import retrieval_chance as retrieval_chance
 from .retrieval import retrieval_ranks as retrieval_ranks
 from .retrieval import retrieval_recalls as retrieval_recalls

@@ -41,11 +41,11 @@ def templates(name: str) -> tuple[str, ...]:
         >>> templates("a sketch of {}")
         ('a sketch of {}',)
     """
-    if name not in TEMPLATES and "{}" not in name:
+    if name not in TEMPLATES and name.count("{}") != 1:
         raise ArgumentError(
             "name",
-            f"found {name!r}; allowed: {', '.join(TEMPLATES)}, or a text with {{}} for the class "
-            f"name.{hint(name, TEMPLATES)}",
+            f"found {name!r}; allowed: {', '.join(TEMPLATES)}, or a text with one {{}} for the "
+            f"name of the class.{hint(name, TEMPLATES)}",
         )
     return TEMPLATES.get(name, (name,))
 

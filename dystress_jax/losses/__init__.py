@@ -34,6 +34,7 @@ without bounds, a first pass finds the largest logit of each row.
 
 from ._cross_modal import clip as clip
 from ._cross_modal import siglip as siglip
+from ._on_mesh import FOR_QUEUE as FOR_QUEUE
 from ._on_mesh import STRATEGIES as STRATEGIES
 from ._on_mesh import on_mesh as on_mesh
 from ._self_supervised import dcl as dcl

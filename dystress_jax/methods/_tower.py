@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Shaped, UInt8
 
 from ..errors import ArgumentError
 from ..models import Network
+from ._method import Method
 
 PyTree = Any
 # (key, images, number of each image in the whole batch) -> two views
@@ -72,6 +73,22 @@ class Tower(NamedTuple):
         """Return the features, in evaluation mode."""
         features, _ = self.encoder.apply(params["encoder"], stats["encoder"], images, train=False)
         return features
+
+
+def method_of(tower: Tower, **functions: Any) -> Method:
+    """The method that trains a tower: its encoder is evaluated, its embeddings are compared.
+
+    Args:
+        tower: in the entries `encoder` and `projector` of the method's params and stats.
+        **functions: the other fields of the `Method`.
+    """
+    return Method(
+        encode=tower.encode,
+        num_features=tower.encoder.out_features,
+        width=tower.projector.out_features,
+        project=tower.project,
+        **functions,
+    )
 
 
 class PredictingTower(NamedTuple):

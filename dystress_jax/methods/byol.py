@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from ..models import Network
 from ..similarities import normalize, sphere
 from ._method import Embedded, Method, Outcome
-from ._tower import Tower, Views, follow, rising_momentum, with_predictor
+from ._tower import Tower, Views, follow, method_of, rising_momentum, with_predictor
 
 
 def byol(
@@ -89,13 +89,10 @@ def byol(
     def after_update(memory, params, step):
         return {"target_params": follow(memory["target_params"], params, rate=rate(step))}
 
-    return Method(
+    return method_of(
+        tower,
         init=init,
         embed=embed,
         contrast=contrast,
-        encode=tower.encode,
-        num_features=encoder.out_features,
-        width=projector.out_features,
-        project=tower.project,
         after_update=after_update,
     )

@@ -15,7 +15,7 @@ from ..models import Network
 from ..similarities import Similarity, sphere
 from ..temperatures import LearnedWithBias
 from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
-from ._tower import Tower
+from ._tower import Tower, method_of
 
 PyTree = Any
 MOST_NEGATIVES = 256  # images and texts that the logged gap compares
@@ -122,14 +122,11 @@ def clip(
             )
         return values, Outcome(memory, found)
 
-    return Method(
+    return method_of(
+        image_tower,
         init=init,
         embed=embed,
         contrast=contrast,
-        encode=image_tower.encode,
-        num_features=image[0].out_features,
-        width=widths[0],
-        project=image_tower.project,
         scheme_inputs=scheme_inputs,
         prepare=prepare,
     )

@@ -11,7 +11,7 @@ from ..models import Network
 from ..similarities import normalize
 from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
 from ._queue import check_queue, new_queue, push
-from ._tower import Tower, Views, check_momentum, follow
+from ._tower import Tower, Views, check_momentum, follow, method_of
 
 
 def moco_v2(
@@ -120,14 +120,11 @@ def moco_v2(
         key_params = follow(memory["key_params"], params, rate=1 - momentum)
         return {**memory, "key_params": key_params}
 
-    return Method(
+    return method_of(
+        tower,
         init=init,
         embed=embed,
         contrast=contrast,
-        encode=tower.encode,
-        num_features=encoder.out_features,
-        width=projector.out_features,
-        project=tower.project,
         scheme_inputs=scheme_inputs,
         prepare=prepare,
         after_update=after_update,

@@ -11,7 +11,7 @@ from ..models import Network
 from ..similarities import normalize, sphere
 from ._both_ways import both_ways, of_both_ways
 from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
-from ._tower import Tower, Views, follow, rising_momentum, with_predictor
+from ._tower import Tower, Views, follow, method_of, rising_momentum, with_predictor
 
 
 def moco_v3(
@@ -105,14 +105,11 @@ def moco_v3(
     def after_update(memory, params, step):
         return {"key_params": follow(memory["key_params"], params, rate=rate(step))}
 
-    return Method(
+    return method_of(
+        tower,
         init=init,
         embed=embed,
         contrast=contrast,
-        encode=tower.encode,
-        num_features=encoder.out_features,
-        width=projector.out_features,
-        project=tower.project,
         scheme_inputs=scheme_inputs,
         after_update=after_update,
     )

@@ -12,7 +12,7 @@ from ..similarities import normalize, sphere
 from ._both_ways import both_ways, of_both_ways
 from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
 from ._queue import check_queue, new_queue, push
-from ._tower import Tower, Views, with_predictor
+from ._tower import Tower, Views, method_of, with_predictor
 
 
 def nnclr(
@@ -121,14 +121,11 @@ def nnclr(
         newest = normalize(embedded.points["embeddings_a"])
         return values, Outcome(push(memory, queue=newest, labels=batch["label"]), metrics)
 
-    return Method(
+    return method_of(
+        tower,
         init=init,
         embed=embed,
         contrast=contrast,
-        encode=tower.encode,
-        num_features=encoder.out_features,
-        width=projector.out_features,
-        project=tower.project,
         scheme_inputs=scheme_inputs,
         prepare=prepare,
     )

@@ -9,7 +9,7 @@ from .. import losses, schemes
 from ..metrics import pair_statistics
 from ..models import Network
 from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
-from ._tower import Tower, Views
+from ._tower import Tower, Views, method_of
 
 
 def simclr(
@@ -66,14 +66,11 @@ def simclr(
         values = loss(view_a, view_b, *labels, temperature=temperature)
         return values, Outcome(memory, pair_statistics(view_a, view_b, temperature=temperature))
 
-    return Method(
+    return method_of(
+        tower,
         init=init,
         embed=embed,
         contrast=contrast,
-        encode=tower.encode,
-        num_features=encoder.out_features,
-        width=projector.out_features,
-        project=tower.project,
         scheme_inputs=scheme_inputs,
     )
 

@@ -3,6 +3,7 @@
 from ._functional import Network as Network
 from ._functional import functional as functional
 from .clip_vit import clip_vit as clip_vit
+from .convnext import convnext as convnext
 from .encoders import ENCODERS as ENCODERS
 from .heads import HEADS as HEADS
 from .heads import projector as projector

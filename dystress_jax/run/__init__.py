@@ -21,9 +21,9 @@ from ._train import train as train
 from .checks import from_config_dict as from_config_dict
 from .config import Config as Config
 from .config import ConfigError as ConfigError
-from .config import defaults as defaults
-from .config import to_config_dict as to_config_dict
 from .experiment import Experiment as Experiment
+from .fields import defaults as defaults
+from .fields import to_config_dict as to_config_dict
 from .methods import Parts as Parts
 from .overrides import override as override
 from .temperature import Facts as Facts

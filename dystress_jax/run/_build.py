@@ -13,22 +13,24 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from .. import augment, data, losses, methods, schemes, sharding
+from .. import data, losses, methods, schemes, sharding
 from ..data.tokenizer import Tokenizer
 from ..methods import Loss, Method, Views
 from ..schemes import Scheme
-from ..temperatures import as_temperature
 from ..training import optim
 from . import language, networks
-from ._own import Own
+from ._own import Chosen, Own, choose, name_own
 from .checks import has_batchnorm, ignored
-from .config import Config, ConfigError, arguments, as_fields, fields
+from .config import Config, ConfigError, arguments
 from .data import describe, open_sources
-from .experiment import Encode, Experiment, Schedule
+from .experiment import Embed, Encode, Experiment, Schedule
+from .fields import as_fields, fields
+from .inputs import Inputs, make_inputs
 from .language import Language
-from .methods import ALL_LOSSES, METHODS, TOPOLOGIES, Parts
-from .tables import make, options_of
-from .temperature import TEMPERATURES, Facts
+from .methods import METHODS, TOPOLOGIES, WITH_BIAS, AskedParts, Parts
+from .tables import is_own, make, options_of
+from .temperature import Facts
+from .trial import checked, try_step
 
 ONLINE_PROBE_RATE = 0.1
 
@@ -44,20 +46,24 @@ def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experim
     Raises:
         ConfigError: the settings do not fit the data, the devices, or each other.
     """
-    mesh = sharding.make_mesh()
+    config = name_own(config, own)
+    mesh, chosen = sharding.make_mesh(), choose(config, own)
     _check_devices(config, mesh)
-    sources, tokenizer = open_sources(config, own), None
+    sources, tokenizer = open_sources(config, chosen.source), None
     if config.method == "clip":
         tokenizer = language.make_tokenizer(config, sources["train"], workdir)
         sources = language.tokenize(sources, tokenizer)
     train = sources["train"]
-    schedule = make_schedule(config, train)
-    parts = make_parts(config, train, mesh, schedule, tokenizer, own)
-    method = make_method(config, parts, own)
-    scheme = make_scheme(config, method, train, schedule, own)
+    inputs, schedule = make_inputs(config, train), make_schedule(config, train)
+    parts = make_parts(config, chosen, inputs, mesh, schedule, tokenizer)
+    asked = AskedParts(*parts)
+    method = make_method(config, chosen, asked)
+    scheme = make_scheme(config, chosen, method, train, schedule)
+    try_step(config, method, scheme, train)
+    check_asked(config, asked)
     if config.probe.online and train.num_classes:
         method = methods.with_online_probe(method, train.num_classes)
-    encode, project = (make_encode(config, f, train) for f in (method.encode, method.project))
+    embed = make_embed(method, inputs)
     return Experiment(
         config=config,
         mesh=mesh,
@@ -66,11 +72,11 @@ def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experim
         method=method,
         scheme=scheme,
         optimizer=make_optimizer(config, schedule),
-        encode=encode,
-        encode_view=make_encode_view(config, method, train),
-        project=project,
-        embed_views=make_embed_views(method, parts.views),
-        language=None if tokenizer is None else make_language(parts, tokenizer, project),
+        encode=make_encode(method, inputs),
+        encode_view=make_encode_view(method, inputs),
+        embed=embed,
+        embed_views=make_embed_views(method, inputs.views),
+        language=None if tokenizer is None else make_language(parts, tokenizer, embed),
         trained_on=describe(train, tokenizer),
     )
 
@@ -111,25 +117,14 @@ def make_schedule(config: Config, source: data.Source) -> Schedule:
 
 def make_parts(
     config: Config,
-    source: data.Source,
+    chosen: Chosen,
+    inputs: Inputs,
     mesh: Mesh,
     schedule: Schedule,
     tokenizer: Tokenizer | None = None,
-    own: Own = Own(),  # noqa: B008
 ) -> Parts:
     """What the method is made of."""
-    size, channels = networks.view_size(config, source), source.image_shape[-1]
-    recipe, normalize = augment.RECIPES[config.augment.recipe], make_normalize(config, source)
-    encoder = functools.partial(
-        networks.make_encoder, config, size=size, channels=channels, own=own
-    )
-
-    def views(key, images, rows):
-        first, second = augment.two_views(key, images, recipe, size=size, rows=rows)
-        return normalize(first), normalize(second)
-
-    def view(key, images, rows):
-        return normalize(augment.view(key, images, recipe.first, size=size, rows=rows))
+    shape = {"size": inputs.size, "channels": inputs.channels}
 
     @functools.cache
     def towers():
@@ -138,19 +133,17 @@ def make_parts(
                 f"config.method: {config.method} asks for towers, which only clip has; allowed: a "
                 "method made of parts.encoder."
             )
-        return networks.make_towers(
-            config, size=size, channels=channels, vocab_size=tokenizer.vocab_size, own=own
-        )
+        return networks.make_towers(config, chosen.model, vocab_size=tokenizer.vocab_size, **shape)
 
     return Parts(
-        encoder=encoder,
+        encoder=functools.partial(networks.make_encoder, config, chosen.model, **shape),
         projector=functools.partial(networks.make_projector, config),
         head=functools.partial(networks.make_head, config),
         towers=towers,
         has_batchnorm=has_batchnorm(config),
-        views=views,
-        view=view,
-        loss=functools.partial(make_loss, config, own),
+        views=inputs.views,
+        view=inputs.view,
+        loss=functools.partial(make_loss, config, chosen.loss),
         spread=functools.partial(spread, config, mesh),
         similarity=make(config, "topology.name", TOPOLOGIES[config.topology.name]),
         caption_noise=config.data.caption_noise,
@@ -158,29 +151,43 @@ def make_parts(
     )
 
 
-def make_loss(config: Config, own: Own = Own(), softmax: Loss | None = None) -> Loss:  # noqa: B008
+def check_asked(config: Config, parts: AskedParts) -> None:
+    """Refuse a setting of parts that the method has not asked for.
+
+    Raises:
+        ConfigError: it is set, and the run would ignore it.
+    """
+    for field in fields():
+        if field.parts and field.is_set(config) and parts.asked().isdisjoint(field.parts):
+            readers = " or ".join(f"parts.{name}" for name in field.parts)
+            raise ignored(config, field, "method", f"with a method that asks for {readers}")
+
+
+def make_loss(config: Config, chosen: Loss | None, softmax: Loss | None = None) -> Loss:
     """The loss that the settings name for the method, with its options.
 
     Args:
         config: the settings.
-        own: objects in place of names.
-        softmax: what `softmax` means for a method of the user's own.
+        chosen: the loss; None for softmax.
+        softmax: what softmax means for a method of the user's own.
     """
-    entry = METHODS.get(config.method)
-    if entry is None and softmax is None and config.loss.name == "softmax":
+    loss = chosen or softmax
+    if loss is None:
         raise ConfigError(
             f"config.method: {config.method} calls parts.loss(), which does not know what softmax "
             "means for it; allowed: parts.loss(LOSS) with a loss such as losses.info_nce."
         )
-    table = {**ALL_LOSSES, "softmax": softmax} if entry is None else entry.losses
-    loss = own.find(table, config, "loss.name")
     batch = [
         name
         for name, parameter in inspect.signature(loss).parameters.items()
         if parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY
     ]
     options = options_of(config, "loss.name", loss, known=(*batch, *_GIVEN_TO_LOSS))
-    return functools.partial(loss, **options) if options else loss
+    made = functools.partial(loss, **options) if options else loss
+    if not is_own(config.loss.name):
+        return made
+    entry = METHODS.get(config.method)
+    return checked(made, config, softmax if entry is None else entry.losses["softmax"])
 
 
 _GIVEN_TO_LOSS = ("labels", "queue", "temperature", "similarity", "axis_name")
@@ -200,11 +207,9 @@ def spread(config: Config, mesh: Mesh, loss: Loss) -> Loss:
         )
 
 
-def make_method(config: Config, parts: Parts, own: Own = Own()) -> Method:  # noqa: B008
+def make_method(config: Config, chosen: Chosen, parts: Parts) -> Method:
     """The method that the settings name, made of the parts."""
-    builders = {name: entry.build for name, entry in METHODS.items()}
-    builder = own.find(builders, config, "method")
-    method = make(config, "method", builder, "moco", parts=parts)
+    method = make(config, "method", chosen.method, "moco", parts=parts)
     if not isinstance(method, Method):
         raise ConfigError(
             f"config.method: {config.method} gives a {type(method).__name__}; allowed: a "
@@ -215,10 +220,10 @@ def make_method(config: Config, parts: Parts, own: Own = Own()) -> Method:  # no
 
 def make_scheme(
     config: Config,
+    chosen: Chosen,
     method: Method,
     source: data.Source,
     schedule: Schedule,
-    own: Own = Own(),  # noqa: B008
 ) -> Scheme | None:
     """How the temperature evolves; None for a method that has none."""
     if method.scheme_inputs is None:
@@ -238,19 +243,16 @@ def make_scheme(
             _undecayed(optim.OPTIMIZERS[config.optimizer.name]),
             schedule=schedule.learning_rate,
         ),
-        sigmoid=config.loss.name == "siglip",
+        sigmoid=config.loss.name in WITH_BIAS,
     )
-    builder = own.find(TEMPERATURES, config, "temperature.name")
-    made = make(config, "temperature.name", builder, facts=facts)
-    if isinstance(made, Scheme):
-        return made
-    if not _stands_for_a_temperature(made):
+    made = make(config, "temperature.name", chosen.temperature, facts=facts)
+    if not isinstance(made, Scheme) and not _stands_for_a_temperature(made):
         raise ConfigError(
             f"config.temperature.name: {config.temperature.name} gives a {type(made).__name__}; "
             "allowed: a number, a Temperature, a function of the similarity, or a schemes.Scheme."
         )
     try:
-        return schemes.fixed(as_temperature(made))
+        return schemes.as_scheme(made)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"config.temperature.name: {config.temperature.name} gives no temperature: {error}"
@@ -271,9 +273,13 @@ def _undecayed(build: Callable[..., Any]) -> Callable[..., Any]:
     return undecayed
 
 
-def make_language(parts: Parts, tokenizer: Tokenizer, embed_images: Encode) -> Language:
+def make_language(parts: Parts, tokenizer: Tokenizer, embed: Embed) -> Language:
     """What evaluation needs of the towers."""
     _, text = parts.towers()
+
+    def embed_images(params, stats, images: UInt8[Array, "n h w c"]) -> Float[Array, "n d"]:
+        _, embeddings = embed(params, stats, images)
+        return embeddings
 
     @jax.jit
     def embed_texts(params, stats, tokens: Int[Array, "n t"]) -> Float[Array, "n d"]:
@@ -282,46 +288,35 @@ def make_language(parts: Parts, tokenizer: Tokenizer, embed_images: Encode) -> L
     return Language(tokenizer, parts.similarity, embed_images, embed_texts)
 
 
-def make_normalize(
-    config: Config, source: data.Source
-) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n h w c"]]:
-    """Subtract the mean and divide by the standard deviation that the config names."""
-    channels = source.image_shape[-1]
-    for name in ("mean", "std"):
-        found = getattr(config.augment, name)
-        if len(found) not in (1, channels):
-            raise ConfigError(
-                f"config.augment.{name}: found {len(found)} numbers for images of {channels} "
-                f"channel{'s' * (channels > 1)}; allowed: one number, or one a channel."
-            )
-    return functools.partial(augment.normalize, mean=config.augment.mean, std=config.augment.std)
-
-
-def make_encode(config: Config, encode: Callable[..., Array], source: data.Source) -> Encode:
-    """`(params, stats, uint8 images) -> encode` of the centre of whole images; jitted."""
-    size = networks.view_size(config, source)
-    top, left = ((side - size) // 2 for side in source.image_shape[:2])
-    normalize = make_normalize(config, source)
+def make_encode(method: Method, inputs: Inputs) -> Encode:
+    """`(params, stats, uint8 images) -> features` of the centre of whole images; jitted."""
 
     @jax.jit
-    def of_images(params, stats, images: UInt8[Array, "n h w c"]) -> Float[Array, "n features"]:
-        centre = images[:, top : top + size, left : left + size]
-        return encode(params, stats, normalize(augment.to_float(centre)))
+    def encode(params, stats, images: UInt8[Array, "n h w c"]) -> Float[Array, "n features"]:
+        return method.encode(params, stats, inputs.centre(images))
 
-    return of_images
+    return encode
 
 
-def make_encode_view(config: Config, method: Method, source: data.Source) -> Encode:
+def make_encode_view(method: Method, inputs: Inputs) -> Encode:
     """`(params, stats, key, uint8 images) -> features` of one weak random view each; jitted."""
-    size = networks.view_size(config, source)
-    normalize = make_normalize(config, source)
 
     @jax.jit
     def encode_view(params, stats, key, images: UInt8[Array, "n h w c"]):
-        view = augment.view(key, images, augment.weak().first, size=size)
-        return method.encode(params, stats, normalize(view))
+        return method.encode(params, stats, inputs.weak_view(key, images))
 
     return encode_view
+
+
+def make_embed(method: Method, inputs: Inputs) -> Embed:
+    """`(params, stats, uint8 images) -> features and embeddings` of whole images; jitted."""
+
+    @jax.jit
+    def embed(params, stats, images: UInt8[Array, "n h w c"]):
+        centre = inputs.centre(images)  # the compiler runs the encoder once for both
+        return method.encode(params, stats, centre), method.project(params, stats, centre)
+
+    return embed
 
 
 def make_embed_views(

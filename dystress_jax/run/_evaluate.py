@@ -10,10 +10,11 @@ from ..training import TrainState, checkpoint
 from ._build import build
 from ._own import Own, check_given_again, name_of, name_own
 from .checks import from_config_dict
-from .config import Config, ConfigError, differences, may_change_on_resume, put
+from .config import Config, ConfigError
 from .data import check_same, reporting_unreadable_images
 from .evaluations import EVALUATIONS, Evaluate, check_options, measure
 from .experiment import Experiment
+from .fields import differences, may_change_on_resume, put
 from .tables import find
 
 
@@ -55,9 +56,14 @@ def restore(
         CheckpointError: the checkpoint cannot be used.
     """
     workdir = pathlib.Path(workdir)
-    config = config or name_own(read_config(workdir / "config.json"), own)
+    trained = read_config(workdir / "config.json")
+    return _restore(config or trained, workdir, which, own)
+
+
+def _restore(
+    config: Config, workdir: pathlib.Path, which: str, own: Own
+) -> tuple[Experiment, TrainState]:
     directory = workdir / "checkpoints"
-    checkpoint.check_version(directory)
     experiment = build(config, workdir, own=own)
     step = _choose_step(directory, which)
     check_same(experiment.trained_on, directory)
@@ -112,7 +118,7 @@ def evaluate(
     if "knn.bank" not in changes:
         # A run compares with some training images while it goes on; here there is time for all.
         config = put(config, "knn.bank", 0)
-    experiment, state = restore(workdir, which, config=config, own=own)
+    experiment, state = _restore(config, workdir, which, own)
     result = measure(function, experiment, state, name=name)
     return result, {
         **result.to_json(),

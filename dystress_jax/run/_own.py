@@ -6,15 +6,18 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..data import Source
+from ..data import SOURCES, Source
 from ..evaluation import Result
 from ..methods import Loss, Method
-from ..models import Network
+from ..models import ENCODERS, Network
 from ..schemes import Scheme
 from ..temperatures import TemperatureLike
 from .checks import from_config_dict, ignored
-from .config import Config, ConfigError, fields, get, put
+from .config import Config, ConfigError
+from .fields import fields, get, put
+from .methods import ALL_LOSSES, METHODS
 from .tables import IN_PYTHON, find, is_ignored
+from .temperature import TEMPERATURES
 
 _AXES = {  # what each object stands for
     "temperature": "temperature.name",
@@ -49,26 +52,64 @@ class Own(NamedTuple):
     source: Callable[..., dict[str, Source]] | None = None
     evaluations: Mapping[str, Callable[..., Result]] = types.MappingProxyType({})
 
-    def find(self, table: Mapping[str, Any], config: Config, axis: str) -> Any:
-        """What stands for a field: the object that was given, or what the settings name.
-
-        Args:
-            table: what the settings may name.
-            config: the settings.
-            axis: the field.
-
-        Raises:
-            ConfigError: the settings name nothing that there is.
-        """
-        made = self.given().get(axis)
-        if made is None:
-            return find(table, get(config, axis), field=f"config.{axis}")
-        return functools.partial(lambda made: made, made) if axis in _MADE else made
-
     def given(self) -> dict[str, Any]:
         """The objects by the fields that they stand for."""
         found = {axis: getattr(self, name) for name, axis in _AXES.items()}
         return {axis: made for axis, made in found.items() if made is not None}
+
+
+class Chosen(NamedTuple):
+    """The functions that build a run's parts: those that the settings name, or that were given.
+
+    Attributes:
+        source: opens the data.
+        model: makes the encoder.
+        method: makes the method of its parts.
+        loss: itself; None: what softmax means for a method of the user's own.
+        temperature: makes the temperature or its scheme.
+    """
+
+    source: Callable[..., dict[str, Source]]
+    model: Callable[..., Network]
+    method: Callable[..., Method]
+    loss: Loss | None
+    temperature: Callable[..., Any]
+
+
+def choose(config: Config, own: Own = Own()) -> Chosen:  # noqa: B008
+    """Find what the settings name, once for the whole run.
+
+    Args:
+        config: the settings.
+        own: objects in place of names.
+
+    Raises:
+        ConfigError: the settings name nothing that there is.
+    """
+    given = own.given()
+
+    def of(axis: str, table: Mapping[str, Any]) -> Any:
+        return _builder(axis, given[axis]) if axis in given else _named(config, axis, table)
+
+    builders = {name: entry.build for name, entry in METHODS.items()}
+    entry = METHODS.get(config.method)
+    table = {**ALL_LOSSES, "softmax": None} if entry is None else {"softmax": None, **entry.losses}
+    return Chosen(
+        source=of("data.source", SOURCES),
+        model=of("model.name", ENCODERS),
+        method=of("method", builders),
+        loss=of("loss.name", table),
+        temperature=of("temperature.name", TEMPERATURES),
+    )
+
+
+def _named(config: Config, axis: str, table: Mapping[str, Any]) -> Any:
+    return find(table, get(config, axis), field=f"config.{axis}")
+
+
+def _builder(axis: str, made: Any) -> Callable[..., Any]:
+    """What gives the object that was given."""
+    return functools.partial(lambda made: made, made) if axis in _MADE else made
 
 
 def name_own(config: Config, own: Own) -> Config:
@@ -79,15 +120,15 @@ def name_own(config: Config, own: Own) -> Config:
             set; or the settings name an object that is not given.
     """
     for axis in _AXES.values():
-        if get(config, axis).startswith(IN_PYTHON):
-            own.find({}, config, axis)
+        if get(config, axis).startswith(IN_PYTHON) and axis not in own.given():
+            _named(config, axis, {})
     for axis, made in own.given().items():
         if axis not in _MADE and not callable(made):
             raise ConfigError(
                 f"config.{axis}: found a {type(made).__name__} in own=; allowed: a function."
             )
         config = put(config, axis, IN_PYTHON + name_of(made))
-        builder = own.find({}, config, axis)
+        builder = _builder(axis, made)
         for field in fields():
             if field.axis == axis and field.is_set(config) and is_ignored(field, builder):
                 raise ignored(config, field, axis, "its default")

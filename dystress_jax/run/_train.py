@@ -22,10 +22,11 @@ from . import evaluations, language, show, summary
 from ._build import build
 from ._evaluate import read_config
 from ._own import Own, check_given_again, name_own
-from .config import Config, ConfigError, differences, may_change_on_resume
+from .config import Config, ConfigError
 from .data import check_same, reporting_unreadable_images, with_absolute_paths
 from .evaluations import CannotEvaluate, Evaluate
 from .experiment import Experiment
+from .fields import differences, may_change_on_resume
 from .tables import find
 
 
@@ -288,19 +289,20 @@ def _train_steps(
 
 def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
     """Everything that the run can be measured by, and a picture of what texts find."""
-    found = {}
+    found, embedded = {}, evaluations.embedded_by(run.experiment, state)
     for name, evaluate in run.evaluations.items():
         try:
-            found[name] = evaluations.measure(evaluate, run.experiment, state, name=name)
+            found[name] = evaluations.measure(
+                evaluate, run.experiment, state, name=name, embedded=embedded
+            )
         except CannotEvaluate as error:
             if name not in evaluations.CLOSING:  # somebody has asked for it
                 _note(f"{name} is not measured: {error}")
     if "retrieval" in found:
-        images = evaluations.embedded(run.experiment, state, found["retrieval"].split)
-        picture = evaluation.retrieval_grid(images)  # every process embeds the texts
+        # Every process embeds the texts.
+        picture = evaluation.retrieval_grid(embedded(found["retrieval"].split))
         if jax.process_index() == 0:
             picture.save(run.workdir / "retrieval.png")
-    evaluations.forget_embedded()
     return found
 
 

@@ -9,26 +9,23 @@ from ml_collections import ConfigDict
 
 from ..data import SOURCES
 from ..errors import hint
+from ..evaluation import templates
 from ..methods import check_queue
-from ..models import ENCODERS
+from ..temperatures import check_range, check_scales
 from .config import (
     ALIASES,
+    BATCH_NORMED,
     OWN,
     RENAMED_FIELDS,
     RENAMED_VALUES,
     Config,
     ConfigError,
-    Field,
+    Need,
     arguments,
-    as_fields,
-    fields,
-    get,
-    groups,
-    put,
 )
-from .methods import LOSSES, METHODS
+from .fields import Field, as_fields, fields, get, groups, put
+from .methods import METHODS
 from .tables import IN_PYTHON, find, holder_of, is_ignored, is_own, needed
-from .temperature import OF_A_COSINE
 
 _TAKES = {
     int: "a whole number",
@@ -178,16 +175,27 @@ def _checked_name(value: str, field: Field) -> str:
 
 
 def without_ignored(config: Config, overridden: Collection[str] = ()) -> Config:
-    """Refuse what the run would ignore; take back what an override has made useless."""
+    """Refuse what the run would ignore, and names that do not go together.
+
+    What an override has made useless returns to its default: a field that applies to the old name
+    only, and a name where the new one leaves no other than the default.
+    """
+    changed = set(overridden)
     for field in fields():
-        if not field.is_set(config):
-            continue
         unmet = _unmet(config, field)
-        if field.name not in overridden and any(axis in overridden for axis in unmet):
+        if unmet and field.is_set(config):
+            if field.name in overridden or changed.isdisjoint(unmet):
+                raise ignored(config, field, *next(iter(unmet.items())))
             config = put(config, field.name, field.default)
-        elif unmet:
-            raise ignored(config, field, *next(iter(unmet.items())))
-    return _without_old_options(config, overridden)
+            changed.add(field.name)
+        need = None if unmet else _unmet_need(config, field)
+        if need is not None:
+            fitting = _fitting(config, field)
+            if field.name in overridden or need.field not in changed or fitting != [field.default]:
+                raise _unfit(config, field, need, fitting)
+            config = put(config, field.name, field.default)
+            changed.add(field.name)
+    return _without_old_options(config, changed)
 
 
 def _without_old_options(config: Config, overridden: Collection[str]) -> Config:
@@ -230,13 +238,47 @@ def _unmet(config: Config, field: Field) -> dict[str, str]:
     """The choices by which a field would be ignored: the axis, and what is allowed."""
     unmet = {}
     for axis, names in field.only_for.items():
-        chosen = OWN if is_own(get(config, axis)) else get(config, axis)
+        chosen = _choice(config, axis)
         if chosen not in names and not (chosen == OWN and axis == field.axis):
-            unmet[axis] = f"with config.{axis} {', '.join(names)}"
+            allowed = ", ".join(name or "''" for name in names)
+            unmet[axis] = f"with config.{axis} {allowed}"
     builder = _own_builder(config, field)
     if builder and is_ignored(field, builder):
         unmet[field.axis] = f"where the function has an argument {field.last}"
     return unmet
+
+
+def _unmet_need(config: Config, field: Field) -> Need | None:
+    """What the name that a field holds goes together with, where the config has something else."""
+    for name, needs in field.limits["needs"].items():
+        for need in needs if name == field.value(config) else ():
+            if _choice(config, need.field) not in need.among:
+                return need
+    return None
+
+
+def _choice(config: Config, axis: str) -> Any:
+    """What a field holds; OWN for everything of the user's own."""
+    value = get(config, axis)
+    return OWN if isinstance(value, str) and is_own(value) else value
+
+
+def _fitting(config: Config, field: Field) -> list[str]:
+    """The names that a field may hold beside all others."""
+    names = field.limits["among"]
+    return [n for n in names if _unmet_need(put(config, field.name, n), field) is None]
+
+
+def _unfit(config: Config, field: Field, need: Need, fitting: Sequence[str]) -> ConfigError:
+    """The answer to two names that do not go together."""
+    name = field.value(config)
+    [other] = [other for other in fields() if other.name == need.field]
+    among = [choice for choice in [*_fitting(config, other), OWN] if choice in need.among]
+    either = [", ".join(fitting), f"{name} with config.{need.field} {', '.join(among)}"]
+    return ConfigError(
+        f"config.{field.name}: found {name} with config.{need.field} {get(config, need.field)}"
+        f"{', ' if need.why else ''}{need.why}; allowed: {'; or '.join(filter(None, either))}."
+    )
 
 
 def ignored(config: Config, field: Field, axis: str, allowed: str) -> ConfigError:
@@ -250,31 +292,17 @@ def ignored(config: Config, field: Field, axis: str, allowed: str) -> ConfigErro
 
 def _check_relations(config: Config) -> None:
     """Every check that needs more than one field and is no matter of what applies."""
-    t = config.temperature
-    if t.tau_min > t.tau_max and not is_own(t.name):
-        raise ConfigError(
-            f"config.temperature.tau_min: found {t.tau_min} with config.temperature.tau_max "
-            f"{t.tau_max}; allowed: tau_min <= tau_max. Lower tau_min or raise tau_max."
-        )
     _check_data(config)
     _check_batch(config)
-    _check_loss(config)
     _check_temperature(config)
     _check_queue(config)
-    if config.method == "moco_v2":
-        _check_moco_v2(config)
-    if config.method == "clip":
-        _check_clip(config)
+    _check_bn_groups(config)
+    _check_prompts(config)
     _check_probe(config)
 
 
 def _check_data(config: Config) -> None:
     d = config.data
-    if d.source == "tfds" and not d.name:
-        raise ConfigError(
-            "config.data.name: found '' with config.data.source tfds; allowed: the name of a "
-            "prepared data set, for example cifar10."
-        )
     if not is_own(d.source) and not d.path and "path" in needed(SOURCES[d.source]):
         raise ConfigError(
             f"config.data.path: found '' with config.data.source {d.source}; allowed: the path of "
@@ -300,11 +328,6 @@ def _check_probe(config: Config) -> None:
         found = getattr(probe, name)
         if not found or min(found) <= 0:
             raise ConfigError(f"config.probe.{name}: found {found}; allowed: numbers above 0.")
-    if probe.solver == "lbfgs" and probe.features == "augmented":
-        raise ConfigError(
-            "config.probe.solver: found lbfgs with config.probe.features augmented; allowed: "
-            "lbfgs with config.probe.features=cached, since it needs the same features every pass."
-        )
 
 
 def _check_batch(config: Config) -> None:
@@ -318,53 +341,18 @@ def _check_batch(config: Config) -> None:
         )
 
 
-def _check_loss(config: Config) -> None:
-    loss, method = config.loss.name, config.method
-    if is_own(loss) or is_own(method):
-        return
-    names = METHODS[method].losses
-    if names and loss not in names:
-        raise ConfigError(
-            f"config.loss.name: found {loss} with config.method {method}; allowed: {loss} with "
-            f"{', '.join(LOSSES[loss])}."
-        )
-
-
-_PER_EXAMPLE = ("isogclr", "tempnet")
-
-
 def _check_temperature(config: Config) -> None:
-    """Refuse a temperature that means nothing where it is asked for."""
-    loss, t, method = config.loss.name, config.temperature, config.method
-    if not is_own(method) and not METHODS[method].losses:
+    """Numbers of a temperature that must lie between others; one's own may have its own."""
+    t = config.temperature
+    if is_own(t.name):
         return
-    reason = ""
-    if t.name == "macl" and loss != "softmax" and not is_own(loss):
-        reason = f"it weighs by the probability of the positive, which {loss} does not have"
-    if loss == "siglip" and t.name != "learned":
-        reason = "siglip learns its scale and its bias; allowed: learned"
-    if t.name in _PER_EXAMPLE:
-        if method == "clip":
-            reason = "an image and its text would need one each; allowed: any other name"
-        elif config.data.on_error == "skip":
-            reason = (
-                "config.data.on_error skip may leave out other images when the run goes on, and "
-                "their numbers would shift; allowed: raise"
-            )
-    if reason:
-        raise ConfigError(
-            f"config.temperature.name: found {t.name} with config.method {method} and "
-            f"config.loss.name {loss}; {reason}."
-        )
+    with as_fields("temperature"):
+        check_range(t.tau_min, t.tau_max)
+        check_scales(t.min_scale, t.max_scale)
     if t.name == "isogclr" and not t.tau_min <= t.tau <= t.tau_max:
         raise ConfigError(
             f"config.temperature.tau: found {t.tau}; allowed for isogclr: from tau_min "
             f"{t.tau_min} to tau_max {t.tau_max}."
-        )
-    if t.min_scale >= t.max_scale and not is_own(t.name):
-        raise ConfigError(
-            f"config.temperature.min_scale: found {t.min_scale} with config.temperature.max_scale "
-            f"{t.max_scale}; allowed: below it."
         )
     low, high = 1 / t.max_scale, 1 / t.min_scale
     if t.name == "learned" and not low / (1 + 1e-6) <= t.tau <= high * (1 + 1e-6):
@@ -375,51 +363,25 @@ def _check_temperature(config: Config) -> None:
         )
 
 
-def _check_clip(config: Config) -> None:
-    g = config.topology
-    t = config.temperature.name
-    unbounded = g.name in ("inner_product", "euclidean", "squared_euclidean")
-    if (t == "temperature_free" and g.name not in ("sphere", "oblique")) or (
-        t in OF_A_COSINE and unbounded
-    ):
-        raise ConfigError(
-            f"config.temperature.name: found {t} with config.topology.name {g.name}, which is no "
-            "cosine; allowed: another temperature, such as learned, or "
-            + (
-                "sphere or oblique."
-                if t == "temperature_free"
-                else "a topology with a bounded similarity."
-            )
-        )
-    for field, name, none in (
-        ("data", config.data.prompts, [""]),
-        ("zero_shot", config.zero_shot.prompts, []),
-    ):
-        if name not in ("name", "photos", "drawings", *none) and name.count("{}") != 1:
-            raise ConfigError(
-                f"config.{field}.prompts: found {name!r}; allowed: name, photos, drawings, or a "
-                "text with one {} for the name of the class."
-            )
+def _check_prompts(config: Config) -> None:
+    for group, prompts in (("data", config.data.prompts), ("zero_shot", config.zero_shot.prompts)):
+        if prompts or group == "zero_shot":  # the data may have captions of their own
+            with as_fields(group, name=f"{group}.prompts"):
+                templates(prompts)
 
 
 def _check_queue(config: Config) -> None:
-    """Of the methods that have a queue."""
-    method = config.method
-    if not is_own(method) and "queue_size" in arguments(METHODS[method].build):
+    if _takes(config, "queue_size"):
         with as_fields("moco"):
             check_queue(config.moco.queue_size, config.batch_size)
 
 
-def _check_moco_v2(config: Config) -> None:
+def _check_bn_groups(config: Config) -> None:
     batch, groups = config.batch_size, config.moco.bn_groups
     parts = config.batch.micro_batches
-    if not has_batchnorm(config):
-        if groups > 1:
-            raise ConfigError(
-                f"config.moco.bn_groups: found {groups} with config.model.name {config.model.name}"
-                "; allowed: 1, since it has no BatchNorm whose statistics could be split."
-            )
-    elif (batch // parts) % groups or batch // parts // groups < 2:
+    if not (_takes(config, "bn_groups") and has_batchnorm(config)):
+        return
+    if (batch // parts) % groups or batch // parts // groups < 2:
         raise ConfigError(
             f"config.moco.bn_groups: found {groups} with config.batch_size {batch}"
             + (f" in {parts} micro-batches" if parts > 1 else "")
@@ -427,17 +389,16 @@ def _check_moco_v2(config: Config) -> None:
             + ("each of them" if parts > 1 else "the batch")
             + ", with at least 2 images in each."
         )
-    if config.loss.strategy in ("gathered", "ring"):
-        raise ConfigError(
-            f"config.loss.strategy: found {config.loss.strategy} with config.method moco_v2; "
-            "allowed: auto, dense or tiled, since every device holds the whole queue and there is "
-            "nothing to fetch from the others."
-        )
+
+
+def _takes(config: Config, argument: str) -> bool:
+    """Whether a method of ours has an argument."""
+    return not is_own(config.method) and argument in arguments(METHODS[config.method].build)
 
 
 def has_batchnorm(config: Config) -> bool:
     """Whether the encoder normalises over the batch; of the user's own it is assumed."""
-    return is_own(config.model.name) or "bn_groups" in arguments(ENCODERS[config.model.name])
+    return _choice(config, "model.name") in BATCH_NORMED
 
 
 def _is_number(value: Any) -> bool:

@@ -1,31 +1,34 @@
 """The settings of one experiment: their names, what each may hold and what each applies to.
 
-A config file starts from `defaults`, changes what it needs and returns the `ConfigDict`;
+A config file starts from `fields.defaults`, changes what it needs and returns the `ConfigDict`;
 `--config.FIELD=VALUE` overrides it; `checks.from_config_dict` turns the result into the frozen
 dataclasses below, once, before anything compiles. Only the modules of `run` read them: below it
-functions take plain arguments, and `as_fields` renames these to fields in error messages.
+functions take plain arguments, and `fields.as_fields` renames these to fields in error messages.
 """
 
-import contextlib
 import dataclasses
-import functools
 import inspect
-import re
 import types
-import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-
-from ml_collections import ConfigDict, config_dict
 
 from ..augment import RECIPES
 from ..data import SOURCES
-from ..errors import ArgumentError, UserError
-from ..losses import STRATEGIES
-from ..models import ENCODERS, HEADS, MODES, POOLINGS, STEMS, TEXTS
+from ..errors import UserError
+from ..losses import FOR_QUEUE, STRATEGIES
+from ..models import ENCODERS, HEADS, MODES, POOLINGS, STEMS, TEXTS, projector
 from ..training.optim import OPTIMIZERS, RULES
-from .methods import ALL_LOSSES, METHODS, TOPOLOGIES
-from .temperature import TEMPERATURES
+from .methods import (
+    ALL_LOSSES,
+    BOUNDED,
+    LOSSES,
+    METHODS,
+    SYMMETRIC,
+    TOPOLOGIES,
+    WITH_BIAS,
+    WITH_QUEUE,
+)
+from .temperature import OF_A_COSINE, OF_A_SYMMETRIC_COSINE, OF_EACH_EXAMPLE, TEMPERATURES
 
 Table = Mapping[str, Callable[..., Any]]
 
@@ -34,13 +37,52 @@ class ConfigError(UserError, ValueError):
     """A setting that cannot be used; the message names the field and what to do."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Above:
+    """In place of names: every number above a limit.
+
+    Example:
+        >>> 2 in Above(1), 1 in Above(1), list(Above(1))
+        (True, False, ['above 1'])
+    """
+
+    limit: float
+
+    def __contains__(self, value: object) -> bool:
+        """Whether a value is one of them."""
+        return isinstance(value, int | float) and value > self.limit
+
+    def __iter__(self) -> Iterator[str]:
+        """What they are, in words."""
+        yield f"above {self.limit:g}"
+
+
+Names = Collection[str] | Above
+
+
+class Need(NamedTuple):
+    """What one choice of a field goes together with.
+
+    Attributes:
+        field: the name of another field.
+        among: what this one may be.
+        why: the reason, as the answer to anything else goes on after its name.
+    """
+
+    field: str
+    among: Collection[str]
+    why: str
+
+
 def _field(
     default: Any,
     doc: str,
     *,
     among: Collection[str] = (),
     own: bool = False,
-    only_for: Mapping[str, Collection[str]] = types.MappingProxyType({}),
+    needs: Mapping[str, Sequence[Need]] = types.MappingProxyType({}),
+    only_for: Mapping[str, Names] = types.MappingProxyType({}),
+    parts: Collection[str] = (),
     may_change: bool = False,
     above: float | None = None,
     at_least: float | None = None,
@@ -54,7 +96,10 @@ def _field(
         doc: what it means, for the table of settings.
         among: the names that it may hold; a table, whose keys they are.
         own: whether `MODULE:OBJECT` may stand in place of one of the names.
+        needs: what some of its names go together with.
         only_for: what it applies to, beside what follows from its group: field to names.
+        parts: those of `Parts` that read it, where a method may have no use for them; (): those of
+            its group.
         may_change: whether a run may go on with another value: neither the model nor the data
             change.
         above: its range, this limit excluded.
@@ -66,7 +111,9 @@ def _field(
         "doc": doc,
         "among": among,
         "own": own,
+        "needs": needs,
         "only_for": only_for,
+        "parts": parts,
         "may_change": may_change,
         "above": above,
         "at_least": at_least,
@@ -83,7 +130,8 @@ def _group(
     *,
     axis: str = "",
     table: Table = types.MappingProxyType({}),
-    only_for: Mapping[str, Collection[str]] = types.MappingProxyType({}),
+    only_for: Mapping[str, Names] = types.MappingProxyType({}),
+    parts: Collection[str] = (),
 ) -> Any:
     """A group of fields.
 
@@ -93,9 +141,24 @@ def _group(
         table: the builders by name. A field that only some of them have as an argument applies to
             these; one that none of them has, or all, applies always.
         only_for: what the whole group applies to: field to names.
+        parts: as for `_field`.
     """
-    metadata = {"axis": axis, "table": table, "only_for": only_for}
+    metadata = {"axis": axis, "table": table, "only_for": only_for, "parts": parts}
     return dataclasses.field(default_factory=cls, metadata=metadata)
+
+
+def arguments(builder: Callable[..., Any]) -> list[str]:
+    """The names of the arguments that a builder takes, through `functools.partial` too."""
+    return [
+        name
+        for name, parameter in inspect.signature(builder).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+
+
+def taking(argument: str, table: Table) -> list[str]:
+    """The names of the builders that take an argument."""
+    return [name for name, build in table.items() if argument in arguments(build)]
 
 
 OPTIONS = "extra arguments of what the group names, usually your own MODULE:OBJECT"
@@ -103,6 +166,35 @@ OWN = "MODULE:OBJECT"  # stands in `only_for` for everything of the user's own
 _CLIP = {"method": ("clip",)}
 _NOT_CLIP = {"method": [*(name for name in METHODS if name != "clip"), OWN]}
 _CONTRASTIVE = {"method": [*(name for name, entry in METHODS.items() if entry.losses), OWN]}
+BATCH_NORMED = [*taking("bn_groups", ENCODERS), OWN]  # of the user's own it is assumed
+PROJECTORS: Table = {"auto": projector, **HEADS}
+
+_OF_QUEUE = Need(
+    "method",
+    [*(name for name in METHODS if name not in WITH_QUEUE), OWN],
+    "whose queue every device holds whole, so that there is nothing to fetch from the others",
+)
+
+
+def _needs_of_temperatures() -> dict[str, list[Need]]:
+    without_bias = [*(name for name in LOSSES if name not in WITH_BIAS), OWN]
+    needs = {
+        name: []
+        if "bias" in arguments(build)
+        else [Need("loss.name", without_bias, "which learns its scale and its bias")]
+        for name, build in TEMPERATURES.items()
+    }
+    weighs = "which has no probability of the positive to weigh by"
+    needs["macl"] += [Need("loss.name", ["softmax", OWN], weighs)]
+    two = "where an image and its text would need one each"
+    shift = "which may leave out other images when the run goes on: their numbers would shift"
+    for name in OF_EACH_EXAMPLE:
+        needs[name] += [Need("method", _NOT_CLIP["method"], two)]
+        needs[name] += [Need("data.on_error", ["raise"], shift)]
+    for names, topologies in ((OF_A_COSINE, BOUNDED), (OF_A_SYMMETRIC_COSINE, SYMMETRIC)):
+        for name in names:
+            needs[name] += [Need("topology.name", topologies, "which is no cosine")]
+    return needs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,7 +306,13 @@ class Text:
     vocabulary: str = _field(
         "", "vocab.txt or tokenizer.json; '' = made of the training captions", may_change=True
     )
-    vocab_size: int = _field(4096, "tokens of a vocabulary that is made, at most", at_least=8)
+    vocab_size: int = _field(
+        4096,
+        "tokens of a vocabulary that is made, at most",
+        at_least=8,
+        only_for={"text.vocabulary": [""]},
+        may_change=True,  # a run keeps its vocabulary
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -228,6 +326,7 @@ class Topology:
         "multi",
         "multi: a class token for each token; reshape: one class token, cut up",
         among=MODES,
+        only_for={"topology.name": taking("tokens", TOPOLOGIES), "topology.tokens": Above(1)},
     )
     match_range: bool = _field(
         False, "divide by the tokens, so that logits start and are clamped as on the sphere"
@@ -238,8 +337,10 @@ class Topology:
 class Projector:
     """The projection head between the encoder and the loss."""
 
-    name: str = _field("auto", "projection head; auto: the method's own", among=("auto", *HEADS))
-    hidden: int = _field(0, "its hidden width; 0 = the encoder's", at_least=0)
+    name: str = _field("auto", "projection head; auto: the method's own", among=PROJECTORS)
+    hidden: int = _field(
+        0, "its hidden width; 0 = the encoder's", at_least=0, parts=("projector", "head")
+    )
     out: int = _field(128, "its output width", at_least=1)
 
 
@@ -248,12 +349,18 @@ class Loss:
     """The contrastive loss."""
 
     name: str = _field(
-        "softmax", "loss; softmax: the method's own (also as nt_xent)", among=ALL_LOSSES, own=True
+        "softmax",
+        "loss; softmax: the method's own (also as nt_xent)",
+        among=ALL_LOSSES,
+        own=True,
+        needs={loss: [Need("method", [*having, OWN], "")] for loss, having in LOSSES.items()},
     )
     strategy: str = _field(
         "auto",
         "how it is computed: by size and number of devices, or as named",
         among=STRATEGIES,
+        needs={name: [_OF_QUEUE] for name in STRATEGIES if name not in FOR_QUEUE},
+        parts=("spread",),
         may_change=True,
     )
     tile_size: int = _field(
@@ -261,6 +368,7 @@ class Loss:
         "rows and columns of a tile; 0 = the strategy's own",
         at_least=0,
         only_for={"loss.strategy": [name for name in STRATEGIES if name != "dense"]},
+        parts=("spread",),
         may_change=True,
     )
     options: dict = _field({}, OPTIONS)
@@ -270,7 +378,9 @@ class Loss:
 class Temperature:
     """The temperature of the loss."""
 
-    name: str = _field("dystress", "temperature", among=TEMPERATURES, own=True)
+    name: str = _field(
+        "dystress", "temperature", among=TEMPERATURES, own=True, needs=_needs_of_temperatures()
+    )
     tau: float = _field(0.1, "temperature; the initial value if it changes", above=0.0)
     tau_min: float = _field(0.1, "smallest temperature", above=0.0)
     tau_max: float = _field(0.2, "largest temperature", above=0.0)
@@ -282,7 +392,7 @@ class Temperature:
     half_period: float = _field(200.0, "epochs from tau_max to tau_min", above=0.0)
     min_scale: float = _field(1.0, "smallest 1 / tau", above=0.0)
     max_scale: float = _field(100.0, "largest 1 / tau", above=0.0)
-    bias: float = _field(-10.0, "initial bias", only_for={"loss.name": ("siglip",)})
+    bias: float = _field(-10.0, "initial bias", only_for={"loss.name": WITH_BIAS})
     alpha: float = _field(0.5, "how strongly tau follows the positives", at_least=0.0, at_most=1.0)
     threshold: float = _field(
         0.0, "similarity of the positives at which tau is its value", at_least=0.0, at_most=1.0
@@ -310,7 +420,10 @@ class Moco:
         4096, "embeddings in the queue, a multiple of the batch size", at_least=1
     )
     bn_groups: int = _field(
-        8, "parts of the batch with BatchNorm statistics of their own", at_least=1
+        8,
+        "parts of the batch with BatchNorm statistics of their own",
+        at_least=1,
+        only_for={"model.name": BATCH_NORMED},
     )
     scale_by_tau: bool = _field(
         True, "the published factor 2 tau on the loss, tau of each positive pair"
@@ -330,7 +443,11 @@ class Optimizer:
     )
     momentum: float = _field(0.9, "momentum", at_least=0.0, below=1.0)
     weight_decay: float = _field(5e-4, "weight decay", at_least=0.0)
-    decay_vectors: bool = _field(True, "biases and norms decay too; lars never decays them")
+    decay_vectors: bool = _field(
+        True,
+        "biases and norms decay too; lars never decays them",
+        only_for={"optimizer.weight_decay": Above(0)},
+    )
     warmup_epochs: float = _field(0.0, "linear warm-up, then a cosine to 0", at_least=0.0)
     interval: str = _field(
         "step", "the cosine moves every step, or every epoch", among=("step", "epoch")
@@ -368,7 +485,11 @@ class Probe:
         may_change=True,
     )
     solver: str = _field(
-        "sgd", "sgd, or lbfgs (cached features only)", among=("sgd", "lbfgs"), may_change=True
+        "sgd",
+        "sgd, or lbfgs (cached features only)",
+        among=("sgd", "lbfgs"),
+        needs={"lbfgs": [Need("probe.features", ["cached"], "which differ in every pass")]},
+        may_change=True,
     )
     epochs: int = _field(90, "epochs", at_least=1, only_for=_SGD, may_change=True)
     learning_rates: tuple[float, ...] = _field(
@@ -424,7 +545,11 @@ class Config:
         500, "steps between two checkpoints; 0 = never", at_least=0, may_change=True
     )
     checkpoint_keep: int = _field(
-        2, "newest checkpoints kept, beside the best by kNN", at_least=1, may_change=True
+        2,
+        "newest checkpoints kept, beside the best by kNN",
+        at_least=1,
+        only_for={"checkpoint_every": Above(0)},
+        may_change=True,
     )
     knn_every: int = _field(
         500,
@@ -444,15 +569,24 @@ class Config:
         "float32",
         "arithmetic of the encoder and head; parameters, statistics and loss stay float32",
         among=("float32", "bfloat16"),
+        parts=("encoder", "projector", "head", "towers"),
     )
     data: Data = _group(Data, axis="data.source", table=SOURCES)
     batch: Batching = _group(Batching)
     augment: Augment = _group(Augment)
-    model: Model = _group(Model, axis="model.name", table=ENCODERS)
-    projector: Projector = _group(Projector, only_for=_NOT_CLIP)
+    model: Model = _group(Model, axis="model.name", table=ENCODERS, parts=("encoder", "towers"))
+    projector: Projector = _group(
+        Projector,
+        axis="projector.name",
+        table=PROJECTORS,
+        only_for=_NOT_CLIP,
+        parts=("projector",),
+    )
     text: Text = _group(Text, only_for=_CLIP)
     topology: Topology = _group(Topology, axis="topology.name", table=TOPOLOGIES, only_for=_CLIP)
-    loss: Loss = _group(Loss, axis="loss.name", table=ALL_LOSSES, only_for=_CONTRASTIVE)
+    loss: Loss = _group(
+        Loss, axis="loss.name", table=ALL_LOSSES, only_for=_CONTRASTIVE, parts=("loss",)
+    )
     temperature: Temperature = _group(
         Temperature, axis="temperature.name", table=TEMPERATURES, only_for=_CONTRASTIVE
     )
@@ -470,207 +604,3 @@ RENAMED_VALUES = {
 }
 # Second names that stay.
 ALIASES = {"loss.name": {"nt_xent": "softmax"}}
-
-
-def defaults() -> ConfigDict:
-    """Every field at its default, as the `ConfigDict` that a config file starts from.
-
-    Example:
-        >>> defaults().temperature.name
-        'dystress'
-    """
-    return to_config_dict(Config())
-
-
-def to_config_dict(config: Config) -> ConfigDict:
-    """The same settings as a `ConfigDict`."""
-    settings = ConfigDict(dataclasses.asdict(config))
-    for field in fields():  # so that a number can be put where None stands
-        if field.takes == (float, type(None)) and field.value(config) is None:
-            settings.update_from_flattened_dict({field.name: config_dict.placeholder(float)})
-    return settings
-
-
-class Field(NamedTuple):
-    """One field of `Config` under its full name, such as `temperature.tau_min`."""
-
-    name: str
-    takes: tuple[type, ...]
-    default: Any
-    limits: Mapping[str, Any]
-    only_for: Mapping[str, Collection[str]]
-    axis: str  # the field that chooses who is built with the group's fields
-    table: Table
-    takers: Collection[str]  # the names in the table of those who have it as an argument
-
-    @property
-    def last(self) -> str:
-        """The name within the group."""
-        return self.name.rpartition(".")[2]
-
-    def value(self, config: Config) -> Any:
-        """What a config holds there."""
-        return get(config, self.name)
-
-    def is_set(self, config: Config) -> bool:
-        """Whether a config holds another value than the default."""
-        return self.value(config) != self.default
-
-
-@functools.cache
-def fields() -> tuple[Field, ...]:
-    """Every field, in the order of the table of settings.
-
-    Example:
-        >>> [field.name for field in fields()][:2]
-        ['seed', 'method']
-    """
-    return tuple(_fields())
-
-
-def _fields() -> Iterator[Field]:
-    for outer in dataclasses.fields(Config):
-        if not dataclasses.is_dataclass(outer.type):
-            yield _describe(outer, outer.name, outer.metadata["only_for"])
-            continue
-        axis, table = outer.metadata["axis"], outer.metadata["table"]
-        for inner in dataclasses.fields(typing.cast(type, outer.type)):
-            only_for = {**outer.metadata["only_for"], **inner.metadata["only_for"]}
-            name = f"{outer.name}.{inner.name}"
-            takers = []
-            if name != axis:
-                takers = [taker for taker, build in table.items() if inner.name in arguments(build)]
-            if takers and len(takers) < len(table):
-                only_for[axis] = takers
-            yield _describe(inner, name, only_for, axis, table, takers)
-
-
-def _describe(
-    field: dataclasses.Field,
-    name: str,
-    only_for: Mapping[str, Collection[str]],
-    axis: str = "",
-    table: Table = types.MappingProxyType({}),
-    takers: Collection[str] = (),
-) -> Field:
-    takes = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else ()
-    default = {} if field.default is dataclasses.MISSING else field.default
-    kinds: Any = takes or (field.type,)
-    return Field(name, kinds, default, field.metadata, only_for, axis, table, takers)
-
-
-def arguments(builder: Callable[..., Any]) -> list[str]:
-    """The names of the arguments that a builder takes, through `functools.partial` too."""
-    return [
-        name
-        for name, parameter in inspect.signature(builder).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    ]
-
-
-def groups() -> list[str]:
-    """The names of the groups of fields.
-
-    Example:
-        >>> groups()[0]
-        'data'
-    """
-    return [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)]
-
-
-def get(config: Config, name: str) -> Any:
-    """The value of a field by its dotted name."""
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def put(config: Config, name: str, value: Any) -> Config:
-    """The config with another value of one field.
-
-    Example:
-        >>> put(Config(), "temperature.tau", 0.5).temperature.tau
-        0.5
-    """
-    group, _, last = name.rpartition(".")
-    if group:
-        return dataclasses.replace(
-            config, **{group: dataclasses.replace(getattr(config, group), **{last: value})}
-        )
-    return dataclasses.replace(config, **{last: value})
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Fields in which two nested settings differ: name to (old, new).
-
-    Example:
-        >>> differences({"data": {"name": "a"}}, {"data": {"name": "b"}})
-        {'data.name': ('a', 'b')}
-    """
-    before, after = _flatten(old), _flatten(new)
-    names = list(dict.fromkeys([*before, *after]))
-    missing = "(not there)"
-    pairs = {n: (before.get(n, missing), after.get(n, missing)) for n in names}
-    return {n: (a, b) for n, (a, b) in pairs.items() if _plain(a) != _plain(b)}
-
-
-def may_change_on_resume(name: str) -> bool:
-    """Whether a run may go on after the field `name` changed."""
-    return any(field.name == name and field.limits["may_change"] for field in fields())
-
-
-@contextlib.contextmanager
-def as_fields(*where: str, options: str = "", **renamed: str) -> Iterator[None]:
-    """Say in the names of the fields what a function below says in those of its arguments.
-
-    Args:
-        where: the groups that the arguments come from, the nearest first.
-        options: the field with the arguments that are no fields; "": that of the first group.
-        renamed: arguments whose field has another name: argument to field.
-
-    Raises:
-        ConfigError: in place of an `ArgumentError`.
-
-    Example:
-        >>> with as_fields("data"):
-        ...     raise ArgumentError("path", "found ''; allowed: what `name` needs.")
-        Traceback (most recent call last):
-        dystress_jax.run.config.ConfigError: config.data.path: found ''; allowed: what
-        config.data.name needs.
-    """
-    try:
-        yield
-    except ArgumentError as error:
-        names = _full_names(where) | renamed
-        holder = options or ".".join([*where[:1], "options"])
-        if any(field.name == holder for field in fields()):
-            names.setdefault(error.argument, f"{holder}.{error.argument}")
-        name = f"config.{names[error.argument]}" if error.argument in names else error.argument
-        in_backticks = lambda m: f"config.{names[m[1]]}" if m[1] in names else m[1]
-        text = re.sub(r"`(\w+)`", in_backticks, error.text)
-        raise ConfigError(f"{name}: {text}") from error
-
-
-def _full_names(where: Collection[str]) -> dict[str, str]:
-    """Argument to field: those of the groups before those without a group."""
-    found: dict[str, str] = {}
-    for group in (*where, ""):
-        for field in fields():
-            if field.name.rpartition(".")[0] == group:
-                found.setdefault(field.last, field.name)
-    return found
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value

@@ -13,26 +13,26 @@ import numpy as np
 from .. import data, evaluation
 from ..data.tokenizer import Tokenizer
 from ..training import checkpoint
-from ._own import Own
-from .config import Config, ConfigError, as_fields
+from .config import Config, ConfigError, arguments
+from .fields import as_fields
+from .methods import ALL_LOSSES
 from .tables import is_own, make
 
 Sources = dict[str, data.Source]
 IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
 
 
-def open_sources(config: Config, own: Own = Own()) -> Sources:  # noqa: B008
+def open_sources(config: Config, opener: data.Opener) -> Sources:
     """The splits that the data has: `train`, and `holdout` and `test` where there are any.
 
     Args:
         config: the settings.
-        own: objects in place of names.
+        opener: of the data that they name.
 
     Raises:
         ConfigError: there are no such data, or they do not fit the settings.
     """
     d = config.data
-    opener = own.find(data.SOURCES, config, "data.source")
 
     def splits() -> Any:
         return make(config, "data.source", opener)
@@ -40,7 +40,7 @@ def open_sources(config: Config, own: Own = Own()) -> Sources:  # noqa: B008
     splits.__name__ = d.source  # as the answer to what it returns calls it
     with as_fields("data"):
         sources = data.open_splits(splits, imbalance_ratio=d.imbalance_ratio, limit=d.limit)
-        if config.method == "clip" and d.prompts:
+        if d.prompts:
             templates = evaluation.templates(d.prompts)
             with as_fields("data", source="data.prompts", templates="data.prompts"):
                 sources = {
@@ -49,10 +49,11 @@ def open_sources(config: Config, own: Own = Own()) -> Sources:  # noqa: B008
                     else source
                     for split, source in sources.items()
                 }
-    if config.loss.name == "supcon" and not sources["train"].has_labels:
+    loss = ALL_LOSSES.get(config.loss.name)
+    if loss and "labels" in arguments(loss) and not sources["train"].has_labels:
         raise ConfigError(
-            "config.loss.name: found supcon with images without labels; allowed: softmax or dcl, "
-            "which need none."
+            f"config.loss.name: found {config.loss.name} with images without labels; allowed: "
+            "softmax or dcl, which need none."
         )
     return sources
 

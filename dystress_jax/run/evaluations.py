@@ -16,12 +16,14 @@ import tqdm
 
 from .. import data, evaluation
 from ..evaluation import EmbeddedImages, Result, features
-from ..evaluation.representation import evaluate_representation
 from ..training import TrainState
-from .config import Config, ConfigError, arguments, as_fields
+from .config import Config, ConfigError, arguments
 from .experiment import EncodeImages, Experiment
+from .fields import as_fields
 
-Evaluate = Callable[..., Result]  # (experiment, state, *, options of one's own)
+Evaluate = Callable[..., Result]  # (experiment, state, *, embedded, options of one's own)
+Embedded = Callable[[str], EmbeddedImages]  # of a split
+SHARED = "embedded"  # an evaluation with this argument shares the embeddings with the others
 
 
 class CannotEvaluate(ConfigError):
@@ -100,16 +102,21 @@ def linear_probe(experiment: Experiment, state: TrainState) -> Result:
     return result._replace(split=split)
 
 
-def retrieval(experiment: Experiment, state: TrainState) -> Result:
+def retrieval(
+    experiment: Experiment, state: TrainState, *, embedded: Embedded | None = None
+) -> Result:
     """Which images find their texts, and the other way round."""
     split = captioned_split(experiment)
-    return evaluation.evaluate_retrieval(embedded(experiment, state, split))._replace(split=split)
+    images = (embedded or embedded_by(experiment, state))(split)
+    return evaluation.evaluate_retrieval(images)._replace(split=split)
 
 
-def zero_shot(experiment: Experiment, state: TrainState) -> Result:
+def zero_shot(
+    experiment: Experiment, state: TrainState, *, embedded: Embedded | None = None
+) -> Result:
     """Classification by descriptions of the classes."""
     task = zero_shot_task(experiment)
-    images = embedded(experiment, state, task.split)._replace(source=task.source)
+    images = (embedded or embedded_by(experiment, state))(task.split)._replace(source=task.source)
     result = evaluation.evaluate_zero_shot(
         images,
         templates=evaluation.templates(experiment.config.zero_shot.prompts),
@@ -140,17 +147,20 @@ def representation_of(
 
     embed = functools.partial(features.embed_source, source=source, mesh=experiment.mesh)
     width = experiment.method.num_features
-    # Features of view a and of view b, then embeddings of both: one pass over the images.
-    both = embed(lambda x: jnp.concatenate([y.reshape(len(x), -1) for y in views(x)], axis=1))
-    whole = [functools.partial(f, *trained) for f in (experiment.encode, experiment.project)]
+    # Features and embeddings of whole images, and those of view a and of view b: a pass each.
+    flat = lambda of, x: jnp.concatenate([y.reshape(len(x), -1) for y in of(x)], axis=1)
+    whole = embed(functools.partial(flat, functools.partial(experiment.embed, *trained)))
+    both = embed(functools.partial(flat, views))
     found = {
-        "features_": (embed(whole[0]), both[:, : 2 * width]),
-        "embeddings_": (embed(whole[1]), both[:, 2 * width :]),
+        "features_": (whole[:, :width], both[:, : 2 * width]),
+        "embeddings_": (whole[:, width:], both[:, 2 * width :]),
     }
     labels, results = source.labels(), []
     for prefix, (embeddings, pairs) in found.items():
         view_a, view_b = np.split(pairs, 2, axis=1)
-        results.append(evaluate_representation(embeddings, view_a, view_b, labels, prefix=prefix))
+        results.append(
+            evaluation.evaluate_representation(embeddings, view_a, view_b, labels, prefix=prefix)
+        )
     protocol = {name: value for result in results for name, value in result.protocol.items()}
     protocol["recipe"] = experiment.config.augment.recipe
     return Result(tuple(row for result in results for row in result.rows), protocol, split)
@@ -164,12 +174,18 @@ EVALUATIONS: dict[str, Evaluate] = {
     "zero_shot": zero_shot,
     "representation": representation,
 }
-_OF_TEXTS = ("retrieval", "zero_shot")
 # What a run ends with, as far as it can be measured.
 CLOSING = ("knn", "baselines", "retrieval", "zero_shot")
 
 
-def measure(evaluate: Evaluate, experiment: Experiment, state: TrainState, *, name: str) -> Result:
+def measure(
+    evaluate: Evaluate,
+    experiment: Experiment,
+    state: TrainState,
+    *,
+    name: str,
+    embedded: Embedded | None = None,
+) -> Result:
     """What an evaluation measures.
 
     Args:
@@ -177,12 +193,14 @@ def measure(evaluate: Evaluate, experiment: Experiment, state: TrainState, *, na
         experiment: the parts of the run.
         state: of the run.
         name: of the evaluation, for errors.
+        embedded: as `embedded_by` makes it, where several evaluations share it.
 
     Raises:
         ConfigError: it returns no `Result`, or one that does not fit in JSON.
         CannotEvaluate: there is nothing to measure by.
     """
-    taken, options = arguments(evaluate), experiment.config.evaluation_options
+    shared = {SHARED: embedded or embedded_by(experiment, state)}
+    taken, options = arguments(evaluate), experiment.config.evaluation_options | shared
     result = evaluate(experiment, state, **{n: v for n, v in options.items() if n in taken})
     if not isinstance(result, Result):
         raise ConfigError(
@@ -206,7 +224,7 @@ def check_options(config: Config, own: Mapping[str, Evaluate]) -> None:
     Raises:
         ConfigError: with the arguments that there are.
     """
-    taken = [name for evaluate in own.values() for name in arguments(evaluate)[2:]]
+    taken = [n for evaluate in own.values() for n in arguments(evaluate)[2:] if n != SHARED]
     for name, value in config.evaluation_options.items():
         if name not in taken:
             raise ConfigError(
@@ -278,15 +296,15 @@ def captioned_split(experiment: Experiment) -> str:
     return _measured_split(experiment, lambda source: source.captions is not None, "captions")
 
 
-def embedded(experiment: Experiment, state: TrainState, split: str) -> EmbeddedImages:
-    """The images of a split as the towers of a state embed them; the last ones are kept."""
-    key = (id(state.params), split)
-    if key not in _LAST:
+def embedded_by(experiment: Experiment, state: TrainState) -> Embedded:
+    """The images of a split as the towers of a state embed them, once for all who ask."""
+
+    @functools.cache
+    def embedded(split: str) -> EmbeddedImages:
         encoder = dual_encoder(experiment, state)
-        images = evaluation.embed_images(encoder, experiment.sources[split], mesh=experiment.mesh)
-        _LAST.clear()
-        _LAST[key] = (state.params, images)  # held, so that its id is nobody else's
-    return _LAST[key][1]
+        return evaluation.embed_images(encoder, experiment.sources[split], mesh=experiment.mesh)
+
+    return embedded
 
 
 def dual_encoder(experiment: Experiment, state: TrainState) -> evaluation.DualEncoder:
@@ -302,19 +320,12 @@ def dual_encoder(experiment: Experiment, state: TrainState) -> evaluation.DualEn
     )
 
 
-def forget_embedded() -> None:
-    """Let go of the images that `embedded` keeps."""
-    _LAST.clear()
-
-
-_LAST: dict[tuple[int, str], tuple[object, EmbeddedImages]] = {}
-
-
 def _check_language(experiment: Experiment) -> None:
     if experiment.language is None:
+        without = [n for n, evaluate in EVALUATIONS.items() if SHARED not in arguments(evaluate)]
         raise CannotEvaluate(
             f"--evaluation: found a run with config.method {experiment.config.method}, which has "
-            f"no texts; allowed: {', '.join(n for n in EVALUATIONS if n not in _OF_TEXTS)}"
+            f"no texts; allowed: {', '.join(without)}"
         )
 
 

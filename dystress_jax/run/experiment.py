@@ -17,6 +17,7 @@ from .config import Config
 from .language import Language
 
 Encode = Callable[..., Float[Array, "n features"]]
+Embed = Callable[..., tuple[Float[Array, "n features"], Float[Array, "n d"]]]
 EncodeImages = Callable[[UInt8[Array, "n h w c"]], Float[Array, "n d"]]
 
 
@@ -41,7 +42,7 @@ class Experiment(NamedTuple):
         optimizer: of its parameters.
         encode: `(params, stats, uint8 images) -> features`, jitted.
         encode_view: `(params, stats, key, uint8 images) -> features` of one weak random view each.
-        project: `(params, stats, uint8 images) -> embeddings`, jitted.
+        embed: `(params, stats, uint8 images) -> (features, embeddings)`, jitted.
         embed_views: `(params, stats, key, uint8 images) -> (features [n 2 f], embeddings [n 2 d])`
             of two random views of each image, as in training but in evaluation mode; jitted.
         language: of an image-text run; else None.
@@ -57,7 +58,7 @@ class Experiment(NamedTuple):
     optimizer: optax.GradientTransformation
     encode: Encode
     encode_view: Encode
-    project: Encode
+    embed: Embed
     embed_views: Callable[..., tuple[Float[Array, "n 2 f"], Float[Array, "n 2 d"]]]
     language: Language | None
     trained_on: str

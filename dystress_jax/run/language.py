@@ -10,8 +10,9 @@ from .. import data
 from ..data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from ..similarities import Similarity
 from ..training import checkpoint
-from .config import Config, ConfigError, as_fields
+from .config import Config, ConfigError
 from .data import Sources
+from .fields import as_fields
 
 FILE = "tokenizer.json"
 

@@ -1,7 +1,9 @@
 """Every method by name: its heads, its BatchNorm groups, its losses, in one place each."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from .. import losses, methods, similarities
 from ..methods import Loss, Method, OneView, Spread, Views
@@ -45,6 +47,27 @@ class Parts(NamedTuple):
     total_steps: int
 
 
+class AskedParts(Parts):
+    """The parts, which note what a method asks them for: the settings of the others do nothing."""
+
+    def __getattribute__(self, name: str) -> Any:
+        """Note one of the parts, or all of them for a changed copy."""
+        if name == "_replace":
+            self.asked().update(Parts._fields)
+        elif name in Parts._fields:
+            self.asked().add(name)
+        return super().__getattribute__(name)
+
+    def __iter__(self) -> Iterator[Any]:
+        """All of them."""
+        self.asked().update(Parts._fields)
+        return super().__iter__()
+
+    def asked(self) -> set[str]:
+        """The names of those that have been asked for."""
+        return self.__dict__.setdefault("noted", set())
+
+
 def simclr(parts: Parts) -> Method:
     """SimCLR."""
     encoder = parts.encoder()
@@ -55,9 +78,10 @@ def simclr(parts: Parts) -> Method:
 
 
 def moco_v2(parts: Parts, *, queue_size: int, momentum: float, bn_groups: int) -> Method:
-    """MoCo v2."""
-    encoder = parts.encoder(bn_groups=bn_groups)
-    projector = parts.projector("moco_v2", encoder.out_features, bn_groups=bn_groups)
+    """MoCo v2: without BatchNorm there is nothing to split."""
+    groups = bn_groups if parts.has_batchnorm else 1
+    encoder = parts.encoder(bn_groups=groups)
+    projector = parts.projector("moco_v2", encoder.out_features, bn_groups=groups)
     return methods.moco_v2(
         encoder,
         projector,
@@ -165,6 +189,14 @@ LOSSES: dict[str, list[str]] = {
 ALL_LOSSES: dict[str, Loss] = {
     name: METHODS[having[0]].losses[name] for name, having in LOSSES.items()
 }
+# Those that a bias is learned for, beside the scale.
+WITH_BIAS = ("siglip",)
+# The methods whose negatives are in a queue, which every device holds whole.
+WITH_QUEUE = [
+    name
+    for name, entry in METHODS.items()
+    if any("queue" in inspect.signature(loss).parameters for loss in entry.losses.values())
+]
 
 TOPOLOGIES: dict[str, Callable[..., Similarity]] = {
     "sphere": lambda: similarities.sphere,
@@ -175,3 +207,11 @@ TOPOLOGIES: dict[str, Callable[..., Similarity]] = {
     "squared_euclidean": lambda: similarities.squared_euclidean,
     "inner_product": lambda: similarities.inner_product,
 }
+_ONE_TOKEN = {"tokens": 1, "match_range": False}
+_MEASURES = {
+    name: build(**{n: _ONE_TOKEN[n] for n in inspect.signature(build).parameters})
+    for name, build in TOPOLOGIES.items()
+}
+# Those whose values lie between two numbers, and those of them that lie alike on both sides of 0.
+BOUNDED = [name for name, s in _MEASURES.items() if math.isfinite(s.high - s.low)]
+SYMMETRIC = [name for name in BOUNDED if _MEASURES[name].low == -_MEASURES[name].high]

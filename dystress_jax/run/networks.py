@@ -1,53 +1,40 @@
 """From the settings to the networks: the encoder, the heads, and the towers of clip."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from .. import data, models
-from ..models import ENCODERS, IMAGE_TOWERS, Network
-from ._own import Own
-from .config import Config, ConfigError, arguments, as_fields
+from .. import models
+from ..models import IMAGE_TOWERS, Network
+from .config import Config, ConfigError, arguments
+from .fields import as_fields
 from .tables import is_own, make
 
 SIZE_FIELD = "augment.size"  # what the networks call image_size
 
 
-def view_size(config: Config, source: data.Source) -> int:
-    """The side of the images that the encoder sees.
-
-    Raises:
-        ConfigError: the images are no squares and no size is set, or they are too small for it.
-    """
-    height, width, _ = source.image_shape
-    if not config.augment.size and height != width:
-        raise ConfigError(
-            f"config.augment.size: found 0 with images of {height} x {width}; allowed: the side of "
-            "the square views, in pixels."
-        )
-    size = config.augment.size or height
-    if size > min(height, width):
-        raise ConfigError(
-            f"config.augment.size: found {size} with images of {height} x {width}; allowed: at "
-            f"most {min(height, width)}. Raise config.data.image_size or lower it."
-        )
-    return size
-
-
 def make_encoder(
     config: Config,
+    builder: Callable[..., Network],
     *,
     size: int,
     channels: int,
     bn_groups: int = 1,
-    own: Own = Own(),  # noqa: B008
 ) -> Network:
     """The encoder that the settings name, or the user's own, for square images.
+
+    Args:
+        config: the settings.
+        builder: what makes the encoder.
+        size: side of the images in pixels.
+        channels: of the images.
+        bn_groups: groups of the batch that BatchNorm normalises each by itself.
 
     Raises:
         ConfigError: the settings do not fit each other or the images, or the user's encoder
             does not accept these images.
     """
-    builder = own.find(ENCODERS, config, "model.name")
     if bn_groups > 1 and "bn_groups" not in arguments(builder):
         raise ConfigError(
             f"config.moco.bn_groups: found {bn_groups} with config.model.name {config.model.name}, "
@@ -111,13 +98,20 @@ def make_head(
 
 def make_towers(
     config: Config,
+    builder: Callable[..., Network],
     *,
     size: int,
     channels: int,
     vocab_size: int,
-    own: Own = Own(),  # noqa: B008
 ) -> tuple[tuple[Network, Network], tuple[Network, Network]]:
     """Clip's image tower and text tower: an encoder and a projection each.
+
+    Args:
+        config: the settings.
+        builder: what makes the encoder, if it is the user's own.
+        size: side of the images in pixels.
+        channels: of the images.
+        vocab_size: of the texts.
 
     Raises:
         ConfigError: the settings do not fit each other or the images.
@@ -125,7 +119,7 @@ def make_towers(
     g, t = config.topology, config.text
     shared = {"dims": g.dims, "tokens": g.tokens, "mode": g.mode, "dtype": jnp.dtype(config.dtype)}
     if is_own(config.model.name):
-        encoder = make_encoder(config, size=size, channels=channels, own=own)
+        encoder = make_encoder(config, builder, size=size, channels=channels)
         with as_fields("topology"):
             if g.mode == "multi" and g.tokens > 1:
                 raise ConfigError(

@@ -7,7 +7,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from .checks import from_config_dict, takes, unknown
-from .config import Config, ConfigError, Field, fields, groups
+from .config import Config, ConfigError
+from .fields import Field, fields, groups
 
 
 def check_overrides(arguments: Iterable[str]) -> list[str]:
@@ -64,7 +65,7 @@ def override(settings: ConfigDict, changes: Mapping[str, Any]) -> Config:
         ConfigError: as `from_config_dict`, or there is no such field.
 
     Example:
-        >>> from .config import defaults
+        >>> from .fields import defaults
         >>> settings = defaults()
         >>> settings.temperature.tau_max = 0.5
         >>> changes = {"temperature.name": "constant", "temperature.tau": 0.3}

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from ..errors import hint
-from .config import Config, ConfigError, Field, arguments, as_fields, fields, get
+from .config import Config, ConfigError, arguments
+from .fields import Field, as_fields, fields, get
 
 Entry = TypeVar("Entry")
 IN_PYTHON = "python:"  # how config.json names an object that was given in Python

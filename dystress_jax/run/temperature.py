@@ -146,3 +146,7 @@ TEMPERATURES: dict[str, Callable[..., Scheme]] = {
 }
 # Their profiles are for a similarity in [-1, 1].
 OF_A_COSINE = ("dystress", "shifted_dystress", "temo")
+# Its logits 2 artanh(s) grow alike on both sides of 0.
+OF_A_SYMMETRIC_COSINE = ("temperature_free",)
+# Their state has an entry for every example and each of its two views.
+OF_EACH_EXAMPLE = ("isogclr", "tempnet")

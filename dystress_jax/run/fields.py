@@ -1,0 +1,215 @@
+"""What can be asked of the fields: one by one, by name, and in the errors of other layers.
+
+The settings themselves are in `config`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import re
+import types
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict, config_dict
+
+from ..errors import ArgumentError
+from .config import Config, ConfigError, Names, Table, taking
+
+
+def defaults() -> ConfigDict:
+    """Every field at its default, as the `ConfigDict` that a config file starts from.
+
+    Example:
+        >>> defaults().temperature.name
+        'dystress'
+    """
+    return to_config_dict(Config())
+
+
+def to_config_dict(config: Config) -> ConfigDict:
+    """The same settings as a `ConfigDict`."""
+    settings = ConfigDict(dataclasses.asdict(config))
+    for field in fields():  # so that a number can be put where None stands
+        if field.takes == (float, type(None)) and field.value(config) is None:
+            settings.update_from_flattened_dict({field.name: config_dict.placeholder(float)})
+    return settings
+
+
+class Field(NamedTuple):
+    """One field of `Config` under its full name, such as `temperature.tau_min`."""
+
+    name: str
+    takes: tuple[type, ...]
+    default: Any
+    limits: Mapping[str, Any]
+    only_for: Mapping[str, Names]
+    parts: Collection[str]  # of `Parts`, that read it; (): whatever the method
+    axis: str  # the field that chooses who is built with the group's fields
+    table: Table
+    takers: Collection[str]  # the names in the table of those who have it as an argument
+
+    @property
+    def last(self) -> str:
+        """The name within the group."""
+        return self.name.rpartition(".")[2]
+
+    def value(self, config: Config) -> Any:
+        """What a config holds there."""
+        return get(config, self.name)
+
+    def is_set(self, config: Config) -> bool:
+        """Whether a config holds another value than the default."""
+        return self.value(config) != self.default
+
+
+@functools.cache
+def fields() -> tuple[Field, ...]:
+    """Every field, in the order of the table of settings.
+
+    Example:
+        >>> [field.name for field in fields()][:2]
+        ['seed', 'method']
+    """
+    return tuple(_fields())
+
+
+def _fields() -> Iterator[Field]:
+    for outer in dataclasses.fields(Config):
+        if not dataclasses.is_dataclass(outer.type):
+            only_for, parts = outer.metadata["only_for"], outer.metadata["parts"]
+            yield _describe(outer, outer.name, only_for, parts)
+            continue
+        axis, table = outer.metadata["axis"], outer.metadata["table"]
+        for inner in dataclasses.fields(typing.cast(type, outer.type)):
+            only_for = {**outer.metadata["only_for"], **inner.metadata["only_for"]}
+            name = f"{outer.name}.{inner.name}"
+            takers = taking(inner.name, table) if name != axis else []
+            if takers and len(takers) < len(table):
+                only_for[axis] = takers
+            parts = inner.metadata["parts"] or outer.metadata["parts"]
+            yield _describe(inner, name, only_for, parts, axis, table, takers)
+
+
+def _describe(
+    field: dataclasses.Field,
+    name: str,
+    only_for: Mapping[str, Names],
+    parts: Collection[str],
+    axis: str = "",
+    table: Table = types.MappingProxyType({}),
+    takers: Collection[str] = (),
+) -> Field:
+    takes = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else ()
+    default = {} if field.default is dataclasses.MISSING else field.default
+    kinds: Any = takes or (field.type,)
+    return Field(name, kinds, default, field.metadata, only_for, parts, axis, table, takers)
+
+
+def groups() -> list[str]:
+    """The names of the groups of fields.
+
+    Example:
+        >>> groups()[0]
+        'data'
+    """
+    return [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)]
+
+
+def get(config: Config, name: str) -> Any:
+    """The value of a field by its dotted name."""
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def put(config: Config, name: str, value: Any) -> Config:
+    """The config with another value of one field.
+
+    Example:
+        >>> put(Config(), "temperature.tau", 0.5).temperature.tau
+        0.5
+    """
+    group, _, last = name.rpartition(".")
+    if group:
+        return dataclasses.replace(
+            config, **{group: dataclasses.replace(getattr(config, group), **{last: value})}
+        )
+    return dataclasses.replace(config, **{last: value})
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields in which two nested settings differ: name to (old, new).
+
+    Example:
+        >>> differences({"data": {"name": "a"}}, {"data": {"name": "b"}})
+        {'data.name': ('a', 'b')}
+    """
+    before, after = _flatten(old), _flatten(new)
+    names = list(dict.fromkeys([*before, *after]))
+    missing = "(not there)"
+    pairs = {n: (before.get(n, missing), after.get(n, missing)) for n in names}
+    return {n: (a, b) for n, (a, b) in pairs.items() if _plain(a) != _plain(b)}
+
+
+def may_change_on_resume(name: str) -> bool:
+    """Whether a run may go on after the field `name` changed."""
+    return any(field.name == name and field.limits["may_change"] for field in fields())
+
+
+@contextlib.contextmanager
+def as_fields(*where: str, options: str = "", **renamed: str) -> Iterator[None]:
+    """Say in the names of the fields what a function below says in those of its arguments.
+
+    Args:
+        where: the groups that the arguments come from, the nearest first.
+        options: the field with the arguments that are no fields; "": that of the first group.
+        renamed: arguments whose field has another name: argument to field.
+
+    Raises:
+        ConfigError: in place of an `ArgumentError`.
+
+    Example:
+        >>> with as_fields("data"):
+        ...     raise ArgumentError("path", "found ''; allowed: what `name` needs.")
+        Traceback (most recent call last):
+        dystress_jax.run.config.ConfigError: config.data.path: found ''; allowed: what
+        config.data.name needs.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        names = _full_names(where) | renamed
+        holder = options or ".".join([*where[:1], "options"])
+        if any(field.name == holder for field in fields()):
+            names.setdefault(error.argument, f"{holder}.{error.argument}")
+        name = f"config.{names[error.argument]}" if error.argument in names else error.argument
+        in_backticks = lambda m: f"config.{names[m[1]]}" if m[1] in names else m[1]
+        text = re.sub(r"`(\w+)`", in_backticks, error.text)
+        raise ConfigError(f"{name}: {text}") from error
+
+
+def _full_names(where: Collection[str]) -> dict[str, str]:
+    """Argument to field: those of the groups before those without a group."""
+    found: dict[str, str] = {}
+    for group in (*where, ""):
+        for field in fields():
+            if field.name.rpartition(".")[0] == group:
+                found.setdefault(field.last, field.name)
+    return found
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value

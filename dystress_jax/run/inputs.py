@@ -1,0 +1,92 @@
+"""What the encoder sees of an image: its size, and how views and whole images are made."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+
+from .. import augment, data
+from ..methods import OneView, Views
+from .config import Config, ConfigError
+
+Images = UInt8[Array, "n h w c"]
+Seen = Float[Array, "n size size c"]
+
+
+class Inputs(NamedTuple):
+    """From uint8 images to what the encoder sees, made once a run.
+
+    Attributes:
+        size: side of the square that the encoder sees, in pixels.
+        channels: of the images.
+        views: `(key, images, rows) -> two random views` of each.
+        view: `(key, images, rows) -> one random view` of each.
+        weak_view: `(key, images) -> one random view` of each, only cropped and flipped.
+        centre: `images -> their centre`, the whole image where it is a square of that size.
+    """
+
+    size: int
+    channels: int
+    views: Views
+    view: OneView
+    weak_view: Callable[[PRNGKeyArray, Images], Seen]
+    centre: Callable[[Images], Seen]
+
+
+def make_inputs(config: Config, source: data.Source) -> Inputs:
+    """What the encoder sees of the images of a source.
+
+    Raises:
+        ConfigError: the images are no squares and no size is set, or they are too small for it; or
+            they have other channels than the settings have means.
+    """
+    size, channels = _view_size(config, source), source.image_shape[-1]
+    recipe, weak = augment.RECIPES[config.augment.recipe], augment.weak().first
+    top, left = ((side - size) // 2 for side in source.image_shape[:2])
+    _check_channels(config, channels)
+    normalize = functools.partial(
+        augment.normalize, mean=config.augment.mean, std=config.augment.std
+    )
+
+    def views(key, images, rows):
+        first, second = augment.two_views(key, images, recipe, size=size, rows=rows)
+        return normalize(first), normalize(second)
+
+    def view(key, images, rows):
+        return normalize(augment.view(key, images, recipe.first, size=size, rows=rows))
+
+    def weak_view(key, images):
+        return normalize(augment.view(key, images, weak, size=size))
+
+    def centre(images):
+        return normalize(augment.to_float(images[:, top : top + size, left : left + size]))
+
+    return Inputs(size, channels, views, view, weak_view, centre)
+
+
+def _view_size(config: Config, source: data.Source) -> int:
+    """The side of the images that the encoder sees."""
+    height, width, _ = source.image_shape
+    if not config.augment.size and height != width:
+        raise ConfigError(
+            f"config.augment.size: found 0 with images of {height} x {width}; allowed: the side of "
+            "the square views, in pixels."
+        )
+    size = config.augment.size or height
+    if size > min(height, width):
+        raise ConfigError(
+            f"config.augment.size: found {size} with images of {height} x {width}; allowed: at "
+            f"most {min(height, width)}. Raise config.data.image_size or lower it."
+        )
+    return size
+
+
+def _check_channels(config: Config, channels: int) -> None:
+    for name in ("mean", "std"):
+        found = getattr(config.augment, name)
+        if len(found) not in (1, channels):
+            raise ConfigError(
+                f"config.augment.{name}: found {len(found)} numbers for images of {channels} "
+                f"channel{'s' * (channels > 1)}; allowed: one number, or one a channel."
+            )

@@ -1,0 +1,110 @@
+"""What is the user's own, tried before the run begins: the step is traced, nothing is compiled."""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from .. import data
+from ..errors import UserError
+from ..methods import Loss, Method
+from ..schemes import Scheme
+from ..training import new_state, prepared, whole_gradient
+from .config import Config, ConfigError
+from .fields import get
+from .tables import is_own
+
+_CALLED = ("method", "temperature.name", "loss.name")  # by the step
+
+
+def try_step(config: Config, method: Method, scheme: Scheme | None, source: data.Source) -> None:
+    """Trace the gradient of a batch, if something of the user's own is called in it.
+
+    Args:
+        config: the settings.
+        method: of the run.
+        scheme: of its temperature.
+        source: of the batch.
+
+    Raises:
+        ConfigError: it fails, or gives no loss of each anchor.
+    """
+    own = [f"config.{axis}: {get(config, axis)}" for axis in _CALLED if is_own(get(config, axis))]
+    if not own:
+        return
+    whose = " or ".join(own)
+    arrays = {name: np.asarray(x) for name, x in source.gather(np.arange(1)).items()}
+    batch = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype)
+        for name, x in arrays.items()
+    }
+
+    def contrast(*arguments: Any) -> Any:
+        values, outcome = method.contrast(*arguments)
+        _check_values(values, whose)
+        return values, outcome
+
+    def step(batch: dict[str, Array]) -> Any:
+        state = new_state(method, optax.identity(), jax.random.key(0), scheme=scheme)
+        gradient = whole_gradient(method._replace(contrast=contrast), scheme)
+        return gradient(state, prepared(method, batch, state.key), state.key)
+
+    with _telling(whose, "what JAX can trace and differentiate"):
+        jax.eval_shape(step, batch)
+
+
+def checked(loss: Loss, config: Config, like: Loss | None) -> Loss:
+    """A loss of the user's own, which says what is wrong with it under its field.
+
+    Args:
+        loss: the user's own.
+        config: the settings, which name it.
+        like: a loss that is called in the same way; None: there is none of ours.
+    """
+    whose = f"config.loss.name: {config.loss.name}"
+    allowed = "what JAX can trace and differentiate"
+    if like is not None:
+        parameters = inspect.signature(like).parameters.values()
+        given = ", ".join(p.name for p in parameters if p.default is p.empty)
+        allowed += f", called with {given}"
+
+    @functools.wraps(loss)
+    def call(*batch: Any, **how: Any) -> Float[Array, " anchors"]:
+        with _telling(whose, allowed):
+            values = jnp.asarray(loss(*batch, **how))
+        _check_values(values, whose, rows=len(batch[0]) if batch else 1)
+        return values
+
+    return call
+
+
+def _check_values(values: Any, whose: str, *, rows: int = 1) -> None:
+    """One number an anchor; the anchors are the rows, or several views of each."""
+    shape, dtype = jnp.shape(values), jnp.result_type(values)
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    if len(shape) != 1 or shape[0] % rows or not shape[0] or not floating:
+        raise ConfigError(
+            f"{whose} gives {list(shape)} of {dtype}; allowed: one real number for each anchor, "
+            + (f"[{rows}] or [{2 * rows}] here." if rows > 1 else "[anchors].")
+        )
+
+
+@contextlib.contextmanager
+def _telling(whose: str, allowed: str) -> Iterator[None]:
+    """Say what is wrong with the user's own, whatever it raises."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        first = (str(error).strip() or "no message").splitlines()[0]
+        raise ConfigError(
+            f"{whose} fails with {type(error).__name__} ({first}); allowed: {allowed}."
+        ) from error
