@@ -52,8 +52,8 @@ def encode_source(
     return features, labels
 
 
-def check_finite(features: Float[np.ndarray, "n d"]) -> None:
-    """Refuse features that nothing can be measured on.
+def check_finite(features: Float[np.ndarray, "n d"], what: str = "images") -> None:
+    """Refuse features of images, or of `what`, that nothing can be measured on.
 
     Raises:
         NotFiniteError: a feature is NaN or infinite.
@@ -61,7 +61,7 @@ def check_finite(features: Float[np.ndarray, "n d"]) -> None:
     broken = ~np.isfinite(features).all(axis=1)
     if broken.any():
         raise NotFiniteError(
-            f"the features of {broken.sum()} of {len(features)} images are NaN or infinite: the "
+            f"the features of {broken.sum()} of {len(features)} {what} are NaN or infinite: the "
             "encoder has diverged, evaluate an earlier checkpoint"
         )
 
@@ -79,8 +79,13 @@ def embed_source(
 
     Returns:
         The embeddings, float32, whole on the host of every process.
+
+    Raises:
+        NotFiniteError: an embedding is NaN or infinite.
     """
-    return _encode_all(embed, source, mesh=mesh, batch_size=batch_size)[0]
+    embeddings, _ = _encode_all(embed, source, mesh=mesh, batch_size=batch_size)
+    check_finite(embeddings)
+    return embeddings
 
 
 def _encode_all(
