@@ -40,16 +40,23 @@ def encode_source(
         ArgumentError: no image has a label.
         NotFiniteError: a feature is NaN or infinite.
     """
-    features, labels = _encode_all(encode, source, mesh=mesh, batch_size=batch_size)
+    known = data.labelled(source)
+    if not len(known):
+        raise _no_label("source", source)
+    features, labels = _encode_all(encode, known, mesh=mesh, batch_size=batch_size)
     features, labels = features[labels >= 0], labels[labels >= 0]
     if not len(labels):
-        raise ArgumentError(
-            "source",
-            f"found {len(source)} images, none of them with a label; allowed: images with labels, "
-            "which this evaluation compares.",
-        )
+        raise _no_label("source", source)
     check_finite(features)
     return features, labels
+
+
+def _no_label(argument: str, source: data.Source) -> ArgumentError:
+    return ArgumentError(
+        argument,
+        f"found {len(source)} images, none of them with a label; allowed: images with labels, "
+        "which this evaluation compares.",
+    )
 
 
 def check_finite(features: Float[np.ndarray, "n d"], what: str = "images") -> None:
@@ -131,7 +138,7 @@ def check_classes(train: data.Source, test: data.Source) -> int:
     """Number of classes that both sources share.
 
     Raises:
-        ArgumentError: the training images are unlabelled, or the classes differ.
+        ArgumentError: the images of one of them are unlabelled, or the classes differ.
     """
     if not train.num_classes:
         raise ArgumentError(
@@ -145,4 +152,7 @@ def check_classes(train: data.Source, test: data.Source) -> int:
             f"found {test.num_classes} classes, and {train.num_classes} in `train`; allowed: the "
             "same classes in the same order.",
         )
+    for name, source in (("train", train), ("test", test)):
+        if not source.has_labels:
+            raise _no_label(name, source)
     return train.num_classes

@@ -39,9 +39,9 @@ def evaluate_linear_probe(
 
     Args:
         encode: uint8 images to features, jitted, the encoder in evaluation mode.
-        train: images to fit on.
-        test: images to score.
-        holdout: images to choose by; needed with several candidates.
+        train: images to fit on; those without a label do not count.
+        test: images to score, likewise.
+        holdout: images to choose by, likewise; needed with several candidates.
         encode_view: key and uint8 images to features of random views: fit on new views in every
             epoch, as the paper does. None: encode every image once, as it is.
         solver: `sgd`, or `lbfgs` without `encode_view`.
@@ -62,6 +62,7 @@ def evaluate_linear_probe(
             with every candidate the classifier diverges.
     """
     num_classes = check_classes(train, test)
+    train = data.labelled(train)
     batch_size = min(batch_size, len(train))
     solvers = {
         "sgd": functools.partial(
