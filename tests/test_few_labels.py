@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import run
-from dystress_jax.run import evaluations
+from dystress_jax.run import _train, evaluations
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -57,6 +57,16 @@ def test_the_probe_counts_and_fits_labelled_images_alone(tmp_path):
     several = probe(probe={"learning_rates": (0.1, 1.0)})
     with pytest.raises(run.ConfigError, match="no held-out images with labels to choose by"):
         measured("linear_probe", several)
+
+
+def test_a_run_that_cannot_be_measured_says_what_is_missing(tmp_path):
+    e = experiment(tmp_path / "few.npz", np.full(40, -1))
+    table = functools.partial(_train._closing_table, found={}, numbers={"steps": 1, "seconds": 1})
+    assert "(no labelled training images to measure by)" in table(e)
+    unlabelled = {
+        split: part.relabel(np.full(len(part), -1), ()) for split, part in e.sources.items()
+    }
+    assert "(no labelled or captioned test or held-out" in table(e._replace(sources=unlabelled))
 
 
 def test_what_an_evaluation_refuses_is_told_in_one_line(tmp_path):

@@ -78,7 +78,7 @@ def train(
         numbers["seconds"] = round(seconds + time.perf_counter() - began, 1)
         if jax.process_index() == 0:
             write_json(run.workdir / "summary.json", numbers)
-            print(_closing_table(found, numbers))
+            print(_closing_table(run.experiment, found, numbers))
         return numbers
 
 
@@ -304,11 +304,16 @@ def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
     return found
 
 
-def _closing_table(found: dict[str, Result], numbers: dict[str, Any]) -> str:
+def _closing_table(
+    experiment: Experiment, found: dict[str, Result], numbers: dict[str, Any]
+) -> str:
     time_row = ("time", f"{numbers['seconds']:.0f} s")
     if found:
         return show.results(found, also=[time_row])
-    title = "done (no labelled or captioned test or held-out images to measure by)"
+    missing = "labelled or captioned test or held-out images"
+    if experiment.measured_split(lambda source: source.has_labels) is not None:
+        missing = "labelled training images"
+    title = f"done (no {missing} to measure by)"
     return show.table([("steps", str(numbers["steps"])), time_row], title=title)
 
 
