@@ -441,6 +441,13 @@ def test_an_image_that_cannot_be_read_is_named_with_its_split_and_row(form, brok
     else:
         with pytest.raises(ArgumentError, match=f"^path: {said}"):
             open_hf(tmp_path)
+    for image_size in (0, 4):
+        some = data.open_splits(
+            "hf", path=str(tmp_path), image_size=image_size, on_error="skip", holdout=0.25
+        )
+        assert [int(example["index"]) for example in some["test"]] == [0, 1, 3, 4]
+        assert "row 2" in some["test"].skipped[0]
+        assert not some["holdout"].skipped
 
 
 def test_several_sizes_need_an_image_size(tmp_path):

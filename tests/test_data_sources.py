@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import struct
 import subprocess
 import sys
 import warnings
@@ -18,6 +19,7 @@ from PIL import Image
 
 from dystress_jax import data
 from dystress_jax.data import _stored, from_arrays, from_reader, split_holdout
+from dystress_jax.data._images import look, read_image
 from dystress_jax.errors import ArgumentError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -71,7 +73,7 @@ def prepare_tfds(data_set, directory, *, image=None, label=True, splits=None):
             for i, (picture, number) in enumerate(zip(images, labels, strict=True)):
                 encoded = picture
                 if isinstance(feature, tfds.features.Image):
-                    encoded = png(picture)
+                    encoded = io.BytesIO(picture) if isinstance(picture, bytes) else png(picture)
                 yield i, {"image": encoded} | ({"label": int(number)} if label else {})
 
     builder = Builder(data_dir=directory, file_format="array_record")
@@ -571,6 +573,61 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch, limit):
             source[0]
 
 
+RAMP = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (RAMP.astype(np.int32), "up to 255, nearly black .* to use 8 of the bits"),
+        (RAMP.astype(np.uint16) << 2, "up to 1020, nearly black .* to use 10 of the bits"),
+        (RAMP.astype(np.uint16) << 4, "up to 4080, nearly black .* to use 12 of the bits"),
+        (RAMP.astype(np.int32) << 9, "from 0 to 130560, more than 16 bits; save it"),
+        (RAMP.astype(np.int32) - 300, "from -300 to -45, more than 16 bits; save it"),
+    ],
+)
+def test_whole_numbers_that_eight_bits_would_spoil_are_refused(tmp_path, stored, message):
+    saved(tmp_path / "x.tif", Image.fromarray(stored))
+    with pytest.raises(ValueError, match=rf"x.tif: its pixels are whole numbers {message}"):
+        read_image(str(tmp_path / "x.tif"), 0)
+
+
+def test_black_with_sixteen_bits_is_black(tmp_path):
+    path = saved(tmp_path / "x.png", Image.fromarray(np.zeros((4, 4), np.uint16)))
+    assert not read_image(str(path), 0).any()
+
+
+def exif_block(*entries):
+    """EXIF data as a writer would store them: (tag, kind, count, value of 4 bytes) each."""
+    body = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    head = b"Exif\0\0II*\0\x08\0\0\0"
+    return head + struct.pack("<H", len(entries)) + body + b"\0\0\0\0"
+
+
+TURNED = (0x112, 3, 1, struct.pack("<HH", 6, 0))
+
+
+@pytest.mark.parametrize(
+    ("block", "is_turned"),
+    [
+        (exif_block(TURNED), True),
+        (exif_block((0x100, 2, 4, b"abc\0"), TURNED), True),  # the width as a text
+        (exif_block((0x100, 9, 1, struct.pack("<i", -5)), TURNED), True),  # below 0
+        (exif_block(TURNED, (0x11A, 11, 1, struct.pack("<f", np.nan))), True),  # a resolution
+        (exif_block((0x112, 2, 4, b"abc\0")), False),  # the orientation as a text
+        (b"Exif\0\0no header at all", False),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_exif_data_that_nobody_needs_may_be_faulty(tmp_path, block, is_turned, suffix):
+    image = Image.fromarray(np.full((4, 8, 3), 200, np.uint8))
+    path = str(saved(tmp_path / f"x.{suffix}", image, exif=block))
+    shape = (8, 4) if is_turned else (4, 8)
+    assert look(path, upright=True) == shape
+    assert read_image(path, 0).shape == (*shape, 3)
+    assert read_image(path, 2).shape == (2, 2, 3)
+
+
 def test_floating_point_pixels_are_refused(tmp_path):
     Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "float.tif")
     source = data.open_splits("folder", path=str(tmp_path), holdout=0)["train"]
@@ -791,10 +848,65 @@ def test_tfds_takes_the_validation_split_where_test_has_no_labels(tmp_path):
     assert [int(example["label"]) for example in test] == TEST_LABELS.tolist()
 
 
+def in_a_file(image, kind="PNG"):
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def test_tfds_decodes_any_file_as_a_folder_does(tmp_path):
+    picture = Image.fromarray(SMALL)
+    alpha = Image.fromarray(np.dstack([SMALL, SMALL[..., 0]]))
+    files = {
+        "palette.png": in_a_file(picture.quantize(8)),
+        "alpha.png": in_a_file(alpha),
+        "cmyk.jpg": in_a_file(picture.convert("CMYK"), "JPEG"),
+        "gray.png": in_a_file(picture.convert("L")),
+        "plain.png": png(SMALL),
+    }
+    (tmp_path / "files").mkdir()
+    for name, content in files.items():
+        (tmp_path / "files" / name).write_bytes(content)
+    by_files = data.open_splits("folder", path=str(tmp_path / "files"), holdout=0)["train"]
+    folder = prepare_tfds(
+        "any_kind",
+        tmp_path,
+        label=False,
+        splits={"train": ([files[name] for name in sorted(files)], [0] * len(files))},
+    )
+    by_tfds = data.open_splits("tfds", path=str(folder), holdout=0)["train"]
+    for one, other in zip(by_tfds, by_files, strict=True):
+        np.testing.assert_array_equal(one["image"], other["image"])
+    assert by_tfds[3]["image"].max() > 8  # colours, not their numbers
+
+
+def test_tfds_names_an_example_that_cannot_be_read_or_leaves_it_out(tmp_path):
+    pictures = [TRAIN[0], png(TRAIN[1])[:90], TRAIN[2], TRAIN[3, :4]]
+    folder = prepare_tfds("faulty", tmp_path, splits={"train": (pictures, [0, 1, 0, 1])})
+    open_it = functools.partial(data.open_splits, "tfds", path=str(folder), holdout=0)
+    train = open_it()["train"]
+    with pytest.raises(data.UnreadableError, match=r"^example 1 of train of faulty/1.0.0: ca"):
+        train[1]
+    message = "^example 3 of train of faulty/1.0.0 is 4 x 8, where the data set says 8 x 8"
+    with pytest.raises(data.UnreadableError, match=message):
+        train[3]
+    some = open_it(on_error="skip")["train"]
+    assert [int(example["index"]) for example in some] == [0, 2]
+    assert [line[:9] for line in some.skipped] == ["example 1", "example 3"]
+    with pytest.raises(ValueError, match=r"^on_error: found 'stop'; allowed: raise, skip"):
+        open_it(on_error="stop")
+
+
 def test_tfds_data_sets_that_cannot_be_read_are_refused(tmp_path, tfds_directory):
     deep = tfds.features.Image(shape=(8, 8, 1), dtype=np.uint16)
     deep_folder = prepare_tfds(
         "deep", tmp_path, image=deep, splits={"train": (TRAIN[..., 0].astype(np.uint16), LABELS)}
+    )
+    nested = prepare_tfds(
+        "nested",
+        tmp_path,
+        image={"x": tfds.features.Tensor(shape=(8, 8, 3), dtype=np.uint8)},
+        splits={"train": ([{"x": TRAIN[0]}], [0])},
     )
     only_test = prepare_tfds("only_test", tmp_path, splits={"test": (TEST, TEST_LABELS)})
     records = prepare_tfds("records", tmp_path)
@@ -809,6 +921,11 @@ def test_tfds_data_sets_that_cannot_be_read_are_refused(tmp_path, tfds_directory
         ),
         ({"path": str(records)}, "format without random access; prepare it in another"),
         ({"path": str(deep_folder)}, r"are uint16 \[8, 8, 1\]; allowed: uint8"),
+        (
+            {"path": str(nested)},
+            "^name: the feature 'image' of nested/1.0.0 is a FeaturesDict; all",
+        ),
+        ({"name": "cifar10[:50%]"}, "^name: found 'cifar10.:50%.'; allowed: NAME, NAME/CONFIG"),
         ({"path": str(only_test)}, "only_test/1.0.0 has no split train; it has test"),
     ):
         with pytest.raises(ValueError, match=message):

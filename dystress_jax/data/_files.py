@@ -128,10 +128,7 @@ def open_files(
         if not len(source):
             why = f"; the first fault: {source.skipped[0]}" if source.skipped else ""
             raise ArgumentError(argument, f"there are no {split} images that can be used{why}.")
-    train = split_holdout(sources.pop("train"), holdout)
-    if "holdout" in train:  # what was left out is told once, with train
-        train["holdout"] = dataclasses.replace(train["holdout"], skipped=())
-    return train | sources
+    return split_holdout(sources.pop("train"), holdout) | sources
 
 
 def _look(part: Part, upright: bool) -> tuple[Part, list[tuple[int, int]]]:

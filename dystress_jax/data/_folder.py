@@ -10,9 +10,9 @@ from ._files import File, Part, find_root, open_files, part_folders
 from ._images import check_image_size
 from ._pairs import open_pairs
 from ._source import UNLABELLED, Source, in_order
+from ._stored import check_on_error
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-ON_ERROR = ("raise", "skip")
 
 
 class Found(NamedTuple):
@@ -57,8 +57,7 @@ def open_folder(
         ArgumentError: the folder or the caption file cannot be used.
     """
     check_image_size(image_size)
-    if on_error not in ON_ERROR:
-        raise ArgumentError("on_error", f"found {on_error!r}; allowed: {', '.join(ON_ERROR)}.")
+    check_on_error(on_error)
     if captions:
         return open_pairs(
             path=path, captions=captions, image_size=image_size, holdout=holdout, on_error=on_error

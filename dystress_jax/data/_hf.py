@@ -19,7 +19,7 @@ from ._files import find_root
 from ._holdout import split_holdout
 from ._images import check_image_size, common_shape, look_at_all, read_image
 from ._source import UNLABELLED, Source, in_order
-from ._stored import from_reader
+from ._stored import check_on_error, from_reader, leave_out_unreadable
 
 TESTS = ("test", "validation", "valid", "dev", "val")
 LABELS = ("label", "labels", "fine_label", "class")
@@ -38,6 +38,7 @@ def open_hf(
     label_column: str = "",
     image_size: int = 0,
     holdout: float = 0.1,
+    on_error: str = "raise",
 ) -> dict[str, Source]:
     """A Hugging Face data set on disk, in RGB. Nothing is downloaded, and nothing is written.
 
@@ -65,6 +66,8 @@ def open_hf(
             is resized, then the centre kept. 0 = as stored, which must be one size; for that every
             image is read here, but not decoded.
         holdout: share of the training images that is kept out, [0, 1).
+        on_error: "raise" for an image that cannot be read, when it is read. "skip" leaves it out
+            and lists it in `Source.skipped`; for that every image is decoded once here.
 
     Returns:
         The splits, as `open_splits` has them. A ClassLabel names the classes; other labels are
@@ -75,6 +78,8 @@ def open_hf(
         ArgumentError: there is no such data set, a column cannot be used, or pyarrow is missing.
     """
     check_image_size(image_size)
+    check_on_error(on_error)
+    skip = on_error == "skip"
     tables = _open_tables(find_root(path))
     image = _image_column(tables["train"], image_column)
     for table in tables.values():
@@ -89,7 +94,7 @@ def open_hf(
     tests = [split for split in tables if split != "train"]
     tests = [*filter(like_train, tests), *tests][:1]
     tables = {split: tables[split] for split in ("train", *tests)}
-    image_shape = (image_size, image_size, 3) if image_size else _stored_shape(tables, image)
+    image_shape = (image_size, image_size, 3) if image_size else _stored_shape(tables, image, skip)
 
     def as_source(split: str) -> Source:
         table = tables[split]
@@ -100,7 +105,7 @@ def open_hf(
             except (ValueError, OSError) as error:
                 raise ValueError(f"{table.name}, row {row}: {error}") from error
 
-        return from_reader(
+        source = from_reader(
             read_one,
             length=len(table),
             image_shape=image_shape,
@@ -108,6 +113,7 @@ def open_hf(
             labels=labels[split],
             captions=texts[split],
         )
+        return leave_out_unreadable(source) if skip else source
 
     sources = split_holdout(as_source("train"), holdout)
     return sources | {"test": as_source(tests[0])} if tests else sources
@@ -222,8 +228,8 @@ def _is_text(kind: Any) -> bool:
     return str(getattr(kind, "value_type", kind)) in STRINGS
 
 
-def _stored_shape(tables: dict[str, "_Table"], column: str) -> tuple[int, int, int]:
-    """The one shape of all images, by their headers."""
+def _stored_shape(tables: dict[str, "_Table"], column: str, skip: bool) -> tuple[int, int, int]:
+    """The one shape of all images, by their headers; with `skip`, of all that have one."""
     names, sizes = [], []
     for table in tables.values():
         for first in range(0, len(table), HEADERS):
@@ -231,6 +237,8 @@ def _stored_shape(tables: dict[str, "_Table"], column: str) -> tuple[int, int, i
             found = look_at_all([table.file(column, row) for row in rows], upright=True)
             for row, size in zip(rows, found, strict=True):
                 name = f"{table.name}, row {row}"
+                if isinstance(size, ValueError) and skip:
+                    continue
                 if isinstance(size, ValueError):
                     raise ArgumentError("path", f"{name}: {size}.") from size
                 names.append(name)

@@ -1,6 +1,7 @@
 """The two ways to make a source: of arrays in memory, and of a function that reads one image."""
 
 import concurrent.futures
+import dataclasses
 import math
 import os
 from collections.abc import Callable
@@ -161,6 +162,24 @@ def _check_captions(captions: Captions | None, count: int) -> None:
         raise ArgumentError(
             "captions", f"found those of {len(captions)} images; allowed: of all {count} images."
         )
+
+
+ON_ERROR = ("raise", "skip")
+
+
+def check_on_error(on_error: str) -> None:
+    """Refuse what says neither to stop at an image that cannot be read nor to leave it out."""
+    if on_error not in ON_ERROR:
+        raise ArgumentError("on_error", f"found {on_error!r}; allowed: {', '.join(ON_ERROR)}.")
+
+
+def leave_out_unreadable(source: Source) -> Source:
+    """Decode every image once, and keep those that can be read; the others are in `skipped`."""
+    broken = find_unreadable(source)
+    good = np.setdiff1d(np.arange(len(source)), list(broken))
+    if not len(good):
+        raise ArgumentError("path", f"no image can be read; the first fault: {broken[0]}.")
+    return dataclasses.replace(source.take(good), skipped=tuple(broken.values()))
 
 
 def find_unreadable(source: Source) -> dict[int, str]:

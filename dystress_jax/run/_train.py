@@ -29,7 +29,7 @@ from .experiment import Experiment
 from .tables import find
 
 
-@reporting_unreadable_images()
+@reporting_unreadable_images
 def train(
     config: Config,
     workdir: pathlib.Path | str,

@@ -1,12 +1,12 @@
 """The images of a run: opened as the settings say, and compared with what it began with."""
 
-import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,10 +14,11 @@ from .. import data, evaluation
 from ..data.tokenizer import Tokenizer
 from ..training import checkpoint
 from ._own import Own
-from .config import Config, ConfigError, as_fields
+from .config import Config, ConfigError, arguments, as_fields
 from .tables import is_own, make
 
 Sources = dict[str, data.Source]
+Returned = TypeVar("Returned")
 IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
 
 
@@ -57,21 +58,34 @@ def open_sources(config: Config, own: Own = Own()) -> Sources:  # noqa: B008
     return sources
 
 
-@contextlib.contextmanager
-def reporting_unreadable_images() -> Iterator[None]:
-    """For all that reads images: one that cannot be read is for the user to put right.
+def reporting_unreadable_images(function: Callable[..., Returned]) -> Callable[..., Returned]:
+    """For all that reads the images of a config: one that cannot be read is the user's to mend.
 
-    Raises:
-        ConfigError: which image, and why it cannot be read.
+    Args:
+        function: its first argument is the config.
+
+    Returns:
+        The function; in place of an `UnreadableError` it raises a `ConfigError`, which says which
+        image, and why it cannot be read.
     """
-    try:
-        yield
-    except data.UnreadableError as error:
-        raise ConfigError(
-            f"config.data: {error}. What was saved before is whole: replace the file, and the same "
-            "command goes on; or start in a new --workdir with config.data.on_error=skip, which "
-            "leaves such images out."
-        ) from error
+
+    @functools.wraps(function)
+    def reporting(config: Config, *args: Any, **keywords: Any) -> Returned:
+        try:
+            return function(config, *args, **keywords)
+        except data.UnreadableError as error:
+            skip, opener = "", data.SOURCES.get(config.data.source)
+            if opener is not None and "on_error" in arguments(opener):
+                skip = (
+                    "; or start in a new --workdir with config.data.on_error=skip, which leaves "
+                    "such images out"
+                )
+            raise ConfigError(
+                f"config.data: {error}. What was saved before is whole: replace the image, and the "
+                f"same command goes on{skip}."
+            ) from error
+
+    return reporting
 
 
 def describe(source: data.Source, tokenizer: Tokenizer | None = None) -> str:
