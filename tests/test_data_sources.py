@@ -438,6 +438,111 @@ def test_a_link_back_into_the_folder_counts_no_image_twice(tmp_path):
     assert len(data.open_splits("folder", path=str(tmp_path), holdout=0)["train"]) == 6
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Train", "Test"),
+        ("TRAIN", "TEST"),
+        ("training", "testing"),
+        ("train", "Val"),
+        ("around/all/train", "around/all/Validation"),
+    ],
+)
+def test_names_of_splits_are_recognised_however_they_are_written(tmp_path, train, test):
+    write_folder(tmp_path / train, TRAIN, LABELS)
+    write_folder(tmp_path / test, TEST, TEST_LABELS)
+    splits = data.open_splits("folder", path=str(tmp_path), holdout=0)
+    assert {split: len(part) for split, part in splits.items()} == {"train": 20, "test": 6}
+    assert splits["train"].class_names == NAMES
+    assert splits["train"].notes == ()
+
+
+def test_folders_whose_names_are_ambiguous_are_refused(tmp_path):
+    for name in ("two/train", "two/Training", "classes/train", "classes/bus", "deep/cat/test"):
+        write_folder(tmp_path / name / "cat", TRAIN[:2])
+    write_folder(tmp_path / "deep" / "cat" / "train", TRAIN[:2])
+    write_folder(tmp_path / "deep" / "dog" / "train", TRAIN[:2])
+    write_folder(tmp_path / "linked" / "train", TRAIN, LABELS)
+    (tmp_path / "linked" / "test").symlink_to(tmp_path / "linked" / "train")
+    for name, message in {
+        "two": "found (train and Training|Training and train); allowed: one name of each split",
+        "classes": "train would be all training images, beside other folders of images such as .*b",
+        "deep": "cat has a folder test in it, whose images would be trained on; allowed: train/CL",
+        "linked": "train and test of .*linked are the same folder",
+    }.items():
+        with pytest.raises(ArgumentError, match=f"^path: .*{message}"):
+            data.open_splits("folder", path=str(tmp_path / name))
+
+
+def test_files_and_folders_that_are_not_used_are_told(tmp_path):
+    write_folder(tmp_path / "train", TRAIN, LABELS)
+    write_folder(tmp_path / "test", TEST, TEST_LABELS)
+    write_folder(tmp_path / "other", TEST)
+    for name in ("a.txt", "b.TXT", "list"):
+        (tmp_path / "train" / "cat" / name).write_text("no image")
+    unused, others = data.open_splits("folder", path=str(tmp_path))["train"].notes
+    assert unused == f"folders that are none of the data: {tmp_path / 'other'}"
+    assert others == "files that are no images by their names: 2 .txt, 1 without an ending"
+
+
+def add_link_to_nowhere(root):
+    (root / "ant").symlink_to(root / "no such folder")
+    return "ant is a link to nowhere"
+
+
+def add_second_link(root):
+    (root / "eel").symlink_to(root / "cat", target_is_directory=True)
+    return "eel is the same folder as .*cat"
+
+
+def add_pipe(root):
+    os.mkfifo(root / "cat" / "pipe.png")
+    return "pipe.png is no regular file"
+
+
+@pytest.mark.parametrize("add", [add_link_to_nowhere, add_second_link, add_pipe])
+def test_what_cannot_be_listed_is_named_or_left_out(tmp_path, add):
+    write_folder(tmp_path, TRAIN, LABELS)
+    fault = add(tmp_path)
+    for image_size in (0, 4):
+        options = {"path": str(tmp_path), "image_size": image_size}
+        with pytest.raises(ArgumentError, match=f"^path: .*{fault}"):
+            data.open_splits("folder", **options)
+        train = data.open_splits("folder", **options, on_error="skip", holdout=0)["train"]
+        assert len(train) == 20
+        assert re.search(fault, train.skipped[0])
+
+
+def test_a_folder_that_cannot_be_read_is_named_or_left_out(tmp_path, monkeypatch):
+    write_folder(tmp_path, TRAIN, LABELS)
+    (tmp_path / "eel").mkdir()
+    scandir = os.scandir
+
+    def refusing(folder):
+        if str(folder).endswith("eel"):  # as for a user who is not root
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(ArgumentError, match=r"cannot read the folder .*eel: Permission denied"):
+        data.open_splits("folder", path=str(tmp_path))
+    assert data.open_splits("folder", path=str(tmp_path), on_error="skip")["train"].skipped
+
+
+def test_accents_composed_or_not_are_one_class_and_jfif_are_images(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for split, name in (("train", composed), ("test", decomposed)):
+        for kind in (name, "tea"):
+            (tmp_path / split / kind).mkdir(parents=True)
+            for i in range(2):
+                Image.fromarray(TRAIN[i]).save(tmp_path / split / kind / f"{i}.jfif", "JPEG")
+    splits = data.open_splits("folder", path=str(tmp_path), holdout=0)
+    assert splits["train"].class_names == (composed, "tea")
+    assert splits["test"].labels().tolist() == [0, 0, 1, 1]
+    with pytest.raises(ArgumentError, match=r"no folder .*, but one that looks the same: .*u0301"):
+        data.open_splits("folder", path=str(tmp_path / "test" / composed))
+
+
 def test_folders_that_tell_nothing_apart_are_unlabelled(tmp_path):
     write_folder(tmp_path / "one" / "all", TRAIN)
     for i in range(4):

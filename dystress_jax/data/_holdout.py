@@ -53,6 +53,6 @@ def split_holdout(
     # The legacy generator's stream is frozen for all versions of NumPy; the new one's is not.
     order = np.random.RandomState(0).permutation(len(numbers))
     held_out = np.isin(groups, numbers[order[:count]])
-    # What was left out is told once, with train.
-    holdout_part = dataclasses.replace(source.take(held_out), skipped=())
+    # What was left out, and what is to be known, is told once, with train.
+    holdout_part = dataclasses.replace(source.take(held_out), skipped=(), notes=())
     return {"train": source.take(~held_out), "holdout": holdout_part}

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -135,7 +136,7 @@ def _opened(file: str | bytes) -> Iterator[Image.Image]:
     """An image whose header is read; what goes wrong before it is closed is a ValueError."""
     name = f" {file}" if isinstance(file, str) else ""
     try:
-        content = file if isinstance(file, str) else io.BytesIO(file)
+        content = _regular(file) if isinstance(file, str) else io.BytesIO(file)
         with Image.open(content, formats=FORMATS) as image:
             _check_pixels(image)
             yield image
@@ -145,6 +146,13 @@ def _opened(file: str | bytes) -> Iterator[Image.Image]:
         ) from error
     except Exception as error:  # decoders of damaged files raise anything
         raise ValueError(f"cannot read the image{name}: {error}") from error
+
+
+def _regular(path: str) -> str:
+    """Refuse what is no regular file: reading from a pipe may wait for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is no regular file")
+    return path
 
 
 def _check_pixels(image: Image.Image) -> None:

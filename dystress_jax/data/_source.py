@@ -71,6 +71,7 @@ class Source:
         captions: what is said about each stored image; every example has at least one. None = the
             data set has no captions.
         skipped: what was left out of the data set because it cannot be read, in words.
+        notes: what was decided when the data set was opened and nobody has asked for, in words.
 
     Example:
         >>> from dystress_jax import data
@@ -92,6 +93,7 @@ class Source:
     stored_labels: Int32[np.ndarray, " stored"] | None = None
     captions: Captions | None = None
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Count the stored rows if nobody says how many there are."""

@@ -23,7 +23,7 @@ from ._build import build
 from ._evaluate import read_config
 from ._own import Own, check_given_again, name_own
 from .config import Config, ConfigError, differences, may_change_on_resume
-from .data import check_same, reporting_unreadable_images, with_absolute_paths
+from .data import check_same, reporting_unreadable_images, told, with_absolute_paths
 from .evaluations import CannotEvaluate, Evaluate
 from .experiment import Experiment
 from .tables import find
@@ -137,8 +137,8 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
     devices = jax.devices()
     _note(f"devices: {len(devices)} x {devices[0].device_kind}; workdir: {workdir}")
     experiment = build(config, workdir, own=own)
-    counts = ", ".join(f"{len(s):,} {split}" for split, s in experiment.sources.items())
-    _note(f"images: {counts}; {' x '.join(map(str, experiment.train.image_shape))}")
+    for line in told(experiment.sources):
+        _note(line)
     named = [config.method]
     if experiment.scheme is not None:
         named += [] if config.loss.name == "softmax" else [config.loss.name]

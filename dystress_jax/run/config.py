@@ -131,6 +131,11 @@ class Data:
         "text; '' = none",
         may_change=True,
     )
+    outside: bool = _field(
+        False,
+        "a caption file, or a column of paths, may name images outside data.path",
+        may_change=True,
+    )
     prompts: str = _field(
         "",
         "caption images with their class through templates: name, photos, drawings, or a text with "

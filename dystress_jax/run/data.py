@@ -19,6 +19,7 @@ from .tables import is_own, make
 
 Sources = dict[str, data.Source]
 Returned = TypeVar("Returned")
+CLASSES_NAMED = 5  # in the lines that a run begins with
 IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
 
 
@@ -88,6 +89,21 @@ def reporting_unreadable_images(function: Callable[..., Returned]) -> Callable[.
     return reporting
 
 
+def told(sources: Sources) -> list[str]:
+    """What the images are, for the lines that a run begins with."""
+    counts = []
+    for split, source in sources.items():
+        known = len(data.labelled(source))
+        some = f" ({known:,} labelled)" if source.has_labels and known < len(source) else ""
+        counts.append(f"{len(source):,} {split}{some}")
+    train = sources["train"]
+    names, count = train.class_names[:CLASSES_NAMED], train.num_classes
+    more = ", ..." * (count > len(names))
+    classes = f"{count:,} classes: {', '.join(names)}{more}" if count else "no classes"
+    lines = [f"images: {', '.join(counts)}; {' x '.join(map(str, train.image_shape))}; {classes}"]
+    return lines + [note for source in sources.values() for note in source.notes]
+
+
 def describe(source: data.Source, tokenizer: Tokenizer | None = None) -> str:
     """A fingerprint of the training data, to detect changes when a run goes on."""
     some = data.subset(source, IMAGES_COMPARED)
@@ -131,10 +147,9 @@ def with_absolute_paths(config: Config) -> Config:
         return str(pathlib.Path(path).expanduser().absolute())
 
     captions = d.captions
-    if d.source == "folder" and captions:
-        below = [pathlib.Path(d.path, part, captions).is_file() for part in (".", "train")]
-        if not any(below) and pathlib.Path(captions).expanduser().is_file():
-            captions = absolute(captions)
+    elsewhere = d.source == "folder" and captions and not data.lies_below(d.path, captions)
+    if elsewhere and pathlib.Path(captions).expanduser().is_file():
+        captions = absolute(captions)
     path = d.path if is_own(d.source) else absolute(d.path)
     return dataclasses.replace(
         config,
