@@ -137,7 +137,7 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
     devices = jax.devices()
     _note(f"devices: {len(devices)} x {devices[0].device_kind}; workdir: {workdir}")
     experiment = build(config, workdir, own=own)
-    for line in told(experiment.sources):
+    for line in told(config, experiment.sources):
         _note(line)
     named = [config.method]
     if experiment.scheme is not None:

@@ -176,7 +176,9 @@ class Augment:
     """How the two views of an image are made, on the device."""
 
     recipe: str = _field("simclr_cifar", "how the two views are made", among=RECIPES)
-    size: int = _field(0, "side of the views in pixels; 0 = the image's", at_least=0)
+    size: int = _field(
+        0, "side of the views in pixels; 0 = the shorter side of the images", at_least=0
+    )
     mean: tuple[float, ...] = _field(
         (0.5,), "subtracted from the views, one value or one a channel"
     )

@@ -19,6 +19,7 @@ from .tables import is_own, make
 
 Sources = dict[str, data.Source]
 Returned = TypeVar("Returned")
+OWN_IMAGE = 0.05  # share of queries whose own image is a negative: above it, a warning
 CLASSES_NAMED = 5  # in the lines that a run begins with
 IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
 
@@ -89,8 +90,8 @@ def reporting_unreadable_images(function: Callable[..., Returned]) -> Callable[.
     return reporting
 
 
-def told(sources: Sources) -> list[str]:
-    """What the images are, for the lines that a run begins with."""
+def told(config: Config, sources: Sources) -> list[str]:
+    """What the images are and what follows from it, for the lines that a run begins with."""
     counts = []
     for split, source in sources.items():
         known = len(data.labelled(source))
@@ -101,7 +102,39 @@ def told(sources: Sources) -> list[str]:
     more = ", ..." * (count > len(names))
     classes = f"{count:,} classes: {', '.join(names)}{more}" if count else "no classes"
     lines = [f"images: {', '.join(counts)}; {' x '.join(map(str, train.image_shape))}; {classes}"]
-    return lines + [note for source in sources.values() for note in source.notes]
+    lines += [note for source in sources.values() for note in source.notes]
+    height, width, _ = train.image_shape
+    if height != width and not config.augment.size:
+        lines.append(
+            f"images of {height} x {width} are no squares: views have the shorter side, "
+            f"{min(height, width)}, and features are those of the central square "
+            "(config.augment.size, config.data.image_size)"
+        )
+    share = own_image_in_queue(config.moco.queue_size, len(train))
+    if config.method == "moco_v2" and share > OWN_IMAGE:
+        lines.append(
+            f"warning: config.moco.queue_size {config.moco.queue_size:,} is not small beside "
+            f"{len(train):,} training images: for {share:.0%} of the queries it holds an embedding "
+            "of the same image, which counts as a negative. A fifth of the images or fewer makes "
+            "that rare."
+        )
+    return lines
+
+
+def own_image_in_queue(queue: int, images: int) -> float:
+    r"""How often a queue of the last images holds the image that is looked up.
+
+    $$P(d \le Q) = 1 - \tfrac12 (2 - Q / n)^2 \text{ from } Q = n \text{ on},
+      \qquad \tfrac12 (Q / n)^2 \text{ below},$$
+
+    where d, how long ago an image came last, is the sum of two even distributions over an epoch.
+
+    Example:
+        >>> own_image_in_queue(4096, 5000), own_image_in_queue(5000, 5000)
+        (0.336, 0.5)
+    """
+    ratio = min(queue / images, 2.0)
+    return ratio**2 / 2 if ratio < 1 else 1 - (2 - ratio) ** 2 / 2
 
 
 def describe(source: data.Source, tokenizer: Tokenizer | None = None) -> str:

@@ -13,18 +13,13 @@ SIZE_FIELD = "augment.size"  # what the networks call image_size
 
 
 def view_size(config: Config, source: data.Source) -> int:
-    """The side of the images that the encoder sees.
+    """The side of the square that the encoder sees: the shorter one of the images if none is set.
 
     Raises:
-        ConfigError: the images are no squares and no size is set, or they are too small for it.
+        ConfigError: the images are too small for it.
     """
     height, width, _ = source.image_shape
-    if not config.augment.size and height != width:
-        raise ConfigError(
-            f"config.augment.size: found 0 with images of {height} x {width}; allowed: the side of "
-            "the square views, in pixels."
-        )
-    size = config.augment.size or height
+    size = config.augment.size or min(height, width)
     if size > min(height, width):
         raise ConfigError(
             f"config.augment.size: found {size} with images of {height} x {width}; allowed: at "
