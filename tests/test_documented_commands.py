@@ -186,6 +186,8 @@ def test_the_first_step_of_what_is_shown_is_a_program(command, tmp_path, stand_i
     TRACED.add(repr(config))
     stand_in(config)
     experiment = run.build(config, tmp_path)
+    if not command.script and experiment.train.image_shape[0] > 64:
+        return  # a variant of a large network, whose config file is traced
     step = make_train_step(
         experiment.method,
         experiment.optimizer,
@@ -198,7 +200,7 @@ def test_the_first_step_of_what_is_shown_is_a_program(command, tmp_path, stand_i
         key: jax.ShapeDtypeStruct((config.batch_size, *value.shape[1:]), value.dtype)
         for key, value in experiment.train.gather(np.arange(1)).items()
     }
-    step.trace(experiment.abstract_state(), batch)
+    jax.eval_shape(step, experiment.abstract_state(), batch)
 
 
 @pytest.mark.parametrize("command", [each for each in SHOWN if each.script == "eval"], ids=str)

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dystress_jax import data, run
 from dystress_jax.run import networks
-from dystress_jax.run.data import own_image_in_queue, told
+from dystress_jax.run.data import check_same, describe, own_image_in_queue, told
+from dystress_jax.training import checkpoint
 
 
 def images(count, side=(8, 8), labels=None, names=()):
@@ -55,3 +57,65 @@ def test_a_queue_that_is_not_small_beside_the_images_is_told(method, queue, warn
     said = "queue_size 4,096 is not small beside 5,000 training images: for 34% of the queries"
     assert any(said in line for line in lines) == warned
     assert len(lines) == 1 + warned
+
+
+def npz(path, **changes):
+    rng = np.random.default_rng(0)
+    arrays = {"train_images": rng.integers(0, 255, (400, 4, 4, 3), np.uint8)}
+    arrays |= {"train_labels": np.arange(400) % 3, "test_images": arrays["train_images"][:9]}
+    np.savez(path, **{**arrays, **{name: change(arrays[name]) for name, change in changes.items()}})
+    return data.open_splits("npz", path=str(path))
+
+
+def all_but_those_compared(images):
+    some = set(data.subset(data.from_arrays(images), 64).index.tolist())
+    images = images.copy()
+    images[[row for row in range(len(images)) if row not in some]] ^= 255
+    return images
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train_images": all_but_those_compared},
+        {"train_labels": lambda labels: np.where(np.arange(400) == 7, 0, labels)},
+    ],
+)
+def test_images_and_labels_that_were_replaced_are_noticed(tmp_path, monkeypatch, change):
+    path = tmp_path / "x.npz"
+    first = describe(npz(path))
+    assert describe(npz(path)) == first
+    monkeypatch.setattr(checkpoint, "newest_record", lambda directory: {"data": first})
+    assert check_same(describe(npz(path)), tmp_path) == ""
+    with pytest.raises(run.ConfigError, match=r"trained on other images: .* Compared are l"):
+        check_same(describe(npz(path, **change)), tmp_path)
+
+
+def test_other_test_images_are_told_and_accepted(tmp_path, monkeypatch):
+    path = tmp_path / "x.npz"
+    first = describe(npz(path))
+    monkeypatch.setattr(checkpoint, "newest_record", lambda directory: {"data": first})
+    said = check_same(describe(npz(path, test_images=lambda images: images[:5])), tmp_path)
+    assert said.startswith("warning: the test images are others than before: 9 of [4, 4, 3] in")
+    only_train = data.open_splits("npz", path=str(path))
+    del only_train["test"]
+    assert "none now" in check_same(describe(only_train), tmp_path)
+    before = first.partition("; test: ")[0]  # of a run that remembers no test images
+    monkeypatch.setattr(checkpoint, "newest_record", lambda directory: {"data": before})
+    assert check_same(first, tmp_path) == ""
+
+
+def test_files_of_another_size_are_noticed_and_a_copy_is_the_same(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (100, 8, 8, 3), np.uint8)
+    for copy in ("a", "b"):
+        for row, image in enumerate(images):
+            path = tmp_path / copy / f"{row:03}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(image).save(path)
+    described = lambda copy: describe(data.open_splits("folder", path=str(tmp_path / copy)))
+    assert described("a") == described("b")
+    before, splits = described("b"), data.open_splits("folder", path=str(tmp_path / "b"))
+    compared = data.subset(splits["train"], 64).index
+    [changed, *_] = np.setdiff1d(splits["train"].index, compared)
+    Image.new("RGB", (8, 8)).save(tmp_path / "b" / f"{changed:03}.png")
+    assert described("b") != before

@@ -1,6 +1,7 @@
 """Sources of image files that were listed before; a broken file is named, or left out."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from ._holdout import split_holdout
 from ._images import common_shape, look_at_all, read_image
 from ._paths import looks_like
 from ._source import Source
-from ._stored import find_unreadable, from_reader
+from ._stored import find_unreadable, from_reader, stamp_of_files
 
 
 class File(NamedTuple):
@@ -100,6 +101,8 @@ def open_files(
             labels=labels,
             captions=Captions.of(file.captions for file in files) if captioned else None,
         )
+        stamp = functools.cache(lambda: stamp_of_files([file.path for file in files]))
+        source = dataclasses.replace(source, stamp=stamp)
         return _leave_out(source, part) if skip else source
 
     sources = {split: as_source(part) for split, part in parts.items()}

@@ -2,6 +2,7 @@
 
 import abc
 import collections
+import dataclasses
 import json
 import pathlib
 import re
@@ -19,7 +20,7 @@ from ._holdout import split_holdout
 from ._images import check_image_size, common_shape, look_at_all, read_image
 from ._paths import TEST_NAMES, Inside, by_split, composed, find_root, split_of
 from ._source import UNLABELLED, Source, in_order
-from ._stored import check_on_error, from_reader, leave_out_unreadable
+from ._stored import check_on_error, from_reader, leave_out_unreadable, stamp_of_files
 
 LABELS = ("label", "labels", "fine_label", "class")
 BYTES = ("binary", "large_binary", "binary_view")
@@ -116,6 +117,7 @@ def open_hf(
             labels=labels[split],
             captions=texts[split],
         )
+        source = dataclasses.replace(source, stamp=lambda: stamp_of_files(table.files))
         return leave_out_unreadable(source) if skip else source
 
     sources = split_holdout(as_source("train"), holdout)
@@ -263,6 +265,7 @@ class _Table(abc.ABC):
     """
 
     inside: Inside | None = None  # the folder that paths may not leave
+    files: Sequence[pathlib.Path] = ()
 
     def __init__(self, name: str, schema: Any):
         self.name = name
@@ -388,7 +391,7 @@ def _open_tables(root: pathlib.Path, inside: Inside | None = None) -> dict[str, 
                 table = kind(f"{split} of {root}", files[split])
             except (pa.ArrowException, OSError) as error:
                 raise ArgumentError("path", f"cannot read {split} of {root}: {error}.") from error
-            table.inside = inside
+            table.inside, table.files = inside, files[split]
             if len(table):
                 tables[split] = table
     if "train" not in tables:

@@ -1,6 +1,8 @@
 """tensorflow-datasets, read through its random-access data source, without TensorFlow."""
 
+import dataclasses
 import functools
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from ._captions import Captions
 from ._holdout import split_holdout
 from ._images import check_image_size, fit_array, read_image
 from ._source import UNLABELLED, Source
-from ._stored import check_on_error, from_reader, leave_out_unreadable
+from ._stored import check_on_error, from_reader, leave_out_unreadable, stamp_of_files
 
 if TYPE_CHECKING:  # imported when a data set is opened: it takes long, and most runs have no use
     import tensorflow_datasets
@@ -84,6 +86,9 @@ def open_tfds(
             image_shape=image_shape,
             class_names=class_names,
             captions=texts(split),
+        )
+        source = dataclasses.replace(
+            source, stamp=lambda: stamp_of_files(_record_files(builder, split))
         )
         return leave_out_unreadable(source) if on_error == "skip" else source
 
@@ -234,6 +239,13 @@ def _holds_files(builder: "tensorflow_datasets.core.DatasetBuilder") -> bool:
     import tensorflow_datasets as tfds
 
     return isinstance(_features(builder).get("image"), tfds.features.Image)
+
+
+def _record_files(
+    builder: "tensorflow_datasets.core.DatasetBuilder", split: str
+) -> list[pathlib.Path]:
+    """The files with the examples of a split."""
+    return sorted(pathlib.Path(str(builder.data_path)).glob(f"*-{split}.array_record*"))
 
 
 def _data_source(builder: "tensorflow_datasets.core.DatasetBuilder", split: str) -> Any:

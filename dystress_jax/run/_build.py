@@ -71,7 +71,7 @@ def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experim
         project=project,
         embed_views=make_embed_views(method, parts.views),
         language=None if tokenizer is None else make_language(parts, tokenizer, project),
-        trained_on=describe(train, tokenizer),
+        trained_on=describe(sources, tokenizer),
     )
 
 

@@ -200,7 +200,9 @@ def _start(run: _Run) -> _Start:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    check_same(experiment.trained_on, run.checkpoints)
+    changed = check_same(experiment.trained_on, run.checkpoints)
+    if changed:
+        _note(changed)
     restored = checkpoint.restore_newest(run.checkpoints, experiment.abstract_state())
     if restored is None:
         return _Start(experiment.init_state(), batches, 0, 0.0)

@@ -21,6 +21,7 @@ Sources = dict[str, data.Source]
 Returned = TypeVar("Returned")
 OWN_IMAGE = 0.05  # share of queries whose own image is a negative: above it, a warning
 CLASSES_NAMED = 5  # in the lines that a run begins with
+TEST = "; test: "  # before what is said of the test images
 IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
 
 
@@ -137,37 +138,60 @@ def own_image_in_queue(queue: int, images: int) -> float:
     return ratio**2 / 2 if ratio < 1 else 1 - (2 - ratio) ** 2 / 2
 
 
-def describe(source: data.Source, tokenizer: Tokenizer | None = None) -> str:
-    """A fingerprint of the training data, to detect changes when a run goes on."""
+def describe(sources: Sources, tokenizer: Tokenizer | None = None) -> str:
+    """A fingerprint of the data, to detect changes when a run goes on: train, then test."""
+    train = _describe(sources["train"])
+    if tokenizer is not None:
+        train += f", vocabulary {tokenizer.fingerprint}"
+    return train + (f"{TEST}{_describe(sources['test'])}" if "test" in sources else "")
+
+
+def _describe(source: data.Source) -> str:
+    """What is cheap to look at in full, and the pixels of some images."""
     some = data.subset(source, IMAGES_COMPARED)
     images = some.gather(np.arange(len(some)))
     content = hashlib.sha256(json.dumps(source.class_names).encode())
-    for array in (source.index, images["image"], images["label"]):
+    labels = images["label"]
+    if source.stored_labels is not None:
+        labels = source.stored_labels[source.index]
+    for array in (source.index, images["image"], labels):
         content.update(np.ascontiguousarray(array).tobytes())
-    said = (
-        f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes, "
-        f"content {content.hexdigest()[:12]}"
-    )
+    said = f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes, "
+    if source.stamp is not None:
+        said += f"{source.stamp()}, "
+    said += f"content {content.hexdigest()[:12]}"
     if source.captions is not None:
         captions = hashlib.sha256()
         for stored in source.index:  # JSON says where the captions of each image end
             captions.update(json.dumps(source.captions[int(stored)]).encode())
         said += f", captions {captions.hexdigest()[:12]}"
-    return said if tokenizer is None else f"{said}, vocabulary {tokenizer.fingerprint}"
+    return said
 
 
-def check_same(now: str, checkpoints: pathlib.Path) -> None:
+def check_same(now: str, checkpoints: pathlib.Path) -> str:
     """Refuse training data that are not those of the run, as its checkpoints remember them.
+
+    Returns:
+        What is to be told: that the test images are others; "" = nothing.
 
     Raises:
         ConfigError: with both descriptions.
     """
     then = checkpoint.newest_record(checkpoints).get("data", now)
-    if now != then:
+    (train_then, _, test_then), (train_now, _, test_now) = then.partition(TEST), now.partition(TEST)
+    if train_now != train_then:
         raise ConfigError(
-            f"config.data: the run has trained on other images: {then} then, {now} now. Give it "
-            "the same images, captions and vocabulary, or a new --workdir."
+            f"config.data: the run has trained on other images: {train_then} then, {train_now} "
+            f"now. Compared are labels, captions, the pixels of {IMAGES_COMPARED} images, and of "
+            "all images the pixels or the sizes of the files where these are at hand. Give it the "
+            "same images, captions and vocabulary, or a new --workdir."
         )
+    if test_then and test_now != test_then:
+        return (
+            f"warning: the test images are others than before: {test_then} then, "
+            f"{test_now or 'none'} now; results of both cannot be compared"
+        )
+    return ""
 
 
 def with_absolute_paths(config: Config) -> Config:
