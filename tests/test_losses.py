@@ -488,3 +488,26 @@ def test_positives_that_are_no_keys_give_nan_where_they_cannot_be_refused():
     found = loss(jnp.array([0, 3, -1]))
     np.testing.assert_array_equal(np.isnan(found), [False, True, True])
     np.testing.assert_allclose(found[0], info_nce(keys, keys, temperature=0.1)[0])
+
+
+def test_every_loss_is_exported_with_a_symbolic_number_of_rows(unchecked_shapes):
+    n, *_ = jax.export.symbolic_shape("n")
+    symbolic = [jax.ShapeDtypeStruct((n, 4), jnp.float32)] * 2
+    labels = jax.ShapeDtypeStruct((n,), jnp.int32)
+
+    def means(a, b, labels):
+        return {k: v.mean() for k, v in every_loss(a, b, labels, strategy="auto").items()}
+
+    exported = jax.export.export(jax.jit(means))(*symbolic, labels)
+    a, b = jax.random.normal(jax.random.key(0), (2, 5, 4))
+    number = jnp.arange(5) % 2
+    expected = jax.jit(means)(a, b, number)
+    for name, value in exported.call(a, b, number).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, err_msg=name)
+    slope = jax.grad(lambda a, b: nt_xent(a, b, temperature=0.1).mean())
+    of_any = jax.export.export(jax.jit(slope))(*symbolic)
+    np.testing.assert_allclose(of_any.call(a, b), slope(a, b), atol=1e-6)
+    with pytest.raises(ValueError, match="found 'tiled' with a symbolic number of rows; allowed"):
+        jax.export.export(jax.jit(functools.partial(nt_xent, temperature=0.1, strategy="tiled")))(
+            *symbolic
+        )

@@ -415,7 +415,7 @@ def _contrast(negatives_over_positive: Float[Array, " n"], decoupled: bool) -> F
 
 def _positive_keys(positives: Array | None, n: int, m: int) -> Int[Array, " n"]:
     if positives is None:
-        if m < n:
+        if isinstance(m - n, int) and m < n:
             raise ArgumentError(
                 "keys",
                 f"found {m} rows; allowed: at least {n}, because key i belongs to query i where "

@@ -24,6 +24,7 @@ def choose(
     """Returns the strategy of that name for n anchors and m candidates of length d, per device."""
     if tile_size is not None and tile_size < 1:
         raise ArgumentError("tile_size", f"found {tile_size}; allowed: at least 1, or None.")
+    symbolic = not isinstance(n * m, int)  # of `jax.export`: no tiles can be cut of it
     tile, ring_tile = (tile_size, tile_size) if tile_size else (TILE, RING_TILE)
     tiled = Strategy(
         functools.partial(_tiled.row_sum, tile_size=tile),
@@ -33,7 +34,7 @@ def choose(
     )
     if axis_name is None:
         if name == "auto":
-            name = "dense" if n * m <= DENSE_PAIRS else "tiled"
+            name = "dense" if symbolic or n * m <= DENSE_PAIRS else "tiled"
         choices = {"dense": dense, "tiled": tiled}
     else:
         if name == "auto":
@@ -44,6 +45,10 @@ def choose(
             "gathered": _sharded.gathered(tiled, axis_name),
             "ring": _sharded.ring(ring_tile, axis_name),
         }
+    if symbolic and name != "dense":
+        raise ArgumentError(
+            "strategy", f"found {name!r} with a symbolic number of rows; allowed: dense, auto."
+        )
     if name not in choices:
         where = "without" if axis_name is None else "with"
         known = [*choices, "auto"]
