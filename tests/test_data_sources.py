@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -871,6 +872,17 @@ def test_files_that_are_no_npz_are_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"^path: .*data.npz is no .npz file of plain arrays"):
         data.open_splits("npz", path=str(path))
+
+
+def test_an_npz_that_claims_more_than_the_memory_is_refused(tmp_path):
+    path = write_npz(tmp_path, train_images=TRAIN)
+    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 8, 8, 3), }"
+    header = header.ljust(117) + "\n"
+    claim = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("train_images.npy", claim)
+    with pytest.raises(ArgumentError, match=r"^path: .*data.npz does not fit into the memor"):
+        data.open_splits("npz", path=path)
 
 
 # tfds
