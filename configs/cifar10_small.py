@@ -39,7 +39,7 @@ def get_config(method: str = "simclr") -> ConfigDict:
             config.loss.name = "dcl"
         case "moco_v2":
             config.method = "moco_v2"
-            config.projector.name = "dystress_cifar"
+            config.projector.name = "byol"
             config.moco.queue_size = 1024
             config.moco.momentum = 0.97
             config.moco.bn_groups = 4

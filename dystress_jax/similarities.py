@@ -4,15 +4,18 @@ Every similarity is called as `similarity(a, b)` with a [n d] and b [m d] and re
 losses also take a plain function with that signature.
 """
 
+import functools
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+from jax.lax import DotAlgorithmPreset, Precision
 from jaxtyping import Array, Float, Int
 
-from .errors import ArgumentError
+from .errors import ArgumentError, look_up
 
 __all__ = [
     "Similarity",
@@ -24,6 +27,14 @@ __all__ = [
     "sphere",
     "squared_euclidean",
 ]
+
+PrecisionLike = str | DotAlgorithmPreset
+PRECISIONS: dict[str, Precision | None] = {
+    "float32": Precision.HIGHEST,
+    "tensorfloat32": Precision.HIGH,
+    "bfloat16": None,
+}
+"""The names of precisions, and how JAX says them; None: the operands are cast."""
 
 _TINY = 1e-12  # inside every square root: far below the rounding of |u - v|^2, its slope finite
 
@@ -61,6 +72,38 @@ class Similarity:
         """Returns the same similarity for code that is never differentiated forward."""
         return replace(self, between=self.between_reverse or self.between)
 
+    def with_precision(self, precision: PrecisionLike) -> "Similarity":
+        """The same similarity, with its matrix products in another precision.
+
+        Sums stay in float32, and so does all that comes after the products. A logit is off by about
+        the error of a product over tau: at tau = 0.1 some 1e-2 in bfloat16, 1e-3 in tensorfloat32.
+
+        Args:
+            precision: "float32", the default of all similarities; "tensorfloat32", 10 bits of
+                mantissa on NVIDIA GPUs, three bfloat16 products on TPUs, float32 on CPUs;
+                "bfloat16", 7 bits everywhere; or a `jax.lax.DotAlgorithmPreset`.
+
+        Raises:
+            ArgumentError: for an unknown name, or a measure that takes no precision.
+
+        Example:
+            >>> a = jnp.array([[3.0, 4.0]])
+            >>> sphere.with_precision("bfloat16")(a, a)
+            Array([[1.]], dtype=float32)
+        """
+        if isinstance(precision, str):
+            look_up(PRECISIONS, precision, argument="precision")
+        plain = lambda measure: measure.measure if isinstance(measure, _InPrecision) else measure
+        measures = (plain(self.between), plain(self.between_reverse))
+        if "precision" not in inspect.signature(measures[0]).parameters:
+            raise ArgumentError(
+                "precision",
+                "found one for a measure of your own; allowed: those of "
+                "`dystress_jax.similarities`, or a measure with a keyword `precision`.",
+            )
+        between, reverse = (m and _InPrecision(m, precision) for m in measures)
+        return replace(self, between=between, between_reverse=reverse)
+
     def as_cosine(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
         """Maps [low, high] onto [-1, 1], the scale on which temperatures are defined."""
         if math.isinf(self.low) or math.isinf(self.high) or (self.low, self.high) == (-1.0, 1.0):
@@ -89,20 +132,64 @@ def rows_or_nan(x: Float[Array, "m ..."], index: Int[Array, "..."]) -> Float[Arr
     return x.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
-def _dot(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
-    # Accelerators would round float32 products to fewer bits, and a low temperature magnifies
-    # that error by 1 / tau.
-    return jnp.einsum("nd,md->nm", a, b, precision=jax.lax.Precision.HIGHEST)
+@dataclass(frozen=True)
+class _InPrecision:
+    """A measure with its precision; hashable, so that equal ones compile once."""
+
+    measure: Callable[..., Float[Array, "n m"]]
+    precision: PrecisionLike
+
+    def __call__(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        return self.measure(a, b, precision=self.precision)
 
 
-_dot_reverse = jax.custom_vjp(_dot)
+def _einsum(subscripts: str, a: Array, b: Array, precision: PrecisionLike) -> Float[Array, "..."]:
+    """The product of two float arrays, their dtype kept."""
+    # By default accelerators would round float32 products to fewer bits, and a low temperature
+    # magnifies that error by 1 / tau. So the precision is always said.
+    if precision == "bfloat16":
+        narrow = jnp.bfloat16
+        return jnp.einsum(
+            subscripts, a.astype(narrow), b.astype(narrow), preferred_element_type=a.dtype
+        )
+    how = PRECISIONS[precision] if isinstance(precision, str) else precision
+    return jnp.einsum(subscripts, a, b, precision=how)
 
 
-def _dot_reverse_bwd(
-    saved: tuple[Float[Array, "n d"], Float[Array, "m d"]], cotangent: Float[Array, "n m"]
+def _dot(
+    a: Float[Array, "n d"],
+    b: Float[Array, "m d"],
+    *,
+    precision: PrecisionLike = "float32",
+) -> Float[Array, "n m"]:
+    return _einsum("nd,md->nm", a, b, precision)
+
+
+def _dot_reverse(
+    a: Float[Array, "n d"],
+    b: Float[Array, "m d"],
+    *,
+    precision: PrecisionLike = "float32",
+) -> Float[Array, "n m"]:
+    return _dot_with_gradient(precision, a, b)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _dot_with_gradient(
+    precision: PrecisionLike, a: Float[Array, "n d"], b: Float[Array, "m d"]
+) -> Float[Array, "n m"]:
+    return _dot(a, b, precision=precision)
+
+
+def _dot_bwd(
+    precision: PrecisionLike,
+    saved: tuple[Float[Array, "n d"], Float[Array, "m d"]],
+    cotangent: Float[Array, "n m"],
 ) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
     a, b = saved
-    of_a = jnp.matmul(cotangent, b, precision=jax.lax.Precision.HIGHEST)
+    of_a = _einsum("nm,md->nd", cotangent, b, precision)
+    if precision != "float32":
+        return of_a, _einsum("nm,nd->md", cotangent, a, precision)
     of_b = jax.lax.platform_dependent(
         cotangent, a, cpu=_transposed_product, default=_transposed_product_plain
     )
@@ -112,17 +199,19 @@ def _dot_reverse_bwd(
 def _transposed_product_plain(
     x: Float[Array, "n m"], a: Float[Array, "n d"]
 ) -> Float[Array, "m d"]:
-    return jnp.matmul(x.T, a, precision=jax.lax.Precision.HIGHEST)
+    return _einsum("nm,nd->md", x, a, "float32")
 
 
 def _transposed_product(x: Float[Array, "n m"], a: Float[Array, "n d"]) -> Float[Array, "m d"]:
     # On a CPU the product with a transposed left side runs at half the speed. (a^T x)^T transposes
     # the two small matrices instead of the large one; the barriers keep XLA from undoing that.
     still = jax.lax.optimization_barrier
-    return still(jnp.matmul(still(a.T), x, precision=jax.lax.Precision.HIGHEST)).T
+    return still(_einsum("dn,nm->dm", still(a.T), x, "float32")).T
 
 
-_dot_reverse.defvjp(lambda a, b: (_dot(a, b), (a, b)), _dot_reverse_bwd)
+_dot_with_gradient.defvjp(
+    lambda precision, a, b: (_dot(a, b, precision=precision), (a, b)), _dot_bwd
+)
 
 
 def _identity(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
@@ -176,8 +265,13 @@ def _arccos(cosine: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.arccos(jnp.clip(cosine, -limit, limit))
 
 
-def _negative_angle(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
-    return -_arccos(_dot(a, b))
+def _negative_angle(
+    a: Float[Array, "n d"],
+    b: Float[Array, "m d"],
+    *,
+    precision: PrecisionLike = "float32",
+) -> Float[Array, "n m"]:
+    return -_arccos(_dot(a, b, precision=precision))
 
 
 geodesic = Similarity(normalize, _negative_angle, -math.pi, 0.0, symmetric=True)
@@ -236,21 +330,35 @@ class _Tokens:
     def normalize_whole(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
         return self.normalize(x) / math.sqrt(self.num_tokens)
 
-    def path(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
-        cosines = jnp.einsum(
-            "nkd,mkd->knm", self.split(a), self.split(b), precision=jax.lax.Precision.HIGHEST
-        )
+    def path(
+        self,
+        a: Float[Array, "n d"],
+        b: Float[Array, "m d"],
+        *,
+        precision: PrecisionLike = "float32",
+    ) -> Float[Array, "n m"]:
+        cosines = _einsum("nkd,mkd->knm", self.split(a), self.split(b), precision)
         return -jnp.sqrt(jnp.sum(_arccos(cosines) ** 2, axis=0) + _TINY)
 
 
-def _negative_squares(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
+def _negative_squares(
+    a: Float[Array, "n d"],
+    b: Float[Array, "m d"],
+    *,
+    precision: PrecisionLike = "float32",
+) -> Float[Array, "n m"]:
     squares_a = jnp.sum(a * a, axis=-1)[:, None]
     squares_b = jnp.sum(b * b, axis=-1)[None, :]
-    return jnp.minimum(2.0 * _dot(a, b) - squares_a - squares_b, 0.0)
+    return jnp.minimum(2.0 * _dot(a, b, precision=precision) - squares_a - squares_b, 0.0)
 
 
-def _negative_distance(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
-    return -jnp.sqrt(_TINY - _negative_squares(a, b))
+def _negative_distance(
+    a: Float[Array, "n d"],
+    b: Float[Array, "m d"],
+    *,
+    precision: PrecisionLike = "float32",
+) -> Float[Array, "n m"]:
+    return -jnp.sqrt(_TINY - _negative_squares(a, b, precision=precision))
 
 
 squared_euclidean = Similarity(_identity, _negative_squares, high=0.0, symmetric=True)

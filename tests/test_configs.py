@@ -85,7 +85,9 @@ def test_cifar10_has_the_settings_of_the_papers_code():
     )
     o = c.optimizer
     assert (o.name, o.learning_rate, o.momentum, o.weight_decay) == ("sgd", 0.2, 0.0, 5e-4)
-    assert o.warmup_epochs == 0
+    assert (o.warmup_epochs, o.interval, o.decay_vectors) == (0, "epoch", True)
+    assert not c.model.zero_residual
+    assert (c.augment.mean[0], c.augment.std[0]) == (0.4914, 0.2023)
     assert (c.knn.k, c.knn.temperature) == (200, 0.1)
 
 

@@ -30,7 +30,8 @@ def count(tree):
         ("simclr", {}, 512 * 512 + 2 * 512 + 512 * 128 + 128),
         ("simclr", {"hidden": 2048, "out": 64}, 512 * 2048 + 2 * 2048 + 2048 * 64 + 64),
         ("simclr3", {}, 2 * (512 * 512 + 2 * 512) + 512 * 128 + 128),
-        ("dystress_cifar", {}, 512 * 512 + 2 * 512 + 512 * 128),
+        ("dystress_cifar", {}, 512 * 512 + 2 * 512 + 512 * 128 + 2 * 128),
+        ("byol", {}, 512 * 512 + 2 * 512 + 512 * 128),
         ("moco_v2", {}, 512 * 512 + 512 + 512 * 128 + 128),
         ("moco_v3", {"hidden": 4096, "out": 256}, 512 * 4096 + 2 * 4096 + 4096 * 256),
         ("moco_v3_vit", {}, 2 * (512 * 512 + 2 * 512) + 512 * 128),
@@ -44,7 +45,7 @@ def test_parameters_are_as_many_as_the_layers_say(name, keywords, expected):
     assert head.out_features == (512 if name == "none" else keywords.get("out", 128))
 
 
-def oracle(x, params, *, layers, norms):
+def oracle(x, params, *, layers, norms, last_offset=False):
     """Linear, perhaps BN, ReLU, ..., linear, perhaps BN; in training mode, float64."""
     x = np.float64(x)
     for i in range(1, layers + 1):
@@ -53,7 +54,7 @@ def oracle(x, params, *, layers, norms):
         x = x @ np.float64(linear["kernel"]) + np.float64(linear.get("bias", 0))
         if i <= norms:
             norm = params.get("norms", {}).get(f"layer{i}", {})
-            assert ("bias" in norm) == (i < layers)
+            assert ("bias" in norm) == (i < layers or last_offset)
             x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * np.float64(norm.get("scale", 1))
             x = x + np.float64(norm.get("bias", 0))
         x = np.maximum(x, 0) if i < layers else x
@@ -65,7 +66,8 @@ def oracle(x, params, *, layers, norms):
     [
         ("simclr", 2, 2),
         ("simclr3", 3, 3),
-        ("dystress_cifar", 2, 1),
+        ("dystress_cifar", 2, 2),
+        ("byol", 2, 1),
         ("moco_v2", 2, 0),
         ("moco_v3", 2, 2),
         ("moco_v3_vit", 3, 3),
@@ -80,7 +82,8 @@ def test_head_equals_a_float64_oracle(name, layers, norms):
     )
     x = jnp.asarray(rng.normal(size=(16, 10)), jnp.float32)
     found, _ = apply(head)(params, stats, x)
-    expected = oracle(x, params, layers=layers, norms=norms)
+    last_offset = name == "dystress_cifar"
+    expected = oracle(x, params, layers=layers, norms=norms, last_offset=last_offset)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -105,8 +108,21 @@ def test_builders_name_the_settings_that_they_use():
     }
     assert used.pop("none") == []
     assert used.pop("moco_v2") == ["hidden", "out"]  # no BatchNorm
-    assert list(used) == ["simclr", "simclr3", "dystress_cifar", "moco_v3", "moco_v3_vit"]
+    assert list(used) == ["simclr", "simclr3", "dystress_cifar", "byol", "moco_v3", "moco_v3_vit"]
     assert all(found == list(settings) for found in used.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "centred"), [("dystress_cifar", True), ("simclr", True), ("byol", False)]
+)
+def test_a_last_norm_starts_similarities_around_zero(name, centred):
+    head = projector(name, in_features=64, out=32)
+    params, stats = head.init(jax.random.key(0))
+    features = jnp.abs(jax.random.normal(jax.random.key(1), (128, 64)))  # as after a ReLU
+    z, _ = apply(head)(params, stats, features)
+    z = z / jnp.linalg.norm(z, axis=1, keepdims=True)
+    mean = float(jnp.mean((z @ z.T)[~np.eye(128, dtype=bool)]))
+    assert (abs(mean) < 0.02) if centred else (mean > 0.1)
 
 
 @pytest.mark.parametrize("hidden", [0, None])

@@ -241,6 +241,17 @@ def test_a_block_starts_as_its_shortcut(block, features, stride):
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("zero", [True, False])
+def test_residual_scales_start_at_zero_or_as_in_torchvision_at_one(name, zero):
+    network = resnet(name, stem="cifar", width=2, zero_residual=zero)
+    params, _ = jax.jit(network.init)(jax.random.key(0))
+    last = "norm3" if name == "resnet50" else "norm2"
+    for block in params["blocks"].values():
+        assert np.all(np.asarray(block[last]["scale"]) == (0 if zero else 1))
+        assert np.all(np.asarray(block["norm1"]["scale"]) == 1)
+
+
 def test_kernels_start_normal_with_the_variance_of_he_for_the_fan_out():
     params, _ = jax.jit(resnet("small", width=64).init)(jax.random.key(0))
     kernel = params["blocks"]["stage2_block1"]["conv2"]["kernel"]  # 3 3 128 128

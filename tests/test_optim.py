@@ -143,6 +143,26 @@ def test_schedule_equals_its_formula_at_every_step(warmup, final):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("warmup", [0, 7])
+def test_a_schedule_by_the_epoch_is_pytorchs_between_epochs_and_rises_by_the_step(warmup):
+    epochs, steps_per_epoch, peak = 6, 5, 1.7
+    total = epochs * steps_per_epoch
+    schedule = optim.warmup_cosine(
+        peak, total_steps=total, warmup_steps=warmup, interval=steps_per_epoch
+    )
+    found = [float(schedule(jnp.asarray(step))) for step in range(total)]
+    expected = []
+    for step in range(total):
+        epoch_start = max(step // steps_per_epoch * steps_per_epoch, warmup)
+        phase = (epoch_start - warmup) / (total - warmup)
+        cosine = peak / 2 * (1 + np.cos(np.pi * phase))
+        expected.append(peak * step / warmup if step < warmup else cosine)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    if not warmup:  # CosineAnnealingLR(T_max=6), stepped after each epoch
+        torch = [peak * (1 + np.cos(np.pi * epoch / 6)) / 2 for epoch in range(epochs)]
+        np.testing.assert_allclose(found[::steps_per_epoch], torch, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -157,6 +177,7 @@ def test_schedule_equals_its_formula_at_every_step(warmup, final):
         (lambda: optim.warmup_cosine(1.0, total_steps=5, warmup_steps=5), "5 in a run of 5 steps"),
         (lambda: optim.warmup_cosine(1.0, total_steps=0), "found 0 in a run of 0 steps"),
         (lambda: optim.warmup_cosine(1.0, total_steps=5, warmup_steps=-1), "found -1 in a run"),
+        (lambda: optim.warmup_cosine(1.0, total_steps=5, interval=0), "interval: found 0; allowed"),
     ],
 )
 def test_errors_say_what_was_found_and_what_is_allowed(call, message):

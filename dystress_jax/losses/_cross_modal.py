@@ -10,6 +10,7 @@ from ..similarities import Similarity, sphere
 from ..temperatures import Constant, TemperatureLike, check_positive
 from ._partition import Side, logits
 from ._plan import Options, SimilarityLike, check_pairs
+from ._strategies import TileSize
 
 
 def clip(
@@ -20,7 +21,7 @@ def clip(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int | None = None,
+    tile_size: TileSize = None,
     axis_name: str | None = None,
 ) -> Float[Array, " n"]:
     r"""The symmetric loss of CLIP: each image finds its text and each text its image.
@@ -77,7 +78,7 @@ def siglip(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int | None = None,
+    tile_size: TileSize = None,
     axis_name: str | None = None,
 ) -> Float[Array, " n"]:
     r"""The sigmoid loss of SigLIP: is this text the text of this image, for every pair.

@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from ..errors import ArgumentError, look_up
 from ..temperatures import Function, Temperature, as_temperature
+from ._strategies import TileSize
 
 Loss = Callable[..., Array]
 
@@ -28,7 +29,7 @@ def on_mesh(
     *,
     axis: str = "data",
     strategy: str = "auto",
-    tile_size: int | None = None,
+    tile_size: TileSize = None,
 ) -> Loss:
     r"""The same loss, of a batch whose rows are split over the devices of a mesh.
 

@@ -12,7 +12,7 @@ from ..errors import ArgumentError
 from ..similarities import Similarity, as_similarity, at_least_float32
 from ..temperatures import Temperature, TemperatureLike, as_temperature, concrete
 from . import _partition
-from ._strategies import axis_size, choose
+from ._strategies import TileSize, axis_size, choose
 
 SimilarityLike = Similarity | Callable[[Array, Array], Array]
 
@@ -25,7 +25,7 @@ class Options:
     similarity: SimilarityLike
     normalize: bool
     strategy: str
-    tile_size: int | None
+    tile_size: TileSize
     axis_name: str | None = None
 
     def plan(self, *, anchors: int, candidates: int, length: int) -> "Plan":

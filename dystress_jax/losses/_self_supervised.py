@@ -27,6 +27,7 @@ from ._plan import (
     check_rows,
     check_same_shape,
 )
+from ._strategies import TileSize
 
 
 def nt_xent(
@@ -37,7 +38,7 @@ def nt_xent(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int | None = None,
+    tile_size: TileSize = None,
     axis_name: str | None = None,
 ) -> Float[Array, " 2*n"]:
     r"""The NT-Xent loss of SimCLR, with any temperature.
@@ -97,7 +98,7 @@ def dcl(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int | None = None,
+    tile_size: TileSize = None,
     axis_name: str | None = None,
 ) -> Float[Array, " 2*n"]:
     r"""Decoupled contrastive learning: the positive pair is not in the denominator.
@@ -155,7 +156,7 @@ def dclw(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int | None = None,
+    tile_size: TileSize = None,
     axis_name: str | None = None,
 ) -> Float[Array, " 2*n"]:
     r"""Decoupled contrastive learning that weighs each positive pair by how hard it is.
@@ -216,7 +217,7 @@ def info_nce(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int | None = None,
+    tile_size: TileSize = None,
     axis_name: str | None = None,
 ) -> Float[Array, " n"]:
     r"""InfoNCE: each query finds its key among all keys.
@@ -278,7 +279,7 @@ def moco(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int | None = None,
+    tile_size: TileSize = None,
 ) -> Float[Array, " n"]:
     r"""The loss of MoCo: one positive key for each query, negatives from a queue only.
 
@@ -335,7 +336,7 @@ def supcon(
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: str = "auto",
-    tile_size: int | None = None,
+    tile_size: TileSize = None,
     axis_name: str | None = None,
 ) -> Float[Array, " 2*n"]:
     r"""Supervised contrastive loss: all views of the same class are positives.

@@ -15,8 +15,10 @@ from jaxtyping import Array, Bool, Float
 
 from ._partition import Strategy
 from ._tiled import (
+    EVERY_TILE,
     Masked,
     Term,
+    Tile,
     Tree,
     add_gradients,
     add_sums,
@@ -52,7 +54,7 @@ def gathered(local: Strategy, axis_name: str) -> Strategy:
     return Strategy(row_sum, row_max, local.one_pass, local.reverse_only, agree)
 
 
-def ring(tile_size: int, axis_name: str) -> Strategy:
+def ring(tile: Tile, axis_name: str) -> Strategy:
     """The columns travel around the devices, block by block: memory for two blocks.
 
     The next block is under way while the present one is used. In the backward pass the gradient
@@ -60,7 +62,7 @@ def ring(tile_size: int, axis_name: str) -> Strategy:
     """
 
     def tiled(params, rows, columns):
-        return vary_alike(params, tiles(rows, tile_size), tiles(columns, tile_size))
+        return vary_alike(params, tiles(rows, tile.rows), tiles(columns, tile.columns))
 
     def row_sum(term, params, rows, columns, *, symmetric=False):
         del symmetric  # the rows are not all of the columns
@@ -74,7 +76,7 @@ def ring(tile_size: int, axis_name: str) -> Strategy:
         n = length(rows)
         params, rows, columns = jax.lax.stop_gradient(tiled(params, rows, columns))
         visit = lambda block, largest: keep_largest(
-            Masked(term, -jnp.inf), False, params, rows, block, largest
+            Masked(term, -jnp.inf), EVERY_TILE, params, rows, block, largest
         )
         lowest = jnp.full_like(per_row(rows), -jnp.inf)
         return _travel(axis_name, columns, lowest, visit).reshape(-1)[:n]
@@ -88,7 +90,7 @@ def _ring_sum(
     term: Term, axis_name: str, params: Tree, rows: Tree, columns: Tree
 ) -> Float[Array, "k t"]:
     """The sum of each row over the columns of all devices, rows and columns in tiles."""
-    visit = lambda block, total: add_sums(term, False, params, rows, block, total)
+    visit = lambda block, total: add_sums(term, EVERY_TILE, params, rows, block, total)
     return _travel(axis_name, columns, per_row(rows), visit)
 
 
@@ -103,7 +105,7 @@ def _ring_sum_bwd(term, axis_name, saved, cotangent):
     def visit(blocks, gradients):
         block, constant_block = blocks
         perturbed, constant = (*resident, block), (*constant_resident, constant_block)
-        gradients = add_gradients(term, False, perturbed, constant, cotangent, gradients)
+        gradients = add_gradients(term, EVERY_TILE, perturbed, constant, cotangent, gradients)
         return *gradients[:2], _next_device(axis_name, gradients[2])
 
     # Zeros that wait for the cotangent: constants would be there during the forward pass already.

@@ -1,40 +1,64 @@
 """The names of the strategies, and what "auto" picks."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 
 from ..errors import ArgumentError, hint
 from . import _sharded, _tiled
 from ._partition import Strategy, dense
+from ._tiled import Tile
 
-# Up to this many pairs the dense form takes at most a sixth more time than tiles, and it works with
-# forward mode. Measured on a CPU, whose cache holds such a matrix (docs/results/loss.md), not on
-# accelerators: there it only bounds the memory, 4 MiB a matrix in float32.
-DENSE_PAIRS = 1024 * 1024
+# Rows and columns of a tile, one number where they are the same; None: the platform's own.
+TileSize = int | tuple[int, int] | None
+
+
+class Sizes(NamedTuple):
+    """What suits a platform.
+
+    Attributes:
+        dense_pairs: up to this many pairs "auto" is dense.
+        tile: rows and columns of a tile.
+        ring_tile: the same in the ring.
+        pairs: a tile of the default size has at most this many pairs, so that memory stays linear.
+    """
+
+    dense_pairs: int
+    tile: Tile
+    ring_tile: Tile
+    pairs: int
+
+
+ALL = 2**31 - 1
+# Measured on a CPU (docs/results/loss.md): a tile should fit into its cache, and up to dense_pairs
+# the dense form takes at most a sixth more time and works with forward mode.
+CPU = Sizes(1024 * 1024, Tile(1024, 1024), Tile(512, 512), ALL)
+# A kernel has to be long: few rows, all columns.
+ACCELERATOR = Sizes(1024 * 1024, Tile(4096, ALL), Tile(4096, ALL), 2**27)
 # Up to this many numbers every device can well hold all candidates.
 GATHERED_NUMBERS = 16 * 1024 * 1024
-# Large enough for products at full speed; in the ring small beside a block of the rows.
-TILE, RING_TILE = 1024, 512
 
 
 def choose(
-    name: str, n: int, m: int, d: int, tile_size: int | None, axis_name: str | None
+    name: str, n: int, m: int, d: int, tile_size: TileSize, axis_name: str | None
 ) -> Strategy:
     """Returns the strategy of that name for n anchors and m candidates of length d, per device."""
-    if tile_size is not None and tile_size < 1:
-        raise ArgumentError("tile_size", f"found {tile_size}; allowed: at least 1, or None.")
+    sizes = CPU if jax.default_backend() == "cpu" else ACCELERATOR
     symbolic = not isinstance(n * m, int)  # of `jax.export`: no tiles can be cut of it
-    tile, ring_tile = (tile_size, tile_size) if tile_size else (TILE, RING_TILE)
+    if symbolic or tile_size is not None:
+        tile = ring_tile = _as_tile(1 if tile_size is None else tile_size)
+    else:
+        tile, ring_tile = (_bounded(tile, m, sizes.pairs) for tile in (sizes.tile, sizes.ring_tile))
     tiled = Strategy(
-        functools.partial(_tiled.row_sum, tile_size=tile),
-        functools.partial(_tiled.row_max, tile_size=tile),
+        functools.partial(_tiled.row_sum, tile=tile),
+        functools.partial(_tiled.row_max, tile=tile),
         one_pass=True,
         reverse_only=True,
     )
     if axis_name is None:
         if name == "auto":
-            name = "dense" if symbolic or n * m <= DENSE_PAIRS else "tiled"
+            name = "dense" if symbolic or n * m <= sizes.dense_pairs else "tiled"
         choices = {"dense": dense, "tiled": tiled}
     else:
         if name == "auto":
@@ -57,6 +81,19 @@ def choose(
             f"found {name!r}; allowed {where} `axis_name`: {', '.join(known)}.{hint(name, known)}",
         )
     return choices[name]
+
+
+def _as_tile(tile_size: int | tuple[int, int]) -> Tile:
+    rows, columns = tile_size if isinstance(tile_size, tuple) else (tile_size, tile_size)
+    if min(rows, columns) < 1:
+        raise ArgumentError("tile_size", f"found {tile_size}; allowed: at least 1, or None.")
+    return Tile(rows, columns)
+
+
+def _bounded(tile: Tile, columns: int, pairs: int) -> Tile:
+    """The tile with so few rows that, over all these columns, it has at most that many pairs."""
+    columns = min(tile.columns, columns)
+    return Tile(min(tile.rows, max(1, pairs // columns)), columns)
 
 
 def axis_size(axis_name: str) -> int:

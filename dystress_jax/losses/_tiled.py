@@ -3,6 +3,10 @@
 The derivative is written here once for every term: the backward pass visits the same tiles and
 takes `jax.vjp` of each, so nothing but the inputs is kept between the two passes. What the term is,
 a weight with a temperature or anything else, is the caller's.
+
+Where rows and columns are the same and the matrix is its own transpose, each pair is visited once:
+with k tiles around a circle, tile i meets itself and those up to half a circle ahead. All tiles
+then have equally many columns, side by side, and any number of them can go in one step.
 """
 
 import functools
@@ -20,13 +24,35 @@ Tree = Any
 Term = Callable[[Tree, Tree, Tree], Float[Array, "n m"]]
 
 
+class Tile(NamedTuple):
+    """Largest number of rows and of columns of a tile."""
+
+    rows: int
+    columns: int
+
+
+class Walk(NamedTuple):
+    """Which rows meet which columns, step by step.
+
+    Attributes:
+        symmetric: whether each pair is visited once, for its row and for its column.
+        window: how many tiles of columns, side by side, a tile of rows meets in one step.
+    """
+
+    symmetric: bool
+    window: int
+
+
+EVERY_TILE = Walk(symmetric=False, window=1)
+
+
 def row_sum(
     term: Term,
     params: Tree,
     rows: Tree,
     columns: Tree,
     *,
-    tile_size: int,
+    tile: Tile,
     symmetric: bool = False,
 ) -> Float[Array, " n"]:
     """Sums `term(params, rows, columns)` over the columns; differentiable in all but the term.
@@ -36,17 +62,17 @@ def row_sum(
         params: what all pairs share.
         rows: one entry per row.
         columns: one entry per column.
-        tile_size: largest number of rows and of columns of a tile.
+        tile: its size.
         symmetric: the caller's promise that rows and columns are the same and the matrix is its
-            own transpose. A tile above the diagonal then serves both its rows and its columns:
-            half of the products and of the exponentials.
+            own transpose. Half of the products and of the exponentials then do.
 
     Returns:
         The sum of each row.
     """
     n = length(rows)
-    params, rows, columns = vary_alike(params, tiles(rows, tile_size), tiles(columns, tile_size))
-    total = _tiled_sum(Masked(term, 0.0), symmetric, params, rows, columns)
+    walk, rows, columns = _cut(rows, columns, tile, symmetric)
+    params, rows, columns = vary_alike(params, rows, columns)
+    total = _tiled_sum(Masked(term, 0.0), walk, params, rows, columns)
     return cast(Array, total).reshape(-1)[:n]
 
 
@@ -56,36 +82,35 @@ def row_max(
     rows: Tree,
     columns: Tree,
     *,
-    tile_size: int,
+    tile: Tile,
     symmetric: bool = False,
 ) -> Float[Array, " n"]:
     """Returns the largest term of each row, as a number without a gradient."""
     n = length(rows)
-    params, rows, columns = jax.lax.stop_gradient(
-        vary_alike(params, tiles(rows, tile_size), tiles(columns, tile_size))
-    )
+    walk, rows, columns = _cut(rows, columns, tile, symmetric)
+    params, rows, columns = jax.lax.stop_gradient(vary_alike(params, rows, columns))
     lowest = jnp.full_like(per_row(rows), -jnp.inf)
     masked = Masked(term, -jnp.inf)
-    return keep_largest(masked, symmetric, params, rows, columns, lowest).reshape(-1)[:n]
+    return keep_largest(masked, walk, params, rows, columns, lowest).reshape(-1)[:n]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _tiled_sum(
-    term: Term, symmetric: bool, params: Tree, rows: Tree, columns: Tree
+    term: Term, walk: Walk, params: Tree, rows: Tree, columns: Tree
 ) -> Float[Array, "k t"]:
     """`row_sum` of tiled rows and columns, whose leaves have shape [tiles, tile, ...]."""
-    return add_sums(term, symmetric, params, rows, columns, per_row(rows))
+    return add_sums(term, walk, params, rows, columns, per_row(rows))
 
 
-def _tiled_sum_fwd(term, symmetric, params, rows, columns):
+def _tiled_sum_fwd(term, walk, params, rows, columns):
     perturbed, constant = partition((params, rows, columns))
-    return _tiled_sum(term, symmetric, *combine(perturbed, constant)), (perturbed, constant)
+    return _tiled_sum(term, walk, *combine(perturbed, constant)), (perturbed, constant)
 
 
-def _tiled_sum_bwd(term, symmetric, saved, cotangent):
+def _tiled_sum_bwd(term, walk, saved, cotangent):
     perturbed, constant = saved
     zeros = jax.tree.map(jnp.zeros_like, perturbed)
-    return add_gradients(term, symmetric, perturbed, constant, cotangent, zeros)
+    return add_gradients(term, walk, perturbed, constant, cotangent, zeros)
 
 
 _tiled_sum.defvjp(_tiled_sum_fwd, _tiled_sum_bwd, symbolic_zeros=True)
@@ -93,7 +118,7 @@ _tiled_sum.defvjp(_tiled_sum_fwd, _tiled_sum_bwd, symbolic_zeros=True)
 
 def add_sums(
     term: Term,
-    symmetric: bool,
+    walk: Walk,
     params: Tree,
     rows: Tree,
     columns: Tree,
@@ -101,20 +126,25 @@ def add_sums(
 ) -> Float[Array, "k t"]:
     """Adds the sum of each row to `total`."""
 
-    def add(i, j, total):
-        terms = term(params, _at(rows, i), _at(columns, j))
-        total = _put(total, i, _at(total, i) + jnp.sum(terms, axis=1))
-        if symmetric:
-            mirrored = jnp.where(i == j, 0.0, jnp.sum(terms, axis=0))
-            total = _put(total, j, _at(total, j) + mirrored)
-        return total
+    def add(i, j, sums):
+        of_rows, of_columns = sums
+        terms = term(params, _at(rows, i), _side_by_side(columns, j, walk))
+        of_rows = _put(of_rows, i, _at(of_rows, i) + jnp.sum(terms, axis=1))
+        if walk.symmetric:
+            own = _is_own(i, j, terms)
+            of_columns = _add_side_by_side(
+                of_columns, j, jnp.where(own, 0.0, jnp.sum(terms, axis=0)), walk
+            )
+        return of_rows, of_columns
 
-    return _for_each_tile(rows, columns, symmetric, add, total)
+    mirrored = per_row(columns) if walk.symmetric else None
+    total, mirrored = _for_each_tile(rows, columns, walk, add, (total, mirrored))
+    return total if mirrored is None else _home(mirrored, total, jnp.add)
 
 
 def add_gradients(
     term: Term,
-    symmetric: bool,
+    walk: Walk,
     perturbed: Tree,
     constant: Tree,
     cotangent: Float[Array, "k t"],
@@ -123,27 +153,29 @@ def add_gradients(
     """Adds the gradients of the weighted sum of rows to those of (params, rows, columns)."""
     _, rows, columns = combine(perturbed, constant)
     plus = functools.partial(jax.tree.map, jnp.add)
+    of_columns_too = _around(cotangent) if walk.symmetric else None
 
     def add(i, j, gradients):
-        select = lambda operands: (operands[0], _at(operands[1], i), _at(operands[2], j))
+        select = lambda tree: (tree[0], _at(tree[1], i), _side_by_side(tree[2], j, walk))
         terms = lambda operands: term(*combine(operands, select(constant)))
         value, pullback = jax.vjp(terms, select(perturbed))
         weight = _at(cotangent, i)[:, None]
-        if symmetric:
-            weight = weight + jnp.where(i == j, 0.0, _at(cotangent, j))[None, :]
+        if of_columns_too is not None:
+            mirrored = _side_by_side(of_columns_too, j, walk)
+            weight = weight + jnp.where(_is_own(i, j, value), 0.0, mirrored)[None, :]
         ((of_params, of_rows, of_columns),) = pullback(jnp.broadcast_to(weight, value.shape))
         return (
             plus(gradients[0], of_params),
             _put(gradients[1], i, plus(_at(gradients[1], i), of_rows)),
-            _put(gradients[2], j, plus(_at(gradients[2], j), of_columns)),
+            _add_side_by_side(gradients[2], j, of_columns, walk),
         )
 
-    return _for_each_tile(rows, columns, symmetric, add, gradients)
+    return _for_each_tile(rows, columns, walk, add, gradients)
 
 
 def keep_largest(
     term: Term,
-    symmetric: bool,
+    walk: Walk,
     params: Tree,
     rows: Tree,
     columns: Tree,
@@ -151,14 +183,18 @@ def keep_largest(
 ) -> Float[Array, "k t"]:
     """Raises `largest` to the largest term of each row."""
 
-    def raise_to(i, j, largest):
-        terms = term(params, _at(rows, i), _at(columns, j))
-        largest = _put(largest, i, jnp.maximum(_at(largest, i), jnp.max(terms, axis=1)))
-        if symmetric:
-            largest = _put(largest, j, jnp.maximum(_at(largest, j), jnp.max(terms, axis=0)))
-        return largest
+    def raise_to(i, j, best):
+        of_rows, of_columns = best
+        terms = term(params, _at(rows, i), _side_by_side(columns, j, walk))
+        of_rows = _put(of_rows, i, jnp.maximum(_at(of_rows, i), jnp.max(terms, axis=1)))
+        if walk.symmetric:
+            best = jnp.max(terms, axis=0)
+            of_columns = _add_side_by_side(of_columns, j, best, walk, add=jnp.maximum)
+        return of_rows, of_columns
 
-    return _for_each_tile(rows, columns, symmetric, raise_to, largest)
+    mirrored = jnp.full_like(per_row(columns), -jnp.inf) if walk.symmetric else None
+    largest, mirrored = _for_each_tile(rows, columns, walk, raise_to, (largest, mirrored))
+    return largest if mirrored is None else _home(mirrored, largest, jnp.maximum)
 
 
 class Masked(NamedTuple):
@@ -177,11 +213,14 @@ class Masked(NamedTuple):
         return terms
 
 
-def tiles(tree: Tree, tile_size: int) -> tuple[Tree, Bool[Array, "k t"] | None]:
+def tiles(tree: Tree, size: int) -> tuple[Tree, Bool[Array, "k t"] | None]:
     """Cuts each leaf [n ...] into [tiles, tile, ...], all of one size, and says what is real."""
+    count = -(-length(tree) // size)
+    return _tiles(tree, count, -(-length(tree) // count))
+
+
+def _tiles(tree: Tree, count: int, size: int) -> tuple[Tree, Bool[Array, "k t"] | None]:
     n = length(tree)
-    count = -(-n // tile_size)
-    size = -(-n // count)
     missing = count * size - n
 
     def cut(leaf):
@@ -194,16 +233,64 @@ def tiles(tree: Tree, tile_size: int) -> tuple[Tree, Bool[Array, "k t"] | None]:
     return jax.tree.map(cut, tree), real
 
 
-def _for_each_tile(rows: Tree, columns: Tree, symmetric: bool, body: Callable, state: Tree) -> Tree:
-    """Folds `state = body(i, j, state)` over all tiles, or those on and above the diagonal.
+def _cut(rows: Tree, columns: Tree, tile: Tile, symmetric: bool) -> tuple[Walk, Tree, Tree]:
+    """Both sides in tiles, and the way through them."""
+    if not symmetric:
+        return EVERY_TILE, tiles(rows, tile.rows), tiles(columns, tile.columns)
+    n, window = length(rows), 1
+    count = -(-n // tile.rows)
+    if tile.columns >= 2 * tile.rows and count > 2:
+        # An odd number of tiles: no two are opposite. Half a circle is a whole number of steps.
+        half = count // 2 + 1
+        steps = -(-half * tile.rows // tile.columns)
+        window = -(-half // steps)
+        count = 2 * steps * window - 1
+    size = -(-n // count)
+    if window > 1:
+        size = -(-size // ALIGNED) * ALIGNED
+    rows = _tiles(rows, count, size)
+    return Walk(True, window), rows, _around(rows)
+
+
+# Accelerators multiply matrices in blocks of this many rows.
+ALIGNED = 64
+
+
+def _for_each_tile(rows: Tree, columns: Tree, walk: Walk, body: Callable, state: Tree) -> Tree:
+    """Folds `state = body(i, j, state)` over tiles i of rows and those of columns from j on.
 
     One flat loop rather than two nested ones: the compiler then drops what nobody uses, such as
     gradients of a temperature that is not learned.
     """
     k, l = length(rows), length(columns)
-    i, j = np.triu_indices(k) if symmetric else np.indices((k, l)).reshape(2, -1)
+    if walk.symmetric:
+        i, ahead = np.indices((k, k // 2 + 1))[:, :, :: walk.window].reshape(2, -1)
+        once = (2 * ahead < k) | (2 * i < k)  # of two opposite tiles one meets the other
+        i, j = i[once], (i + ahead)[once]
+    else:
+        i, j = np.indices((k, l)).reshape(2, -1)
     i, j = jnp.asarray(i), jnp.asarray(j)
     return jax.lax.fori_loop(0, i.size, lambda step, state: body(i[step], j[step], state), state)
+
+
+def _around(tree: Tree) -> Tree:
+    """Repeats the first half of the tiles at the end, so that nobody has to turn back."""
+    return jax.tree.map(lambda x: jnp.concatenate([x, x[: len(x) // 2]]), tree)
+
+
+def _home(
+    mirrored: Float[Array, "l t"], to: Float[Array, "k t"], join: Callable
+) -> Float[Array, "k t"]:
+    """Joins to each tile what both of its copies around the circle collected."""
+    first, again = mirrored[: len(to)], mirrored[len(to) :]
+    to = join(to, first)
+    return jnp.concatenate([join(to[: len(again)], again), to[len(again) :]])
+
+
+def _is_own(i: Int[Array, ""], j: Int[Array, ""], terms: Float[Array, "t u"]) -> Bool[Array, " u"]:
+    """The columns that are the rows themselves, where each pair is there in both orders."""
+    rows, columns = terms.shape
+    return (i == j) & (jnp.arange(columns) < rows)
 
 
 def _at(tree: Tree, i: Int[Array, ""]) -> Tree:
@@ -212,6 +299,22 @@ def _at(tree: Tree, i: Int[Array, ""]) -> Tree:
 
 def _put(tree: Tree, i: Int[Array, ""], value: Tree) -> Tree:
     put = lambda x, v: jax.lax.dynamic_update_index_in_dim(x, v, i, axis=0)
+    return jax.tree.map(put, tree, value)
+
+
+def _side_by_side(tree: Tree, j: Int[Array, ""], walk: Walk) -> Tree:
+    """Tile j and those that follow it in the window, as one."""
+    some = lambda x: jax.lax.dynamic_slice_in_dim(x, j, walk.window)
+    return jax.tree.map(lambda x: some(x).reshape(-1, *x.shape[2:]), tree)
+
+
+def _add_side_by_side(
+    tree: Tree, j: Int[Array, ""], value: Tree, walk: Walk, add: Callable = jnp.add
+) -> Tree:
+    def put(x, v):
+        before = jax.lax.dynamic_slice_in_dim(x, j, walk.window)
+        return jax.lax.dynamic_update_slice_in_dim(x, add(before, v.reshape(before.shape)), j, 0)
+
     return jax.tree.map(put, tree, value)
 
 

@@ -36,7 +36,7 @@ def byol(
 
     Args:
         encoder: images to features.
-        projector: features to embeddings. The published one is `dystress_cifar` of
+        projector: features to embeddings. The published one is `byol` of
             `models.projector`, 4096 wide, 256 out.
         predictor: embeddings to predictions, of the same width. The published one is the same.
         views: `(key, uint8 images, rows) -> two views`.

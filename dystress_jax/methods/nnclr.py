@@ -48,7 +48,7 @@ def nnclr(
         projector: features to embeddings. The published one is `simclr3` of `models.projector`
             with an offset in its last BatchNorm too, 2048 wide, 256 out.
         predictor: embeddings to predictions, of the same width. The published one is
-            `dystress_cifar` of `models.projector`, 4096 wide.
+            `byol` of `models.projector`, 4096 wide.
         views: `(key, uint8 images, rows) -> two views`.
         queue_size: embeddings in the queue, a multiple of the batch size; published: 98,304.
         loss: `(neighbours [n d], predictions [n d], *, temperature) -> [n]`, such as

@@ -21,7 +21,9 @@ from ._norm import BatchNorm
 class _Head:
     layers: int
     norm: bool = True  # BatchNorm after the layers before the last, in place of their biases
-    last_norm: Literal["none", "scale", "plain"] = "none"  # scale: no offset; plain: nor scale
+    last_norm: Literal["none", "full", "scale", "plain"] = (
+        "none"  # scale: no offset; plain: neither
+    )
 
 
 class MLP(nnx.Module):
@@ -48,8 +50,9 @@ class MLP(nnx.Module):
             if i < last and head.norm:
                 norms[name] = batch_norm(fan_out)
             elif i == last and head.last_norm != "none":
-                scale = head.last_norm == "scale"
-                norms[name] = batch_norm(fan_out, use_scale=scale, use_bias=False)
+                norms[name] = batch_norm(
+                    fan_out, use_scale=head.last_norm != "plain", use_bias=head.last_norm == "full"
+                )
         self.last = f"layer{last + 1}"
         self.linears = nnx.Dict(linears)
         self.norms = nnx.Dict(norms)
@@ -102,7 +105,8 @@ def _none(*, in_features: int) -> Network:
 HEADS: dict[str, Callable[..., Network]] = {
     "simclr": functools.partial(_mlp, _Head(layers=2, last_norm="scale")),
     "simclr3": functools.partial(_mlp, _Head(layers=3, last_norm="scale")),
-    "dystress_cifar": functools.partial(_mlp, _Head(layers=2)),
+    "dystress_cifar": functools.partial(_mlp, _Head(layers=2, last_norm="full")),
+    "byol": functools.partial(_mlp, _Head(layers=2)),
     "moco_v2": functools.partial(_mlp_without_norm, _Head(layers=2, norm=False)),
     "moco_v3": functools.partial(_mlp, _Head(layers=2, last_norm="plain")),
     "moco_v3_vit": functools.partial(_mlp, _Head(layers=3, last_norm="plain")),
@@ -126,15 +130,19 @@ def projector(
     | ---------------- | ---------------------------------------------- | ------------------- |
     | `simclr`         | linear, BN, ReLU, linear, BN                   | no offset           |
     | `simclr3`        | linear, BN, ReLU, linear, BN, ReLU, linear, BN | no offset           |
-    | `dystress_cifar` | linear, BN, ReLU, linear                       |                     |
+    | `dystress_cifar` | linear, BN, ReLU, linear, BN                   | scale and offset    |
+    | `byol`           | linear, BN, ReLU, linear                       |                     |
     | `moco_v2`        | linear, ReLU, linear                           |                     |
     | `moco_v3`        | linear, BN, ReLU, linear, BN                   | no scale, no offset |
     | `moco_v3_vit`    | linear, BN, ReLU, linear, BN, ReLU, linear, BN | no scale, no offset |
     | `none`           | none: the features themselves                  |                     |
 
-    MoCo v3's predictor is `dystress_cifar` after a ResNet and `moco_v3` after a ViT. The linear
-    layers have biases in `moco_v2` only: elsewhere BatchNorm's offset takes their place, and the
-    last layer has neither.
+    MoCo v3's predictor is `byol` after a ResNet and `moco_v3` after a ViT. The linear layers have
+    biases in `moco_v2` only: elsewhere BatchNorm's offset takes their place, and the last layer of
+    `byol` has neither.
+
+    A last BatchNorm centres the projections, so that similarities start around 0; without it they
+    start well above.
 
     Args:
         name: one of the names above.
@@ -171,7 +179,11 @@ def projector(
         function with 3 layers.
 
         `dystress_cifar`: the CIFAR experiments of Manna et al.,
-        [arXiv 2308.01140](https://arxiv.org/abs/2308.01140) (512-512-128).
+        [arXiv 2308.01140](https://arxiv.org/abs/2308.01140) (512-512-128), `smallscale/model.py`
+        of [sadimanna/DySTreSS](https://github.com/sadimanna/DySTreSS).
+
+        `byol`: Grill et al., [arXiv 2006.07733](https://arxiv.org/abs/2006.07733), section 3.3
+        (4096 wide, 256 out); its projector and its predictor.
 
         `moco_v2`: Chen et al., [arXiv 2003.04297](https://arxiv.org/abs/2003.04297), section 3,
         with hidden layers as wide as the features, as `builder.py` of

@@ -59,6 +59,7 @@ class BasicBlock(nnx.Module):
         stride: int,
         *,
         norm: Norm,
+        zero_residual: bool = True,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -67,7 +68,7 @@ class BasicBlock(nnx.Module):
         self.conv1 = conv(in_features, width, 3, stride)
         self.norm1 = norm(width, rngs=rngs)
         self.conv2 = conv(width, width, 3)
-        self.norm2 = norm(width, rngs=rngs, zero_scale=True)
+        self.norm2 = norm(width, rngs=rngs, zero_scale=zero_residual)
         self.shortcut = _shortcut(in_features, width, stride, norm=norm, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n ho wo co"]:
@@ -89,6 +90,7 @@ class BottleneckBlock(nnx.Module):
         stride: int,
         *,
         norm: Norm,
+        zero_residual: bool = True,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -100,7 +102,7 @@ class BottleneckBlock(nnx.Module):
         self.conv2 = conv(width, width, 3, stride)
         self.norm2 = norm(width, rngs=rngs)
         self.conv3 = conv(width, out_features, 1)
-        self.norm3 = norm(out_features, rngs=rngs, zero_scale=True)
+        self.norm3 = norm(out_features, rngs=rngs, zero_scale=zero_residual)
         self.shortcut = _shortcut(
             in_features, out_features, stride, norm=norm, dtype=dtype, rngs=rngs
         )
@@ -174,6 +176,7 @@ class ResNet(nnx.Module):
         stem: str,
         channels: int,
         norm: Norm = BatchNorm,
+        zero_residual: bool = True,
         remat: bool = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -200,7 +203,13 @@ class ResNet(nnx.Module):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
                 blocks[f"stage{stage + 1}_block{i + 1}"] = block(
-                    features, width * 2**stage, stride, norm=norm, dtype=dtype, rngs=rngs
+                    features,
+                    width * 2**stage,
+                    stride,
+                    norm=norm,
+                    zero_residual=zero_residual,
+                    dtype=dtype,
+                    rngs=rngs,
                 )
                 features = width * 2**stage * block.expansion
         self.order = tuple(blocks)
@@ -250,6 +259,7 @@ def resnet(
     channels: int = 3,
     width: int | None = None,
     bn_groups: int = 1,
+    zero_residual: bool = True,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Network:
@@ -265,6 +275,8 @@ def resnet(
         width: channels of the first stage; by default 64, and 32 for `small`.
         bn_groups: groups of the batch that BatchNorm normalises each by itself; 1 takes the
             statistics of the whole batch.
+        zero_residual: whether the scale of each block's last BatchNorm starts at 0, so that the
+            block starts as its shortcut; else at 1, which is torchvision's default.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, statistics and features are float32.
 
@@ -304,6 +316,7 @@ def resnet(
         stem=stem,
         channels=channels,
         norm=functools.partial(BatchNorm, groups=bn_groups),
+        zero_residual=zero_residual,
         remat=remat,
         dtype=dtype,
     )

@@ -104,9 +104,9 @@ def make_schedule(config: Config, source: data.Source) -> Schedule:
             f"{total} steps; allowed: fewer than the run has."
         )
     peak = optim.learning_rate(o.rule, o.learning_rate, config.batch_size)
-    return Schedule(
-        per_epoch, total, optim.warmup_cosine(peak, total_steps=total, warmup_steps=warmup)
-    )
+    interval = per_epoch if o.interval == "epoch" else 1
+    rate = optim.warmup_cosine(peak, total_steps=total, warmup_steps=warmup, interval=interval)
+    return Schedule(per_epoch, total, rate)
 
 
 def make_parts(

@@ -195,6 +195,9 @@ class Model:
         "patch: 4x4 pixels, fast on CPUs; cifar: 3x3, no max-pool; imagenet: 7x7 and max-pool",
         among=STEMS,
     )
+    zero_residual: bool = _field(
+        True, "residual blocks start as their shortcut; False as in torchvision"
+    )
     patch: int = _field(4, "side of a patch in pixels; 16 for a ViT on ImageNet", at_least=1)
     heads: int = _field(0, "attention heads; 0 = by size", at_least=0, only_for=_NOT_CLIP)
     freeze_patches: bool = _field(
@@ -336,6 +339,9 @@ class Optimizer:
     weight_decay: float = _field(5e-4, "weight decay", at_least=0.0)
     decay_vectors: bool = _field(True, "biases and norms decay too; lars never decays them")
     warmup_epochs: float = _field(0.0, "linear warm-up, then a cosine to 0", at_least=0.0)
+    interval: str = _field(
+        "step", "the cosine moves every step, or every epoch", among=("step", "epoch")
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

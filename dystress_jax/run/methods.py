@@ -72,9 +72,7 @@ def moco_v2(parts: Parts, *, queue_size: int, momentum: float, bn_groups: int) -
 def moco_v3(parts: Parts, *, momentum: float, scale_by_tau: bool) -> Method:
     """MoCo v3: its heads after a ViT are others than those after a ResNet."""
     encoder = parts.encoder()
-    own, predictor = (
-        ("moco_v3", "dystress_cifar") if parts.has_batchnorm else ("moco_v3_vit", "moco_v3")
-    )
+    own, predictor = ("moco_v3", "byol") if parts.has_batchnorm else ("moco_v3_vit", "moco_v3")
     projector = parts.projector(own, encoder.out_features)
     return methods.moco_v3(
         encoder,
@@ -97,7 +95,7 @@ def nnclr(parts: Parts, *, queue_size: int) -> Method:
     return methods.nnclr(
         encoder,
         projector,
-        parts.head("dystress_cifar", projector.out_features, hidden=hidden),
+        parts.head("byol", projector.out_features, hidden=hidden),
         views=parts.views,
         queue_size=queue_size,
         loss=parts.loss(),
@@ -108,11 +106,11 @@ def nnclr(parts: Parts, *, queue_size: int) -> Method:
 def byol(parts: Parts, *, momentum: float) -> Method:
     """BYOL: its two heads are alike; published with projector.hidden 4096 and out 256."""
     encoder = parts.encoder()
-    projector = parts.projector("dystress_cifar", encoder.out_features)
+    projector = parts.projector("byol", encoder.out_features)
     return methods.byol(
         encoder,
         projector,
-        parts.head("dystress_cifar", projector.out_features, hidden=encoder.out_features),
+        parts.head("byol", projector.out_features, hidden=encoder.out_features),
         views=parts.views,
         momentum=momentum,
         total_steps=parts.total_steps,

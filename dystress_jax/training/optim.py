@@ -171,7 +171,7 @@ def learning_rate(rule: str, base: float, batch_size: int) -> float:
 
 
 def warmup_cosine(
-    peak: float, *, total_steps: int, warmup_steps: int = 0, final: float = 0.0
+    peak: float, *, total_steps: int, warmup_steps: int = 0, final: float = 0.0, interval: int = 1
 ) -> Schedule:
     r"""Rise linearly from 0 to the peak, then fall along half a cosine to the final value.
 
@@ -184,6 +184,9 @@ def warmup_cosine(
         total_steps: steps of the whole schedule T; beyond them it stays at `final`.
         warmup_steps: steps of the rise W, in [0, total_steps); 0 starts at the peak.
         final: the last value f, in [0, peak].
+        interval: steps between two values of the cosine, at least 1: with the steps of an epoch it
+            stays the same for an epoch, as where PyTorch's `CosineAnnealingLR` steps by the epoch.
+            The rise goes step by step all the same.
 
     Returns:
         The schedule: step to learning rate, jittable.
@@ -206,6 +209,27 @@ def warmup_cosine(
             f"found {warmup_steps} in a run of {total_steps} steps; allowed: fewer than the run "
             "has, so that the cosine has a step left.",
         )
+    if interval < 1:
+        raise ArgumentError("interval", f"found {interval}; allowed: at least 1.")
     if warmup_steps == 0:
-        return optax.cosine_decay_schedule(peak, total_steps, alpha=final / peak)
-    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps, final)
+        schedule = optax.cosine_decay_schedule(peak, total_steps, alpha=final / peak)
+    else:
+        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps, final)
+    falling = every(interval, schedule, start=warmup_steps)
+    return lambda step: jnp.where(step < warmup_steps, schedule(step), falling(step))
+
+
+def every(interval: int, schedule: Schedule, *, start: int = 0) -> Schedule:
+    """A schedule that keeps its value between multiples of `interval`.
+
+    Args:
+        interval: steps between two changes, at least 1; those of an epoch for a schedule by epochs.
+        schedule: of the step.
+        start: the value before it is that at `start`.
+
+    Example:
+        >>> by_epoch = every(10, lambda step: step)
+        >>> [int(by_epoch(step)) for step in (0, 9, 10, 25)]
+        [0, 0, 10, 20]
+    """
+    return lambda step: schedule(jnp.maximum(step // interval * interval, start))

@@ -1,0 +1,1 @@
+"""Reading images from JPEG files, beside torchvision's and lightly's loaders."""

@@ -1,0 +1,1 @@
+"""One training step, augmentation in and out, beside the same network in PyTorch."""
