@@ -443,6 +443,8 @@ def every_loss(a, b, labels, strategy, **how):
         "clip": losses.clip(a, b, **tau, **how),
         "siglip": losses.siglip(a, b, scale=10.0, bias=-10.0, **how),
     }
+    if "axis_name" in how:
+        return found
     for name in ("oblique", "oblique_geodesic"):
         similarity = getattr(similarities, name)(2)
         found[name] = nt_xent(a, b, similarity=similarity, **tau, **how)
@@ -450,8 +452,7 @@ def every_loss(a, b, labels, strategy, **how):
         found[name] = nt_xent(a, b, similarity=getattr(similarities, name), **tau, **how)
     for make in (temperatures.shifted_dystress, temperatures.linear, temperatures.temperature_free):
         found[make.__name__] = nt_xent(a, b, temperature=make(), **how)
-    if "axis_name" not in how:
-        found["moco"] = moco(a, b, b[::-1], **tau, **how)
+    found["moco"] = moco(a, b, b[::-1], **tau, **how)
     return found
 
 
