@@ -216,6 +216,7 @@ IGNORED = [
     ("data.path", "images", {}, {"data": FOLDER}),
     ("data.captions", "c.csv", {}, {"data": {**FOLDER, "path": "images"}}),
     ("data.on_error", "skip", {}, {"data": {**FOLDER, "path": "images"}}),
+    ("data.outside", True, {}, {"data": {**FOLDER, "path": "images"}}),
     ("topology.dims", 8, {}, CLIP),
     ("text.context", 8, {}, CLIP),
     ("text.vocab_size", 99, {**CLIP, "text": {"vocabulary": "vocab.txt"}}, CLIP),
@@ -281,9 +282,10 @@ def test_every_field_that_does_not_apply_always_is_tried_above():
         *("topology.name", "topology.tokens", "topology.match_range"),
         *("zero_shot.classes", "zero_shot.class_names"),
         *("probe.learning_rates", "probe.batch_size", "model.freeze_patches"),
+        "model.zero_residual",
         *(f"temperature.{n}" for n in ("name", "tau_min", "width", "stop_gradient", "half_period")),
         *(f"temperature.{n}" for n in ("min_scale", "max_scale", "alpha", "threshold", "options")),
-        *("temperature.learning_rate", "loss.strategy", "loss.options"),
+        *("temperature.learning_rate", "loss.strategy", "loss.options", "loss.precision"),
     }
     assert conditional == {name for name, *_ in IGNORED} | alike
 
@@ -481,11 +483,13 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
             "evaluation_options",
             "data.path",
             "data.captions",
+            "data.outside",
             "data.threads",
             "text.vocabulary",
             "text.vocab_size",
         ),
-        *("loss.strategy", "loss.tile_size", "knn.k", "knn.temperature", "knn.bank"),
+        *("loss.strategy", "loss.tile_size", "loss.precision"),
+        *("knn.k", "knn.temperature", "knn.bank"),
         *("probe.features", "probe.solver", "probe.epochs", "probe.learning_rates", "probe.l2"),
         *("probe.batch_size", "zero_shot.prompts", "zero_shot.classes", "zero_shot.class_names"),
     }

@@ -103,7 +103,8 @@ def test_the_config_names_the_precision_of_the_products(name):
     similarity = similarities.oblique(3) if name == "clip" else similarities.sphere
     given = {"similarity": similarity} if name == "clip" else {}
     loss = getattr(losses, name)
-    found = spread(config, sharding.make_mesh(), loss)(*views, temperature=0.1, **given)
+    on_devices = spread(config, sharding.make_mesh(), loss)
+    found = jax.jit(lambda a, b: on_devices(a, b, temperature=0.1, **given))(*views)
     narrow = similarity.with_precision("bfloat16")
     np.testing.assert_allclose(found, loss(*views, temperature=0.1, similarity=narrow), rtol=1e-5)
     assert not np.allclose(found, loss(*views, temperature=0.1, **given), rtol=1e-5)
