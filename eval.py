@@ -1,5 +1,11 @@
 """Evaluate: python eval.py --workdir=DIR --evaluation=NAME [--config.FIELD=VALUE]."""
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Libraries swallow a Ctrl-C while they are imported, and compilers do not hear it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from absl import flags, logging
 from ml_collections import config_flags
 
@@ -17,6 +23,7 @@ def main(arguments: list[str], command: cli.Command) -> None:
     args = flags.FLAGS
     name, workdir = args.evaluation, cli.directory(args.workdir).absolute()
     settings = command.settings(args.config)
+    cli.keep_compiled_programs()
     result, numbers = run.evaluate(settings, workdir, name, args.checkpoint)
     of = "" if args.checkpoint == "newest" else f"_{args.checkpoint}"
     path = workdir / "eval" / f"{name.replace(':', '.')}{of}.json"
@@ -48,4 +55,4 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.start(main, parse, interrupted="interrupted; nothing was written")
+    cli.start(main, parse)

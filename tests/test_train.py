@@ -250,8 +250,8 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images, knn_every):
     fields = {"optimizer__learning_rate": 1e17, "checkpoint_every": 1, "knn_every": knn_every}
     output = train(tmp_path, images, code=1, **fields)
     assert "DivergedError" in output
-    assert "is inf at step 2; last good checkpoint:" in output
-    assert f"{tmp_path / 'checkpoints' / '1'} (step 1)" in output
+    assert "is inf at step 2; newest checkpoint before it:" in output
+    assert f"{tmp_path / 'checkpoints' / '1'} (step 1, loss " in output
     assert "Traceback" not in output
 
 

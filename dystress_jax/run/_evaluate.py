@@ -1,13 +1,14 @@
 """Evaluation from start to end: the run's parts, a checkpoint, one evaluation. No mathematics."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 from ..evaluation import Result
+from ..files import parse_json
 from ..training import TrainState, checkpoint
 from ._build import build
+from ._environment import usable_jax
 from ._own import Own, check_given_again, name_of, name_own
 from .checks import from_config_dict
 from .config import Config, ConfigError, differences, may_change_on_resume, put
@@ -26,7 +27,7 @@ def read_config(path: pathlib.Path) -> Config:
     """
     checkpoint.check_version(path.parent / "checkpoints")
     try:
-        settings = json.loads(path.read_text())
+        settings = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: found no settings that can be read ({error})") from error
     try:
@@ -35,6 +36,7 @@ def read_config(path: pathlib.Path) -> Config:
         raise ConfigError(f"{path}: {error}") from error
 
 
+@usable_jax()
 def restore(
     workdir: pathlib.Path | str,
     which: str = "newest",
@@ -65,6 +67,7 @@ def restore(
 
 
 @reporting_unreadable_images()
+@usable_jax()
 def evaluate(
     config: Config,
     workdir: pathlib.Path | str,

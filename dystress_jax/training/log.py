@@ -17,7 +17,7 @@ import jax
 import tqdm
 from jaxtyping import Array, Float
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
 from tensorboardX.summary import scalar
 
 from ..errors import UserError
