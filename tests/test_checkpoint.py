@@ -311,10 +311,10 @@ def test_a_checkpoint_that_cannot_be_written_is_told_at_once_in_one_line(
         saver = Saver(saved, keep=3, failed=told.append)
         save_and_look()
         assert ["checkpoint 40" in str(error) for error in told] == [True]
-        assert saver.is_behind
+        assert saver.error is told[0]
     saver.save(50, make_state(mesh, 50), {"score": 0.1})
     saver.wait()
-    assert not saver.is_behind
+    assert saver.error is None
     assert checkpoint.steps(saved) == [10, 20, 30, 50]
     assert_equal(
         checkpoint.restore(saved, 50, abstract(make_state(mesh))).state, make_state(mesh, 50)

@@ -326,10 +326,11 @@ def _train_steps(
                 break
         log.flush()
         saver.wait()
-        if saver.is_behind:
+        if saver.error is not None:
+            newest = "none" if saver.newest is None else saver.newest
             raise checkpoint.CheckpointError(
-                f"the checkpoint of step {step} could not be written, see above; the newest is "
-                f"{saver.newest or 'none'}. Make room: the same command goes on from there."
+                f"{saver.error}; the newest is {newest}. Make room: the same command goes on from "
+                "there."
             )
     except (DivergedError, evaluation.NotFiniteError) as error:
         with contextlib.suppress(checkpoint.CheckpointError):

@@ -68,6 +68,7 @@ class Saver:
         self._scores = scores(directory)
         self._writing: Any = None
         self._step = -1  # of the newest that was asked for
+        self._error: CheckpointError | None = None  # why it is not on disk
         self._undeletable: set[str] = set()
         with told(self._directory, "written"):
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -82,9 +83,9 @@ class Saver:
         return max(steps(self._directory), default=None)
 
     @property
-    def is_behind(self) -> bool:
-        """Whether the newest checkpoint that was asked for is not on disk."""
-        return self._step >= 0 and self.newest != self._step
+    def error(self) -> CheckpointError | None:
+        """Why the newest checkpoint that was asked for is not on disk; None if it is."""
+        return self._error
 
     def save(self, step: int, state: PyTree, record: Record) -> None:
         """Start to write a checkpoint; returns once the state may change again.
@@ -98,7 +99,7 @@ class Saver:
             CheckpointError: it, or the one before, cannot be written; unless `failed` goes on.
         """
         self.wait()
-        self._step = step
+        self._step, self._error = step, None
         record = {**record, "version": VERSION, "step": step}
         record["fingerprint"] = int(fingerprint(state))
         if record.get("score") is not None:
@@ -152,9 +153,10 @@ class Saver:
             if jax.process_index() == 0:
                 for path in self._directory.glob(f"{self._step}.*"):
                     self._delete(path)  # it takes room for nothing
-            self._failed(
-                CheckpointError(f"checkpoint {self._step} cannot be written ({_first(error)})")
+            self._error = CheckpointError(
+                f"checkpoint {self._step} cannot be written ({_first(error)})"
             )
+            self._failed(self._error)
 
     def _forget(self) -> None:
         """Delete all but the newest few and the best."""
