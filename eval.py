@@ -10,8 +10,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from dystress_jax import run
-from dystress_jax.files import write_json
-from dystress_jax.run import cli, show
+from dystress_jax.run import cli, show, summary
 from dystress_jax.run.evaluations import EVALUATIONS
 
 
@@ -25,9 +24,7 @@ def main(arguments: list[str], command: cli.Command) -> None:
     settings = command.settings(args.config)
     cli.keep_compiled_programs()
     result, numbers = run.evaluate(settings, workdir, name, args.checkpoint)
-    of = "" if args.checkpoint == "newest" else f"_{args.checkpoint}"
-    path = workdir / "eval" / f"{name.replace(':', '.')}{of}.json"
-    write_json(path, numbers)
+    path = summary.keep_result(workdir / "eval", name, args.checkpoint, numbers)
     print(show.results({name: result}, note=f", checkpoint {numbers['checkpoint_step']}"))
     print(f"protocol and numbers: {path}")
 

@@ -19,11 +19,12 @@ def usable_jax() -> Iterator[None]:
     """
     try:
         jax.devices()
-    except RuntimeError as error:
-        said = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).partition("\n")[0] or "the platform is not there."
+        asked = jax.config.values["jax_platforms"] or "any"
         raise ConfigError(
-            f"JAX finds no device: {said} Set JAX_PLATFORMS to one that is there, such as cpu, or "
-            "unset it."
+            f"JAX_PLATFORMS: found {asked}: {said} Allowed: a platform that is there, such as cpu, "
+            "or unset it."
         ) from error
     with jax.numpy_dtype_promotion("standard"), jax.transfer_guard("allow"):
         yield

@@ -87,7 +87,8 @@ def evaluate(
         own: the objects that the run was given in Python.
 
     Returns:
-        The result, and all of it ready for JSON, with the checkpoint and the seeds.
+        The result, and all of it ready for JSON, with the checkpoint, the settings that differ
+        from those of the training, and the seeds.
 
     Raises:
         ConfigError: the settings are not those of the run, or there is nothing to evaluate on, or
@@ -120,6 +121,7 @@ def evaluate(
     return result, {
         **result.to_json(),
         "checkpoint_step": int(state.step),
+        "settings": {field: new for field, (_, new) in changes.items()},
         "seed": config.seed,
         "trained_with_seed": trained.seed,
     }

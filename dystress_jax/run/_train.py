@@ -366,7 +366,8 @@ def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
         images = evaluations.embedded(run.experiment, state, found["retrieval"].split)
         picture = evaluation.retrieval_grid(images)  # every process embeds the texts
         if jax.process_index() == 0:
-            picture.save(run.workdir / "retrieval.png")
+            with told(run.workdir / "retrieval.png", "written"):
+                picture.save(run.workdir / "retrieval.png")
     evaluations.forget_embedded()
     return found
 

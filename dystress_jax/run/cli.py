@@ -9,6 +9,7 @@ import platform
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -69,6 +70,8 @@ def start(
         parse: defines and parses the flags.
     """
     command = Command()
+    if any(action == "error" for action, *_ in warnings.filters):
+        warnings.simplefilter("default")  # the libraries that we use warn of themselves
     flags.DEFINE_bool(
         "compilation_cache",
         True,
