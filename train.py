@@ -2,7 +2,7 @@
 
 import signal
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Libraries swallow a Ctrl-C while they are imported, and compilers do not hear it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

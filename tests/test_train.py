@@ -312,8 +312,9 @@ def test_eval_writes_numbers_and_protocol(uninterrupted, evaluation):
     workdir, _ = uninterrupted
     arguments = [*command("eval.py", workdir, probe__epochs=3), f"--evaluation={evaluation}"]
     output = finish(start(arguments))
-    result = json.loads((workdir / "eval" / f"{evaluation}.json").read_text())
+    result = json.loads((workdir / "eval" / f"{evaluation}_probe.epochs=3.json").read_text())
     assert result["checkpoint_step"] == STEPS
+    assert result["settings"] == {"probe.epochs": 3}
     assert result["split"] == "test"
     assert result["seed"] == 0
     assert result["protocol"]["evaluation"] == evaluation

@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -72,11 +72,6 @@ def start(
     command = Command()
     if any(action == "error" for action, *_ in warnings.filters):
         warnings.simplefilter("default")  # the libraries that we use warn of themselves
-    flags.DEFINE_bool(
-        "compilation_cache",
-        True,
-        "Keep compiled programs in the user's cache directory, or in JAX_COMPILATION_CACHE_DIR.",
-    )
     try:
         app.run(lambda rest: main(rest, command), flags_parser=lambda all: parse(all, command))
     except SystemExit as leaving:
@@ -153,11 +148,7 @@ def check_config_file(arguments: list[str], configs: pathlib.Path) -> None:
     Raises:
         ConfigError: with the files that there are, or what a config file is.
     """
-    for argument, following in itertools.pairwise([*arguments, ""]):
-        flag, equals, value = argument.partition("=")
-        path = pathlib.Path((value if equals else following).partition(":")[0])
-        if flag not in ("--config", "-config"):
-            continue
+    for path in _config_files(arguments):
         if not path.is_file():
             names = sorted(file.stem for file in configs.glob("[!_]*.py"))
             near = difflib.get_close_matches(path.stem, names, n=1)
@@ -174,18 +165,31 @@ def check_config_file(arguments: list[str], configs: pathlib.Path) -> None:
             sys.path.append(str(path.absolute().parent))
 
 
+def _config_files(arguments: list[str]) -> Iterator[pathlib.Path]:
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            yield pathlib.Path((value if equals else following).partition(":")[0])
+
+
 def parse_flags(arguments: list[str]) -> list[str]:
-    """Parse the flags that are defined, which runs the config file.
+    """Parse the flags that are defined, and those of every script; this runs the config file.
 
     Raises:
         ConfigError: the file cannot be run, sets what is no field, or a field to another type.
     """
+    flags.DEFINE_bool(
+        "compilation_cache",
+        True,
+        "Keep compiled programs in the user's cache directory, or in JAX_COMPILATION_CACHE_DIR.",
+    )
     try:
         rest = flags.FLAGS(arguments)
         found = flags.FLAGS.config
     except Exception as error:
+        files = [path.absolute() for path in _config_files(arguments)]
         for cause in _causes(error):
-            if said := _fault_of_a_config_file(cause):
+            if said := _fault_of_a_config_file(cause, files):
                 raise ConfigError(f"--config: {said}") from error
         raise
     if not isinstance(found, ConfigDict):
@@ -202,7 +206,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _fault_of_a_config_file(error: BaseException) -> str | None:
+def _fault_of_a_config_file(error: BaseException, files: Collection[pathlib.Path]) -> str | None:
     """Where in a config file an error comes from, and what it says; None if from elsewhere."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
@@ -210,11 +214,9 @@ def _fault_of_a_config_file(error: BaseException) -> str | None:
         file = getattr(error.obj, "__file__", "the file")
         return f"{file} has no function get_config; allowed: one that returns a ConfigDict."
     frames = traceback.extract_tb(error.__traceback__)
-    # config_flags runs the file: what follows its own frames is the user's.
-    ours = [n for n, f in enumerate(frames) if pathlib.Path(f.filename).name == "config_flags.py"]
-    theirs = [f for f in frames[ours[-1] + 1 :] if "importlib" not in f.filename] if ours else []
-    if not theirs:
+    frames = [f for f in frames if pathlib.Path(f.filename).absolute() in files]
+    if not frames:
         return None
     said = error.args[0] if error.args else error  # a KeyError in it
     text = " ".join(str(said.args[0] if isinstance(said, KeyError) else said).split())
-    return f"{theirs[0].filename}, line {theirs[0].lineno}: {text}"
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: {text}"
