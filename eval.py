@@ -1,11 +1,16 @@
 """Evaluate: python eval.py --workdir=DIR --evaluation=NAME [--config.FIELD=VALUE]."""
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Libraries swallow a Ctrl-C while they are imported, and compilers do not hear it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from absl import flags, logging
 from ml_collections import config_flags
 
 from dystress_jax import run
-from dystress_jax.files import write_json
-from dystress_jax.run import cli, show
+from dystress_jax.run import cli, show, summary
 from dystress_jax.run.evaluations import EVALUATIONS
 
 
@@ -17,10 +22,9 @@ def main(arguments: list[str], command: cli.Command) -> None:
     args = flags.FLAGS
     name, workdir = args.evaluation, cli.directory(args.workdir).absolute()
     settings = command.settings(args.config)
+    cli.keep_compiled_programs()
     result, numbers = run.evaluate(settings, workdir, name, args.checkpoint)
-    of = "" if args.checkpoint == "newest" else f"_{args.checkpoint}"
-    path = workdir / "eval" / f"{name.replace(':', '.')}{of}.json"
-    write_json(path, numbers)
+    path = summary.keep_result(workdir / "eval", name, args.checkpoint, numbers)
     print(show.results({name: result}, note=f", checkpoint {numbers['checkpoint_step']}"))
     print(f"protocol and numbers: {path}")
 
@@ -48,4 +52,4 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.start(main, parse, interrupted="interrupted; nothing was written")
+    cli.start(main, parse)

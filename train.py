@@ -1,6 +1,17 @@
 """Train: python train.py --config=configs/NAME.py --workdir=DIR [--config.FIELD=VALUE ...]."""
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Libraries swallow a Ctrl-C while they are imported, and compilers do not hear it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import os
 import pathlib
+import re
+import socket
+import sys
+import threading
 
 import jax
 from absl import flags, logging
@@ -8,8 +19,10 @@ from ml_collections import config_flags
 
 from dystress_jax import run
 from dystress_jax.run import cli
+from dystress_jax.training import processes
 
 HERE = pathlib.Path(__file__).parent
+HEARTBEAT = 30  # seconds after which a process that is silent counts as gone
 
 
 def main(arguments: list[str], command: cli.Command) -> None:
@@ -19,25 +32,71 @@ def main(arguments: list[str], command: cli.Command) -> None:
         raise run.ConfigError(f"found {arguments[1:]}; allowed: flags, as --config=FILE")
     args = flags.FLAGS
     join_others(args)
-    name = pathlib.Path(config_flags.get_config_filename(args["config"])).stem
-    workdir = HERE / "runs" / name if args.workdir is None else args.workdir
-    run.train(command.settings(args.config), cli.directory(workdir))
+    with processes.ending_together():
+        kept = cli.keep_compiled_programs()
+        if not processes.has_joined() or jax.process_index() == 0:
+            print(kept)
+        name = pathlib.Path(config_flags.get_config_filename(args["config"])).stem
+        workdir = HERE / "runs" / name if args.workdir is None else args.workdir
+        run.train(command.settings(args.config), cli.directory(workdir))
 
 
 def join_others(args: flags.FlagValues) -> None:
     """Wait for the other processes of the run, if there are any."""
     known = "--coordinator_address=HOST:PORT --num_processes=N --process_id=I"
-    process = (args.coordinator_address, args.num_processes, args.process_id)
+    address, count, process = args.coordinator_address, args.num_processes, args.process_id
     if not args.distributed:
-        if process != (None, None, None):
+        if (address, count, process) != (None, None, None):
             raise run.ConfigError(f"found one of {known}; allowed: with --distributed.")
         return
+    if address is not None:
+        check_address(address)
+    of, at = (
+        f"{count} processes" if count else "the other processes",
+        f" at {address}" * bool(address),
+    )
+    print(f"waiting for {of}{at} (--join_timeout={args.join_timeout})", flush=True)
+
+    def give_up() -> None:
+        who = "the coordinator, process 0, has not answered" if process else "not all have come"
+        print(
+            f"--join_timeout: {who}{at} within {args.join_timeout} s.", file=sys.stderr, flush=True
+        )
+        os._exit(1)  # the main thread is in JAX, which hears nothing
+
+    patience = threading.Timer(args.join_timeout, give_up)
+    patience.start()
     try:
-        jax.distributed.initialize(*process)
-    except ValueError as error:
+        jax.distributed.initialize(
+            address,
+            count,
+            process,
+            initialization_timeout=args.join_timeout + 60,  # ours comes first
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
+    except (ValueError, RuntimeError) as error:
         raise run.ConfigError(
-            f"--distributed: {error} Slurm, Open MPI, Kubernetes and Cloud TPU are recognised; "
-            f"elsewhere add {known}."
+            f"--distributed: {str(error).splitlines()[0]} Slurm, Open MPI, Kubernetes and Cloud "
+            f"TPU are recognised; elsewhere add {known}."
+        ) from error
+    finally:
+        patience.cancel()
+
+
+def check_address(address: str) -> None:
+    """Refuse an address that nothing can be reached at."""
+    found = re.fullmatch(r"\[?(.+?)\]?:([0-9]{1,5})", address)
+    if found is None or not 0 < int(found[2]) < 2**16:
+        raise run.ConfigError(
+            f"--coordinator_address: found {address!r}; allowed: HOST:PORT of process 0, such as "
+            "10.0.0.1:1234."
+        )
+    try:
+        socket.getaddrinfo(found[1], int(found[2]))
+    except OSError as error:
+        raise run.ConfigError(
+            f"--coordinator_address: the host {found[1]!r} is not known here ({error.strerror}); "
+            "allowed: the name or the number of the machine of process 0."
         ) from error
 
 
@@ -63,12 +122,11 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
     flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
     flags.DEFINE_integer("num_processes", None, "How many processes there are.")
     flags.DEFINE_integer("process_id", None, "This one's number, from 0.")
+    flags.DEFINE_integer(
+        "join_timeout", 300, "Seconds to wait for the other processes.", lower_bound=1
+    )
     return cli.parse_flags(arguments)
 
 
 if __name__ == "__main__":
-    cli.start(
-        main,
-        parse,
-        interrupted="interrupted; the same command goes on from the newest checkpoint there is",
-    )
+    cli.start(main, parse)

@@ -1,23 +1,31 @@
 """What train.py and eval.py share: from a command line to settings, and one-line errors."""
 
 import difflib
+import hashlib
 import itertools
 import os
 import pathlib
+import platform
+import re
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NoReturn
 
+import jax
 from absl import app, flags
 from ml_collections import ConfigDict
 
 from ..errors import UserError
+from ..training import processes
 from .checks import from_config_dict
 from .config import Config, ConfigError
 from .overrides import check_overrides, take_options
 
-_TOLD = (UserError, flags.Error, OSError)
+_TOLD = (UserError, flags.Error)
+_HELP = ("help", "helpfull", "helpshort", "helpxml", "?")
+CACHE_BYTES = 2 * 2**30
 
 
 class Command:
@@ -53,27 +61,71 @@ class Command:
 
 
 def start(
-    main: Callable[[list[str], Command], None],
-    parse: Callable[[list[str], Command], list[str]],
-    *,
-    interrupted: str,
+    main: Callable[[list[str], Command], None], parse: Callable[[list[str], Command], list[str]]
 ) -> None:
     """Run a script; what a person can put right is told without a traceback.
 
     Args:
         main: called with what is left of the command line.
         parse: defines and parses the flags.
-        interrupted: what to say after Ctrl-C.
     """
     command = Command()
+    if any(action == "error" for action, *_ in warnings.filters):
+        warnings.simplefilter("default")  # the libraries that we use warn of themselves
     try:
         app.run(lambda rest: main(rest, command), flags_parser=lambda all: parse(all, command))
+    except SystemExit as leaving:
+        asked = any(a.lstrip("-").partition("=")[0] in _HELP for a in sys.argv[1:] if a[:1] == "-")
+        raise SystemExit(0 if asked else leaving.code) from None
     except _TOLD as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    except KeyboardInterrupt:
-        # Not sys.exit: to take down threads that compile or read meanwhile can crash.
-        print(interrupted, file=sys.stderr, flush=True)
-        os._exit(130)
+        _leave(f"{type(error).__name__}: {error}")
+    except Exception:
+        if not processes.has_joined():
+            raise
+        _leave(traceback.format_exc())
+
+
+def _leave(said: str) -> NoReturn:
+    if not processes.has_joined():
+        sys.exit(said)
+    # Not sys.exit: JAX would wait for the other processes, which may wait for this one.
+    print(said, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def keep_compiled_programs() -> str:
+    """Make the same program compile once, for all runs of this user on this kind of machine.
+
+    Returns:
+        What to tell: where they are kept, and how to keep none.
+    """
+    if not flags.FLAGS.compilation_cache:
+        jax.config.update("jax_enable_compilation_cache", False)
+    if not jax.config.values["jax_enable_compilation_cache"]:
+        return "compiled programs: not kept"
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path("~/.cache").expanduser()
+        place = pathlib.Path(home, "dystress_jax", _machine())
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            jax.config.update("jax_enable_compilation_cache", False)
+            return f"compiled programs: not kept ({place}: {error.strerror})"
+        jax.config.update("jax_compilation_cache_dir", str(place))
+        jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+    place = jax.config.values["jax_compilation_cache_dir"]
+    return f"compiled programs: kept in {place} (--nocompilation_cache: not)"
+
+
+def _machine() -> str:
+    """The kind of CPU: a home directory may serve several, and programs of one crash another."""
+    try:
+        told = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        told = platform.processor()
+    kind = re.findall(r"^(?:flags|Features|model name)\s*:.*", told, re.MULTILINE) or [told]
+    digest = hashlib.sha256("\n".join(sorted(set(kind))).encode()).hexdigest()[:8]
+    return f"{platform.machine()}-{digest}"
 
 
 def directory(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -91,39 +143,80 @@ def directory(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def check_config_file(arguments: list[str], configs: pathlib.Path) -> None:
-    """Report a missing config file before anything else.
+    """Report a missing config file before anything else, and let it import its neighbours.
 
     Raises:
-        ConfigError: with the files that there are.
+        ConfigError: with the files that there are, or what a config file is.
     """
-    for argument, following in itertools.pairwise([*arguments, ""]):
-        flag, equals, value = argument.partition("=")
-        path = (value if equals else following).partition(":")[0]
-        if flag in ("--config", "-config") and not pathlib.Path(path).is_file():
+    for path in _config_files(arguments):
+        if not path.is_file():
             names = sorted(file.stem for file in configs.glob("[!_]*.py"))
-            near = difflib.get_close_matches(pathlib.Path(path).stem, names, n=1)
+            near = difflib.get_close_matches(path.stem, names, n=1)
             hint = f" Did you mean {configs / near[0]}.py?" if near else ""
             raise ConfigError(
-                f"--config: there is no file {path!r}.{hint} In {configs}: {', '.join(names)}."
+                f"--config: there is no file {str(path)!r}.{hint} In {configs}: {', '.join(names)}."
             )
+        if path.suffix != ".py":
+            raise ConfigError(
+                f"--config: found {path}; allowed: a Python file, NAME.py, with a function "
+                "get_config. A run is continued with the command that began it."
+            )
+        if str(path.absolute().parent) not in sys.path:
+            sys.path.append(str(path.absolute().parent))
+
+
+def _config_files(arguments: list[str]) -> Iterator[pathlib.Path]:
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            yield pathlib.Path((value if equals else following).partition(":")[0])
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
-    """Parse the flags that are defined, which runs the config file.
+    """Parse the flags that are defined, and those of every script; this runs the config file.
 
     Raises:
-        ConfigError: the file sets what is no field, or a field to another type.
+        ConfigError: the file cannot be run, sets what is no field, or a field to another type.
     """
+    flags.DEFINE_bool(
+        "compilation_cache",
+        True,
+        "Keep compiled programs in the user's cache directory, or in JAX_COMPILATION_CACHE_DIR.",
+    )
     try:
-        return flags.FLAGS(arguments)
+        rest = flags.FLAGS(arguments)
+        found = flags.FLAGS.config
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            for frame in traceback.extract_tb(cause.__traceback__):
-                if frame.name == "get_config":
-                    where = f"{frame.filename}, line {frame.lineno}"
-                    inner = cause.args[0] if cause.args else cause  # a KeyError in it
-                    said = str(inner.args[0] if isinstance(inner, KeyError) else inner)
-                    raise ConfigError(f"--config: {where}: {' '.join(said.split())}") from error
-            cause = cause.__context__
+        files = [path.absolute() for path in _config_files(arguments)]
+        for cause in _causes(error):
+            if said := _fault_of_a_config_file(cause, files):
+                raise ConfigError(f"--config: {said}") from error
         raise
+    if not isinstance(found, ConfigDict):
+        raise ConfigError(
+            f"--config: get_config gives a {type(found).__name__}; allowed: a ConfigDict, as "
+            "run.defaults() makes it."
+        )
+    return rest
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _fault_of_a_config_file(error: BaseException, files: Collection[pathlib.Path]) -> str | None:
+    """Where in a config file an error comes from, and what it says; None if from elsewhere."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    if isinstance(error, AttributeError) and error.name == "get_config":
+        file = getattr(error.obj, "__file__", "the file")
+        return f"{file} has no function get_config; allowed: one that returns a ConfigDict."
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in frames if pathlib.Path(f.filename).absolute() in files]
+    if not frames:
+        return None
+    said = error.args[0] if error.args else error  # a KeyError in it
+    text = " ".join(str(said.args[0] if isinstance(said, KeyError) else said).split())
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: {text}"
