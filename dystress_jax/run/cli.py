@@ -1,31 +1,33 @@
-"""What train.py and eval.py share: from a command line to settings, and one-line errors."""
+"""What the commands share: from a command line to settings, help, and one-line errors."""
 
-import difflib
 import hashlib
-import itertools
 import os
 import pathlib
 import platform
 import re
+import signal
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NoReturn
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from ..errors import UserError
+from ..errors import UserError, hint
 from ..training import processes
 from .checks import from_config_dict
 from .config import Config, ConfigError
+from .fields import fields
 from .overrides import check_overrides, take_options
 
 _TOLD = (UserError, flags.Error)
-_HELP = ("help", "helpfull", "helpshort", "helpxml", "?")
+_HELP = ("-h", "-help", "--help", "--helpfull", "--helpshort")
 CACHE_BYTES = 2 * 2**30
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
 class Command:
@@ -61,28 +63,70 @@ class Command:
 
 
 def start(
-    main: Callable[[list[str], Command], None], parse: Callable[[list[str], Command], list[str]]
+    argv: list[str],
+    *,
+    described: str | None,
+    define: Callable[[], None],
+    parse: Callable[[list[str], Command], list[str]],
+    run: Callable[[Command], None],
 ) -> None:
-    """Run a script; what a person can put right is told without a traceback.
+    """Run a command; what a person can put right is told without a traceback.
 
     Args:
-        main: called with what is left of the command line.
-        parse: defines and parses the flags.
+        argv: the command and what follows it.
+        described: what the command is and examples, for `--help`.
+        define: defines the flags that need nothing of the command line.
+        parse: defines the others, and parses all.
+        run: called when all is parsed.
     """
-    command = Command()
+    command, defined_elsewhere = Command(), set(flags.FLAGS)
     if any(action == "error" for action, *_ in warnings.filters):
         warnings.simplefilter("default")  # the libraries that we use warn of themselves
+    define()
+    flags.DEFINE_bool(
+        "compilation_cache",
+        True,
+        "Keep compiled programs in the user's cache directory, or in JAX_COMPILATION_CACHE_DIR.",
+    )
+    if any(argument in _HELP for argument in argv[1:]):
+        if hasattr(signal, "SIGPIPE"):
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of `--help | head`
+        print(_help(described or "", set(flags.FLAGS) - defined_elsewhere))
+        return
+    logging.set_verbosity(logging.WARNING)
+
+    def main(rest: list[str]) -> None:
+        if rest[1:]:
+            raise ConfigError(f"found {rest[1:]}; allowed: flags, as --NAME=VALUE")
+        run(command)
+
     try:
-        app.run(lambda rest: main(rest, command), flags_parser=lambda all: parse(all, command))
-    except SystemExit as leaving:
-        asked = any(a.lstrip("-").partition("=")[0] in _HELP for a in sys.argv[1:] if a[:1] == "-")
-        raise SystemExit(0 if asked else leaving.code) from None
+        app.run(main, argv, flags_parser=lambda all: parse(all, command))
     except _TOLD as error:
         _leave(f"{type(error).__name__}: {error}")
     except Exception:
         if not processes.has_joined():
             raise
         _leave(traceback.format_exc())
+
+
+def _help(described: str, names: Collection[str]) -> str:
+    """What a command is, its flags, and every field of the settings."""
+    parts = [described.strip(), "\nFlags:"]
+    for name in sorted(names):
+        flag = flags.FLAGS[name]
+        no, value = ("[no]", "") if flag.boolean else ("", f"={name.rpartition('_')[2].upper()}")
+        default = "" if flag.default in (None, "", True, False) else f" Default: {flag.default}."
+        parts += _wrapped(f"--{no}{name}{value}", f"{flag.help}{default}")
+    parts += ["\nFields of the settings, with their defaults:"]
+    for field in fields():
+        parts += _wrapped(f"--config.{field.name}={field.default}", field.limits["doc"])
+    return "\n".join(parts)
+
+
+def _wrapped(flag: str, text: str) -> list[str]:
+    indent = " " * 6
+    return [f"  {flag}", *textwrap.wrap(text, 90, initial_indent=indent, subsequent_indent=indent)]
 
 
 def _leave(said: str) -> NoReturn:
@@ -142,47 +186,63 @@ def directory(workdir: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(workdir).expanduser()
 
 
-def check_config_file(arguments: list[str], configs: pathlib.Path) -> None:
-    """Report a missing config file before anything else, and let it import its neighbours.
+def find_config_file(arguments: list[str]) -> list[str]:
+    """The command line with the path of its config file in place of a name.
+
+    A bare name is a config of `dystress_jax.configs`; everything else is a path. A file may import
+    its neighbours.
 
     Raises:
-        ConfigError: with the files that there are, or what a config file is.
+        ConfigError: there is no such file, with those that there are, or what a config file is.
     """
-    for path in _config_files(arguments):
-        if not path.is_file():
-            names = sorted(file.stem for file in configs.glob("[!_]*.py"))
-            near = difflib.get_close_matches(path.stem, names, n=1)
-            hint = f" Did you mean {configs / near[0]}.py?" if near else ""
-            raise ConfigError(
-                f"--config: there is no file {str(path)!r}.{hint} In {configs}: {', '.join(names)}."
-            )
-        if path.suffix != ".py":
-            raise ConfigError(
-                f"--config: found {path}; allowed: a Python file, NAME.py, with a function "
-                "get_config. A run is continued with the command that began it."
-            )
-        if str(path.absolute().parent) not in sys.path:
-            sys.path.append(str(path.absolute().parent))
+    found, rest = [], iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            name, colon, of_file = (value if equals else next(rest, "")).partition(":")
+            argument = f"--config={_config_file(name)}{colon}{of_file}"
+        found.append(argument)
+    return found
+
+
+def config_names() -> list[str]:
+    """What `--config` finds by name."""
+    return sorted(file.stem for file in CONFIGS.glob("[!_]*.py"))
+
+
+def _config_file(name: str) -> pathlib.Path:
+    path = pathlib.Path(name).expanduser()
+    if path.name == name and not path.suffix and not path.is_file():
+        path = CONFIGS / f"{name}.py"
+    if not path.is_file():
+        names = config_names()
+        raise ConfigError(
+            f"--config: found {name!r}, which is no file; allowed: the path of a file, or a name: "
+            f"{', '.join(names)}.{hint(path.stem, names)}"
+        )
+    if path.suffix != ".py":
+        raise ConfigError(
+            f"--config: found {path}; allowed: a Python file, NAME.py, with a function "
+            "get_config. A run is continued with the command that began it."
+        )
+    if str(path.absolute().parent) not in sys.path:
+        sys.path.append(str(path.absolute().parent))
+    return path
 
 
 def _config_files(arguments: list[str]) -> Iterator[pathlib.Path]:
-    for argument, following in itertools.pairwise([*arguments, ""]):
-        flag, equals, value = argument.partition("=")
-        if flag in ("--config", "-config"):
-            yield pathlib.Path((value if equals else following).partition(":")[0])
+    for argument in arguments:
+        flag, _, value = argument.partition("=")
+        if flag == "--config":
+            yield pathlib.Path(value.partition(":")[0])
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
-    """Parse the flags that are defined, and those of every script; this runs the config file.
+    """Parse the flags that are defined; this runs the config file.
 
     Raises:
         ConfigError: the file cannot be run, sets what is no field, or a field to another type.
     """
-    flags.DEFINE_bool(
-        "compilation_cache",
-        True,
-        "Keep compiled programs in the user's cache directory, or in JAX_COMPILATION_CACHE_DIR.",
-    )
     try:
         rest = flags.FLAGS(arguments)
         found = flags.FLAGS.config
