@@ -72,7 +72,7 @@ def _restore(
     return experiment, checkpoint.restore(directory, step, experiment.abstract_state()).state
 
 
-@reporting_unreadable_images()
+@reporting_unreadable_images
 @usable_jax()
 def evaluate(
     config: Config,
