@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dystress_jax import data, run
-from dystress_jax.run.data import check_same, describe, own_image_in_queue, told
+from dystress_jax.run.data import check_same, describe, lines_about, own_image_in_queue
 from dystress_jax.run.inputs import make_inputs
 from dystress_jax.training import checkpoint
 
@@ -17,20 +17,20 @@ def images(count, side=(8, 8), labels=None, names=()):
 def test_images_labels_and_classes_are_counted():
     names = tuple("abcdefg")
     train = images(20, labels=np.where(np.arange(20) < 5, np.arange(20), -1), names=names)
-    [line] = told(run.from_config_dict({}), {"train": train, "test": images(4)})
+    [line] = lines_about(run.from_config_dict({}), {"train": train, "test": images(4)})
     assert line == (
         "images: 20 train (5 labelled), 4 test; 8 x 8 x 3; 7 classes: a, b, c, d, e, ..."
     )
-    assert told(run.from_config_dict({}), {"train": images(4)})[0].endswith("; no classes")
+    assert lines_about(run.from_config_dict({}), {"train": images(4)})[0].endswith("; no classes")
 
 
 def test_images_that_are_no_squares_are_seen_with_their_shorter_side():
     config, train = run.from_config_dict({}), images(4, side=(16, 24))
     assert make_inputs(config, train).size == 16
-    _, line = told(config, {"train": train})
+    _, line = lines_about(config, {"train": train})
     assert "images of 16 x 24 are no squares: views have the shorter side, 16" in line
     sized = run.from_config_dict({"augment": {"size": 8}})
-    assert len(told(sized, {"train": train})) == 1
+    assert len(lines_about(sized, {"train": train})) == 1
     assert make_inputs(sized, train).size == 8
 
 
@@ -53,7 +53,7 @@ def test_how_often_a_queue_holds_the_own_image(queue, count):
 )
 def test_a_queue_that_is_not_small_beside_the_images_is_told(method, queue, warned):
     config = run.from_config_dict({"method": method, "moco": {"queue_size": queue}})
-    lines = told(config, {"train": images(5000)})
+    lines = lines_about(config, {"train": images(5000)})
     said = "queue_size 4,096 is not small beside 5,000 training images: for 34% of the queries"
     assert any(said in line for line in lines) == warned
     assert len(lines) == 1 + warned

@@ -1,11 +1,12 @@
 """The images of a run: opened as the settings say, and compared with what it began with."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -42,7 +43,7 @@ def open_sources(config: Config, opener: data.Opener) -> Sources:
         return make(config, "data.source", opener)
 
     splits.__name__ = d.source  # as the answer to what it returns calls it
-    with as_fields("data"):
+    with as_fields("data"), _reporting_files_below(d.path):
         sources = data.open_splits(splits, imbalance_ratio=d.imbalance_ratio, limit=d.limit)
         if d.prompts:
             templates = evaluation.templates(d.prompts)
@@ -60,6 +61,24 @@ def open_sources(config: Config, opener: data.Opener) -> Sources:
             "softmax or dcl, which need none."
         )
     return sources
+
+
+@contextlib.contextmanager
+def _reporting_files_below(path: str) -> Iterator[None]:
+    """An error of the system about the user's files is for the user, any other is a fault of ours.
+
+    Raises:
+        ConfigError: which file, and why.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not path or not str(error.filename).startswith(path):
+            raise
+        raise ConfigError(
+            f"config.data.path: {error.filename} cannot be read ({error.strerror}); allowed: files "
+            "and directories that you may read."
+        ) from error
 
 
 def reporting_unreadable_images(function: Callable[..., Returned]) -> Callable[..., Returned]:
@@ -92,7 +111,7 @@ def reporting_unreadable_images(function: Callable[..., Returned]) -> Callable[.
     return reporting
 
 
-def told(config: Config, sources: Sources) -> list[str]:
+def lines_about(config: Config, sources: Sources) -> list[str]:
     """What the images are and what follows from it, for the lines that a run begins with."""
     counts = []
     for split, source in sources.items():

@@ -38,12 +38,11 @@ def make_inputs(config: Config, source: data.Source) -> Inputs:
     """What the encoder sees of the images of a source.
 
     Raises:
-        ConfigError: the images are too small for the size that is set, or have other channels than
-            the settings have means.
+        ConfigError: the images are too small for the size that is set, or they have other channels
+            than the settings have means.
     """
     size, channels = _view_size(config, source), source.image_shape[-1]
     recipe, weak = augment.RECIPES[config.augment.recipe], augment.weak().first
-    top, left = ((side - size) // 2 for side in source.image_shape[:2])
     _check_channels(config, channels)
     normalize = functools.partial(
         augment.normalize, mean=config.augment.mean, std=config.augment.std
@@ -60,17 +59,14 @@ def make_inputs(config: Config, source: data.Source) -> Inputs:
         return normalize(augment.view(key, images, weak, size=size))
 
     def centre(images):
+        top, left = ((side - size) // 2 for side in images.shape[1:3])
         return normalize(augment.to_float(images[:, top : top + size, left : left + size]))
 
     return Inputs(size, channels, views, view, weak_view, centre)
 
 
 def _view_size(config: Config, source: data.Source) -> int:
-    """The side of the square that the encoder sees: the shorter one of the images if none is set.
-
-    Raises:
-        ConfigError: the images are too small for it.
-    """
+    """The side of the square that the encoder sees, by default the shorter one of the images."""
     height, width, _ = source.image_shape
     size = config.augment.size or min(height, width)
     if size > min(height, width):
