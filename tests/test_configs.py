@@ -100,6 +100,7 @@ def test_moco_v2_has_the_settings_of_the_authors_demo():
     assert (c.temperature.name, c.temperature.tau) == ("constant", 0.1)
     o = c.optimizer
     assert (o.name, o.learning_rate, o.momentum, o.weight_decay) == ("sgd", 0.06, 0.9, 5e-4)
+    assert (o.interval, c.model.zero_residual) == ("epoch", False)
 
 
 def test_moco_v3_has_the_published_heads_momentum_and_factor():
@@ -149,6 +150,8 @@ def test_imagenet_has_the_settings_of_the_papers_code(name, epochs):
     )
     o = c.optimizer
     assert (o.name, o.momentum, o.weight_decay, o.warmup_epochs) == ("lars", 0.9, 1e-6, 10)
+    assert (o.form, o.interval) == ("lightly", "step")
+    assert (c.projector.name, c.model.zero_residual) == ("dystress_cifar", False)
     assert optim.learning_rate(o.rule, o.learning_rate, c.batch_size) == pytest.approx(0.075 * 16)
     assert (c.probe.epochs, c.probe.learning_rates, c.probe.batch_size) == (90, (0.1,), 256)
     assert c.knn.k == 20

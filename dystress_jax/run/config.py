@@ -23,7 +23,7 @@ from ..data import SOURCES
 from ..errors import ArgumentError, UserError
 from ..losses import STRATEGIES
 from ..models import ENCODERS, HEADS, MODES, POOLINGS, STEMS, TEXTS
-from ..training.optim import OPTIMIZERS, RULES
+from ..training.optim import LARS_FORMS, OPTIMIZERS, RULES
 from .methods import ALL_LOSSES, METHODS, TOPOLOGIES
 from .temperature import TEMPERATURES
 
@@ -327,6 +327,11 @@ class Optimizer:
         "constant",
         "peak = base; linear: base x batch / 256; sqrt: base x sqrt(batch)",
         among=RULES,
+    )
+    form: str = _field(
+        "moco_v3",
+        "whose LARS: rate outside the momentum (moco_v3, lightly) or inside (simclr)",
+        among=LARS_FORMS,
     )
     momentum: float = _field(0.9, "momentum", at_least=0.0, below=1.0)
     weight_decay: float = _field(5e-4, "weight decay", at_least=0.0)
