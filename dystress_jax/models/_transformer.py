@@ -9,6 +9,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+CLIP_EPSILON = 1e-5  # PyTorch's default, which CLIP's towers keep; ViTs and ConvNeXt have 1e-6
+
 xavier = nnx.initializers.xavier_uniform()
 
 
@@ -20,12 +22,12 @@ def _xavier_qkv(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 class LayerNorm(nnx.LayerNorm):
-    """LayerNorm (epsilon 1e-6) in float32, cast back once."""
+    """LayerNorm in float32, cast back once."""
 
-    def __init__(self, features: int, *, rngs: nnx.Rngs):
+    def __init__(self, features: int, *, epsilon: float = 1e-6, rngs: nnx.Rngs):
         """Make the layer."""
         super().__init__(
-            features, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
+            features, epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
         )
 
     def __call__(
@@ -48,17 +50,18 @@ class Block(nnx.Module):
         heads: int,
         *,
         norm_first: bool = True,
+        epsilon: float = 1e-6,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        """Make the block; the MLP is four times as wide as the tokens."""
+        """Make the block; the MLP is four times as wide as the tokens, `epsilon` that of the norms."""
         self.heads = heads
         self.norm_first = norm_first
         linear = functools.partial(nnx.Linear, kernel_init=xavier, dtype=dtype, rngs=rngs)
-        self.norm1 = LayerNorm(width, rngs=rngs)
+        self.norm1 = LayerNorm(width, epsilon=epsilon, rngs=rngs)
         self.qkv = linear(width, 3 * width, kernel_init=_xavier_qkv)
         self.projection = linear(width, width)
-        self.norm2 = LayerNorm(width, rngs=rngs)
+        self.norm2 = LayerNorm(width, epsilon=epsilon, rngs=rngs)
         self.mlp1 = linear(width, 4 * width)
         self.mlp2 = linear(4 * width, width)
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ..errors import ArgumentError, look_up
 from ._arguments import at_least_one, check_patch
 from ._functional import Network, functional
-from ._transformer import Blocks, LayerNorm
+from ._transformer import CLIP_EPSILON, Blocks, LayerNorm
 from .vit import SIZES, PatchEmbedding
 
 
@@ -41,9 +41,10 @@ class ClipVisionTransformer(nnx.Module):
         )
         self.class_tokens = nnx.Param(draw(class_tokens))
         self.positions = nnx.Param(draw(class_tokens + (image_size // patch) ** 2))
-        self.norm_first = LayerNorm(width, rngs=rngs)
-        self.blocks = Blocks(depth, width, heads, dtype=dtype, rngs=rngs)
-        self.norm = LayerNorm(width, rngs=rngs)
+        norm = functools.partial(LayerNorm, width, epsilon=CLIP_EPSILON, rngs=rngs)
+        self.norm_first = norm()
+        self.blocks = Blocks(depth, width, heads, epsilon=CLIP_EPSILON, dtype=dtype, rngs=rngs)
+        self.norm = norm()
 
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
         """Return the features in float32; training and evaluation are the same function."""
@@ -83,7 +84,8 @@ def clip_vit(
       P \in \mathbb{R}^{(m + k) \times d}$$
 
     The features are their outputs after the last norm, one after another. The patch embedding has
-    no bias, since the positions have the same effect. The blocks are those of `vit`.
+    no bias, since the positions have the same effect. The blocks are those of `vit`; the norms have
+    the epsilon 1e-5 of CLIP.
 
     Args:
         name: as of `vit`, whose sizes it has.

@@ -17,13 +17,13 @@ from jaxtyping import Array, Float, Int
 from ..errors import ArgumentError, look_up
 from ._arguments import at_least_one
 from ._functional import Network, functional
-from ._transformer import Blocks, LayerNorm
+from ._transformer import CLIP_EPSILON, Blocks, LayerNorm
 
 PADDING = 0
 
 
 class BidirectionalTransformer(nnx.Module):
-    """Words and positions, a norm, post-norm blocks; the features are the class tokens'."""
+    """Words and positions, a norm, post-norm blocks, a norm; the features are the class tokens'."""
 
     repeats_class_token: ClassVar[bool] = True
 
@@ -46,8 +46,12 @@ class BidirectionalTransformer(nnx.Module):
         self.remat = remat
         self.words = _embedding(vocab_size, width, dtype=dtype, rngs=rngs)
         self.positions = _positions(context + class_tokens - 1, width, std=0.02, rngs=rngs)
-        self.norm = LayerNorm(width, rngs=rngs)
-        self.blocks = Blocks(depth, width, heads, norm_first=False, dtype=dtype, rngs=rngs)
+        norm = functools.partial(LayerNorm, width, epsilon=CLIP_EPSILON, rngs=rngs)
+        self.norm_first = norm()
+        self.blocks = Blocks(
+            depth, width, heads, norm_first=False, epsilon=CLIP_EPSILON, dtype=dtype, rngs=rngs
+        )
+        self.norm = norm()
 
     def __call__(self, ids: Int[Array, "n t"], *, train: bool) -> Float[Array, "n d"]:
         """Return the features in float32; training and evaluation are the same function."""
@@ -55,11 +59,11 @@ class BidirectionalTransformer(nnx.Module):
         _check_length(ids, self.context)
         m = self.class_tokens
         ids = jnp.concatenate([jnp.repeat(ids[:, :1], m - 1, axis=1), ids], axis=1)
-        x = self.norm(_with_positions(self.words(ids), self.positions))
+        x = self.norm_first(_with_positions(self.words(ids), self.positions))
         # The class tokens are never masked, so no softmax is over nothing, even without a text.
         mask = (ids != PADDING).at[:, :m].set(True)
         x = self.blocks(x, mask[:, None, None, :], remat=self.remat)
-        return x[:, :m].astype(jnp.float32).reshape(len(ids), -1)
+        return self.norm(x[:, :m].astype(jnp.float32)).reshape(len(ids), -1)
 
 
 class CausalTransformer(nnx.Module):
@@ -84,8 +88,8 @@ class CausalTransformer(nnx.Module):
         self.remat = remat
         self.words = _embedding(vocab_size, width, dtype=dtype, rngs=rngs)
         self.positions = _positions(context, width, std=0.01, rngs=rngs)
-        self.blocks = Blocks(depth, width, heads, dtype=dtype, rngs=rngs)
-        self.norm = LayerNorm(width, rngs=rngs)
+        self.blocks = Blocks(depth, width, heads, epsilon=CLIP_EPSILON, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(width, epsilon=CLIP_EPSILON, rngs=rngs)
 
     def __call__(self, ids: Int[Array, "n t"], *, train: bool) -> Float[Array, "n d"]:
         """Return the features in float32; training and evaluation are the same function."""
@@ -155,14 +159,15 @@ def text_transformer(
     | `text_small` | 384   | 12     | 6     |                    |
     | `text_base`  | 512   | 12     | 8     | the published size |
 
-    | pooling | transformer | attention     | features                                            |
-    | ------- | ----------- | ------------- | --------------------------------------------------- |
-    | `cls`   | BERT's      | bidirectional | of the class tokens                                 |
-    | `eot`   | CLIP's      | causal        | of the last token that is not padding, after a norm |
+    | pooling | transformer | attention     | features, after a last norm           |
+    | ------- | ----------- | ------------- | ------------------------------------- |
+    | `cls`   | BERT's      | bidirectional | of the class tokens                   |
+    | `eot`   | CLIP's      | causal        | of the last token that is not padding |
 
-    With `cls` the blocks are post-norm, after a norm of the embeddings. The first id of each text,
+    With `cls` the blocks are post-norm, after a norm of the embeddings. The last norm follows the
+    public code of the oblique pair; BERT itself has none there. The first id of each text,
     the class token, is repeated `class_tokens` times; the copies differ by their position only.
-    With `eot` the blocks are pre-norm.
+    With `eot` the blocks are pre-norm. The norms have the epsilon 1e-5 of CLIP.
 
     Neither has dropout. The MLPs are four times as wide as the tokens, with the exact GELU; the
     linear layers start as in `vit` (Xavier uniform) in place of BERT's normal of 0.02.
