@@ -154,6 +154,14 @@ def test_a_whole_number_is_a_good_real_number():
             r"config\.temperature\.name: found dystress .*siglip learns its scale and its bias",
         ),
         (
+            {"loss": {"name": "rgcl"}},
+            r"found dystress .*config\.loss\.name rgcl; .*allowed: constant, .*isogclr, tempnet",
+        ),
+        (
+            {"method": "moco_v3", "loss": {"name": "rgcl"}},
+            r"config\.loss\.name: found rgcl with config\.method moco_v3; .*with simclr",
+        ),
+        (
             {"temperature": {"name": "isogclr", "tau": 0.3}},
             r"config\.temperature\.tau: found 0\.3; allowed for isogclr: from tau_min 0\.1",
         ),
@@ -303,7 +311,7 @@ def test_a_method_of_ones_own_has_no_texts(name, value):
         ("text.pooling", models.POOLINGS),
         ("topology.name", TOPOLOGIES),
         ("topology.mode", models.MODES),
-        ("loss.name", LOSSES),
+        ("loss.name", {"auto": None, **LOSSES}),
         ("loss.strategy", losses.STRATEGIES),
         ("temperature.name", TEMPERATURES),
         ("optimizer.name", optim.OPTIMIZERS),
@@ -373,7 +381,23 @@ def test_an_error_of_a_lower_layer_is_told_in_the_names_of_the_fields():
 
 
 def test_nt_xent_is_a_second_name_of_the_softmax_loss():
-    assert from_config_dict({"loss": {"name": "nt_xent"}}) == Config()
+    assert from_config_dict({"loss": {"name": "nt_xent"}}).loss.name == "softmax"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "softmax"),
+        ({"loss": {"name": "dcl"}}, "dcl"),
+        ({"temperature": {"name": "isogclr", "tau": 0.1}}, "rgcl"),
+        ({"temperature": {"name": "tempnet"}}, "rgcl"),
+        ({"temperature": {"name": "tempnet"}, "loss": {"name": "softmax"}}, "softmax"),
+        ({"temperature": {"name": "tempnet"}, "method": "moco_v3"}, "softmax"),
+        ({"method": "clip"}, "softmax"),
+    ],
+)
+def test_a_loss_that_is_left_open_is_that_of_the_temperatures_authors(settings, expected):
+    assert from_config_dict(settings).loss_name == expected
 
 
 def test_an_override_of_an_unknown_field_names_the_nearest():

@@ -54,7 +54,7 @@ class Block(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        """Make the block; the MLP is four times as wide as the tokens, `epsilon` that of the norms."""
+        """Make the block; the MLP is four times as wide as the tokens, `epsilon` the norms'."""
         self.heads = heads
         self.norm_first = norm_first
         linear = functools.partial(nnx.Linear, kernel_init=xavier, dtype=dtype, rngs=rngs)

@@ -167,12 +167,13 @@ def make_loss(config: Config, own: Own = Own(), softmax: Loss | None = None) -> 
         softmax: what `softmax` means for a method of the user's own.
     """
     entry = METHODS.get(config.method)
-    if entry is None and softmax is None and config.loss.name == "softmax":
+    if entry is None and softmax is None and config.loss_name == "softmax":
         raise ConfigError(
             f"config.method: {config.method} calls parts.loss(), which does not know what softmax "
             "means for it; allowed: parts.loss(LOSS) with a loss such as losses.info_nce."
         )
     table = {**ALL_LOSSES, "softmax": softmax} if entry is None else entry.losses
+    table = {**table, "auto": table.get(config.loss_name)}
     loss = own.find(table, config, "loss.name")
     batch = [
         name
@@ -238,7 +239,7 @@ def make_scheme(
             _undecayed(optim.OPTIMIZERS[config.optimizer.name]),
             schedule=schedule.learning_rate,
         ),
-        sigmoid=config.loss.name == "siglip",
+        sigmoid=config.loss_name == "siglip",
     )
     builder = own.find(TEMPERATURES, config, "temperature.name")
     made = make(config, "temperature.name", builder, facts=facts)

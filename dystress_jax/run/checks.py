@@ -28,7 +28,7 @@ from .config import (
 )
 from .methods import LOSSES, METHODS
 from .tables import IN_PYTHON, find, holder_of, is_ignored, is_own, needed
-from .temperature import OF_A_COSINE
+from .temperature import OF_A_COSINE, OF_AN_ANCHOR, PER_EXAMPLE
 
 _TAKES = {
     int: "a whole number",
@@ -319,7 +319,7 @@ def _check_batch(config: Config) -> None:
 
 
 def _check_loss(config: Config) -> None:
-    loss, method = config.loss.name, config.method
+    loss, method = config.loss_name, config.method
     if is_own(loss) or is_own(method):
         return
     names = METHODS[method].losses
@@ -330,12 +330,9 @@ def _check_loss(config: Config) -> None:
         )
 
 
-_PER_EXAMPLE = ("isogclr", "tempnet")
-
-
 def _check_temperature(config: Config) -> None:
     """Refuse a temperature that means nothing where it is asked for."""
-    loss, t, method = config.loss.name, config.temperature, config.method
+    loss, t, method = config.loss_name, config.temperature, config.method
     if not is_own(method) and not METHODS[method].losses:
         return
     reason = ""
@@ -343,7 +340,12 @@ def _check_temperature(config: Config) -> None:
         reason = f"it weighs by the probability of the positive, which {loss} does not have"
     if loss == "siglip" and t.name != "learned":
         reason = "siglip learns its scale and its bias; allowed: learned"
-    if t.name in _PER_EXAMPLE:
+    if loss == "rgcl" and t.name not in OF_AN_ANCHOR and not is_own(t.name):
+        reason = (
+            "rgcl is multiplied by the temperature of each anchor, which must not depend on the "
+            f"pair nor be learned from this loss; allowed: {', '.join(OF_AN_ANCHOR)}"
+        )
+    if t.name in PER_EXAMPLE:
         if method == "clip":
             reason = "an image and its text would need one each; allowed: any other name"
         elif config.data.on_error == "skip":

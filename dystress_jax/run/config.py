@@ -24,8 +24,8 @@ from ..errors import ArgumentError, UserError
 from ..losses import STRATEGIES
 from ..models import ENCODERS, HEADS, MODES, POOLINGS, STEMS, TEXTS
 from ..training.optim import LARS_FORMS, OPTIMIZERS, RULES
-from .methods import ALL_LOSSES, METHODS, TOPOLOGIES
-from .temperature import TEMPERATURES
+from .methods import ALL_LOSSES, LOSSES, METHODS, TOPOLOGIES
+from .temperature import PER_EXAMPLE, TEMPERATURES
 
 Table = Mapping[str, Callable[..., Any]]
 
@@ -248,7 +248,11 @@ class Loss:
     """The contrastive loss."""
 
     name: str = _field(
-        "softmax", "loss; softmax: the method's own (also as nt_xent)", among=ALL_LOSSES, own=True
+        "auto",
+        "loss; softmax: the method's own (also as nt_xent); auto: softmax, for simclr with isogclr "
+        "or tempnet rgcl",
+        among=ALL_LOSSES,
+        own=True,
     )
     strategy: str = _field(
         "auto",
@@ -466,6 +470,14 @@ class Config:
     knn: Knn = _group(Knn)
     probe: Probe = _group(Probe)
     zero_shot: ZeroShot = _group(ZeroShot, only_for=_CLIP)
+
+    @property
+    def loss_name(self) -> str:
+        """The loss, where the settings leave it open: that of the temperature's authors."""
+        if self.loss.name != "auto":
+            return self.loss.name
+        robust = self.temperature.name in PER_EXAMPLE and self.method in LOSSES["rgcl"]
+        return "rgcl" if robust else "softmax"
 
 
 # Names of earlier versions and what they are called now.

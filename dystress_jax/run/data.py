@@ -51,8 +51,8 @@ def open_sources(config: Config, own: Own = Own()) -> Sources:  # noqa: B008
                 }
     if config.loss.name == "supcon" and not sources["train"].has_labels:
         raise ConfigError(
-            "config.loss.name: found supcon with images without labels; allowed: softmax or dcl, "
-            "which need none."
+            "config.loss.name: found supcon with images without labels; allowed: softmax, dcl, "
+            "rgcl, which need none."
         )
     return sources
 

@@ -144,5 +144,9 @@ TEMPERATURES: dict[str, Callable[..., Scheme]] = {
     "tempnet": tempnet,
     "temperature_free": temperature_free,
 }
+# A state for each image, learned from a robust loss of its own.
+PER_EXAMPLE = ("isogclr", "tempnet")
+# The same for all pairs of an anchor, as rgcl needs it.
+OF_AN_ANCHOR = ("constant", "cosine_schedule", "linear_schedule", *PER_EXAMPLE)
 # Their profiles are for a similarity in [-1, 1].
 OF_A_COSINE = ("dystress", "shifted_dystress", "temo")
