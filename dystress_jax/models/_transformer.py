@@ -42,6 +42,10 @@ class Block(nnx.Module):
 
     The inputs are normalised on their way into both (pre-norm, as in ViT and CLIP), or with
     `norm_first=False` the sums are (post-norm, as in BERT). There is no dropout.
+
+    The sums keep the type of the inputs, which the networks give in float32: in bfloat16 every
+    block would round away a part of what those before it have added. What is inside attention and
+    MLP has the compute type, as under PyTorch's autocast.
     """
 
     def __init__(
@@ -70,10 +74,10 @@ class Block(nnx.Module):
     ) -> Float[Array, "n t d"]:
         """Return the tokens after the block; query i attends to key j where `mask[..., i, j]`."""
         if self.norm_first:
-            x = x + self._attend(self.norm1(x), mask)
-            return x + self._mlp(self.norm2(x))
-        x = self.norm1(x + self._attend(x, mask))
-        return self.norm2(x + self._mlp(x))
+            x = x + self._attend(self.norm1(x), mask).astype(x.dtype)
+            return x + self._mlp(self.norm2(x)).astype(x.dtype)
+        x = self.norm1(x + self._attend(x, mask).astype(x.dtype))
+        return self.norm2(x + self._mlp(x).astype(x.dtype))
 
     def _attend(
         self, x: Float[Array, "n t d"], mask: Bool[Array, "#n 1 #t t"] | None

@@ -55,15 +55,15 @@ class ClipVisionTransformer(nnx.Module):
                 f"found {self.image_size} with images of {images.shape[1]} x {images.shape[2]}; "
                 "allowed: the side of square images, for which the positions are learned.",
             )
-        x = self.patches(images)
+        x = self.patches(images).astype(jnp.float32)
         n, _, _, width = x.shape
-        class_tokens = self.class_tokens[...].astype(x.dtype)[None]
+        class_tokens = self.class_tokens[...][None]
         m = class_tokens.shape[1]
         class_tokens = jnp.broadcast_to(class_tokens, (n, m, width))
         x = jnp.concatenate([class_tokens, x.reshape(n, -1, width)], axis=1)
-        x = self.norm_first(x + self.positions[...].astype(x.dtype)[None])
+        x = self.norm_first(x + self.positions[...][None])
         x = self.blocks(x, remat=self.remat)
-        return self.norm(x[:, :m].astype(jnp.float32)).reshape(n, m * width)
+        return self.norm(x[:, :m]).reshape(n, m * width)
 
 
 def clip_vit(
@@ -95,7 +95,7 @@ def clip_vit(
         class_tokens: $m$, at least 1.
         channels: channels of the images.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
-        dtype: compute type; parameters, normalisation and features are float32.
+        dtype: compute type; parameters, normalisation, sums of the blocks and features are float32.
 
     Returns:
         The network: images `[n h w channels]` to features `[n class_tokens*width]`.

@@ -44,7 +44,7 @@ class BidirectionalTransformer(nnx.Module):
         self.class_tokens = class_tokens
         self.context = context
         self.remat = remat
-        self.words = _embedding(vocab_size, width, dtype=dtype, rngs=rngs)
+        self.words = _embedding(vocab_size, width, rngs=rngs)
         self.positions = _positions(context + class_tokens - 1, width, std=0.02, rngs=rngs)
         norm = functools.partial(LayerNorm, width, epsilon=CLIP_EPSILON, rngs=rngs)
         self.norm_first = norm()
@@ -63,7 +63,7 @@ class BidirectionalTransformer(nnx.Module):
         # The class tokens are never masked, so no softmax is over nothing, even without a text.
         mask = (ids != PADDING).at[:, :m].set(True)
         x = self.blocks(x, mask[:, None, None, :], remat=self.remat)
-        return self.norm(x[:, :m].astype(jnp.float32)).reshape(len(ids), -1)
+        return self.norm(x[:, :m]).reshape(len(ids), -1)
 
 
 class CausalTransformer(nnx.Module):
@@ -86,7 +86,7 @@ class CausalTransformer(nnx.Module):
         """Make the network."""
         self.context = context
         self.remat = remat
-        self.words = _embedding(vocab_size, width, dtype=dtype, rngs=rngs)
+        self.words = _embedding(vocab_size, width, rngs=rngs)
         self.positions = _positions(context, width, std=0.01, rngs=rngs)
         self.blocks = Blocks(depth, width, heads, epsilon=CLIP_EPSILON, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm(width, epsilon=CLIP_EPSILON, rngs=rngs)
@@ -102,12 +102,12 @@ class CausalTransformer(nnx.Module):
         x = self.blocks(x, causal[None, None], remat=self.remat)
         end = jnp.max(jnp.where(ids != PADDING, jnp.arange(t)[None], 0), axis=1)
         x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
-        return self.norm(x.astype(jnp.float32))
+        return self.norm(x)
 
 
-def _embedding(vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Embed:
+def _embedding(vocab_size: int, width: int, *, rngs: nnx.Rngs) -> nnx.Embed:
     initial = nnx.initializers.normal(0.02)
-    return nnx.Embed(vocab_size, width, embedding_init=initial, dtype=dtype, rngs=rngs)
+    return nnx.Embed(vocab_size, width, embedding_init=initial, dtype=jnp.float32, rngs=rngs)
 
 
 def _positions(rows: int, width: int, *, std: float, rngs: nnx.Rngs) -> nnx.Param:
@@ -115,7 +115,7 @@ def _positions(rows: int, width: int, *, std: float, rngs: nnx.Rngs) -> nnx.Para
 
 
 def _with_positions(x: Float[Array, "n t d"], positions: nnx.Param) -> Float[Array, "n t d"]:
-    return x + positions[: x.shape[1]].astype(x.dtype)[None]
+    return x + positions[: x.shape[1]][None]
 
 
 def _check_length(ids: Int[Array, "n t"], context: int) -> None:
@@ -179,7 +179,7 @@ def text_transformer(
         pooling: `cls` or `eot`, see above.
         class_tokens: $m$, at least 1; 1 for `eot`. There are `context` $+ m - 1$ positions.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
-        dtype: compute type; parameters, normalisation and features are float32.
+        dtype: compute type; parameters, normalisation, sums of the blocks and features are float32.
 
     Returns:
         The network: ids `[n t]`, padded with 0 at the end, to features `[n class_tokens*width]`.

@@ -113,13 +113,13 @@ class VisionTransformer(nnx.Module):
 
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
         """Return the features in float32; training and evaluation are the same function."""
-        x = self.patches(images)
+        x = self.patches(images).astype(jnp.float32)
         n, rows, columns, width = x.shape
-        x = x + sincos_positions(rows, columns, width)[None].astype(x.dtype)
-        class_token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (n, 1, width))
+        x = x + sincos_positions(rows, columns, width)[None]
+        class_token = jnp.broadcast_to(self.class_token[...], (n, 1, width))
         x = jnp.concatenate([class_token, x.reshape(n, rows * columns, width)], axis=1)
         x = self.blocks(x, remat=self.remat and train)
-        return self.norm(x[:, 0].astype(jnp.float32))
+        return self.norm(x[:, 0])
 
 
 SIZES = {  # width, depth, heads
@@ -163,7 +163,7 @@ def vit(
         freeze_patches: keep the random patch embedding as it is, which steadies MoCo v3. It then
             belongs to the statistics: no optimiser sees it.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
-        dtype: compute type; parameters, normalisation and features are float32.
+        dtype: compute type; parameters, normalisation, sums of the blocks and features are float32.
 
     Returns:
         The network: images `[n h w channels]` to features `[n out_features]`, the class token after
