@@ -119,7 +119,8 @@ def make_parts(
 ) -> Parts:
     """What the method is made of."""
     size, channels = networks.view_size(config, source), source.image_shape[-1]
-    recipe, normalize = augment.RECIPES[config.augment.recipe], make_normalize(config, source)
+    recipe = make_recipe(config, augment.RECIPES[config.augment.recipe])
+    normalize = make_normalize(config, source)
     encoder = functools.partial(
         networks.make_encoder, config, size=size, channels=channels, own=own
     )
@@ -156,6 +157,11 @@ def make_parts(
         caption_noise=config.data.caption_noise,
         total_steps=schedule.total_steps,
     )
+
+
+def make_recipe(config: Config, recipe: augment.Recipe) -> augment.Recipe:
+    """A recipe with the filter that the settings ask for."""
+    return augment.antialiased(recipe) if config.augment.antialias else recipe
 
 
 def make_loss(config: Config, own: Own = Own(), softmax: Loss | None = None) -> Loss:  # noqa: B008
@@ -316,10 +322,11 @@ def make_encode_view(config: Config, method: Method, source: data.Source) -> Enc
     """`(params, stats, key, uint8 images) -> features` of one weak random view each; jitted."""
     size = networks.view_size(config, source)
     normalize = make_normalize(config, source)
+    recipe = make_recipe(config, augment.weak())
 
     @jax.jit
     def encode_view(params, stats, key, images: UInt8[Array, "n h w c"]):
-        view = augment.view(key, images, augment.weak().first, size=size)
+        view = augment.view(key, images, recipe.first, size=size)
         return method.encode(params, stats, normalize(view))
 
     return encode_view

@@ -172,6 +172,9 @@ class Augment:
 
     recipe: str = _field("simclr_cifar", "how the two views are made", among=RECIPES)
     size: int = _field(0, "side of the views in pixels; 0 = the image's", at_least=0)
+    antialias: bool = _field(
+        False, "filter where a crop is reduced, as Pillow does; True for papers that used Pillow"
+    )
     mean: tuple[float, ...] = _field(
         (0.5,), "subtracted from the views, one value or one a channel"
     )
