@@ -252,6 +252,7 @@ def test_every_field_that_does_not_apply_always_is_tried_above():
         *("probe.learning_rates", "probe.batch_size", "model.freeze_patches"),
         *("model.zero_residual", "optimizer.form"),
         *(f"temperature.{n}" for n in ("name", "tau_min", "width", "stop_gradient", "half_period")),
+        "temperature.interval",
         *(f"temperature.{n}" for n in ("min_scale", "max_scale", "alpha", "threshold", "options")),
         *("temperature.learning_rate", "loss.strategy", "loss.options"),
     }

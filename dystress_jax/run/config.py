@@ -100,6 +100,7 @@ def _group(
 
 OPTIONS = "extra arguments of what the group names, usually your own MODULE:OBJECT"
 OWN = "MODULE:OBJECT"  # stands in `only_for` for everything of the user's own
+INTERVALS = ("step", "epoch")
 _CLIP = {"method": ("clip",)}
 _NOT_CLIP = {"method": [*(name for name in METHODS if name != "clip"), OWN]}
 _CONTRASTIVE = {"method": [*(name for name, entry in METHODS.items() if entry.losses), OWN]}
@@ -287,6 +288,9 @@ class Temperature:
         True, "no gradient through the temperature, as in the paper's code"
     )
     half_period: float = _field(200.0, "epochs from tau_max to tau_min", above=0.0)
+    interval: str = _field(
+        "epoch", "the cosine moves every epoch, as published, or every step", among=INTERVALS
+    )
     min_scale: float = _field(1.0, "smallest 1 / tau", above=0.0)
     max_scale: float = _field(100.0, "largest 1 / tau", above=0.0)
     bias: float = _field(-10.0, "initial bias", only_for={"loss.name": ("siglip",)})
@@ -344,9 +348,7 @@ class Optimizer:
     weight_decay: float = _field(5e-4, "weight decay", at_least=0.0)
     decay_vectors: bool = _field(True, "biases and norms decay too; lars never decays them")
     warmup_epochs: float = _field(0.0, "linear warm-up, then a cosine to 0", at_least=0.0)
-    interval: str = _field(
-        "step", "the cosine moves every step, or every epoch", among=("step", "epoch")
-    )
+    interval: str = _field("step", "the cosine moves every step, or every epoch", among=INTERVALS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
