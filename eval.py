@@ -1,51 +1,8 @@
-"""Evaluate: python eval.py --workdir=DIR --evaluation=NAME [--config.FIELD=VALUE]."""
+"""Evaluate from a checkout: `python eval.py ...` is `dystress eval ...`."""
 
-from absl import flags, logging
-from ml_collections import config_flags
+import sys
 
-from dystress_jax import run
-from dystress_jax.files import write_json
-from dystress_jax.run import cli, show
-from dystress_jax.run.evaluations import EVALUATIONS
-
-
-def main(arguments: list[str], command: cli.Command) -> None:
-    """Evaluate the encoder of a run; the result goes to the terminal and to DIR/eval."""
-    logging.set_verbosity(logging.WARNING)
-    if arguments[1:]:
-        raise run.ConfigError(f"found {arguments[1:]}; allowed: flags, as --workdir=DIR")
-    args = flags.FLAGS
-    name, workdir = args.evaluation, cli.directory(args.workdir).absolute()
-    settings = command.settings(args.config)
-    result, numbers = run.evaluate(settings, workdir, name, args.checkpoint)
-    of = "" if args.checkpoint == "newest" else f"_{args.checkpoint}"
-    path = workdir / "eval" / f"{name.replace(':', '.')}{of}.json"
-    write_json(path, numbers)
-    print(show.results({name: result}, note=f", checkpoint {numbers['checkpoint_step']}"))
-    print(f"protocol and numbers: {path}")
-
-
-def parse(arguments: list[str], command: cli.Command) -> list[str]:
-    """Define and parse the flags; `--config.FIELD` overrides the run's own config.json."""
-    flags.DEFINE_string("workdir", None, "The run to evaluate.", required=True)
-    flags.DEFINE_string(
-        "evaluation",
-        None,
-        f"What to measure: {', '.join(EVALUATIONS)}, or MODULE:OBJECT.",
-        required=True,
-    )
-    flags.DEFINE_string("checkpoint", "newest", "newest, best (by kNN), or a step.")
-    arguments = command.read(arguments)
-    flags.FLAGS(arguments, known_only=True)
-    path = cli.directory(flags.FLAGS.workdir) / "config.json"
-    if not path.is_file():
-        raise run.ConfigError(f"--workdir: found no run in {path.parent} (no config.json)")
-    base = run.to_config_dict(run.read_config(path))
-    config_flags.DEFINE_config_dict(
-        "config", base, "Override its fields with --config.FIELD=VALUE.", sys_argv=arguments
-    )
-    return cli.parse_flags(arguments)
-
+from dystress_jax.commands import main
 
 if __name__ == "__main__":
-    cli.start(main, parse, interrupted="interrupted; nothing was written")
+    main([sys.argv[0], "eval", *sys.argv[1:]])

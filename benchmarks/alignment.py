@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from configs import clip_quickstart
 from dystress_jax import data, evaluation
 from dystress_jax import run as run_lib
+from dystress_jax.configs import clip_quickstart
 from dystress_jax.run import evaluations
 
 ROOT = pathlib.Path(__file__).parent.parent

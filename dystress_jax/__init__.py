@@ -1,25 +1,36 @@
 """Contrastive learning with a temperature that depends on the similarity of each pair.
 
-Importing this package costs jax and jaxtyping only; the trainer's packages (flax, grain, orbax
-and the rest) are loaded by the modules that use them.
+Its modules are imported when they are used. Those of the losses cost jax and jaxtyping only; the
+trainer's packages (flax, grain, orbax and the rest) come with the modules that need them.
 """
 
-from . import losses as losses
-from . import metrics as metrics
-from . import schemes as schemes
-from . import similarities as similarities
-from . import temperatures as temperatures
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import losses as losses
+    from . import metrics as metrics
+    from . import schemes as schemes
+    from . import similarities as similarities
+    from . import temperatures as temperatures
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """Answer what an earlier version had under another name."""
+    """Import what is asked for, so that nothing else is; answer what earlier versions had."""
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name in _MOVED:
         raise ImportError(f"dystress_jax.{name} is now {_MOVED[name]}.")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])
+
+
+_MODULES = ("losses", "metrics", "schemes", "similarities", "temperatures")
 _MOVED = {
     "config": "dystress_jax.run (defaults, from_config_dict, ConfigError)",
     "trainer": "dystress_jax.run (train)",

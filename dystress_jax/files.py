@@ -1,24 +1,92 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and read without surprises."""
 
 import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
+
+from .errors import UserError
+
+
+class FileError(UserError, OSError):
+    """A file or directory that the system will not read or write."""
+
+
+@contextlib.contextmanager
+def told(path: pathlib.Path, doing: str) -> Iterator[None]:
+    """Say in one line which file an error of the system is about, and why.
+
+    Args:
+        path: the file or directory.
+        doing: what cannot be done, such as `written`.
+
+    Raises:
+        FileError: in place of an `OSError`.
+
+    Example:
+        >>> with told(pathlib.Path("a.json"), "written"):
+        ...     raise PermissionError(13, "Permission denied")
+        Traceback (most recent call last):
+        dystress_jax.files.FileError: a.json cannot be written: Permission denied.
+    """
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"{path} cannot be {doing}: {error.strerror or error}.") from error
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a file, whole or not at all; file names that are no UTF-8 are written escaped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file, whole or not at all; file names that are no UTF-8 are written escaped.
+
+    Raises:
+        FileError: there is no room, no permission, or a directory of that name.
+    """
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        FileError: there is no room, no permission, or a directory of that name.
+    """
     draft = path.with_name(path.name + ".draft")
-    try:
-        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(draft, path)
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
+    with told(path, "written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.unlink(missing_ok=True)
+        try:
+            with draft.open("xb") as file:  # a new file: what a link points to is nobody's draft
+                file.write(content)
+            os.replace(draft, path)
+        finally:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file, whole or not at all.
+
+    Raises:
+        FileError: there is no room, no permission, or a directory of that name.
+    """
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is no JSON, no UTF-8, or nested too deeply.
+
+    Example:
+        >>> parse_json('{"step": 3}')
+        {'step': 3}
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

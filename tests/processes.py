@@ -27,19 +27,27 @@ def start(arguments):
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(process, code=0):
-    output, _ = process.communicate(timeout=300)
+def finish(process, code=0, seconds=300):
+    output, _ = process.communicate(timeout=seconds)
     assert process.returncode == code, output
     return output
 
 
-def finish_in_two_processes(arguments):
+def free_address():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    join = ["--distributed", f"--coordinator_address={address}", "--num_processes=2"]
-    processes = [start([*arguments, *join, f"--process_id={number}"]) for number in range(2)]
-    for process in processes:
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def join(address, number, count=2):
+    """The flags of one of several processes."""
+    where = [f"--coordinator_address={address}", f"--num_processes={count}"]
+    return ["--distributed", *where, f"--process_id={number}"]
+
+
+def finish_in_two_processes(arguments):
+    address = free_address()
+    for process in [start([*arguments, *join(address, number)]) for number in range(2)]:
         finish(process)
 
 

@@ -88,7 +88,7 @@ def test_a_checkpoint_without_a_scheme_goes_on_exactly(tmp_path):
     state, _ = train_step(init_state(method, optimizer, seed=0, mesh=mesh), first)
     saver = checkpoint.Saver(tmp_path, keep=1)
     saver.save(1, state, {})
-    saver.close()
+    saver.wait()
     restored = checkpoint.restore_newest(tmp_path, abstract_state(method, optimizer, mesh=mesh))
     (went_on, _), (again, _) = train_step(state, second), train_step(restored.state, second)
     jax.tree.map(np.testing.assert_array_equal, steps.on_host(went_on), steps.on_host(again))

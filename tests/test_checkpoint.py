@@ -1,5 +1,7 @@
 import gc
+import os
 import pathlib
+import shutil
 import threading
 
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import sharding
+from dystress_jax.files import FileError
 from dystress_jax.training import checkpoint
 from dystress_jax.training.checkpoint import CheckpointError, Saver
 
@@ -58,7 +61,7 @@ def saved(tmp_path, mesh):
     saver = Saver(tmp_path / "checkpoints", keep=3)
     for step, score in ((10, 0.5), (20, 0.4), (30, None)):
         saver.save(step, make_state(mesh, step), {"position": step, "score": score})
-    saver.close()
+    saver.wait()
     return tmp_path / "checkpoints"
 
 
@@ -67,7 +70,12 @@ def test_a_checkpoint_comes_back_bit_for_bit_with_its_data_position(saved, mesh)
     restored = checkpoint.restore_newest(saved, abstract(expected))
     assert restored is not None
     assert (restored.step, restored.damaged) == (30, [])
-    assert restored.record == {"position": 30, "score": None, "version": checkpoint.VERSION}
+    assert {n: restored.record[n] for n in ("position", "score", "step", "version")} == {
+        "position": 30,
+        "score": None,
+        "step": 30,
+        "version": checkpoint.VERSION,
+    }
     assert_equal(restored.state, expected)
 
 
@@ -91,7 +99,7 @@ def test_the_state_may_be_donated_while_it_is_being_written(tmp_path, mesh):
         saver.save(step, state, {})
         for _ in range(10):
             state = advance(state)
-    saver.close()
+    saver.wait()
     for step in range(4):
         found = checkpoint.restore(tmp_path, step, abstract(state)).state
         np.testing.assert_array_equal(found["weights"], expected[step])
@@ -101,13 +109,13 @@ def test_the_newest_and_the_best_are_kept(tmp_path, mesh):
     saver = Saver(tmp_path, keep=2)
     for step, score in ((1, 0.3), (2, 0.9), (3, 0.4), (4, None), (5, 0.8)):
         saver.save(step, make_state(mesh, step), {"score": score})
-    saver.close()
+    saver.wait()
     assert checkpoint.steps(tmp_path) == [2, 4, 5]
     assert checkpoint.scores(tmp_path) == {2: 0.9, 5: 0.8}
     # A later part of the run still knows which was the best.
     saver = Saver(tmp_path, keep=1)
     saver.save(6, make_state(mesh, 6), {"score": 0.85})
-    saver.close()
+    saver.wait()
     assert checkpoint.steps(tmp_path) == [2, 6]
 
 
@@ -131,26 +139,208 @@ def remove_data(directory):
     biggest_file(directory).unlink()
 
 
+def metadata(directory):
+    return directory / "_CHECKPOINT_METADATA"
+
+
 def spoil_metadata(directory):
-    (directory / "_CHECKPOINT_METADATA").write_text("{")
+    metadata(directory).write_text("{")
 
 
-@pytest.mark.parametrize("damage", [flip_one_bit, truncate, remove_data, spoil_metadata])
+def remove_metadata(directory):
+    metadata(directory).unlink()
+
+
+def metadata_of_another_kind(directory):
+    metadata(directory).unlink()
+    metadata(directory).mkdir()
+
+
+def rename_in_metadata(directory):
+    path = metadata(directory)
+    path.write_text(path.read_text().replace("item_handlers", "item_h`ndlers"))
+
+
+def change_the_record(directory):
+    path = metadata(directory)
+    text = path.read_text()
+    assert '"position": ' in text
+    path.write_text(text.replace('"position": 30', '"position": 31').replace("20,", '"20",'))
+
+
+def change_the_version(directory):
+    path = metadata(directory)
+    path.write_text(path.read_text().replace('"version": 3', '"version": 2'))
+
+
+def rename_the_record(directory):
+    path = metadata(directory)
+    path.write_text(path.read_text().replace('"record"', '"recorc"'))
+
+
+def leave_nothing(directory):
+    shutil.rmtree(directory)
+    directory.mkdir()
+
+
+def a_broken_link(directory):
+    shutil.rmtree(directory)
+    directory.symlink_to("nowhere")
+
+
+def a_file(directory):
+    shutil.rmtree(directory)
+    directory.write_text("no checkpoint")
+
+
+OF_METADATA = [
+    spoil_metadata,
+    remove_metadata,
+    metadata_of_another_kind,
+    rename_in_metadata,
+    change_the_record,
+    change_the_version,
+    rename_the_record,
+    leave_nothing,
+    a_broken_link,
+    a_file,
+]
+
+
+@pytest.mark.parametrize("damage", [flip_one_bit, truncate, remove_data, *OF_METADATA])
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(saved, mesh, damage):
     damage(saved / "30")
     restored = checkpoint.restore_newest(saved, abstract(make_state(mesh)))
     assert restored is not None
     assert restored.step == 20
     assert_equal(restored.state, make_state(mesh, 20))
-    [(step, reason)] = restored.damaged
-    assert step == 30
+    [(reason, place)] = restored.damaged
     assert "checkpoint 30" in reason
     # It is kept for a person to look at, and its step can be written again.
-    assert (saved.parent / "damaged" / "30").is_dir()
+    assert place == saved.parent / "damaged" / "30"
+    assert os.path.lexists(place)
     saver = Saver(saved, keep=3)
     saver.save(30, make_state(mesh, 30), {})
-    saver.close()
+    saver.wait()
     assert checkpoint.steps(saved) == [10, 20, 30]
+
+
+@pytest.mark.parametrize("damage", OF_METADATA)
+def test_a_damaged_older_checkpoint_is_reported_and_the_run_goes_on(saved, mesh, damage):
+    damage(saved / "20")
+    restored = checkpoint.restore_newest(saved, abstract(make_state(mesh)))
+    assert restored is not None
+    assert restored.step == 30
+    assert ["checkpoint 20" in reason for reason, _ in restored.damaged] == [True]
+    assert checkpoint.scores(saved) == {10: 0.5}
+    Saver(saved, keep=3).wait()
+
+
+def test_what_is_no_checkpoint_is_left_alone(saved, mesh):
+    (saved / "notes.txt").write_text("mine")
+    (saved / "lost+found").mkdir()
+    (saved / "030").mkdir()
+    (saved / "٣").mkdir()
+    half = saved / "7.deleted", saved / "40.orbax-checkpoint-tmp"
+    for path in half:
+        path.mkdir()
+    restored = checkpoint.restore_newest(saved, abstract(make_state(mesh)))
+    assert restored is not None
+    assert (restored.step, restored.damaged) == (30, [])
+    saver = Saver(saved, keep=1)
+    saver.save(40, make_state(mesh, 40), {})
+    saver.wait()
+    names = {path.name for path in saved.iterdir()}
+    assert names == {"notes.txt", "lost+found", "030", "٣", "10", "40"}
+
+
+def test_damaged_ones_do_not_replace_each_other(saved, mesh):
+    for suffix in ("", "-2"):
+        spoil_metadata(saved / "30")
+        restored = checkpoint.restore_newest(saved, abstract(make_state(mesh)))
+        assert restored is not None
+        assert [place.name for _, place in restored.damaged] == [f"30{suffix}"]
+        saver = Saver(saved, keep=3)
+        saver.save(30, make_state(mesh, 30), {})
+        saver.wait()
+
+
+def test_a_directory_of_checkpoints_that_is_none_is_told_in_one_line(tmp_path, mesh):
+    (tmp_path / "checkpoints").write_text("a file")
+    with pytest.raises(FileError, match=r"checkpoints cannot be read: Not a directory"):
+        checkpoint.restore_newest(tmp_path / "checkpoints", abstract(make_state(mesh)))
+
+
+@pytest.mark.parametrize("name", ["tau[0.1]", "[project] x", "a*b?c", "{a,b}"])
+def test_a_directory_may_have_any_name(tmp_path, mesh, name):
+    directory, state = tmp_path / name / "checkpoints", make_state(mesh, 3)
+    saver = Saver(directory, keep=1)
+    for step in (2, 3):
+        saver.save(step, make_state(mesh, step), {"score": 0.5})
+    saver.wait()
+    assert checkpoint.steps(directory) == [3]
+    assert_equal(checkpoint.restore(directory, 3, abstract(state)).state, state)
+
+
+def fail(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+class Failing:
+    """A write that fails in the background, as Orbax reports it."""
+
+    def result(self, timeout):
+        raise ExceptionGroup("unhandled", [ValueError("RESOURCE_EXHAUSTED: no space left")])
+
+
+@pytest.mark.parametrize("save", [fail, lambda *_, **__: Failing()])
+def test_a_checkpoint_that_cannot_be_written_is_told_at_once_in_one_line(
+    saved, mesh, monkeypatch, save
+):
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.ocp, "save_checkpointables_async", save)
+        saver = Saver(saved, keep=3)
+
+        def save_and_look():
+            saver.save(40, make_state(mesh), {"score": 0.9})
+            saver.check()
+
+        with pytest.raises(CheckpointError, match=r"checkpoint 40 cannot be written \(.*space"):
+            save_and_look()
+        told = []
+        saver = Saver(saved, keep=3, failed=told.append)
+        save_and_look()
+        assert ["checkpoint 40" in str(error) for error in told] == [True]
+        assert saver.error is told[0]
+    saver.save(50, make_state(mesh, 50), {"score": 0.1})
+    saver.wait()
+    assert saver.error is None
+    assert checkpoint.steps(saved) == [10, 20, 30, 50]
+    assert_equal(
+        checkpoint.restore(saved, 50, abstract(make_state(mesh))).state, make_state(mesh, 50)
+    )
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_told_once(saved, mesh, monkeypatch):
+    told = []
+    saver = Saver(saved, keep=1, tell=told.append)
+    monkeypatch.setattr(pathlib.Path, "rename", fail)
+    for step in (40, 50):
+        saver.save(step, make_state(mesh, step), {})
+        saver.wait()
+    assert len([line for line in told if str(saved / "20") in line]) == 1
+    assert checkpoint.steps(saved) == [10, 20, 30, 40, 50]
+
+
+def test_an_old_checkpoint_that_is_a_link_is_let_go_but_not_what_it_links_to(saved, mesh, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (saved / "20").rename(elsewhere)
+    (saved / "20").symlink_to(elsewhere)
+    saver = Saver(saved, keep=1)
+    saver.save(40, make_state(mesh, 40), {})
+    saver.wait()
+    assert checkpoint.steps(saved) == [10, 40]
+    assert metadata(elsewhere).is_file()
 
 
 def test_an_interrupt_while_it_is_read_is_no_damage(saved, mesh, monkeypatch):
@@ -198,7 +388,7 @@ def test_many_checkpoints_leave_no_open_files_and_no_threads_behind(tmp_path):
     for step in range(24):
         saver.save(step, state, {})
         counts.append((files(), threading.active_count()))
-    saver.close()
+    saver.wait()
     for count in zip(*counts, strict=True):
         assert max(count[12:]) <= max(count[4:12]) + 2
 

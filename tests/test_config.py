@@ -502,7 +502,15 @@ def test_differences_see_through_groups_tuples_and_missing_fields():
 def test_a_resumed_run_may_change_its_length_but_not_its_model():
     allowed = {field.name for field in fields() if may_change_on_resume(field.name)}
     assert allowed == {
-        *("epochs", "steps", "log_every", "checkpoint_every", "checkpoint_keep", "knn_every"),
+        *(
+            "epochs",
+            "steps",
+            "log_every",
+            "checkpoint_every",
+            "checkpoint_keep",
+            "checkpoint_on_error",
+            "knn_every",
+        ),
         *(
             "evaluation",
             "evaluation_options",

@@ -22,7 +22,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "dystress_jax"
 # From the ground up. A module imports from lower layers only; a package is one module here.
 LIBRARY = [{"errors"}, {"temperatures", "similarities"}, {"losses", "metrics"}, {"schemes"}]
 PARTS = [{"files", "sharding", "models", "augment", "data"}, {"methods", "evaluation"}]
-LAYERS = [*LIBRARY, *PARTS, {"training"}, {"run"}]
+LAYERS = [*LIBRARY, *PARTS, {"training"}, {"run"}, {"configs", "commands"}, {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]

@@ -1,12 +1,15 @@
+import errno
 import json
 import math
+import os
 import time
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from dystress_jax.files import write_json
+from dystress_jax.files import FileError, write_json
+from dystress_jax.training import log as log_module
 from dystress_jax.training.log import DivergedError, Log
 
 FINITE = {"gradient_norm": jnp.float32(1.0), "parameter_norm": jnp.float32(1.0)}
@@ -56,6 +59,51 @@ def test_a_restarted_run_writes_lost_steps_again_and_keeps_the_others(tmp_path):
     run_steps(tmp_path, 4, 8, losses={5: 50.0})
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 9))
     assert lines(tmp_path)[4]["loss"] == 50.0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b'{"step": 3, "note": "\xe2\x82\n', b"17\n", b"null\n", b"[" * 100_000 + b"\n", b"\xff\xfe\n"],
+)
+def test_a_damaged_line_is_told_and_left_out(tmp_path, damage, capsys):
+    run_steps(tmp_path, 0, 2)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(damage)
+    run_steps(tmp_path, 2, 4)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+    assert "metrics.jsonl: left out what is no line of a log: 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: os.mkfifo(path)])
+def test_a_log_that_is_no_file_is_told_in_one_line(tmp_path, make):
+    make(tmp_path / "metrics.jsonl")
+    with pytest.raises(FileError, match=r"metrics.jsonl cannot be read: it is no file"):
+        run_steps(tmp_path, 0, 2)
+
+
+def test_lines_that_a_full_disk_refuses_are_written_when_there_is_room(tmp_path, monkeypatch):
+    said = []
+    written = log_module._Lines(tmp_path / "metrics.jsonl", said.append)
+    written.write("one\n")
+    file, room = written._file, [2, 0, 0, 100, 100]
+
+    class Full:
+        def write(self, content):
+            free = room.pop(0)
+            if not free:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return file.write(content[:free])
+
+        def close(self):
+            file.close()
+
+    written._file = Full()
+    for line in ("two\n", "three\n", "four\n"):
+        written.write(line)
+    written.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == "one\ntwo\nthree\nfour\n"
+    assert len(said) == 1
+    assert "No space left on device" in said[0]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -112,3 +160,19 @@ def test_a_json_file_is_replaced_whole(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_a_draft_does_not_follow_a_link(tmp_path):
+    mine, path = tmp_path / "mine.txt", tmp_path / "a.json"
+    mine.write_text("precious")
+    (tmp_path / "a.json.draft").symlink_to(mine)
+    write_json(path, {"a": 1})
+    assert mine.read_text() == "precious"
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.glob("*.draft")) == []
+
+
+def test_what_cannot_be_written_is_told_in_one_line(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(FileError, match=r"a\.json cannot be written: Is a directory"):
+        write_json(tmp_path / "a.json", {})

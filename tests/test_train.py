@@ -250,8 +250,8 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images, knn_every):
     fields = {"optimizer__learning_rate": 1e17, "checkpoint_every": 1, "knn_every": knn_every}
     output = train(tmp_path, images, code=1, **fields)
     assert "DivergedError" in output
-    assert "is inf at step 2; last good checkpoint:" in output
-    assert f"{tmp_path / 'checkpoints' / '1'} (step 1)" in output
+    assert "is inf at step 2; newest checkpoint before it:" in output
+    assert f"{tmp_path / 'checkpoints' / '1'} (step 1, loss " in output
     assert "Traceback" not in output
 
 
@@ -312,8 +312,9 @@ def test_eval_writes_numbers_and_protocol(uninterrupted, evaluation):
     workdir, _ = uninterrupted
     arguments = [*command("eval.py", workdir, probe__epochs=3), f"--evaluation={evaluation}"]
     output = finish(start(arguments))
-    result = json.loads((workdir / "eval" / f"{evaluation}.json").read_text())
+    result = json.loads((workdir / "eval" / f"{evaluation}_probe.epochs=3.json").read_text())
     assert result["checkpoint_step"] == STEPS
+    assert result["settings"] == {"probe.epochs": 3}
     assert result["split"] == "test"
     assert result["seed"] == 0
     assert result["protocol"]["evaluation"] == evaluation

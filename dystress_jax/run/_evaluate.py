@@ -1,13 +1,14 @@
 """Evaluation from start to end: the run's parts, a checkpoint, one evaluation. No mathematics."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 from ..evaluation import Result
+from ..files import parse_json
 from ..training import TrainState, checkpoint
 from ._build import build
+from ._environment import usable_jax
 from ._own import Own, check_given_again, name_of, name_own
 from .checks import from_config_dict
 from .config import Config, ConfigError
@@ -27,7 +28,7 @@ def read_config(path: pathlib.Path) -> Config:
     """
     checkpoint.check_version(path.parent / "checkpoints")
     try:
-        settings = json.loads(path.read_text())
+        settings = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: found no settings that can be read ({error})") from error
     try:
@@ -36,6 +37,7 @@ def read_config(path: pathlib.Path) -> Config:
         raise ConfigError(f"{path}: {error}") from error
 
 
+@usable_jax()
 def restore(
     workdir: pathlib.Path | str,
     which: str = "newest",
@@ -71,6 +73,7 @@ def _restore(
 
 
 @reporting_unreadable_images()
+@usable_jax()
 def evaluate(
     config: Config,
     workdir: pathlib.Path | str,
@@ -90,7 +93,8 @@ def evaluate(
         own: the objects that the run was given in Python.
 
     Returns:
-        The result, and all of it ready for JSON, with the checkpoint and the seeds.
+        The result, and all of it ready for JSON, with the checkpoint, the settings that differ
+        from those of the training, and the seeds.
 
     Raises:
         ConfigError: the settings are not those of the run, or there is nothing to evaluate on, or
@@ -123,6 +127,7 @@ def evaluate(
     return result, {
         **result.to_json(),
         "checkpoint_step": int(state.step),
+        "settings": {field: new for field, (_, new) in changes.items()},
         "seed": config.seed,
         "trained_with_seed": trained.seed,
     }

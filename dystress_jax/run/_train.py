@@ -14,12 +14,14 @@ import tqdm
 
 from .. import data, evaluation, sharding
 from ..evaluation import Result
-from ..files import write_json, write_text
+from ..files import FileError, told, write_json, write_text
 from ..training import TrainState, checkpoint, make_train_step
 from ..training.interrupt import StopRequest
 from ..training.log import DivergedError, Log
+from ..training.processes import exchange, together
 from . import evaluations, language, show, summary
 from ._build import build
+from ._environment import usable_jax
 from ._evaluate import read_config
 from ._own import Own, check_given_again, name_own
 from .config import Config, ConfigError
@@ -29,8 +31,11 @@ from .experiment import Experiment
 from .fields import differences, may_change_on_resume
 from .tables import find
 
+SETTINGS_FILE, SUMMARY_FILE = "config.json", "summary.json"
+
 
 @reporting_unreadable_images()
+@usable_jax()
 def train(
     config: Config,
     workdir: pathlib.Path | str,
@@ -55,14 +60,18 @@ def train(
         ConfigError: the settings do not fit the data, the devices, or the run in `workdir`, or
             another process is running there, or an image cannot be read.
         DivergedError: the loss became NaN or infinite.
-        CheckpointError: there are checkpoints, but none can be used.
+        CheckpointError: there are checkpoints, but none can be used; or none can be written.
+        FileError: something in `workdir` cannot be read or written.
+        OtherProcessError: another process of the run cannot begin.
     """
     with contextlib.ExitStack() as until_the_end:
-        with StopRequest(_note) as stop:
+        with together("beginning"):
             run = _prepare(config, pathlib.Path(workdir).absolute(), own)
             until_the_end.enter_context(_lock_workdir(run.workdir))
-            start = _start(run)
-            _write_run_files(run)
+        _compare_processes(run)
+        start = _start(run)
+        _write_run_files(run, start)
+        with StopRequest(_note) as stop:
             state, last_step, seconds, signal = _train_steps(run, start, stop)
             if signal is not None:
                 saved = f"saved in {run.checkpoints}; the same command goes on from there"
@@ -78,7 +87,8 @@ def train(
         numbers = {"steps": int(state.step), "seed": config.seed, **summary.of_results(found)}
         numbers["seconds"] = round(seconds + time.perf_counter() - began, 1)
         if jax.process_index() == 0:
-            write_json(run.workdir / "summary.json", numbers)
+            _check_still_there(run)
+            write_json(run.workdir / SUMMARY_FILE, numbers)
             print(_closing_table(found, numbers))
         return numbers
 
@@ -94,23 +104,31 @@ def _lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--workdir: {workdir} cannot be written ({error.strerror}); allowed: a directory, new "
-            "or of an earlier run."
-        ) from error
-    lock = filelock.FileLock(workdir / ".lock", blocking=False)
-    try:
+        lock = filelock.FileLock(workdir / ".lock", blocking=False)
         lock.acquire()
     except filelock.Timeout as error:
         raise ConfigError(
             f"--workdir: another run is writing to {workdir}. Wait for it, stop it, or give a new "
             "--workdir."
         ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir: {error.filename or workdir} cannot be written ({error.strerror}); "
+            "allowed: a directory, new or of an earlier run."
+        ) from error
     try:
         yield
     finally:
         lock.release()
+
+
+class _Start(NamedTuple):
+    """Where this part of the run begins."""
+
+    state: TrainState
+    batches: grain.DatasetIterator
+    step: int
+    seconds: float  # that earlier parts took
 
 
 class _Run(NamedTuple):
@@ -165,12 +183,42 @@ def _closing_evaluations(config: Config, own: Own) -> dict[str, Evaluate]:
     return {name: table[name] for name in evaluations.CLOSING} | asked
 
 
-def _write_run_files(run: _Run) -> None:
+def _compare_processes(run: _Run) -> None:
+    """Refuse processes that would train something else together.
+
+    Raises:
+        ConfigError: with the first difference to process 0.
+    """
+    settings = dataclasses.asdict(run.config)
+    there = {
+        "images": run.experiment.trained_on,
+        "checkpoints in --workdir": checkpoint.steps(run.checkpoints),
+    }
+    (settings, there), *others = exchange("settings", (settings, there))
+    for number, (theirs, seen) in enumerate(others, start=1):
+        changes = differences(settings, theirs)
+        found = {f"config.{n}": pair for n, pair in changes.items() if n not in _OF_A_PROCESS}
+        found |= {n: (there[n], seen[n]) for n in there if there[n] != seen[n]}
+        if found:
+            shown = "; ".join(f"{name}: {a!r} and {b!r}" for name, (a, b) in found.items())
+            raise ConfigError(
+                f"processes 0 and {number} differ: {shown}. Start all with the same settings and "
+                "images, and a --workdir that all of them see."
+            )
+
+
+_OF_A_PROCESS = ("data.path", "data.threads", "text.vocabulary", "zero_shot.class_names")
+
+
+def _write_run_files(run: _Run, start: _Start) -> None:
     """What the run is, once it is known to go on: settings, vocabulary, what was left out."""
     if jax.process_index() != 0:
         return
     experiment = run.experiment
-    write_json(run.workdir / "config.json", dataclasses.asdict(run.config))
+    if start.step < experiment.schedule.total_steps:  # of a shorter run
+        with told(run.workdir / SUMMARY_FILE, "deleted"):
+            (run.workdir / SUMMARY_FILE).unlink(missing_ok=True)
+    write_json(run.workdir / SETTINGS_FILE, dataclasses.asdict(run.config))
     if experiment.language is not None:
         experiment.language.tokenizer.save(run.workdir / language.FILE)
     (run.workdir / "skipped.txt").unlink(missing_ok=True)
@@ -179,15 +227,6 @@ def _write_run_files(run: _Run) -> None:
         path = run.workdir / "skipped.txt"
         write_text(path, "\n".join(skipped) + "\n")
         _note(f"left out: {len(skipped)} that cannot be used, listed in {path}")
-
-
-class _Start(NamedTuple):
-    """Where this part of the run begins."""
-
-    state: TrainState
-    batches: grain.DatasetIterator
-    step: int
-    seconds: float  # that earlier parts took
 
 
 def _start(run: _Run) -> _Start:
@@ -205,8 +244,8 @@ def _start(run: _Run) -> _Start:
     restored = checkpoint.restore_newest(run.checkpoints, experiment.abstract_state())
     if restored is None:
         return _Start(experiment.init_state(), batches, 0, 0.0)
-    for step, reason in restored.damaged:
-        _note(f"{reason}; moved to {run.workdir / 'damaged' / str(step)}")
+    for reason, place in restored.damaged:
+        _note(f"{reason}; moved to {place}")
     done = restored.step >= experiment.schedule.total_steps
     _note(f"{'complete' if done else 'going on from the checkpoint'} at step {restored.step}")
     batches.set_state(restored.record["position"])
@@ -232,7 +271,17 @@ def _train_steps(
         micro_batches=config.batch.micro_batches,
     )
     best = max(checkpoint.scores(run.checkpoints).values(), default=0.0)
-    saver = checkpoint.Saver(run.checkpoints, keep=config.checkpoint_keep)
+    goes_on = config.checkpoint_on_error == "continue" and jax.process_count() == 1
+
+    def not_saved(error: checkpoint.CheckpointError) -> None:
+        _check_still_there(run)
+        if not goes_on:
+            raise error
+        _note(f"{error}; going on without it (config.checkpoint_on_error is continue)")
+
+    saver = checkpoint.Saver(
+        run.checkpoints, keep=config.checkpoint_keep, failed=not_saved, tell=_note
+    )
     log = Log(
         run.workdir,
         first_step=start.step,
@@ -240,13 +289,16 @@ def _train_steps(
         log_every=config.log_every,
         batch_size=config.batch_size,
         quiet=jax.process_index() != 0,
+        tell=_note,
     )
     step, signal = start.step, None
     try:
         for step in range(start.step + 1, total_steps + 1):
             batch = sharding.shard_batch(next(batches), experiment.mesh)
             state, metrics = train_step(state, batch)
+            stop.listen()  # compiled, and so far there was nothing to save
             log.step(step, metrics)
+            saver.check()
 
             last, measured = step == total_steps, {}
             if config.knn_every and (last or _due(config.knn_every, step)):
@@ -261,9 +313,11 @@ def _train_steps(
             due = last or improved or signal is not None or _due(config.checkpoint_every, step)
             if config.checkpoint_every and due:
                 log.flush()  # the line of a saved step is on disk before its checkpoint
+                _check_still_there(run)
                 record = {
                     "position": batches.get_state(),
                     "score": score,
+                    "loss": float(metrics["loss"]),
                     "seconds": seconds(),
                     "data": experiment.trained_on,
                 }
@@ -272,17 +326,30 @@ def _train_steps(
             if signal is not None:
                 break
         log.flush()
+        saver.wait()
+        if saver.error is not None:
+            newest = "none" if saver.newest is None else saver.newest
+            raise checkpoint.CheckpointError(
+                f"{saver.error}; the newest is {newest}. Make room: the same command goes on from "
+                "there."
+            )
     except (DivergedError, evaluation.NotFiniteError) as error:
-        good = saver.latest_step
-        where = "none was saved" if good is None else f"{run.checkpoints / str(good)} (step {good})"
+        with contextlib.suppress(checkpoint.CheckpointError):
+            saver.wait()
+        good = saver.newest
+        where = "none" if good is None else f"{run.checkpoints / str(good)} (step {good}"
+        if good is not None:
+            loss = checkpoint.read_record(run.checkpoints, good).get("loss")
+            where += ")" if loss is None else f", loss {loss:.4g})"
         raise DivergedError(
-            f"{error}; last good checkpoint: {where}. The same command would go the same way "
-            "again: lower config.optimizer.learning_rate or raise the smallest temperature, in a "
-            "new --workdir."
+            f"{error}; newest checkpoint before it: {where}. The same command would go the same "
+            "way again: lower config.optimizer.learning_rate or raise the smallest temperature, in "
+            "a new --workdir."
         ) from error
     finally:
         log.close()
-        saver.close()
+        with contextlib.suppress(checkpoint.CheckpointError):
+            saver.wait()
         batches.close()
     return state, step, seconds(), signal
 
@@ -302,7 +369,8 @@ def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
         # Every process embeds the texts.
         picture = evaluation.retrieval_grid(embedded(found["retrieval"].split))
         if jax.process_index() == 0:
-            picture.save(run.workdir / "retrieval.png")
+            with told(run.workdir / "retrieval.png", "written"):
+                picture.save(run.workdir / "retrieval.png")
     return found
 
 
@@ -316,7 +384,7 @@ def _closing_table(found: dict[str, Result], numbers: dict[str, Any]) -> str:
 
 def _check_run(config: Config, workdir: pathlib.Path) -> None:
     """Refuse to go on with a run of another model or other data."""
-    path = workdir / "config.json"
+    path = workdir / SETTINGS_FILE
     if not checkpoint.steps(workdir / "checkpoints"):
         return
     checkpoint.check_version(workdir / "checkpoints")
@@ -339,6 +407,19 @@ def _check_run(config: Config, workdir: pathlib.Path) -> None:
         _note(f"changed since the last part of this run: {change}")
     if {"epochs", "steps"} & set(shown):
         _note("the learning rates to come are those of a run of the new length")
+
+
+def _check_still_there(run: _Run) -> None:
+    """Refuse to go on where nothing that is saved could be found again.
+
+    Raises:
+        FileError: somebody has removed the directory, or what says which run it holds.
+    """
+    if jax.process_index() == 0 and not (run.workdir / SETTINGS_FILE).is_file():
+        raise FileError(
+            f"{run.workdir} was removed or emptied while the run was going on (there is no "
+            f"{SETTINGS_FILE} any more): ended, since nothing that is saved could be found again."
+        )
 
 
 def _due(every: int, step: int) -> bool:

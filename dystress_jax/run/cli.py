@@ -1,23 +1,33 @@
-"""What train.py and eval.py share: from a command line to settings, and one-line errors."""
+"""What the commands share: from a command line to settings, help, and one-line errors."""
 
-import difflib
-import itertools
+import hashlib
 import os
 import pathlib
+import platform
+import re
+import signal
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NoReturn
 
-from absl import app, flags
+import jax
+from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from ..errors import UserError
+from ..errors import UserError, hint
+from ..training import processes
 from .checks import from_config_dict
 from .config import Config, ConfigError
+from .fields import fields
 from .overrides import check_overrides, take_options
 
-_TOLD = (UserError, flags.Error, OSError)
+_TOLD = (UserError, flags.Error)
+_HELP = ("-h", "-help", "--help", "--helpfull", "--helpshort")
+CACHE_BYTES = 2 * 2**30
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
 class Command:
@@ -53,27 +63,113 @@ class Command:
 
 
 def start(
-    main: Callable[[list[str], Command], None],
-    parse: Callable[[list[str], Command], list[str]],
+    argv: list[str],
     *,
-    interrupted: str,
+    described: str | None,
+    define: Callable[[], None],
+    parse: Callable[[list[str], Command], list[str]],
+    run: Callable[[Command], None],
 ) -> None:
-    """Run a script; what a person can put right is told without a traceback.
+    """Run a command; what a person can put right is told without a traceback.
 
     Args:
-        main: called with what is left of the command line.
-        parse: defines and parses the flags.
-        interrupted: what to say after Ctrl-C.
+        argv: the command and what follows it.
+        described: what the command is and examples, for `--help`.
+        define: defines the flags that need nothing of the command line.
+        parse: defines the others, and parses all.
+        run: called when all is parsed.
     """
-    command = Command()
+    command, defined_elsewhere = Command(), set(flags.FLAGS)
+    if any(action == "error" for action, *_ in warnings.filters):
+        warnings.simplefilter("default")  # the libraries that we use warn of themselves
+    define()
+    flags.DEFINE_bool(
+        "compilation_cache",
+        True,
+        "Keep compiled programs in the user's cache directory, or in JAX_COMPILATION_CACHE_DIR.",
+    )
+    if any(argument in _HELP for argument in argv[1:]):
+        if hasattr(signal, "SIGPIPE"):
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of `--help | head`
+        print(_help(described or "", set(flags.FLAGS) - defined_elsewhere))
+        return
+    logging.set_verbosity(logging.WARNING)
+
+    def main(rest: list[str]) -> None:
+        if rest[1:]:
+            raise ConfigError(f"found {rest[1:]}; allowed: flags, as --NAME=VALUE")
+        run(command)
+
     try:
-        app.run(lambda rest: main(rest, command), flags_parser=lambda all: parse(all, command))
+        app.run(main, argv, flags_parser=lambda all: parse(all, command))
     except _TOLD as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    except KeyboardInterrupt:
-        # Not sys.exit: to take down threads that compile or read meanwhile can crash.
-        print(interrupted, file=sys.stderr, flush=True)
-        os._exit(130)
+        _leave(f"{type(error).__name__}: {error}")
+    except Exception:
+        if not processes.has_joined():
+            raise
+        _leave(traceback.format_exc())
+
+
+def _help(described: str, names: Collection[str]) -> str:
+    """What a command is, its flags, and every field of the settings."""
+    parts = [described.strip(), "\nFlags:"]
+    for name in sorted(names):
+        flag = flags.FLAGS[name]
+        no, value = ("[no]", "") if flag.boolean else ("", f"={name.rpartition('_')[2].upper()}")
+        default = "" if flag.default in (None, "", True, False) else f" Default: {flag.default}."
+        parts += _wrapped(f"--{no}{name}{value}", f"{flag.help}{default}")
+    parts += ["\nFields of the settings, with their defaults:"]
+    for field in fields():
+        parts += _wrapped(f"--config.{field.name}={field.default}", field.limits["doc"])
+    return "\n".join(parts)
+
+
+def _wrapped(flag: str, text: str) -> list[str]:
+    indent = " " * 6
+    return [f"  {flag}", *textwrap.wrap(text, 90, initial_indent=indent, subsequent_indent=indent)]
+
+
+def _leave(said: str) -> NoReturn:
+    if not processes.has_joined():
+        sys.exit(said)
+    # Not sys.exit: JAX would wait for the other processes, which may wait for this one.
+    print(said, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def keep_compiled_programs() -> str:
+    """Make the same program compile once, for all runs of this user on this kind of machine.
+
+    Returns:
+        What to tell: where they are kept, and how to keep none.
+    """
+    if not flags.FLAGS.compilation_cache:
+        jax.config.update("jax_enable_compilation_cache", False)
+    if not jax.config.values["jax_enable_compilation_cache"]:
+        return "compiled programs: not kept"
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path("~/.cache").expanduser()
+        place = pathlib.Path(home, "dystress_jax", _machine())
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            jax.config.update("jax_enable_compilation_cache", False)
+            return f"compiled programs: not kept ({place}: {error.strerror})"
+        jax.config.update("jax_compilation_cache_dir", str(place))
+        jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+    place = jax.config.values["jax_compilation_cache_dir"]
+    return f"compiled programs: kept in {place} (--nocompilation_cache: not)"
+
+
+def _machine() -> str:
+    """The kind of CPU: a home directory may serve several, and programs of one crash another."""
+    try:
+        told = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        told = platform.processor()
+    kind = re.findall(r"^(?:flags|Features|model name)\s*:.*", told, re.MULTILINE) or [told]
+    digest = hashlib.sha256("\n".join(sorted(set(kind))).encode()).hexdigest()[:8]
+    return f"{platform.machine()}-{digest}"
 
 
 def directory(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -90,40 +186,97 @@ def directory(workdir: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(workdir).expanduser()
 
 
-def check_config_file(arguments: list[str], configs: pathlib.Path) -> None:
-    """Report a missing config file before anything else.
+def find_config_file(arguments: list[str]) -> list[str]:
+    """The command line with the path of its config file in place of a name.
+
+    A bare name is a config of `dystress_jax.configs`; everything else is a path. A file may import
+    its neighbours.
 
     Raises:
-        ConfigError: with the files that there are.
+        ConfigError: there is no such file, with those that there are, or what a config file is.
     """
-    for argument, following in itertools.pairwise([*arguments, ""]):
+    found, rest = [], iter(arguments)
+    for argument in rest:
         flag, equals, value = argument.partition("=")
-        path = (value if equals else following).partition(":")[0]
-        if flag in ("--config", "-config") and not pathlib.Path(path).is_file():
-            names = sorted(file.stem for file in configs.glob("[!_]*.py"))
-            near = difflib.get_close_matches(pathlib.Path(path).stem, names, n=1)
-            hint = f" Did you mean {configs / near[0]}.py?" if near else ""
-            raise ConfigError(
-                f"--config: there is no file {path!r}.{hint} In {configs}: {', '.join(names)}."
-            )
+        if flag in ("--config", "-config"):
+            name, colon, of_file = (value if equals else next(rest, "")).partition(":")
+            argument = f"--config={_config_file(name)}{colon}{of_file}"
+        found.append(argument)
+    return found
+
+
+def config_names() -> list[str]:
+    """What `--config` finds by name."""
+    return sorted(file.stem for file in CONFIGS.glob("[!_]*.py"))
+
+
+def _config_file(name: str) -> pathlib.Path:
+    path = pathlib.Path(name).expanduser()
+    if path.name == name and not path.suffix and not path.is_file():
+        path = CONFIGS / f"{name}.py"
+    if not path.is_file():
+        names = config_names()
+        raise ConfigError(
+            f"--config: found {name!r}, which is no file; allowed: the path of a file, or a name: "
+            f"{', '.join(names)}.{hint(path.stem, names)}"
+        )
+    if path.suffix != ".py":
+        raise ConfigError(
+            f"--config: found {path}; allowed: a Python file, NAME.py, with a function "
+            "get_config. A run is continued with the command that began it."
+        )
+    if str(path.absolute().parent) not in sys.path:
+        sys.path.append(str(path.absolute().parent))
+    return path
+
+
+def _config_files(arguments: list[str]) -> Iterator[pathlib.Path]:
+    for argument in arguments:
+        flag, _, value = argument.partition("=")
+        if flag == "--config":
+            yield pathlib.Path(value.partition(":")[0])
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
-    """Parse the flags that are defined, which runs the config file.
+    """Parse the flags that are defined; this runs the config file.
 
     Raises:
-        ConfigError: the file sets what is no field, or a field to another type.
+        ConfigError: the file cannot be run, sets what is no field, or a field to another type.
     """
     try:
-        return flags.FLAGS(arguments)
+        rest = flags.FLAGS(arguments)
+        found = flags.FLAGS.config
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            for frame in traceback.extract_tb(cause.__traceback__):
-                if frame.name == "get_config":
-                    where = f"{frame.filename}, line {frame.lineno}"
-                    inner = cause.args[0] if cause.args else cause  # a KeyError in it
-                    said = str(inner.args[0] if isinstance(inner, KeyError) else inner)
-                    raise ConfigError(f"--config: {where}: {' '.join(said.split())}") from error
-            cause = cause.__context__
+        files = [path.absolute() for path in _config_files(arguments)]
+        for cause in _causes(error):
+            if said := _fault_of_a_config_file(cause, files):
+                raise ConfigError(f"--config: {said}") from error
         raise
+    if not isinstance(found, ConfigDict):
+        raise ConfigError(
+            f"--config: get_config gives a {type(found).__name__}; allowed: a ConfigDict, as "
+            "run.defaults() makes it."
+        )
+    return rest
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _fault_of_a_config_file(error: BaseException, files: Collection[pathlib.Path]) -> str | None:
+    """Where in a config file an error comes from, and what it says; None if from elsewhere."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    if isinstance(error, AttributeError) and error.name == "get_config":
+        file = getattr(error.obj, "__file__", "the file")
+        return f"{file} has no function get_config; allowed: one that returns a ConfigDict."
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [f for f in frames if pathlib.Path(f.filename).absolute() in files]
+    if not frames:
+        return None
+    said = error.args[0] if error.args else error  # a KeyError in it
+    text = " ".join(str(said.args[0] if isinstance(said, KeyError) else said).split())
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: {text}"

@@ -559,7 +559,9 @@ _BUILD = {name: entry.build for name, entry in METHODS.items()}
 class Config:
     """All settings of one run."""
 
-    seed: int = _field(0, "initial weights, order of the data, augmentation", at_least=0)
+    seed: int = _field(
+        0, "initial weights, order of the data, augmentation", at_least=0, at_most=2**32 - 1
+    )
     method: str = _field("simclr", "how the encoder learns", among=METHODS, own=True)
     method_options: dict = _field({}, "extra arguments of the method, usually your own")
     batch_size: int = _field(256, "images a step, over all devices", at_least=2)
@@ -575,6 +577,14 @@ class Config:
         2,
         "newest checkpoints kept, beside the best by kNN",
         at_least=1,
+        only_for={"checkpoint_every": Above(0)},
+        may_change=True,
+    )
+    checkpoint_on_error: str = _field(
+        "continue",
+        "where a checkpoint cannot be written: say so and go on, or stop (always with several "
+        "processes)",
+        among=("continue", "raise"),
         only_for={"checkpoint_every": Above(0)},
         may_change=True,
     )

@@ -38,7 +38,7 @@ def open_sources(config: Config, opener: data.Opener) -> Sources:
         return make(config, "data.source", opener)
 
     splits.__name__ = d.source  # as the answer to what it returns calls it
-    with as_fields("data"):
+    with as_fields("data"), _reporting_files_below(d.path):
         sources = data.open_splits(splits, imbalance_ratio=d.imbalance_ratio, limit=d.limit)
         if d.prompts:
             templates = evaluation.templates(d.prompts)
@@ -56,6 +56,24 @@ def open_sources(config: Config, opener: data.Opener) -> Sources:
             "softmax, dcl or rgcl, which need none."
         )
     return sources
+
+
+@contextlib.contextmanager
+def _reporting_files_below(path: str) -> Iterator[None]:
+    """An error of the system about the user's files is for the user, any other is a fault of ours.
+
+    Raises:
+        ConfigError: which file, and why.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not path or not str(error.filename).startswith(path):
+            raise
+        raise ConfigError(
+            f"config.data.path: {error.filename} cannot be read ({error.strerror}); allowed: files "
+            "and directories that you may read."
+        ) from error
 
 
 @contextlib.contextmanager

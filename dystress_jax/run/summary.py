@@ -1,9 +1,14 @@
-"""The closing numbers of a run: what was measured, as summary.json holds it."""
+"""What was measured, as summary.json and the files of eval.py hold it."""
 
+import hashlib
+import os
+import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..evaluation import Result
+from ..files import parse_json, told, write_json
 
 
 def of_results(found: Mapping[str, Result]) -> dict[str, Any]:
@@ -45,3 +50,65 @@ def of_results(found: Mapping[str, Result]) -> dict[str, Any]:
         }
     summary["evaluations"] = {name: result.to_json() for name, result in found.items()}
     return summary
+
+
+LONGEST_NAME = 120  # characters that say which settings differ; file systems take 255
+
+
+def keep_result(
+    directory: pathlib.Path, name: str, which: str, numbers: dict[str, Any]
+) -> pathlib.Path:
+    """Write a result beside those of other checkpoints and other settings.
+
+    The file is `NAME.json` for the newest checkpoint and the run's own settings. What differs is in
+    its name, as in `knn_best_knn.k=20.json`. The newest of an earlier day, or the best, keeps its
+    result under the number of its step.
+
+    Args:
+        directory: of the results.
+        name: of the evaluation.
+        which: `newest`, `best`, or a step.
+        numbers: of `run.evaluate`.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    path = directory / result_file(name, which, numbers["settings"])
+    step = _step_of(path)
+    if step not in (None, numbers["checkpoint_step"]):
+        with told(path, "kept under another name"):
+            os.replace(path, directory / result_file(name, str(step), numbers["settings"]))
+    write_json(path, numbers)
+    return path
+
+
+def result_file(name: str, which: str, settings: Mapping[str, Any]) -> str:
+    """The name of the file with a result.
+
+    Args:
+        name: of the evaluation.
+        which: `newest`, `best`, or a step.
+        settings: those that differ from what the run was trained with.
+
+    Example:
+        >>> result_file("knn", "newest", {}), result_file("knn", "best", {"knn.k": 20})
+        ('knn.json', 'knn_best_knn.k=20.json')
+    """
+    differ = "".join(
+        f"_{field}=" + re.sub(r"[^\w.+-]+", "-", str(value)) for field, value in settings.items()
+    )
+    if len(differ) > LONGEST_NAME:
+        differ = "_" + hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
+    checkpoint = "" if which == "newest" else f"_{which}"
+    return f"{name.replace(':', '.')}{checkpoint}{differ}.json"
+
+
+def _step_of(path: pathlib.Path) -> int | None:
+    """The checkpoint of a result; None if there is none that can be read."""
+    try:
+        return int(parse_json(path.read_bytes())["checkpoint_step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,33 +1,39 @@
 """Checkpoints: asynchronous, atomic, checked bit by bit when they come back.
 
-A checkpoint is the whole train state, its fingerprint, and a record, such as the position in the
-data. Orbax finds most damage by itself, but it returns array bytes as they are on
-disk; the fingerprint finds a flipped bit there too.
+A checkpoint is the whole train state and a record, such as the position in the data. Orbax finds
+most damage by itself, but it returns array bytes and metadata as they are on disk; the fingerprint
+of the state, which is part of the record, and the seal of the record find a flipped bit there too.
 """
 
+import contextlib
+import hashlib
+import json
 import logging
+import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from etils.epath.gpath import PosixGPath
 from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 from orbax.checkpoint import v1 as ocp
 
 from ..errors import UserError
+from ..files import told
 
 PyTree = Any
 Record = dict[str, Any]  # what is saved beside the arrays, such as the data position; plain JSON
 
 
-VERSION = 2  # of what a checkpoint holds; others are refused
+VERSION = 3  # of what a checkpoint holds; others are refused
 
 
 class CheckpointError(UserError, RuntimeError):
-    """No checkpoint can be used, though there are some."""
+    """No checkpoint can be used, though there are some, or none can be written."""
 
 
 class Restored(NamedTuple):
@@ -36,7 +42,7 @@ class Restored(NamedTuple):
     step: int
     state: PyTree
     record: Record
-    damaged: list[tuple[int, str]]  # newer checkpoints that could not be read: step, reason
+    damaged: list[tuple[str, pathlib.Path]]  # those that cannot be read: the reason, where it is
 
 
 class Saver:
@@ -45,22 +51,41 @@ class Saver:
     Args:
         directory: made if it is not there.
         keep: how many of the newest to keep.
+        failed: called with the error of a checkpoint that could not be written; the default raises.
+        tell: shows a person what else cannot be done, in one line.
     """
 
-    def __init__(self, directory: pathlib.Path, *, keep: int):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        *,
+        keep: int,
+        failed: Callable[[CheckpointError], None] | None = None,
+        tell: Callable[[str], None] = print,
+    ):
+        self._directory, self._keep = directory.absolute(), keep
+        self._failed, self._tell = failed or _raise, tell
         self._scores = scores(directory)
         self._writing: Any = None
-        self._checkpointer = ocp.training.Checkpointer(
-            str(directory.absolute()),
-            preservation_policy=_NewestAndBest(keep, self._scores),
-            cleanup_tmp_directories=True,
-        )
+        self._step = -1  # of the newest that was asked for
+        self._error: CheckpointError | None = None  # why it is not on disk
+        self._undeletable: set[str] = set()
+        with told(self._directory, "written"):
+            self._directory.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            for path in self._directory.iterdir():  # what a kill has left
+                if _is_leftover(path.name):
+                    self._delete(path)
 
     @property
-    def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, counting one that is being written."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint that is whole on disk."""
+        return max(steps(self._directory), default=None)
+
+    @property
+    def error(self) -> CheckpointError | None:
+        """Why the newest checkpoint that was asked for is not on disk; None if it is."""
+        return self._error
 
     def save(self, step: int, state: PyTree, record: Record) -> None:
         """Start to write a checkpoint; returns once the state may change again.
@@ -69,34 +94,125 @@ class Saver:
             step: steps done.
             state: arrays.
             record: comes back with it; its entry `score`, if there is one, says how good it is.
+
+        Raises:
+            CheckpointError: it, or the one before, cannot be written; unless `failed` goes on.
         """
+        self.wait()
+        self._step, self._error = step, None
+        record = {**record, "version": VERSION, "step": step}
+        record["fingerprint"] = int(fingerprint(state))
         if record.get("score") is not None:
             self._scores[step] = record["score"]
-        self._wait()
-        self._writing = self._checkpointer.save_checkpointables_async(
-            step,
-            {"train": {"state": state, "fingerprint": fingerprint(state)}},
-            force=True,
-            custom_metadata={"record": {**record, "version": VERSION}},
-        )
+        with self._reporting(), _orbax():
+            self._writing = ocp.save_checkpointables_async(
+                _path(self._directory, step),
+                {"train": {"state": state}},
+                overwrite=True,
+                custom_metadata={"record": record, "seal": _seal(record)},
+            )
 
-    def close(self) -> None:
-        """Wait until everything is on disk."""
-        self._wait()
-        self._checkpointer.close()
+    def check(self) -> None:
+        """Look whether the checkpoint that is being written has failed, without waiting.
 
-    def _wait(self) -> None:
-        # A save whose result nobody asks for keeps its thread, its event loop and three files.
+        Raises:
+            CheckpointError: it has; unless `failed` goes on.
+        """
         if self._writing is not None:
-            writing, self._writing = self._writing, None
-            writing.result()
+            self._finish(timeout=0)
+
+    def wait(self) -> None:
+        """Wait until everything is on disk.
+
+        Raises:
+            CheckpointError: it cannot be written; unless `failed` goes on.
+        """
+        if self._writing is not None:
+            self._finish(timeout=None)
+
+    def _finish(self, timeout: float | None) -> None:
+        # A save whose result nobody asks for keeps its thread, its event loop and three files.
+        with self._reporting(), _quiet():
+            try:
+                self._writing.result(timeout=timeout)
+            except TimeoutError:
+                if timeout is None:
+                    raise
+                return  # it is still being written
+            self._writing = None
+            self._forget()
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and tensorstore each raise their own
+            _pass_on_interrupt(error)
+            self._writing = None
+            self._scores.pop(self._step, None)
+            if jax.process_index() == 0:
+                for path in self._directory.glob(f"{self._step}.*"):
+                    self._delete(path)  # it takes room for nothing
+            self._error = CheckpointError(
+                f"checkpoint {self._step} cannot be written ({_first(error)})"
+            )
+            self._failed(self._error)
+
+    def _forget(self) -> None:
+        """Delete all but the newest few and the best."""
+        if jax.process_index() != 0:
+            return
+        present = steps(self._directory)
+        scored = [(self._scores[step], step) for step in present if step in self._scores]
+        kept = {*present[-self._keep :], *([max(scored)[1]] if scored else [])}
+        for step in set(present) - kept:
+            # Under another name first: what a kill leaves half deleted is no checkpoint.
+            path = self._directory / str(step)
+            old = path.with_name(f"{step}{_OLD}")
+            try:
+                path.rename(old)
+            except OSError as error:
+                self._cannot_delete(path, error)
+            else:
+                self._delete(old)
+
+    def _delete(self, path: pathlib.Path) -> None:
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._cannot_delete(path, error)
+
+    def _cannot_delete(self, path: pathlib.Path, error: OSError) -> None:
+        if path.name not in self._undeletable:
+            self._tell(f"{path} is no longer needed but cannot be deleted: {error.strerror}")
+        self._undeletable.add(path.name)
+
+
+_OLD = ".deleted"
+
+
+def _is_leftover(name: str) -> bool:
+    step, _, rest = name.partition(".")
+    return step.isdecimal() and (f".{rest}" == _OLD or rest.startswith("orbax-checkpoint-tmp"))
 
 
 def steps(directory: pathlib.Path) -> list[int]:
-    """The steps that have a finished checkpoint, oldest first."""
-    if not directory.is_dir():
+    """The steps that have a finished checkpoint, oldest first.
+
+    Raises:
+        FileError: there is something of that name that is no directory.
+    """
+    if not directory.exists():
         return []
-    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
+    with told(directory, "read"):
+        names = [path.name for path in directory.iterdir()]
+    numbers = [int(name) for name in names if name.isascii() and name.isdecimal()]
+    return sorted(number for number in numbers if str(number) in names)
 
 
 def scores(directory: pathlib.Path) -> dict[int, float]:
@@ -112,23 +228,52 @@ def check_version(directory: pathlib.Path) -> None:
         CheckpointError: in one line.
     """
     record = newest_record(directory)
-    if record and record.get("version") != VERSION:
-        raise CheckpointError(
-            f"{directory} holds checkpoints of another version of dystress_jax, which this one "
-            "cannot read. Use that version, or a new --workdir."
-        )
+    if record and record["version"] != VERSION:
+        raise _of_another_version(directory)
+
+
+def _of_another_version(directory: pathlib.Path) -> CheckpointError:
+    return CheckpointError(
+        f"{directory} holds checkpoints of another version of dystress_jax, which this one cannot "
+        "read. Use that version, or a new --workdir."
+    )
 
 
 def read_record(directory: pathlib.Path, step: int) -> Record:
     """What was saved beside the arrays of one checkpoint; empty if it is damaged."""
-    metadata: Any = ocp.checkpointables_metadata(_path(directory, step))
-    return (metadata.custom_metadata or {}).get("record", {})
+    try:
+        return _read(directory, step)[1]
+    except CheckpointError:
+        return {}
 
 
 def newest_record(directory: pathlib.Path) -> Record:
     """The record of the newest checkpoint that has one; empty without any."""
     records = (read_record(directory, step) for step in reversed(steps(directory)))
     return next((record for record in records if record), {})
+
+
+def _read(directory: pathlib.Path, step: int) -> tuple[Any, Record]:
+    """Orbax's metadata of a checkpoint and our record, if they are whole.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    with _reading(step):
+        metadata: Any = ocp.checkpointables_metadata(_path(directory, step))
+        record = metadata.custom_metadata["record"]
+        seal = metadata.custom_metadata.get("seal")
+        version = record["version"]
+    if seal is None and isinstance(version, int) and version < VERSION:
+        return metadata, record  # of another version, which had no seal
+    if seal != _seal(record) or record["step"] != step:
+        raise CheckpointError(f"checkpoint {step} is damaged (its record is not what was saved)")
+    return metadata, record
+
+
+def _seal(record: Record) -> str:
+    """A digest of a record, which changes when anything in it does."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
@@ -142,58 +287,47 @@ def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
     Raises:
         CheckpointError: it cannot be read, or its fingerprint does not fit.
     """
-    wanted = {
-        "state": abstract,
-        "fingerprint": jax.ShapeDtypeStruct(
-            (), jnp.uint32, sharding=jax.tree.leaves(abstract)[0].sharding
-        ),
-    }
-    quiet = logging.getLogger("absl")
-    level = quiet.level
-    quiet.setLevel(logging.CRITICAL)  # one line of ours says what a page of traces would
-    try:
-        path = _path(directory, step)
-        metadata: Any = ocp.checkpointables_metadata(path)
-        record = metadata.custom_metadata["record"]
+    metadata, record = _read(directory, step)
+    if record["version"] != VERSION:
+        raise _of_another_version(directory)
+    with _reading(step):
         _check_shapes(metadata.metadata["train"]["state"], abstract)
-        found = ocp.load_checkpointables(path, {"train": wanted})["train"]
-    except Exception as error:  # Orbax, tensorstore and json each raise their own
-        if any(isinstance(e, KeyboardInterrupt) for e in _chain(error)):  # Orbax wraps it
-            raise KeyboardInterrupt from error
-        raise CheckpointError(f"checkpoint {step} cannot be read ({_first(error)})") from error
-    finally:
-        quiet.setLevel(level)
-    if int(fingerprint(found["state"])) != int(found["fingerprint"]):
+        wanted = {"train": {"state": abstract}}
+        found = ocp.load_checkpointables(_path(directory, step), wanted)["train"]["state"]
+    if int(fingerprint(found)) != record["fingerprint"]:
         raise CheckpointError(f"checkpoint {step} is damaged (its fingerprint does not fit)")
-    return Restored(step, found["state"], record, [])
+    return Restored(step, found, record, [])
 
 
 def restore_newest(directory: pathlib.Path, abstract: PyTree) -> Restored | None:
-    """Read the newest checkpoint that is whole; damaged newer ones are moved out of the way.
+    """Read the newest checkpoint that is whole; damaged ones are moved out of the way.
 
     They go to `damaged/` beside `directory`, since nothing is deleted that a person may want
-    to look at.
+    to look at. Of those that are older than the one that is used only the record is looked at.
 
     Returns:
         None where there is no checkpoint at all.
 
     Raises:
         CheckpointError: there are checkpoints, but none can be used.
+        FileError: a damaged one cannot be moved.
     """
-    damaged = []
+    restored, damaged = None, {}
     for step in reversed(steps(directory)):
         try:
-            restored = restore(directory, step, abstract)
+            if restored is None:
+                restored = restore(directory, step, abstract)
+            else:
+                _read(directory, step)
         except CheckpointError as error:
-            damaged.append((step, str(error)))
-            continue
-        for bad, _ in damaged:
-            _move_aside(directory, bad)
-        return restored._replace(damaged=damaged)
+            damaged[step] = str(error)
+    if restored is not None:
+        moved = _move_aside(directory, list(damaged))
+        return restored._replace(damaged=list(zip(damaged.values(), moved, strict=True)))
     if damaged:
         raise CheckpointError(
             f"none of the checkpoints in {directory} can be used: "
-            + "; ".join(reason for _, reason in damaged)
+            + "; ".join(damaged.values())
             + ". Were they written by another version or model? Use a new --workdir."
         )
     return None
@@ -224,18 +358,46 @@ def fingerprint(tree: PyTree) -> UInt32[Array, ""]:
     return total
 
 
-class _NewestAndBest:
-    """Orbax asks it after each save which checkpoints to keep."""
+class _Path(PosixGPath):
+    """A path whose own brackets are no pattern where Orbax looks for files below it."""
 
-    def __init__(self, newest: int, scores: dict[int, float]):
-        self._newest, self._scores = newest, scores
+    def glob(self, pattern: str) -> Iterator["_Path"]:
+        """As of `pathlib`."""
+        return map(_Path, pathlib.Path(self).glob(pattern))
 
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        del context
-        present = [c.step for c in checkpoints]
-        scored = [(self._scores[step], step) for step in present if step in self._scores]
-        kept = {*present[-self._newest :], *([max(scored)[1]] if scored else [])}
-        return [step in kept for step in present]
+
+@contextlib.contextmanager
+def _orbax() -> Iterator[None]:
+    context = ocp.Context()
+    context.file.path_class = _Path
+    with context, _quiet():
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """One line of ours says what pages of traces in the log would."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _reading(step: int) -> Iterator[None]:
+    try:
+        with _orbax():
+            yield
+    except Exception as error:  # Orbax, tensorstore and json each raise their own
+        _pass_on_interrupt(error)
+        raise CheckpointError(f"checkpoint {step} cannot be read ({_first(error)})") from error
+
+
+def _raise(error: CheckpointError) -> None:
+    raise error
 
 
 def _check_shapes(saved: PyTree, expected: PyTree) -> None:
@@ -265,11 +427,18 @@ def _path(directory: pathlib.Path, step: int) -> str:
     return str(directory.absolute() / str(step))
 
 
+def _pass_on_interrupt(error: BaseException) -> None:
+    """Orbax wraps a Ctrl-C in errors of its own."""
+    if any(isinstance(e, KeyboardInterrupt) for e in _chain(error)):
+        raise KeyboardInterrupt from error
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """The error and those that led to it."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        within = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
+        error = within or error.__cause__ or error.__context__
 
 
 def _first(error: BaseException) -> str:
@@ -278,10 +447,19 @@ def _first(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def _move_aside(directory: pathlib.Path, step: int) -> None:
-    if jax.process_index() == 0:
-        place = directory.parent / "damaged"
-        place.mkdir(exist_ok=True)
-        shutil.rmtree(place / str(step), ignore_errors=True)
-        (directory / str(step)).rename(place / str(step))
-    multihost_utils.sync_global_devices("damaged checkpoint moved")
+def _move_aside(directory: pathlib.Path, bad: list[int]) -> list[pathlib.Path]:
+    """Move checkpoints to names in `damaged/` that are free; returns these."""
+    if not bad:
+        return []
+    place = directory.parent / "damaged"
+    multihost_utils.sync_global_devices("all have read the damaged checkpoints")
+    moved = []
+    for step in bad:
+        free = (place / f"{step}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
+        moved.append(next(path for path in free if not os.path.lexists(path)))
+        if jax.process_index() == 0:
+            with told(directory / str(step), "moved to damaged/"):
+                place.mkdir(exist_ok=True)
+                (directory / str(step)).rename(moved[-1])
+    multihost_utils.sync_global_devices("damaged checkpoints moved")
+    return moved

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: finish the step, save, leave."""
+"""Signals as a request: finish the step, save, leave."""
 
 import os
 import signal
@@ -8,13 +8,19 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
+from .processes import exchange
+
+# What a person, a scheduler (Slurm's --signal=USR1) and a terminal that closes send.
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
 
 class StopRequest:
-    """A context in which Ctrl-C and SIGTERM are remembered instead of obeyed at once.
+    """A context in which signals are remembered instead of obeyed at once, from `listen` on.
 
-    A second Ctrl-C interrupts at once, by `KeyboardInterrupt`; more SIGTERMs change nothing, since
-    schedulers repeat them. With several processes, JAX's coordination service makes all of them
-    stop after the same step.
+    Before, there is nothing to save, and a signal does what it does elsewhere. A second Ctrl-C does
+    that too; more of the other signals change nothing, since schedulers repeat them. A signal that
+    is ignored, such as SIGHUP below `nohup`, stays so. With several processes, JAX's coordination
+    service makes all of them stop after the same step.
 
     Args:
         tell: called once, with what to show the person who asked.
@@ -26,16 +32,19 @@ class StopRequest:
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        if jax.process_count() == 1:
-            self._handle(signal.SIGTERM, self._remember)
-            self._handle(signal.SIGINT, self._remember)
-        else:  # JAX listens to SIGTERM itself
-            self._handle(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+
+    def listen(self) -> None:
+        """From now on remember signals; call it once there is something to save."""
+        for number in () if self._before else ASKING:
+            # With several processes JAX listens to SIGTERM itself.
+            theirs = number == signal.SIGTERM and jax.process_count() > 1
+            if not theirs and signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._remember)
 
     @property
     def name(self) -> str | None:
@@ -44,16 +53,20 @@ class StopRequest:
 
     def reached(self, step: int) -> str | None:
         """The signal's name if the run shall stop after this step, else None."""
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-            return "SIGTERM"
-        return self._name
-
-    def _handle(self, number: signal.Signals, handler) -> None:
-        self._before[number] = signal.signal(number, handler)
+        if jax.process_count() == 1:
+            return self._name
+        if not multihost_utils.reached_preemption_sync_point(step):
+            return None
+        names = exchange("signal", self._name)
+        return next((name for name in names if name), signal.SIGTERM.name)
 
     def _remember(self, number: int, _: FrameType | None) -> None:
         if self._name is None:
             self._name = signal.Signals(number).name
             self._tell(f"{self._name}: finishing the step, then saving; Ctrl-C again quits at once")
-        elif number == signal.SIGINT:
-            raise KeyboardInterrupt
+            if jax.process_count() > 1:
+                os.kill(os.getpid(), signal.SIGTERM)  # JAX tells the others
+        # Not from here: this function waits until what runs outside Python has ended.
+        before = self._before.get(signal.SIGINT)
+        if before is not None:
+            signal.signal(signal.SIGINT, before)  # pyright: ignore[reportArgumentType]

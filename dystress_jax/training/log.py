@@ -6,19 +6,22 @@ The log never waits for the step that runs: it fetches the numbers of the step b
 import contextlib
 import json
 import math
+import os
 import pathlib
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
 import tqdm
 from jaxtyping import Array, Float
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+from tensorboardX.summary import scalar
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import parse_json, told, write_bytes
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -38,6 +41,10 @@ class Log:
             the run has a line unless this is 0.
         batch_size: images a step, for images/s.
         quiet: no files and no bar; for all processes but the first.
+        tell: shows a person what the log cannot do, in one line.
+
+    Raises:
+        FileError: metrics.jsonl cannot be written.
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class Log:
         log_every: int,
         batch_size: int,
         quiet: bool = False,
+        tell: Callable[[str], None] = print,
     ):
         self._log_every, self._batch_size, self._quiet = log_every, batch_size, quiet
         self._total_steps = total_steps
@@ -65,10 +73,9 @@ class Log:
             mininterval=0.1 if sys.stderr.isatty() else 10.0,
         )
         if not quiet:
-            _keep_lines_up_to(workdir / METRICS_FILE, first_step)
-            self._file = (workdir / METRICS_FILE).open("a")
-            # A step that is written again replaces the events of the part that was lost.
-            self._events = SummaryWriter(str(workdir), purge_step=first_step + 1)
+            _keep_lines_up_to(workdir / METRICS_FILE, first_step, tell)
+            self._lines = _Lines(workdir / METRICS_FILE, tell)
+            self._events = _Events(workdir, first_step + 1, tell)
 
     def step(self, step: int, metrics: Mapping[str, Float[Array, ""]]) -> None:
         """Take the numbers of a step that may still run; write those of the step before.
@@ -127,7 +134,7 @@ class Log:
         """Close the files and the bar."""
         self._bar.close()
         if not self._quiet:
-            self._file.close()
+            self._lines.close()
             self._events.close()
 
     def _fetch(self) -> None:
@@ -145,21 +152,98 @@ class Log:
         self._bar.set_postfix({"loss": f"{scalars['loss']:.3f}", **self._shown}, refresh=False)
         if self._quiet:
             return
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._file.flush()
-        for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
+        self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._events.write(step, scalars)
 
 
-def _keep_lines_up_to(path: pathlib.Path, step: int) -> None:
-    """Drop the lines after `step`, and a last line that a kill cut short."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
+class _Lines:
+    """A file that grows by lines; what a full disk refuses is written as soon as there is room."""
+
+    def __init__(self, path: pathlib.Path, tell: Callable[[str], None]):
+        self._path, self._tell = path, tell
+        self._waiting, self._told = b"", False
+        with told(path, "written"):
+            self._file = path.open("ab", buffering=0)
+
+    def write(self, line: str) -> None:
+        self._waiting += line.encode()
         try:
-            if json.loads(line)["step"] <= step and line.endswith("\n"):
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            continue
-    write_text(path, "".join(kept))
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            if not self._told:
+                self._tell(
+                    f"{self._path} cannot be written: {error.strerror}; its lines wait until it can"
+                )
+            self._told = True
+        else:
+            self._told = False
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+class _Events:
+    """TensorBoard's file; what cannot be written is left out, since metrics.jsonl has it too."""
+
+    def __init__(self, workdir: pathlib.Path, first_step: int, tell: Callable[[str], None]):
+        self._prefix, self._tell = str(workdir / "events"), tell
+        self._told, self._writer = False, None
+        # A step that is written again replaces the events of the part that was lost.
+        started = SessionLog(status=SessionLog.START)
+        self._write([Event(step=first_step, wall_time=time.time(), session_log=started)])
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        now = time.time()
+        self._write(
+            [Event(step=step, wall_time=now, summary=scalar(n, v)) for n, v in scalars.items()]
+        )
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._writer is not None:
+                self._writer.close()
+
+    def _write(self, events: Collection[Event]) -> None:
+        try:
+            if self._writer is None:
+                self._writer = EventsWriter(self._prefix)
+            for event in events:
+                self._writer.write_event(event)
+            self._writer.flush()
+        except OSError as error:
+            if not self._told:
+                self._tell(f"TensorBoard events cannot be written: {error.strerror}")
+            self._told = True
+            self.close()
+            self._writer = None  # half a record may be in the file: the next goes to a new one
+
+
+def _keep_lines_up_to(path: pathlib.Path, step: int, tell: Callable[[str], None]) -> None:
+    """Drop the lines after `step`, a last line that a kill cut short, and what is no line."""
+    if not os.path.lexists(path):
+        return
+    with told(path, "read"):
+        if not path.is_file():
+            raise OSError("it is no file")
+        lines = path.read_bytes().splitlines(keepends=True)
+    kept, damaged = [], []
+    for number, line in enumerate(lines, start=1):
+        found = _step_of(line)
+        if found is None or not line.endswith(b"\n"):
+            damaged += [number] if line.endswith(b"\n") else []
+        elif found <= step:
+            kept.append(line)
+    if damaged:
+        tell(f"{path}: left out what is no line of a log: {', '.join(map(str, damaged))}")
+    write_bytes(path, b"".join(kept))
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a line of the log; None if it is damaged."""
+    try:
+        step = parse_json(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) else None

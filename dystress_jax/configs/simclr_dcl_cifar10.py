@@ -10,7 +10,7 @@ arXiv 2110.06848, which leaves the positive out of the denominator. For a compar
 
 from ml_collections import ConfigDict
 
-from configs import simclr_cifar10
+from dystress_jax.configs import simclr_cifar10
 
 
 def get_config() -> ConfigDict:

@@ -14,7 +14,7 @@ here: it takes accelerators.
 
 from ml_collections import ConfigDict
 
-from configs import simclr_imagenet
+from dystress_jax.configs import simclr_imagenet
 
 
 def get_config() -> ConfigDict:

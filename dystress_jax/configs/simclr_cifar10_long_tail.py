@@ -9,7 +9,7 @@ paper, whose table we have not seen). Nothing was measured here, it needs an acc
 
 from ml_collections import ConfigDict
 
-from configs import simclr_cifar10
+from dystress_jax.configs import simclr_cifar10
 
 
 def get_config() -> ConfigDict:

@@ -1,0 +1,65 @@
+"""The command `dystress`: one module a command, each with a docstring to help and a `main(argv)`.
+
+Nothing is imported before a command is chosen, so that help answers at once.
+"""
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+
+from ..errors import hint
+
+# The name of a module here, and what it does.
+COMMANDS = {
+    "train": "train an encoder, or go on with a run",
+    "eval": "measure the encoder of a run",
+}
+MISSING = "pip install 'dystress-jax[train]'"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that a command line names.
+
+    Args:
+        argv: the program, the command, and what the command is to read; None: those of the process.
+    """
+    _program, *arguments = sys.argv if argv is None else argv
+    if not arguments or arguments[0] in ("help", "-h", "--help", "-help"):
+        print(_help())
+        return
+    name, *rest = arguments
+    if name == "--version":
+        from .. import __version__
+
+        print(f"dystress_jax {__version__}")
+        return
+    if name not in COMMANDS:
+        sys.exit(
+            f"dystress: found {name!r}; allowed: {', '.join(COMMANDS)}.{hint(name, list(COMMANDS))}"
+        )
+    # Libraries swallow a Ctrl-C while they are imported, and compilers do not hear it.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        command = importlib.import_module(f".{name}", __name__)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("dystress_jax"):
+            raise
+        sys.exit(f"dystress {name}: found no package {error.name}; allowed: with it, {MISSING}.")
+    command.main([f"dystress {name}", *rest])
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    table = "\n".join(f"  {name:<{width}}  {does}" for name, does in COMMANDS.items())
+    return f"""\
+Contrastive learning with a temperature that depends on the similarity of each pair.
+
+  dystress COMMAND [--FLAG=VALUE ...]
+
+{table}
+
+dystress COMMAND --help has flags and examples. The first run, about a minute on two CPU cores:
+
+  dystress train"""

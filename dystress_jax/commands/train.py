@@ -1,0 +1,137 @@
+"""Train an encoder, or go on with the run that --workdir holds.
+
+dystress train
+    the first run: embedded drawings, a minute on two CPU cores, into runs/quickstart
+
+dystress train --config=simclr_cifar10 --workdir=runs/warm --config.temperature.tau_max=0.5
+    a config by its name, with one field changed; the same command goes on after a break
+
+dystress train --config=photos.py --config.data.source=folder --config.data.path=~/photos
+    a config file of one's own, on one's own images
+"""
+
+import os
+import pathlib
+import re
+import socket
+import sys
+import threading
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from .. import run
+from ..run import cli
+from ..training import processes
+
+HEARTBEAT = 30  # seconds after which a process that is silent counts as gone
+
+
+def main(argv: list[str]) -> None:
+    """The command; `argv` is its name and its flags."""
+    described = f"{__doc__}\nConfigs by name: {', '.join(cli.config_names())}"
+    cli.start(argv, described=described, define=define, parse=parse, run=train)
+
+
+def train(command: cli.Command) -> None:
+    """Run the experiment that the flags describe."""
+    args = flags.FLAGS
+    join_others(args)
+    with processes.ending_together():
+        kept = cli.keep_compiled_programs()
+        if not processes.has_joined() or jax.process_index() == 0:
+            print(kept)
+        name = pathlib.Path(config_flags.get_config_filename(args["config"])).stem
+        workdir = pathlib.Path("runs", name) if args.workdir is None else args.workdir
+        run.train(command.settings(args.config), cli.directory(workdir))
+
+
+def join_others(args: flags.FlagValues) -> None:
+    """Wait for the other processes of the run, if there are any."""
+    known = "--coordinator_address=HOST:PORT --num_processes=N --process_id=I"
+    address, count, process = args.coordinator_address, args.num_processes, args.process_id
+    if not args.distributed:
+        if (address, count, process) != (None, None, None):
+            raise run.ConfigError(f"found one of {known}; allowed: with --distributed.")
+        return
+    if address is not None:
+        check_address(address)
+    of, at = (
+        f"{count} processes" if count else "the other processes",
+        f" at {address}" * bool(address),
+    )
+    print(f"waiting for {of}{at} (--join_timeout={args.join_timeout})", flush=True)
+
+    def give_up() -> None:
+        who = "the coordinator, process 0, has not answered" if process else "not all have come"
+        print(
+            f"--join_timeout: {who}{at} within {args.join_timeout} s.", file=sys.stderr, flush=True
+        )
+        os._exit(1)  # the main thread is in JAX, which hears nothing
+
+    patience = threading.Timer(args.join_timeout, give_up)
+    patience.start()
+    try:
+        jax.distributed.initialize(
+            address,
+            count,
+            process,
+            initialization_timeout=args.join_timeout + 60,  # ours comes first
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise run.ConfigError(
+            f"--distributed: {str(error).splitlines()[0]} Slurm, Open MPI, Kubernetes and Cloud "
+            f"TPU are recognised; elsewhere add {known}."
+        ) from error
+    finally:
+        patience.cancel()
+
+
+def check_address(address: str) -> None:
+    """Refuse an address that nothing can be reached at."""
+    found = re.fullmatch(r"\[?(.+?)\]?:([0-9]{1,5})", address)
+    if found is None or not 0 < int(found[2]) < 2**16:
+        raise run.ConfigError(
+            f"--coordinator_address: found {address!r}; allowed: HOST:PORT of process 0, such as "
+            "10.0.0.1:1234."
+        )
+    try:
+        socket.getaddrinfo(found[1], int(found[2]))
+    except OSError as error:
+        raise run.ConfigError(
+            f"--coordinator_address: the host {found[1]!r} is not known here ({error.strerror}); "
+            "allowed: the name or the number of the machine of process 0."
+        ) from error
+
+
+def define() -> None:
+    """The flags beside those of the settings."""
+    flags.DEFINE_string(
+        "workdir", None, "Where the run is written, or continued; default: runs/NAME of the config."
+    )
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Join the other processes of this run first. Slurm, Open MPI, Kubernetes and Cloud TPU are "
+        "recognised; elsewhere give the next three flags too.",
+    )
+    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
+    flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+    flags.DEFINE_integer("process_id", None, "This one's number, from 0.")
+    flags.DEFINE_integer(
+        "join_timeout", 300, "Seconds to wait for the other processes.", lower_bound=1
+    )
+
+
+def parse(arguments: list[str], command: cli.Command) -> list[str]:
+    """Parse the flags and the settings, with our own answers to names that do not exist."""
+    arguments = cli.find_config_file(command.read(arguments))
+    config_flags.DEFINE_config_file(
+        "config",
+        str(cli.CONFIGS / "quickstart.py"),
+        "The experiment; override its fields with --config.FIELD=VALUE.",
+        sys_argv=arguments,
+    )
+    return cli.parse_flags(arguments)

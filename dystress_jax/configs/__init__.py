@@ -1,0 +1,1 @@
+"""One experiment a module, each with `get_config()`; `dystress train --config=NAME` finds them."""
