@@ -25,6 +25,9 @@ LOSSES = {
     "dcl": losses.dcl,
     "dcl, two logarithms": functools.partial(losses.dcl, joint=False),
     "dclw": losses.dclw,
+    "rgcl": lambda a, b, temperature, **how: losses.rgcl(
+        a, b, temperature=getattr(temperature, "tau_min", 0.1), **how
+    ),
     "supcon": lambda a, b, **how: losses.supcon(a, b, LABELS[: len(a)], **how),
     "info_nce": losses.info_nce,
     "info_nce, more keys than queries": lambda a, b, **how: losses.info_nce(

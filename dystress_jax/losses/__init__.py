@@ -48,4 +48,5 @@ from ._self_supervised import dclw as dclw
 from ._self_supervised import info_nce as info_nce
 from ._self_supervised import moco as moco
 from ._self_supervised import nt_xent as nt_xent
+from ._self_supervised import rgcl as rgcl
 from ._self_supervised import supcon as supcon

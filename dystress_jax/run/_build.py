@@ -265,7 +265,7 @@ def make_scheme(
             _undecayed(optim.OPTIMIZERS[config.optimizer.name]),
             schedule=schedule.learning_rate,
         ),
-        sigmoid=config.loss.name in WITH_BIAS,
+        sigmoid=config.loss_name in WITH_BIAS,
     )
     made = make(config, "temperature.name", chosen.temperature, facts=facts)
     if not isinstance(made, Scheme) and not _stands_for_a_temperature(made):

@@ -160,7 +160,7 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
         _note(line)
     named = [config.method]
     if experiment.scheme is not None:
-        named += [] if config.loss.name == "softmax" else [config.loss.name]
+        named += [] if config.loss_name == "softmax" else [config.loss_name]
         named += [f"temperature {config.temperature.name}"]
     length = f"{experiment.schedule.total_steps:,} steps of {config.batch_size:,}"
     _note(f"{', '.join(named)}; {length}")

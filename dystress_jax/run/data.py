@@ -58,7 +58,7 @@ def open_sources(config: Config, opener: data.Opener) -> Sources:
     if loss and "labels" in arguments(loss) and not sources["train"].has_labels:
         raise ConfigError(
             f"config.loss.name: found {config.loss.name} with images without labels; allowed: "
-            "softmax or dcl, which need none."
+            "softmax, dcl or rgcl, which need none."
         )
     return sources
 
