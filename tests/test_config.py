@@ -135,8 +135,8 @@ def test_a_whole_number_is_a_good_real_number():
         ),
         (
             {"method": "moco_v3", "loss": {"name": "supcon"}},
-            r"config\.loss\.name: found supcon with config\.method moco_v3; allowed: auto, softmax; "
-            r"or supcon with config\.method simclr, MODULE:OBJECT\.$",
+            r"config\.loss\.name: found supcon with config\.method moco_v3; allowed: auto, "
+            r"softmax; or supcon with config\.method simclr, MODULE:OBJECT\.$",
         ),
         (
             {"loss": {"name": "dcl"}, "temperature": {"name": "macl"}},
@@ -162,8 +162,9 @@ def test_a_whole_number_is_a_good_real_number():
         ),
         (
             {"loss": {"name": "rgcl"}},
-            r"config\.loss\.name: found rgcl with config\.temperature\.name dystress, .* multiplied "
-            r"by it; .* config\.temperature\.name constant, .*, isogclr, tempnet, MODULE:OBJECT\.$",
+            r"config\.loss\.name: found rgcl with config\.temperature\.name dystress, .* "
+            r"multiplied by it; .* config\.temperature\.name constant, .*, isogclr, tempnet, "
+            r"MODULE:OBJECT\.$",
         ),
         (
             {"method": "moco_v3", "loss": {"name": "rgcl"}},
@@ -292,7 +293,7 @@ def test_every_field_that_does_not_apply_always_is_tried_above():
         *("topology.name", "topology.tokens", "topology.match_range"),
         *("zero_shot.classes", "zero_shot.class_names"),
         *("probe.learning_rates", "probe.batch_size", "model.freeze_patches"),
-        *("model.zero_residual", "optimizer.form"),
+        *("model.zero_residual", "optimizer.form", "checkpoint_on_error"),
         *(f"temperature.{n}" for n in ("name", "tau_min", "width", "stop_gradient", "half_period")),
         "temperature.interval",
         *(f"temperature.{n}" for n in ("min_scale", "max_scale", "alpha", "threshold", "options")),
