@@ -249,6 +249,21 @@ def test_a_signal_is_remembered_once_there_is_something_to_save(name):
     assert len(told) == 1
 
 
+def test_a_run_in_which_nothing_moves_is_ended_by_a_signal_and_says_where_it_hangs():
+    code = """
+import os, signal, threading
+from dystress_jax.training import interrupt
+interrupt.PATIENCE = 0.5
+with interrupt.StopRequest(print) as stop:
+    stop.listen()
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait()
+"""
+    output = finish(start([sys.executable, "-c", code]), code=1, seconds=60)
+    assert "SIGTERM: no step has ended for 0 s; ended without saving. It hangs in" in output
+    assert "(wait)" in output
+
+
 @pytest.mark.usefixtures("handlers")
 def test_a_signal_that_is_ignored_stays_so():
     """As SIGHUP below nohup."""
