@@ -24,6 +24,7 @@ from dystress_jax.training.processes import OtherProcessError
 from tests.processes import (
     ROOT,
     command,
+    curve,
     finish,
     free_address,
     join,
@@ -415,6 +416,8 @@ def test_compiled_programs_are_kept_for_the_next_run(tmp_path, images, monkeypat
     output = finish(start(command("train.py", tmp_path / "kept", **settings(images))))
     assert f"compiled programs: kept in {tmp_path / 'cache' / 'dystress_jax'}" in output
     assert list((tmp_path / "cache").rglob("jit_*"))
+    finish(start(command("train.py", tmp_path / "again", **settings(images))))
+    assert curve(tmp_path / "none") == curve(tmp_path / "kept") == curve(tmp_path / "again")
 
 
 @pytest.mark.ci
