@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from .. import losses, schemes
 from ..errors import ArgumentError
 from ..metrics import equilibrium_gap, pair_statistics
+from ..microscope import Compared
 from ..models import Network
 from ..similarities import Similarity, sphere
 from ..temperatures import LearnedWithBias
@@ -98,6 +99,19 @@ def clip(
         points = jax.lax.stop_gradient(embedded.points)
         return schemes.of_views(points["images"], points["texts"], example=batch["index"], key=key)
 
+    def compared(embedded, memory, batch, key):
+        del memory, key
+        same_for_both = lambda x: (x, x)
+        return Compared(
+            anchors=embedded.points["images"],
+            positives=embedded.points["texts"],
+            candidates=embedded.points["texts"],
+            groups=same_for_both(batch["row"]),
+            labels=same_for_both(batch["label"]),
+            similarity=similarity,
+            sigmoid=sigmoid,
+        )
+
     def gap(images, texts, temperature, right):
         """Mean logit of the pairs that belong together minus that of the others."""
         a, b = similarity.project(images), similarity.project(texts[:MOST_NEGATIVES])
@@ -128,6 +142,7 @@ def clip(
         embed=embed,
         contrast=contrast,
         scheme_inputs=scheme_inputs,
+        compared=compared,
         prepare=prepare,
     )
 
