@@ -24,7 +24,7 @@ LIBRARY = [{"errors"}, {"temperatures", "similarities"}, {"losses", "metrics"}, 
 PARTS = [
     {"files", "sharding", "models", "augment", "data"},
     {"microscope"},
-    {"methods", "evaluation"},
+    {"methods", "evaluation", "explorer"},
 ]
 LAYERS = [*LIBRARY, *PARTS, {"training"}, {"run"}, {"configs", "commands"}, {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -16,6 +16,7 @@ from ..errors import hint
 COMMANDS = {
     "train": "train an encoder, or go on with a run",
     "eval": "measure the encoder of a run",
+    "explore": "write a page that shows what every temperature does",
 }
 MISSING = "pip install 'dystress-jax[train]'"
 
