@@ -45,12 +45,20 @@ class Curve(NamedTuple):
     stop_gradient: bool | None = None
 
 
-def _run(name: str, *fields: str) -> str:
-    """The flags of a run; `stop_gradient` and the parameters have the names of their fields."""
-    given = [f"--config.temperature.{field}={{{field.split('.')[-1]}}}" for field in fields]
-    return " ".join([f"--config.temperature.name={name}", *given])
+def _run(name: str, *fields: str, **formulas: str) -> str:
+    """The flags of a run.
+
+    Args:
+        name: of the temperature.
+        *fields: whose last part is the name of a parameter, or `stop_gradient`.
+        **formulas: of the parameters, by the name of the field.
+    """
+    given = {field: field.split(".")[-1] for field in fields} | formulas
+    said = [f"{_GROUP}.{field}={{{formula}}}" for field, formula in given.items()]
+    return " ".join([f"{_GROUP}.name={name}", *said])
 
 
+_GROUP = "--config.temperature"
 _TAU = Parameter("tau", 0.1, 0.01, 1.0)
 _RANGE = (Parameter("tau_min", 0.1, 0.01, 1.0), Parameter("tau_max", 0.2, 0.01, 1.0))
 _OF_RANGE = ("tau_min", "tau_max")
@@ -128,14 +136,14 @@ CURVES: dict[str, Curve] = {
         "1 / scale",
         "0",
         "temperatures.learned(math.log({scale}))",
-        "--config.temperature.name=learned --config.temperature.tau={1 / scale}",
+        _run("learned", tau="1 / scale"),
     ),
     "temperature_free": Curve(
         (Parameter("scale", 2.0, 0.2, 10.0),),
         "u / atanh(u) / scale",
         "where(abs(s) < limit, (1 / atanh(u) - u / ((1 - u ** 2) * atanh(u) ** 2)) / scale, 0)",
         "temperatures.temperature_free({scale})",
-        "--config.temperature.name=temperature_free",
+        _run("temperature_free"),
         helpers=(
             ("limit", "0.9999989867210388"),  # 1 - 1e-6 in float32
             # Not 0, where the quotient has no value.
