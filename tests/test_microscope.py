@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+import struct
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,16 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorboardX.proto.event_pb2 import Event
 
 from dystress_jax import microscope, run, sharding, similarities, temperatures
 from dystress_jax.files import FileError
 from dystress_jax.microscope import KINDS, Compared, Recorder
 from dystress_jax.run import networks
 from dystress_jax.training import init_state, prepared
+from dystress_jax.training.log import Log
 from dystress_jax.training.watch import before, make_look
-from tests import steps
+from tests import steps, test_clip
 from tests.test_methods import SOURCE, pixels
 from tests.test_methods import settings as method_settings
 
@@ -89,7 +92,15 @@ def gradients(compared, temperature):
     return found / found.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("name", TEMPERATURES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=[pytest.mark.ci] if name in ("temo", "separate", "constant") else []
+        )
+        for name in TEMPERATURES
+    ],
+)
 def test_histograms_and_weights_are_those_of_numpy(name):
     compared, temperature = pairs(), TEMPERATURES[name]
     found = look(compared, temperature)
@@ -198,30 +209,42 @@ def test_what_cannot_be_said_is_left_out():
     assert found["similarity"].sum(axis=1).tolist() == [N, 0, 0, 0]
 
 
+# Settings, and the pairs that there should be: positives, and negatives if that is known.
 METHODS = {
-    "simclr": (16, 16 * 30),
-    "supcon": (16, None),
-    "moco_v2": (16, 16 * 32),
-    "moco_v3": (16, 16 * 15),
-    "nnclr": (16, 16 * 15),
-    "byol": (16, 0),
-    "isogclr": (16, 16 * 30),
+    "simclr": ({}, 16, 16 * 30),
+    "supcon": ({"method": "simclr", "loss": {"name": "supcon"}}, 16, None),
+    "isogclr": ({"method": "simclr", "temperature": {"name": "isogclr"}}, 16, 16 * 30),
+    "moco_v2": ({}, 16, 16 * 32),
+    "moco_v3": ({}, 16, 16 * 15),
+    "nnclr": ({}, 16, 16 * 15),
+    "byol": ({}, 16, 0),
+    "clip": ({"topology": {"name": "oblique", "tokens": 2}}, test_clip.BATCH, None),
+    "siglip": (
+        {"method": "clip", "loss": {"name": "siglip"}, "temperature": {"name": "learned"}},
+        test_clip.BATCH,
+        None,
+    ),
 }
+QUICK = ("simclr", "moco_v2", "byol", "siglip")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.ci) for name in METHODS],
+)
 def test_every_method_says_what_it_compares_on_one_device_and_eight(name, monkeypatch):
     monkeypatch.setattr(networks, "make_encoder", pixels)
-    fields = {"method": name}
-    if name == "supcon":
-        fields = {"method": "simclr", "loss": {"name": "supcon"}}
-    if name == "isogclr":
-        fields = {"method": "simclr", "temperature": {"name": "isogclr"}}
-    c = method_settings(**fields)
-    batch = {key: jnp.asarray(x) for key, x in SOURCE.gather(np.arange(16)).items()}
+    monkeypatch.setattr(networks, "make_towers", test_clip.linear_towers)
+    fields, positives, negatives = METHODS[name]
+    fields = {"method": name, **fields}
+    of_texts = fields["method"] == "clip"
+    source, tokenizer = (test_clip.SOURCE, test_clip.TOKENIZER) if of_texts else (SOURCE, None)
+    c = (test_clip.settings if of_texts else method_settings)(**fields)
+    gathered = source.gather(np.arange(c.batch_size))
+    batch = {key: jnp.asarray(x) for key, x in gathered.items()}
     points, found = None, []
     for devices in (1, 8):
-        made = steps.make(c, SOURCE, devices=devices)
+        made = steps.make(c, source, devices=devices, tokenizer=tokenizer)
         method, scheme, mesh = made.method, made.scheme, made.mesh
         state = init_state(method, made.optimizer, scheme=scheme, seed=0, mesh=mesh)
         seen = before(state)
@@ -231,10 +254,11 @@ def test_every_method_says_what_it_compares_on_one_device_and_eight(name, monkey
         arrays = (sharding.shard_batch(x, mesh) for x in (batch, points))
         found.append(jax.device_get(look_at(seen, *arrays)))
     one, eight = found
-    positives, negatives = METHODS[name]
     counts = dict(zip(KINDS, one["similarity"].sum(axis=1).tolist(), strict=True))
     assert counts["positive"] == positives
-    if negatives is None:  # no pair of one class is pushed apart
+    if of_texts:
+        assert counts["negative"] == positives * (positives - 1)
+    elif negatives is None:  # no pair of one class is pushed apart
         assert counts["false_negative"] == 0 < counts["true_negative"] == counts["negative"]
     else:
         assert counts["negative"] == negatives
@@ -305,6 +329,26 @@ def test_a_run_learns_the_same_with_the_microscope_and_records_the_same_in_two_p
     train(parts, images, microscope={"every": 2})
     written = {path.name: path.read_bytes() for path in (parts / "microscope").iterdir()}
     assert written == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_tensorboard_has_the_histograms(tmp_path):
+    found = look(pairs(), TEMPERATURES["dystress"])
+    log = Log(tmp_path, first_step=0, total_steps=9, log_every=1, batch_size=4)
+    log.histograms(3, microscope.histograms(found))
+    log.close()
+    [path] = tmp_path.glob("events.out.tfevents.*")
+    content, at, shown = path.read_bytes(), 0, {}
+    while at < len(content):  # length, its checksum, the event, its checksum
+        [length] = struct.unpack_from("<Q", content, at)
+        event = Event.FromString(content[at + 12 : at + 12 + length])
+        shown |= {value.tag: (event.step, value.histo) for value in event.summary.value}
+        at += length + 16
+    assert {"similarity_positive", "tau_negative", "gradient_false_negative"} <= set(shown)
+    step, histogram = shown["similarity_true_negative"]
+    row = KINDS.index("true_negative")
+    assert step == 3
+    assert list(histogram.bucket) == found["similarity"][row].tolist()
+    np.testing.assert_allclose(histogram.bucket_limit, found["similarity_edges"][1:])
 
 
 def test_records_that_cannot_be_written_are_told_once_and_left_out(tmp_path):
