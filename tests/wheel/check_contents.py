@@ -10,6 +10,7 @@ for needed in (
     "dystress_jax/py.typed",
     "dystress_jax/run/_train.py",
     "dystress_jax/data/embedded/NOTICE.md",
+    "dystress_jax/explorer/page.html",
 ):
     assert needed in names, f"{needed} is not in the wheel"
 assert 100_000 < size <= 4_000_000, f"the embedded images take {size} bytes"
