@@ -133,8 +133,8 @@ def test_histograms_and_weights_are_those_of_numpy(name):
     for share, count in (("hardest_1_percent", 1), ("hardest_10_percent", 3)):  # of 23
         found_share = np.mean([row[:count].sum() for row in by_hardness])
         assert found[share] == pytest.approx(found_share, rel=1e-5)
-    heaviest = [np.searchsorted(np.cumsum(-np.sort(-row)), 0.8) + 1 for row in weight]
-    assert found["negatives_for_80_percent"] == pytest.approx(np.mean(heaviest))
+    hardest = [np.searchsorted(np.cumsum(row), 0.8) + 1 for row in by_hardness]
+    assert found["hardest_for_80_percent"] == pytest.approx(np.mean(hardest))
 
 
 def test_the_weights_of_a_sigmoid_are_its_own():

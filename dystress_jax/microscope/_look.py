@@ -166,7 +166,7 @@ def scalars(found: Fetched) -> dict[str, float]:
     `inter_class_uniformity` where all of them have a label (see `metrics`); `entropy` of
     the weights of an anchor, and `effective_negatives`, e to the entropy; `hardest_1_percent` and
     `hardest_10_percent`, what the most similar negatives have of the weights;
-    `negatives_for_80_percent`, how many of the heaviest negatives have 80 % of the weights;
+    `hardest_for_80_percent`, how many of the most similar negatives have 80 % of the weights;
     `emd_positive_negative` and `emd_true_false`, how far apart the histograms of similarities are.
     What is said of an anchor is the mean over the anchors.
 
@@ -303,15 +303,15 @@ def _of_weights(
     number = jnp.sum(counts)
     place = jnp.arange(1, len(weight) + 1)
     hardness = jnp.where(counts, values, -jnp.inf)
-    by_hardness = weight[jnp.argsort(hardness, descending=True)]
+    _, by_hardness = jax.lax.sort((-hardness, weight), num_keys=1, is_stable=False)
     share = lambda part: jnp.sum(
         jnp.where(place <= jnp.maximum(jnp.ceil(part * number), 1), by_hardness, 0.0)
     )
-    heaviest = jnp.cumsum(jnp.sort(weight, descending=True))
+    has = jnp.cumsum(by_hardness)
     return {
         "entropy": entropy,
         "effective_negatives": jnp.exp(entropy),
         "hardest_1_percent": share(0.01),
         "hardest_10_percent": share(0.1),
-        "negatives_for_80_percent": jnp.sum(heaviest < 0.8).astype(weight.dtype) + 1,
+        "hardest_for_80_percent": jnp.sum(has < 0.8).astype(weight.dtype) + 1,
     }

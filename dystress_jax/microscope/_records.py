@@ -96,9 +96,13 @@ def read(workdir: pathlib.Path | str) -> Records:
         FileError: there are no records, or one is no record.
 
     Example:
-        >>> records = read("runs/quickstart")  # doctest: +SKIP
-        >>> records["effective_negatives"].shape, records.arrays["similarity"].axes
-        ((65,), ('step', 'kind', 'similarity'))
+        >>> import tempfile
+        >>> workdir = pathlib.Path(tempfile.mkdtemp())
+        >>> recorder = Recorder(workdir, first_step=0)
+        >>> recorder.write(10, {"entropy": np.float32(1.5), "tau": np.zeros((4, 255))})
+        >>> records = read(workdir)
+        >>> records.steps, records["entropy"], records.arrays["tau"].axes
+        (array([10]), array([1.5], dtype=float32), ('step', 'kind', 'tau'))
     """
     folder = pathlib.Path(workdir) / FOLDER
     with told(folder, "read"):

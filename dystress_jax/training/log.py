@@ -225,8 +225,8 @@ class _Events:
                 num=np.sum(counts),
                 sum=np.sum(counts * middles),
                 sum_squares=np.sum(counts * middles**2),
-                bucket_limits=edges[1:],
-                bucket_counts=counts,
+                bucket_limits=edges[1:].tolist(),
+                bucket_counts=counts.tolist(),
             )
             events.append(Event(step=step, wall_time=now, summary=made))
         self._write(events)
