@@ -58,6 +58,7 @@ def look(
         such as measures of classes without labels.
 
     Example:
+        >>> from dystress_jax import temperatures
         >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
         >>> rows = jnp.arange(3)
         >>> pairs = Compared(x, x, x, groups=(rows, rows), labels=(rows, rows))
@@ -65,7 +66,7 @@ def look(
         >>> found["similarity"].sum(axis=1)
         Array([3, 6, 6, 0], dtype=int32)
         >>> found["effective_negatives"]
-        Array(1.698, dtype=float32)
+        Array(1.627, dtype=float32)
     """
     n = min(len(compared.anchors), max_anchors)
     anchors, positives = (at_least_float32(x[:n]) for x in (compared.anchors, compared.positives))
