@@ -524,7 +524,7 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
             "text.vocabulary",
             "text.vocab_size",
         ),
-        *("loss.strategy", "loss.tile_size", "loss.precision"),
+        *("loss.strategy", "loss.tile_size", "loss.precision", "microscope.every"),
         *("knn.k", "knn.temperature", "knn.bank"),
         *("probe.features", "probe.solver", "probe.epochs", "probe.learning_rates", "probe.l2"),
         *("probe.batch_size", "zero_shot.prompts", "zero_shot.classes", "zero_shot.class_names"),

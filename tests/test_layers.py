@@ -24,9 +24,16 @@ LIBRARY = [{"errors"}, {"temperatures", "similarities"}, {"losses", "metrics"}, 
 PARTS = [
     {"files", "sharding", "models", "augment", "data"},
     {"microscope"},
-    {"methods", "evaluation", "explorer"},
+    {"methods", "evaluation"},
 ]
-LAYERS = [*LIBRARY, *PARTS, {"training"}, {"run"}, {"configs", "commands"}, {"__main__"}]
+LAYERS = [
+    *LIBRARY,
+    *PARTS,
+    {"training"},
+    {"run", "explorer"},
+    {"configs", "commands"},
+    {"__main__"},
+]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]

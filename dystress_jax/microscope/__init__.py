@@ -1,8 +1,7 @@
 """What the temperature does to the pairs of a batch: recorded in every run, read by anyone.
 
 `look` is a pure function of the embeddings that a loss compares. The trainer calls it every
-`microscope.every` steps and keeps what it finds in `microscope/` of the run's directory, a small
-file a record; `read` gives all records of a run as arrays with named axes.
+so many steps and keeps what it finds in `microscope/` of the run's directory, a small file a record; `read` gives all records of a run as arrays with named axes.
 """
 
 from ._compared import Compared as Compared
