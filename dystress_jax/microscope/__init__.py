@@ -1,7 +1,8 @@
 """What the temperature does to the pairs of a batch: recorded in every run, read by anyone.
 
-`look` is a pure function of the embeddings that a loss compares. The trainer calls it every
-so many steps and keeps what it finds in `microscope/` of the run's directory, a small file a record; `read` gives all records of a run as arrays with named axes.
+`look` is a pure function of the embeddings that a loss compares. The trainer calls it every so many
+steps and keeps what it finds in `microscope/` of the run's directory, a small file a record; `read`
+gives all records of a run as arrays with named axes.
 """
 
 from ._compared import Compared as Compared
