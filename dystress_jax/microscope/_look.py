@@ -163,7 +163,7 @@ def histograms(found: Fetched) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def scalars(found: Fetched) -> dict[str, float]:
     """The single numbers of a look, those that could not be said left out.
 
-    `alignment`, `uniformity`, `effective_rank` of the anchors, `tolerance` and
+    `alignment` and `uniformity` of the anchors, `tolerance` and
     `inter_class_uniformity` where all of them have a label (see `metrics`); `entropy` of
     the weights of an anchor, and `effective_negatives`, e to the entropy; `hardest_1_percent` and
     `hardest_10_percent`, what the most similar negatives have of the weights;
@@ -219,12 +219,12 @@ def _of_embeddings(
     anchors: Float[Array, "n d"], positives: Float[Array, "n d"], labels: Int[Array, " n"]
 ) -> Found:
     labelled = lambda value: jnp.where(jnp.all(labels >= 0), value, jnp.nan)
+    # No effective rank: with a busy processor LAPACK's threads take half a second for it.
     return {
         "alignment": metrics.alignment(anchors, positives),
         "uniformity": metrics.uniformity(anchors),
         "tolerance": labelled(metrics.tolerance(anchors, labels)),
         "inter_class_uniformity": labelled(metrics.inter_class_uniformity(anchors, labels)),
-        "effective_rank": metrics.effective_rank(anchors),
     }
 
 
