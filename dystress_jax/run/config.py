@@ -225,6 +225,9 @@ class Data:
     image_size: int = _field(
         0, "side of the square that images are brought to, in pixels; 0 = as stored", at_least=0
     )
+    whole: bool = _field(
+        True, "train on crops of whole pictures of that shorter side, not of their central squares"
+    )
     holdout: float = _field(
         0.1, "fraction of the training images kept out for selection", at_least=0.0, at_most=0.5
     )
