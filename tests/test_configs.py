@@ -1,4 +1,4 @@
-"""Every file in dystress_jax/configs is a config that the trainer accepts, with the settings it promises."""
+"""Every config by name is one that the trainer accepts, with the settings it promises."""
 
 import argparse
 import dataclasses

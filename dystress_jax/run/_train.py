@@ -25,7 +25,13 @@ from ._environment import usable_jax
 from ._evaluate import read_config
 from ._own import Own, check_given_again, name_own
 from .config import Config, ConfigError
-from .data import check_same, lines_about, reporting_unreadable_images, with_absolute_paths
+from .data import (
+    check_same,
+    lines_about,
+    remember,
+    reporting_unreadable_images,
+    with_absolute_paths,
+)
 from .evaluations import CannotEvaluate, Evaluate
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume
@@ -219,6 +225,7 @@ def _write_run_files(run: _Run, start: _Start) -> None:
         with told(run.workdir / SUMMARY_FILE, "deleted"):
             (run.workdir / SUMMARY_FILE).unlink(missing_ok=True)
     write_json(run.workdir / SETTINGS_FILE, dataclasses.asdict(run.config))
+    remember(experiment.train, run.workdir)
     if experiment.language is not None:
         experiment.language.tokenizer.save(run.workdir / language.FILE)
     (run.workdir / "skipped.txt").unlink(missing_ok=True)

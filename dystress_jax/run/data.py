@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import data, evaluation
 from ..data.tokenizer import Tokenizer
+from ..files import parse_json, write_json
 from ..training import checkpoint
 from .config import Config, ConfigError, arguments
 from .fields import as_fields
@@ -23,6 +24,7 @@ Sources = dict[str, data.Source]
 Returned = TypeVar("Returned")
 OWN_IMAGE = 0.05  # share of queries whose own image is a negative: above it, a warning
 CLASSES_NAMED = 5  # in the lines that a run begins with
+IMAGES_FILE = "images.json"
 TEST = "; test: "  # before what is said of the test images
 IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
 
@@ -186,6 +188,55 @@ def _describe(source: data.Source) -> str:
             captions.update(json.dumps(source.captions[int(stored)]).encode())
         said += f", captions {captions.hexdigest()[:12]}"
     return said
+
+
+def remember(train: data.Source, workdir: pathlib.Path) -> None:
+    """Write what the parts of a run need to know of its training images, without them.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    height, width, channels = train.image_shape
+    known = {
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "images": len(train),
+        "stored": train.num_stored,
+        "class_names": list(train.class_names),
+    }
+    write_json(workdir / IMAGES_FILE, known)
+
+
+def remembered(workdir: pathlib.Path) -> data.Source:
+    """What stands for the training images of a run where nobody looks at them.
+
+    Raises:
+        ConfigError: the run has not written what they were like.
+    """
+    path = workdir / IMAGES_FILE
+    try:
+        known = parse_json(path.read_bytes())
+        height, width, channels = (int(known[side]) for side in ("height", "width", "channels"))
+        stored, names = int(known["stored"]), tuple(map(str, known["class_names"]))
+        index = np.arange(int(known["images"]), dtype=np.int32)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: found nothing that says what the training images were like ({error}); "
+            "allowed: the file that the run has written. The command that began the run writes it "
+            "again, if the images are still there."
+        ) from error
+
+    def nothing(rows):
+        raise RuntimeError("the images of a run that was loaded without them are looked at")
+
+    return data.Source(
+        read=nothing,
+        index=index,
+        num_stored=stored,
+        image_shape=(height, width, channels),
+        class_names=names,
+    )
 
 
 def check_same(now: str, checkpoints: pathlib.Path) -> str:

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from .config import Config, ConfigError, arguments
 from .experiment import EncodeImages, Experiment
 from .fields import as_fields
 
+PyTree = Any
 Evaluate = Callable[..., Result]  # (experiment, state, *, embedded, options of one's own)
 Embedded = Callable[[str], EmbeddedImages]  # of a split
 SHARED = "embedded"  # an evaluation with this argument shares the embeddings with the others
@@ -309,20 +310,20 @@ def embedded_by(experiment: Experiment, state: TrainState) -> Embedded:
 
     @functools.cache
     def embedded(split: str) -> EmbeddedImages:
-        encoder = dual_encoder(experiment, state)
+        encoder = dual_encoder(experiment, state.params, state.stats)
         return evaluation.embed_images(encoder, experiment.sources[split], mesh=experiment.mesh)
 
     return embedded
 
 
-def dual_encoder(experiment: Experiment, state: TrainState) -> evaluation.DualEncoder:
-    """The towers of a state, ready to embed."""
+def dual_encoder(experiment: Experiment, params: PyTree, stats: PyTree) -> evaluation.DualEncoder:
+    """The towers of a run, ready to embed."""
     language = experiment.language
     assert language is not None, "not an image-text run"
-    of_state = lambda embed: functools.partial(embed, state.params, state.stats)
+    trained = lambda embed: functools.partial(embed, params, stats)
     return evaluation.DualEncoder(
-        of_state(language.embed_images),
-        of_state(language.embed_texts),
+        trained(language.embed_images),
+        trained(language.embed_texts),
         language.tokenizer.encode,
         language.similarity,
     )
