@@ -98,8 +98,9 @@ class Encoder:
             params: as `self.params`.
             images: uint8, of which the centre is seen; or views in [0, 1] of `size` pixels a side.
         """
-        inputs, floating = self._parts.inputs, jnp.issubdtype(images.dtype, jnp.floating)
-        seen = inputs.normalize(images) if floating else inputs.centre(images)
+        inputs, given = self._parts.inputs, jnp.asarray(images)
+        floating = jnp.issubdtype(given.dtype, jnp.floating)
+        seen = inputs.normalize(given) if floating else inputs.centre(given)
         return self._parts.method.encode(params, self.stats, seen)
 
     @property
