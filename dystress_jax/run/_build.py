@@ -22,7 +22,7 @@ from . import language, networks
 from ._own import Chosen, Own, choose, name_own
 from .checks import has_batchnorm, ignored
 from .config import Config, ConfigError, arguments
-from .data import Sources, describe, open_sources, remembered
+from .data import Sources, check_labels, describe, open_sources, remembered
 from .experiment import Embed, Encode, Experiment, Schedule
 from .fields import as_fields, fields
 from .inputs import Inputs, make_inputs
@@ -50,6 +50,7 @@ def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experim
     chosen, mesh = choose(config, own), sharding.make_mesh()
     _check_devices(config, mesh)
     sources, tokenizer = open_sources(config, chosen.source), None
+    check_labels(config, sources["train"])
     if config.method == "clip":
         tokenizer = language.make_tokenizer(config, sources["train"], workdir)
         sources = language.tokenize(sources, tokenizer)
