@@ -28,6 +28,7 @@ from .temperatures import (
     Learned,
     LearnedWithBias,
     PerAnchor,
+    PerExample,
     Temperature,
     TemperatureLike,
     as_temperature,
@@ -456,7 +457,11 @@ def isogclr(
       \tau_i \leftarrow \mathrm{clip}(\tau_i - \eta u_i, \tau_{min}, \tau_{max})$$
 
     s_i starts at its first value. It is kept as a logarithm, which replaces the running maximum of
-    the authors' code. Each view of an example has a state of its own, as image and text have there.
+    the authors' code. Each view of an example has a state of its own, as image and text have there;
+    their code for images alone keeps one for both views.
+
+    The authors train the encoder on `losses.rgcl` with these temperatures. Any other loss takes
+    them too, but is another objective: `losses.nt_xent` pulls harder where tau is small.
 
     Args:
         num_examples: size of the data set.
@@ -471,8 +476,9 @@ def isogclr(
         clip: largest |g|.
 
     Returns:
-        The scheme; `resolve` gives one temperature per anchor and needs `inputs.example` and
-        `inputs.side`, `update` all of the inputs.
+        The scheme; `resolve` gives one temperature per anchor, with the running mean that
+        `losses.rgcl` uses, and needs `inputs.example` and `inputs.side`; `update` needs all of the
+        inputs.
 
     Raises:
         ArgumentError: when tau_min <= 0, tau_min > tau_max or tau_init is not between them.
@@ -492,18 +498,19 @@ def isogclr(
         shape = (sides, num_examples)
         return ExampleState(jnp.full(shape, tau_init), jnp.zeros(shape), jnp.full(shape, -jnp.inf))
 
-    def resolve(state: ExampleState, inputs: SchemeInputs) -> PerAnchor:
-        return PerAnchor(state.tau[_rows(inputs)])
+    def resolve(state: ExampleState, inputs: SchemeInputs) -> PerExample:
+        rows = _rows(inputs)
+        return PerExample(state.tau[rows], state.log_mean[rows], gamma=gamma)
 
     def update(
         state: ExampleState, inputs: SchemeInputs, gradient: Temperature | None
     ) -> ExampleState:
         del gradient
         rows = _rows(inputs)
-        of_batch = jax.tree.map(lambda x: x[rows], state)
-        slope, log_mean = _robust_slope(inputs, of_batch.tau, of_batch.log_mean, rho, gamma)
-        momentum = (1 - beta) * of_batch.momentum + beta * jnp.clip(slope, -clip, clip)
-        tau = jnp.clip(of_batch.tau - learning_rate * momentum, tau_min, tau_max)
+        before = resolve(state, inputs)
+        slope, log_mean = _robust_slope(inputs, before, rho)
+        momentum = (1 - beta) * state.momentum[rows] + beta * jnp.clip(slope, -clip, clip)
+        tau = jnp.clip(before.tau - learning_rate * momentum, tau_min, tau_max)
         put = lambda x, new: x.at[rows].set(new)
         return ExampleState(*map(put, state, (tau, momentum, log_mean)))
 
@@ -527,12 +534,15 @@ def tempnet(
 ) -> Scheme:
     r"""The temperature of TempNet: a small network predicts it from the embedding.
 
-    With z = sigmoid(x V + c), masked by dropout, and the M rows of P scaled to length 1,
+    With x of length 1, z = sigmoid(x V + c), masked by dropout, and the M rows of P scaled to
+    length 1,
 
     $$\tau(x) = \tau_{min} + (\tau_{max} - \tau_{min})\, \sigma\Big( w \cdot
       \big[ (\mathrm{softmax}(z P^T / e^s) - 1/M)\, \sigma(z P^T) \big] + b \Big)$$
 
-    trained on mean_i g_i tau(x_i) with g_i of `isogclr` as a number.
+    trained on mean_i g_i tau(x_i) with g_i of `isogclr` as a number. Where the inputs have a key,
+    as in training, one mask of it serves the loss of the encoder and that of the network. The
+    encoder's is `losses.rgcl` in the authors' code; see `isogclr` for others.
 
     Args:
         key: randomness of the initial weights.
@@ -546,10 +556,11 @@ def tempnet(
         hidden: length of z.
         rho: radius of the robust objective.
         gamma: weight of the present batch in s, in (0, 1].
-        dropout: share of z to drop in `update` where the inputs have a key.
+        dropout: share of z to drop where the inputs have a key.
 
     Returns:
-        The scheme; `resolve` gives one temperature per anchor.
+        The scheme; `resolve` gives one temperature per anchor, with the running mean that
+        `losses.rgcl` uses.
 
     Raises:
         ArgumentError: when tau_min <= 0 or tau_min > tau_max.
@@ -571,37 +582,29 @@ def tempnet(
         }
         return params, optimizer.init(params), jnp.full((sides, num_examples), -jnp.inf)
 
-    def predict(params: dict[str, Array], inputs: SchemeInputs, key: PRNGKeyArray | None) -> Array:
-        anchors = at_least_float32(jax.lax.stop_gradient(inputs.anchors))
+    def predict(params: dict[str, Array], inputs: SchemeInputs) -> Array:
+        anchors = normalize(at_least_float32(jax.lax.stop_gradient(inputs.anchors)))
         z = jax.nn.sigmoid(anchors @ params["kernel"] + params["bias"][None, :])
-        if key is not None:
-            z = z * jax.random.bernoulli(key, 1 - dropout, z.shape) / (1 - dropout)
+        if inputs.key is not None:
+            z = z * jax.random.bernoulli(inputs.key, 1 - dropout, z.shape) / (1 - dropout)
         match = z @ normalize(params["prototypes"]).T
         softmax = jax.nn.softmax(match / jnp.exp(params["log_softness"]))
         evidence = (softmax - 1 / prototypes) * jax.nn.sigmoid(match)
         position = jax.nn.sigmoid(evidence @ params["weights"] + params["offset"])
         return tau_min + (tau_max - tau_min) * position
 
-    def resolve(state: State, inputs: SchemeInputs) -> PerAnchor:
-        return PerAnchor(predict(state[0], inputs, None))
+    def resolve(state: State, inputs: SchemeInputs) -> PerExample:
+        params, _, log_means = state
+        return PerExample(predict(params, inputs), log_means[_rows(inputs)], gamma=gamma)
 
     def update(state: State, inputs: SchemeInputs, gradient: Temperature | None) -> State:
         del gradient
         params, optimizer_state, log_means = state
-        rows = _rows(inputs)
-        of_batch = log_means[rows]
-
-        def objective(params):
-            tau = predict(params, inputs, inputs.key)
-            slope, log_mean = _robust_slope(
-                inputs, jax.lax.stop_gradient(tau), of_batch, rho, gamma
-            )
-            return jnp.mean(slope * tau), log_mean
-
-        slopes, log_mean = jax.grad(objective, has_aux=True)(params)
+        slope, log_mean = _robust_slope(inputs, resolve(state, inputs), rho)
+        slopes = jax.grad(lambda params: jnp.mean(slope * predict(params, inputs)))(params)
         changes, optimizer_state = optimizer.update(slopes, optimizer_state, params)
         params = jax.tree.map(jnp.add, params, changes)
-        return params, optimizer_state, log_means.at[rows].set(log_mean)
+        return params, optimizer_state, log_means.at[_rows(inputs)].set(log_mean)
 
     return Scheme(init, resolve, update)
 
@@ -618,11 +621,7 @@ def _rows(inputs: SchemeInputs) -> tuple[Int[Array, " a"], Int[Array, " a"]]:
 
 
 def _robust_slope(
-    inputs: SchemeInputs,
-    tau: Float[Array, " anchors"],
-    log_mean: Float[Array, " anchors"],
-    rho: float,
-    gamma: float,
+    inputs: SchemeInputs, temperature: PerExample, rho: float
 ) -> tuple[Float[Array, " anchors"], Float[Array, " anchors"]]:
     """The slope g_i of the robust objective in tau_i, and the new ln s_i."""
     decoupled = inputs.decoupled
@@ -635,10 +634,8 @@ def _robust_slope(
         )
     # log sum_j exp(h_ij / tau_i) over the negatives is the decoupled loss; its derivative in tau_i
     # is minus the softmax mean of h_ij / tau_i, over tau_i.
-    total, pullback = jax.vjp(lambda tau: decoupled(PerAnchor(tau)), tau)
-    total = jax.lax.stop_gradient(total)
-    softmax_mean = -tau * pullback(jnp.ones_like(total))[0]
+    total, pullback = jax.vjp(lambda tau: decoupled(PerAnchor(tau)), temperature.tau)
+    softmax_mean = -temperature.tau * pullback(jnp.ones_like(total))[0]
     now = total - math.log(inputs.negatives)
-    averaged = jnp.logaddexp(jnp.log1p(-gamma) + log_mean, jnp.log(gamma) + now)
-    log_mean = jnp.where(jnp.isneginf(log_mean), now, averaged)
+    log_mean = temperature.moved(now)
     return log_mean + rho - jnp.exp(now - log_mean) * softmax_mean, log_mean

@@ -170,6 +170,27 @@ class PerAnchor(Temperature):
         return True
 
 
+@register_dataclass
+@dataclass(frozen=True)
+class PerExample(PerAnchor):
+    """A temperature for each anchor whose example has a running mean, as `losses.rgcl` needs it.
+
+    Attributes:
+        tau: the temperatures.
+        log_mean: logarithm of the running mean of exp(h / tau) over the negatives, h = s_ij - s_ip,
+            before this batch; minus infinity where there was none yet.
+        gamma: weight of the present batch in the mean, in (0, 1].
+    """
+
+    log_mean: Leaf = -math.inf
+    gamma: float = field(default=0.8, metadata={"static": True}, kw_only=True)
+
+    def moved(self, now: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Returns the logarithm of the running mean after a batch whose own is `now`."""
+        averaged = jnp.logaddexp(jnp.log1p(-self.gamma) + self.log_mean, math.log(self.gamma) + now)
+        return jnp.where(jnp.isneginf(self.log_mean), now, averaged)
+
+
 def per_anchor(tau: Float[ArrayLike, " n"] | HoldsArray) -> PerAnchor:
     """One temperature for each anchor: a row of the similarity matrix shares it.
 

@@ -488,6 +488,18 @@ def test_a_strength_that_no_hue_could_have_is_refused_by_its_own_name(strength):
         augment.simclr(strength=strength)
 
 
+def test_the_filter_takes_the_noise_of_a_reduced_crop_and_leaves_an_enlarged_one():
+    noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    deviations = {}
+    for side in (8, 96):
+        for recipe in (augment.weak(), augment.antialiased(augment.weak())):
+            view = jax.jit(augment.view, static_argnames=("settings", "size"))
+            found = view(jax.random.key(0), noise, settings=recipe.second, size=side)
+            deviations[side, recipe.second.antialias] = float(found.std())
+    assert deviations[8, True] < 0.4 * deviations[8, False]
+    assert deviations[96, True] == pytest.approx(deviations[96, False], rel=1e-6)
+
+
 @pytest.mark.parametrize("crop_min", [0.0, 1.1])
 def test_an_area_that_no_crop_could_have_is_refused_by_its_own_name(crop_min):
     with pytest.raises(ArgumentError, match=rf"crop_min: found {crop_min}; .*in \(0, 1\]"):

@@ -135,13 +135,13 @@ def test_a_whole_number_is_a_good_real_number():
         ),
         (
             {"method": "moco_v3", "loss": {"name": "supcon"}},
-            r"config\.loss\.name: found supcon with config\.method moco_v3; allowed: softmax; or "
-            r"supcon with config\.method simclr, MODULE:OBJECT\.$",
+            r"config\.loss\.name: found supcon with config\.method moco_v3; allowed: auto, "
+            r"softmax; or supcon with config\.method simclr, MODULE:OBJECT\.$",
         ),
         (
             {"loss": {"name": "dcl"}, "temperature": {"name": "macl"}},
             r"config\.temperature\.name: found macl with config\.loss\.name dcl, which has no "
-            r"probability of the positive to weigh by; .*; or macl with config\.loss\.name softm",
+            r"probability of the positive to weigh by; .*; or macl with config\.loss\.name auto, ",
         ),
         (
             {"method": "clip", "temperature": {"name": "isogclr"}},
@@ -158,7 +158,18 @@ def test_a_whole_number_is_a_good_real_number():
             {"method": "clip", "loss": {"name": "siglip"}},
             r"config\.temperature\.name: found dystress with config\.loss\.name siglip, which "
             r"learns its scale and its bias; allowed: learned; or dystress with config\.loss\.name "
-            r"softmax, MODULE:OBJECT\.$",
+            r"auto, softmax, MODULE:OBJECT\.$",
+        ),
+        (
+            {"loss": {"name": "rgcl"}},
+            r"config\.loss\.name: found rgcl with config\.temperature\.name dystress, .* "
+            r"multiplied by it; .* config\.temperature\.name constant, .*, isogclr, tempnet, "
+            r"MODULE:OBJECT\.$",
+        ),
+        (
+            {"method": "moco_v3", "loss": {"name": "rgcl"}},
+            r"config\.loss\.name: found rgcl with config\.method moco_v3; .*with "
+            r"config\.method simclr",
         ),
         (
             {"temperature": {"name": "isogclr", "tau": 0.3}},
@@ -282,9 +293,11 @@ def test_every_field_that_does_not_apply_always_is_tried_above():
         *("topology.name", "topology.tokens", "topology.match_range"),
         *("zero_shot.classes", "zero_shot.class_names"),
         *("probe.learning_rates", "probe.batch_size", "model.freeze_patches"),
+        *("model.zero_residual", "optimizer.form", "checkpoint_on_error"),
         *(f"temperature.{n}" for n in ("name", "tau_min", "width", "stop_gradient", "half_period")),
+        "temperature.interval",
         *(f"temperature.{n}" for n in ("min_scale", "max_scale", "alpha", "threshold", "options")),
-        *("temperature.learning_rate", "loss.strategy", "loss.options"),
+        *("temperature.learning_rate", "loss.strategy", "loss.options", "loss.precision"),
     }
     assert conditional == {name for name, *_ in IGNORED} | alike
 
@@ -306,16 +319,16 @@ def test_a_flag_puts_a_name_back_where_the_new_one_leaves_no_other():
     file = {"loss": {"name": "dcl", "strategy": "dense"}, "projector": {"out": 64}}
     moco = {**file, "method": "moco_v2"}
     found = from_config_dict(moco, overridden=["method"])
-    assert (found.loss.name, found.loss.strategy) == ("softmax", "dense")
+    assert (found.loss.name, found.loss.strategy) == ("auto", "dense")
     for overridden in ((), ["method", "loss.name"]):  # nobody has changed it; it was asked for
         with pytest.raises(ConfigError, match=r"loss\.name: found dcl with config\.method moco_v2"):
             from_config_dict(moco, overridden=overridden)
     # What belongs to the name that is put back goes with it.
     siglip = {"loss": {"name": "siglip"}, "temperature": {"name": "learned", "bias": -5.0}}
     found = from_config_dict({**siglip, "method": "moco_v2"}, overridden=["method"])
-    assert (found.loss.name, found.temperature.bias) == ("softmax", -10.0)
+    assert (found.loss.name, found.temperature.bias) == ("auto", -10.0)
     with pytest.raises(
-        ConfigError, match=r"siglip with config\.method simclr; allowed: softmax, dcl"
+        ConfigError, match=r"siglip with config\.method simclr; allowed: auto, softmax, dcl"
     ):
         from_config_dict({**siglip, "method": "simclr"}, overridden=["method"])
     # Nobody wants to train with dystress who has asked for MACL.
@@ -365,7 +378,7 @@ def test_a_method_of_ones_own_has_no_texts(name, value):
         ("text.pooling", models.POOLINGS),
         ("topology.name", TOPOLOGIES),
         ("topology.mode", models.MODES),
-        ("loss.name", LOSSES),
+        ("loss.name", {"auto": None, **LOSSES}),
         ("loss.strategy", losses.STRATEGIES),
         ("temperature.name", TEMPERATURES),
         ("optimizer.name", optim.OPTIMIZERS),
@@ -436,7 +449,23 @@ def test_an_error_of_a_lower_layer_is_told_in_the_names_of_the_fields():
 
 
 def test_nt_xent_is_a_second_name_of_the_softmax_loss():
-    assert from_config_dict({"loss": {"name": "nt_xent"}}) == Config()
+    assert from_config_dict({"loss": {"name": "nt_xent"}}).loss.name == "softmax"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "softmax"),
+        ({"loss": {"name": "dcl"}}, "dcl"),
+        ({"temperature": {"name": "isogclr", "tau": 0.1}}, "rgcl"),
+        ({"temperature": {"name": "tempnet"}}, "rgcl"),
+        ({"temperature": {"name": "tempnet"}, "loss": {"name": "softmax"}}, "softmax"),
+        ({"temperature": {"name": "tempnet"}, "method": "moco_v3"}, "softmax"),
+        ({"method": "clip"}, "softmax"),
+    ],
+)
+def test_a_loss_that_is_left_open_is_that_of_the_temperatures_authors(settings, expected):
+    assert from_config_dict(settings).loss_name == expected
 
 
 def test_an_override_of_an_unknown_field_names_the_nearest():
@@ -495,7 +524,8 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
             "text.vocabulary",
             "text.vocab_size",
         ),
-        *("loss.strategy", "loss.tile_size", "knn.k", "knn.temperature", "knn.bank"),
+        *("loss.strategy", "loss.tile_size", "loss.precision"),
+        *("knn.k", "knn.temperature", "knn.bank"),
         *("probe.features", "probe.solver", "probe.epochs", "probe.learning_rates", "probe.l2"),
         *("probe.batch_size", "zero_shot.prompts", "zero_shot.classes", "zero_shot.class_names"),
     }

@@ -1,4 +1,4 @@
-"""Every config by name is one that the trainer accepts, with the settings it promises."""
+"""Every file in dystress_jax/configs is one that the trainer accepts, and keeps its promises."""
 
 import argparse
 import dataclasses
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks import alignment, cifar10
-from dystress_jax import data, run
+from dystress_jax import augment, data, run
 from dystress_jax.run import cli
+from dystress_jax.run.inputs import make_recipe
 from dystress_jax.training import make_train_step, optim
 
 NAMES = cli.config_names()
@@ -98,6 +99,7 @@ def test_moco_v2_has_the_settings_of_the_authors_demo():
     assert (c.temperature.name, c.temperature.tau) == ("constant", 0.1)
     o = c.optimizer
     assert (o.name, o.learning_rate, o.momentum, o.weight_decay) == ("sgd", 0.06, 0.9, 5e-4)
+    assert (o.interval, c.model.zero_residual) == ("epoch", False)
 
 
 def test_moco_v3_has_the_published_heads_momentum_and_factor():
@@ -147,9 +149,26 @@ def test_imagenet_has_the_settings_of_the_papers_code(name, epochs):
     )
     o = c.optimizer
     assert (o.name, o.momentum, o.weight_decay, o.warmup_epochs) == ("lars", 0.9, 1e-6, 10)
+    assert (o.form, o.interval) == ("lightly", "step")
+    assert (c.projector.name, c.model.zero_residual) == ("dystress_cifar", False)
     assert optim.learning_rate(o.rule, o.learning_rate, c.batch_size) == pytest.approx(0.075 * 16)
     assert (c.probe.epochs, c.probe.learning_rates, c.probe.batch_size) == (90, (0.1,), 256)
     assert c.knn.k == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "filtered"),
+    [
+        *((name, True) for name in NAMES if name.startswith(("simclr", "moco"))),
+        *((name, False) for name in ("quickstart", "cifar10_small", "clip_quickstart")),
+    ],
+)
+def test_crops_are_filtered_where_the_source_resizes_with_pillow(name, filtered):
+    config = load(name)
+    assert config.augment.antialias == filtered
+    for recipe in augment.RECIPES.values():
+        made = make_recipe(config, recipe)
+        assert made.first.antialias == made.second.antialias == filtered
 
 
 def test_every_run_of_the_benchmarks_has_settings_that_fit(tmp_path):

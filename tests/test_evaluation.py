@@ -370,6 +370,17 @@ def test_lbfgs_matches_scikit_learn():
         np.testing.assert_allclose(probabilities, oracle.predict_proba(x), atol=1e-3)
 
 
+def test_lbfgs_has_by_default_the_weights_of_scikit_learn_at_every_strength():
+    x, y = random_features(200)
+    strengths = (1e-2, 1e-4)
+    head = evaluation.fit_lbfgs(jnp.array(x), jnp.array(y), jnp.array(strengths), num_classes=6)
+    for kernel, strength in zip(head.kernel, strengths, strict=True):
+        oracle = LogisticRegression(C=1 / (len(x) * strength), tol=1e-6, max_iter=5000)
+        expected = oracle.fit(x.astype(np.float64), y).coef_.T
+        error = np.linalg.norm(kernel - expected) / np.linalg.norm(expected)
+        assert error < 1e-3, (strength, error)
+
+
 def test_lbfgs_keeps_the_precision_of_the_features_with_wide_numbers_on():
     x, y = random_features(50)
     with jax.enable_x64(True):

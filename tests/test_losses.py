@@ -184,6 +184,10 @@ AGAINST_ORACLES = {
         ),
         lambda a, b: oracles.supcon(a, b, LABELS[: len(a)], TAU),
     ),
+    "rgcl": (
+        lambda a, b, temperature: losses.rgcl(a, b, temperature=0.1),
+        lambda a, b: 0.2 * (oracles.dcl(a, b, lambda s: 0.1 + 0 * s) - np.log(2 * len(a) - 2)),
+    ),
     "moco": (
         lambda a, b, temperature: losses.moco(a, b, b[1:], temperature=temperature),
         lambda a, b: oracles.moco(a, b, b[1:], TAU),
@@ -279,6 +283,11 @@ def test_without_normalisation_the_length_of_a_row_counts():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        (
+            lambda x: losses.rgcl(x, x, temperature=temperatures.dystress()),
+            ValueError,
+            "temperature: found Dystress; allowed: a number, or one for each anchor",
+        ),
         (
             lambda x: losses.dclw(x, x, temperature=0.1, sigma=0.0),
             ValueError,

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from dystress_jax import data, models, run
@@ -14,7 +15,7 @@ from dystress_jax.run._own import choose
 from dystress_jax.run.data import open_sources
 from dystress_jax.run.fields import fields
 from dystress_jax.run.methods import METHODS, AskedParts
-from dystress_jax.run.temperature import TEMPERATURES
+from dystress_jax.run.temperature import TEMPERATURES, Facts
 from tests import steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
@@ -106,11 +107,35 @@ def test_every_method_learns_with_every_temperature(method, name, monkeypatch):
         assert not moved[sides:].any()
 
 
-@pytest.mark.parametrize("loss", ["dcl", "supcon"])
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+def test_kuklevas_temperature_moves_once_an_epoch_or_every_step(interval):
+    facts = Facts(
+        key=jax.random.key(0),
+        examples=9,
+        width=4,
+        steps_per_epoch=5,
+        total_steps=30,
+        optimizer=optax.sgd(0.1),
+        sigmoid=False,
+    )
+    scheme = TEMPERATURES["cosine_schedule"](
+        facts, tau_min=0.1, tau_max=1.0, half_period=4.0, interval=interval
+    )
+    state, found = scheme.init(), []
+    for _ in range(30):
+        found.append(float(scheme.resolve(state, None).tau))
+        state = scheme.update(state, None, None)
+    epochs = np.arange(30) / 5 if interval == "step" else np.arange(30) // 5
+    expected = 0.1 + 0.5 * (1.0 - 0.1) * (1 + np.cos(np.pi * epochs / 4))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["dcl", "rgcl", "supcon"])
 def test_simclr_learns_with_the_other_losses(loss, monkeypatch):
     monkeypatch.setattr(networks, "make_encoder", pixels)
     _, plain = take(settings(), devices=1, count=1)
-    _, logged = take(settings(loss={"name": loss}), devices=1)
+    temperature = {"temperature": {"name": "constant"}} if loss == "rgcl" else {}
+    _, logged = take(settings(loss={"name": loss}, **temperature), devices=1)
     assert all(np.isfinite(line["loss"]) for line in logged)
     assert logged[0]["loss"] != plain[0]["loss"]
 
@@ -185,7 +210,7 @@ def test_one_device_and_eight_learn_the_same(method):
 
 @pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3", "nnclr", "byol"])
 def test_a_vision_transformer_goes_with_every_method(method):
-    moco = {"moco": {"queue_size": 32, "bn_groups": 1}} if method == "moco_v2" else {}
+    moco = {"moco": {"queue_size": 32}} if method == "moco_v2" else {}
     c = settings(method=method, model={"name": "vit_tiny", "freeze_patches": True}, **moco)
     made = steps.make(c, SOURCE).method
     params, stats, memory = jax.eval_shape(made.init, jax.random.key(0))

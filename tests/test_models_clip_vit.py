@@ -11,7 +11,7 @@ from dystress_jax.errors import ArgumentError
 from dystress_jax.models import clip_vit
 from dystress_jax.models._functional import functional
 from dystress_jax.models.clip_vit import ClipVisionTransformer
-from tests.transformer_oracles import blocks, layer_norm, patches, scattered
+from tests.transformer_oracles import CLIP_EPSILON, blocks, layer_norm, patches, scattered
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -34,8 +34,10 @@ def oracle(images, params, *, patch, heads):
     m = len(params["class_tokens"])
     class_tokens = np.broadcast_to(params["class_tokens"], (len(images), m, x.shape[-1]))
     x = np.concatenate([class_tokens, x], axis=1) + params["positions"]
-    x = blocks(layer_norm(x, params["norm_first"]), params["blocks"], heads)
-    return layer_norm(x[:, :m], params["norm"]).reshape(len(images), -1)
+    norm = functools.partial(layer_norm, epsilon=CLIP_EPSILON)
+    x = norm(x, params["norm_first"])
+    x = blocks(x, params["blocks"], heads, epsilon=CLIP_EPSILON)
+    return norm(x[:, :m], params["norm"]).reshape(len(images), -1)
 
 
 def test_network_equals_a_float64_oracle():
@@ -45,6 +47,16 @@ def test_network_equals_a_float64_oracle():
     assert found.shape == (2, 24)
     expected = oracle(np.asarray(IMAGES), params, patch=4, heads=2)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_short_tokens_show_the_epsilon_of_clip():
+    params, stats = jax.jit(tiny().init)(jax.random.key(0))
+    short = ("positions", "class_tokens")
+    params = {k: 0.01 * v if k in short else v for k, v in params.items()}
+    images = 0.01 * IMAGES
+    found, _ = jax.jit(tiny().apply, static_argnames="train")(params, stats, images, train=False)
+    expected = oracle(np.asarray(images), params, patch=4, heads=2)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_class_tokens_stand_first_with_positions_of_their_own():

@@ -126,7 +126,7 @@ def test_batch_norm_keeps_its_digits_when_the_mean_is_large():
     y, mean, var = batch_norm(jnp.asarray(x))
     wide = np.float64(x)
     np.testing.assert_allclose(mean, wide.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(var, wide.var(0), rtol=1e-4)
+    np.testing.assert_allclose(var, wide.var(0, ddof=1), rtol=1e-4)
     expected = (wide - wide.mean(0)) / np.sqrt(wide.var(0) + 1e-5)
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-3)
 
@@ -137,7 +137,7 @@ def test_batch_norm_reduces_bfloat16_inputs_in_float32():
     wide = np.asarray(x, np.float64)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(mean, wide.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(var, wide.var(0), rtol=1e-4)
+    np.testing.assert_allclose(var, wide.var(0, ddof=1), rtol=1e-4)
 
 
 def test_statistics_may_be_arrays_of_numpy(case):

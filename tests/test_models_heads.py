@@ -168,16 +168,17 @@ def test_groups_of_the_batch_have_statistics_of_their_own(shape):
     x = rng.normal(size=shape) * np.arange(1, 13).reshape(12, *[1] * (len(shape) - 1))
     found = nnx.jit(lambda m, x: m(x, use_running_average=False))(norm, jnp.float32(x))
 
-    means, variances, expected = [], [], []
+    means, variances, unbiased, expected = [], [], [], []
     for part in np.split(x, groups):
         axes = tuple(range(part.ndim - 1))
         means.append(part.mean(axes))
         variances.append(part.var(axes))
+        unbiased.append(part.var(axes, ddof=1))
         expected.append((part - means[-1]) / np.sqrt(variances[-1] + 1e-5))
     expected = np.concatenate(expected) * np.float64(norm.scale[...]) + np.float64(norm.bias[...])
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(norm.mean[...], 0.1 * np.mean(means, 0), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * np.mean(variances, 0), rtol=1e-4)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * np.mean(unbiased, 0), rtol=1e-4)
 
 
 def test_one_group_is_batch_norm_and_evaluation_knows_no_groups():
@@ -191,6 +192,19 @@ def test_one_group_is_batch_norm_and_evaluation_knows_no_groups():
         rtol=1e-4,
         atol=1e-6,
     )
+    np.testing.assert_allclose(one.var[...], 0.9 + 0.1 * x.var(0, ddof=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_running_variance_after_steps_is_the_unbiased_one(groups):
+    norm = BatchNorm(3, groups=groups, rngs=nnx.Rngs(0))
+    running = np.ones(3)
+    for step in range(3):
+        x = np.random.default_rng(step).normal(size=(8, 3)) * [1, 10, 100]
+        norm(jnp.float32(x), use_running_average=False)
+        parts = np.split(x, groups)
+        running = 0.9 * running + 0.1 * np.mean([part.var(0, ddof=1) for part in parts], axis=0)
+    np.testing.assert_allclose(norm.var[...], running, rtol=1e-5)
 
 
 def test_a_batch_that_the_groups_cannot_share_is_refused():

@@ -166,7 +166,8 @@ class Oracle:
         if self.train:
             mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
             stats["mean"] = 0.9 * stats["mean"] + 0.1 * mean
-            stats["var"] = 0.9 * stats["var"] + 0.1 * var
+            count = x.size // x.shape[-1]
+            stats["var"] = 0.9 * stats["var"] + 0.1 * var * count / (count - 1)
         return (x - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
 
     def block(self, x, params, stats, stride):

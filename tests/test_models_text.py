@@ -11,7 +11,7 @@ from dystress_jax.errors import ArgumentError
 from dystress_jax.models import text_transformer
 from dystress_jax.models._functional import functional
 from dystress_jax.models.text import BidirectionalTransformer, CausalTransformer
-from tests.transformer_oracles import blocks, layer_norm, scattered
+from tests.transformer_oracles import CLIP_EPSILON, blocks, layer_norm, scattered
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -51,20 +51,32 @@ def features(network, params, stats, ids):
 def oracle(ids, params, *, pooling, tokens, heads=2):
     """Text by text, without any padding."""
     params = jax.tree.map(np.float64, params)
+    norm = functools.partial(layer_norm, epsilon=CLIP_EPSILON)
+    transform = functools.partial(blocks, epsilon=CLIP_EPSILON)
     found = []
     for row in ids:
         row = [i for i in row if i != 0] or [0]
         row = [row[0]] * (tokens - 1) + row
         x = params["words"]["embedding"][row] + params["positions"][: len(row)]
         if pooling == "cls":
-            x = layer_norm(x, params["norm"])[None]
-            x = blocks(x, params["blocks"], heads, norm_first=False)
-            found.append(x[0, :tokens].reshape(-1))
+            x = norm(x, params["norm_first"])[None]
+            x = transform(x, params["blocks"], heads, norm_first=False)
+            found.append(norm(x[0, :tokens], params["norm"]).reshape(-1))
         else:
             before = np.tril(np.ones((1, len(row), len(row))))
-            x = blocks(x[None], params["blocks"], heads, seen=before)
-            found.append(layer_norm(x[0, -1], params["norm"]))
+            x = transform(x[None], params["blocks"], heads, seen=before)
+            found.append(norm(x[0, -1], params["norm"]))
     return np.stack(found)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "eot"])
+def test_at_its_initial_values_it_has_the_epsilon_of_clip(pooling):
+    """Tokens are so short then that 1e-6 in place of 1e-5 changes features by 1 %."""
+    network = tiny(pooling)
+    params, stats = jax.jit(network.init)(jax.random.key(0))
+    found = features(network, params, stats, IDS)
+    expected = oracle(IDS, params, pooling=pooling, tokens=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_network_equals_a_float64_oracle_that_never_saw_padding(case):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dystress_jax import similarities
@@ -18,6 +19,7 @@ from dystress_jax.models import (
     text_tower,
     token_projection,
 )
+from dystress_jax.models._transformer import Block
 from tests.transformer_oracles import count
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -156,6 +158,45 @@ def test_errors_say_what_was_found_and_what_is_allowed(keywords, message):
 def test_a_projection_of_nothing_is_refused():
     with pytest.raises(ArgumentError, match="width: found 0; allowed: at least 1"):
         token_projection(width=0, dims=4)
+
+
+@pytest.mark.parametrize("name", ["vit", "bidirectional", "causal", "encoder"])
+def test_in_bfloat16_the_sums_between_blocks_are_float32(name, monkeypatch):
+    seen = set()
+    attend, mlp = Block._attend, Block._mlp
+    monkeypatch.setattr(
+        Block,
+        "_attend",
+        lambda self, x, mask: seen.add(("stream", x.dtype)) or attend(self, x, mask),
+    )
+    monkeypatch.setattr(Block, "_mlp", lambda self, x: _noted(seen, mlp(self, x)))
+    if name == "encoder":
+        network, inputs = ENCODERS["vit_micro"](patch=8, dtype=jnp.bfloat16), INPUTS["vit"]
+    else:
+        network, inputs = TOWERS[name](dims=4, dtype=jnp.bfloat16)[0], INPUTS[name]
+
+    def features(key):
+        params, stats = network.init(key)
+        return network.apply(params, stats, inputs, train=True)[0]
+
+    jax.eval_shape(features, KEY)
+    assert seen == {("stream", jnp.dtype("float32")), ("inside", jnp.dtype("bfloat16"))}
+
+
+def _noted(seen, y):
+    seen.add(("inside", y.dtype))
+    return y
+
+
+def test_a_block_in_bfloat16_keeps_small_additions_to_long_tokens():
+    x = 100 * jax.random.normal(KEY, (2, 5, 16))
+
+    def added(dtype):
+        block = Block(16, 2, dtype=dtype, rngs=nnx.Rngs(0))
+        return nnx.jit(lambda block, x: block(x))(block, x) - x
+
+    wide, narrow = added(jnp.float32), added(jnp.bfloat16)
+    assert jnp.linalg.norm(narrow - wide) < 0.02 * jnp.linalg.norm(wide)
 
 
 @pytest.mark.ci

@@ -53,7 +53,7 @@ def positions(rows, columns, width):
         for column in range(columns):
             for k in range(width // 4):
                 frequency = 10_000.0 ** (-k / (width // 4))
-                angles = [f(p * frequency) for p in (column, row) for f in (math.sin, math.cos)]
+                angles = [f(p * frequency) for p in (row, column) for f in (math.sin, math.cos)]
                 table[row, column, k :: width // 4] = angles
     return table
 

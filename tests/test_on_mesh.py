@@ -31,6 +31,7 @@ LOSSES = {
     "dcl": (losses.dcl, ()),
     "dcl, two logarithms": (functools.partial(losses.dcl, joint=False), ()),
     "dclw": (losses.dclw, ()),
+    "rgcl": (losses.rgcl, ()),
     "supcon": (losses.supcon, (LABELS,)),
     "info_nce": (losses.info_nce, ()),
     "info_nce, decoupled": (functools.partial(losses.info_nce, decoupled=True), ()),
@@ -84,6 +85,10 @@ def of_temperature(name):
     """A temperature whose numbers are traced and have gradients."""
     if name == "siglip":
         return temperatures.LearnedWithBias(jnp.float32(2.0), bias=jnp.float32(-3.0))
+    if name == "rgcl":
+        return temperatures.PerExample(
+            jnp.linspace(0.1, 0.3, 2 * N), jnp.linspace(-1.0, 1.0, 2 * N)
+        )
     numbers = temperatures.dystress(0.1, 0.3, stop_gradient=False)
     return jax.tree.map(jnp.float32, numbers)
 

@@ -1,5 +1,7 @@
 """Optimisers against NumPy re-enactments, the rules and the schedule against closed forms."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from dystress_jax.training import optim
 
-RATES = (0.3, 0.2, 0.1)
+RATES = (0.1, 0.2, 0.3)  # a warm-up: the forms of LARS are the same at a constant rate
 
 
 def problem():
@@ -53,14 +55,36 @@ def sgd(w, gradients, *, decay, momentum=0.9):
     return w
 
 
-def lars(w, gradients, *, decay, momentum=0.9):
+def norm(x):
+    return np.sqrt((x**2).sum())
+
+
+def trust_of_the_decayed(w, g, decay):
+    """As moco-v3's optimizer.py and SimCLR's lars_optimizer.py have it, line by line."""
+    u = g + decay * w
+    trust = 0.001 * norm(w) / norm(u) if norm(w) > 0 and norm(u) > 0 else 1.0
+    return trust * u
+
+
+def trust_of_both_lengths(w, g, decay):
+    """As lightly's lars.py has it, line by line."""
+    if decay != 0 and norm(w) != 0 and norm(g) != 0:
+        trust = norm(w) / (norm(g) + norm(w) * decay + 1e-8)
+        return (g + decay * w) * (trust * 0.001)
+    return g
+
+
+def lars(w, gradients, *, decay, form="moco_v3", momentum=0.9):
+    adapt = trust_of_both_lengths if form == "lightly" else trust_of_the_decayed
     v = np.zeros_like(w)
     for rate, g in zip(RATES, gradients, strict=True):
-        if w.ndim > 1:
-            g = g + decay * w
-            g = 0.001 * np.sqrt((w**2).sum()) / np.sqrt((g**2).sum()) * g
-        v = momentum * v + rate * g
-        w = w - v
+        a = adapt(w, g, decay) if w.ndim > 1 else g
+        if form == "simclr":
+            v = momentum * v + rate * a
+            w = w - v
+        else:
+            v = momentum * v + a
+            w = w - rate * v
     return w
 
 
@@ -79,6 +103,10 @@ def adamw(w, gradients, *, decay):
     [
         ("sgd", sgd, {"weight_decay": 0.1}),
         ("lars", lars, {"weight_decay": 0.1}),
+        *(
+            ("lars", functools.partial(lars, form=form), {"weight_decay": 0.1, "form": form})
+            for form in optim.LARS_FORMS
+        ),
         ("adamw", adamw, {"weight_decay": 0.1}),
     ],
 )
@@ -108,10 +136,26 @@ def test_decay_can_leave_vectors_alone(name, oracle):
     assert_equal(found, expected)
 
 
-def test_lars_moves_a_kernel_that_starts_at_zero():
-    optimizer = optim.lars(0.1)
-    found = run(optimizer, {"kernel": np.zeros((2, 2))}, [{"kernel": np.ones((2, 2))}])
-    np.testing.assert_allclose(found["kernel"], -0.1, rtol=1e-6)
+@pytest.mark.parametrize("form", optim.LARS_FORMS)
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize(("w", "g"), [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0), (2.0, 3.0)])
+def test_lars_of_zeros_does_as_its_source(form, decay, w, g):
+    w, gradients = np.full((2, 3), w), [np.full((2, 3), g)] * len(RATES)
+    optimizer = optim.lars(schedule, weight_decay=decay, form=form)
+    found = run(optimizer, {"kernel": w}, [{"kernel": gradient} for gradient in gradients])
+    expected = lars(w, gradients, decay=decay, form=form)
+    np.testing.assert_allclose(found["kernel"], expected, rtol=1e-9, atol=1e-15)
+
+
+def test_the_forms_of_lars_part_in_a_warm_up_and_only_there():
+    params, gradients = problem()
+    change = lambda schedule, form: jax.tree.map(
+        lambda new, old: np.linalg.norm(new - old),
+        run(optim.lars(schedule, form=form), params, gradients),
+        params,
+    )["conv"]["kernel"]
+    assert change(schedule, "simclr") < 0.9 * change(schedule, "moco_v3")
+    assert change(0.1, "simclr") == pytest.approx(change(0.1, "moco_v3"), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +212,7 @@ def test_a_schedule_by_the_epoch_is_pytorchs_between_epochs_and_rises_by_the_ste
     [
         (lambda: optim.sgd(0.1, momentum=1.0), r"momentum: found 1.0; allowed: in \[0, 1\)"),
         (lambda: optim.adamw(0.1, weight_decay=-1.0), "weight_decay: found -1.0"),
+        (lambda: optim.lars(0.1, form="google"), "form: found 'google'; allowed: moco_v3, lightly"),
         (lambda: optim.lars(0.1, momentum=-0.1), "momentum: found -0.1"),
         (lambda: optim.learning_rate("cubic", 0.1, 8), "rule: found 'cubic'; .*linear, sqrt"),
         (lambda: optim.learning_rate("linear", 0.0, 8), "base: found 0.0; allowed: above 0"),

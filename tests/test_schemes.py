@@ -161,7 +161,7 @@ def test_tempnet_predicts_and_learns_by_its_rule():
 
     def tau(params):
         sigmoid = lambda x: 1 / (1 + np.exp(-x))
-        z = sigmoid(np.concatenate([A, B]) @ params["kernel"] + params["bias"])
+        z = sigmoid(oracles.unit(np.concatenate([A, B])) @ params["kernel"] + params["bias"])
         match = z @ oracles.unit(params["prototypes"]).T
         e = np.exp(match / np.exp(params["log_softness"]))
         softmax = e / e.sum(1, keepdims=True)
@@ -183,8 +183,75 @@ def test_tempnet_predicts_and_learns_by_its_rule():
     after = update(VIEWS)
     np.testing.assert_allclose(after[0]["offset"], -0.1 * slope, rtol=2e-3)
     assert np.isfinite(after[2][:, index]).all()
-    dropped = update(VIEWS._replace(key=jax.random.key(1)))
+    with_key = VIEWS._replace(key=jax.random.key(1))
+    dropped = update(with_key)
     assert dropped[0]["offset"] != after[0]["offset"]
+    # One mask: the running mean is that of the temperatures that the encoder's loss takes.
+    tau = np.asarray(scheme.resolve(state, with_key).tau)
+    assert np.abs(tau - scheme.resolve(state, VIEWS).tau).max() > 1e-6
+    golden = Isogclr()
+    golden.tau = {(i // 4, index[i % 4]): t for i, t in enumerate(tau)}
+    golden.slope((A, B), index)
+    log_mean = [np.log(golden.s[i // 4, index[i % 4]]) for i in range(8)]
+    np.testing.assert_allclose(dropped[2][:, index].reshape(-1), log_mean, rtol=1e-3)
+
+
+def test_tempnet_reads_directions_not_lengths():
+    scheme = schemes.tempnet(jax.random.key(0), 6, 8, optax.sgd(0.1))
+    short, long = (
+        scheme.resolve(scheme.init(), schemes.of_views(k * A32, k * B32, example=jnp.arange(4)))
+        for k in (1.0, 10.0)
+    )
+    np.testing.assert_allclose(short.tau, long.tau, rtol=1e-6)
+    assert np.ptp(short.tau) > 1e-4
+
+
+def authors_gradient(views, index, tau, before, gamma=0.8):
+    """Of iSogCLR's losses.py, in NumPy: weights exp(h / tau) / s on h, both views added.
+
+    `before` are the running means by view and example; they are moved.
+    """
+    x, n = np.concatenate(views).astype(np.float64), len(index)
+    z = oracles.unit(x)
+    s, of_z = z @ z.T, np.zeros_like(z)
+    for i in range(2 * n):
+        who, p = (i // n, index[i % n]), (i + n) % (2 * n)
+        others = [k for k in range(2 * n) if k not in (i, p)]
+        e = np.exp((s[i, others] - s[i, p]) / tau[i])
+        before[who] = (1 - gamma) * before[who] + gamma * e.mean() if who in before else e.mean()
+        weights = e / before[who] / len(others) / n  # the mean over the batch, views added
+        for weight, k in zip(weights, others, strict=True):
+            of_z[i] += weight * (z[k] - z[p])
+            of_z[k] += weight * z[i]
+            of_z[p] -= weight * z[i]
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return (of_z - z * np.sum(z * of_z, axis=1, keepdims=True)) / length
+
+
+@pytest.mark.parametrize("name", ["isogclr", "tempnet"])
+def test_rgcl_has_the_gradient_of_the_authors_loss_with_its_running_mean(name):
+    scheme = {
+        "isogclr": lambda: schemes.isogclr(9, tau_init=0.2),
+        "tempnet": lambda: schemes.tempnet(
+            jax.random.key(0), 6, 9, optax.sgd(0.1), tau_min=0.1, tau_max=0.5
+        ),
+    }[name]()
+    state, before = scheme.init(), {}
+
+    @jax.jit
+    def step(state, a, b, example):
+        inputs = schemes.of_views(a, b, example=example, key=jax.random.key(0))
+        temperature = scheme.resolve(state, inputs)
+        loss = lambda views: losses.rgcl(*views, temperature=temperature).mean()
+        gradient = jnp.concatenate(jax.grad(loss)((a, b)))
+        return scheme.update(state, inputs, None), gradient, temperature.tau
+
+    for index, seed in [([5, 0, 2, 7], 0), ([2, 5, 8, 1], 1), ([5, 2, 0, 8], 2)]:
+        views = np.random.default_rng(seed).standard_normal((2, 4, 6))
+        views[1] += views[0]
+        state, gradient, tau = step(state, *jnp.float32(views), jnp.array(index))
+        expected = authors_gradient(views, index, np.float64(tau), before)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Transformers in float64 NumPy, from the papers."""
 
+import functools
 import math
 
 import jax
@@ -19,9 +20,13 @@ def scattered(network):
     return jax.tree.map(scatter, params), stats
 
 
-def layer_norm(x, params):
+CLIP_EPSILON = 1e-5
+
+
+def layer_norm(x, params, epsilon=1e-6):
     x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * params["scale"] + params["bias"]
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon)
+    return x * params["scale"] + params["bias"]
 
 
 def linear(x, params):
@@ -49,16 +54,17 @@ def mlp(x, params):
     return linear(gelu(linear(x, params["mlp1"])), params["mlp2"])
 
 
-def blocks(x, params, heads, *, seen=None, norm_first=True):
+def blocks(x, params, heads, *, seen=None, norm_first=True, epsilon=1e-6):
+    norm = functools.partial(layer_norm, epsilon=epsilon)
     for i in range(len(params)):
         p = params[f"block{i + 1}"]
         attend = lambda x, p=p: linear(attention(x, p["qkv"], heads, seen), p["projection"])
         if norm_first:
-            x = x + attend(layer_norm(x, p["norm1"]))
-            x = x + mlp(layer_norm(x, p["norm2"]), p)
+            x = x + attend(norm(x, p["norm1"]))
+            x = x + mlp(norm(x, p["norm2"]), p)
         else:
-            x = layer_norm(x + attend(x), p["norm1"])
-            x = layer_norm(x + mlp(x, p), p["norm2"])
+            x = norm(x + attend(x), p["norm1"])
+            x = norm(x + mlp(x, p), p["norm2"])
     return x
 
 

@@ -7,6 +7,7 @@ model, the loss or the mesh.
 from ._recipes import RECIPES as RECIPES
 from ._recipes import Recipe as Recipe
 from ._recipes import View as View
+from ._recipes import antialiased as antialiased
 from ._recipes import captioned as captioned
 from ._recipes import moco_v3 as moco_v3
 from ._recipes import simclr as simclr

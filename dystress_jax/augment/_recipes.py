@@ -258,6 +258,30 @@ def whole() -> Recipe:
     return Recipe(first=view, second=view)
 
 
+def antialiased(recipe: Recipe) -> Recipe:
+    """The recipe with a low-pass filter where crops are reduced, as Pillow resizes.
+
+    Pipelines of PIL images have it, those that resize tensors often not. Without it fine textures
+    turn into noise: white noise reduced from 224 to 32 pixels keeps its deviation of 0.29, with it
+    0.03 is left. Crops that are enlarged are the same.
+
+    Args:
+        recipe: any recipe.
+
+    Returns:
+        The same with `antialias` in both views.
+
+    Example:
+        >>> from dystress_jax import augment
+        >>> augment.antialiased(augment.weak()).first.antialias
+        True
+    """
+    return Recipe(
+        first=dataclasses.replace(recipe.first, antialias=True),
+        second=dataclasses.replace(recipe.second, antialias=True),
+    )
+
+
 RECIPES: collections.abc.Mapping[str, Recipe] = types.MappingProxyType(
     {make.__name__: make() for make in (simclr, simclr_cifar, moco_v3, captioned, weak, whole)}
 )

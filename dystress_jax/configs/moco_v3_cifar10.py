@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
     config.data.name = "cifar10"
     config.data.holdout = 0.02
     config.augment.recipe = "simclr_cifar"
+    config.augment.antialias = True
     config.augment.mean = (0.4914, 0.4822, 0.4465)
     config.augment.std = (0.2023, 0.1994, 0.2010)
 

@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
     config.data.holdout = 0.01
     config.data.threads = 16
     config.augment.recipe = "moco_v3"
+    config.augment.antialias = True
     config.augment.size = 224
     config.augment.mean = (0.485, 0.456, 0.406)
     config.augment.std = (0.229, 0.224, 0.225)

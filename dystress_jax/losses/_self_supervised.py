@@ -8,6 +8,8 @@ pair, l_ip. With the positive in the denominator the loss is
 which keeps its relative precision, and its gradient, where the positive pair dominates.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,15 @@ from jaxtyping import Array, Float, Int, Integer
 
 from ..errors import ArgumentError
 from ..similarities import rows_or_nan, sphere
-from ..temperatures import TemperatureLike, check_positive, concrete
+from ..temperatures import (
+    Constant,
+    PerAnchor,
+    PerExample,
+    TemperatureLike,
+    as_temperature,
+    check_positive,
+    concrete,
+)
 from . import _partition
 from ._plan import (
     Options,
@@ -27,7 +37,7 @@ from ._plan import (
     check_rows,
     check_same_shape,
 )
-from ._strategies import TileSize
+from ._strategies import TileSize, axis_size
 
 
 def nt_xent(
@@ -57,8 +67,8 @@ def nt_xent(
         normalize: whether to put the rows onto the manifold of the similarity (unit length for
             `sphere`) first. False trusts that they are.
         strategy: how the sum over the pairs is carried out, see `dystress_jax.losses`.
-        tile_size: rows and columns of a tile, where the strategy uses tiles; None: 1024, in
-            the ring 512.
+        tile_size: rows and columns of a tile, where the strategy uses tiles: one number, or a
+            pair; None: what suits the platform.
         axis_name: inside `jax.shard_map`, the mesh axis over which the batch is split. The
             arguments are then this device's rows, and the result their part of the loss of the
             whole batch.
@@ -205,6 +215,82 @@ def dclw(
     mean = jnp.mean(hardness)
     mean = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
     return negatives - jnp.tile(2.0 - hardness / mean, 2) * positives
+
+
+def rgcl(
+    view_a: Float[Array, "n d"],
+    view_b: Float[Array, "n d"],
+    *,
+    temperature: TemperatureLike,
+    similarity: SimilarityLike = sphere,
+    normalize: bool = True,
+    strategy: str = "auto",
+    tile_size: TileSize = None,
+    axis_name: str | None = None,
+) -> Float[Array, " 2*n"]:
+    r"""The robust global contrastive loss of iSogCLR and TempNet.
+
+    With $h_{ij} = s_{ij} - s_{ip}$ over the 2n - 2 negatives j of anchor i,
+
+    $$L_i = 2 \tau_i \log \mathbb{E}_j \, e^{h_{ij} / \tau_i}$$
+
+    The positive is not in the sum, and the factor $\tau_i$ gives anchors of any temperature the
+    same pull on their positive: `nt_xent` with the same temperatures pulls harder where it is
+    small. The factor 2 makes the mean over the 2n anchors the sum of the means over both views, as
+    the authors have it.
+
+    A temperature of `schemes.isogclr` or `schemes.tempnet` brings a running mean $u_i$ of
+    $\mathbb{E}_j e^{h_{ij} / \tau_i}$ over earlier batches. The gradient is then that of the mean
+    over the data set and not over the batch, as the authors estimate it: it is multiplied by
+    $\mathbb{E}_j e^{h_{ij} / \tau_i} / u_i$, and the value stays.
+
+    Args:
+        view_a: embeddings of the first view of n examples, n >= 2, any float dtype.
+        view_b: embeddings of the second view of the same examples.
+        temperature: a float, an array [2n], or that of a scheme; it may not depend on the
+            similarity.
+        similarity: see `nt_xent`.
+        normalize: see `nt_xent`.
+        strategy: see `nt_xent`.
+        tile_size: see `nt_xent`.
+        axis_name: see `nt_xent`.
+
+    Returns:
+        The loss of each anchor, in the order of `nt_xent`. It can be negative.
+
+    Raises:
+        ArgumentError: as `nt_xent`, and for a temperature that depends on the similarity.
+        TypeError: as `nt_xent`.
+
+    Example:
+        >>> views = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> rgcl(views, views, temperature=0.5)
+        Array([-2., -2., -2., -2.], dtype=float32)
+
+    References:
+        Qiu et al. (iSogCLR), [arXiv 2305.11965](https://arxiv.org/abs/2305.11965), and the authors'
+        code ([zhqiu/contrastive-learning-iSogCLR](https://github.com/zhqiu/contrastive-learning-iSogCLR)).
+        The running mean: Yuan et al. (SogCLR),
+        [arXiv 2202.12387](https://arxiv.org/abs/2202.12387).
+    """
+    found = as_temperature(temperature)
+    if not isinstance(found, Constant | PerAnchor):
+        raise ArgumentError(
+            "temperature",
+            f"found {type(found).__name__}; allowed: a number, or one for each anchor: the loss is "
+            "multiplied by it.",
+        )
+    plain = PerAnchor(found.tau) if isinstance(found, PerExample) else found
+    options = Options(plain, similarity, normalize, strategy, tile_size, axis_name)
+    plan = _plan_of_views(options, view_a, view_b)
+    negatives, positives = plan.between_views(view_a, view_b)
+    n = view_a.shape[0] * (1 if axis_name is None else axis_size(axis_name))
+    log_mean = negatives - positives - math.log(2 * n - 2)
+    if isinstance(found, PerExample):
+        value = jax.lax.stop_gradient(log_mean)
+        share = jax.lax.stop_gradient(jnp.exp(value - found.moved(value)))
+        log_mean = value + share * (log_mean - value)
+    return 2 * found.tau * log_mean
 
 
 def info_nce(

@@ -15,8 +15,8 @@ class BatchNorm(nnx.BatchNorm):
     $$y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + 10^{-5}}} + \beta$$
 
     The running statistics move by `running = 0.9 running + 0.1 batch`: PyTorch's defaults
-    (`momentum=0.1` there is the weight of the new value). One difference is kept: the running
-    variance is the biased one that also normalises, where PyTorch stores `n / (n - 1)` times it.
+    (`momentum=0.1` there is the weight of the new value). As there, the running variance is the
+    unbiased one, `n / (n - 1)` times that which normalises the batch.
 
     Under `jax.jit` with a batch sharded over devices the statistics are those of the whole batch:
     synchronised BatchNorm without a switch. Half-precision inputs are widened before anything is
@@ -68,8 +68,14 @@ class BatchNorm(nnx.BatchNorm):
         mask: Array | None = None,
     ) -> Float[Array, "*batch c"]:
         """Normalise `x` by the batch or by the running statistics."""
-        if self.groups == 1 or use_running_average:
+        if use_running_average:
             return super().__call__(x, use_running_average, mask=mask).astype(x.dtype)
+        others = max(x.size // x.shape[-1] // self.groups - 1, 1)
+        if self.groups == 1:
+            before = self.momentum * self.var[...]
+            y = super().__call__(x, use_running_average, mask=mask)
+            self.var[...] += (self.var[...] - before) / others
+            return y.astype(x.dtype)
         if x.shape[0] % self.groups:
             raise ArgumentError(
                 "bn_groups",
@@ -80,7 +86,8 @@ class BatchNorm(nnx.BatchNorm):
         axes = tuple(range(1, grouped.ndim - 1))
         mean = jnp.mean(grouped, axes, keepdims=True)
         variance = jnp.mean(jnp.square(grouped - mean), axes, keepdims=True)
-        for running, batch in ((self.mean, mean), (self.var, variance)):
+        unbiased = variance * (1 + 1 / others)
+        for running, batch in ((self.mean, mean), (self.var, unbiased)):
             batch = jax.lax.stop_gradient(batch).reshape(self.groups, -1).mean(0)
             running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
         y = (grouped - mean) * jax.lax.rsqrt(variance + self.epsilon)

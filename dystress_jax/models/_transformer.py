@@ -9,6 +9,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+CLIP_EPSILON = 1e-5  # PyTorch's default, which CLIP's towers keep; ViTs and ConvNeXt have 1e-6
+
 xavier = nnx.initializers.xavier_uniform()
 
 
@@ -20,12 +22,12 @@ def _xavier_qkv(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 class LayerNorm(nnx.LayerNorm):
-    """LayerNorm (epsilon 1e-6) in float32, cast back once."""
+    """LayerNorm in float32, cast back once."""
 
-    def __init__(self, features: int, *, rngs: nnx.Rngs):
+    def __init__(self, features: int, *, epsilon: float = 1e-6, rngs: nnx.Rngs):
         """Make the layer."""
         super().__init__(
-            features, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
+            features, epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
         )
 
     def __call__(
@@ -40,6 +42,10 @@ class Block(nnx.Module):
 
     The inputs are normalised on their way into both (pre-norm, as in ViT and CLIP), or with
     `norm_first=False` the sums are (post-norm, as in BERT). There is no dropout.
+
+    The sums keep the type of the inputs, which the networks give in float32: in bfloat16 every
+    block would round away a part of what those before it have added. What is inside attention and
+    MLP has the compute type, as under PyTorch's autocast.
     """
 
     def __init__(
@@ -48,17 +54,18 @@ class Block(nnx.Module):
         heads: int,
         *,
         norm_first: bool = True,
+        epsilon: float = 1e-6,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        """Make the block; the MLP is four times as wide as the tokens."""
+        """Make the block; the MLP is four times as wide as the tokens, `epsilon` the norms'."""
         self.heads = heads
         self.norm_first = norm_first
         linear = functools.partial(nnx.Linear, kernel_init=xavier, dtype=dtype, rngs=rngs)
-        self.norm1 = LayerNorm(width, rngs=rngs)
+        self.norm1 = LayerNorm(width, epsilon=epsilon, rngs=rngs)
         self.qkv = linear(width, 3 * width, kernel_init=_xavier_qkv)
         self.projection = linear(width, width)
-        self.norm2 = LayerNorm(width, rngs=rngs)
+        self.norm2 = LayerNorm(width, epsilon=epsilon, rngs=rngs)
         self.mlp1 = linear(width, 4 * width)
         self.mlp2 = linear(4 * width, width)
 
@@ -67,10 +74,10 @@ class Block(nnx.Module):
     ) -> Float[Array, "n t d"]:
         """Return the tokens after the block; query i attends to key j where `mask[..., i, j]`."""
         if self.norm_first:
-            x = x + self._attend(self.norm1(x), mask)
-            return x + self._mlp(self.norm2(x))
-        x = self.norm1(x + self._attend(x, mask))
-        return self.norm2(x + self._mlp(x))
+            x = x + self._attend(self.norm1(x), mask).astype(x.dtype)
+            return x + self._mlp(self.norm2(x)).astype(x.dtype)
+        x = self.norm1(x + self._attend(x, mask).astype(x.dtype))
+        return self.norm2(x + self._mlp(x).astype(x.dtype))
 
     def _attend(
         self, x: Float[Array, "n t d"], mask: Bool[Array, "#n 1 #t t"] | None

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ..errors import ArgumentError, look_up
 from ._arguments import at_least_one, check_patch
 from ._functional import Network, functional
-from ._transformer import Blocks, LayerNorm
+from ._transformer import CLIP_EPSILON, Blocks, LayerNorm
 from .vit import SIZES, PatchEmbedding
 
 
@@ -41,9 +41,10 @@ class ClipVisionTransformer(nnx.Module):
         )
         self.class_tokens = nnx.Param(draw(class_tokens))
         self.positions = nnx.Param(draw(class_tokens + (image_size // patch) ** 2))
-        self.norm_first = LayerNorm(width, rngs=rngs)
-        self.blocks = Blocks(depth, width, heads, dtype=dtype, rngs=rngs)
-        self.norm = LayerNorm(width, rngs=rngs)
+        norm = functools.partial(LayerNorm, width, epsilon=CLIP_EPSILON, rngs=rngs)
+        self.norm_first = norm()
+        self.blocks = Blocks(depth, width, heads, epsilon=CLIP_EPSILON, dtype=dtype, rngs=rngs)
+        self.norm = norm()
 
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
         """Return the features in float32; training and evaluation are the same function."""
@@ -54,15 +55,15 @@ class ClipVisionTransformer(nnx.Module):
                 f"found {self.image_size} with images of {images.shape[1]} x {images.shape[2]}; "
                 "allowed: the side of square images, for which the positions are learned.",
             )
-        x = self.patches(images)
+        x = self.patches(images).astype(jnp.float32)
         n, _, _, width = x.shape
-        class_tokens = self.class_tokens[...].astype(x.dtype)[None]
+        class_tokens = self.class_tokens[...][None]
         m = class_tokens.shape[1]
         class_tokens = jnp.broadcast_to(class_tokens, (n, m, width))
         x = jnp.concatenate([class_tokens, x.reshape(n, -1, width)], axis=1)
-        x = self.norm_first(x + self.positions[...].astype(x.dtype)[None])
+        x = self.norm_first(x + self.positions[...][None])
         x = self.blocks(x, remat=self.remat)
-        return self.norm(x[:, :m].astype(jnp.float32)).reshape(n, m * width)
+        return self.norm(x[:, :m]).reshape(n, m * width)
 
 
 def clip_vit(
@@ -83,7 +84,8 @@ def clip_vit(
       P \in \mathbb{R}^{(m + k) \times d}$$
 
     The features are their outputs after the last norm, one after another. The patch embedding has
-    no bias, since the positions have the same effect. The blocks are those of `vit`.
+    no bias, since the positions have the same effect. The blocks are those of `vit`; the norms have
+    the epsilon 1e-5 of CLIP.
 
     Args:
         name: as of `vit`, whose sizes it has.
@@ -93,7 +95,7 @@ def clip_vit(
         class_tokens: $m$, at least 1.
         channels: channels of the images.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
-        dtype: compute type; parameters, normalisation and features are float32.
+        dtype: compute type; parameters, normalisation, sums of the blocks and features are float32.
 
     Returns:
         The network: images `[n h w channels]` to features `[n class_tokens*width]`.

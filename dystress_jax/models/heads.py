@@ -180,7 +180,8 @@ def projector(
 
         `dystress_cifar`: the CIFAR experiments of Manna et al.,
         [arXiv 2308.01140](https://arxiv.org/abs/2308.01140) (512-512-128), `smallscale/model.py`
-        of [sadimanna/DySTreSS](https://github.com/sadimanna/DySTreSS).
+        of [sadimanna/DySTreSS](https://github.com/sadimanna/DySTreSS). The same layers,
+        2048-2048-128, are lightly's `SimCLRProjectionHead`, which they take on ImageNet.
 
         `byol`: Grill et al., [arXiv 2006.07733](https://arxiv.org/abs/2006.07733), section 3.3
         (4096 wide, 256 out); its projector and its predictor.

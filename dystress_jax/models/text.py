@@ -17,13 +17,13 @@ from jaxtyping import Array, Float, Int
 from ..errors import ArgumentError, look_up
 from ._arguments import at_least_one
 from ._functional import Network, functional
-from ._transformer import Blocks, LayerNorm
+from ._transformer import CLIP_EPSILON, Blocks, LayerNorm
 
 PADDING = 0
 
 
 class BidirectionalTransformer(nnx.Module):
-    """Words and positions, a norm, post-norm blocks; the features are the class tokens'."""
+    """Words and positions, a norm, post-norm blocks, a norm; the features are the class tokens'."""
 
     repeats_class_token: ClassVar[bool] = True
 
@@ -44,10 +44,14 @@ class BidirectionalTransformer(nnx.Module):
         self.class_tokens = class_tokens
         self.context = context
         self.remat = remat
-        self.words = _embedding(vocab_size, width, dtype=dtype, rngs=rngs)
+        self.words = _embedding(vocab_size, width, rngs=rngs)
         self.positions = _positions(context + class_tokens - 1, width, std=0.02, rngs=rngs)
-        self.norm = LayerNorm(width, rngs=rngs)
-        self.blocks = Blocks(depth, width, heads, norm_first=False, dtype=dtype, rngs=rngs)
+        norm = functools.partial(LayerNorm, width, epsilon=CLIP_EPSILON, rngs=rngs)
+        self.norm_first = norm()
+        self.blocks = Blocks(
+            depth, width, heads, norm_first=False, epsilon=CLIP_EPSILON, dtype=dtype, rngs=rngs
+        )
+        self.norm = norm()
 
     def __call__(self, ids: Int[Array, "n t"], *, train: bool) -> Float[Array, "n d"]:
         """Return the features in float32; training and evaluation are the same function."""
@@ -55,11 +59,11 @@ class BidirectionalTransformer(nnx.Module):
         _check_length(ids, self.context)
         m = self.class_tokens
         ids = jnp.concatenate([jnp.repeat(ids[:, :1], m - 1, axis=1), ids], axis=1)
-        x = self.norm(_with_positions(self.words(ids), self.positions))
+        x = self.norm_first(_with_positions(self.words(ids), self.positions))
         # The class tokens are never masked, so no softmax is over nothing, even without a text.
         mask = (ids != PADDING).at[:, :m].set(True)
         x = self.blocks(x, mask[:, None, None, :], remat=self.remat)
-        return x[:, :m].astype(jnp.float32).reshape(len(ids), -1)
+        return self.norm(x[:, :m]).reshape(len(ids), -1)
 
 
 class CausalTransformer(nnx.Module):
@@ -82,10 +86,10 @@ class CausalTransformer(nnx.Module):
         """Make the network."""
         self.context = context
         self.remat = remat
-        self.words = _embedding(vocab_size, width, dtype=dtype, rngs=rngs)
+        self.words = _embedding(vocab_size, width, rngs=rngs)
         self.positions = _positions(context, width, std=0.01, rngs=rngs)
-        self.blocks = Blocks(depth, width, heads, dtype=dtype, rngs=rngs)
-        self.norm = LayerNorm(width, rngs=rngs)
+        self.blocks = Blocks(depth, width, heads, epsilon=CLIP_EPSILON, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(width, epsilon=CLIP_EPSILON, rngs=rngs)
 
     def __call__(self, ids: Int[Array, "n t"], *, train: bool) -> Float[Array, "n d"]:
         """Return the features in float32; training and evaluation are the same function."""
@@ -98,12 +102,12 @@ class CausalTransformer(nnx.Module):
         x = self.blocks(x, causal[None, None], remat=self.remat)
         end = jnp.max(jnp.where(ids != PADDING, jnp.arange(t)[None], 0), axis=1)
         x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
-        return self.norm(x.astype(jnp.float32))
+        return self.norm(x)
 
 
-def _embedding(vocab_size: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Embed:
+def _embedding(vocab_size: int, width: int, *, rngs: nnx.Rngs) -> nnx.Embed:
     initial = nnx.initializers.normal(0.02)
-    return nnx.Embed(vocab_size, width, embedding_init=initial, dtype=dtype, rngs=rngs)
+    return nnx.Embed(vocab_size, width, embedding_init=initial, dtype=jnp.float32, rngs=rngs)
 
 
 def _positions(rows: int, width: int, *, std: float, rngs: nnx.Rngs) -> nnx.Param:
@@ -111,7 +115,7 @@ def _positions(rows: int, width: int, *, std: float, rngs: nnx.Rngs) -> nnx.Para
 
 
 def _with_positions(x: Float[Array, "n t d"], positions: nnx.Param) -> Float[Array, "n t d"]:
-    return x + positions[: x.shape[1]].astype(x.dtype)[None]
+    return x + positions[: x.shape[1]][None]
 
 
 def _check_length(ids: Int[Array, "n t"], context: int) -> None:
@@ -155,14 +159,15 @@ def text_transformer(
     | `text_small` | 384   | 12     | 6     |                    |
     | `text_base`  | 512   | 12     | 8     | the published size |
 
-    | pooling | transformer | attention     | features                                            |
-    | ------- | ----------- | ------------- | --------------------------------------------------- |
-    | `cls`   | BERT's      | bidirectional | of the class tokens                                 |
-    | `eot`   | CLIP's      | causal        | of the last token that is not padding, after a norm |
+    | pooling | transformer | attention     | features, after a last norm           |
+    | ------- | ----------- | ------------- | ------------------------------------- |
+    | `cls`   | BERT's      | bidirectional | of the class tokens                   |
+    | `eot`   | CLIP's      | causal        | of the last token that is not padding |
 
-    With `cls` the blocks are post-norm, after a norm of the embeddings. The first id of each text,
+    With `cls` the blocks are post-norm, after a norm of the embeddings. The last norm follows the
+    public code of the oblique pair; BERT itself has none there. The first id of each text,
     the class token, is repeated `class_tokens` times; the copies differ by their position only.
-    With `eot` the blocks are pre-norm.
+    With `eot` the blocks are pre-norm. The norms have the epsilon 1e-5 of CLIP.
 
     Neither has dropout. The MLPs are four times as wide as the tokens, with the exact GELU; the
     linear layers start as in `vit` (Xavier uniform) in place of BERT's normal of 0.02.
@@ -174,7 +179,7 @@ def text_transformer(
         pooling: `cls` or `eot`, see above.
         class_tokens: $m$, at least 1; 1 for `eot`. There are `context` $+ m - 1$ positions.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
-        dtype: compute type; parameters, normalisation and features are float32.
+        dtype: compute type; parameters, normalisation, sums of the blocks and features are float32.
 
     Returns:
         The network: ids `[n t]`, padded with 0 at the end, to features `[n class_tokens*width]`.

@@ -54,11 +54,13 @@ class PatchEmbedding(nnx.Module):
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> Float[Array, "rows columns d"]:
-    r"""Fixed positions: a quarter of the channels each for sin x, cos x, sin y, cos y.
+    r"""Fixed positions: a quarter of the channels each for sin y, cos y, sin x, cos x.
 
-    Channel $k$ of a quarter, at column $x$ and row $y$, is the sine or cosine of
+    Channel $k$ of a quarter, at row $y$ and column $x$, is the sine or cosine of
 
-    $$10000^{-k / (d / 4)} \, x \qquad \text{or} \qquad 10000^{-k / (d / 4)} \, y$$
+    $$10000^{-k / (d / 4)} \, y \qquad \text{or} \qquad 10000^{-k / (d / 4)} \, x$$
+
+    The row comes first, as in MoCo v3's code, whose released weights need that order.
 
     Args:
         rows: patches from top to bottom.
@@ -70,7 +72,7 @@ def sincos_positions(rows: int, columns: int, width: int) -> Float[Array, "rows 
 
     Example:
         >>> sincos_positions(2, 2, 4)[1, 0].tolist()
-        [0.0, 1.0, 0.84, 0.54]
+        [0.84, 0.54, 0.0, 1.0]
 
     References:
         Chen et al., [arXiv 2104.02057](https://arxiv.org/abs/2104.02057); `vits.py` of
@@ -79,7 +81,7 @@ def sincos_positions(rows: int, columns: int, width: int) -> Float[Array, "rows 
     quarter = width // 4
     frequency = 10_000.0 ** -(jnp.arange(quarter) / quarter)
     y, x = jnp.meshgrid(jnp.arange(rows), jnp.arange(columns), indexing="ij")
-    phases = [axis[..., None] * frequency[None, None] for axis in (x, y)]
+    phases = [axis[..., None] * frequency[None, None] for axis in (y, x)]
     return jnp.concatenate([f(phase) for phase in phases for f in (jnp.sin, jnp.cos)], axis=-1)
 
 
@@ -111,13 +113,13 @@ class VisionTransformer(nnx.Module):
 
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
         """Return the features in float32; training and evaluation are the same function."""
-        x = self.patches(images)
+        x = self.patches(images).astype(jnp.float32)
         n, rows, columns, width = x.shape
-        x = x + sincos_positions(rows, columns, width)[None].astype(x.dtype)
-        class_token = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (n, 1, width))
+        x = x + sincos_positions(rows, columns, width)[None]
+        class_token = jnp.broadcast_to(self.class_token[...], (n, 1, width))
         x = jnp.concatenate([class_token, x.reshape(n, rows * columns, width)], axis=1)
         x = self.blocks(x, remat=self.remat and train)
-        return self.norm(x[:, 0].astype(jnp.float32))
+        return self.norm(x[:, 0])
 
 
 SIZES = {  # width, depth, heads
@@ -161,7 +163,7 @@ def vit(
         freeze_patches: keep the random patch embedding as it is, which steadies MoCo v3. It then
             belongs to the statistics: no optimiser sees it.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
-        dtype: compute type; parameters, normalisation and features are float32.
+        dtype: compute type; parameters, normalisation, sums of the blocks and features are float32.
 
     Returns:
         The network: images `[n h w channels]` to features `[n out_features]`, the class token after

@@ -17,6 +17,7 @@ from .. import data, losses, methods, schemes, sharding
 from ..data.tokenizer import Tokenizer
 from ..methods import Loss, Method, Views
 from ..schemes import Scheme
+from ..similarities import as_similarity
 from ..training import optim
 from . import language, networks
 from ._own import Chosen, Own, choose, name_own
@@ -234,6 +235,7 @@ _GIVEN_TO_LOSS = ("labels", "queue", "temperature", "similarity", "axis_name")
 
 def spread(config: Config, mesh: Mesh, loss: Loss) -> Loss:
     """The loss over the devices; one of one's own that knows no strategies is left to XLA."""
+    loss = _in_precision(config, loss)
     if "strategy" not in inspect.signature(loss).parameters:
         return loss
     with as_fields("loss", loss="loss.name"):
@@ -244,6 +246,26 @@ def spread(config: Config, mesh: Mesh, loss: Loss) -> Loss:
             strategy=config.loss.strategy,
             tile_size=config.loss.tile_size or None,
         )
+
+
+def _in_precision(config: Config, loss: Loss) -> Loss:
+    """The loss with its matrix products in the precision that the settings name."""
+    precision = config.loss.precision
+    if precision == "float32":  # what every similarity has
+        return loss
+    taken = inspect.signature(loss).parameters.get("similarity")
+    if taken is None:
+        raise ConfigError(
+            f"config.loss.precision: found {precision} with config.loss.name {config.loss.name}, "
+            "which takes no similarity to change; allowed: float32."
+        )
+
+    @functools.wraps(loss)
+    def in_precision(*arguments: Any, similarity: Any = taken.default, **options: Any) -> Array:
+        similar = as_similarity(similarity).with_precision(precision)
+        return loss(*arguments, similarity=similar, **options)
+
+    return in_precision
 
 
 def make_method(config: Config, chosen: Chosen, parts: Parts) -> Method:
@@ -282,7 +304,7 @@ def make_scheme(
             _undecayed(optim.OPTIMIZERS[config.optimizer.name]),
             schedule=schedule.learning_rate,
         ),
-        sigmoid=config.loss.name in WITH_BIAS,
+        sigmoid=config.loss_name in WITH_BIAS,
     )
     made = make(config, "temperature.name", chosen.temperature, facts=facts)
     if not isinstance(made, Scheme) and not _stands_for_a_temperature(made):

@@ -94,6 +94,7 @@ def choose(config: Config, own: Own = Own()) -> Chosen:  # noqa: B008
     builders = {name: entry.build for name, entry in METHODS.items()}
     entry = METHODS.get(config.method)
     table = {**ALL_LOSSES, "softmax": None} if entry is None else {"softmax": None, **entry.losses}
+    table["auto"] = table.get(config.loss_name)
     return Chosen(
         source=of("data.source", SOURCES),
         model=of("model.name", ENCODERS),

@@ -166,7 +166,7 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
         _note(line)
     named = [config.method]
     if experiment.scheme is not None:
-        named += [] if config.loss.name == "softmax" else [config.loss.name]
+        named += [] if config.loss_name == "softmax" else [config.loss_name]
         named += [f"temperature {config.temperature.name}"]
     length = f"{experiment.schedule.total_steps:,} steps of {config.batch_size:,}"
     _note(f"{', '.join(named)}; {length}")
@@ -318,7 +318,7 @@ def _train_steps(
             improved = score is not None and score > best
             best = max(best, score or 0.0)
 
-            signal = stop.reached(step)
+            signal = stop.reached(step, last=last)
             due = last or improved or signal is not None or _due(config.checkpoint_every, step)
             if config.checkpoint_every and due:
                 log.flush()  # the line of a saved step is on disk before its checkpoint

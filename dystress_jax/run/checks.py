@@ -191,7 +191,9 @@ def without_ignored(config: Config, overridden: Collection[str] = ()) -> Config:
         need = None if unmet else _unmet_need(config, field)
         if need is not None:
             fitting = _fitting(config, field)
-            if field.name in overridden or need.field not in changed or fitting != [field.default]:
+            others = [name for name in fitting if name != "auto"]  # which stands for one of them
+            leaves_one = field.default in fitting and len(others) == 1
+            if field.name in overridden or need.field not in changed or not leaves_one:
                 raise _unfit(config, field, need, fitting)
             config = put(config, field.name, field.default)
             changed.add(field.name)

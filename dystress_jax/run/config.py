@@ -17,7 +17,8 @@ from ..data import SOURCES
 from ..errors import UserError
 from ..losses import FOR_QUEUE, STRATEGIES
 from ..models import ENCODERS, HEADS, MODES, POOLINGS, STEMS, TEXTS, projector
-from ..training.optim import OPTIMIZERS, RULES
+from ..similarities import PRECISIONS
+from ..training.optim import LARS_FORMS, OPTIMIZERS, RULES
 from .methods import (
     ALL_LOSSES,
     BOUNDED,
@@ -28,7 +29,13 @@ from .methods import (
     WITH_BIAS,
     WITH_QUEUE,
 )
-from .temperature import OF_A_COSINE, OF_A_SYMMETRIC_COSINE, OF_EACH_EXAMPLE, TEMPERATURES
+from .temperature import (
+    OF_A_COSINE,
+    OF_A_SYMMETRIC_COSINE,
+    OF_AN_ANCHOR,
+    OF_EACH_EXAMPLE,
+    TEMPERATURES,
+)
 
 Table = Mapping[str, Callable[..., Any]]
 
@@ -163,6 +170,7 @@ def taking(argument: str, table: Table) -> list[str]:
 
 OPTIONS = "extra arguments of what the group names, usually your own MODULE:OBJECT"
 OWN = "MODULE:OBJECT"  # stands in `only_for` for everything of the user's own
+INTERVALS = ("step", "epoch")
 _CLIP = {"method": ("clip",)}
 _NOT_CLIP = {"method": [*(name for name in METHODS if name != "clip"), OWN]}
 _CONTRASTIVE = {"method": [*(name for name, entry in METHODS.items() if entry.losses), OWN]}
@@ -177,7 +185,7 @@ _OF_QUEUE = Need(
 
 
 def _needs_of_temperatures() -> dict[str, list[Need]]:
-    without_bias = [*(name for name in LOSSES if name not in WITH_BIAS), OWN]
+    without_bias = [*(name for name in ALL_LOSSES if name not in WITH_BIAS), OWN]
     needs = {
         name: []
         if "bias" in arguments(build)
@@ -185,7 +193,7 @@ def _needs_of_temperatures() -> dict[str, list[Need]]:
         for name, build in TEMPERATURES.items()
     }
     weighs = "which has no probability of the positive to weigh by"
-    needs["macl"] += [Need("loss.name", ["softmax", OWN], weighs)]
+    needs["macl"] += [Need("loss.name", ["auto", "softmax", OWN], weighs)]
     two = "where an image and its text would need one each"
     shift = "which may leave out other images when the run goes on: their numbers would shift"
     for name in OF_EACH_EXAMPLE:
@@ -194,6 +202,16 @@ def _needs_of_temperatures() -> dict[str, list[Need]]:
     for names, topologies in ((OF_A_COSINE, BOUNDED), (OF_A_SYMMETRIC_COSINE, SYMMETRIC)):
         for name in names:
             needs[name] += [Need("topology.name", topologies, "which is no cosine")]
+    return needs
+
+
+def _needs_of_losses() -> dict[str, list[Need]]:
+    needs = {loss: [Need("method", [*having, OWN], "")] for loss, having in LOSSES.items()}
+    multiplies = (
+        "whose temperature would depend on the pair or be learned from this loss, which is "
+        "multiplied by it"
+    )
+    needs["rgcl"] += [Need("temperature.name", [*OF_AN_ANCHOR, OWN], multiplies)]
     return needs
 
 
@@ -270,6 +288,9 @@ class Augment:
     recipe: str = _field("simclr_cifar", "how the two views are made", among=RECIPES)
     size: int = _field(
         0, "side of the views in pixels; 0 = the shorter side of the images", at_least=0
+    )
+    antialias: bool = _field(
+        False, "filter where a crop is reduced, as Pillow does; True for papers that used Pillow"
     )
     mean: tuple[float, ...] = _field(
         (0.5,), "subtracted from the views, one value or one a channel"
@@ -356,11 +377,12 @@ class Loss:
     """The contrastive loss."""
 
     name: str = _field(
-        "softmax",
-        "loss; softmax: the method's own (also as nt_xent)",
+        "auto",
+        "loss; softmax: the method's own (also as nt_xent); auto: softmax, for simclr with isogclr "
+        "or tempnet rgcl",
         among=ALL_LOSSES,
         own=True,
-        needs={loss: [Need("method", [*having, OWN], "")] for loss, having in LOSSES.items()},
+        needs=_needs_of_losses(),
     )
     strategy: str = _field(
         "auto",
@@ -375,6 +397,13 @@ class Loss:
         "rows and columns of a tile; 0 = the strategy's own",
         at_least=0,
         only_for={"loss.strategy": [name for name in STRATEGIES if name != "dense"]},
+        parts=("spread",),
+        may_change=True,
+    )
+    precision: str = _field(
+        "float32",
+        "matrix products of the loss; sums and temperatures stay in float32",
+        among=PRECISIONS,
         parts=("spread",),
         may_change=True,
     )
@@ -397,6 +426,9 @@ class Temperature:
         True, "no gradient through the temperature, as in the paper's code"
     )
     half_period: float = _field(200.0, "epochs from tau_max to tau_min", above=0.0)
+    interval: str = _field(
+        "epoch", "the cosine moves every epoch, as published, or every step", among=INTERVALS
+    )
     min_scale: float = _field(1.0, "smallest 1 / tau", above=0.0)
     max_scale: float = _field(100.0, "largest 1 / tau", above=0.0)
     bias: float = _field(-10.0, "initial bias", only_for={"loss.name": WITH_BIAS})
@@ -448,6 +480,11 @@ class Optimizer:
         "peak = base; linear: base x batch / 256; sqrt: base x sqrt(batch)",
         among=RULES,
     )
+    form: str = _field(
+        "moco_v3",
+        "whose LARS: rate outside the momentum (moco_v3, lightly) or inside (simclr)",
+        among=LARS_FORMS,
+    )
     momentum: float = _field(0.9, "momentum", at_least=0.0, below=1.0)
     weight_decay: float = _field(5e-4, "weight decay", at_least=0.0)
     decay_vectors: bool = _field(
@@ -456,9 +493,7 @@ class Optimizer:
         only_for={"optimizer.weight_decay": Above(0)},
     )
     warmup_epochs: float = _field(0.0, "linear warm-up, then a cosine to 0", at_least=0.0)
-    interval: str = _field(
-        "step", "the cosine moves every step, or every epoch", among=("step", "epoch")
-    )
+    interval: str = _field("step", "the cosine moves every step, or every epoch", among=INTERVALS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -613,6 +648,14 @@ class Config:
     knn: Knn = _group(Knn)
     probe: Probe = _group(Probe)
     zero_shot: ZeroShot = _group(ZeroShot, only_for=_CLIP)
+
+    @property
+    def loss_name(self) -> str:
+        """The loss, where the settings leave it open: that of the temperature's authors."""
+        if self.loss.name != "auto":
+            return self.loss.name
+        robust = self.temperature.name in OF_EACH_EXAMPLE and self.method in LOSSES["rgcl"]
+        return "rgcl" if robust else "softmax"
 
 
 # Names of earlier versions and what they are called now.

@@ -69,7 +69,7 @@ def check_labels(config: Config, train: data.Source) -> None:
     if loss and "labels" in arguments(loss) and not train.has_labels:
         raise ConfigError(
             f"config.loss.name: found {config.loss.name} with images without labels; allowed: "
-            "softmax or dcl, which need none."
+            "softmax, dcl or rgcl, which need none."
         )
 
 

@@ -44,7 +44,8 @@ def make_inputs(config: Config, source: data.Source) -> Inputs:
             than the settings have means.
     """
     size, channels = _view_size(config, source), source.image_shape[-1]
-    recipe, weak = augment.RECIPES[config.augment.recipe], augment.weak().first
+    recipe = make_recipe(config, augment.RECIPES[config.augment.recipe])
+    weak = make_recipe(config, augment.weak()).first
     _check_channels(config, channels)
     normalize = functools.partial(
         augment.normalize, mean=config.augment.mean, std=config.augment.std
@@ -65,6 +66,11 @@ def make_inputs(config: Config, source: data.Source) -> Inputs:
         return normalize(augment.to_float(images[:, top : top + size, left : left + size]))
 
     return Inputs(size, channels, views, view, weak_view, normalize, centre)
+
+
+def make_recipe(config: Config, recipe: augment.Recipe) -> augment.Recipe:
+    """A recipe with the filter that the settings ask for."""
+    return augment.antialiased(recipe) if config.augment.antialias else recipe
 
 
 def _view_size(config: Config, source: data.Source) -> int:

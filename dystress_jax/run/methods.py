@@ -170,7 +170,13 @@ class Entry(NamedTuple):
 
 METHODS: dict[str, Entry] = {
     "simclr": Entry(
-        simclr, {"softmax": losses.nt_xent, "dcl": losses.dcl, "supcon": losses.supcon}
+        simclr,
+        {
+            "softmax": losses.nt_xent,
+            "dcl": losses.dcl,
+            "rgcl": losses.rgcl,
+            "supcon": losses.supcon,
+        },
     ),
     "moco_v2": Entry(moco_v2, {"softmax": losses.moco}),
     "moco_v3": Entry(moco_v3, {"softmax": losses.info_nce}),
@@ -185,9 +191,11 @@ LOSSES: dict[str, list[str]] = {
     for method in METHODS.values()
     for loss in method.losses
 }
-# All of them; of those that several methods call the same, the first method's.
+# All of them; of those that several methods call the same, the first method's. `Config.loss_name`
+# says which one auto is.
 ALL_LOSSES: dict[str, Loss] = {
-    name: METHODS[having[0]].losses[name] for name, having in LOSSES.items()
+    "auto": losses.nt_xent,
+    **{name: METHODS[having[0]].losses[name] for name, having in LOSSES.items()},
 }
 # Those that a bias is learned for, beside the scale.
 WITH_BIAS = ("siglip",)

@@ -10,6 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 from .. import schemes, temperatures
 from ..schemes import Scheme
+from ..training import optim
 
 
 class Facts(NamedTuple):
@@ -65,10 +66,13 @@ def temperature_free() -> Scheme:
     return schemes.fixed(temperatures.temperature_free())
 
 
-def cosine_schedule(facts: Facts, *, tau_min: float, tau_max: float, half_period: float) -> Scheme:
+def cosine_schedule(
+    facts: Facts, *, tau_min: float, tau_max: float, half_period: float, interval: str
+) -> Scheme:
     """Kukleva et al.: up and down by a cosine of the epoch."""
-    steps = half_period * facts.steps_per_epoch
-    tau = schemes.cosine_schedule(tau_min, tau_max, half_period=steps)
+    tau = schemes.cosine_schedule(tau_min, tau_max, half_period=half_period * facts.steps_per_epoch)
+    if interval == "epoch":
+        tau = optim.every(facts.steps_per_epoch, tau)
     return schemes.scheduled(temperatures.constant, tau=tau)
 
 
@@ -148,5 +152,7 @@ TEMPERATURES: dict[str, Callable[..., Scheme]] = {
 OF_A_COSINE = ("dystress", "shifted_dystress", "temo")
 # Its logits 2 artanh(s) grow alike on both sides of 0.
 OF_A_SYMMETRIC_COSINE = ("temperature_free",)
-# Their state has an entry for every example and each of its two views.
+# Their state has an entry for every example and each of its two views, learned from a robust loss.
 OF_EACH_EXAMPLE = ("isogclr", "tempnet")
+# The same for all pairs of an anchor, as rgcl needs it.
+OF_AN_ANCHOR = ("constant", "cosine_schedule", "linear_schedule", *OF_EACH_EXAMPLE)

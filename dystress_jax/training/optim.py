@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import ArrayLike
 
 from ..errors import ArgumentError, look_up
 
@@ -83,33 +84,86 @@ def adamw(
     )
 
 
+def _trust_of_the_decayed(weight_decay: float) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=is_matrix),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), is_matrix),
+    )
+
+
+def _trust_of_both_lengths(weight_decay: float) -> optax.GradientTransformation:
+    def adapt(gradient: ArrayLike, w: ArrayLike) -> ArrayLike:
+        if jnp.ndim(w) < 2 or weight_decay == 0:
+            return gradient
+        length, slope = (jnp.linalg.norm(jnp.ravel(x)) for x in (w, gradient))
+        trust = 0.001 * length / (slope + weight_decay * length + 1e-8)
+        moving = (length > 0) & (slope > 0)
+        return jnp.where(moving, trust * (gradient + weight_decay * w), gradient)
+
+    return optax.stateless(lambda updates, params: jax.tree.map(adapt, updates, params))
+
+
+class _Lars(NamedTuple):
+    adapt: Callable[[float], optax.GradientTransformation]
+    rate_in_momentum: bool = False
+
+
+LARS_FORMS: dict[str, _Lars] = {
+    "moco_v3": _Lars(_trust_of_the_decayed),
+    "lightly": _Lars(_trust_of_both_lengths),
+    "simclr": _Lars(_trust_of_the_decayed, rate_in_momentum=True),
+}
+"""Whose LARS; `lars` says how they differ."""
+
+
 def lars(
-    schedule: float | Schedule, *, momentum: float = 0.9, weight_decay: float = 0.0
+    schedule: float | Schedule,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    form: str = "moco_v3",
 ) -> optax.GradientTransformation:
     r"""LARS: every matrix and kernel has a step in proportion to its own length.
 
-    $$u = g + \lambda w, \qquad v \gets m v + \eta \, .001 \frac{|w|}{|u|} u, \qquad w \gets w - v$$
+    With $u = g + \lambda w$, and $\eta$ outside the momentum or inside,
 
-    On biases and norms neither decay nor adaptation: $v \gets m v + \eta g$.
+    $$a = .001 \frac{|w|}{|u|} u, \qquad \text{or} \qquad
+      a = .001 \frac{|w|}{|g| + \lambda |w| + 10^{-8}} u$$
+    $$v \gets m v + a, \quad w \gets w - \eta v, \qquad \text{or} \qquad
+      v \gets m v + \eta a, \quad w \gets w - v$$
+
+    | form      | a          | rate    |
+    | --------- | ---------- | ------- |
+    | `moco_v3` | the first  | outside |
+    | `lightly` | the second | outside |
+    | `simclr`  | the first  | inside  |
+
+    The two rates are the same while the rate is constant; inside, a step of a warm-up is shorter.
+    On biases and norms there is neither decay nor adaptation: $a = g$. A kernel of zeros has
+    $a = u$. Under a gradient of zeros a kernel decays by $a = .001 \, w$; with `lightly` it stays.
+    With `lightly` and $\lambda = 0$ every $a$ is $g$.
 
     Args:
         schedule: the learning rate $\eta$: a number, or a function of the step.
         momentum: m, in [0, 1).
         weight_decay: $\lambda$, at least 0.
+        form: whose LARS, one of the names above.
+
+    Raises:
+        ArgumentError: the form is unknown or a number is out of range.
 
     References:
-        You et al., [arXiv 1708.03888](https://arxiv.org/abs/1708.03888), with the order of momentum
-        and rate, the coefficient .001 and the exclusions of SimCLR (google-research/simclr,
-        `lars_optimizer.py`).
+        You et al., [arXiv 1708.03888](https://arxiv.org/abs/1708.03888). `moco_v3`:
+        `moco/optimizer.py` of [facebookresearch/moco-v3](https://github.com/facebookresearch/moco-v3).
+        `lightly`: `utils/lars.py` of [lightly-ai/lightly](https://github.com/lightly-ai/lightly),
+        which solo-learn's agrees with and DySTreSS uses on ImageNet. `simclr`:
+        `lars_optimizer.py` of [google-research/simclr](https://github.com/google-research/simclr).
     """
     _check(momentum=momentum, weight_decay=weight_decay)
-    return optax.lars(
-        schedule,
-        weight_decay=weight_decay,
-        weight_decay_mask=is_matrix,
-        trust_ratio_mask=is_matrix,
-        momentum=momentum,
-    )
+    adapt, rate_in_momentum = look_up(LARS_FORMS, form, argument="form")
+    rate, trace = optax.scale_by_learning_rate(schedule), optax.trace(momentum)
+    steps = (rate, trace) if rate_in_momentum else (trace, rate)
+    return optax.chain(adapt(weight_decay), *steps)
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
