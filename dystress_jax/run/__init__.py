@@ -16,6 +16,7 @@ from ._build import build as build
 from ._embed import EmbedError as EmbedError
 from ._embed import embed as embed
 from ._evaluate import evaluate as evaluate
+from ._evaluate import evaluate_all as evaluate_all
 from ._evaluate import read_config as read_config
 from ._evaluate import restore as restore
 from ._load import Encoder as Encoder

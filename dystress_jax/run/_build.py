@@ -81,6 +81,15 @@ def rebuild(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Exper
     return _assemble(config, choose(config, own), sources, tokenizer, mesh, try_own=False)
 
 
+def with_images(experiment: Experiment, sources: Sources) -> Experiment:
+    """The parts of a run with images to evaluate on."""
+    if experiment.language is not None:
+        captioned = {split: s for split, s in sources.items() if s.captions is not None}
+        tokenizer = experiment.language.tokenizer
+        sources = {**sources, **language.tokenize(captioned, tokenizer)}
+    return experiment._replace(sources=sources)
+
+
 def _assemble(
     config: Config,
     chosen: Chosen,

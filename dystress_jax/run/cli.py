@@ -22,7 +22,7 @@ from ..training import processes
 from .checks import from_config_dict
 from .config import Config, ConfigError
 from .fields import fields
-from .overrides import check_overrides, take_group, take_options
+from .overrides import check_overrides, take_group, take_options, take_several
 
 _TOLD = (UserError, flags.Error)
 _HELP = ("-h", "-help", "--help", "--helpfull", "--helpshort")
@@ -41,6 +41,7 @@ class Command:
         self.on: dict[str, Any] = {}
         self._overridden: list[str] = []
         self._options: dict[str, dict[str, Any]] = {}
+        self._several: dict[str, Any] = {}
 
     def read(self, arguments: list[str]) -> list[str]:
         """Check and remember the overrides; return what the flags are to parse.
@@ -51,6 +52,7 @@ class Command:
         others, self._options = take_options(arguments)
         options = [f"{field}.{name}" for field, of in self._options.items() for name in of]
         self._overridden = [*check_overrides(others), *options]
+        others, self._several = take_several(others)
         return others
 
     def read_on(self, arguments: list[str], flag: str) -> list[str]:
@@ -73,11 +75,19 @@ class Command:
             ConfigError: as `from_config_dict`.
         """
         settings = parsed.to_dict()
+        for field, several in self._several.items():
+            group, _, last = field.rpartition(".")
+            settings[group][last] = several
         for field, options in self._options.items():
             group, _, last = field.rpartition(".")
             holder = settings[group] if group else settings
-            holder[last] = {**holder[last], **options}
+            holder[last] = _merged(holder[last], options)
         return from_config_dict(settings, overridden=self._overridden)
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    both = {n: _merged(old[n], v) for n, v in new.items() if isinstance(v, dict) and n in old}
+    return {**old, **new, **both}
 
 
 def start(

@@ -256,21 +256,29 @@ def check_same(now: str, checkpoints: pathlib.Path) -> str:
     Raises:
         ConfigError: with both descriptions.
     """
-    then = checkpoint.newest_record(checkpoints).get("data", now)
-    (train_then, _, test_then), (train_now, _, test_now) = then.partition(TEST), now.partition(TEST)
-    if train_now != train_then:
+    train, test = changed_images(now, checkpoints)
+    if train:
         raise ConfigError(
-            f"config.data: the run has trained on other images: {train_then} then, {train_now} "
-            f"now. Compared are labels, captions, the pixels of {IMAGES_COMPARED} images, and of "
-            "all images the pixels or the sizes of the files where these are at hand. Give it the "
-            "same images, captions and vocabulary, or a new --workdir."
+            f"config.data: the run has trained on other images: {train}. Compared are labels, "
+            f"captions, the pixels of {IMAGES_COMPARED} images, and of all images the pixels or "
+            "the sizes of the files where these are at hand. Give it the same images, captions and "
+            "vocabulary, or a new --workdir."
         )
-    if test_then and test_now != test_then:
+    if test:
         return (
-            f"warning: the test images are others than before: {test_then} then, "
-            f"{test_now or 'none'} now; results of both cannot be compared"
+            f"warning: the test images are others than before: {test}; results of both cannot be "
+            "compared"
         )
     return ""
+
+
+def changed_images(now: str, checkpoints: pathlib.Path) -> tuple[str, str]:
+    """How the training and the test images differ from those of a run; "" where they do not."""
+    then = checkpoint.newest_record(checkpoints).get("data", now)
+    (train_then, _, test_then), (train_now, _, test_now) = then.partition(TEST), now.partition(TEST)
+    train = "" if train_now == train_then else f"{train_then} then, {train_now} now"
+    others = test_then and test_now != test_then
+    return train, f"{test_then} then, {test_now or 'none'} now" if others else ""
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -289,6 +297,10 @@ def with_absolute_paths(config: Config) -> Config:
     path = d.path if is_own(d.source) else absolute(d.path)
     return dataclasses.replace(
         config,
+        eval_on={
+            name: {**on, "path": absolute(on["path"])} if on.get("path") else on
+            for name, on in config.eval_on.items()
+        },
         data=dataclasses.replace(d, path=path, captions=captions),
         text=dataclasses.replace(t, vocabulary=absolute(t.vocabulary)),
         zero_shot=dataclasses.replace(z, class_names=absolute(z.class_names)),

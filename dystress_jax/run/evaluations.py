@@ -242,18 +242,30 @@ def check_options(config: Config, own: Mapping[str, Evaluate]) -> None:
             )
 
 
-def watch(experiment: Experiment, state: TrainState) -> dict[str, float]:
-    """What is logged of the held-out images while a run goes on; empty where there are none."""
+def watch(
+    experiment: Experiment, state: TrainState, others: Mapping[str, Experiment]
+) -> dict[str, float]:
+    """What is logged while a run goes on; empty where there is nothing to measure by.
+
+    Args:
+        experiment: the parts of the run, whose held-out images are measured.
+        state: of the run.
+        others: the same parts with other images, by name.
+    """
+    logged, encode = {}, experiment.encoder(state)
+    for name, other in others.items():
+        split = other.measured_split(lambda source: source.has_labels)
+        if split is not None and other.train.has_labels:
+            logged[f"knn_{name}"] = knn_of(other, encode, split).value("top1")
     holdout = experiment.sources.get("holdout")
     if holdout is None:
-        return {}
-    logged = {}
+        return logged
     # Of an encoder that diverges, the loss of the next step says so.
     with contextlib.suppress(evaluation.NotFiniteError):
         found = representation_of(experiment, state, "holdout", at_most=WATCHED)
         logged |= {row.name: row.value for row in found.rows}
     if experiment.train.has_labels and holdout.has_labels:
-        logged["knn"] = knn_of(experiment, experiment.encoder(state), "holdout").value("top1")
+        logged["knn"] = knn_of(experiment, encode, "holdout").value("top1")
     return logged
 
 

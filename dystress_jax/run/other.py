@@ -34,12 +34,13 @@ def open_other(
     with calling_group(flag):
         other = other_images(config, on, shape)
         sources = open_sources(
-            other, find(data.SOURCES, other.data.source, field=f"--{flag}.source")
+            other, find(data.SOURCES, other.data.source, field="config.data.source")
         )
     try:
         return {split: data.resized(source, shape) for split, source in sources.items()}
     except ArgumentError as error:
-        raise ConfigError(f"--{flag}: {error.text}") from error
+        whose = flag if flag.startswith("config.") else f"--{flag or 'source'}"
+        raise ConfigError(f"{whose}: {error.text}") from error
 
 
 def other_images(config: Config, on: Mapping[str, Any], shape: tuple[int, int, int]) -> Config:

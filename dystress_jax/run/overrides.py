@@ -100,14 +100,43 @@ def take_options(arguments: Iterable[str]) -> tuple[list[str], dict[str, dict[st
     others, options = [], {}
     for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")
-        holder, _, option = name.removeprefix("config.").rpartition(".")
-        if not (argument.startswith("-") and name.startswith("config.") and holder in holders):
+        name = name.removeprefix("config.") if name.startswith("config.") else ""
+        holder = next((h for h in holders if name.startswith(f"{h}.")), None)
+        if not argument.startswith("-") or holder is None:
             others.append(argument)
         elif not equals:
-            raise ConfigError(f"{name}: found no value; allowed: --{name}=VALUE.")
+            full = f"config.{name}"
+            raise ConfigError(f"{full}: found no value; allowed: --{full}=VALUE.")
         else:
-            options.setdefault(holder, {})[option] = _literal(value)
+            *outer, last = name.removeprefix(f"{holder}.").split(".")
+            place = options.setdefault(holder, {})
+            for part in outer:
+                place = place.setdefault(part, {})
+            place[last] = _literal(value)
     return others, options
+
+
+def take_several(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take the fields that may hold several values out of a command line that was checked.
+
+    Example:
+        >>> take_several(["eval", "--config.knn.k=20,200", "--config.seed=1"])
+        (['eval', '--config.seed=1'], {'knn.k': (20, 200)})
+    """
+    named = {f"config.{field.name}": field for field in fields() if field.may_be_several}
+    others, found = [], {}
+    for argument in arguments:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name in named and equals:
+            found[named[name].name] = _several(value, named[name])
+        else:
+            others.append(argument)
+    return others, found
+
+
+def _several(text: str, field: Field) -> Any:
+    parts = [_read(part, field) for part in text.strip("()[] ").split(",") if part.strip()]
+    return parts[0] if len(parts) == 1 else tuple(parts)
 
 
 def take_group(
@@ -158,7 +187,8 @@ def calling_group(flag: str, group: str = "data") -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        prefix = f"--{flag}." if flag else "--"
+        dashes = "" if flag.startswith("config.") else "--"
+        prefix = f"{dashes}{flag}." if flag else dashes
         raise ConfigError(str(error).replace(f"config.{group}.", prefix)) from error
 
 
@@ -182,6 +212,8 @@ def _reads_as(text: str, field: Field) -> bool:
     if kind is bool:
         return text.lower() in ("true", "t", "1", "false", "f", "0")
     try:
+        if field.may_be_several:
+            return _several(text, field) != ()
         return kind not in (int, float) or kind(text) is not None
     except ValueError:
         return False
