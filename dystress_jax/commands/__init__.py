@@ -16,6 +16,7 @@ from ..errors import hint
 COMMANDS = {
     "train": "train an encoder, or go on with a run",
     "eval": "measure the encoder of a run",
+    "embed": "write the features of images to a file",
 }
 MISSING = "pip install 'dystress-jax[train]'"
 

@@ -503,9 +503,17 @@ class Optimizer:
 class Knn:
     """Nearest-neighbour evaluation, during training and after."""
 
-    k: int = _field(200, "neighbours; at most as many as there are", at_least=1, may_change=True)
-    temperature: float = _field(
-        0.1, "a neighbour's weight is exp(similarity / this)", above=0.0, may_change=True
+    k: int | tuple[int, ...] = _field(
+        200,
+        "neighbours, at most as many as there are; 20,200 measures with each",
+        at_least=1,
+        may_change=True,
+    )
+    temperature: float | tuple[float, ...] = _field(
+        0.1,
+        "a neighbour's weight is exp(similarity / this); several: with each",
+        above=0.0,
+        may_change=True,
     )
     bank: int = _field(
         50_000,
@@ -616,6 +624,12 @@ class Config:
     evaluation: str = _field(
         "",
         "extra evaluations after training: names or MODULE:OBJECT, comma-separated",
+        may_change=True,
+    )
+    eval_on: dict = _field(
+        {},
+        "further images that are measured too: --config.eval_on.NAME.FIELD=VALUE with the fields "
+        "of data, such as source and path",
         may_change=True,
     )
     evaluation_options: dict = _field(
