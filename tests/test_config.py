@@ -163,7 +163,7 @@ def test_a_whole_number_is_a_good_real_number():
         (
             {"loss": {"name": "rgcl"}},
             r"config\.loss\.name: found rgcl with config\.temperature\.name dystress, .* "
-            r"multiplied by it; .* config\.temperature\.name constant, .*, isogclr, tempnet, MODULE:OBJECT\.$",
+            r"multiplied by it; .* config\.temperature\.name constant, .*, tempnet, MODULE:OB",
         ),
         (
             {"method": "moco_v3", "loss": {"name": "rgcl"}},

@@ -16,7 +16,7 @@ from ..augment import RECIPES
 from ..data import SOURCES
 from ..errors import UserError
 from ..losses import FOR_QUEUE, STRATEGIES
-from ..models import ENCODERS, HEADS, MODES, POOLINGS, STEMS, TEXTS, projector
+from ..models import ENCODERS, HEADS, MODES, POOLINGS, POSITIONS, STEMS, TEXTS, projector
 from ..training.optim import LARS_FORMS, OPTIMIZERS, RULES
 from .methods import (
     ALL_LOSSES,
@@ -307,6 +307,15 @@ class Model:
     heads: int = _field(0, "attention heads; 0 = by size", at_least=0, only_for=_NOT_CLIP)
     freeze_patches: bool = _field(
         False, "keep the random patch embedding, as MoCo v3 does", only_for=_NOT_CLIP
+    )
+    positions: str = _field(
+        "sincos",
+        "sincos: fixed, as in MoCo v3; learned: as in ViT and DeiT, for one size of images",
+        among=POSITIONS,
+        only_for=_NOT_CLIP,
+    )
+    quick_gelu: bool = _field(
+        False, "x sigmoid(1.702 x) in place of GELU, as OpenAI's weights need", only_for=_CLIP
     )
     remat: bool = _field(
         False, "compute the insides of blocks again for the gradient: less memory, more time"
