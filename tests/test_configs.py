@@ -1,9 +1,8 @@
-"""Every file in configs/ is a config that the trainer accepts, with the settings it promises."""
+"""Every config by name is one that the trainer accepts, with the settings it promises."""
 
 import argparse
 import dataclasses
 import importlib
-import pathlib
 
 import jax
 import numpy as np
@@ -11,16 +10,15 @@ import pytest
 
 from benchmarks import alignment, cifar10
 from dystress_jax import augment, data, run
+from dystress_jax.run import cli
 from dystress_jax.run.inputs import make_recipe
 from dystress_jax.training import make_train_step, optim
 
-NAMES = [
-    path.stem for path in sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
-]
+NAMES = cli.config_names()
 
 
 def load(name):
-    settings = importlib.import_module(f"configs.{name}").get_config()
+    settings = importlib.import_module(f"dystress_jax.configs.{name}").get_config()
     if settings.data.source == "folder":
         settings.data.path = "images"  # the user's to give
     return run.from_config_dict(settings)
@@ -70,7 +68,7 @@ def test_its_step_lowers_for_accelerators(name, monkeypatch, tmp_path):
 
 
 def test_a_folder_without_a_path_is_asked_for():
-    settings = importlib.import_module("configs.simclr_imagenet").get_config()
+    settings = importlib.import_module("dystress_jax.configs.simclr_imagenet").get_config()
     with pytest.raises(run.ConfigError, match=r"config\.data\.path: found ''"):
         run.from_config_dict(settings)
 

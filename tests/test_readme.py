@@ -5,6 +5,7 @@ import re
 
 import jax.numpy as jnp
 
+from dystress_jax.run import cli
 from dystress_jax.run.fields import fields
 from tools import settings_table
 
@@ -28,7 +29,7 @@ def test_the_python_example_runs():
 
 def test_every_config_that_is_named_exists_and_every_one_is_named():
     named = set(re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE))
-    existing = {path.stem for path in (ROOT / "configs").glob("*.py")}
+    existing = set(cli.config_names())
     assert existing <= named
 
 

@@ -203,7 +203,7 @@ def test_a_run_does_not_go_on_with_other_images(uninterrupted, tmp_path, images)
     arrays = dict(np.load(images))
     changed = tmp_path / "changed.npz"
     np.savez(changed, **{**arrays, "train_images": 255 - arrays["train_images"]})
-    said = r"72 of \[12, 12, 3\] in 2 classes, content (\w+) then, 72 .* content (\w+) now"
+    said = r"72 of \[12, 12, 3\] in 2 classes, .*?content (\w+) then, 72 .*? content (\w+)"
     then, now = re.search(said, train(workdir, changed, code=1)).groups()
     assert then != now
     arrays["train_images"] = arrays["train_images"][:64]
@@ -211,7 +211,7 @@ def test_a_run_does_not_go_on_with_other_images(uninterrupted, tmp_path, images)
     fewer = tmp_path / "fewer.npz"
     np.savez(fewer, **arrays)
     said = re.compile(
-        r"trained on other images: 72 of \[12, 12, 3\] in 2 classes, content \w+ then, 58 of"
+        r"trained on other images: 72 of \[12, 12, 3\] in 2 classes, .*?content \w+ then, 58 of"
     )
     assert said.search(train(workdir, fewer, code=1))
     assert (workdir / "config.json").read_text() == before
@@ -272,9 +272,9 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images, knn_every):
         ("--workdir=gs://bucket/run", "--workdir: found 'gs://bucket/run'; allowed: a directory"),
         ("--num_processes=2", "allowed: with --distributed"),
         ("--config.augment.mean=(0.1,0.2)", "config.augment.mean: found (0.1, 0.2)"),
-        ("--config=configs/clip_quikstart.py", "configs/clip_quickstart.py?"),
+        ("--config=clip_quikstart", "Did you mean clip_quickstart?"),
         ("--workdr=x", "workdir"),
-        ("configs/simclr_cifar10.py", "allowed: flags, as --config=FILE"),
+        ("simclr_cifar10.py", "allowed: flags, as --NAME=VALUE"),
     ],
 )
 def test_a_mistake_is_answered_without_a_traceback(tmp_path, images, flag, message):

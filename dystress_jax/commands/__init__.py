@@ -8,6 +8,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+import dystress_jax
+
 from ..errors import hint
 
 # The name of a module here, and what it does.
@@ -30,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     name, *rest = arguments
     if name == "--version":
-        from .. import __version__
-
-        print(f"dystress_jax {__version__}")
+        print(f"dystress_jax {dystress_jax.__version__}")
         return
     if name not in COMMANDS:
         sys.exit(

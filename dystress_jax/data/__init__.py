@@ -1,6 +1,8 @@
 """Images in, with labels or captions: sources behind one interface, and batches through grain."""
 
 from ._captions import Captions as Captions
+from ._given import Given as Given
+from ._given import as_images as as_images
 from ._holdout import split_holdout as split_holdout
 from ._language import CaptionList as CaptionList
 from ._language import captions_from_labels as captions_from_labels
@@ -8,6 +10,8 @@ from ._language import classes_from_captions as classes_from_captions
 from ._language import list_captions as list_captions
 from ._language import read_class_names as read_class_names
 from ._language import with_tokens as with_tokens
+from ._pairs import lies_below as lies_below
+from ._select import labelled as labelled
 from ._select import long_tail as long_tail
 from ._select import subset as subset
 from ._select import without_classes as without_classes

@@ -8,7 +8,7 @@ Example:
     0.5
 
 `train(config, workdir)` trains, or goes on with the run in `workdir`; `evaluate` measures it, and
-`restore` gives its parts and its state.
+`load` gives its encoder without its images, `restore` its parts and its state.
 `Own` puts objects of one's own in place of names.
 """
 
@@ -16,6 +16,10 @@ from ._build import build as build
 from ._evaluate import evaluate as evaluate
 from ._evaluate import read_config as read_config
 from ._evaluate import restore as restore
+from ._load import Encoder as Encoder
+from ._load import ImageTextEncoder as ImageTextEncoder
+from ._load import ZeroShotClassifier as ZeroShotClassifier
+from ._load import load as load
 from ._own import Own as Own
 from ._train import train as train
 from .checks import from_config_dict as from_config_dict

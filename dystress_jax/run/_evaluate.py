@@ -67,12 +67,12 @@ def _restore(
 ) -> tuple[Experiment, TrainState]:
     directory = workdir / "checkpoints"
     experiment = build(config, workdir, own=own)
-    step = _choose_step(directory, which)
+    step = choose_step(directory, which)
     check_same(experiment.trained_on, directory)
     return experiment, checkpoint.restore(directory, step, experiment.abstract_state()).state
 
 
-@reporting_unreadable_images()
+@reporting_unreadable_images
 @usable_jax()
 def evaluate(
     config: Config,
@@ -133,7 +133,12 @@ def evaluate(
     }
 
 
-def _choose_step(directory: pathlib.Path, name: str) -> int:
+def choose_step(directory: pathlib.Path, name: str) -> int:
+    """The step of a checkpoint: `newest`, `best`, or a number.
+
+    Raises:
+        ConfigError: there is none.
+    """
     there = checkpoint.steps(directory)
     if not there:
         raise ConfigError(

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,14 @@ import numpy as np
 import tqdm
 
 from .. import data, evaluation
+from ..errors import ArgumentError
 from ..evaluation import EmbeddedImages, Result, features
 from ..training import TrainState
 from .config import Config, ConfigError, arguments
 from .experiment import EncodeImages, Experiment
 from .fields import as_fields
 
+PyTree = Any
 Evaluate = Callable[..., Result]  # (experiment, state, *, embedded, options of one's own)
 Embedded = Callable[[str], EmbeddedImages]  # of a split
 SHARED = "embedded"  # an evaluation with this argument shares the embeddings with the others
@@ -37,11 +39,11 @@ def knn(experiment: Experiment, state: TrainState) -> Result:
 
 
 def knn_of(experiment: Experiment, encode: EncodeImages, split: str) -> Result:
-    """Nearest neighbours by any features, among at most `knn.bank` training images."""
+    """Nearest neighbours by any features, among at most `knn.bank` labelled training images."""
     settings = experiment.config.knn
     result = evaluation.evaluate_knn(
         encode,
-        data.subset(experiment.train, settings.bank),
+        data.subset(data.labelled(experiment.train), settings.bank),
         experiment.sources[split],
         k=settings.k,
         temperature=settings.temperature,
@@ -72,12 +74,15 @@ def linear_probe(experiment: Experiment, state: TrainState) -> Result:
     config, probe = experiment.config, experiment.config.probe
     candidates = probe.learning_rates if probe.solver == "sgd" else probe.l2
     holdout = experiment.sources.get("holdout") if split == "test" else None
+    if holdout is not None and not holdout.has_labels:
+        holdout = None
     if len(candidates) > 1 and holdout is None:
         field = "learning_rates" if probe.solver == "sgd" else "l2"
         why = (
             "without test images the held-out ones are what is measured, and must not choose too"
             if split == "holdout"
-            else "config.data.holdout is 0 and there are no images to choose by"
+            else "there are no held-out images with labels to choose by (config.data.holdout is "
+            f"{config.data.holdout:g})"
         )
         raise ConfigError(
             f"config.probe.{field}: found {candidates}, but {why}; allowed: one number."
@@ -196,12 +201,16 @@ def measure(
         embedded: as `embedded_by` makes it, where several evaluations share it.
 
     Raises:
-        ConfigError: it returns no `Result`, or one that does not fit in JSON.
+        ConfigError: it refuses the images or the settings, or returns no `Result`, or one that does
+            not fit in JSON.
         CannotEvaluate: there is nothing to measure by.
     """
     shared = {SHARED: embedded or embedded_by(experiment, state)}
     taken, options = arguments(evaluate), experiment.config.evaluation_options | shared
-    result = evaluate(experiment, state, **{n: v for n, v in options.items() if n in taken})
+    try:
+        result = evaluate(experiment, state, **{n: v for n, v in options.items() if n in taken})
+    except ArgumentError as error:
+        raise ConfigError(f"evaluation: {name} cannot be measured: {error}") from error
     if not isinstance(result, Result):
         raise ConfigError(
             f"evaluation: {name} gives a {type(result).__name__}; allowed: an evaluation.Result."
@@ -301,20 +310,20 @@ def embedded_by(experiment: Experiment, state: TrainState) -> Embedded:
 
     @functools.cache
     def embedded(split: str) -> EmbeddedImages:
-        encoder = dual_encoder(experiment, state)
+        encoder = dual_encoder(experiment, state.params, state.stats)
         return evaluation.embed_images(encoder, experiment.sources[split], mesh=experiment.mesh)
 
     return embedded
 
 
-def dual_encoder(experiment: Experiment, state: TrainState) -> evaluation.DualEncoder:
-    """The towers of a state, ready to embed."""
+def dual_encoder(experiment: Experiment, params: PyTree, stats: PyTree) -> evaluation.DualEncoder:
+    """The towers of a run, ready to embed."""
     language = experiment.language
     assert language is not None, "not an image-text run"
-    of_state = lambda embed: functools.partial(embed, state.params, state.stats)
+    trained = lambda embed: functools.partial(embed, params, stats)
     return evaluation.DualEncoder(
-        of_state(language.embed_images),
-        of_state(language.embed_texts),
+        trained(language.embed_images),
+        trained(language.embed_texts),
         language.tokenizer.encode,
         language.similarity,
     )

@@ -14,6 +14,7 @@ from ..methods import Method
 from ..schemes import Scheme
 from ..training import TrainState, abstract_state, init_state
 from .config import Config
+from .inputs import Inputs
 from .language import Language
 
 Encode = Callable[..., Float[Array, "n features"]]
@@ -40,13 +41,14 @@ class Experiment(NamedTuple):
         method: what is learned.
         scheme: of its temperature; None where it has none.
         optimizer: of its parameters.
+        inputs: what the encoder sees of an image.
         encode: `(params, stats, uint8 images) -> features`, jitted.
         encode_view: `(params, stats, key, uint8 images) -> features` of one weak random view each.
         embed: `(params, stats, uint8 images) -> (features, embeddings)`, jitted.
         embed_views: `(params, stats, key, uint8 images) -> (features [n 2 f], embeddings [n 2 d])`
             of two random views of each image, as in training but in evaluation mode; jitted.
         language: of an image-text run; else None.
-        trained_on: a fingerprint of the training data, stored in each checkpoint.
+        trained_on: a fingerprint of the training and test data, stored in each checkpoint.
     """
 
     config: Config
@@ -56,6 +58,7 @@ class Experiment(NamedTuple):
     method: Method
     scheme: Scheme | None
     optimizer: optax.GradientTransformation
+    inputs: Inputs
     encode: Encode
     encode_view: Encode
     embed: Embed

@@ -23,6 +23,7 @@ class Inputs(NamedTuple):
         views: `(key, images, rows) -> two random views` of each.
         view: `(key, images, rows) -> one random view` of each.
         weak_view: `(key, images) -> one random view` of each, only cropped and flipped.
+        normalize: `images in [0, 1] -> what the encoder sees` of them.
         centre: `images -> their centre`, the whole image where it is a square of that size.
     """
 
@@ -31,6 +32,7 @@ class Inputs(NamedTuple):
     views: Views
     view: OneView
     weak_view: Callable[[PRNGKeyArray, Images], Seen]
+    normalize: Callable[[Seen], Seen]
     centre: Callable[[Images], Seen]
 
 
@@ -38,13 +40,12 @@ def make_inputs(config: Config, source: data.Source) -> Inputs:
     """What the encoder sees of the images of a source.
 
     Raises:
-        ConfigError: the images are no squares and no size is set, or they are too small for it; or
-            they have other channels than the settings have means.
+        ConfigError: the images are too small for the size that is set, or they have other channels
+            than the settings have means.
     """
     size, channels = _view_size(config, source), source.image_shape[-1]
     recipe = make_recipe(config, augment.RECIPES[config.augment.recipe])
     weak = make_recipe(config, augment.weak()).first
-    top, left = ((side - size) // 2 for side in source.image_shape[:2])
     _check_channels(config, channels)
     normalize = functools.partial(
         augment.normalize, mean=config.augment.mean, std=config.augment.std
@@ -61,9 +62,10 @@ def make_inputs(config: Config, source: data.Source) -> Inputs:
         return normalize(augment.view(key, images, weak, size=size))
 
     def centre(images):
+        top, left = ((side - size) // 2 for side in images.shape[1:3])
         return normalize(augment.to_float(images[:, top : top + size, left : left + size]))
 
-    return Inputs(size, channels, views, view, weak_view, centre)
+    return Inputs(size, channels, views, view, weak_view, normalize, centre)
 
 
 def make_recipe(config: Config, recipe: augment.Recipe) -> augment.Recipe:
@@ -72,14 +74,9 @@ def make_recipe(config: Config, recipe: augment.Recipe) -> augment.Recipe:
 
 
 def _view_size(config: Config, source: data.Source) -> int:
-    """The side of the images that the encoder sees."""
+    """The side of the square that the encoder sees, by default the shorter one of the images."""
     height, width, _ = source.image_shape
-    if not config.augment.size and height != width:
-        raise ConfigError(
-            f"config.augment.size: found 0 with images of {height} x {width}; allowed: the side of "
-            "the square views, in pixels."
-        )
-    size = config.augment.size or height
+    size = config.augment.size or min(height, width)
     if size > min(height, width):
         raise ConfigError(
             f"config.augment.size: found {size} with images of {height} x {width}; allowed: at "

@@ -16,7 +16,7 @@ import pathlib
 import pickletools
 import zipfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import ml_dtypes
 import numpy as np
@@ -232,7 +232,8 @@ def _unpickle(file: io.BufferedIOBase) -> Any:
     def set_items(items: list[Any]) -> None:
         stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
-    for opcode, argument, _ in pickletools.genops(file):
+    for opcode, operand, _ in pickletools.genops(cast(Any, file)):
+        argument: Any = operand
         code = opcode.name
         if code in _CONSTANTS:
             stack.append(_CONSTANTS[code]())
