@@ -510,6 +510,8 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
             "checkpoint_every",
             "checkpoint_keep",
             "checkpoint_on_error",
+            "init_from",
+            "init_prefix",
             "knn_every",
         ),
         *(

@@ -587,6 +587,16 @@ class Config:
     log_every: int = _field(
         10, "steps between two logged lines; 0 = never", at_least=0, may_change=True
     )
+    init_from: str = _field(
+        "",
+        "a run's directory or a file of weights that a new run starts from; '' = none",
+        may_change=True,
+    )
+    init_prefix: str = _field(
+        "auto",
+        "what stands before the names in that file, such as module.encoder_q.; auto: found",
+        may_change=True,
+    )
     checkpoint_every: int = _field(
         500, "steps between two checkpoints; 0 = never", at_least=0, may_change=True
     )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._errors import WeightsError
+from ._files import Tensors
 from ._tables import FAMILIES, Entry, Family, entries, from_theirs, positions_of, to_theirs
 
 Tree = Any  # {"params": ..., "stats": ...} of nested dicts
@@ -98,13 +99,11 @@ def take(tree: Tree, tensors: Mapping[str, np.ndarray], *, prefix: str = "auto")
         before,
         tuple(".".join(path) for path in read),
         tuple(".".join(path) for path in leaves if path not in read),
-        tuple(name for name in tensors if name not in used),
+        tuple(n for n in tensors if n not in used and not n.endswith("num_batches_tracked")),
     )
 
 
-def give(
-    tree: Tree, name: str, *, channels: int = 3, side: int | None = None
-) -> dict[str, np.ndarray]:
+def give(tree: Tree, name: str, *, channels: int = 3, side: int | None = None) -> Tensors:
     """The arrays of a network under the names of another library.
 
     Args:
@@ -129,7 +128,7 @@ def give(
         raise WeightsError(
             f"{name} has no names for this network; allowed: {', '.join([*tables, NATIVE])}."
         )
-    written: dict[str, np.ndarray] = {}
+    written: Tensors = {}
     for entry in tables[name]:
         written |= to_theirs(entry, np.asarray(leaves[entry.path], np.float32), channels)
     if name == "timm" and _POSITIONS not in written:
@@ -168,7 +167,8 @@ def _keys(table: Sequence[Entry]) -> Iterator[str]:
 def _prefixes(table: Sequence[Entry], tensors: Mapping[str, Any]) -> list[str]:
     """What stands before the longest name of a table, wherever the file has it."""
     longest = max(_keys(table), key=len)
-    return [name.removesuffix(longest) for name in tensors if name.endswith(longest)]
+    before = (name.removesuffix(longest) for name in tensors if name.endswith(longest))
+    return [prefix for prefix in before if prefix == "" or prefix.endswith(".")]
 
 
 def _missing(table: Sequence[Entry], before: str, tensors: Mapping[str, Any]) -> list[str]:

@@ -73,6 +73,17 @@ def write(
     Raises:
         WeightsError: it is there, or it would be no safetensors by its name.
     """
+    check_writable(path)
+    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    write_bytes(path, safetensors.numpy.save(whole, dict(about or {})))
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """Refuse a file that `write` would refuse, before there is anything to write.
+
+    Raises:
+        WeightsError: it is there, or it would be no safetensors by its name.
+    """
     if path.suffix != ".safetensors":
         raise WeightsError(
             f"{path}: found a name that ends in {path.suffix or 'nothing'}; allowed: .safetensors, "
@@ -80,8 +91,6 @@ def write(
         )
     if path.exists():
         raise WeightsError(f"{path}: is there already; allowed: a new file, or delete it first.")
-    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    write_bytes(path, safetensors.numpy.save(whole, dict(about or {})))
 
 
 def _tensors_of(path: pathlib.Path, content: Any) -> Tensors:
