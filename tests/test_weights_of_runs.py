@@ -1,5 +1,6 @@
 """A run goes out as a file and comes in from one, and a new run starts from old weights."""
 
+import dataclasses
 import json
 
 import jax
@@ -74,6 +75,7 @@ def test_towers_go_out_with_their_scale(folder, tmp_path):
             folder,
             **settings,
             **{"text.vocabulary": str(tmp_path / "run" / "tokenizer.json"), "augment.size": 12},
+            **{"text.vocab_size": run.Config().text.vocab_size},
         )
         said = run.import_weights(into, out, tmp_path / f"run_{name}")
         assert said[-1].startswith("its temperature was 0.2: config.temperature.tau")
@@ -113,7 +115,7 @@ def test_training_starts_from_them_once(trained, folder, tmp_path, capsys):
     run.train(config, tmp_path / "new")
     assert f"started from {workdir} (this library): " in capsys.readouterr().out
     assert json.loads((tmp_path / "new" / "config.json").read_text())["init_from"] == str(workdir)
-    run.train(run.override(config, {"steps": 2}), tmp_path / "new")
+    run.train(dataclasses.replace(config, steps=2), tmp_path / "new")
     told = capsys.readouterr().out
     assert "going on from the checkpoint at step 1" in told
     assert "started from" not in told
