@@ -1,6 +1,7 @@
 import gc
 import os
 import pathlib
+import random
 import shutil
 import threading
 
@@ -234,6 +235,25 @@ def test_a_damaged_older_checkpoint_is_reported_and_the_run_goes_on(saved, mesh,
     assert ["checkpoint 20" in reason for reason, _ in restored.damaged] == [True]
     assert checkpoint.scores(saved) == {10: 0.5}
     Saver(saved, keep=3).wait()
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("step", [20, 30])
+def test_no_flipped_bit_in_metadata_ends_a_start_or_comes_back(saved, mesh, step):
+    rng, whole = random.Random(step), metadata(saved / str(step)).read_bytes()
+    for _ in range(40):
+        flipped = bytearray(whole)
+        place, bit = rng.randrange(len(whole)), rng.randrange(8)
+        flipped[place] ^= 1 << bit
+        metadata(saved / str(step)).write_bytes(flipped)
+        checkpoint.check_version(saved)
+        restored = checkpoint.restore_newest(saved, abstract(make_state(mesh)))
+        assert restored is not None
+        assert restored.record["position"] == restored.step, (place, bit)
+        assert_equal(restored.state, make_state(mesh, restored.step))
+        Saver(saved, keep=3)
+        for _, moved in restored.damaged:
+            moved.rename(saved / str(step))
 
 
 def test_what_is_no_checkpoint_is_left_alone(saved, mesh):

@@ -1,4 +1,4 @@
-"""Every config by name is one that the trainer accepts, with the settings it promises."""
+"""Every file in dystress_jax/configs is one that the trainer accepts, and keeps its promises."""
 
 import argparse
 import dataclasses

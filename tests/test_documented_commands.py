@@ -20,8 +20,8 @@ from absl import flags
 
 from dystress_jax import data, run
 from dystress_jax.run import cli
-from dystress_jax.run.config import differences, may_change_on_resume
 from dystress_jax.run.evaluations import EVALUATIONS
+from dystress_jax.run.fields import differences, may_change_on_resume
 from dystress_jax.training import make_train_step
 
 ROOT = pathlib.Path(__file__).parent.parent

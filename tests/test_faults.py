@@ -24,6 +24,7 @@ from dystress_jax.training.processes import OtherProcessError
 from tests.processes import (
     ROOT,
     command,
+    curve,
     finish,
     free_address,
     join,
@@ -249,6 +250,21 @@ def test_a_signal_is_remembered_once_there_is_something_to_save(name):
     assert len(told) == 1
 
 
+def test_a_run_in_which_nothing_moves_is_ended_by_a_signal_and_says_where_it_hangs():
+    code = """
+import os, signal, threading
+from dystress_jax.training import interrupt
+interrupt.PATIENCE = 0.5
+with interrupt.StopRequest(print) as stop:
+    stop.listen()
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait()
+"""
+    output = finish(start([sys.executable, "-c", code]), code=1, seconds=60)
+    assert "SIGTERM: no step has ended for 0 s; ended without saving. It hangs in" in output
+    assert "(wait)" in output
+
+
 @pytest.mark.usefixtures("handlers")
 def test_a_signal_that_is_ignored_stays_so():
     """As SIGHUP below nohup."""
@@ -400,6 +416,8 @@ def test_compiled_programs_are_kept_for_the_next_run(tmp_path, images, monkeypat
     output = finish(start(command("train.py", tmp_path / "kept", **settings(images))))
     assert f"compiled programs: kept in {tmp_path / 'cache' / 'dystress_jax'}" in output
     assert list((tmp_path / "cache").rglob("jit_*"))
+    finish(start(command("train.py", tmp_path / "again", **settings(images))))
+    assert curve(tmp_path / "none") == curve(tmp_path / "kept") == curve(tmp_path / "again")
 
 
 @pytest.mark.ci

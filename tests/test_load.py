@@ -71,7 +71,7 @@ def test_files_and_arrays_of_any_size_and_batch_are_the_same_images(finished, en
         (np.zeros((2, 12, 12, 3)), r"images: found float64\[2, 12, 12, 3\]; allowed: uint8"),
         (np.zeros((12, 12, 3), np.uint8), r"found uint8\[12, 12, 3\]; allowed: uint8\[n h w c\]"),
         (np.zeros((2, 12, 12, 4), np.uint8), "found 4 channels .* allowed: 3"),
-        ([np.zeros((9, 9, 1), np.uint8)], "found 1 channels .* allowed: 3"),
+        ([np.zeros((9, 9, 1), np.uint8)], "found 1 channel in .* allowed: 3"),
         ("a.png", r"found 'a\.png'; allowed: a list of paths"),
         (5, "allowed: uint8"),
     ],

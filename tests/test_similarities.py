@@ -139,3 +139,61 @@ def test_tiny_and_huge_rows_are_normalised():
 def test_a_bad_number_of_tokens_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def _rounded(x):
+    return np.asarray(jnp.asarray(x, jnp.bfloat16), np.float64)
+
+
+def test_bfloat16_rounds_the_operands_and_nothing_else():
+    a, b = oracles.unit(A), oracles.unit(B)
+    weights = np.cos(np.arange(25)).reshape(5, 5)
+    narrow = similarities.sphere.with_precision("bfloat16").for_reverse_mode().between
+    total = lambda a, b: jnp.sum(narrow(a, b) * jnp.float32(weights))
+    value, gradients = jax.jit(lambda a, b: (narrow(a, b), jax.grad(total, (0, 1))(a, b)))(
+        jnp.float32(a), jnp.float32(b)
+    )
+    assert value.dtype == jnp.float32
+    a, b, weights = _rounded(np.float32(a)), _rounded(np.float32(b)), _rounded(weights)
+    np.testing.assert_allclose(value, a @ b.T, atol=1e-6)
+    for found, expected in zip(gradients, (weights @ b, weights.T @ a), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_every_similarity_has_precisions(name):
+    similarity, expected = FORMULAS[name]
+    a, b = jnp.float32(A), jnp.float32(B)
+    scale = np.abs(expected).max()
+    for precision, error in (("bfloat16", 5e-2), ("tensorfloat32", 1e-5), ("float32", 1e-5)):
+        found = similarity.with_precision("bfloat16").with_precision(precision)(a, b)
+        np.testing.assert_allclose(found, expected, atol=error * scale)
+    assert similarity.with_precision("bfloat16") == similarity.with_precision("bfloat16")
+    assert not np.array_equal(similarity.with_precision("bfloat16")(a, b), similarity(a, b))
+
+
+def test_tiles_keep_the_precision():
+    a, b = jnp.float32(A), jnp.float32(B)
+    narrow = similarities.sphere.with_precision("bfloat16")
+    loss = lambda a, b, strategy, similarity=narrow: losses.nt_xent(
+        a, b, temperature=0.1, similarity=similarity, strategy=strategy
+    ).sum()
+    values = [float(loss(a, b, strategy)) for strategy in ("dense", "tiled")]
+    np.testing.assert_allclose(*values, rtol=1e-5)
+    assert abs(values[0] - float(loss(a, b, "dense", similarities.sphere))) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("similarity", "precision", "message"),
+    [
+        (similarities.sphere, "bf16", "precision: found 'bf16'; allowed: float32, tensorfloat32"),
+        (
+            similarities.as_similarity(lambda a, b: a @ b.T),
+            "bfloat16",
+            "precision: found one for a measure of your own",
+        ),
+    ],
+)
+def test_a_precision_that_cannot_be_is_refused(similarity, precision, message):
+    with pytest.raises(ValueError, match=message):
+        similarity.with_precision(precision)

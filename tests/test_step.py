@@ -7,7 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dystress_jax import augment, losses, methods, models, run, schemes, sharding, temperatures
+from dystress_jax import (
+    augment,
+    losses,
+    methods,
+    models,
+    run,
+    schemes,
+    sharding,
+    similarities,
+    temperatures,
+)
 from dystress_jax.run._build import make_loss, spread
 from dystress_jax.run._own import choose
 from dystress_jax.training import abstract_state, init_state, make_train_step, optim
@@ -84,6 +94,22 @@ def test_the_loss_curve_is_the_same_on_1_2_4_and_8_devices():
     assert len(set(curves[1])) == 20
     for devices in (2, 4, 8):
         np.testing.assert_allclose(curves[devices], curves[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "clip"])
+def test_the_config_names_the_precision_of_the_products(name):
+    config = run.from_config_dict({"loss": {"precision": "bfloat16"}})
+    views = jax.random.normal(jax.random.key(0), (2, 16, 12))
+    similarity = similarities.oblique(3) if name == "clip" else similarities.sphere
+    given = {"similarity": similarity} if name == "clip" else {}
+    loss = getattr(losses, name)
+    on_devices = spread(config, sharding.make_mesh(), loss)
+    found = jax.jit(lambda a, b: on_devices(a, b, temperature=0.1, **given))(*views)
+    narrow = similarity.with_precision("bfloat16")
+    np.testing.assert_allclose(found, loss(*views, temperature=0.1, similarity=narrow), rtol=1e-5)
+    assert not np.allclose(found, loss(*views, temperature=0.1, **given), rtol=1e-5)
+    with pytest.raises(run.ConfigError, match=r"config.loss.precision: found bfloat16 with"):
+        spread(config, sharding.make_mesh(), lambda a, b, *, temperature: a)
 
 
 @pytest.mark.parametrize("strategy", ["auto", "tiled", "gathered", "ring"])

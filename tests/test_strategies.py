@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import losses, similarities, temperatures
+from dystress_jax.losses import _strategies
 from tests import oracles
 
 pytestmark = [
@@ -124,6 +125,44 @@ def test_tiled_equals_dense_in_float32_at_any_size(n):
     for loss in (losses.nt_xent, losses.info_nce):
         dense, tiled = _pair(loss, strategy="tiled", tile_size=TILE)
         _assert_equal(tiled(_views(n), temperature), dense(_views(n), temperature), 2e-6)
+
+
+# One tile; all columns; windows of 2, 3 and 4 tiles around the circle; more rows than columns.
+SHAPES = [(9, 1000), (3, 1000), (2, 9), (5, 10), (4, 19), (7, 3)]
+
+
+@pytest.mark.parametrize("tile", SHAPES, ids=str)
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce"])
+def test_tiles_of_any_shape_equal_dense(name, tile):
+    with jax.enable_x64(True):
+        views = _views(13, dtype=jnp.float64)
+        loss = {"nt_xent": losses.nt_xent, "info_nce": losses.info_nce}[name]
+        dense, tiled = _pair(loss, strategy="tiled", tile_size=tile)
+        temperature = temperatures.Dystress(jnp.float64(0.1), jnp.float64(0.2))
+        _assert_equal(tiled(views, temperature), dense(views, temperature), 1e-12)
+
+
+def test_accelerators_have_tiles_of_their_own(monkeypatch):
+    all_columns = _strategies.Tile(5, 2**31 - 1)
+    platform = _strategies.Sizes(4, all_columns, all_columns, pairs=60)
+    monkeypatch.setattr(_strategies, "ACCELERATOR", platform)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    tiled = _strategies.choose("auto", 13, 26, 6, None, None)
+    assert tiled.row_sum.keywords["tile"] == (2, 26)  # at most 60 pairs
+    assert _strategies.choose("auto", 2, 2, 6, None, None).row_sum is not tiled.row_sum
+    dense, tiled = _pair(losses.nt_xent, strategy="auto")
+    temperature = jax.tree.map(jnp.float32, temperatures.dystress(0.1, 0.2))
+    _assert_equal(tiled(_views(13), temperature), dense(_views(13), temperature), 2e-6)
+
+
+def test_tiles_of_any_shape_find_the_largest_logits():
+    with jax.enable_x64(
+        True
+    ):  # of a matrix that is its own transpose, at a tau where exp overflows
+        views = _views(13, dtype=jnp.float64)
+        dense, tiled = _pair(losses.nt_xent, strategy="tiled", tile_size=(2, 9))
+        temperature = temperatures.Constant(jnp.float64(0.001))
+        _assert_equal(tiled(views, temperature), dense(views, temperature), 1e-11)
 
 
 SHARDED = {
@@ -376,6 +415,7 @@ def test_auto_picks_dense_for_few_pairs_and_tiles_for_many():
         ),
         ({"strategy": "ring"}, "found 'ring'; allowed without `axis_name`: dense"),
         ({"strategy": "tiled", "tile_size": 0}, "tile_size: found 0; allowed: at least 1"),
+        ({"strategy": "tiled", "tile_size": (4, 0)}, r"tile_size: found \(4, 0\); allowed"),
         ({"axis_name": "data"}, "axis_name: found 'data', which names no mesh axis here"),
     ],
 )

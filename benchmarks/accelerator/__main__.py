@@ -1,10 +1,10 @@
 """Measures one accelerator: `python -m benchmarks.accelerator PART --out=DIR`.
 
 PART is `tiles` (which tile of the loss is best), `loss` (the losses from small batches to the
-largest), `step` (whole training steps, from memory and from JPEG files) or `reproduction` (SimCLR
-on CIFAR-10 with the paper's settings). Each takes less than nine minutes and no network, and writes
-one JSON object a line into DIR as soon as it is known. PyTorch is measured where the interpreter
-has it (or the one that --torch-python names).
+largest), `step` (whole training steps, from memory and from JPEG files), `loss-peers` and
+`step-peers` (the same in PyTorch, by this interpreter or the one that --torch-python names), or
+`reproduction` (SimCLR on CIFAR-10 with the paper's settings). Each takes less than nine minutes and
+no network, and writes one JSON object a line into DIR as soon as it is known.
 """
 
 import argparse
@@ -18,12 +18,13 @@ from benchmarks.accelerator import reproduction
 from benchmarks.loader import photos
 
 ROOT = pathlib.Path(__file__).parents[2]
+PARTS = ("tiles", "loss", "loss-peers", "step", "step-peers", "reproduction")
 
 
 def main() -> None:
     """Runs what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accelerator", description=__doc__)
-    parser.add_argument("part", choices=("tiles", "loss", "step", "reproduction"))
+    parser.add_argument("part", choices=PARTS)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--torch-python", default=sys.executable, help="interpreter with torch")
     parser.add_argument("--seconds", type=float, default=520.0, help="that the part may take")
@@ -35,17 +36,7 @@ def main() -> None:
     if arguments.part == "reproduction":
         reproduction.main(arguments.npz, arguments.runs, out, arguments.seconds)
         return
-    plan = {"tiles": "tiles", "loss": "sizes"}
-    if arguments.part == "step":
-        commands = step_commands(out, arguments.torch_python)
-    else:
-        name = plan[arguments.part]
-        peer = str(ROOT / "benchmarks/accelerator/loss_torch.py")
-        commands = [
-            module("benchmarks.accelerator.loss_jax", out / f"{name}_jax.jsonl", name),
-            [arguments.torch_python, peer, str(out / f"{name}_torch.jsonl"), name],
-        ]
-    for command in commands:
+    for command in commands(arguments.part, out, arguments.torch_python):
         print("$", *command[1:3], flush=True)
         try:
             subprocess.run(command, cwd=ROOT, check=False, timeout=arguments.seconds)
@@ -58,8 +49,15 @@ def module(name: str, *words: object) -> list[str]:
     return [sys.executable, "-m", name, *map(str, words)]
 
 
-def step_commands(out: pathlib.Path, torch_python: str) -> list[list[str]]:
-    """Steps of ours and of torch, on data that stays, from memory, and from files."""
+def commands(part: str, out: pathlib.Path, torch_python: str) -> list[list[str]]:
+    """What measures a part."""
+    here = ROOT / "benchmarks"
+    if part in ("tiles", "loss"):
+        plan = {"tiles": "tiles", "loss": "sizes"}[part]
+        return [module("benchmarks.accelerator.loss_jax", out / f"{part}_jax.jsonl", plan)]
+    if part == "loss-peers":
+        script = str(here / "accelerator/loss_torch.py")
+        return [[torch_python, script, str(out / "loss_torch.jsonl"), "sizes"]]
     folder, cores = out / "jpeg", os.cpu_count() or 1
     if not folder.exists():
         photos.make(str(folder), 20_000)
@@ -88,14 +86,17 @@ def step_commands(out: pathlib.Path, torch_python: str) -> list[list[str]]:
     ]
     peers += [{"network": "resnet18", "batch": 128, "dtype": "float32", "mode": "compile"}]
     peers.append({**peers[1], "folder": str(folder), "workers": cores})
-    here = ROOT / "benchmarks"
+    if part == "step":
+        workers = f"[1, {cores}]"
+        return [
+            module("benchmarks.step.ours", out / "step_ours.jsonl", json.dumps(cases), 4),
+            module("benchmarks.loader.ours", out / "loader_ours.jsonl", folder, workers, 3),
+        ]
     return [
-        module("benchmarks.step.ours", out / "step_ours.jsonl", json.dumps(cases), 4),
         [
             *(torch_python, str(here / "step/peer_torch.py")),
             *(str(out / "step_torch.jsonl"), json.dumps(peers), "4"),
         ],
-        module("benchmarks.loader.ours", out / "loader_ours.jsonl", folder, f"[1, {cores}]", 3),
         [
             *(torch_python, str(here / "loader/peer_torch.py")),
             *(str(out / "loader_torch.jsonl"), str(folder), f"[1, {cores}]", "5"),

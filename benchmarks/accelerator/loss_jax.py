@@ -166,25 +166,11 @@ def limits(out: Lines) -> None:
             )
 
 
-def main(path: str, plan: str) -> None:
-    """Compiles all cases side by side, then times them one after another."""
-    out = Lines(pathlib.Path(path))
-    out.add(device=jax.devices()[0].device_kind, jax=jax.__version__)
-    cases = {"tiles": tiles, "sizes": sizes}[plan]()
-    if jax.default_backend() == "cpu":  # a rehearsal
-        cases = [c._replace(rows=256) for c in cases[::7]]
-    begin = time.perf_counter()
-    references = {}
-    if plan == "sizes":
-        for rows in (8192, 32768) if jax.default_backend() != "cpu" else (256,):
-            references[rows] = exact(rows, 128)
-            out.add(exact=rows, value=references[rows][0])
-    if plan == "sizes" and jax.default_backend() != "cpu":
-        limits(out)
+def time_all(cases: list[Case], references: dict, out: Lines) -> None:
+    """Compiles the cases side by side, then times them one after another."""
     pool = concurrent.futures.ThreadPoolExecutor(min(12, os.cpu_count() or 1))
     programs = [pool.submit(compiled, case) for case in cases]
     concurrent.futures.wait(programs)
-    out.add(compiled=len(programs), seconds=time.perf_counter() - begin)
     for case, future in zip(cases, programs, strict=True):
         try:
             program, seconds, temporaries = future.result()
@@ -208,6 +194,25 @@ def main(path: str, plan: str) -> None:
             gradient_error=error,
             times=times,
         )
+
+
+def main(path: str, plan: str) -> None:
+    """Measures all cases of a plan, one precision after another."""
+    out = Lines(pathlib.Path(path))
+    out.add(device=jax.devices()[0].device_kind, jax=jax.__version__)
+    cases = {"tiles": tiles, "sizes": sizes}[plan]()
+    if jax.default_backend() == "cpu":  # a rehearsal
+        cases = [c._replace(rows=256) for c in cases[::7]]
+    begin = time.perf_counter()
+    references = {}
+    if plan == "sizes":
+        for rows in (8192, 32768) if jax.default_backend() != "cpu" else (256,):
+            references[rows] = exact(rows, 128)
+            out.add(exact=rows, value=references[rows][0])
+    if plan == "sizes" and jax.default_backend() != "cpu":
+        limits(out)
+    for precision in ("bfloat16", "tf32", "float32", "bf16 x3", "bf16 x6", "tf32 x3"):
+        time_all([case for case in cases if case.precision == precision], references, out)
     out.add(seconds=time.perf_counter() - begin)
 
 

@@ -21,7 +21,7 @@ NETWORKS = {
     "small": (32, {}),
     "resnet18": (32, {"model.name": "resnet18", "model.stem": "cifar"}),
     "resnet50": (224, {"model.name": "resnet50", "model.stem": "imagenet"}),
-    "vit_small": (224, {"model.name": "vit_small"}),
+    "vit_small": (224, {"model.name": "vit_small", "model.patch": 16}),
 }
 
 

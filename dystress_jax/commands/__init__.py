@@ -18,6 +18,7 @@ COMMANDS = {
     "eval": "measure the encoder of a run",
     "export": "write the weights of a run for other libraries",
     "import": "make a run of a file of weights",
+    "embed": "write the features of images to a file",
 }
 MISSING = "pip install 'dystress-jax[train]'"
 

@@ -20,7 +20,14 @@ from ..run.evaluations import EVALUATIONS
 
 def main(argv: list[str]) -> None:
     """The command; `argv` is its name and its flags."""
-    cli.start(argv, described=__doc__, define=define, parse=parse, run=evaluate)
+    cli.start(
+        argv,
+        described=__doc__,
+        define=define,
+        parse=parse,
+        run=evaluate,
+        settings={"--on.": "data.", "--config.": ""},
+    )
 
 
 def evaluate(command: cli.Command) -> None:

@@ -102,7 +102,8 @@ def open_files(
             captions=Captions.of(file.captions for file in files) if captioned else None,
         )
         stamp = functools.cache(lambda: stamp_of_files([file.path for file in files]))
-        source = dataclasses.replace(source, stamp=stamp)
+        paths = tuple(file.path for file in files)
+        source = dataclasses.replace(source, stamp=stamp, paths=paths)
         return _leave_out(source, part) if skip else source
 
     sources = {split: as_source(part) for split, part in parts.items()}

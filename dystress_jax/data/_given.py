@@ -1,5 +1,6 @@
 """Images that a person has at hand, arrays or files of any size, as one array."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from PIL import Image, ImageOps
 
 from ..errors import ArgumentError
 from ._images import fit_array, read_image
-from ._source import UnreadableError
+from ._source import Source, UnreadableError
 
 Given = Any  # an array [n h w c] of uint8, or a sequence of paths and arrays [h w c]
 
@@ -39,12 +40,40 @@ def as_images(given: Given, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n
         raise ArgumentError("images", f"found {given!r}; allowed: a list of paths.")
     if not isinstance(given, Sequence):
         given = _array(given, 4)
+        if given.shape[-1] != shape[-1]:
+            raise _other_channels(given.shape[1:], shape[-1])
         if given.shape[1:] == shape:
             return given
     if not len(given):
         return np.zeros((0, *shape), np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.stack(list(pool.map(lambda one: _as_image(one, shape), given)))
+
+
+def resized(source: Source, shape: tuple[int, int, int]) -> Source:
+    """The same images in another shape, as `as_images` brings them to it.
+
+    Raises:
+        ArgumentError: they have other channels.
+    """
+    if source.image_shape == shape:
+        return source
+    if source.image_shape[-1] != shape[-1]:
+        raise _other_channels(source.image_shape, shape[-1])
+
+    def read(rows):
+        images, labels = source.read(rows)
+        return as_images(images, shape), labels
+
+    return dataclasses.replace(source, read=read, image_shape=shape)
+
+
+def _other_channels(found: tuple[int, ...], channels: int) -> ArgumentError:
+    return ArgumentError(
+        "images",
+        f"found {found[-1]} channel{'s' * (found[-1] > 1)} in images {list(found)}; allowed: "
+        f"{channels}, as the encoder was trained with.",
+    )
 
 
 def _as_image(one: Any, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h w c"]:
@@ -58,11 +87,7 @@ def _as_image(one: Any, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h w c
             raise UnreadableError(str(error)) from error
     one = _array(one, 3)
     if one.shape[-1] != channels:
-        raise ArgumentError(
-            "images",
-            f"found {one.shape[-1]} channels in an image {list(one.shape)}; allowed: {channels}, "
-            "as the encoder was trained with.",
-        )
+        raise _other_channels(one.shape, channels)
     if one.shape == shape:
         return one
     if height == width and channels in (1, 3):

@@ -70,6 +70,7 @@ class Source:
         stored_labels: the label of each stored row where they are known without reading images.
         captions: what is said about each stored image; every example has at least one. None = the
             data set has no captions.
+        paths: the file of each stored image; empty where they are no files.
         skipped: what was left out of the data set because it cannot be read, in words.
         stamp: what tells the stored images from others and is cheap to find out: in words, with a
             number that depends on all of them. None = nothing is.
@@ -94,6 +95,7 @@ class Source:
     class_names: tuple[str, ...] = ()
     stored_labels: Int32[np.ndarray, " stored"] | None = None
     captions: Captions | None = None
+    paths: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     stamp: Callable[[], str] | None = None
     notes: tuple[str, ...] = ()

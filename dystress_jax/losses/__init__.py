@@ -16,11 +16,16 @@ same values and gradients.
 - `tiled` loops over slices of the rows. Under `jax.jit` with a batch split over devices it is
   correct, but the compiler gathers the rows on every device, and each does all the work.
 - `dense` alone takes a symbolic number of rows (`jax.export`), and is what `auto` takes then.
-- `auto` without `axis_name` is `dense` up to 1024 x 1024 pairs and `tiled` above. With it, it is
-  `gathered` up to 16 Mi numbers in all candidates and `ring` above.
+- `auto` without `axis_name` is `dense` up to 1024 x 1024 pairs on CPUs and 4096 x 4096 on
+  accelerators, and `tiled` above. With it, it is `gathered` up to 16 Mi numbers in all candidates
+  and `ring` above.
 
-`tile_size` is the number of rows and columns of a tile: memory for a few matrices of that size.
-None, the default, is 1024, and 512 in the ring, where a tile should stay small beside a block.
+`tile_size` is the number of rows and columns of a tile, or (rows, columns): memory for a few
+matrices of that size. None, the default, is what suits the platform. CPUs want tiles that fit into
+their cache: 1024, and 512 in the ring. Accelerators want few and long ones: 4096 rows, or as many
+as make 128 Mi pairs, and all columns.
+
+The precision of the matrix products belongs to the similarity: `sphere.with_precision("bfloat16")`.
 
 `axis_name` is the mesh axis over which the batch is split, inside `jax.shard_map`. The result holds
 this device's rows of the loss of the whole batch, and gradients are those of the whole batch. Take

@@ -67,8 +67,8 @@ def nt_xent(
         normalize: whether to put the rows onto the manifold of the similarity (unit length for
             `sphere`) first. False trusts that they are.
         strategy: how the sum over the pairs is carried out, see `dystress_jax.losses`.
-        tile_size: rows and columns of a tile, where the strategy uses tiles; None: 1024, in
-            the ring 512.
+        tile_size: rows and columns of a tile, where the strategy uses tiles: one number, or a
+            pair; None: what suits the platform.
         axis_name: inside `jax.shard_map`, the mesh axis over which the batch is split. The
             arguments are then this device's rows, and the result their part of the loss of the
             whole batch.

@@ -34,8 +34,9 @@ ALL = 2**31 - 1
 # Measured on a CPU (docs/results/loss.md): a tile should fit into its cache, and up to dense_pairs
 # the dense form takes at most a sixth more time and works with forward mode.
 CPU = Sizes(1024 * 1024, Tile(1024, 1024), Tile(512, 512), ALL)
-# A kernel has to be long: few rows, all columns.
-ACCELERATOR = Sizes(1024 * 1024, Tile(4096, ALL), Tile(4096, ALL), 2**27)
+# Measured on an H100 (docs/results/accelerator.md): every tile costs a dozen kernels, so there are
+# few, long ones; up to dense_pairs the dense form is as fast and takes 128 MiB.
+ACCELERATOR = Sizes(4096 * 4096, Tile(4096, ALL), Tile(4096, ALL), 2**27)
 # Up to this many numbers every device can well hold all candidates.
 GATHERED_NUMBERS = 16 * 1024 * 1024
 

@@ -13,6 +13,8 @@ Example:
 """
 
 from ._build import build as build
+from ._embed import EmbedError as EmbedError
+from ._embed import embed as embed
 from ._evaluate import evaluate as evaluate
 from ._evaluate import read_config as read_config
 from ._evaluate import restore as restore

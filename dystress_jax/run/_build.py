@@ -17,12 +17,13 @@ from .. import data, losses, methods, schemes, sharding
 from ..data.tokenizer import Tokenizer
 from ..methods import Loss, Method, Views
 from ..schemes import Scheme
+from ..similarities import as_similarity
 from ..training import optim
 from . import language, networks
 from ._own import Chosen, Own, choose, name_own
 from .checks import has_batchnorm, ignored
 from .config import Config, ConfigError, arguments
-from .data import Sources, describe, open_sources, remembered
+from .data import Sources, check_labels, describe, open_sources, remembered
 from .experiment import Embed, Encode, Experiment, Schedule
 from .fields import as_fields, fields
 from .inputs import Inputs, make_inputs
@@ -50,6 +51,7 @@ def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experim
     chosen, mesh = choose(config, own), sharding.make_mesh()
     _check_devices(config, mesh)
     sources, tokenizer = open_sources(config, chosen.source), None
+    check_labels(config, sources["train"])
     if config.method == "clip":
         tokenizer = language.make_tokenizer(config, sources["train"], workdir)
         sources = language.tokenize(sources, tokenizer)
@@ -253,6 +255,7 @@ _GIVEN_TO_LOSS = ("labels", "queue", "temperature", "similarity", "axis_name")
 
 def spread(config: Config, mesh: Mesh, loss: Loss) -> Loss:
     """The loss over the devices; one of one's own that knows no strategies is left to XLA."""
+    loss = _in_precision(config, loss)
     if "strategy" not in inspect.signature(loss).parameters:
         return loss
     with as_fields("loss", loss="loss.name"):
@@ -263,6 +266,26 @@ def spread(config: Config, mesh: Mesh, loss: Loss) -> Loss:
             strategy=config.loss.strategy,
             tile_size=config.loss.tile_size or None,
         )
+
+
+def _in_precision(config: Config, loss: Loss) -> Loss:
+    """The loss with its matrix products in the precision that the settings name."""
+    precision = config.loss.precision
+    if precision == "float32":  # what every similarity has
+        return loss
+    taken = inspect.signature(loss).parameters.get("similarity")
+    if taken is None:
+        raise ConfigError(
+            f"config.loss.precision: found {precision} with config.loss.name {config.loss.name}, "
+            "which takes no similarity to change; allowed: float32."
+        )
+
+    @functools.wraps(loss)
+    def in_precision(*arguments: Any, similarity: Any = taken.default, **options: Any) -> Array:
+        similar = as_similarity(similarity).with_precision(precision)
+        return loss(*arguments, similarity=similar, **options)
+
+    return in_precision
 
 
 def make_method(config: Config, chosen: Chosen, parts: Parts) -> Method:

@@ -328,7 +328,7 @@ def _train_steps(
             improved = score is not None and score > best
             best = max(best, score or 0.0)
 
-            signal = stop.reached(step)
+            signal = stop.reached(step, last=last)
             due = last or improved or signal is not None or _due(config.checkpoint_every, step)
             if config.checkpoint_every and due:
                 log.flush()  # the line of a saved step is on disk before its checkpoint

@@ -17,6 +17,7 @@ from ..data import SOURCES
 from ..errors import UserError
 from ..losses import FOR_QUEUE, STRATEGIES
 from ..models import ENCODERS, HEADS, MODES, POOLINGS, POSITIONS, STEMS, TEXTS, projector
+from ..similarities import PRECISIONS
 from ..training.optim import LARS_FORMS, OPTIMIZERS, RULES
 from .methods import (
     ALL_LOSSES,
@@ -405,6 +406,13 @@ class Loss:
         "rows and columns of a tile; 0 = the strategy's own",
         at_least=0,
         only_for={"loss.strategy": [name for name in STRATEGIES if name != "dense"]},
+        parts=("spread",),
+        may_change=True,
+    )
+    precision: str = _field(
+        "float32",
+        "matrix products of the loss; sums and temperatures stay in float32",
+        among=PRECISIONS,
         parts=("spread",),
         may_change=True,
     )

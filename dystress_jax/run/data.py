@@ -56,13 +56,21 @@ def open_sources(config: Config, opener: data.Opener) -> Sources:
                     else source
                     for split, source in sources.items()
                 }
+    return sources
+
+
+def check_labels(config: Config, train: data.Source) -> None:
+    """Refuse a loss that needs labels on images without.
+
+    Raises:
+        ConfigError: naming losses that need none.
+    """
     loss = ALL_LOSSES.get(config.loss.name)
-    if loss and "labels" in arguments(loss) and not sources["train"].has_labels:
+    if loss and "labels" in arguments(loss) and not train.has_labels:
         raise ConfigError(
             f"config.loss.name: found {config.loss.name} with images without labels; allowed: "
             "softmax, dcl or rgcl, which need none."
         )
-    return sources
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Settings that a command line overrides, checked before absl parses them."""
 
 import ast
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -107,6 +108,65 @@ def take_options(arguments: Iterable[str]) -> tuple[list[str], dict[str, dict[st
         else:
             options.setdefault(holder, {})[option] = _literal(value)
     return others, options
+
+
+def take_group(
+    arguments: Sequence[str], flag: str, group: str = "data"
+) -> tuple[list[str], dict[str, Any]]:
+    """Take the fields of a group out of a command line, where another flag stands for it.
+
+    Args:
+        arguments: of the command line.
+        flag: what stands for the group, such as `on`.
+        group: of the settings.
+
+    Returns:
+        The other arguments, and the values by the name in the group.
+
+    Raises:
+        ConfigError: in the names of the flags.
+
+    Example:
+        >>> take_group(["eval", "--on.source=folder", "--on.limit", "50", "--k=1"], "on")
+        (['eval', '--k=1'], {'source': 'folder', 'limit': 50})
+    """
+    named = {field.last: field for field in fields() if field.name.startswith(f"{group}.")}
+    prefix = f"{flag}." if flag else ""
+    others, found, rest = [], {}, iter(arguments)
+    for argument in rest:
+        flagged, equals, value = argument.lstrip("-").partition("=")
+        name = flagged.removeprefix(prefix)
+        of_group = name.partition(".")[0] in named if not prefix else flagged.startswith(prefix)
+        if not argument.startswith("-") or not of_group:
+            others.append(argument)
+            continue
+        if not equals and (value := next(rest, None)) is None:
+            raise ConfigError(f"--{flagged}: found no value; allowed: --{flagged}=VALUE.")
+        holder, _, option = name.partition(".")
+        with calling_group(flag, group):
+            if option and holder in named and named[holder].takes == (dict,):
+                found.setdefault(holder, {})[option] = _literal(value)
+                continue
+            check_overrides([f"--config.{group}.{name}={value}"])
+        found[name] = _read(value, named[name])
+    return others, found
+
+
+@contextlib.contextmanager
+def calling_group(flag: str, group: str = "data") -> Iterator[None]:
+    """Say `--FLAG.FIELD` where an error says `config.GROUP.FIELD`; `--FIELD` without a flag."""
+    try:
+        yield
+    except ConfigError as error:
+        prefix = f"--{flag}." if flag else "--"
+        raise ConfigError(str(error).replace(f"config.{group}.", prefix)) from error
+
+
+def _read(text: str, field: Field) -> Any:
+    kind = field.takes[0]
+    if kind is bool:
+        return text.lower() in ("true", "t", "1")
+    return kind(text) if kind in (int, float) else text
 
 
 def _literal(text: str) -> Any:

@@ -6,6 +6,7 @@ of the state, which is part of the record, and the seal of the record find a fli
 """
 
 import contextlib
+import gc
 import hashlib
 import json
 import logging
@@ -67,6 +68,7 @@ class Saver:
         self._failed, self._tell = failed or _raise, tell
         self._scores = scores(directory)
         self._writing: Any = None
+        self._while_writing = contextlib.ExitStack()
         self._step = -1  # of the newest that was asked for
         self._error: CheckpointError | None = None  # why it is not on disk
         self._undeletable: set[str] = set()
@@ -104,6 +106,7 @@ class Saver:
         record["fingerprint"] = int(fingerprint(state))
         if record.get("score") is not None:
             self._scores[step] = record["score"]
+        self._while_writing.enter_context(_quiet())  # its threads tell of errors too
         with self._reporting(), _orbax():
             self._writing = ocp.save_checkpointables_async(
                 _path(self._directory, step),
@@ -132,7 +135,7 @@ class Saver:
 
     def _finish(self, timeout: float | None) -> None:
         # A save whose result nobody asks for keeps its thread, its event loop and three files.
-        with self._reporting(), _quiet():
+        with self._reporting():
             try:
                 self._writing.result(timeout=timeout)
             except TimeoutError:
@@ -140,6 +143,7 @@ class Saver:
                     raise
                 return  # it is still being written
             self._writing = None
+            self._while_writing.close()
             self._forget()
 
     @contextlib.contextmanager
@@ -149,6 +153,7 @@ class Saver:
         except Exception as error:  # Orbax and tensorstore each raise their own
             _pass_on_interrupt(error)
             self._writing = None
+            self._while_writing.close()
             self._scores.pop(self._step, None)
             if jax.process_index() == 0:
                 for path in self._directory.glob(f"{self._step}.*"):
@@ -313,14 +318,17 @@ def restore_newest(directory: pathlib.Path, abstract: PyTree) -> Restored | None
         FileError: a damaged one cannot be moved.
     """
     restored, damaged = None, {}
-    for step in reversed(steps(directory)):
-        try:
-            if restored is None:
-                restored = restore(directory, step, abstract)
-            else:
-                _read(directory, step)
-        except CheckpointError as error:
-            damaged[step] = str(error)
+    with _quiet():
+        for step in reversed(steps(directory)):
+            try:
+                if restored is None:
+                    restored = restore(directory, step, abstract)
+                else:
+                    _read(directory, step)
+            except CheckpointError as error:
+                damaged[step] = str(error)
+        if damaged:
+            gc.collect()  # what Orbax has left behind complains when it goes
     if restored is not None:
         moved = _move_aside(directory, list(damaged))
         return restored._replace(damaged=list(zip(damaged.values(), moved, strict=True)))
@@ -377,13 +385,15 @@ def _orbax() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """One line of ours says what pages of traces in the log would."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -444,7 +454,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _first(error: BaseException) -> str:
     """The error that started a chain, in one line."""
     *_, error = _chain(error)
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    said = f"{type(error).__name__}: {error}".splitlines()[0]
+    return said if len(said) <= 320 else f"{said[:150]} ... {said[-150:]}"  # paths are long
 
 
 def _move_aside(directory: pathlib.Path, bad: list[int]) -> list[pathlib.Path]:

@@ -2,6 +2,10 @@
 
 import os
 import signal
+import sys
+import threading
+import time
+import traceback
 from collections.abc import Callable
 from types import FrameType
 
@@ -11,6 +15,7 @@ from jax.experimental import multihost_utils
 from .processes import exchange
 
 # What a person, a scheduler (Slurm's --signal=USR1) and a terminal that closes send.
+PATIENCE = 60.0  # seconds, beside five times as long as any step so far
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -20,7 +25,8 @@ class StopRequest:
     Before, there is nothing to save, and a signal does what it does elsewhere. A second Ctrl-C does
     that too; more of the other signals change nothing, since schedulers repeat them. A signal that
     is ignored, such as SIGHUP below `nohup`, stays so. With several processes, JAX's coordination
-    service makes all of them stop after the same step.
+    service makes all of them stop after the same step. Where no step ends, since data do not come
+    for example, the process says where it hangs and ends.
 
     Args:
         tell: called once, with what to show the person who asked.
@@ -30,11 +36,16 @@ class StopRequest:
         self._tell = tell
         self._name: str | None = None
         self._before: dict[signal.Signals, object] = {}
+        self._last, self._longest = time.monotonic(), 0.0  # end of a step, seconds of the longest
+        self._hangs: threading.Timer | None = None
+        self._over = False  # no step follows
 
     def __enter__(self) -> "StopRequest":
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._hangs is not None:
+            self._hangs.cancel()
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
@@ -51,8 +62,22 @@ class StopRequest:
         """The signal that asked this process to stop, if one did."""
         return self._name
 
-    def reached(self, step: int) -> str | None:
-        """The signal's name if the run shall stop after this step, else None."""
+    def reached(self, step: int, *, last: bool = False) -> str | None:
+        """The signal's name if the run shall stop after this step, else None.
+
+        Args:
+            step: the step that has just been taken.
+            last: whether none follows.
+        """
+        now = time.monotonic()
+        self._last, self._longest = now, max(self._longest, now - self._last)
+        name = self._agreed(step)
+        self._over = self._over or last or name is not None
+        if self._over and self._hangs is not None:
+            self._hangs.cancel()  # to save may take as long as it takes
+        return name
+
+    def _agreed(self, step: int) -> str | None:
         if jax.process_count() == 1:
             return self._name
         if not multihost_utils.reached_preemption_sync_point(step):
@@ -64,9 +89,29 @@ class StopRequest:
         if self._name is None:
             self._name = signal.Signals(number).name
             self._tell(f"{self._name}: finishing the step, then saving; Ctrl-C again quits at once")
+            seconds = PATIENCE + 5 * self._longest
+            main = threading.main_thread().ident
+            self._hangs = threading.Timer(seconds, _end_where_it_hangs, (self._name, seconds, main))
+            self._hangs.daemon = True
+            if not self._over:
+                self._hangs.start()
             if jax.process_count() > 1:
                 os.kill(os.getpid(), signal.SIGTERM)  # JAX tells the others
         # Not from here: this function waits until what runs outside Python has ended.
         before = self._before.get(signal.SIGINT)
         if before is not None:
             signal.signal(signal.SIGINT, before)  # pyright: ignore[reportArgumentType]
+
+
+def _end_where_it_hangs(name: str, seconds: float, thread: int) -> None:
+    frame = sys._current_frames()[thread]
+    where = traceback.extract_stack(frame)
+    ours = [f for f in where if f"{os.sep}dystress_jax{os.sep}" in f.filename] or where
+    print(
+        f"{name}: no step has ended for {seconds:.0f} s; ended without saving. It hangs in "
+        f"{ours[-1].filename}, line {ours[-1].lineno} ({ours[-1].line}), below that in "
+        f"{where[-1].filename}, line {where[-1].lineno} ({where[-1].name}).",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
