@@ -25,6 +25,8 @@ from ._load import ZeroShotClassifier as ZeroShotClassifier
 from ._load import load as load
 from ._own import Own as Own
 from ._train import train as train
+from ._weights import export_weights as export_weights
+from ._weights import import_weights as import_weights
 from .checks import from_config_dict as from_config_dict
 from .config import Config as Config
 from .config import ConfigError as ConfigError

@@ -74,10 +74,30 @@ def rebuild(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Exper
     Raises:
         ConfigError: something of the run is missing.
     """
-    config = name_own(config, own)
-    sources = {"train": remembered(workdir)}
     tokenizer = language.saved_tokenizer(config, workdir) if config.method == "clip" else None
-    mesh = sharding.make_mesh()
+    return without_images(config, remembered(workdir), tokenizer, own=own)
+
+
+def without_images(
+    config: Config,
+    train: data.Source,
+    tokenizer: Tokenizer | None = None,
+    *,
+    own: Own = Own(),  # noqa: B008
+) -> Experiment:
+    """Build the parts of a run for training images that nobody looks at, on any devices.
+
+    Args:
+        config: its settings.
+        train: says what the images are like.
+        tokenizer: of an image-text run.
+        own: the objects that the run was given in Python.
+
+    Raises:
+        ConfigError: the settings do not fit the images or each other.
+    """
+    config, mesh = name_own(config, own), sharding.make_mesh()
+    sources = {"train": train}
     return _assemble(config, choose(config, own), sources, tokenizer, mesh, try_own=False)
 
 

@@ -24,6 +24,7 @@ from ._build import build, with_images
 from ._environment import usable_jax
 from ._evaluate import read_config
 from ._own import Own, check_given_again, name_own
+from ._weights import begin_from
 from .config import Config, ConfigError
 from .data import (
     check_same,
@@ -267,13 +268,22 @@ def _start(run: _Run) -> _Start:
         _note(changed)
     restored = checkpoint.restore_newest(run.checkpoints, experiment.abstract_state())
     if restored is None:
-        return _Start(experiment.init_state(), batches, 0, 0.0)
+        return _Start(_first_state(run.config, experiment), batches, 0, 0.0)
     for reason, place in restored.damaged:
         _note(f"{reason}; moved to {place}")
     done = restored.step >= experiment.schedule.total_steps
     _note(f"{'complete' if done else 'going on from the checkpoint'} at step {restored.step}")
     batches.set_state(restored.record["position"])
     return _Start(restored.state, batches, restored.step, restored.record["seconds"])
+
+
+def _first_state(config: Config, experiment: Experiment) -> TrainState:
+    if not config.init_from:
+        return experiment.init_state()
+    begun = begin_from(experiment, config.init_from, prefix=config.init_prefix)
+    for line in begun.said:
+        _note(line)
+    return begun.state
 
 
 def _train_steps(

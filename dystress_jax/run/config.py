@@ -16,7 +16,7 @@ from ..augment import RECIPES
 from ..data import SOURCES
 from ..errors import UserError
 from ..losses import FOR_QUEUE, STRATEGIES
-from ..models import ENCODERS, HEADS, MODES, POOLINGS, STEMS, TEXTS, projector
+from ..models import ENCODERS, HEADS, MODES, POOLINGS, POSITIONS, STEMS, TEXTS, projector
 from ..similarities import PRECISIONS
 from ..training.optim import LARS_FORMS, OPTIMIZERS, RULES
 from .methods import (
@@ -319,6 +319,15 @@ class Model:
     freeze_patches: bool = _field(
         False, "keep the random patch embedding, as MoCo v3 does", only_for=_NOT_CLIP
     )
+    positions: str = _field(
+        "sincos",
+        "sincos: fixed, as in MoCo v3; learned: as in ViT and DeiT, for one size of images",
+        among=POSITIONS,
+        only_for=_NOT_CLIP,
+    )
+    quick_gelu: bool = _field(
+        False, "x sigmoid(1.702 x) in place of GELU, as OpenAI's weights need", only_for=_CLIP
+    )
     remat: bool = _field(
         False, "compute the insides of blocks again for the gradient: less memory, more time"
     )
@@ -596,6 +605,16 @@ class Config:
     steps: int = _field(0, "if above 0: steps, in place of epochs", at_least=0, may_change=True)
     log_every: int = _field(
         10, "steps between two logged lines; 0 = never", at_least=0, may_change=True
+    )
+    init_from: str = _field(
+        "",
+        "a run's directory or a file of weights that a new run starts from; '' = none",
+        may_change=True,
+    )
+    init_prefix: str = _field(
+        "auto",
+        "what stands before the names in that file, such as module.encoder_q.; auto: found",
+        may_change=True,
     )
     checkpoint_every: int = _field(
         500, "steps between two checkpoints; 0 = never", at_least=0, may_change=True

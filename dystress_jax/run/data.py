@@ -227,7 +227,7 @@ def remembered(workdir: pathlib.Path) -> data.Source:
         known = parse_json(path.read_bytes())
         height, width, channels = (int(known[side]) for side in ("height", "width", "channels"))
         stored, names = int(known["stored"]), tuple(map(str, known["class_names"]))
-        index = np.arange(int(known["images"]), dtype=np.int32)
+        images = int(known["images"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path}: found nothing that says what the training images were like ({error}); "
@@ -235,15 +235,29 @@ def remembered(workdir: pathlib.Path) -> data.Source:
             "again, if the images are still there."
         ) from error
 
+    return as_remembered(
+        (height, width, channels), images=images, num_stored=stored, class_names=names
+    )
+
+
+def as_remembered(
+    image_shape: tuple[int, int, int],
+    *,
+    images: int,
+    num_stored: int | None = None,
+    class_names: tuple[str, ...] = (),
+) -> data.Source:
+    """Images that are known, but not there."""
+
     def nothing(rows):
         raise RuntimeError("the images of a run that was loaded without them are looked at")
 
     return data.Source(
         read=nothing,
-        index=index,
-        num_stored=stored,
-        image_shape=(height, width, channels),
-        class_names=names,
+        index=np.arange(images, dtype=np.int32),
+        num_stored=images if num_stored is None else num_stored,
+        image_shape=image_shape,
+        class_names=class_names,
     )
 
 
@@ -301,6 +315,7 @@ def with_absolute_paths(config: Config) -> Config:
             name: {**on, "path": absolute(on["path"])} if on.get("path") else on
             for name, on in config.eval_on.items()
         },
+        init_from=absolute(config.init_from),
         data=dataclasses.replace(d, path=path, captions=captions),
         text=dataclasses.replace(t, vocabulary=absolute(t.vocabulary)),
         zero_shot=dataclasses.replace(z, class_names=absolute(z.class_names)),
