@@ -520,6 +520,7 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
         *(
             "evaluation",
             "evaluation_options",
+            "eval_on",
             "data.path",
             "data.captions",
             "data.outside",
