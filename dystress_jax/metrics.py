@@ -1,7 +1,8 @@
 """Measures of a representation: how it spreads, and what the temperature does to it.
 
 All of them take embeddings as they come and scale the rows to length 1 themselves, except
-`effective_rank`, which measures the features as they are.
+`effective_rank`, which measures the features as they are. Where an embedding has a NaN, so has the
+result.
 """
 
 import functools
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .errors import ArgumentError
-from .similarities import Similarity, at_least_float32, normalize, sphere
+from .similarities import Similarity, at_least_float32, normalize, rows_or_nan, sphere
 from .temperatures import TemperatureLike, as_temperature
 
 __all__ = [
@@ -54,8 +55,8 @@ def alignment(
         Wang and Isola, [arXiv 2005.10242](https://arxiv.org/abs/2005.10242), Eq. 6.
     """
     squared = jnp.sum((_unit(a) - _unit(b)) ** 2, axis=-1)
-    apart = squared > 0  # the power's gradient at 0 is infinite for alpha < 2
-    return jnp.mean(jnp.where(apart, jnp.where(apart, squared, 1.0) ** (alpha / 2), 0.0))
+    equal = squared == 0  # the power's gradient at 0 is infinite for alpha < 2
+    return jnp.mean(jnp.where(equal, 0.0, jnp.where(equal, 1.0, squared) ** (alpha / 2)))
 
 
 def uniformity(x: Float[Array, "n d"], t: float = 2.0, *, num_tokens: int = 1) -> Float[Array, ""]:
@@ -219,7 +220,7 @@ def effective_rank(x: Float[Array, "n d"]) -> Float[Array, ""]:
     """
     singular = jnp.linalg.svd(at_least_float32(x), compute_uv=False)
     total = jnp.sum(singular)
-    p = singular / jnp.where(total > 0, total, 1.0)
+    p = singular / jnp.where(total == 0, 1.0, total)
     return jnp.exp(jnp.sum(jax.scipy.special.entr(p)))
 
 
@@ -239,8 +240,8 @@ def recall_at_k(
         positives: index of the key that belongs to each query; default 0, 1, ..., n - 1.
 
     Returns:
-        Between 0 and 1. Keys that tie with the right one count against the query. Several right
-        keys: `evaluation.retrieval_ranks`.
+        Between 0 and 1; NaN where a positive is no key. Keys that tie with the right one count
+        against the query. Several right keys: `evaluation.retrieval_ranks`.
 
     Raises:
         ArgumentError: when k is not in [1, m], or there are fewer keys than queries and no
@@ -265,10 +266,13 @@ def recall_at_k(
     def found(query):
         point, positive = query
         similarity = _product(keys, point)
+        own = rows_or_nan(similarity, positive)
         others = jnp.arange(keys.shape[0]) != positive
-        return jnp.sum(~(similarity < similarity[positive]) & others) < k  # NaN counts as a tie
+        hit = jnp.sum((similarity >= own) & others) < k
+        known = ~(jnp.isnan(similarity).any() | jnp.isnan(own))
+        return jnp.where(known, hit.astype(jnp.float32), jnp.nan)
 
-    return jnp.mean(_by_row(found, (queries, positives)).astype(jnp.float32))
+    return jnp.mean(_by_row(found, (queries, positives)))
 
 
 def equilibrium_gap(
@@ -381,6 +385,8 @@ _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 def _by_row(function: Callable, rows, batch_size: int = 256):
     """Applies function to each row, a few hundred at a time: O(n) memory for O(n^2) pairs."""
+    if not isinstance(jax.tree.leaves(rows)[0].shape[0], int):  # symbolic, as of `jax.export`
+        return jax.vmap(function)(rows)
     return jax.lax.map(function, rows, batch_size=batch_size)
 
 
@@ -402,8 +408,13 @@ def _sums_by_class(
             for pairs in (same & (indices != index), ~same)
         ]
 
-    same, other = jax.tree.map(jnp.sum, _by_row(row, (a, labels, indices)))
-    return same, other
+    (same, same_pairs), (other, other_pairs) = jax.tree.map(
+        jnp.sum, _by_row(row, (a, labels, indices))
+    )
+    # A row with NaN shows, also where no pair has it.
+    broken = jnp.isnan(a).any() | jnp.isnan(b).any()
+    same, other = (jnp.where(broken, jnp.nan, total) for total in (same, other))
+    return (same, same_pairs), (other, other_pairs)
 
 
 def _log_mean_kernel(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 from jax.lax import DotAlgorithmPreset, Precision
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .errors import ArgumentError, look_up
 
@@ -117,14 +117,19 @@ def at_least_float32(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
 
 
 def normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-    """Scales each row to length 1; a zero row stays zero and has a zero gradient."""
+    """Scales each row to length 1; a zero row stays zero, without a gradient; NaN stays NaN."""
     # The result does not depend on the scale of the row: taking it out first keeps the squares
     # from under- and overflowing, and it needs no gradient.
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-    nonzero = scale > 0
-    x = jnp.where(nonzero, x / jnp.where(nonzero, scale, 1.0), 0.0)
+    zero = scale == 0  # not of what is no number: a row with NaN must show
+    x = jnp.where(zero, 0.0, x / jnp.where(zero, 1.0, scale))
     squares = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.where(nonzero, squares, 1.0))
+    return x * jax.lax.rsqrt(jnp.where(zero, 1.0, squares))
+
+
+def rows_or_nan(x: Float[Array, "m ..."], index: Int[Array, "..."]) -> Float[Array, "..."]:
+    """Returns the rows of that index, and NaN where there is none: jit can refuse no number."""
+    return x.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ of them is a reason to recompile. Write one of your own by subclassing `Temperat
         def __call__(self, similarity): return self.tau * (1 + similarity**2)
 """
 
+import dataclasses
 import functools
 import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -62,9 +63,16 @@ class Temperature:
     exceed that range by a few units in the last place.
     """
 
+    def __post_init__(self):
+        """Take variables of a module library, such as `nnx.Param`, by their arrays."""
+        for each in dataclasses.fields(self) if dataclasses.is_dataclass(self) else ():
+            value = getattr(self, each.name)
+            if array_of(value) is not value:
+                object.__setattr__(self, each.name, array_of(value))
+
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
         """Returns tau > 0 for each similarity."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no __call__, which returns tau")
 
     def lower_bound(self) -> ArrayLike | None:
         """Returns a number that tau never falls below, or None when there is none to promise.
@@ -89,7 +97,24 @@ class Temperature:
         return self
 
 
-TemperatureLike = Temperature | ArrayLike | Callable[[Array], Array]
+@runtime_checkable
+class HoldsArray(Protocol):
+    """A variable of a module library, such as `nnx.Param`."""
+
+    def __jax_array__(self) -> Array:
+        """Returns the array."""
+        ...
+
+
+NumberLike = ArrayLike | HoldsArray
+TemperatureLike = Temperature | NumberLike | Callable[[Array], Array]
+
+
+def array_of(value: Any) -> Any:
+    """The array that a `HoldsArray` holds; else the value."""
+    if isinstance(value, Tracer | Array | type) or not hasattr(value, "__jax_array__"):
+        return value
+    return value.__jax_array__()
 
 
 @register_dataclass
@@ -106,7 +131,7 @@ class Constant(Temperature):
         return self.tau
 
 
-def constant(tau: ArrayLike) -> Constant:
+def constant(tau: NumberLike) -> Constant:
     """The same temperature for every pair: the classic InfoNCE.
 
     Args:
@@ -145,7 +170,7 @@ class PerAnchor(Temperature):
         return True
 
 
-def per_anchor(tau: Float[ArrayLike, " n"]) -> PerAnchor:
+def per_anchor(tau: Float[ArrayLike, " n"] | HoldsArray) -> PerAnchor:
     """One temperature for each anchor: a row of the similarity matrix shares it.
 
     Args:
@@ -162,12 +187,13 @@ def per_anchor(tau: Float[ArrayLike, " n"]) -> PerAnchor:
         Array([[0.1, 0.1, 0.1],
                [0.5, 0.5, 0.5]], dtype=float32)
     """
-    if jnp.ndim(tau) != 1:
+    array = jnp.asarray(array_of(tau))
+    if array.ndim != 1:
         raise ArgumentError(
-            "tau", f"found shape {jnp.shape(tau)}; allowed: one axis, with one entry per anchor."
+            "tau", f"found shape {array.shape}; allowed: one axis, with one entry per anchor."
         )
     check_positive("tau", tau)
-    return PerAnchor(jnp.asarray(tau))
+    return PerAnchor(array)
 
 
 @register_dataclass
@@ -202,7 +228,7 @@ class Dystress(_Range):
 
 
 def dystress(
-    tau_min: ArrayLike = 0.1, tau_max: ArrayLike = 0.2, *, stop_gradient: bool = True
+    tau_min: NumberLike = 0.1, tau_max: NumberLike = 0.2, *, stop_gradient: bool = True
 ) -> Dystress:
     r"""The dynamically scaled temperature of DySTreSS.
 
@@ -254,11 +280,11 @@ class ShiftedDystress(_Range):
 
 
 def shifted_dystress(
-    tau_min: ArrayLike = 0.1,
-    tau_max: ArrayLike = 0.2,
+    tau_min: NumberLike = 0.1,
+    tau_max: NumberLike = 0.2,
     *,
-    shift: ArrayLike = -0.4,
-    width: ArrayLike = 0.7,
+    shift: NumberLike = -0.4,
+    width: NumberLike = 0.7,
     stop_gradient: bool = True,
 ) -> ShiftedDystress:
     r"""The shifted profile of DySTreSS: flat at the top, its minimum moved below zero.
@@ -308,7 +334,7 @@ class Linear(_Range):
 
 
 def linear(
-    tau_min: ArrayLike = 0.1, tau_max: ArrayLike = 0.2, *, stop_gradient: bool = True
+    tau_min: NumberLike = 0.1, tau_max: NumberLike = 0.2, *, stop_gradient: bool = True
 ) -> Linear:
     r"""A temperature linear in the magnitude of the similarity (form of this library).
 
@@ -344,7 +370,7 @@ class MonotoneCosine(_Range):
 
 
 def monotone_cosine(
-    tau_min: ArrayLike = 0.1, tau_max: ArrayLike = 0.2, *, stop_gradient: bool = True
+    tau_min: NumberLike = 0.1, tau_max: NumberLike = 0.2, *, stop_gradient: bool = True
 ) -> MonotoneCosine:
     r"""A temperature that grows with the cosine all the way (form of this library).
 
@@ -383,7 +409,7 @@ class Temo(_Range):
 
 
 def temo(
-    tau_min: ArrayLike = 0.01, tau_max: ArrayLike = 0.05, *, stop_gradient: bool = False
+    tau_min: NumberLike = 0.01, tau_max: NumberLike = 0.05, *, stop_gradient: bool = False
 ) -> Temo:
     r"""The modulated temperature of TeMo: the square root of the similarity on the scale 0 to 1.
 
@@ -437,9 +463,9 @@ class Exponential(Temperature):
 
 
 def exponential(
-    highest: ArrayLike = 0.2,
-    depth: ArrayLike = 0.1,
-    rate: ArrayLike = 3.5,
+    highest: NumberLike = 0.2,
+    depth: NumberLike = 0.1,
+    rate: NumberLike = 3.5,
     *,
     stop_gradient: bool = True,
 ) -> Exponential:
@@ -448,7 +474,7 @@ def exponential(
     $$\tau(s) = a - b\, e^{-c |s|}$$
 
     Args:
-        highest: a, the limit for large |s|.
+        highest: a, the limit for large |s|, > 0.
         depth: b, how far tau falls at s = 0; a - b > 0.
         rate: c, >= 0, how fast it saturates.
         stop_gradient: whether tau counts as a number in the gradient with respect to the
@@ -458,7 +484,7 @@ def exponential(
         A temperature with the leaves `highest`, `depth` and `rate`.
 
     Raises:
-        ArgumentError: when a - b <= 0 or c < 0.
+        ArgumentError: when a <= 0, a - b <= 0 or c < 0.
 
     Example:
         >>> exponential()(jnp.array([0.0, 1.0]))
@@ -467,14 +493,15 @@ def exponential(
     References:
         A profile that the authors of DySTreSS tried, with the defaults of their code.
     """
+    check_positive("highest", highest)
     if concrete(highest, depth, rate):
-        if np.any(np.asarray(highest) - np.asarray(depth) <= 0):
+        if np.any(_numbers(highest) - _numbers(depth) <= 0):
             raise ArgumentError(
                 "depth",
                 f"found {depth}; allowed: less than `highest` = {highest}, so that tau at s = 0 is "
                 "> 0.",
             )
-        if np.any(np.asarray(rate) < 0):
+        if np.any(_numbers(rate) < 0):
             raise ArgumentError("rate", f"found {rate}; allowed: >= 0.")
     return Exponential(highest, depth, rate, stop_gradient=stop_gradient)
 
@@ -516,7 +543,7 @@ class LearnedWithBias(Learned):
 
 
 def learned(
-    log_scale: ArrayLike = CLIP_LOG_SCALE, *, min_scale: float = 1.0, max_scale: float = 100.0
+    log_scale: NumberLike = CLIP_LOG_SCALE, *, min_scale: float = 1.0, max_scale: float = 100.0
 ) -> Learned:
     r"""The learned temperature of CLIP, parameterised by the logarithm of its inverse.
 
@@ -583,7 +610,7 @@ class TemperatureFree(Temperature):
         return limit / math.atanh(limit) / self.scale
 
 
-def temperature_free(scale: ArrayLike = 2.0, *, epsilon: float = 1e-6) -> TemperatureFree:
+def temperature_free(scale: NumberLike = 2.0, *, epsilon: float = 1e-6) -> TemperatureFree:
     r"""No temperature: the logit is the scaled log-odds of the similarity.
 
     $$s / \tau(s) = 2\, \mathrm{artanh}(s) = \ln \frac{1 + s}{1 - s}$$
@@ -620,6 +647,12 @@ class Separate(Temperature):
 
     positives: Leaf
     negatives: Leaf
+
+    def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
+        raise TypeError(
+            "separate has two temperatures, for positive and for negative pairs: call its "
+            "for_positives or its for_negatives."
+        )
 
     @property
     def for_positives(self) -> Temperature:
@@ -667,6 +700,7 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
     Args:
         temperature: a float or scalar array (`constant`), an array [n] (`per_anchor`), an
             elementwise function of the similarity, or a Temperature, which is returned as it is.
+            What holds an array, such as an `nnx.Param`, counts as the array.
             A function may close over traced values, such as a parameter to learn. Inside a
             `shard_map` of your own (not that of `losses.on_mesh`) write such a one as a
             Temperature, or pass check_vma=False to the `shard_map`.
@@ -676,7 +710,7 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
 
     Raises:
         ArgumentError: when a float or array is <= 0, or an array has more than one axis.
-        TypeError: when it is none of these.
+        TypeError: when it is none of these, or a Temperature that is no pytree.
 
     Example:
         >>> as_temperature(0.1)
@@ -684,7 +718,13 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
         >>> as_temperature(lambda s: 0.1 + 0.1 * s**2)(jnp.array([0.0, 1.0]))
         Array([0.1, 0.2], dtype=float32)
     """
+    temperature = array_of(temperature)
     if isinstance(temperature, Temperature):
+        if jax.tree_util.all_leaves([temperature]):
+            raise TypeError(
+                f"temperature: {type(temperature).__name__} is no pytree; write "
+                "@jax.tree_util.register_dataclass above its @dataclasses.dataclass(frozen=True)."
+            )
         return temperature
     if callable(temperature):
         # A custom derivative cannot reach what a function closes over: hand it over as leaves.
@@ -734,41 +774,46 @@ def _sin_squared(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return (2.467400730053 + q * t) * t
 
 
-def concrete(*values: ArrayLike) -> bool:
+def concrete(*values: NumberLike) -> bool:
     """Whether all values are known while a program is traced."""
-    return not any(isinstance(value, Tracer) for value in values)
+    return not any(isinstance(array_of(value), Tracer) for value in values)
 
 
-def check_positive(argument: str, value: ArrayLike) -> None:
+def _numbers(value: NumberLike) -> np.ndarray:
+    """Concrete numbers as NumPy sees them."""
+    return np.asarray(array_of(value))
+
+
+def check_positive(argument: str, value: NumberLike) -> None:
     """Refuses a concrete number that is not > 0; traced ones pass."""
-    if concrete(value) and not np.all(np.asarray(value) > 0):
+    if concrete(value) and not np.all(_numbers(value) > 0):
         raise ArgumentError(argument, f"found {value}; allowed: > 0.")
 
 
-def check_range(tau_min: ArrayLike, tau_max: ArrayLike) -> None:
+def check_range(tau_min: NumberLike, tau_max: NumberLike) -> None:
     """Refuses concrete numbers unless 0 < tau_min <= tau_max; traced ones pass."""
     check_positive("tau_min", tau_min)
-    if concrete(tau_min, tau_max) and np.any(np.asarray(tau_min) > np.asarray(tau_max)):
+    if concrete(tau_min, tau_max) and np.any(_numbers(tau_min) > _numbers(tau_max)):
         raise ArgumentError("tau_min", f"found {tau_min}; allowed: <= `tau_max` = {tau_max}.")
 
 
-def _monotone_ratio(shift: ArrayLike, width: ArrayLike) -> ArrayLike:
+def _monotone_ratio(shift: NumberLike, width: NumberLike) -> ArrayLike:
     """The greatest tau_max / tau_min with which s / tau(s) increases; 4.504 for D = -1, k = 1.
 
     With tau = tau_min (1 + (r - 1) p(s)) it increases where tau - s tau' > 0, for every s where
     r - 1 < 1 / max(s p' - p).
     """
-    shift, width = np.broadcast_arrays(shift, width)
+    shift, width = np.broadcast_arrays(_numbers(shift), _numbers(width))
     s = np.linspace(-1.0, 1.0, 4001).reshape(-1, *[1] * shift.ndim)
     phase = np.pi * (np.minimum(s, -shift) + shift) / width
     p, slope = (1 + np.cos(phase)) / 2, -np.pi / (2 * width) * np.sin(phase)
     return 1 + 1 / np.maximum(np.max(s * slope - p, axis=0), np.finfo(float).tiny)
 
 
-def _check_monotone(tau_min: ArrayLike, tau_max: ArrayLike, limit: ArrayLike) -> None:
+def _check_monotone(tau_min: NumberLike, tau_max: NumberLike, limit: ArrayLike) -> None:
     if not concrete(tau_min, tau_max):
         return
-    ratio, limit = np.broadcast_arrays(np.asarray(tau_max) / np.asarray(tau_min), limit)
+    ratio, limit = np.broadcast_arrays(_numbers(tau_max) / _numbers(tau_min), limit)
     worst = np.argmax(ratio / limit)
     if ratio.flat[worst] > limit.flat[worst]:
         warnings.warn(

@@ -1,9 +1,11 @@
 """Captions: where they come from, which is used when, and what a faulty caption file leads to."""
 
 import csv
+import functools
 import io
 import itertools
 import json
+import os
 import struct
 import warnings
 import zlib
@@ -461,7 +463,7 @@ JSON_FAULTS = {
     '{"path": "c.png", "path": "a.png", "caption": "y"}': "no JSON: a name is there twice: path, ",
     '{"path": "c.png", "caption": "\\ud83d"}': "the caption has half a character",
     '{"path": "\\u0000.png", "caption": "x"}': "there is no image",
-    '{"path": "c.png", "caption": "x", "split": "dev"}': "the split is 'dev'; allowed: train, test",
+    '{"path": "c.png", "caption": "x", "split": "mine"}': "the split is 'mine'; allowed: train, ",
 }
 FAULTS = [("captions.csv", GOOD_CSV, 3, line, what) for line, what in CSV_FAULTS.items()] + [
     ("captions.jsonl", GOOD_JSON, 2, line, what) for line, what in JSON_FAULTS.items()
@@ -767,3 +769,37 @@ def test_tfds_features_that_are_no_captions_are_refused(feature, message, senten
 def test_bad_settings_are_refused(kind, options, message):
     with pytest.raises(ValueError, match=message):
         data.open_splits(kind, **options)
+
+
+@pytest.mark.parametrize("form", ["absolute", "upwards", "link"])
+def test_images_outside_the_folder_need_a_setting(tmp_path, form):
+    inside = tmp_path / "data"
+    inside.mkdir()
+    for path in (inside / "a.png", tmp_path / "private.png"):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+    path = {"absolute": tmp_path / "private.png", "upwards": "../private.png"}.get(form, "b.png")
+    if form == "link":
+        (inside / "b.png").symlink_to(tmp_path / "private.png")
+    (inside / "c.csv").write_text(f"path,caption\na.png,a\n{path},b\n")
+    open_it = functools.partial(
+        data.open_splits, "folder", path=str(inside), captions="c.csv", holdout=0
+    )
+    message = "^captions: .*c.csv, line 3: the image .* is not below `path`; `outside` allows"
+    with pytest.raises(ValueError, match=message):
+        open_it()
+    assert len(open_it(outside=True)["train"]) == 2
+    assert "line 3" in open_it(on_error="skip")["train"].skipped[0]
+
+
+def test_a_missing_image_whose_name_looks_the_same_is_named(tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "cafe\u0301.png")
+    (tmp_path / "c.csv").write_text("path,caption\ncaf\u00e9.png,a\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"but one that looks the same: .*'cafe.u0301.png' on the"):
+        data.open_splits("folder", path=str(tmp_path), captions="c.csv")
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "c.csv").write_text("path,caption\na.png,a\n")
+    with pytest.raises(ValueError, match=r"line 2: cannot read the image .*a.png: it is no regula"):
+        data.open_splits("folder", path=str(tmp_path), captions="c.csv")

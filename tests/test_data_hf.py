@@ -184,8 +184,28 @@ def test_images_may_be_files_beside_the_data(tmp_path):
         {"bytes": FILES[1], "path": "b.png"},
     ]
     write(tmp_path / "parquet", {"image": images})
-    found = open_hf(tmp_path / "parquet")["train"].gather(np.arange(2))["image"]
+    found = open_hf(tmp_path / "parquet", outside=True)["train"].gather(np.arange(2))["image"]
     np.testing.assert_array_equal(found, IMAGES[:2])
+    message = "^outside: the image .*a.png in row 0 of train .* is not below `path`; allowed: True"
+    with pytest.raises(ArgumentError, match=message):
+        open_hf(tmp_path / "parquet")
+    with pytest.raises(data.UnreadableError, match=r"a.png in row 0 of train"):
+        open_hf(tmp_path / "parquet", image_size=8)["train"][0]
+
+
+@pytest.mark.parametrize("names", [("Train", "TEST"), ("training", "testing"), ("train", "Val")])
+def test_names_of_splits_are_recognised_however_they_are_written(names, tmp_path):
+    for form in ("saved", "parquet"):
+        (tmp_path / form).mkdir()
+    parts = dict(
+        zip(names, (data_set(FILES, LABELS), data_set(FILES[:3], LABELS[:3])), strict=True)
+    )
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    for name, part in parts.items():
+        part.to_parquet(tmp_path / "parquet" / f"{name}-00000-of-00001.parquet")
+    for form in ("saved", "parquet"):
+        splits = open_hf(tmp_path / form, image_size=8)
+        assert {split: len(part) for split, part in splits.items()} == {"train": 20, "test": 3}
 
 
 # Read in place
@@ -441,6 +461,13 @@ def test_an_image_that_cannot_be_read_is_named_with_its_split_and_row(form, brok
     else:
         with pytest.raises(ArgumentError, match=f"^path: {said}"):
             open_hf(tmp_path)
+    for image_size in (0, 4):
+        some = data.open_splits(
+            "hf", path=str(tmp_path), image_size=image_size, on_error="skip", holdout=0.25
+        )
+        assert [int(example["index"]) for example in some["test"]] == [0, 1, 3, 4]
+        assert "row 2" in some["test"].skipped[0]
+        assert not some["holdout"].skipped
 
 
 def test_several_sizes_need_an_image_size(tmp_path):

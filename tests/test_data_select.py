@@ -172,6 +172,14 @@ def test_long_tails_that_cannot_be_made(labels, ratio, message):
         data.long_tail(source, ratio)
 
 
+def test_labelled_keeps_what_has_a_label():
+    labels = np.where(np.arange(20) % 5, -1, 2)
+    source = labelled(labels, names=("a", "b", "c"))
+    assert data.labelled(source).index.tolist() == [0, 5, 10, 15]
+    unread = labelled(labels, names=("a", "b", "c"), read_one_by_one=True)
+    assert data.labelled(unread) is unread  # nobody reads all images to know
+
+
 def test_unlabelled_images_stay_as_they_are_without_a_tail():
     source = from_arrays(np.zeros((20, 1, 1, 3), np.uint8))
     assert data.long_tail(source, 1.0) is source

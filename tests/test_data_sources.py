@@ -7,9 +7,11 @@ import json
 import os
 import pathlib
 import re
+import struct
 import subprocess
 import sys
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from PIL import Image
 
 from dystress_jax import data
 from dystress_jax.data import _stored, from_arrays, from_reader, split_holdout
+from dystress_jax.data._images import look, read_image
 from dystress_jax.errors import ArgumentError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -71,7 +74,7 @@ def prepare_tfds(data_set, directory, *, image=None, label=True, splits=None):
             for i, (picture, number) in enumerate(zip(images, labels, strict=True)):
                 encoded = picture
                 if isinstance(feature, tfds.features.Image):
-                    encoded = png(picture)
+                    encoded = io.BytesIO(picture) if isinstance(picture, bytes) else png(picture)
                 yield i, {"image": encoded} | ({"label": int(number)} if label else {})
 
     builder = Builder(data_dir=directory, file_format="array_record")
@@ -436,6 +439,111 @@ def test_a_link_back_into_the_folder_counts_no_image_twice(tmp_path):
     assert len(data.open_splits("folder", path=str(tmp_path), holdout=0)["train"]) == 6
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Train", "Test"),
+        ("TRAIN", "TEST"),
+        ("training", "testing"),
+        ("train", "Val"),
+        ("around/all/train", "around/all/Validation"),
+    ],
+)
+def test_names_of_splits_are_recognised_however_they_are_written(tmp_path, train, test):
+    write_folder(tmp_path / train, TRAIN, LABELS)
+    write_folder(tmp_path / test, TEST, TEST_LABELS)
+    splits = data.open_splits("folder", path=str(tmp_path), holdout=0)
+    assert {split: len(part) for split, part in splits.items()} == {"train": 20, "test": 6}
+    assert splits["train"].class_names == NAMES
+    assert splits["train"].notes == ()
+
+
+def test_folders_whose_names_are_ambiguous_are_refused(tmp_path):
+    for name in ("two/train", "two/Training", "classes/train", "classes/bus", "deep/cat/test"):
+        write_folder(tmp_path / name / "cat", TRAIN[:2])
+    write_folder(tmp_path / "deep" / "cat" / "train", TRAIN[:2])
+    write_folder(tmp_path / "deep" / "dog" / "train", TRAIN[:2])
+    write_folder(tmp_path / "linked" / "train", TRAIN, LABELS)
+    (tmp_path / "linked" / "test").symlink_to(tmp_path / "linked" / "train")
+    for name, message in {
+        "two": "found (train and Training|Training and train); allowed: one name of each split",
+        "classes": "train would be all training images, beside other folders of images such as .*b",
+        "deep": "cat has a folder test in it, whose images would be trained on; allowed: train/CL",
+        "linked": "train and test of .*linked are the same folder",
+    }.items():
+        with pytest.raises(ArgumentError, match=f"^path: .*{message}"):
+            data.open_splits("folder", path=str(tmp_path / name))
+
+
+def test_files_and_folders_that_are_not_used_are_told(tmp_path):
+    write_folder(tmp_path / "train", TRAIN, LABELS)
+    write_folder(tmp_path / "test", TEST, TEST_LABELS)
+    write_folder(tmp_path / "other", TEST)
+    for name in ("a.txt", "b.TXT", "list"):
+        (tmp_path / "train" / "cat" / name).write_text("no image")
+    unused, others = data.open_splits("folder", path=str(tmp_path))["train"].notes
+    assert unused == f"folders that are none of the data: {tmp_path / 'other'}"
+    assert others == "files that are no images by their names: 2 .txt, 1 without an ending"
+
+
+def add_link_to_nowhere(root):
+    (root / "ant").symlink_to(root / "no such folder")
+    return "ant is a link to nowhere"
+
+
+def add_second_link(root):
+    (root / "eel").symlink_to(root / "cat", target_is_directory=True)
+    return "eel is the same folder as .*cat"
+
+
+def add_pipe(root):
+    os.mkfifo(root / "cat" / "pipe.png")
+    return "pipe.png is no regular file"
+
+
+@pytest.mark.parametrize("add", [add_link_to_nowhere, add_second_link, add_pipe])
+def test_what_cannot_be_listed_is_named_or_left_out(tmp_path, add):
+    write_folder(tmp_path, TRAIN, LABELS)
+    fault = add(tmp_path)
+    for image_size in (0, 4):
+        options = {"path": str(tmp_path), "image_size": image_size}
+        with pytest.raises(ArgumentError, match=f"^path: .*{fault}"):
+            data.open_splits("folder", **options)
+        train = data.open_splits("folder", **options, on_error="skip", holdout=0)["train"]
+        assert len(train) == 20
+        assert re.search(fault, train.skipped[0])
+
+
+def test_a_folder_that_cannot_be_read_is_named_or_left_out(tmp_path, monkeypatch):
+    write_folder(tmp_path, TRAIN, LABELS)
+    (tmp_path / "eel").mkdir()
+    scandir = os.scandir
+
+    def refusing(folder):
+        if str(folder).endswith("eel"):  # as for a user who is not root
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(ArgumentError, match=r"cannot read the folder .*eel: Permission denied"):
+        data.open_splits("folder", path=str(tmp_path))
+    assert data.open_splits("folder", path=str(tmp_path), on_error="skip")["train"].skipped
+
+
+def test_accents_composed_or_not_are_one_class_and_jfif_are_images(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for split, name in (("train", composed), ("test", decomposed)):
+        for kind in (name, "tea"):
+            (tmp_path / split / kind).mkdir(parents=True)
+            for i in range(2):
+                Image.fromarray(TRAIN[i]).save(tmp_path / split / kind / f"{i}.jfif", "JPEG")
+    splits = data.open_splits("folder", path=str(tmp_path), holdout=0)
+    assert splits["train"].class_names == (composed, "tea")
+    assert splits["test"].labels().tolist() == [0, 0, 1, 1]
+    with pytest.raises(ArgumentError, match=r"no folder .*, but one that looks the same: .*u0301"):
+        data.open_splits("folder", path=str(tmp_path / "test" / composed))
+
+
 def test_folders_that_tell_nothing_apart_are_unlabelled(tmp_path):
     write_folder(tmp_path / "one" / "all", TRAIN)
     for i in range(4):
@@ -569,6 +677,61 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch, limit):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with pytest.raises(ValueError, match=r"cannot read the image .*000.png.*pixels"):
             source[0]
+
+
+RAMP = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (RAMP.astype(np.int32), "up to 255, nearly black .* to use 8 of the bits"),
+        (RAMP.astype(np.uint16) << 2, "up to 1020, nearly black .* to use 10 of the bits"),
+        (RAMP.astype(np.uint16) << 4, "up to 4080, nearly black .* to use 12 of the bits"),
+        (RAMP.astype(np.int32) << 9, "from 0 to 130560, more than 16 bits; save it"),
+        (RAMP.astype(np.int32) - 300, "from -300 to -45, more than 16 bits; save it"),
+    ],
+)
+def test_whole_numbers_that_eight_bits_would_spoil_are_refused(tmp_path, stored, message):
+    saved(tmp_path / "x.tif", Image.fromarray(stored))
+    with pytest.raises(ValueError, match=rf"x.tif: its pixels are whole numbers {message}"):
+        read_image(str(tmp_path / "x.tif"), 0)
+
+
+def test_black_with_sixteen_bits_is_black(tmp_path):
+    path = saved(tmp_path / "x.png", Image.fromarray(np.zeros((4, 4), np.uint16)))
+    assert not read_image(str(path), 0).any()
+
+
+def exif_block(*entries):
+    """EXIF data as a writer would store them: (tag, kind, count, value of 4 bytes) each."""
+    body = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
+    head = b"Exif\0\0II*\0\x08\0\0\0"
+    return head + struct.pack("<H", len(entries)) + body + b"\0\0\0\0"
+
+
+TURNED = (0x112, 3, 1, struct.pack("<HH", 6, 0))
+
+
+@pytest.mark.parametrize(
+    ("block", "is_turned"),
+    [
+        (exif_block(TURNED), True),
+        (exif_block((0x100, 2, 4, b"abc\0"), TURNED), True),  # the width as a text
+        (exif_block((0x100, 9, 1, struct.pack("<i", -5)), TURNED), True),  # below 0
+        (exif_block(TURNED, (0x11A, 11, 1, struct.pack("<f", np.nan))), True),  # a resolution
+        (exif_block((0x112, 2, 4, b"abc\0")), False),  # the orientation as a text
+        (b"Exif\0\0no header at all", False),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_exif_data_that_nobody_needs_may_be_faulty(tmp_path, block, is_turned, suffix):
+    image = Image.fromarray(np.full((4, 8, 3), 200, np.uint8))
+    path = str(saved(tmp_path / f"x.{suffix}", image, exif=block))
+    shape = (8, 4) if is_turned else (4, 8)
+    assert look(path, upright=True) == shape
+    assert read_image(path, 0).shape == (*shape, 3)
+    assert read_image(path, 2).shape == (2, 2, 3)
 
 
 def test_floating_point_pixels_are_refused(tmp_path):
@@ -711,6 +874,17 @@ def test_files_that_are_no_npz_are_refused(tmp_path, content):
         data.open_splits("npz", path=str(path))
 
 
+def test_an_npz_that_claims_more_than_the_memory_is_refused(tmp_path):
+    path = write_npz(tmp_path, train_images=TRAIN)
+    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 8, 8, 3), }"
+    header = header.ljust(117) + "\n"
+    claim = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("train_images.npy", claim)
+    with pytest.raises(ArgumentError, match=r"^path: .*data.npz does not fit into the memor"):
+        data.open_splits("npz", path=path)
+
+
 # tfds
 
 
@@ -791,10 +965,65 @@ def test_tfds_takes_the_validation_split_where_test_has_no_labels(tmp_path):
     assert [int(example["label"]) for example in test] == TEST_LABELS.tolist()
 
 
+def in_a_file(image, kind="PNG"):
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def test_tfds_decodes_any_file_as_a_folder_does(tmp_path):
+    picture = Image.fromarray(SMALL)
+    alpha = Image.fromarray(np.dstack([SMALL, SMALL[..., 0]]))
+    files = {
+        "palette.png": in_a_file(picture.quantize(8)),
+        "alpha.png": in_a_file(alpha),
+        "cmyk.jpg": in_a_file(picture.convert("CMYK"), "JPEG"),
+        "gray.png": in_a_file(picture.convert("L")),
+        "plain.png": png(SMALL),
+    }
+    (tmp_path / "files").mkdir()
+    for name, content in files.items():
+        (tmp_path / "files" / name).write_bytes(content)
+    by_files = data.open_splits("folder", path=str(tmp_path / "files"), holdout=0)["train"]
+    folder = prepare_tfds(
+        "any_kind",
+        tmp_path,
+        label=False,
+        splits={"train": ([files[name] for name in sorted(files)], [0] * len(files))},
+    )
+    by_tfds = data.open_splits("tfds", path=str(folder), holdout=0)["train"]
+    for one, other in zip(by_tfds, by_files, strict=True):
+        np.testing.assert_array_equal(one["image"], other["image"])
+    assert by_tfds[3]["image"].max() > 8  # colours, not their numbers
+
+
+def test_tfds_names_an_example_that_cannot_be_read_or_leaves_it_out(tmp_path):
+    pictures = [TRAIN[0], png(TRAIN[1])[:90], TRAIN[2], TRAIN[3, :4]]
+    folder = prepare_tfds("faulty", tmp_path, splits={"train": (pictures, [0, 1, 0, 1])})
+    open_it = functools.partial(data.open_splits, "tfds", path=str(folder), holdout=0)
+    train = open_it()["train"]
+    with pytest.raises(data.UnreadableError, match=r"^example 1 of train of faulty/1.0.0: ca"):
+        train[1]
+    message = "^example 3 of train of faulty/1.0.0 is 4 x 8, where the data set says 8 x 8"
+    with pytest.raises(data.UnreadableError, match=message):
+        train[3]
+    some = open_it(on_error="skip")["train"]
+    assert [int(example["index"]) for example in some] == [0, 2]
+    assert [line[:9] for line in some.skipped] == ["example 1", "example 3"]
+    with pytest.raises(ValueError, match=r"^on_error: found 'stop'; allowed: raise, skip"):
+        open_it(on_error="stop")
+
+
 def test_tfds_data_sets_that_cannot_be_read_are_refused(tmp_path, tfds_directory):
     deep = tfds.features.Image(shape=(8, 8, 1), dtype=np.uint16)
     deep_folder = prepare_tfds(
         "deep", tmp_path, image=deep, splits={"train": (TRAIN[..., 0].astype(np.uint16), LABELS)}
+    )
+    nested = prepare_tfds(
+        "nested",
+        tmp_path,
+        image={"x": tfds.features.Tensor(shape=(8, 8, 3), dtype=np.uint8)},
+        splits={"train": ([{"x": TRAIN[0]}], [0])},
     )
     only_test = prepare_tfds("only_test", tmp_path, splits={"test": (TEST, TEST_LABELS)})
     records = prepare_tfds("records", tmp_path)
@@ -809,6 +1038,11 @@ def test_tfds_data_sets_that_cannot_be_read_are_refused(tmp_path, tfds_directory
         ),
         ({"path": str(records)}, "format without random access; prepare it in another"),
         ({"path": str(deep_folder)}, r"are uint16 \[8, 8, 1\]; allowed: uint8"),
+        (
+            {"path": str(nested)},
+            "^name: the feature 'image' of nested/1.0.0 is a FeaturesDict; all",
+        ),
+        ({"name": "cifar10[:50%]"}, "^name: found 'cifar10.:50%.'; allowed: NAME, NAME/CONFIG"),
         ({"path": str(only_test)}, "only_test/1.0.0 has no split train; it has test"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -70,6 +70,11 @@ def test_of_equal_scores_the_lower_class_counts_as_higher():
     assert float(evaluation.top_accuracy(scores, jnp.arange(6), top=5)) == pytest.approx(5 / 6)
 
 
+def test_nan_among_the_scores_shows():
+    scores = jnp.array([[0.1, jnp.nan], [0.5, 0.4]])
+    assert np.isnan(evaluation.top_accuracy(scores, jnp.array([1, 0]), top=1))
+
+
 def test_top_five_of_two_classes_is_everything():
     assert float(evaluation.top_accuracy(jnp.zeros((4, 2)), jnp.array([0, 1, 1, 0]), top=5)) == 1
 
@@ -508,6 +513,14 @@ def test_the_default_protocol_is_the_papers():
 def test_impossible_probe_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         probe(TRAIN, TEST, **settings)
+
+
+def test_a_candidate_that_diverges_is_not_chosen_and_one_alone_is_refused():
+    result = probe(TRAIN, TEST, holdout=HOLDOUT, candidates=(1e38, 5.0))
+    assert result.protocol["learning_rate"] == 5.0
+    assert result.protocol["holdout_top1"][0] is None
+    with pytest.raises(ValueError, match=r"candidates: .* has diverged; allowed: smaller"):
+        probe(TRAIN, TEST, candidates=(1e38,))
 
 
 def test_a_probe_without_labels_is_refused_with_the_reason():

@@ -427,3 +427,88 @@ def test_two_precisions_give_the_wider_one(loss, strategy):
         expected = of(jnp.asarray(a), jnp.asarray(b))
     assert found.dtype == jnp.float64
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def every_loss(a, b, labels, strategy, **how):
+    """Every loss of these two views, by name."""
+    how = {"strategy": strategy, **how}
+    tau = {"temperature": 0.1}
+    found = {
+        "nt_xent": nt_xent(a, b, **tau, **how),
+        "dcl": losses.dcl(a, b, **tau, **how),
+        "dcl of each view": losses.dcl(a, b, joint=False, **tau, **how),
+        "dclw": losses.dclw(a, b, **tau, **how),
+        "info_nce": info_nce(a, b, **tau, **how),
+        "supcon": losses.supcon(a, b, labels, **tau, **how),
+        "clip": losses.clip(a, b, **tau, **how),
+        "siglip": losses.siglip(a, b, scale=10.0, bias=-10.0, **how),
+    }
+    if "axis_name" in how:
+        return found
+    for name in ("oblique", "oblique_geodesic"):
+        similarity = getattr(similarities, name)(2)
+        found[name] = nt_xent(a, b, similarity=similarity, **tau, **how)
+    for name in ("geodesic", "squared_euclidean", "euclidean", "inner_product"):
+        found[name] = nt_xent(a, b, similarity=getattr(similarities, name), **tau, **how)
+    for make in (temperatures.shifted_dystress, temperatures.linear, temperatures.temperature_free):
+        found[make.__name__] = nt_xent(a, b, temperature=make(), **how)
+    found["moco"] = moco(a, b, b[::-1], **tau, **how)
+    return found
+
+
+@pytest.mark.parametrize("where", ["dense", "tiled", "gathered", "ring"])
+def test_nan_in_an_embedding_shows_in_every_loss(where):
+    a, b = jax.random.normal(jax.random.key(0), (2, 4, 4))
+    labels = jnp.array([0, 1, 0, 1])
+    if where in ("dense", "tiled"):
+        every = jax.jit(functools.partial(every_loss, strategy=where))
+    else:
+        mesh = jax.make_mesh((2,), ("data",), (jax.sharding.AxisType.Auto,))
+        of_rows = functools.partial(every_loss, strategy=where, axis_name="data")
+        rows = jax.sharding.PartitionSpec("data")
+        every = jax.jit(jax.shard_map(of_rows, mesh=mesh, in_specs=(rows,) * 3, out_specs=rows))
+    for name, values in every(a, b, labels).items():
+        assert np.isfinite(values).all(), name
+    for name, values in every(a.at[2, 3].set(jnp.nan), b, labels).items():
+        assert np.isnan(values).any(), name
+    for name, values in every(a, b.at[1].set(jnp.inf), labels).items():
+        assert not np.isfinite(values).all(), name
+
+
+def test_weights_that_are_nan_show_in_the_loss_and_in_its_gradient():
+    a, b = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    loss = lambda w: nt_xent(a @ w, b @ w, temperature=0.1).mean()
+    value, gradient = jax.value_and_grad(loss)(jnp.full((3, 3), jnp.nan))
+    assert np.isnan(value)
+    assert np.isnan(gradient).all()
+
+
+def test_positives_that_are_no_keys_give_nan_where_they_cannot_be_refused():
+    keys = jnp.eye(3)
+    loss = jax.jit(lambda positives: info_nce(keys, keys, temperature=0.1, positives=positives))
+    found = loss(jnp.array([0, 3, -1]))
+    np.testing.assert_array_equal(np.isnan(found), [False, True, True])
+    np.testing.assert_allclose(found[0], info_nce(keys, keys, temperature=0.1)[0])
+
+
+def test_every_loss_is_exported_with_a_symbolic_number_of_rows(unchecked_shapes):
+    n, *_ = jax.export.symbolic_shape("n")
+    symbolic = [jax.ShapeDtypeStruct((n, 4), jnp.float32)] * 2
+    labels = jax.ShapeDtypeStruct((n,), jnp.int32)
+
+    def means(a, b, labels):
+        return {k: v.mean() for k, v in every_loss(a, b, labels, strategy="auto").items()}
+
+    exported = jax.export.export(jax.jit(means))(*symbolic, labels)
+    a, b = jax.random.normal(jax.random.key(0), (2, 5, 4))
+    number = jnp.arange(5) % 2
+    expected = jax.jit(means)(a, b, number)
+    for name, value in exported.call(a, b, number).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, err_msg=name)
+    slope = jax.grad(lambda a, b: nt_xent(a, b, temperature=0.1).mean())
+    of_any = jax.export.export(jax.jit(slope))(*symbolic)
+    np.testing.assert_allclose(of_any.call(a, b), slope(a, b), atol=1e-6)
+    with pytest.raises(ValueError, match="found 'tiled' with a symbolic number of rows; allowed"):
+        jax.export.export(jax.jit(functools.partial(nt_xent, temperature=0.1, strategy="tiled")))(
+            *symbolic
+        )

@@ -198,7 +198,7 @@ def test_recall_at_k():
         result = metrics.recall_at_k(jnp.float32(X), jnp.float32(Y), k=size)
         np.testing.assert_allclose(result, np.mean(rank < size), rtol=1e-6)
     assert metrics.recall_at_k(jnp.ones((4, 2)), jnp.ones((4, 2)), k=1) == 0  # collapsed
-    assert metrics.recall_at_k(jnp.eye(4), jnp.full((4, 4), jnp.nan), k=3) == 0
+    assert np.isnan(metrics.recall_at_k(jnp.eye(4), jnp.full((4, 4), jnp.nan), k=3))
     with pytest.raises(ValueError, match="keys: found 2 for 3 queries"):
         metrics.recall_at_k(jnp.eye(3), jnp.eye(3)[:2], k=1)
     with pytest.raises(ValueError, match="k: found 302; allowed: 1 to 301"):
@@ -324,3 +324,36 @@ def test_effective_rank_of_nothing_is_one_and_its_gradient_that_of_the_formula()
     with jax.enable_x64(True):
         found = jax.jit(jax.grad(metrics.effective_rank))(jnp.asarray(ROWS))
     np.testing.assert_allclose(found, oracles.gradient(entropy, ROWS), atol=1e-7)
+
+
+@pytest.mark.parametrize("row", [0, 5])
+def test_nan_in_an_embedding_shows_in_every_metric(row):
+    labels = jnp.array([0, 0, 1, 1, 1, 2])  # row 5 is alone in its class
+
+    @jax.jit
+    def every(x, y):
+        return {
+            "alignment": metrics.alignment(x, y),
+            "alignment of exponent 1": metrics.alignment(x, y, alpha=1.0),
+            "uniformity": metrics.uniformity(x),
+            "uniformity of tokens": metrics.uniformity(x, num_tokens=2),
+            "inter_class_uniformity": metrics.inter_class_uniformity(x, labels),
+            "tolerance": metrics.tolerance(x, labels),
+            "effective_rank": metrics.effective_rank(x),
+            "recall_at_k": metrics.recall_at_k(x, y, k=2),
+            "recall_at_k of keys": metrics.recall_at_k(y, x, k=2),
+            **metrics.negative_similarities(x, y, labels),
+            **metrics.pair_statistics(x, y, temperature=temperatures.dystress()),
+        }
+
+    x, y = jnp.float32(X[:6]), jnp.float32(Y[:6])
+    for name, value in every(x, y).items():
+        assert np.isfinite(value), name
+    for name, value in every(x.at[row, 1].set(jnp.nan), y).items():
+        assert np.isnan(value), name
+
+
+def test_recall_of_a_positive_that_is_no_key_is_nan():
+    for positive in (3, -1):
+        found = metrics.recall_at_k(jnp.eye(3), jnp.eye(3), k=1, positives=jnp.full(3, positive))
+        assert np.isnan(found)

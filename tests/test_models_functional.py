@@ -138,3 +138,16 @@ def test_batch_norm_reduces_bfloat16_inputs_in_float32():
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(mean, wide.mean(0), rtol=1e-5)
     np.testing.assert_allclose(var, wide.var(0), rtol=1e-4)
+
+
+def test_statistics_may_be_arrays_of_numpy(case):
+    network, params, stats, inputs = case
+    restored = jax.tree.map(np.asarray, stats)
+    train = jax.jit(lambda params: network.apply(params, restored, inputs, train=True))
+    outputs, moved = train(jax.tree.map(np.asarray, params))
+    expected, as_moved = jax.jit(functools.partial(network.apply, train=True))(
+        params, stats, inputs
+    )
+    np.testing.assert_allclose(outputs, expected, rtol=1e-6)
+    jax.tree.map(np.testing.assert_allclose, moved, as_moved)
+    jax.tree.map(np.testing.assert_array_equal, restored, jax.tree.map(np.asarray, stats))

@@ -7,6 +7,7 @@ import pytest
 from dystress_jax import data, sharding, similarities
 from dystress_jax.evaluation import (
     DualEncoder,
+    NotFiniteError,
     embed_images,
     evaluate_retrieval,
     evaluate_zero_shot,
@@ -218,3 +219,12 @@ def test_the_picture_has_at_most_what_there_is_and_any_letters():
     source = make_source(100 * np.eye(4)[:3], captions=captions)
     picture = retrieval_grid(embed(encoder, source))
     assert picture.size == (200 + 4 * 68 + 12, 3 * 68 + 4)
+
+
+def test_embeddings_that_are_not_finite_are_refused():
+    broken = make_encoder(TEXTS | {"c": [0.0, jnp.nan, 0.0, 0.6]})
+    with pytest.raises(NotFiniteError, match="features of 1 of 4 texts are NaN or infinite"):
+        evaluate_retrieval(embed(broken, SOURCE))
+    nowhere = broken._replace(encode_images=lambda images: broken.encode_images(images) * jnp.nan)
+    with pytest.raises(NotFiniteError, match="features of 4 of 4 images are NaN or infinite"):
+        embed(nowhere, SOURCE)

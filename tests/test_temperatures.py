@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.tree_util import register_dataclass
@@ -236,6 +237,7 @@ def test_separate_temperatures_reach_their_pairs():
             lambda: temperatures.exponential(0.1, 0.1),
             "depth: found 0.1; allowed: less than `highest` = 0.1",
         ),
+        (lambda: temperatures.exponential(-0.1, -0.3), "highest: found -0.1; allowed: > 0"),
         (lambda: temperatures.exponential(rate=-1.0), "rate: found -1.0; allowed: >= 0"),
         (
             lambda: temperatures.learned(max_scale=1.0),
@@ -296,3 +298,54 @@ def test_a_learned_scale_on_its_limit_has_its_whole_gradient(log_scale):
 def test_a_function_that_makes_a_temperature_is_no_temperature():
     with pytest.raises(TypeError, match="temperature returned a Dystress: give what it returns"):
         temperatures.as_temperature(temperatures.dystress)
+
+
+def test_a_temperature_that_is_no_pytree_is_told_what_is_missing():
+    @dataclasses.dataclass(frozen=True)
+    class Unregistered(temperatures.Temperature):
+        tau: float
+
+        def __call__(self, similarity):
+            return jnp.full_like(similarity, self.tau)
+
+    views = jax.random.normal(jax.random.key(0), (2, 4, 8))
+    with pytest.raises(TypeError, match=r"Unregistered is no pytree; write @jax.tree_util."):
+        nt_xent(*views, temperature=Unregistered(0.1))
+    with pytest.raises(TypeError, match=r"Unregistered is no pytree"):
+        temperatures.separate(0.1, Unregistered(0.1))
+
+
+def test_two_separate_temperatures_cannot_be_called_as_one():
+    with pytest.raises(TypeError, match="call its for_positives or its for_negatives"):
+        temperatures.separate(0.1, 0.2)(jnp.zeros(2))
+
+
+IN_A_MODULE = {
+    "itself": lambda tau: tau,
+    "constant": temperatures.constant,
+    "dystress": lambda tau: temperatures.dystress(tau, 0.2),
+    "shifted_dystress": lambda tau: temperatures.shifted_dystress(tau, 0.2, stop_gradient=False),
+    "linear": lambda tau: temperatures.linear(0.05, tau),
+    "exponential": lambda tau: temperatures.exponential(0.2, tau),
+    "learned": temperatures.learned,
+    "temperature_free": temperatures.temperature_free,
+    "per_anchor": lambda tau: temperatures.per_anchor(tau * jnp.ones(8)),
+    "separate": lambda tau: temperatures.separate(tau, 0.2),
+}
+
+
+@pytest.mark.parametrize("name", IN_A_MODULE)
+def test_a_variable_of_a_module_counts_as_its_array(name):
+    views = jax.random.normal(jax.random.key(0), (2, 4, 8))
+    loss = lambda tau: nt_xent(*views, temperature=IN_A_MODULE[name](tau)).mean()
+
+    class Model(nnx.Module):
+        def __init__(self):
+            self.tau = nnx.Param(jnp.float32(0.1))
+
+    value, gradient = jax.value_and_grad(loss)(jnp.float32(0.1))
+    of_module = nnx.jit(nnx.value_and_grad(lambda model: loss(model.tau)))
+    found, slope = of_module(Model())
+    np.testing.assert_allclose(found, value, rtol=1e-6)
+    np.testing.assert_allclose(slope["tau"][...], gradient, rtol=1e-5)
+    np.testing.assert_allclose(loss(nnx.Param(jnp.float32(0.1))), value, rtol=1e-6)

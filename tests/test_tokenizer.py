@@ -1,6 +1,7 @@
 """Captions of every kind become ids of one shape; vocabularies survive, and are told apart."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -272,3 +273,25 @@ def test_sizes_out_of_range_are_refused(vocab_txt):
         load_tokenizer(vocab_txt, context=2)
     with pytest.raises(ValueError, match=r"^vocab_size: found 7; allowed: at least 8"):
         train_tokenizer(CAPTIONS, vocab_size=7)
+
+
+def test_an_id_far_beyond_the_vocabulary_is_refused(tmp_path):
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}
+    path = tmp_path / "tokenizer.json"
+    for last, fits in ((1033, True), (1034, False), (2_000_000_000, False)):
+        model = tokenizers.models.WordPiece({**words, "cat": last}, unk_token="[UNK]")
+        tokenizers.Tokenizer(model).save(str(path))
+        if fits:
+            assert load_tokenizer(path).vocab_size == last + 1
+        else:
+            message = (
+                f"^path: .* gives 'cat' the id {last}, but has 5 tokens; allowed: ids below 1034"
+            )
+            with pytest.raises(ValueError, match=message):
+                load_tokenizer(path)
+
+
+def test_a_vocabulary_that_is_no_regular_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "vocab.txt")
+    with pytest.raises(ValueError, match=r"^path: .*vocab.txt is no regular file"):
+        load_tokenizer(tmp_path / "vocab.txt")

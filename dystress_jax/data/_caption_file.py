@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ArgumentError
 from ._lines import read_text
+from ._paths import composed
 
 FIELDS = {
     "image": ("path", "file_name", "image"),
@@ -144,4 +145,5 @@ def _entry(line: int, record: dict[str, Any]) -> Entry | Fault:
         return Fault(line, f"no path of an image; allowed: {' or '.join(FIELDS['image'])}")
     if not texts or "" in texts:
         return Fault(line, f"no caption; allowed: {' or '.join(FIELDS['caption'])}, not empty")
-    return Entry(line, found["image"], texts, found["label"].strip(), found["split"].strip())
+    label = composed(found["label"].strip())
+    return Entry(line, found["image"], texts, label, found["split"].strip())

@@ -1,8 +1,8 @@
 """Sources of image files that were listed before; a broken file is named, or left out."""
 
 import dataclasses
+import functools
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,10 +12,9 @@ from ..errors import ArgumentError
 from ._captions import Captions
 from ._holdout import split_holdout
 from ._images import common_shape, look_at_all, read_image
+from ._paths import looks_like
 from ._source import Source
-from ._stored import find_unreadable, from_reader
-
-TEST_FOLDERS = ("test", "val", "valid", "validation")
+from ._stored import find_unreadable, from_reader, stamp_of_files
 
 
 class File(NamedTuple):
@@ -41,26 +40,6 @@ class Part(NamedTuple):
 
     files: Sequence[File]
     faults: Sequence[tuple[int, str]] = ()
-
-
-def find_root(path: str) -> pathlib.Path:
-    """The folder at a path."""
-    if not path or not os.path.isdir(path):
-        raise ArgumentError("path", f"there is no folder {path!r}.")
-    return pathlib.Path(path)
-
-
-def part_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Where the training images are and, if there are any, the test images."""
-    tests = [root / name for name in TEST_FOLDERS if (root / name).is_dir()]
-    if not (root / "train").is_dir():
-        if tests:
-            raise ArgumentError(
-                "path", f"{root} has a folder {tests[0].name}, but no folder train."
-            )
-        return {"train": root}
-    train = {"train": root / "train"}
-    return {**train, "test": tests[0]} if tests else train
 
 
 def open_files(
@@ -92,16 +71,17 @@ def open_files(
     """
     skip = on_error == "skip"
     image_shape = (image_size, image_size, 3)
+    looked: dict[str, tuple[Part, list[tuple[int, int]]]] = {}
     if captioned or skip or not image_size:
         looked = {split: _look(part, upright=not image_size) for split, part in parts.items()}
         parts = {split: part for split, (part, _) in looked.items()}
-        if not skip:
-            _refuse(argument, parts)
-        if not image_size:
-            image_shape = common_shape(
-                [file.path for part in parts.values() for file in part.files],
-                [size for _, sizes in looked.values() for size in sizes],
-            )
+    if not skip:
+        _refuse(argument, parts)
+    if not image_size:
+        image_shape = common_shape(
+            [file.path for part in parts.values() for file in part.files],
+            [size for _, sizes in looked.values() for size in sizes],
+        )
 
     def as_source(part: Part) -> Source:
         files = part.files
@@ -121,6 +101,8 @@ def open_files(
             labels=labels,
             captions=Captions.of(file.captions for file in files) if captioned else None,
         )
+        stamp = functools.cache(lambda: stamp_of_files([file.path for file in files]))
+        source = dataclasses.replace(source, stamp=stamp)
         return _leave_out(source, part) if skip else source
 
     sources = {split: as_source(part) for split, part in parts.items()}
@@ -128,10 +110,7 @@ def open_files(
         if not len(source):
             why = f"; the first fault: {source.skipped[0]}" if source.skipped else ""
             raise ArgumentError(argument, f"there are no {split} images that can be used{why}.")
-    train = split_holdout(sources.pop("train"), holdout)
-    if "holdout" in train:  # what was left out is told once, with train
-        train["holdout"] = dataclasses.replace(train["holdout"], skipped=())
-    return train | sources
+    return split_holdout(sources.pop("train"), holdout) | sources
 
 
 def _look(part: Part, upright: bool) -> tuple[Part, list[tuple[int, int]]]:
@@ -142,10 +121,12 @@ def _look(part: Part, upright: bool) -> tuple[Part, list[tuple[int, int]]]:
         if not isinstance(size, ValueError):
             files.append(file)
             sizes.append(size)
-        elif os.path.isfile(file.path.replace("\0", "?")):
-            faults.append((file.line, f"{file.place}{size}"))
-        else:
-            faults.append((file.line, f"{file.place}there is no image {file.path!r}"))
+            continue
+        path = file.path.replace("\0", "?")
+        what = f"{size}"
+        if os.path.isdir(path) or not os.path.exists(path):
+            what = f"there is no image {file.path!r}{looks_like(file.path)}"
+        faults.append((file.line, f"{file.place}{what}"))
     return Part(files, sorted(faults)), sizes
 
 

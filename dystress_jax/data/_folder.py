@@ -1,49 +1,67 @@
 """Image files in folders: one folder a class, or all together, or named by a caption file."""
 
+import collections
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import ArgumentError
-from ._files import File, Part, find_root, open_files, part_folders
+from ._files import File, Part, open_files
 from ._images import check_image_size
 from ._pairs import open_pairs
+from ._paths import SUFFIXES, composed, find_root, holds_images, part_folders, split_of
 from ._source import UNLABELLED, Source, in_order
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-ON_ERROR = ("raise", "skip")
+from ._stored import check_on_error
 
 
 class Found(NamedTuple):
-    """One image and the sub-folder of its part that it is in, "" = none."""
+    """One image and the class that its sub-folder stands for, "" = none."""
 
     path: str
     folder: str
+
+
+class Listed(NamedTuple):
+    """What there is in a part: images, faults, and the endings of other files."""
+
+    images: Sequence[Found]
+    faults: Sequence[str]
+    others: Sequence[str]
 
 
 def open_folder(
     *,
     path: str,
     captions: str = "",
+    outside: bool = False,
     image_size: int = 0,
     holdout: float = 0.1,
     on_error: str = "raise",
 ) -> dict[str, Source]:
     """Image files below a folder, in RGB.
 
-    With a sub-folder `train`, that is the training part, and the first of `test`, `val`, `valid`
-    and `validation` that is there is the test part. Without, everything is the training part.
+    The images of a class are in `train/CLASS` and `test/CLASS`, or all in `CLASS`. With a
+    sub-folder `train` (or `training`, in capitals or not), that is the training part, and the first
+    of `test`, `testing`, `validation`, `valid`, `dev` and `val` that is there is the test part.
+    Without, everything is the training part. Both may be in one more folder, alone in `path`.
 
     A part is either flat, with all images directly in it and without labels, or it has one
     sub-folder a class; what is deeper below belongs to the class too. One class for all images, or
     one for every image, does not say which images belong together: such a part is unlabelled.
+
+    A link to nowhere, a folder that cannot be read, a second link to one folder and what is called
+    like an image but is no regular file are faults. `Source.notes` says which files and folders are
+    none of the data: those without an ending of images, and those beside the parts.
 
     Args:
         path: the folder.
         captions: a .csv, .tsv or .jsonl file that names the images and says what they show, as in
             `open_pairs`; then sub-folders are no classes. It is looked for below `path`, then from
             the current directory. "" = no captions.
+        outside: whether a caption file may name images that are not below `path`: by an absolute
+            path, by `..`, or by a link.
         image_size: side of the square that every image is brought to, in pixels: the shorter side
             is resized, then the centre kept. 0 = as stored, which must be one size.
         holdout: share of the training images that is kept out, [0, 1).
@@ -57,14 +75,32 @@ def open_folder(
         ArgumentError: the folder or the caption file cannot be used.
     """
     check_image_size(image_size)
-    if on_error not in ON_ERROR:
-        raise ArgumentError("on_error", f"found {on_error!r}; allowed: {', '.join(ON_ERROR)}.")
+    check_on_error(on_error)
     if captions:
         return open_pairs(
-            path=path, captions=captions, image_size=image_size, holdout=holdout, on_error=on_error
+            path=path,
+            captions=captions,
+            outside=outside,
+            image_size=image_size,
+            holdout=holdout,
+            on_error=on_error,
         )
     root = find_root(path)
-    parts = {split: _list_images(folder) for split, folder in part_folders(root).items()}
+    folders, unused = part_folders(root)
+    if unused and "test" not in folders and any(map(holds_images, unused)):
+        raise ArgumentError(
+            "path",
+            f"{folders['train']} would be all training images, beside other folders of images such "
+            f"as {unused[0]}; allowed: train/CLASS and test/CLASS, or classes of which none is "
+            "called like a split.",
+        )
+    notes = [f"folders that are none of the data: {', '.join(map(str, unused))}"] if unused else []
+    listed = {split: _list_images(folder) for split, folder in folders.items()}
+    others = collections.Counter(ending for part in listed.values() for ending in part.others)
+    if others:
+        said = ", ".join(f"{count:,} {ending}" for ending, count in sorted(others.items()))
+        notes.append(f"files that are no images by their names: {said}")
+    parts = {split: part.images for split, part in listed.items()}
     class_names = _class_names(parts["train"])
     unknown = sorted({file.folder for file in parts.get("test", ())} - {"", *class_names})
     if class_names and unknown:
@@ -78,8 +114,11 @@ def open_folder(
         split: [File(file.path, number.get(file.folder, UNLABELLED)) for file in found]
         for split, found in parts.items()
     }
-    return open_files(
-        {split: Part(found) for split, found in files.items()},
+    sources = open_files(
+        {
+            split: Part(found, [(0, fault) for fault in listed[split].faults])
+            for split, found in files.items()
+        },
         argument="path",
         class_names=class_names,
         image_size=image_size,
@@ -87,29 +126,57 @@ def open_folder(
         captioned=False,
         on_error=on_error,
     )
+    return sources | {"train": dataclasses.replace(sources["train"], notes=tuple(notes))}
 
 
-def _list_images(part: pathlib.Path) -> list[Found]:
+def _list_images(part: pathlib.Path) -> Listed:
     """The images of a part in the order of their names."""
-    found, visited = [], set()
-    for folder, folders, names in os.walk(part, followlinks=True):
+    found: list[Found] = []
+    faults: list[str] = []
+    others: list[str] = []
+    visited: dict[str, str] = {}
+
+    def visit(folder: str, name: str) -> None:
         real = os.path.realpath(folder)
-        if real in visited:  # a link back to where we have been
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = pathlib.Path(folder).relative_to(part).parts
-        found += [
-            Found(os.path.join(folder, name), inside[0] if inside else "")
-            for name in names
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
+        if real in visited:
+            if not pathlib.Path(folder).is_relative_to(visited[real]):  # no link back upwards
+                faults.append(f"{folder} is the same folder as {visited[real]}")
+            return
+        visited[real] = folder
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            faults.append(f"cannot read the folder {folder}: {error.strerror}")
+            return
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            is_image = entry.name.lower().endswith(SUFFIXES)
+            if entry.is_dir():
+                if name and split_of(entry.name) not in ("", "train"):
+                    raise ArgumentError(
+                        "path",
+                        f"{folder} has a folder {entry.name} in it, whose images would be trained "
+                        "on; allowed: train/CLASS and test/CLASS.",
+                    )
+                visit(entry.path, name or composed(entry.name))
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                faults.append(f"{entry.path} is a link to nowhere")
+            elif is_image and entry.is_file():
+                found.append(Found(entry.path, name))
+            elif is_image:
+                faults.append(f"{entry.path} is no regular file")
+            else:
+                others.append(os.path.splitext(entry.name)[1].lower() or "without an ending")
+
+    visit(str(part), "")
     found.sort()
     if not found:
+        why = f"; the first fault: {faults[0]}" if faults else ""
         raise ArgumentError(
             "path",
-            f"there are no images below {part}; looked for files ending in {', '.join(SUFFIXES)}.",
+            f"there are no images below {part}; looked for files ending in {', '.join(SUFFIXES)}"
+            f"{why}.",
         )
     flat = next((file for file in found if not file.folder), None)
     nested = next((file for file in found if file.folder), None)
@@ -119,7 +186,7 @@ def _list_images(part: pathlib.Path) -> list[Found]:
             f"{part} has images beside sub-folders of images, for example {flat.path} and "
             f"{nested.path}; allowed: all in sub-folders, one a class, or none.",
         )
-    return found
+    return Listed(found, faults, others)
 
 
 def _class_names(files: Sequence[Found]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import abc
 import collections
+import dataclasses
 import json
 import pathlib
 import re
@@ -15,13 +16,12 @@ from jaxtyping import Int32
 
 from ..errors import ArgumentError
 from ._captions import Captions
-from ._files import find_root
 from ._holdout import split_holdout
 from ._images import check_image_size, common_shape, look_at_all, read_image
+from ._paths import TEST_NAMES, Inside, by_split, composed, find_root, split_of
 from ._source import UNLABELLED, Source, in_order
-from ._stored import from_reader
+from ._stored import check_on_error, from_reader, leave_out_unreadable, stamp_of_files
 
-TESTS = ("test", "validation", "valid", "dev", "val")
 LABELS = ("label", "labels", "fine_label", "class")
 BYTES = ("binary", "large_binary", "binary_view")
 STRINGS = ("string", "large_string", "string_view")
@@ -36,8 +36,10 @@ def open_hf(
     captions: str = "",
     image_column: str = "",
     label_column: str = "",
+    outside: bool = False,
     image_size: int = 0,
     holdout: float = 0.1,
+    on_error: str = "raise",
 ) -> dict[str, Source]:
     """A Hugging Face data set on disk, in RGB. Nothing is downloaded, and nothing is written.
 
@@ -46,8 +48,10 @@ def open_hf(
     files. Their names begin with the split, as in train-00000-of-00002.parquet; if no name does,
     all are training images.
 
-    The training images are the split `train`. The test images are `test`, `validation`, `valid`,
-    `dev` or `val`: the first that has labels and captions, if the training images have them.
+    The training images are the split `train`. The test images are `test`, `validation`,
+    `valid`, `dev` or `val`: the first that has labels and captions, if the training images have
+    them.
+    These names may be in capitals; `training` and `testing` are names too.
 
     A saved data set is memory-mapped. Parquet files cannot be read row by row: a whole row group is
     read, and kept in memory until those of the split take more than 4 GiB. So it is better to save
@@ -61,10 +65,13 @@ def open_hf(
         label_column: the column of labels: `datasets.ClassLabel`, integers or strings; -1, "" and
             null = unlabelled. "" = the first of `label`, `labels`, `fine_label` and `class` that is
             there, else the only ClassLabel; if there is none, the images have no labels.
+        outside: whether a path in place of `bytes` may lead out of the folder.
         image_size: side of the square that every image is brought to, in pixels: the shorter side
             is resized, then the centre kept. 0 = as stored, which must be one size; for that every
             image is read here, but not decoded.
         holdout: share of the training images that is kept out, [0, 1).
+        on_error: "raise" for an image that cannot be read, when it is read. "skip" leaves it out
+            and lists it in `Source.skipped`; for that every image is decoded once here.
 
     Returns:
         The splits, as `open_splits` has them. A ClassLabel names the classes; other labels are
@@ -75,7 +82,9 @@ def open_hf(
         ArgumentError: there is no such data set, a column cannot be used, or pyarrow is missing.
     """
     check_image_size(image_size)
-    tables = _open_tables(find_root(path))
+    check_on_error(on_error)
+    skip = on_error == "skip"
+    tables = _open_tables(find_root(path), None if outside else Inside(path))
     image = _image_column(tables["train"], image_column)
     for table in tables.values():
         _image_column(table, image)
@@ -89,7 +98,7 @@ def open_hf(
     tests = [split for split in tables if split != "train"]
     tests = [*filter(like_train, tests), *tests][:1]
     tables = {split: tables[split] for split in ("train", *tests)}
-    image_shape = (image_size, image_size, 3) if image_size else _stored_shape(tables, image)
+    image_shape = (image_size, image_size, 3) if image_size else _stored_shape(tables, image, skip)
 
     def as_source(split: str) -> Source:
         table = tables[split]
@@ -100,7 +109,7 @@ def open_hf(
             except (ValueError, OSError) as error:
                 raise ValueError(f"{table.name}, row {row}: {error}") from error
 
-        return from_reader(
+        source = from_reader(
             read_one,
             length=len(table),
             image_shape=image_shape,
@@ -108,6 +117,8 @@ def open_hf(
             labels=labels[split],
             captions=texts[split],
         )
+        source = dataclasses.replace(source, stamp=lambda: stamp_of_files(table.files))
+        return leave_out_unreadable(source) if skip else source
 
     sources = split_holdout(as_source("train"), holdout)
     return sources | {"test": as_source(tests[0])} if tests else sources
@@ -160,7 +171,9 @@ def _labels(
     """The labels of every split, and the names of the classes."""
     texts = {split: _label_names(table, column) for split, table in tables.items()}
     names = tables["train"].feature(column).get("names")
-    names = tuple(names or in_order({text for found in texts.values() for text in found} - {""}))
+    names = tuple(map(composed, names or ())) or tuple(
+        in_order({text for found in texts.values() for text in found} - {""})
+    )
     number = {"": UNLABELLED} | {name: i for i, name in enumerate(names)}
     labels = {}
     for split, found in texts.items():
@@ -192,7 +205,7 @@ def _label_names(table: "_Table", column: str) -> list[str]:
                     f"{f'to {len(names) - 1}' if names else 'or more'}.",
                 )
             label = names[label] if names else str(label)
-        found.append(label)
+        found.append(composed(label))
     return found
 
 
@@ -222,8 +235,8 @@ def _is_text(kind: Any) -> bool:
     return str(getattr(kind, "value_type", kind)) in STRINGS
 
 
-def _stored_shape(tables: dict[str, "_Table"], column: str) -> tuple[int, int, int]:
-    """The one shape of all images, by their headers."""
+def _stored_shape(tables: dict[str, "_Table"], column: str, skip: bool) -> tuple[int, int, int]:
+    """The one shape of all images, by their headers; with `skip`, of all that have one."""
     names, sizes = [], []
     for table in tables.values():
         for first in range(0, len(table), HEADERS):
@@ -231,6 +244,8 @@ def _stored_shape(tables: dict[str, "_Table"], column: str) -> tuple[int, int, i
             found = look_at_all([table.file(column, row) for row in rows], upright=True)
             for row, size in zip(rows, found, strict=True):
                 name = f"{table.name}, row {row}"
+                if isinstance(size, ValueError) and skip:
+                    continue
                 if isinstance(size, ValueError):
                     raise ArgumentError("path", f"{name}: {size}.") from size
                 names.append(name)
@@ -248,6 +263,9 @@ class _Table(abc.ABC):
         name: of the split and its folder, in words.
         columns: the type of each column.
     """
+
+    inside: Inside | None = None  # the folder that paths may not leave
+    files: Sequence[pathlib.Path] = ()
 
     def __init__(self, name: str, schema: Any):
         self.name = name
@@ -277,6 +295,12 @@ class _Table(abc.ABC):
         value = self.cell(column, row)
         if isinstance(value, dict):
             value = value.get("path") if value["bytes"] is None else value["bytes"]
+        if isinstance(value, str) and self.inside is not None and value not in self.inside:
+            raise ArgumentError(
+                "outside",
+                f"the image {value} in row {row} of {self.name} is not below `path`; allowed: "
+                "True, for data that you trust.",
+            )
         return b"" if value is None else value
 
 
@@ -356,17 +380,18 @@ class _Parquet(_Table):
 # The files
 
 
-def _open_tables(root: pathlib.Path) -> dict[str, _Table]:
-    """The split train and, in the order of `TESTS`, those to test on that are there."""
+def _open_tables(root: pathlib.Path, inside: Inside | None = None) -> dict[str, _Table]:
+    """The split train and, in the order of `TEST_NAMES`, those to test on that are there."""
     pa = _pyarrow()
     kind, files = _find_files(root)
     tables = {}
-    for split in ("train", *TESTS):
+    for split in ("train", *TEST_NAMES):
         if split in files:
             try:
                 table = kind(f"{split} of {root}", files[split])
             except (pa.ArrowException, OSError) as error:
                 raise ArgumentError("path", f"cannot read {split} of {root}: {error}.") from error
+            table.inside, table.files = inside, files[split]
             if len(table):
                 tables[split] = table
     if "train" not in tables:
@@ -382,7 +407,8 @@ def _find_files(
     try:
         if (root / "dataset_dict.json").is_file():
             splits = json.loads((root / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-            return _Saved, {split: _saved_files(root / split) for split in splits}
+            named = by_split(splits) or {split: split for split in splits}
+            return _Saved, {split: _saved_files(root / name) for split, name in named.items()}
         if (root / "state.json").is_file():
             return _Saved, {"train": _saved_files(root)}
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -398,9 +424,9 @@ def _find_files(
         )
     found: dict[str, list[pathlib.Path]] = {}
     for file in files:
-        name = re.match(rf"(train|{'|'.join(TESTS)})(?![a-zA-Z])", file.name)
-        if name:
-            found.setdefault(name[1], []).append(file)
+        word = re.match("[a-zA-Z]*", file.name)
+        if word and split_of(word[0]):
+            found.setdefault(split_of(word[0]), []).append(file)
     found = found or {"train": files}
     for split, parts in found.items():
         _check_whole(split, parts)

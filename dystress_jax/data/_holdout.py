@@ -1,5 +1,7 @@
 """Some of the training images are kept out of training, to choose models by them."""
 
+import dataclasses
+
 import numpy as np
 from jaxtyping import Int
 
@@ -51,4 +53,6 @@ def split_holdout(
     # The legacy generator's stream is frozen for all versions of NumPy; the new one's is not.
     order = np.random.RandomState(0).permutation(len(numbers))
     held_out = np.isin(groups, numbers[order[:count]])
-    return {"train": source.take(~held_out), "holdout": source.take(held_out)}
+    # What was left out, and what is to be known, is told once, with train.
+    holdout_part = dataclasses.replace(source.take(held_out), skipped=(), notes=())
+    return {"train": source.take(~held_out), "holdout": holdout_part}

@@ -3,17 +3,28 @@
 import contextlib
 import io
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ArgumentError
 
 # Only these: Pillow goes by the content, and starts other programs for some kinds of file.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+FULL, NEARLY_BLACK = 2**16, 2**12  # of 16 bits: values below the second are below 16 of 8 bits
 
 
 def check_image_size(image_size: int) -> None:
@@ -45,12 +56,13 @@ def fit_arrays(images: UInt8[np.ndarray, "n h w c"], size: int) -> UInt8[np.ndar
     return np.stack([fit_array(image, size) for image in images])
 
 
-def read_image(file: str | bytes, size: int) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(file: str | bytes, size: int, *, gray: bool = False) -> UInt8[np.ndarray, "h w c"]:
     """Decode a file to RGB: upright, white where it is transparent, then `fit`.
 
     Args:
         file: its path, or its content.
         size: as in `fit`.
+        gray: one channel in place of three.
 
     Raises:
         ValueError: the file is no image, is damaged, or is larger than Pillow's limit against
@@ -59,8 +71,8 @@ def read_image(file: str | bytes, size: int) -> UInt8[np.ndarray, "h w 3"]:
     with _opened(file) as image:
         if size:  # lets a JPEG decode at 1/2, 1/4 or 1/8 of its side, at least twice the target
             image.draft(None, (2 * size, 2 * size))
-        ImageOps.exif_transpose(image, in_place=True)
-        return np.asarray(fit(_to_rgb(image), size))
+        fitted = fit(_to_rgb(_upright(image)), size)
+        return np.asarray(fitted.convert("L"))[..., None] if gray else np.asarray(fitted)
 
 
 def look(file: str | bytes, *, upright: bool) -> tuple[int, int]:
@@ -74,9 +86,11 @@ def look(file: str | bytes, *, upright: bool) -> tuple[int, int]:
     """
     with _opened(file) as image:
         width, height = image.size
-        # The EXIF orientations from 5 on turn by 90 degrees.
-        if upright and width != height and image.getexif().get(0x0112, 1) >= 5:
-            return width, height
+        if upright and width != height:
+            if image.format == "PNG":
+                image.load()
+            if _orientation(image) >= 5:  # from there on turned by 90 degrees
+                return width, height
         return height, width
 
 
@@ -122,7 +136,7 @@ def _opened(file: str | bytes) -> Iterator[Image.Image]:
     """An image whose header is read; what goes wrong before it is closed is a ValueError."""
     name = f" {file}" if isinstance(file, str) else ""
     try:
-        content = file if isinstance(file, str) else io.BytesIO(file)
+        content = _regular(file) if isinstance(file, str) else io.BytesIO(file)
         with Image.open(content, formats=FORMATS) as image:
             _check_pixels(image)
             yield image
@@ -134,6 +148,13 @@ def _opened(file: str | bytes) -> Iterator[Image.Image]:
         raise ValueError(f"cannot read the image{name}: {error}") from error
 
 
+def _regular(path: str) -> str:
+    """Refuse what is no regular file: reading from a pipe may wait for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is no regular file")
+    return path
+
+
 def _check_pixels(image: Image.Image) -> None:
     """Refuse an image that would fill the memory, before it is decoded."""
     limit = Image.MAX_IMAGE_PIXELS
@@ -141,14 +162,49 @@ def _check_pixels(image: Image.Image) -> None:
         raise ValueError(f"{image.width} x {image.height} pixels are more than {limit}")
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as its orientation says that it is seen."""
+    image.load()  # a PNG may say so at its end
+    turn = TURNS.get(_orientation(image))
+    # Not ImageOps.exif_transpose: it also writes the EXIF data anew, and fails if they are faulty.
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """What the EXIF data say, 1 to 8; 1, upright, where they cannot be read."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # the reader of damaged entries raises anything
+        return 1
+    return found if isinstance(found, int) else 1
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Any mode to RGB; what is transparent becomes white, 16 bits become 8."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers; save it with 8 bits a channel")
-    if image.mode.startswith("I"):  # 16-bit grayscale: Pillow's own conversion would clip it
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode.startswith("I"):
+        image = _to_8_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Grayscale of 16 bits with 8; Pillow's own conversion would clip it."""
+    pixels = np.asarray(image)
+    lowest, highest = int(pixels.min()), int(pixels.max())
+    if lowest < 0 or highest >= FULL:
+        raise ValueError(
+            f"its pixels are whole numbers from {lowest} to {highest}, more than 16 bits; save it "
+            "with 8 bits a channel"
+        )
+    if 0 < highest < NEARLY_BLACK:
+        raise ValueError(
+            f"its pixels are whole numbers up to {highest}, nearly black in 16 bits, whose white "
+            f"is {FULL - 1}: they seem to use {highest.bit_length()} of the bits; save it with 8 "
+            "bits a channel"
+        )
+    return Image.fromarray((pixels >> 8).astype(np.uint8))

@@ -83,6 +83,8 @@ def _load(path: str) -> dict[str, np.ndarray]:
             raise ValueError("it is one array; give an .npz with train_images")
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
+    except MemoryError as error:
+        raise ArgumentError("path", f"{path} does not fit into the memory: {error}.") from error
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise ArgumentError("path", f"{path} is no .npz file of plain arrays: {error}.") from error
 

@@ -6,8 +6,11 @@ from typing import NamedTuple
 
 from ..errors import ArgumentError
 from ._caption_file import Entry, Fault, read_entries
-from ._files import TEST_FOLDERS, File, Part, find_root, open_files, part_folders
+from ._files import File, Part, open_files
+from ._paths import TEST_NAMES, TRAIN_NAMES, Inside, find_root, part_folders, split_of
 from ._source import UNLABELLED, Source, in_order
+
+SAFE = "; `outside` allows images anywhere, for files that you trust"
 
 
 class Listing(NamedTuple):
@@ -19,17 +22,23 @@ class Listing(NamedTuple):
 
 
 def open_pairs(
-    *, path: str, captions: str, image_size: int, holdout: float, on_error: str
+    *,
+    path: str,
+    captions: str,
+    outside: bool,
+    image_size: int,
+    holdout: float,
+    on_error: str,
 ) -> dict[str, Source]:
     """The images below a folder that a caption file names.
 
     The file is looked for below `path`, then from the current directory. All its images are
-    training images, unless a column `split` says otherwise: train or test (without test images,
-    the first of val, valid and validation that is there).
+    training images, unless a column `split` says otherwise, by the names that sub-folders of
+    splits have.
 
     If there is no such file below `path`, but one in its sub-folder `train`, that folder is the
-    training part. The first of `test`, `val`, `valid` and `validation` that is there is the test
-    part, with a file of the same name. Image paths start from `path`, or from the part's folder.
+    training part, and that of the test images has a file of the same name. Image paths start from
+    `path`, or from the part's folder.
 
     | column, or name in JSON Lines | |
     |---|---|
@@ -49,7 +58,8 @@ def open_pairs(
     entries = [e for found in listings.values() for e in found.lines if isinstance(e, Entry)]
     class_names = in_order({entry.label for entry in entries} - {""})
     number = {name: i for i, name in enumerate(class_names)} | {"": UNLABELLED}
-    parts = {split: _part(listing, number) for split, listing in listings.items()}
+    inside = None if outside else Inside(root)
+    parts = {split: _part(listing, number, inside) for split, listing in listings.items()}
     if "test" in parts:
         parts["test"] = _without(parts["test"], parts["train"])
     return open_files(
@@ -66,10 +76,10 @@ def open_pairs(
 def _listings(root: pathlib.Path, captions: str) -> dict[str, Listing]:
     """The lines of each split."""
     below, here = root / captions, pathlib.Path(captions)
-    in_train = root / "train" / captions
+    in_train = _in_train(root, captions)
     if in_train.is_file() and not below.is_file():
         listings = {}
-        for split, folder in part_folders(root).items():
+        for split, folder in part_folders(root)[0].items():
             file = folder / captions
             if not file.is_file():
                 raise ArgumentError("captions", f"there is no file {file}.")
@@ -83,17 +93,36 @@ def _listings(root: pathlib.Path, captions: str) -> dict[str, Listing]:
     return _by_column(Listing(file, root, read_entries(file)))
 
 
+def _in_train(root: pathlib.Path, captions: str) -> pathlib.Path:
+    """Where the caption file of the training part would be."""
+    try:
+        train = part_folders(root)[0]["train"]
+    except ArgumentError:  # no matter if the file is elsewhere
+        train = root
+    return (root / "train" if train == root else train) / captions
+
+
+def lies_below(path: str, captions: str) -> bool:
+    """Whether the folder at a path holds this caption file, so that it is looked for there."""
+    root = pathlib.Path(path)
+    return (root / captions).is_file() or _in_train(root, captions).is_file()
+
+
 def _by_column(listing: Listing) -> dict[str, Listing]:
     """The lines of one file by what they say their split is."""
-    allowed = ("", "train", *TEST_FOLDERS)
-    lines = [
-        Fault(line.line, f"the split is {line.split!r}; allowed: {', '.join(allowed[1:])}")
-        if isinstance(line, Entry) and line.split not in allowed
-        else line
-        for line in listing.lines
-    ]
+    allowed = ", ".join((*TRAIN_NAMES, *TEST_NAMES))
+
+    def by_name(line: Entry | Fault) -> Entry | Fault:
+        if isinstance(line, Fault) or not line.split:
+            return line
+        split = split_of(line.split)
+        if not split:
+            return Fault(line.line, f"the split is {line.split!r}; allowed: {allowed}")
+        return line._replace(split=split)
+
+    lines = [by_name(line) for line in listing.lines]
     splits = {line.split for line in lines if isinstance(line, Entry)}
-    tests = [name for name in TEST_FOLDERS if name in splits]
+    tests = [name for name in TEST_NAMES if name in splits]
 
     def of(*names: str) -> list[Entry | Fault]:
         return [line for line in lines if isinstance(line, Entry) and line.split in names]
@@ -117,7 +146,7 @@ def _without(test: Part, train: Part) -> Part:
     return Part(kept, sorted([*test.faults, *faults]))
 
 
-def _part(listing: Listing, number: dict[str, int]) -> Part:
+def _part(listing: Listing, number: dict[str, int], inside: Inside | None) -> Part:
     """One file an image, with the captions of all its lines."""
     files: dict[str, File] = {}
     faults = []
@@ -127,6 +156,9 @@ def _part(listing: Listing, number: dict[str, int]) -> Part:
             faults.append((found.line, place + found.what))
             continue
         path = os.path.normpath(listing.folder / found.image)
+        if inside is not None and path not in inside:
+            faults.append((found.line, f"{place}the image {found.image} is not below `path`{SAFE}"))
+            continue
         label = number[found.label]
         before = files.setdefault(path, File(path, label, (), found.line, place))
         if UNLABELLED not in (label, before.label) and before.label != label:

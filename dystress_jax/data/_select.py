@@ -1,4 +1,4 @@
-"""Some of the examples of a source: a fair sample, a long tail, some of the classes."""
+"""Some examples of a source: a fair sample, a long tail, some classes, those with labels."""
 
 from collections.abc import Collection
 
@@ -6,6 +6,21 @@ import numpy as np
 
 from ..errors import ArgumentError
 from ._source import UNLABELLED, Source
+
+
+def labelled(source: Source) -> Source:
+    """The examples that have a label; all of them where that shows only with the images.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> images, labels = np.zeros((3, 4, 4, 3), np.uint8), np.array([0, -1, 1])
+        >>> source = data.from_arrays(images, labels, class_names=("a", "b"))
+        >>> len(data.labelled(source))
+        2
+    """
+    if source.stored_labels is None:
+        return source
+    return source.take(source.labels() != UNLABELLED)
 
 
 def subset(source: Source, size: int) -> Source:

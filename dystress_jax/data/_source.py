@@ -71,6 +71,9 @@ class Source:
         captions: what is said about each stored image; every example has at least one. None = the
             data set has no captions.
         skipped: what was left out of the data set because it cannot be read, in words.
+        stamp: what tells the stored images from others and is cheap to find out: in words, with a
+            number that depends on all of them. None = nothing is.
+        notes: what was decided when the data set was opened and nobody has asked for, in words.
 
     Example:
         >>> from dystress_jax import data
@@ -92,6 +95,8 @@ class Source:
     stored_labels: Int32[np.ndarray, " stored"] | None = None
     captions: Captions | None = None
     skipped: tuple[str, ...] = ()
+    stamp: Callable[[], str] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Count the stored rows if nobody says how many there are."""

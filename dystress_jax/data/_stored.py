@@ -1,9 +1,12 @@
 """The two ways to make a source: of arrays in memory, and of a function that reads one image."""
 
 import concurrent.futures
+import dataclasses
+import functools
+import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -52,6 +55,7 @@ def from_arrays(
         class_names=class_names,
         stored_labels=stored,
         captions=captions,
+        stamp=functools.cache(lambda: f"all pixels {_digest([np.ascontiguousarray(images).data])}"),
     )
 
 
@@ -144,6 +148,28 @@ def from_reader(
     )
 
 
+def stamp_of_files(paths: Sequence[str | os.PathLike]) -> str:
+    """The names and sizes of all files; not their times, which a copy of the data has anew."""
+
+    def size(path: str | os.PathLike) -> int:
+        try:
+            return os.stat(path).st_size
+        except (OSError, ValueError):
+            return -1
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        sizes = pool.map(size, paths)
+    said = (f"{os.path.basename(path)}\0{size}\0" for path, size in zip(paths, sizes, strict=True))
+    return f"file sizes {_digest(line.encode(errors='surrogateescape') for line in said)}"
+
+
+def _digest(parts: Iterable[bytes | memoryview]) -> str:
+    content = hashlib.sha256()
+    for part in parts:
+        content.update(part)
+    return content.hexdigest()[:12]
+
+
 def _check_labels(labels: Int[np.ndarray, " n"], class_names: tuple[str, ...]) -> None:
     """Every label is the number of a class, or -1."""
     wrong = labels[(labels < UNLABELLED) | (labels >= len(class_names))]
@@ -161,6 +187,24 @@ def _check_captions(captions: Captions | None, count: int) -> None:
         raise ArgumentError(
             "captions", f"found those of {len(captions)} images; allowed: of all {count} images."
         )
+
+
+ON_ERROR = ("raise", "skip")
+
+
+def check_on_error(on_error: str) -> None:
+    """Refuse what says neither to stop at an image that cannot be read nor to leave it out."""
+    if on_error not in ON_ERROR:
+        raise ArgumentError("on_error", f"found {on_error!r}; allowed: {', '.join(ON_ERROR)}.")
+
+
+def leave_out_unreadable(source: Source) -> Source:
+    """Decode every image once, and keep those that can be read; the others are in `skipped`."""
+    broken = find_unreadable(source)
+    good = np.setdiff1d(np.arange(len(source)), list(broken))
+    if not len(good):
+        raise ArgumentError("path", f"no image can be read; the first fault: {broken[0]}.")
+    return dataclasses.replace(source.take(good), skipped=tuple(broken.values()))
 
 
 def find_unreadable(source: Source) -> dict[int, str]:

@@ -1,5 +1,8 @@
 """tensorflow-datasets, read through its random-access data source, without TensorFlow."""
 
+import dataclasses
+import functools
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,9 +10,9 @@ import numpy as np
 from ..errors import ArgumentError
 from ._captions import Captions
 from ._holdout import split_holdout
-from ._images import check_image_size, fit_array
+from ._images import check_image_size, fit_array, read_image
 from ._source import UNLABELLED, Source
-from ._stored import from_reader
+from ._stored import check_on_error, from_reader, leave_out_unreadable, stamp_of_files
 
 if TYPE_CHECKING:  # imported when a data set is opened: it takes long, and most runs have no use
     import tensorflow_datasets
@@ -22,10 +25,12 @@ def open_tfds(
     captions: str = "",
     image_size: int = 0,
     holdout: float = 0.1,
+    on_error: str = "raise",
 ) -> dict[str, Source]:
     """A data set that tensorflow-datasets has prepared in the array_record format.
 
-    It has a feature `image`, uint8 with 1 or 3 channels, and may have a ClassLabel `label`. The
+    It has a feature `image`, uint8 with 1 or 3 channels, and may have a ClassLabel `label`. Image
+    files are decoded as those of `open_folder` are, to as many channels as the feature has. The
     training images are its split `train`. The test images are its split `test` or, if there is
     none or it has no labels (as in ImageNet), `validation`.
 
@@ -38,6 +43,8 @@ def open_tfds(
         image_size: side of the square that every image is brought to, in pixels: the shorter side
             is resized, then the centre kept. 0 = as stored, which must be one size.
         holdout: share of the training images that is kept out, [0, 1).
+        on_error: "raise" for an image that cannot be read, when it is read. "skip" leaves it out
+            and lists it in `Source.skipped`; for that every image is decoded once here.
 
     Returns:
         The splits, as `open_splits` has them.
@@ -48,27 +55,48 @@ def open_tfds(
     import tensorflow_datasets as tfds
 
     check_image_size(image_size)
+    check_on_error(on_error)
     builder = _prepared(name, path)
     image_shape = _image_shape(builder, image_size)
     label = _features(builder).get("label")
     class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
+    texts = functools.cache(lambda split: _captions(builder, split, captions) if captions else None)
 
     def as_source(split: str) -> Source:
         stored = _data_source(builder, split)
-        texts = _captions(builder, split, captions) if captions else None
 
         def read_one(row):
             example = stored[row]
             known = example["label"] if class_names else UNLABELLED
-            return fit_array(example["image"], image_size), known
+            if not _holds_files(builder):
+                return fit_array(example["image"], image_size), known
+            place = f"example {row} of {split} of {builder.info.full_name}"
+            try:
+                image = read_image(example["image"], image_size, gray=image_shape[-1] == 1)
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from error
+            if image.shape != image_shape:
+                found, said = (" x ".join(map(str, s[:2])) for s in (image.shape, image_shape))
+                raise ValueError(f"{place} is {found}, where the data set says {said}")
+            return image, known
 
-        return from_reader(
+        source = from_reader(
             read_one,
             length=len(stored),
             image_shape=image_shape,
             class_names=class_names,
-            captions=texts,
+            captions=texts(split),
         )
+        source = dataclasses.replace(
+            source, stamp=lambda: stamp_of_files(_record_files(builder, split))
+        )
+        return leave_out_unreadable(source) if on_error == "skip" else source
+
+    def fits(split: str) -> bool:
+        """Whether it can be tested on: not all test images have labels and captions."""
+        found, first = texts(split), _data_source(builder, split)[0]
+        labelled = not class_names or first["label"] != UNLABELLED
+        return labelled and (found is None or bool(found.texts))
 
     splits = [split for split in ("train", "test", "validation") if split in builder.info.splits]
     if "train" not in splits:
@@ -83,25 +111,19 @@ def open_tfds(
             "captions", f"the feature {captions!r} of {builder.info.full_name} is empty."
         )
     sources = split_holdout(train, holdout)
-    for split in splits[1:]:
-        test = as_source(split)
-        captioned = test.captions is None or test.captions.texts
-        if captioned and (not class_names or test[0]["label"] != UNLABELLED):
-            return sources | {"test": test}
-    return sources
+    tests = [split for split in splits[1:] if fits(split)]
+    return sources | {"test": as_source(tests[0])} if tests else sources
 
 
 def _captions(
     builder: "tensorflow_datasets.core.DatasetBuilder", split: str, name: str
 ) -> Captions:
     """The texts of every example of a split; of all or of none."""
-    import tensorflow_datasets as tfds
-
     data_set, features = builder.info.full_name, _features(builder)
     if name not in features:
         has = ", ".join(sorted(features))
         raise ArgumentError("captions", f"{data_set} has no feature {name!r}; it has {has}.")
-    examples = _data_source(builder, split, {"image": tfds.decode.SkipDecoding()})
+    examples = _data_source(builder, split)
     found = [_texts(examples[row][name]) for row in range(len(examples))]
     for row, texts in enumerate(found):
         if texts is None:
@@ -142,11 +164,21 @@ def _image_shape(
     builder: "tensorflow_datasets.core.DatasetBuilder", image_size: int
 ) -> tuple[int, int, int]:
     """The shape of every image once it is brought to `image_size`."""
+    import tensorflow_datasets as tfds
+
     data_set, features = builder.info.full_name, _features(builder)
     if "image" not in features:
         has = ", ".join(features) or "none"
         raise ArgumentError("name", f"{data_set} has no feature 'image'; it has {has}.")
     image = features["image"]
+    arrays: Any = tfds.features.Tensor | tfds.features.Image
+    is_array = isinstance(image, arrays)
+    if not is_array:
+        raise ArgumentError(
+            "name",
+            f"the feature 'image' of {data_set} is a {type(image).__name__}; allowed: images, "
+            "uint8 [height, width, channels] with 1 or 3 channels.",
+        )
     if len(image.shape) != 3 or image.np_dtype != np.uint8 or image.shape[-1] not in (1, 3):
         raise ArgumentError(
             "name",
@@ -185,6 +217,12 @@ def _prepared(name: str, path: str) -> "tensorflow_datasets.core.DatasetBuilder"
             f"tensorflow-datasets knows no {name!r}, and none is prepared in "
             f"{path or 'its default directory'}.",
         ) from error
+    except ValueError as error:  # a name with more than letters, digits and what divides them
+        raise ArgumentError(
+            "name",
+            f"found {name!r}; allowed: NAME, NAME/CONFIG or NAME:VERSION of tensorflow-datasets; "
+            "`limit` takes a part of the training images.",
+        ) from error
     except OSError as error:
         raise ArgumentError("path", f"no prepared data set in {path}: {error}.") from error
     if not builder.is_prepared():
@@ -196,16 +234,29 @@ def _prepared(name: str, path: str) -> "tensorflow_datasets.core.DatasetBuilder"
     return builder
 
 
-def _data_source(
-    builder: "tensorflow_datasets.core.DatasetBuilder",
-    split: str,
-    decoders: dict[str, Any] | None = None,
-) -> Any:
-    """Random access to the examples of a split."""
+def _holds_files(builder: "tensorflow_datasets.core.DatasetBuilder") -> bool:
+    """Whether the images are stored as image files, not as plain arrays."""
+    import tensorflow_datasets as tfds
+
+    return isinstance(_features(builder).get("image"), tfds.features.Image)
+
+
+def _record_files(
+    builder: "tensorflow_datasets.core.DatasetBuilder", split: str
+) -> list[pathlib.Path]:
+    """The files with the examples of a split."""
+    return sorted(pathlib.Path(str(builder.data_path)).glob(f"*-{split}.array_record*"))
+
+
+def _data_source(builder: "tensorflow_datasets.core.DatasetBuilder", split: str) -> Any:
+    """Random access to the examples of a split; image files are not decoded."""
+    import tensorflow_datasets as tfds
+
+    skip = {"image": tfds.decode.SkipDecoding()} if _holds_files(builder) else None
     try:
         return builder.as_data_source(
             split=split,  # pyright: ignore[reportCallIssue] (decorated)
-            decoders=decoders,
+            decoders=skip,
         )
     except NotImplementedError as error:  # another file format
         raise ArgumentError(

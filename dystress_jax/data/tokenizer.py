@@ -20,6 +20,7 @@ from ..errors import ArgumentError
 PADDING = ("[PAD]", "<pad>")
 ENDS = (("[CLS]", "[SEP]"), ("<s>", "</s>"), ("<|startoftext|>", "<|endoftext|>"))
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+_SPARE = 1024  # ids that no token has, beside as many as there are tokens
 _AT_ONCE = 4096  # captions; the library's answer to one takes far more memory than its ids
 
 
@@ -170,6 +171,8 @@ def load_tokenizer(path: str | os.PathLike, *, context: int = 77) -> Tokenizer:
         [[2, 4, 5, 6, 1, 3]]
     """
     path = pathlib.Path(path)
+    if path.exists() and not path.is_file():  # reading from a pipe may wait for ever
+        raise ArgumentError("path", f"{path} is no regular file.")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -235,6 +238,15 @@ def _ready(
     if context < 3:
         raise ArgumentError(
             "context", f"found {context}; allowed: at least 3, for start, a word and end."
+        )
+    vocabulary = pipeline.get_vocab(with_added_tokens=True)
+    word = max(vocabulary, key=lambda word: vocabulary[word], default="")
+    limit = 2 * len(vocabulary) + _SPARE  # an embedding is made for every id
+    if vocabulary and vocabulary[word] >= limit:
+        raise ArgumentError(
+            "path",
+            f"{path} gives {word!r} the id {vocabulary[word]}, but has {len(vocabulary)} tokens; "
+            f"allowed: ids below {limit}.",
         )
     padding = next((i for i in map(pipeline.token_to_id, PADDING) if i is not None), None)
     shift = 0 if padding == 0 else 1

@@ -89,7 +89,7 @@ def top_accuracy(
         top: how many guesses, at least 1; as many as there are classes at most.
 
     Returns:
-        In [0, 1].
+        In [0, 1]; NaN if a score is.
 
     Example:
         >>> scores = jnp.array([[0.1, 0.7, 0.2], [0.5, 0.4, 0.1]])
@@ -99,4 +99,5 @@ def top_accuracy(
         1.0
     """
     _, guesses = jax.lax.top_k(scores, min(top, scores.shape[1]))
-    return jnp.mean((guesses == labels[:, None]).any(axis=1), dtype=jnp.float32)
+    share = jnp.mean((guesses == labels[:, None]).any(axis=1), dtype=jnp.float32)
+    return jnp.where(jnp.isnan(scores).any(), jnp.nan, share)

@@ -40,20 +40,27 @@ def encode_source(
         ArgumentError: no image has a label.
         NotFiniteError: a feature is NaN or infinite.
     """
-    features, labels = _encode_all(encode, source, mesh=mesh, batch_size=batch_size)
+    known = data.labelled(source)
+    if not len(known):
+        raise _no_label("source", source)
+    features, labels = _encode_all(encode, known, mesh=mesh, batch_size=batch_size)
     features, labels = features[labels >= 0], labels[labels >= 0]
     if not len(labels):
-        raise ArgumentError(
-            "source",
-            f"found {len(source)} images, none of them with a label; allowed: images with labels, "
-            "which this evaluation compares.",
-        )
+        raise _no_label("source", source)
     check_finite(features)
     return features, labels
 
 
-def check_finite(features: Float[np.ndarray, "n d"]) -> None:
-    """Refuse features that nothing can be measured on.
+def _no_label(argument: str, source: data.Source) -> ArgumentError:
+    return ArgumentError(
+        argument,
+        f"found {len(source)} images, none of them with a label; allowed: images with labels, "
+        "which this evaluation compares.",
+    )
+
+
+def check_finite(features: Float[np.ndarray, "n d"], what: str = "images") -> None:
+    """Refuse features of images, or of `what`, that nothing can be measured on.
 
     Raises:
         NotFiniteError: a feature is NaN or infinite.
@@ -61,7 +68,7 @@ def check_finite(features: Float[np.ndarray, "n d"]) -> None:
     broken = ~np.isfinite(features).all(axis=1)
     if broken.any():
         raise NotFiniteError(
-            f"the features of {broken.sum()} of {len(features)} images are NaN or infinite: the "
+            f"the features of {broken.sum()} of {len(features)} {what} are NaN or infinite: the "
             "encoder has diverged, evaluate an earlier checkpoint"
         )
 
@@ -79,8 +86,13 @@ def embed_source(
 
     Returns:
         The embeddings, float32, whole on the host of every process.
+
+    Raises:
+        NotFiniteError: an embedding is NaN or infinite.
     """
-    return _encode_all(embed, source, mesh=mesh, batch_size=batch_size)[0]
+    embeddings, _ = _encode_all(embed, source, mesh=mesh, batch_size=batch_size)
+    check_finite(embeddings)
+    return embeddings
 
 
 def _encode_all(
@@ -126,7 +138,7 @@ def check_classes(train: data.Source, test: data.Source) -> int:
     """Number of classes that both sources share.
 
     Raises:
-        ArgumentError: the training images are unlabelled, or the classes differ.
+        ArgumentError: the images of one of them are unlabelled, or the classes differ.
     """
     if not train.num_classes:
         raise ArgumentError(
@@ -140,4 +152,7 @@ def check_classes(train: data.Source, test: data.Source) -> int:
             f"found {test.num_classes} classes, and {train.num_classes} in `train`; allowed: the "
             "same classes in the same order.",
         )
+    for name, source in (("train", train), ("test", test)):
+        if not source.has_labels:
+            raise _no_label(name, source)
     return train.num_classes

@@ -39,9 +39,9 @@ def evaluate_linear_probe(
 
     Args:
         encode: uint8 images to features, jitted, the encoder in evaluation mode.
-        train: images to fit on.
-        test: images to score.
-        holdout: images to choose by; needed with several candidates.
+        train: images to fit on; those without a label do not count.
+        test: images to score, likewise.
+        holdout: images to choose by, likewise; needed with several candidates.
         encode_view: key and uint8 images to features of random views: fit on new views in every
             epoch, as the paper does. None: encode every image once, as it is.
         solver: `sgd`, or `lbfgs` without `encode_view`.
@@ -58,9 +58,11 @@ def evaluate_linear_probe(
         The rows `top1` and `top5`, and the settings with what was chosen and why.
 
     Raises:
-        ArgumentError: a source has no labels, the classes differ, or the settings contradict.
+        ArgumentError: a source has no labels, the classes differ, the settings contradict, or
+            with every candidate the classifier diverges.
     """
     num_classes = check_classes(train, test)
+    train = data.labelled(train)
     batch_size = min(batch_size, len(train))
     solvers = {
         "sgd": functools.partial(
@@ -101,12 +103,18 @@ def evaluate_linear_probe(
     if holdout is not None:
         every, labels = scores(holdout)
         on_holdout = [float(top_accuracy(one, labels, top=1)) for one in every]
-        chosen = int(np.argmax(on_holdout))
+        chosen = int(np.argmax(np.nan_to_num(on_holdout, nan=-1.0)))
     every, labels = scores(test)
+    if not np.isfinite(every[chosen]).all():
+        raise ArgumentError(
+            "candidates",
+            f"found {tuple(candidates)}, with which the classifier has diverged; allowed: smaller "
+            "learning rates, or a stronger L2.",
+        )
     protocol |= {
         "features": "cached" if encode_view is None else "augmented",
         "candidates": list(candidates),
-        "holdout_top1": on_holdout,
+        "holdout_top1": on_holdout and [None if np.isnan(top1) else top1 for top1 in on_holdout],
         "l2" if solver == "lbfgs" else "learning_rate": candidates[chosen],
         "train_images": len(train),
         "test_images": len(labels),

@@ -12,7 +12,7 @@ from .. import data
 from ..errors import ArgumentError
 from ..similarities import Similarity
 from ._result import Result, Row, top_accuracy
-from .features import Encode, embed_source
+from .features import Encode, check_finite, embed_source
 from .retrieval import retrieval_chance, retrieval_recalls
 from .zero_shot import class_embeddings, prompts, zero_shot_scores
 
@@ -35,14 +35,19 @@ class DualEncoder(NamedTuple):
     similarity: Similarity
 
     def embed_texts(self, texts: Sequence[str]) -> Float[Array, "n d"]:
-        """Embeddings of any number of texts; one that is there often is embedded once."""
+        """Embeddings of any number of texts; one that is there often is embedded once.
+
+        Raises:
+            NotFiniteError: an embedding is NaN or infinite.
+        """
         unique, inverse = unique_texts(texts)
         tokens = self.tokenize(unique)
         missing = -len(tokens) % BATCH_SIZE
         padded = np.concatenate([tokens, np.repeat(tokens[-1:], missing, axis=0)])
         batches = np.split(padded, len(padded) // BATCH_SIZE)
-        embeddings = [self.encode_tokens(jnp.asarray(batch)) for batch in batches]
-        return jnp.concatenate(embeddings)[inverse]
+        embeddings = jnp.concatenate([self.encode_tokens(jnp.asarray(batch)) for batch in batches])
+        check_finite(np.asarray(embeddings[: len(unique)].astype(jnp.float32)), "texts")
+        return embeddings[inverse]
 
 
 def unique_texts(texts: Sequence[str]) -> tuple[list[str], Int[np.ndarray, " n"]]:

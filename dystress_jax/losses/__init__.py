@@ -15,6 +15,7 @@ same values and gradients.
 - `dense` is the only one that supports forward mode (`jax.jvp`, `jax.hessian`).
 - `tiled` loops over slices of the rows. Under `jax.jit` with a batch split over devices it is
   correct, but the compiler gathers the rows on every device, and each does all the work.
+- `dense` alone takes a symbolic number of rows (`jax.export`), and is what `auto` takes then.
 - `auto` without `axis_name` is `dense` up to 1024 x 1024 pairs and `tiled` above. With it, it is
   `gathered` up to 16 Mi numbers in all candidates and `ring` above.
 

@@ -161,7 +161,7 @@ def check_same_shape(name_a: str, a: Array, name_b: str, b: Array) -> None:
 def check_count(name: str, n: int, axis_name: str | None) -> None:
     """Refuses fewer than two rows on all devices together."""
     n *= 1 if axis_name is None else axis_size(axis_name)
-    if n < 2:
+    if isinstance(n, int) and n < 2:  # of a symbolic size nobody knows
         raise ArgumentError(name, f"found {n} rows; allowed: at least 2, or nothing is contrasted.")
 
 

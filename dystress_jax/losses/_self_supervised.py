@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
 from ..errors import ArgumentError
-from ..similarities import sphere
+from ..similarities import rows_or_nan, sphere
 from ..temperatures import TemperatureLike, check_positive, concrete
 from . import _partition
 from ._plan import (
@@ -232,7 +232,8 @@ def info_nce(
         keys: embeddings of the candidates, m >= 2.
         temperature: a float, an array [n], a function or a `Temperature`.
         positives: index of the key that belongs to each query; default 0, 1, ..., n - 1, which
-            needs m >= n. With `axis_name`, an index into this device's keys.
+            needs m >= n. With `axis_name`, an index into this device's keys. Under `jit` an index
+            that no key has gives NaN.
         decoupled: leave the positive out of the sum, as `dcl` does for two views.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
@@ -265,7 +266,7 @@ def info_nce(
     q, k = plan.points(queries), plan.points(keys)
     key = plan.row_numbers(m)
     negatives = plan.negatives(q, k, groups=(key[positives], key))
-    return _contrast(negatives - plan.positives(q, k[positives]), decoupled)
+    return _contrast(negatives - plan.positives(q, rows_or_nan(k, positives)), decoupled)
 
 
 def moco(
@@ -415,7 +416,7 @@ def _contrast(negatives_over_positive: Float[Array, " n"], decoupled: bool) -> F
 
 def _positive_keys(positives: Array | None, n: int, m: int) -> Int[Array, " n"]:
     if positives is None:
-        if m < n:
+        if isinstance(m - n, int) and m < n:
             raise ArgumentError(
                 "keys",
                 f"found {m} rows; allowed: at least {n}, because key i belongs to query i where "

@@ -45,10 +45,11 @@ def choose(
 ) -> Strategy:
     """Returns the strategy of that name for n anchors and m candidates of length d, per device."""
     sizes = CPU if jax.default_backend() == "cpu" else ACCELERATOR
-    if tile_size is None:
-        tile, ring_tile = (_bounded(tile, m, sizes.pairs) for tile in (sizes.tile, sizes.ring_tile))
+    symbolic = not isinstance(n * m, int)  # of `jax.export`: no tiles can be cut of it
+    if symbolic or tile_size is not None:
+        tile = ring_tile = _as_tile(1 if tile_size is None else tile_size)
     else:
-        tile = ring_tile = _as_tile(tile_size)
+        tile, ring_tile = (_bounded(tile, m, sizes.pairs) for tile in (sizes.tile, sizes.ring_tile))
     tiled = Strategy(
         functools.partial(_tiled.row_sum, tile=tile),
         functools.partial(_tiled.row_max, tile=tile),
@@ -57,7 +58,7 @@ def choose(
     )
     if axis_name is None:
         if name == "auto":
-            name = "dense" if n * m <= sizes.dense_pairs else "tiled"
+            name = "dense" if symbolic or n * m <= sizes.dense_pairs else "tiled"
         choices = {"dense": dense, "tiled": tiled}
     else:
         if name == "auto":
@@ -68,6 +69,10 @@ def choose(
             "gathered": _sharded.gathered(tiled, axis_name),
             "ring": _sharded.ring(ring_tile, axis_name),
         }
+    if symbolic and name != "dense":
+        raise ArgumentError(
+            "strategy", f"found {name!r} with a symbolic number of rows; allowed: dense, auto."
+        )
     if name not in choices:
         where = "without" if axis_name is None else "with"
         known = [*choices, "auto"]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
@@ -59,6 +60,8 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module], *, out_features: int) ->
     ) -> tuple[Float[Array, "n ..."], Tree]:
         # Without a copy the module would write its statistics into variables that belong to another
         # trace level as soon as this runs under jax.value_and_grad, which NNX refuses.
+        # It would also write them into arrays of NumPy, as restored weights are.
+        stats = jax.tree.map(jnp.asarray, stats) if train else stats
         module: Any = nnx.merge(graph, params, stats, copy=True)
         outputs = module(inputs, train=train)
         if not train:

@@ -77,7 +77,7 @@ def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experim
         embed=embed,
         embed_views=make_embed_views(method, inputs.views),
         language=None if tokenizer is None else make_language(parts, tokenizer, embed),
-        trained_on=describe(train, tokenizer),
+        trained_on=describe(sources, tokenizer),
     )
 
 

@@ -70,7 +70,7 @@ def _restore(
     return experiment, checkpoint.restore(directory, step, experiment.abstract_state()).state
 
 
-@reporting_unreadable_images()
+@reporting_unreadable_images
 def evaluate(
     config: Config,
     workdir: pathlib.Path | str,

@@ -23,14 +23,14 @@ from ._build import build
 from ._evaluate import read_config
 from ._own import Own, check_given_again, name_own
 from .config import Config, ConfigError
-from .data import check_same, reporting_unreadable_images, with_absolute_paths
+from .data import check_same, reporting_unreadable_images, told, with_absolute_paths
 from .evaluations import CannotEvaluate, Evaluate
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume
 from .tables import find
 
 
-@reporting_unreadable_images()
+@reporting_unreadable_images
 def train(
     config: Config,
     workdir: pathlib.Path | str,
@@ -79,7 +79,7 @@ def train(
         numbers["seconds"] = round(seconds + time.perf_counter() - began, 1)
         if jax.process_index() == 0:
             write_json(run.workdir / "summary.json", numbers)
-            print(_closing_table(found, numbers))
+            print(_closing_table(run.experiment, found, numbers))
         return numbers
 
 
@@ -138,8 +138,8 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
     devices = jax.devices()
     _note(f"devices: {len(devices)} x {devices[0].device_kind}; workdir: {workdir}")
     experiment = build(config, workdir, own=own)
-    counts = ", ".join(f"{len(s):,} {split}" for split, s in experiment.sources.items())
-    _note(f"images: {counts}; {' x '.join(map(str, experiment.train.image_shape))}")
+    for line in told(config, experiment.sources):
+        _note(line)
     named = [config.method]
     if experiment.scheme is not None:
         named += [] if config.loss.name == "softmax" else [config.loss.name]
@@ -201,7 +201,9 @@ def _start(run: _Run) -> _Start:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    check_same(experiment.trained_on, run.checkpoints)
+    changed = check_same(experiment.trained_on, run.checkpoints)
+    if changed:
+        _note(changed)
     restored = checkpoint.restore_newest(run.checkpoints, experiment.abstract_state())
     if restored is None:
         return _Start(experiment.init_state(), batches, 0, 0.0)
@@ -306,11 +308,16 @@ def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
     return found
 
 
-def _closing_table(found: dict[str, Result], numbers: dict[str, Any]) -> str:
+def _closing_table(
+    experiment: Experiment, found: dict[str, Result], numbers: dict[str, Any]
+) -> str:
     time_row = ("time", f"{numbers['seconds']:.0f} s")
     if found:
         return show.results(found, also=[time_row])
-    title = "done (no labelled or captioned test or held-out images to measure by)"
+    missing = "labelled or captioned test or held-out images"
+    if experiment.measured_split(lambda source: source.has_labels) is not None:
+        missing = "labelled training images"
+    title = f"done (no {missing} to measure by)"
     return show.table([("steps", str(numbers["steps"])), time_row], title=title)
 
 

@@ -223,6 +223,11 @@ class Data:
         "text; '' = none",
         may_change=True,
     )
+    outside: bool = _field(
+        False,
+        "a caption file, or a column of paths, may name images outside data.path",
+        may_change=True,
+    )
     prompts: str = _field(
         "",
         "caption images with their class through templates: name, photos, drawings, or a text with "
@@ -263,7 +268,9 @@ class Augment:
     """How the two views of an image are made, on the device."""
 
     recipe: str = _field("simclr_cifar", "how the two views are made", among=RECIPES)
-    size: int = _field(0, "side of the views in pixels; 0 = the image's", at_least=0)
+    size: int = _field(
+        0, "side of the views in pixels; 0 = the shorter side of the images", at_least=0
+    )
     mean: tuple[float, ...] = _field(
         (0.5,), "subtracted from the views, one value or one a channel"
     )
@@ -464,7 +471,8 @@ class Knn:
     )
     bank: int = _field(
         50_000,
-        "compare with this many training images, evenly chosen; 0 = all (eval.py: all, if not set)",
+        "compare with this many labelled training images, evenly chosen; 0 = all (eval.py: all, if "
+        "not set)",
         at_least=0,
         may_change=True,
     )

@@ -1,12 +1,12 @@
 """The images of a run: opened as the settings say, and compared with what it began with."""
 
-import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from .methods import ALL_LOSSES
 from .tables import is_own, make
 
 Sources = dict[str, data.Source]
+Returned = TypeVar("Returned")
+OWN_IMAGE = 0.05  # share of queries whose own image is a negative: above it, a warning
+CLASSES_NAMED = 5  # in the lines that a run begins with
+TEST = "; test: "  # before what is said of the test images
 IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
 
 
@@ -58,54 +62,137 @@ def open_sources(config: Config, opener: data.Opener) -> Sources:
     return sources
 
 
-@contextlib.contextmanager
-def reporting_unreadable_images() -> Iterator[None]:
-    """For all that reads images: one that cannot be read is for the user to put right.
+def reporting_unreadable_images(function: Callable[..., Returned]) -> Callable[..., Returned]:
+    """For all that reads the images of a config: one that cannot be read is the user's to mend.
 
-    Raises:
-        ConfigError: which image, and why it cannot be read.
+    Args:
+        function: its first argument is the config.
+
+    Returns:
+        The function; in place of an `UnreadableError` it raises a `ConfigError`, which says which
+        image, and why it cannot be read.
     """
-    try:
-        yield
-    except data.UnreadableError as error:
-        raise ConfigError(
-            f"config.data: {error}. What was saved before is whole: replace the file, and the same "
-            "command goes on; or start in a new --workdir with config.data.on_error=skip, which "
-            "leaves such images out."
-        ) from error
+
+    @functools.wraps(function)
+    def reporting(config: Config, *args: Any, **keywords: Any) -> Returned:
+        try:
+            return function(config, *args, **keywords)
+        except data.UnreadableError as error:
+            skip, opener = "", data.SOURCES.get(config.data.source)
+            if opener is not None and "on_error" in arguments(opener):
+                skip = (
+                    "; or start in a new --workdir with config.data.on_error=skip, which leaves "
+                    "such images out"
+                )
+            raise ConfigError(
+                f"config.data: {error}. What was saved before is whole: replace the image, and the "
+                f"same command goes on{skip}."
+            ) from error
+
+    return reporting
 
 
-def describe(source: data.Source, tokenizer: Tokenizer | None = None) -> str:
-    """A fingerprint of the training data, to detect changes when a run goes on."""
+def told(config: Config, sources: Sources) -> list[str]:
+    """What the images are and what follows from it, for the lines that a run begins with."""
+    counts = []
+    for split, source in sources.items():
+        known = len(data.labelled(source))
+        some = f" ({known:,} labelled)" if source.has_labels and known < len(source) else ""
+        counts.append(f"{len(source):,} {split}{some}")
+    train = sources["train"]
+    names, count = train.class_names[:CLASSES_NAMED], train.num_classes
+    more = ", ..." * (count > len(names))
+    classes = f"{count:,} classes: {', '.join(names)}{more}" if count else "no classes"
+    lines = [f"images: {', '.join(counts)}; {' x '.join(map(str, train.image_shape))}; {classes}"]
+    lines += [note for source in sources.values() for note in source.notes]
+    height, width, _ = train.image_shape
+    if height != width and not config.augment.size:
+        lines.append(
+            f"images of {height} x {width} are no squares: views have the shorter side, "
+            f"{min(height, width)}, and features are those of the central square "
+            "(config.augment.size, config.data.image_size)"
+        )
+    share = own_image_in_queue(config.moco.queue_size, len(train))
+    if config.method == "moco_v2" and share > OWN_IMAGE:
+        lines.append(
+            f"warning: config.moco.queue_size {config.moco.queue_size:,} is not small beside "
+            f"{len(train):,} training images: for {share:.0%} of the queries it holds an embedding "
+            "of the same image, which counts as a negative. A fifth of the images or fewer makes "
+            "that rare."
+        )
+    return lines
+
+
+def own_image_in_queue(queue: int, images: int) -> float:
+    r"""How often a queue of the last images holds the image that is looked up.
+
+    $$P(d \le Q) = 1 - \tfrac12 (2 - Q / n)^2 \text{ from } Q = n \text{ on},
+      \qquad \tfrac12 (Q / n)^2 \text{ below},$$
+
+    where d, how long ago an image came last, is the sum of two even distributions over an epoch.
+
+    Example:
+        >>> own_image_in_queue(4096, 5000), own_image_in_queue(5000, 5000)
+        (0.336, 0.5)
+    """
+    ratio = min(queue / images, 2.0)
+    return ratio**2 / 2 if ratio < 1 else 1 - (2 - ratio) ** 2 / 2
+
+
+def describe(sources: Sources, tokenizer: Tokenizer | None = None) -> str:
+    """A fingerprint of the data, to detect changes when a run goes on: train, then test."""
+    train = _describe(sources["train"])
+    if tokenizer is not None:
+        train += f", vocabulary {tokenizer.fingerprint}"
+    return train + (f"{TEST}{_describe(sources['test'])}" if "test" in sources else "")
+
+
+def _describe(source: data.Source) -> str:
+    """What is cheap to look at in full, and the pixels of some images."""
     some = data.subset(source, IMAGES_COMPARED)
     images = some.gather(np.arange(len(some)))
     content = hashlib.sha256(json.dumps(source.class_names).encode())
-    for array in (source.index, images["image"], images["label"]):
+    labels = images["label"]
+    if source.stored_labels is not None:
+        labels = source.stored_labels[source.index]
+    for array in (source.index, images["image"], labels):
         content.update(np.ascontiguousarray(array).tobytes())
-    said = (
-        f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes, "
-        f"content {content.hexdigest()[:12]}"
-    )
+    said = f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes, "
+    if source.stamp is not None:
+        said += f"{source.stamp()}, "
+    said += f"content {content.hexdigest()[:12]}"
     if source.captions is not None:
         captions = hashlib.sha256()
         for stored in source.index:  # JSON says where the captions of each image end
             captions.update(json.dumps(source.captions[int(stored)]).encode())
         said += f", captions {captions.hexdigest()[:12]}"
-    return said if tokenizer is None else f"{said}, vocabulary {tokenizer.fingerprint}"
+    return said
 
 
-def check_same(now: str, checkpoints: pathlib.Path) -> None:
+def check_same(now: str, checkpoints: pathlib.Path) -> str:
     """Refuse training data that are not those of the run, as its checkpoints remember them.
+
+    Returns:
+        What is to be told: that the test images are others; "" = nothing.
 
     Raises:
         ConfigError: with both descriptions.
     """
     then = checkpoint.newest_record(checkpoints).get("data", now)
-    if now != then:
+    (train_then, _, test_then), (train_now, _, test_now) = then.partition(TEST), now.partition(TEST)
+    if train_now != train_then:
         raise ConfigError(
-            f"config.data: the run has trained on other images: {then} then, {now} now. Give it "
-            "the same images, captions and vocabulary, or a new --workdir."
+            f"config.data: the run has trained on other images: {train_then} then, {train_now} "
+            f"now. Compared are labels, captions, the pixels of {IMAGES_COMPARED} images, and of "
+            "all images the pixels or the sizes of the files where these are at hand. Give it the "
+            "same images, captions and vocabulary, or a new --workdir."
         )
+    if test_then and test_now != test_then:
+        return (
+            f"warning: the test images are others than before: {test_then} then, "
+            f"{test_now or 'none'} now; results of both cannot be compared"
+        )
+    return ""
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -118,10 +205,9 @@ def with_absolute_paths(config: Config) -> Config:
         return str(pathlib.Path(path).expanduser().absolute())
 
     captions = d.captions
-    if d.source == "folder" and captions:
-        below = [pathlib.Path(d.path, part, captions).is_file() for part in (".", "train")]
-        if not any(below) and pathlib.Path(captions).expanduser().is_file():
-            captions = absolute(captions)
+    elsewhere = d.source == "folder" and captions and not data.lies_below(d.path, captions)
+    if elsewhere and pathlib.Path(captions).expanduser().is_file():
+        captions = absolute(captions)
     path = d.path if is_own(d.source) else absolute(d.path)
     return dataclasses.replace(
         config,

@@ -15,6 +15,7 @@ import numpy as np
 import tqdm
 
 from .. import data, evaluation
+from ..errors import ArgumentError
 from ..evaluation import EmbeddedImages, Result, features
 from ..training import TrainState
 from .config import Config, ConfigError, arguments
@@ -37,11 +38,11 @@ def knn(experiment: Experiment, state: TrainState) -> Result:
 
 
 def knn_of(experiment: Experiment, encode: EncodeImages, split: str) -> Result:
-    """Nearest neighbours by any features, among at most `knn.bank` training images."""
+    """Nearest neighbours by any features, among at most `knn.bank` labelled training images."""
     settings = experiment.config.knn
     result = evaluation.evaluate_knn(
         encode,
-        data.subset(experiment.train, settings.bank),
+        data.subset(data.labelled(experiment.train), settings.bank),
         experiment.sources[split],
         k=settings.k,
         temperature=settings.temperature,
@@ -72,12 +73,15 @@ def linear_probe(experiment: Experiment, state: TrainState) -> Result:
     config, probe = experiment.config, experiment.config.probe
     candidates = probe.learning_rates if probe.solver == "sgd" else probe.l2
     holdout = experiment.sources.get("holdout") if split == "test" else None
+    if holdout is not None and not holdout.has_labels:
+        holdout = None
     if len(candidates) > 1 and holdout is None:
         field = "learning_rates" if probe.solver == "sgd" else "l2"
         why = (
             "without test images the held-out ones are what is measured, and must not choose too"
             if split == "holdout"
-            else "config.data.holdout is 0 and there are no images to choose by"
+            else "there are no held-out images with labels to choose by (config.data.holdout is "
+            f"{config.data.holdout:g})"
         )
         raise ConfigError(
             f"config.probe.{field}: found {candidates}, but {why}; allowed: one number."
@@ -196,12 +200,16 @@ def measure(
         embedded: as `embedded_by` makes it, where several evaluations share it.
 
     Raises:
-        ConfigError: it returns no `Result`, or one that does not fit in JSON.
+        ConfigError: it refuses the images or the settings, or returns no `Result`, or one that does
+            not fit in JSON.
         CannotEvaluate: there is nothing to measure by.
     """
     shared = {SHARED: embedded or embedded_by(experiment, state)}
     taken, options = arguments(evaluate), experiment.config.evaluation_options | shared
-    result = evaluate(experiment, state, **{n: v for n, v in options.items() if n in taken})
+    try:
+        result = evaluate(experiment, state, **{n: v for n, v in options.items() if n in taken})
+    except ArgumentError as error:
+        raise ConfigError(f"evaluation: {name} cannot be measured: {error}") from error
     if not isinstance(result, Result):
         raise ConfigError(
             f"evaluation: {name} gives a {type(result).__name__}; allowed: an evaluation.Result."

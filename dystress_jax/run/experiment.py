@@ -46,7 +46,7 @@ class Experiment(NamedTuple):
         embed_views: `(params, stats, key, uint8 images) -> (features [n 2 f], embeddings [n 2 d])`
             of two random views of each image, as in training but in evaluation mode; jitted.
         language: of an image-text run; else None.
-        trained_on: a fingerprint of the training data, stored in each checkpoint.
+        trained_on: a fingerprint of the training and test data, stored in each checkpoint.
     """
 
     config: Config

@@ -38,8 +38,8 @@ def make_inputs(config: Config, source: data.Source) -> Inputs:
     """What the encoder sees of the images of a source.
 
     Raises:
-        ConfigError: the images are no squares and no size is set, or they are too small for it; or
-            they have other channels than the settings have means.
+        ConfigError: the images are too small for the size that is set, or have other channels than
+            the settings have means.
     """
     size, channels = _view_size(config, source), source.image_shape[-1]
     recipe, weak = augment.RECIPES[config.augment.recipe], augment.weak().first
@@ -66,14 +66,9 @@ def make_inputs(config: Config, source: data.Source) -> Inputs:
 
 
 def _view_size(config: Config, source: data.Source) -> int:
-    """The side of the images that the encoder sees."""
+    """The side of the square that the encoder sees: by default the shorter one of the images."""
     height, width, _ = source.image_shape
-    if not config.augment.size and height != width:
-        raise ConfigError(
-            f"config.augment.size: found 0 with images of {height} x {width}; allowed: the side of "
-            "the square views, in pixels."
-        )
-    size = config.augment.size or height
+    size = config.augment.size or min(height, width)
     if size > min(height, width):
         raise ConfigError(
             f"config.augment.size: found {size} with images of {height} x {width}; allowed: at "

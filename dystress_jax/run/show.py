@@ -37,13 +37,19 @@ def cells(row: Row) -> Cells:
         (('recall at 1', '16.4 %', 'chance 0.06 %'), ('uniformity', '-2.510', ''))
         >>> cells(Row("images", 1563, share=False))
         ('images', '1,563', '')
+        >>> cells(Row("top1", 1.0, chance=1.0))
+        ('top1', '100.0 %', 'chance 100 %')
     """
     plain = f"{row.value:,}" if isinstance(row.value, int) else f"{row.value:.3f}"
     value = f"{100 * row.value:.1f} %" if row.share else plain
-    # Chance is often too little for a fixed number of decimals.
-    guessed = f"{100 * row.chance:.2g} %" if row.share and row.chance else None
-    guessed = f"{row.chance:.3g}" if not row.share and row.chance is not None else guessed
+    guessed = f"{_short(100 * row.chance, 2)} %" if row.share and row.chance else None
+    guessed = _short(row.chance, 3) if not row.share and row.chance is not None else guessed
     return row.name.replace("_", " "), value, f"chance {guessed}" if guessed else ""
+
+
+def _short(number: float, digits: int) -> str:
+    """Digits that count: a chance is often too little for a fixed number of decimals."""
+    return f"{float(f'{number:.{digits}g}'):g}"  # not 1e+02
 
 
 def table(rows: Sequence[Cells], *, title: str) -> str:

@@ -1,0 +1,219 @@
+"""Every command that the documentation shows: through the real command line, up to the first step.
+
+Those of docs/extending.md run in `test_extending.py`.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import pathlib
+import re
+import sys
+import warnings
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+from dystress_jax import data, run
+from dystress_jax.run import cli
+from dystress_jax.run.config import differences, may_change_on_resume
+from dystress_jax.run.evaluations import EVALUATIONS
+from dystress_jax.training import make_train_step
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [
+    *(ROOT / name for name in ("README.md", "train.py", "eval.py", "tools", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "configs").glob("*.py")),
+    *sorted((ROOT / "dystress_jax").rglob("*.py")),
+]
+PAGES = [page for page in PAGES if page.is_file() and page.name != "extending.md"]
+COMMAND = re.compile(r"python (train|eval)\.py((?:[\s\\]+(?:--\S+|\[--config\S+ ?(?:\.\.\.)?\]))*)")
+FRAGMENT = re.compile(r"--config\.[\w.]+=[^\s`]+(?:\s+--config\.[\w.]+=[^\s`]+)*")
+# What stands for something of the reader's; paths stay as they are, their content is stood in for.
+STANDS_FOR = {
+    "configs/NAME.py": "configs/quickstart.py",
+    ":METHOD": ":moco_v2",
+    "=SEED": "=1",
+    "=STEPS": "=400",
+    "=N": "=2",
+}
+
+
+class Shown(NamedTuple):
+    """A command, or some flags (script ""), and the page that shows it."""
+
+    page: str
+    script: str
+    flags: tuple[str, ...]
+
+    def __str__(self):
+        return " ".join([self.page, self.script, *self.flags])
+
+
+def words(text):
+    for name, value in STANDS_FOR.items():
+        text = re.sub(re.escape(name) + r"\b", value, text)
+    found = (word.rstrip("`.,;:)") for word in text.replace("\\\n", " ").split())
+    return tuple(word for word in found if word.startswith("--") and "VALUE" not in word)
+
+
+def shown():
+    found = []
+    for page in PAGES:
+        name, text = str(page.relative_to(ROOT)), page.read_text(encoding="utf-8")
+        found += [Shown(name, script, words(rest)) for script, rest in COMMAND.findall(text)]
+        if page.is_relative_to(ROOT / "dystress_jax"):
+            continue  # their flags are examples of what is refused too
+        rest = COMMAND.sub("", text)
+        found += [Shown(name, "", words(flags)) for flags in FRAGMENT.findall(rest)]
+        if "| `--config.` |" in text:  # a table of changes to the last command
+            [command] = re.findall(r"`(python train\.py [^`]*)` and the fields", text)
+            table = text.partition("| `--config.` |")[2].partition("\n\n")[0]
+            for row in re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE):
+                changes = (f"--config.{change}" for change in re.findall(r"`(.*?)`", row))
+                found.append(Shown(name, "train", (*words(command), *changes)))
+    return [each for each in dict.fromkeys(found) if each.script or each.flags]
+
+
+SHOWN = shown()
+
+
+def parsed(script, arguments):
+    """The settings and the flags that a script reads from a command line."""
+    spec = importlib.util.spec_from_file_location(script, ROOT / f"{script}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    before, command = set(flags.FLAGS), cli.Command()
+    try:
+        with warnings.catch_warnings():
+            # ml_collections opens config files the old way.
+            warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
+            rest = module.parse([f"{script}.py", *arguments], command)
+        assert rest[1:] == []
+        return command.settings(flags.FLAGS.config), getattr(flags.FLAGS, "evaluation", None)
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+
+
+@functools.cache
+def train_settings(arguments):
+    return parsed("train", arguments)[0]
+
+
+def configs_for(page):
+    """The config that flags on a page change: that of a config file, else any of a few."""
+    if page.startswith("configs/"):
+        needs = {"clip_oblique_vit_b16": ("--config.data.captions=c.csv",)}
+        stem = pathlib.Path(page).stem
+        return [(f"--config={page}", *needs.get(stem, ()), "--config.data.path=DIR")]
+    few = ("quickstart", "cifar10_small", "clip_quickstart", "moco_v3_cifar10")
+    return [(f"--config=configs/{name}.py", "--config.data.path=DIR") for name in few]
+
+
+def settings_of(command):
+    """What a run would be given; flags alone are tried with each config that they may change."""
+    if command.script:
+        return train_settings(command.flags)
+    refused = []
+    for base in configs_for(command.page):
+        for more in ((), base[1:]):
+            try:
+                return train_settings((base[0], *more, *command.flags))
+            except run.ConfigError as error:
+                refused.append(str(error))
+    raise AssertionError(refused)
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Images in place of those that a config asks for and that are not there."""
+
+    def open_for(config):
+        if config.data.source == "embedded":
+            return
+        side, count = config.data.image_size or 32, 2 * config.batch_size
+        captions = data.Captions.of([["a drawing"]] * count) if config.method == "clip" else None
+        source = data.Source(
+            read=lambda rows: (np.zeros((len(rows), side, side, 3), np.uint8), np.int32(rows % 10)),
+            index=np.arange(count, dtype=np.int32),
+            image_shape=(side, side, 3),
+            class_names=tuple(map(str, range(10))),
+            stored_labels=np.arange(count, dtype=np.int32) % 10,
+            captions=captions,
+        )
+        monkeypatch.setattr(data, "open_splits", lambda *_, **__: {"train": source, "test": source})
+
+    return open_for
+
+
+TRACED: set[str] = set()
+TRAINED = [each for each in SHOWN if each.script != "eval"]
+
+
+def test_commands_are_found_in_all_kinds_of_pages():
+    pages = {pathlib.Path(each.page).parts[0] for each in SHOWN}
+    assert pages == {"README.md", "docs", "configs", "train.py", "eval.py"}
+    assert {each.script for each in SHOWN} == {"", "train", "eval"}
+    assert len(SHOWN) > 50
+
+
+@pytest.mark.parametrize("command", TRAINED, ids=str)
+def test_what_is_shown_is_accepted(command):
+    assert settings_of(command) is not None
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("command", TRAINED, ids=str)
+def test_the_first_step_of_what_is_shown_is_a_program(command, tmp_path, stand_in):
+    """Traced, not compiled, and once for commands that come to the same."""
+    config = settings_of(command)
+    config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocabulary=""))
+    if repr(config) in TRACED:
+        return
+    TRACED.add(repr(config))
+    stand_in(config)
+    experiment = run.build(config, tmp_path)
+    if not command.script and experiment.train.image_shape[0] > 64:
+        return  # a variant of a large network, whose config file is traced
+    step = make_train_step(
+        experiment.method,
+        experiment.optimizer,
+        experiment.schedule.learning_rate,
+        scheme=experiment.scheme,
+        mesh=experiment.mesh,
+        micro_batches=config.batch.micro_batches,
+    )
+    batch = {
+        key: jax.ShapeDtypeStruct((config.batch_size, *value.shape[1:]), value.dtype)
+        for key, value in experiment.train.gather(np.arange(1)).items()
+    }
+    jax.eval_shape(step, experiment.abstract_state(), batch)
+
+
+@pytest.mark.parametrize("command", [each for each in SHOWN if each.script == "eval"], ids=str)
+def test_what_is_shown_of_evaluations_is_accepted(command, tmp_path):
+    """Of the run that the same page trains before, or of the quickstart of its kind."""
+    *_, trained = [
+        settings_of(Shown("README.md", "train", ("--config=configs/clip_quickstart.py",))),
+        *(settings_of(e) for e in SHOWN if e.page == command.page and e.script == "train"),
+    ]
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(trained)))
+    own = [flag for flag in command.flags if not flag.startswith("--workdir")]
+    missing = [] if any("--evaluation" in flag for flag in own) else ["--evaluation=knn"]
+    settings, name = parsed("eval", [*own, *missing, f"--workdir={tmp_path}"])
+    assert name in EVALUATIONS or name == "NAME"
+    changed = differences(dataclasses.asdict(trained), dataclasses.asdict(settings))
+    assert all(may_change_on_resume(field) for field in changed)

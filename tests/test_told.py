@@ -1,0 +1,121 @@
+"""What a run says of its images when it begins."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dystress_jax import data, run
+from dystress_jax.run.data import check_same, describe, own_image_in_queue, told
+from dystress_jax.run.inputs import make_inputs
+from dystress_jax.training import checkpoint
+
+
+def images(count, side=(8, 8), labels=None, names=()):
+    return data.from_arrays(np.zeros((count, *side, 3), np.uint8), labels, class_names=names)
+
+
+def test_images_labels_and_classes_are_counted():
+    names = tuple("abcdefg")
+    train = images(20, labels=np.where(np.arange(20) < 5, np.arange(20), -1), names=names)
+    [line] = told(run.from_config_dict({}), {"train": train, "test": images(4)})
+    assert line == (
+        "images: 20 train (5 labelled), 4 test; 8 x 8 x 3; 7 classes: a, b, c, d, e, ..."
+    )
+    assert told(run.from_config_dict({}), {"train": images(4)})[0].endswith("; no classes")
+
+
+def test_images_that_are_no_squares_are_seen_with_their_shorter_side():
+    config, train = run.from_config_dict({}), images(4, side=(16, 24))
+    assert make_inputs(config, train).size == 16
+    _, line = told(config, {"train": train})
+    assert "images of 16 x 24 are no squares: views have the shorter side, 16" in line
+    sized = run.from_config_dict({"augment": {"size": 8}})
+    assert len(told(sized, {"train": train})) == 1
+    assert make_inputs(sized, train).size == 8
+
+
+@pytest.mark.parametrize(("queue", "count"), [(1024, 5000), (4096, 5000), (6000, 5000)])
+def test_how_often_a_queue_holds_the_own_image(queue, count):
+    """Counted over two epochs in random orders."""
+    rng = np.random.default_rng(0)
+    ages = [count - rng.permutation(count) + rng.permutation(count) for _ in range(20)]
+    found = np.mean(np.concatenate(ages) <= queue)
+    np.testing.assert_allclose(own_image_in_queue(queue, count), found, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("method", "queue", "warned"),
+    [
+        ("moco_v2", 4096, True),
+        ("moco_v2", 1024, False),
+        ("nnclr", 4096, False),
+    ],
+)
+def test_a_queue_that_is_not_small_beside_the_images_is_told(method, queue, warned):
+    config = run.from_config_dict({"method": method, "moco": {"queue_size": queue}})
+    lines = told(config, {"train": images(5000)})
+    said = "queue_size 4,096 is not small beside 5,000 training images: for 34% of the queries"
+    assert any(said in line for line in lines) == warned
+    assert len(lines) == 1 + warned
+
+
+def npz(path, **changes):
+    rng = np.random.default_rng(0)
+    arrays = {"train_images": rng.integers(0, 255, (400, 4, 4, 3), np.uint8)}
+    arrays |= {"train_labels": np.arange(400) % 3, "test_images": arrays["train_images"][:9]}
+    np.savez(path, **{**arrays, **{name: change(arrays[name]) for name, change in changes.items()}})
+    return data.open_splits("npz", path=str(path))
+
+
+def all_but_those_compared(images):
+    some = set(data.subset(data.from_arrays(images), 64).index.tolist())
+    images = images.copy()
+    images[[row for row in range(len(images)) if row not in some]] ^= 255
+    return images
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train_images": all_but_those_compared},
+        {"train_labels": lambda labels: np.where(np.arange(400) == 7, 0, labels)},
+    ],
+)
+def test_images_and_labels_that_were_replaced_are_noticed(tmp_path, monkeypatch, change):
+    path = tmp_path / "x.npz"
+    first = describe(npz(path))
+    assert describe(npz(path)) == first
+    monkeypatch.setattr(checkpoint, "newest_record", lambda directory: {"data": first})
+    assert check_same(describe(npz(path)), tmp_path) == ""
+    with pytest.raises(run.ConfigError, match=r"trained on other images: .* Compared are l"):
+        check_same(describe(npz(path, **change)), tmp_path)
+
+
+def test_other_test_images_are_told_and_accepted(tmp_path, monkeypatch):
+    path = tmp_path / "x.npz"
+    first = describe(npz(path))
+    monkeypatch.setattr(checkpoint, "newest_record", lambda directory: {"data": first})
+    said = check_same(describe(npz(path, test_images=lambda images: images[:5])), tmp_path)
+    assert said.startswith("warning: the test images are others than before: 9 of [4, 4, 3] in")
+    only_train = data.open_splits("npz", path=str(path))
+    del only_train["test"]
+    assert "none now" in check_same(describe(only_train), tmp_path)
+    before = first.partition("; test: ")[0]  # of a run that remembers no test images
+    monkeypatch.setattr(checkpoint, "newest_record", lambda directory: {"data": before})
+    assert check_same(first, tmp_path) == ""
+
+
+def test_files_of_another_size_are_noticed_and_a_copy_is_the_same(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (100, 8, 8, 3), np.uint8)
+    for copy in ("a", "b"):
+        for row, image in enumerate(images):
+            path = tmp_path / copy / f"{row:03}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(image).save(path)
+    described = lambda copy: describe(data.open_splits("folder", path=str(tmp_path / copy)))
+    assert described("a") == described("b")
+    before, splits = described("b"), data.open_splits("folder", path=str(tmp_path / "b"))
+    compared = data.subset(splits["train"], 64).index
+    [changed, *_] = np.setdiff1d(splits["train"].index, compared)
+    Image.new("RGB", (8, 8)).save(tmp_path / "b" / f"{changed:03}.png")
+    assert described("b") != before
