@@ -44,3 +44,12 @@ from ._self_supervised import info_nce as info_nce
 from ._self_supervised import moco as moco
 from ._self_supervised import nt_xent as nt_xent
 from ._self_supervised import supcon as supcon
+from ._strategies import Dense as Dense
+from ._strategies import Gathered as Gathered
+from ._strategies import Ring as Ring
+from ._strategies import StrategyLike as StrategyLike
+from ._strategies import Tiled as Tiled
+from ._strategies import dense as dense
+from ._strategies import gathered as gathered
+from ._strategies import ring as ring
+from ._strategies import tiled as tiled
