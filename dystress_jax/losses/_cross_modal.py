@@ -247,7 +247,9 @@ def _pairs(
                 f"found shapes {of_images.shape} and {of_texts.shape}; allowed: integers twice, or "
                 "bools twice, for the same labels.",
             )
-        return _Pairs((of_images, of_texts), (real, real_texts))
+        wider = jnp.promote_types(of_images.dtype, of_texts.dtype)
+        both = of_images.astype(wider), of_texts.astype(wider)
+        return _Pairs(both, (real, real_texts))
     if labels is not None:
         check_same_shape("images", images, "texts", texts)
         label = as_labels("labels", labels, n)

@@ -160,8 +160,8 @@ class PairCount:
 
     allowed: Callable[[Any, Any], Bool[Array, "n m"]]
 
-    def __call__(self, temperature: Temperature, rows: Side, columns: Side) -> Float[Array, "n m"]:
-        del temperature
+    def __call__(self, params: Any, rows: Side, columns: Side) -> Float[Array, "n m"]:
+        del params
         takes_part = _is_allowed(self.allowed, rows, columns)
         assert takes_part is not None  # whoever counts has groups
         return takes_part.astype(rows.points.dtype)

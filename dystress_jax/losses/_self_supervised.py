@@ -305,6 +305,7 @@ def info_nce(
     if positives is None:
         negatives = plan.negatives(q, k, groups=plan.partners(n, m), real=both)
         return keep(_contrast(negatives - plan.positives(q, k[:n]), decoupled), real)
+    key = key if is_bool(positives) else key.astype(positives.dtype)
     if positives.ndim == 1 and devices == 1 and real_keys is None:
         negatives = plan.negatives(q, k, groups=(positives, key), real=both)
         of_each = plan.positives(q, rows_or_nan(k, positives))
@@ -504,4 +505,7 @@ def _positive_keys(positives: Array | None, n: int, m: int, devices: int) -> Arr
             raise ArgumentError(
                 "positives", f"found {outside[0]}; allowed: rows of the {m} `keys`, 0 to {m - 1}."
             )
-    return jnp.asarray(positives)
+    narrow = (
+        not is_bool(positives) and jnp.dtype(dtype).itemsize < 4
+    )  # may not count all of the keys
+    return jnp.asarray(positives, jnp.int32 if narrow else None)

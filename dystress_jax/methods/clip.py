@@ -138,7 +138,7 @@ def siglip(
     *,
     temperature: LearnedWithBias,
     similarity: Similarity = sphere,
-    strategy: str = "auto",
+    strategy: losses.StrategyLike = "auto",
     tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, " n"]:
