@@ -16,7 +16,7 @@ from ..training import checkpoint
 from .config import Config, ConfigError, arguments
 from .fields import as_fields
 from .methods import ALL_LOSSES
-from .tables import is_own, make
+from .tables import is_own, make, needed
 
 Sources = dict[str, data.Source]
 Returned = TypeVar("Returned")
@@ -54,7 +54,7 @@ def open_sources(config: Config, opener: data.Opener) -> Sources:
                     for split, source in sources.items()
                 }
     loss = ALL_LOSSES.get(config.loss.name)
-    if loss and "labels" in arguments(loss) and not sources["train"].has_labels:
+    if loss and "labels" in needed(loss) and not sources["train"].has_labels:
         raise ConfigError(
             f"config.loss.name: found {config.loss.name} with images without labels; allowed: "
             "softmax or dcl, which need none."
