@@ -142,16 +142,20 @@ def on_mesh(
         n = _count(rows, devices, axis)
         own_order = arguments.get("positives") is not None  # they count rows in the order given
         parts, treedef = jax.tree.flatten(rows)
-        cut = [[x] if own_order else _first_and_rest(x, n) for x in parts]
-        move = lambda node: place(node, whole) if _enters(node) else node
-        others = jax.tree.map(move, others, is_leaf=_is_per_anchor)
-        entering, staying = _partition(_by_side(others, n))
+        entering, staying = _partition(others)
 
-        def shard(cut, shared, entering):
+        def shard(parts, shared, entering):
             others = _in_order(_combine(entering, staying))
-            rows = [part[0] if len(part) == 1 else jnp.concatenate(part) for part in cut]
+            rows = [part[0] if len(part) == 1 else jnp.concatenate(part) for part in parts]
             arguments = treedef.unflatten(rows) | shared | others
             return call(arguments, how).reshape(-1, n // devices)
+
+        def cut(x):
+            """The rows that belong to those of the first array, and further ones, split apart."""
+            if own_order or jnp.shape(x)[0] <= n:
+                return [x]
+            x = place(x, whole)
+            return [x[:n], x[n:]]
 
         specs = (by_rows, whole, _specs(entering, PartitionSpec(None, axis)))
         mapped = jax.shard_map(
@@ -163,14 +167,15 @@ def on_mesh(
             check_vma=not _has_closure(others),
         )
 
-        def on_all(cut, shared, entering):
-            value = mapped(place(cut, by_rows), place(shared, whole), entering)
+        def on_all(parts, shared, entering):
+            of_rows = place([cut(x) for x in parts], by_rows)
+            value = mapped(of_rows, place(shared, whole), _by_side(place(entering, whole), n))
             if value.shape[0] == 1:
                 return value[0]
             return place(place(value, whole).reshape(-1), by_rows)
 
         # Step by step, outside jit, a shard_map takes no derivatives such as those of the tiles.
-        return jax.jit(on_all)(cut, shared, entering)
+        return jax.jit(on_all)(parts, shared, entering)
 
     over_devices.__signature__ = signature  # type: ignore[attr-defined]
     return over_devices
@@ -305,11 +310,6 @@ def _count(rows: dict[str, Any], devices: int, axis: AxisName) -> int:
                     f"{axis!r} cannot share equally; allowed: a multiple of {devices}.",
                 )
     return jnp.shape(rows[first])[0]
-
-
-def _first_and_rest(x: Array, n: int) -> list[Array]:
-    """The rows that belong to the n of the first array, and further ones, to be split apart."""
-    return [x] if jnp.shape(x)[0] <= n else [x[:n], x[n:]]
 
 
 def _is_per_anchor(node: Any) -> bool:
