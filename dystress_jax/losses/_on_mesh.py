@@ -98,6 +98,7 @@ def on_mesh(
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     explicit = {name for name, kind in types.items() if kind == AxisType.Explicit}
     how = _how(strategy, tile_size, axis, has_queue)
+    loss = loss if explicit else _unasked(loss)
     if has_queue:
         split = devices > 1
     elif isinstance(strategy, Gathered | Ring) or strategy in ("gathered", "ring"):
@@ -118,7 +119,7 @@ def on_mesh(
     # Over axes that are Explicit or over which nothing is split, each device does the same.
     manual = explicit | set(axes)
     place = functools.partial(_place, mesh=mesh) if explicit else (lambda x, spec: x)
-    by_rows, whole = PartitionSpec(axis), PartitionSpec()
+    by_rows, by_side, whole = PartitionSpec(axis), PartitionSpec(None, axis), PartitionSpec()
 
     def call(arguments: dict[str, Any], how: dict[str, Any]) -> Array:
         named = {name: x for name, x in arguments.items() if name in signature.parameters}
@@ -157,19 +158,21 @@ def on_mesh(
             x = place(x, whole)
             return [x[:n], x[n:]]
 
-        specs = (by_rows, whole, _specs(entering, PartitionSpec(None, axis)))
+        specs = (by_rows, whole, _specs(entering, by_side))
         mapped = jax.shard_map(
             shard,
             mesh=mesh,
             in_specs=specs,
-            out_specs=PartitionSpec(None, axis),
+            out_specs=by_side,
             axis_names=manual,
             check_vma=not _has_closure(others),
         )
 
         def on_all(parts, shared, entering):
             of_rows = place([cut(x) for x in parts], by_rows)
-            value = mapped(of_rows, place(shared, whole), _by_side(place(entering, whole), n))
+            entering = _by_side(place(entering, whole), n)
+            entering = _map_per_anchor(lambda leaf: place(leaf, by_side), entering)
+            value = mapped(of_rows, place(shared, whole), entering)
             if value.shape[0] == 1:
                 return value[0]
             return place(place(value, whole).reshape(-1), by_rows)
@@ -208,7 +211,19 @@ def by_own_devices(loss: Callable[P, Array]) -> Callable[P, Array]:
             positional, keywords = whole(bound.args), whole(bound.kwargs)
         return loss(*positional, **keywords)
 
+    _UNASKED[placed] = loss
     return placed
+
+
+# What a loss is where somebody else has decided about the devices.
+_UNASKED: dict[Any, Loss] = {}
+
+
+def _unasked(loss: Loss) -> Loss:
+    """The loss, whose arrays are not asked how they are split."""
+    if isinstance(loss, functools.partial):
+        return functools.partial(_unasked(loss.func), *loss.args, **loss.keywords)
+    return _UNASKED.get(loss, loss) if inspect.isfunction(loss) else loss
 
 
 def _sharding(x: Any) -> NamedSharding | None:

@@ -111,7 +111,15 @@ class Plan(NamedTuple):
         views = jnp.concatenate([a, b])
         sample = jnp.tile(self.row_numbers(a.shape[0]), 2)
         both = twice(real)
-        negatives = self.negatives(views, views, groups=(sample, sample), real=(both, both))
+        negatives = _partition.log_partition(
+            views,
+            views,
+            temperature=self.temperature.for_negatives,
+            similarity=self.similarity,
+            strategy=self.strategy,
+            groups=(sample, sample),
+            real=(both, both),
+        )
         return negatives, self.positives(a, b, copies=2)
 
     def negatives(
