@@ -12,8 +12,8 @@ same values and gradients.
 | `ring`     | `axis_name` | candidates travel, no device holds more than two blocks of others  |
 | `auto`     |             | one of them, by the size                                           |
 
-A strategy is a value: `dense()`, `tiled(tile)`, `gathered("data")`, `ring("data", tile=512)`. A name
-stands for one, with `tile_size` and `axis_name` as its companions.
+A strategy is a value: `dense()`, `tiled(tile)`, `gathered("data")`, `ring("data", tile=512)`. A
+name stands for one, with `tile_size` and `axis_name` as its companions.
 
 - `dense` is the only one that supports forward mode (`jax.jvp`, `jax.hessian`), and over devices
   `gathered("data", within=dense())`.
