@@ -116,8 +116,8 @@ def evaluate(
         if field != "seed" and not may_change_on_resume(field):
             raise ConfigError(
                 f"config.{field}: found {new!r}, but the run was trained with {old!r}; allowed: "
-                "settings of the evaluation: config.knn, config.probe, config.zero_shot and "
-                "config.seed."
+                "settings of the evaluation: config.knn, config.probe, config.labels, "
+                "config.zero_shot and config.seed."
             )
     if "knn.bank" not in changes:
         # A run compares with some training images while it goes on; here there is time for all.
