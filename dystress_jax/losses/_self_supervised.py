@@ -8,7 +8,6 @@ pair, l_ip. With the positive in the denominator the loss is
 which keeps its relative precision, and its gradient, where the positive pair dominates.
 """
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
