@@ -28,7 +28,7 @@ assert "dystress COMMAND" in dystress("--help")
 assert time.perf_counter() - began < 1, "help takes longer than a second"
 module = [sys.executable, "-m", "dystress_jax", "--version"]
 subprocess.run(module, cwd=workdir, check=True)
-assert dystress("train", "--help").count("\n  dystress train") == 3
+assert dystress("train", "--help").count("\ndystress train") == 3
 
 few = ("--config.steps=3", "--config.batch_size=32", "--config.log_every=1", "--config.knn_every=0")
 dystress("train", "--config=quickstart", "--workdir=simclr", *few)
