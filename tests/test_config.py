@@ -519,6 +519,7 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
         ),
         *(
             "evaluation",
+            "eval_on",
             "evaluation_options",
             "eval_on",
             "data.path",
