@@ -37,8 +37,10 @@ def names(module):
         if name.startswith("_") or isinstance(value, types.ModuleType):
             continue
         home = getattr(value, "__module__", None) or ""
-        own = home == module.__name__ if module.__file__ and "__init__" not in module.__file__ else (
-            home.startswith(module.__name__)
+        own = (
+            home == module.__name__
+            if module.__file__ and "__init__" not in module.__file__
+            else (home.startswith(module.__name__))
         )
         if (name in listed) if listed else own and callable(value):
             yield name
