@@ -32,11 +32,18 @@ PAGES = [
     *sorted((ROOT / "dystress_jax").rglob("*.py")),
 ]
 PAGES = [page for page in PAGES if page.is_file() and page.name != "extending.md"]
-COMMAND = re.compile(r"python (train|eval)\.py((?:[\s\\]+(?:--\S+|\[--config\S+ ?(?:\.\.\.)?\]))*)")
+COMMAND = re.compile(
+    r"(?:python (?=\w+\.py)|dystress )(train|eval)(?:\.py)?"
+    r"((?:[\s\\]+(?:--\S+|\[--config\S+ ?(?:\.\.\.)?\]))*)"
+)
 FRAGMENT = re.compile(r"--config\.[\w.]+=[^\s`]+(?:\s+--config\.[\w.]+=[^\s`]+)*")
 # What stands for something of the reader's; paths stay as they are, their content is stood in for.
 STANDS_FOR = {
     "configs/NAME.py": "configs/quickstart.py",
+    "=NAME": "=quickstart",
+    "=mine.py": "=configs/quickstart.py",
+    "=photos.py": "=configs/quickstart.py",
+    "=my_temperature:quadratic": "=tests.own:falling",
     ":METHOD": ":moco_v2",
     "=SEED": "=1",
     "=STEPS": "=400",
