@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import losses, similarities, temperatures
+from dystress_jax.losses import _strategies
 from tests import oracles
 
 pytestmark = [
@@ -139,6 +140,19 @@ def test_tiles_of_any_shape_equal_dense(name, tile):
         dense, tiled = _pair(loss, strategy="tiled", tile_size=tile)
         temperature = temperatures.Dystress(jnp.float64(0.1), jnp.float64(0.2))
         _assert_equal(tiled(views, temperature), dense(views, temperature), 1e-12)
+
+
+def test_accelerators_have_tiles_of_their_own(monkeypatch):
+    all_columns = _strategies.Tile(5, 2**31 - 1)
+    platform = _strategies.Sizes(4, all_columns, all_columns, pairs=60)
+    monkeypatch.setattr(_strategies, "ACCELERATOR", platform)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    tiled = _strategies.choose("auto", 13, 26, 6, None, None)
+    assert tiled.row_sum.keywords["tile"] == (2, 26)  # at most 60 pairs
+    assert _strategies.choose("auto", 2, 2, 6, None, None).row_sum is not tiled.row_sum
+    dense, tiled = _pair(losses.nt_xent, strategy="auto")
+    temperature = jax.tree.map(jnp.float32, temperatures.dystress(0.1, 0.2))
+    _assert_equal(tiled(_views(13), temperature), dense(_views(13), temperature), 2e-6)
 
 
 def test_tiles_of_any_shape_find_the_largest_logits():

@@ -38,6 +38,7 @@ MODULES = {
     "augment": (),
     "data": ("tokenizer",),
     "methods": (),
+    "weights": (),
     "evaluation": (),
     "training": ("optim", "checkpoint", "log", "interrupt", "processes"),
     "run": (),

@@ -3,6 +3,8 @@
 from ._result import Result as Result
 from ._result import Row as Row
 from ._result import top_accuracy as top_accuracy
+from .confusion import Confusion as Confusion
+from .confusion import confusion as confusion
 from .features import NotFiniteError as NotFiniteError
 from .features import encode_source as encode_source
 from .features import raw_pixels as raw_pixels

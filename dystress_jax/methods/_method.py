@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..schemes import SchemeInputs
 from ..temperatures import Temperature
 
 PyTree = Any
-# "image": uint8 [n h w c]; "label" and "index": int32 [n]; "tokens": int32 [n t] where images have
-# captions; "row": int32 [n], the number of the example in the whole batch.
-DeviceBatch = dict[str, jax.Array]
+# "image": uint8 [n h w c], or `augment.Pictures`; "label" and "index": int32 [n]; "tokens": int32
+# [n t] where images have captions; "row": int32 [n], the number of the example in the whole batch.
+DeviceBatch = dict[str, Any]
 Loss = Callable[..., Float[Array, " anchors"]]  # any of `losses`
 Spread = Callable[[Loss], Loss]  # `losses.on_mesh` over the devices of a run
 

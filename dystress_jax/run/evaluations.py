@@ -7,7 +7,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from .config import Config, ConfigError, arguments
 from .experiment import EncodeImages, Experiment
 from .fields import as_fields
 
+PyTree = Any
 Evaluate = Callable[..., Result]  # (experiment, state, *, embedded, options of one's own)
 Embedded = Callable[[str], EmbeddedImages]  # of a split
 SHARED = "embedded"  # an evaluation with this argument shares the embeddings with the others
@@ -241,18 +242,30 @@ def check_options(config: Config, own: Mapping[str, Evaluate]) -> None:
             )
 
 
-def watch(experiment: Experiment, state: TrainState) -> dict[str, float]:
-    """What is logged of the held-out images while a run goes on; empty where there are none."""
+def watch(
+    experiment: Experiment, state: TrainState, others: Mapping[str, Experiment]
+) -> dict[str, float]:
+    """What is logged while a run goes on; empty where there is nothing to measure by.
+
+    Args:
+        experiment: the parts of the run, whose held-out images are measured.
+        state: of the run.
+        others: the same parts with other images, by name.
+    """
+    logged, encode = {}, experiment.encoder(state)
+    for name, other in others.items():
+        split = other.measured_split(lambda source: source.has_labels)
+        if split is not None and other.train.has_labels:
+            logged[f"knn_{name}"] = knn_of(other, encode, split).value("top1")
     holdout = experiment.sources.get("holdout")
     if holdout is None:
-        return {}
-    logged = {}
+        return logged
     # Of an encoder that diverges, the loss of the next step says so.
     with contextlib.suppress(evaluation.NotFiniteError):
         found = representation_of(experiment, state, "holdout", at_most=WATCHED)
         logged |= {row.name: row.value for row in found.rows}
     if experiment.train.has_labels and holdout.has_labels:
-        logged["knn"] = knn_of(experiment, experiment.encoder(state), "holdout").value("top1")
+        logged["knn"] = knn_of(experiment, encode, "holdout").value("top1")
     return logged
 
 
@@ -309,20 +322,20 @@ def embedded_by(experiment: Experiment, state: TrainState) -> Embedded:
 
     @functools.cache
     def embedded(split: str) -> EmbeddedImages:
-        encoder = dual_encoder(experiment, state)
+        encoder = dual_encoder(experiment, state.params, state.stats)
         return evaluation.embed_images(encoder, experiment.sources[split], mesh=experiment.mesh)
 
     return embedded
 
 
-def dual_encoder(experiment: Experiment, state: TrainState) -> evaluation.DualEncoder:
-    """The towers of a state, ready to embed."""
+def dual_encoder(experiment: Experiment, params: PyTree, stats: PyTree) -> evaluation.DualEncoder:
+    """The towers of a run, ready to embed."""
     language = experiment.language
     assert language is not None, "not an image-text run"
-    of_state = lambda embed: functools.partial(embed, state.params, state.stats)
+    trained = lambda embed: functools.partial(embed, params, stats)
     return evaluation.DualEncoder(
-        of_state(language.embed_images),
-        of_state(language.embed_texts),
+        trained(language.embed_images),
+        trained(language.embed_texts),
         language.tokenizer.encode,
         language.similarity,
     )
