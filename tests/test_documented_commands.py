@@ -65,7 +65,9 @@ class Shown(NamedTuple):
 def words(text):
     for name, value in STANDS_FOR.items():
         text = re.sub(re.escape(name) + r"\b", value, text)
-    found = (re.split(r"[`\]]", word)[0].rstrip(".,;:)") for word in text.replace("\\\n", " ").split())
+    found = (
+        re.split(r"[`\]]", word)[0].rstrip(".,;:)") for word in text.replace("\\\n", " ").split()
+    )
     return tuple(word for word in found if word.startswith("--") and "VALUE" not in word)
 
 

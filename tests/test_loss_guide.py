@@ -13,6 +13,7 @@ from benchmarks.loss import finite, report
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 GUIDE = DOCS / "loss-guide.md"
 
+
 @pytest.mark.ci
 def test_the_table_of_gradients_that_are_not_finite_is_the_one_of_its_command():
     (shown,) = re.findall(r"<!-- finite -->\n(.*)\n<!-- /finite -->", GUIDE.read_text(), re.DOTALL)

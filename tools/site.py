@@ -163,6 +163,7 @@ def on_page_content(html_of_page: str, page: Page, config: MkDocsConfig, files: 
     def written(match: re.Match[str]) -> str:
         display = "block" if match[1] == "div" else "inline"
         latex = html.unescape(match[2]).strip()
-        return latex2mathml.converter.convert(latex, display=display)
+        formula = latex2mathml.converter.convert(latex, display=display)
+        return f'<div class="formula">{formula}</div>' if match[1] == "div" else formula
 
     return FORMULA.sub(written, html_of_page)
