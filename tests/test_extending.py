@@ -18,8 +18,6 @@ import pytest
 from absl import flags
 
 from dystress_jax import losses, run, schemes, sharding, temperatures
-from dystress_jax.commands import eval as commands_eval
-from dystress_jax.commands import train as commands_train
 from dystress_jax.run import Own, cli
 from dystress_jax.run import _build as build
 from dystress_jax.run._own import choose
@@ -90,7 +88,7 @@ def start(name, *arguments):
             warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
             rest = module.parse([name, *map(str, arguments)], command)
         assert rest[1:] == []
-        {"train": commands_train.train, "eval": commands_eval.evaluate}[name](command)
+        getattr(module, {"train": "train", "eval": "evaluate"}[name])(command)
     finally:
         for flag in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, flag)

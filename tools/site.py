@@ -23,6 +23,7 @@ PAGES = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "dystress_jax/data/embedded/NOTICE.md": "notice.md",
     "LICENSE": "license.md",
 }
@@ -63,11 +64,11 @@ def public_names(module: str) -> list[str]:
     path = ROOT.joinpath(*module.split("."))
     package = path.is_dir()
     path = path / "__init__.py" if package else path.with_suffix(".py")
-    found = [
-        name
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        for name in (_exported(node) if package else _defined(node))
-    ]
+    nodes = ast.parse(path.read_text(encoding="utf-8")).body
+    for node in nodes:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    found = [name for node in nodes for name in (_exported if package else _defined)(node)]
     return [name for name in dict.fromkeys(found) if not name.startswith("_")]
 
 

@@ -19,7 +19,9 @@ from ._strategies import TileSize
 Loss = Callable[..., Array]
 
 FOR_QUEUE: dict[str, None] = dict.fromkeys(("auto", "dense", "tiled"))
+"""The strategies of a loss with a queue."""
 STRATEGIES: dict[str, None] = FOR_QUEUE | dict.fromkeys(("gathered", "ring"))
+"""The strategies of `on_mesh`."""
 DECIDED = ("strategy", "tile_size", "axis_name")
 
 
