@@ -9,7 +9,7 @@ import jaxtyping
 import pytest
 
 # Scripts with arguments and needs of their own, not tests.
-collect_ignore = ["tests/fixtures", "tests/wheel"]
+collect_ignore = ["tests/fixtures", "tests/site", "tests/wheel"]
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

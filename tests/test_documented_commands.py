@@ -34,12 +34,19 @@ PAGES = [
 # The configs are seen twice, in the package and by the link beside it.
 INSIDE = ROOT / "dystress_jax" / "configs"
 PAGES = [page for page in PAGES if page.is_file() and not page.is_relative_to(INSIDE)]
-PAGES = [page for page in PAGES if page.name != "extending.md"]
-COMMAND = re.compile(r"python (train|eval)\.py((?:[\s\\]+(?:--\S+|\[--config\S+ ?(?:\.\.\.)?\]))*)")
+PAGES = [page for page in PAGES if page.is_file() and page.name != "extending.md"]
+COMMAND = re.compile(
+    r"(?:python (?=\w+\.py)|dystress )(train|eval)(?:\.py)?"
+    r"((?:[\s\\]+(?:--\S+|\[--config\S+ ?(?:\.\.\.)?\]))*)"
+)
 FRAGMENT = re.compile(r"--config\.[\w.]+=[^\s`]+(?:\s+--config\.[\w.]+=[^\s`]+)*")
 # What stands for something of the reader's; paths stay as they are, their content is stood in for.
 STANDS_FOR = {
     "configs/NAME.py": "configs/quickstart.py",
+    "=NAME": "=quickstart",
+    "=mine.py": "=configs/quickstart.py",
+    "=photos.py": "=configs/quickstart.py",
+    "=my_temperature:quadratic": "=tests.own:falling",
     ":METHOD": ":moco_v2",
     "=SEED": "=1",
     "=STEPS": "=400",
@@ -61,7 +68,9 @@ class Shown(NamedTuple):
 def words(text):
     for name, value in STANDS_FOR.items():
         text = re.sub(re.escape(name) + r"\b", value, text)
-    found = (word.rstrip("`.,;:)") for word in text.replace("\\\n", " ").split())
+    found = (
+        re.split(r"[`\]]", word)[0].rstrip(".,;:)") for word in text.replace("\\\n", " ").split()
+    )
     return tuple(word for word in found if word.startswith("--") and "VALUE" not in word)
 
 
@@ -86,16 +95,16 @@ def shown():
 SHOWN = shown()
 
 
-def parsed(script, arguments):
-    """The settings and the flags that a script reads from a command line."""
-    module = importlib.import_module(f"dystress_jax.commands.{script}")
+def parsed(name, arguments):
+    """The settings and the evaluations that a command reads from its command line."""
+    module = importlib.import_module(f"dystress_jax.commands.{name}")
     before, command = set(flags.FLAGS), cli.Command()
     try:
         module.define()
         with warnings.catch_warnings():
             # ml_collections opens config files the old way.
             warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
-            rest = module.parse([f"{script}.py", *arguments], command)
+            rest = module.parse([name, *arguments], command)
         assert rest[1:] == []
         return command.settings(flags.FLAGS.config), getattr(flags.FLAGS, "evaluation", None)
     finally:

@@ -25,7 +25,9 @@ Loss = Callable[..., Array]
 P = ParamSpec("P")
 
 FOR_QUEUE: dict[str, None] = dict.fromkeys(("auto", "dense", "tiled"))
+"""The strategies of a loss with a queue."""
 STRATEGIES: dict[str, None] = FOR_QUEUE | dict.fromkeys(("gathered", "ring"))
+"""The strategies of `on_mesh`."""
 DECIDED = ("strategy", "tile_size", "axis_name")
 # Keywords whose arrays have one entry per example, as those given by position have.
 BY_ROWS = ("where", "where_keys", "where_texts", "labels", "positives")

@@ -17,6 +17,7 @@ Views = Callable[
     [PRNGKeyArray, UInt8[Array, "n h w c"], Int[Array, " n"]],
     tuple[Float[Array, "n size size c"], Float[Array, "n size size c"]],
 ]
+"""Two random views: (key, uint8 images, their numbers in the batch) to two arrays of views."""
 
 
 class Tower(NamedTuple):

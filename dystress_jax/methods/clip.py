@@ -22,6 +22,7 @@ MOST_NEGATIVES = 256  # images and texts that the logged gap compares
 OneView = Callable[
     [PRNGKeyArray, UInt8[Array, "n h w c"], Int[Array, " n"]], Float[Array, "n size size c"]
 ]
+"""One random view: (key, uint8 images, their numbers in the batch) to an array of views."""
 
 
 def clip(

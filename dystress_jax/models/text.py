@@ -151,6 +151,7 @@ POOLINGS: dict[str, type[BidirectionalTransformer] | type[CausalTransformer]] = 
     "cls": BidirectionalTransformer,
     "eot": CausalTransformer,
 }
+"""Text transformers, by where the embedding of a text is read."""
 
 
 def text_transformer(

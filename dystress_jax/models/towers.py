@@ -83,6 +83,7 @@ MODES: dict[str, Callable[[int, int], tuple[int, int]]] = {
     "multi": lambda dims, tokens: (dims, tokens),
     "reshape": lambda dims, tokens: (dims * tokens, 1),
 }
+"""How tokens of an embedding are made: (dims, tokens) to (width of a token, class tokens)."""
 
 
 def _layout(dims: int, tokens: int, mode: str, *, one_output: str = "") -> tuple[int, int]:

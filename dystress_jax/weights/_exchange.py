@@ -13,6 +13,7 @@ from ._tables import FAMILIES, Entry, Family, entries, from_theirs, positions_of
 Tree = Any  # {"params": ..., "stats": ...} of nested dicts
 Path = tuple[str, ...]
 NATIVE = "dystress"
+"""The format in which arrays keep the names that they have here."""
 # Of several networks in a file the one that is evaluated: MoCo's queries come before its keys.
 PREFERRED = (
     *("module.encoder_q.", "encoder_q.", "module.base_encoder.", "base_encoder."),

@@ -13,6 +13,7 @@ from ._errors import WeightsError
 from ._torch import SAFER, read_torch
 
 Tensors = dict[str, np.ndarray]
+"""The arrays of a file, by name."""
 # Where training scripts put the weights beside the optimiser's state, in the order of search.
 _HOLDERS = ("state_dict", "model_state_dict", "model", "net", "module")
 
