@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import losses as losses
     from . import metrics as metrics
+    from . import microscope as microscope
     from . import schemes as schemes
     from . import similarities as similarities
     from . import temperatures as temperatures
@@ -33,7 +34,7 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_MODULES, "load"])
 
 
-_MODULES = ("losses", "metrics", "schemes", "similarities", "temperatures")
+_MODULES = ("losses", "metrics", "microscope", "schemes", "similarities", "temperatures")
 _MOVED = {
     "config": "dystress_jax.run (defaults, from_config_dict, ConfigError)",
     "trainer": "dystress_jax.run (train)",

@@ -46,7 +46,7 @@ def run(method, batches, devices, *, scheme=None):
     state = init_state(method, optimizer, scheme=scheme, seed=0, mesh=mesh)
     states, logged = [jax.device_get(state._replace(key=None))], []
     for batch in batches:
-        state, metrics = step(state, sharding.shard_batch(batch, mesh))
+        state, metrics, _ = step(state, sharding.shard_batch(batch, mesh))
         states.append(jax.device_get(state._replace(key=None)))
         logged.append({name: float(value) for name, value in metrics.items()})
     return states, logged

@@ -30,7 +30,7 @@ def take(
     )
     logged = []
     for batch in batches:
-        state, found = train_step(state, sharding.shard_batch(batch, mesh))
+        state, found, _ = train_step(state, sharding.shard_batch(batch, mesh))
         logged.append({name: float(value) for name, value in found.items()})
     return state, logged
 

@@ -85,12 +85,12 @@ def test_a_checkpoint_without_a_scheme_goes_on_exactly(tmp_path):
     method, optimizer, mesh = byol(), optax.sgd(0.1), sharding.make_mesh()
     first, second = (sharding.shard_batch(b, mesh) for b in reenact.make_batches(2))
     train_step = make_train_step(method, optimizer, lambda step: 0.1, mesh=mesh)
-    state, _ = train_step(init_state(method, optimizer, seed=0, mesh=mesh), first)
+    state, *_ = train_step(init_state(method, optimizer, seed=0, mesh=mesh), first)
     saver = checkpoint.Saver(tmp_path, keep=1)
     saver.save(1, state, {})
     saver.wait()
     restored = checkpoint.restore_newest(tmp_path, abstract_state(method, optimizer, mesh=mesh))
-    (went_on, _), (again, _) = train_step(state, second), train_step(restored.state, second)
+    (went_on, *_), (again, *_) = train_step(state, second), train_step(restored.state, second)
     jax.tree.map(np.testing.assert_array_equal, steps.on_host(went_on), steps.on_host(again))
 
 

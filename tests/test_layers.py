@@ -21,7 +21,11 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "dystress_jax"
 
 # From the ground up. A module imports from lower layers only; a package is one module here.
 LIBRARY = [{"errors"}, {"temperatures", "similarities"}, {"losses", "metrics"}, {"schemes"}]
-PARTS = [{"files", "sharding", "models", "augment", "data"}, {"methods", "evaluation", "weights"}]
+PARTS = [
+    {"files", "sharding", "models", "augment", "data"},
+    {"microscope"},
+    {"methods", "evaluation", "weights", "explorer"},
+]
 LAYERS = [*LIBRARY, *PARTS, {"training"}, {"run"}, {"configs", "commands"}, {"__main__"}]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -75,7 +75,8 @@ class Step:
 
     def run(self, batch=None):
         """One step, of the same batch if none is given."""
-        self.state, metrics = self.compiled(self.state, self.batch if batch is None else batch)
+        batch = self.batch if batch is None else batch
+        self.state, metrics, _ = self.compiled(self.state, batch)
         return metrics["loss"]
 
     def run_on_new(self):

@@ -19,6 +19,7 @@ COMMANDS = {
     "export": "write the weights of a run for other libraries",
     "import": "make a run of a file of weights",
     "embed": "write the features of images to a file",
+    "explore": "write a page that shows what every temperature does",
 }
 MISSING = "pip install 'dystress-jax[train]'"
 

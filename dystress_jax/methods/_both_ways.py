@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..microscope import Compared
 from ..schemes import SchemeInputs
 from ..temperatures import Temperature
 from ._method import DeviceBatch, Loss
@@ -49,6 +50,19 @@ def of_both_ways(
         example=jnp.tile(batch["index"], 2),
         side=jnp.repeat(jnp.arange(2), n),
         key=key,
+    )
+
+
+def first_way(ways: Ways, batch: DeviceBatch) -> Compared:
+    """The pairs of the first way; those of the other are alike."""
+    anchors, candidates = ways[0]
+    same_for_both = lambda x: (x, x)
+    return Compared(
+        anchors=anchors,
+        positives=candidates,
+        candidates=candidates,
+        groups=same_for_both(batch["row"]),
+        labels=same_for_both(batch["label"]),
     )
 
 

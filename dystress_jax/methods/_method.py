@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from ..microscope import Compared
 from ..schemes import SchemeInputs
 from ..temperatures import Temperature
 
@@ -80,6 +81,8 @@ class Method(NamedTuple):
         project: `(params, stats, images) -> embeddings`, in evaluation mode.
         scheme_inputs: `(embedded, memory, batch, key) -> SchemeInputs`, what a scheme may look at.
             None: the method has no temperature, and `contrast` is given None.
+        compared: `(embedded, memory, batch, key) -> microscope.Compared`, the pairs that the loss
+            compares, for the records of a run. None: nothing is recorded.
         prepare: `(batch, key) -> batch`, what needs the whole batch before it is cut into pieces.
         after_update: `(memory, params, step) -> memory` once the optimiser has moved `params`;
             `step` counts the steps that are done with it. By default memory stays as it is.
@@ -100,6 +103,7 @@ class Method(NamedTuple):
     scheme_inputs: Callable[[Embedded, PyTree, DeviceBatch, PRNGKeyArray], SchemeInputs] | None = (
         None
     )
+    compared: Callable[[Embedded, PyTree, DeviceBatch, PRNGKeyArray], Compared] | None = None
     prepare: Callable[[DeviceBatch, PRNGKeyArray], DeviceBatch] = _no_prepare
     after_update: Callable[[PyTree, PyTree, Int[Array, ""]], PyTree] = _keep_memory
     beside: (

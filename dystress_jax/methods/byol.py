@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from ..microscope import Compared
 from ..models import Network
 from ..similarities import normalize, sphere
 from ._method import Embedded, Method, Outcome
@@ -75,6 +76,16 @@ def byol(
         points |= {"predictions_a": p_a, "predictions_b": p_b, "embeddings_a": z_a}
         return Embedded(points, jnp.stack([features_a, features_b], axis=1)), stats
 
+    def compared(embedded, memory, batch, key):
+        del memory, key
+        return Compared(
+            anchors=embedded.points["predictions_a"],
+            positives=embedded.points["targets_b"],
+            candidates=None,
+            groups=None,
+            labels=(batch["label"], batch["label"]),
+        )
+
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, temperature, batch, key
         p = {name: normalize(points) for name, points in embedded.points.items()}
@@ -94,5 +105,6 @@ def byol(
         init=init,
         embed=embed,
         contrast=contrast,
+        compared=compared,
         after_update=after_update,
     )

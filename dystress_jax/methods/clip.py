@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from .. import losses, schemes
 from ..errors import ArgumentError
 from ..metrics import equilibrium_gap, pair_statistics
+from ..microscope import Compared
 from ..models import Network
 from ..similarities import Similarity, sphere
 from ..temperatures import LearnedWithBias
@@ -106,6 +107,19 @@ def clip(
     def labels(batch):
         return batch.get("named", batch["label"])
 
+    def compared(embedded, memory, batch, key):
+        del memory, key
+        same_for_both = lambda x: (x, x)
+        return Compared(
+            anchors=embedded.points["images"],
+            positives=embedded.points["texts"],
+            candidates=embedded.points["texts"],
+            groups=same_for_both(batch["row"]),
+            labels=same_for_both(labels(batch)),
+            similarity=similarity,
+            sigmoid=sigmoid,
+        )
+
     def gap(images, texts, temperature, batch):
         """Mean logit of the pairs that belong together minus that of the others."""
         a, b = similarity.project(images), similarity.project(texts[:MOST_NEGATIVES])
@@ -140,6 +154,7 @@ def clip(
         embed=embed,
         contrast=contrast,
         scheme_inputs=scheme_inputs,
+        compared=compared,
         prepare=prepare,
     )
 

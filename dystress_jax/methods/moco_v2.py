@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from .. import losses, schemes
 from ..metrics import pair_statistics
+from ..microscope import Compared
 from ..models import Network
 from ..similarities import normalize
 from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
@@ -112,6 +113,16 @@ def moco_v2(
             key=key,
         )
 
+    def compared(embedded, memory, batch, key):
+        unknown = jnp.full(queue_size, -1, jnp.int32)
+        return Compared(
+            anchors=embedded.points["queries"],
+            positives=in_order(embedded, key),
+            candidates=memory["queue"],
+            groups=(batch["row"], unknown),
+            labels=(batch["label"], unknown),
+        )
+
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, batch
         queries, keys = embedded.points["queries"], in_order(embedded, key)
@@ -131,6 +142,7 @@ def moco_v2(
         embed=embed,
         contrast=contrast,
         scheme_inputs=scheme_inputs,
+        compared=compared,
         prepare=prepare,
         after_update=after_update,
     )

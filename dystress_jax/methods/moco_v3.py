@@ -9,7 +9,7 @@ from .. import losses
 from ..metrics import pair_statistics
 from ..models import Network
 from ..similarities import normalize, sphere
-from ._both_ways import both_ways, of_both_ways
+from ._both_ways import both_ways, first_way, of_both_ways
 from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
 from ._tower import Tower, Views, follow, method_of, rising_momentum, with_predictor
 
@@ -91,6 +91,10 @@ def moco_v3(
         del memory
         return of_both_ways(decoupled, ways(embedded), batch, key)
 
+    def compared(embedded, memory, batch, key):
+        del memory, key
+        return first_way(ways(embedded), batch)
+
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, batch, key
         values = both_ways(loss, ways(embedded), temperature)
@@ -111,6 +115,7 @@ def moco_v3(
         embed=embed,
         contrast=contrast,
         scheme_inputs=scheme_inputs,
+        compared=compared,
         after_update=after_update,
     )
 

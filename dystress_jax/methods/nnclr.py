@@ -9,7 +9,7 @@ from .. import losses
 from ..metrics import pair_statistics
 from ..models import Network
 from ..similarities import normalize, sphere
-from ._both_ways import both_ways, of_both_ways
+from ._both_ways import both_ways, first_way, of_both_ways
 from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
 from ._queue import check_queue, new_queue, push
 from ._tower import Tower, Views, method_of, with_predictor
@@ -110,6 +110,10 @@ def nnclr(
         pairs, _ = ways(embedded, memory)
         return of_both_ways(decoupled, pairs, batch, key)
 
+    def compared(embedded, memory, batch, key):
+        del key
+        return first_way(ways(embedded, memory)[0], batch)
+
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, key
         pairs, rows = ways(embedded, memory)
@@ -127,5 +131,6 @@ def nnclr(
         embed=embed,
         contrast=contrast,
         scheme_inputs=scheme_inputs,
+        compared=compared,
         prepare=prepare,
     )

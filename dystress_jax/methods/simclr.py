@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from .. import losses, schemes
 from ..metrics import pair_statistics
+from ..microscope import Compared
 from ..models import Network
 from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
 from ._tower import Tower, Views, method_of
@@ -59,6 +60,19 @@ def simclr(
         points = jax.lax.stop_gradient(embedded.points)
         return schemes.of_views(**points, example=batch["index"], key=key, decoupled=dcl)
 
+    def compared(embedded, memory, batch, key):
+        del memory, key
+        view_a, view_b = embedded.points["view_a"], embedded.points["view_b"]
+        labels = batch["label"]
+        group = _each_unlabelled_apart(labels) if supervised else batch["row"]
+        return Compared(
+            anchors=view_a,
+            positives=view_b,
+            candidates=jnp.concatenate([view_a, view_b]),
+            groups=(group, jnp.tile(group, 2)),
+            labels=(labels, jnp.tile(labels, 2)),
+        )
+
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, key
         view_a, view_b = embedded.points["view_a"], embedded.points["view_b"]
@@ -72,6 +86,7 @@ def simclr(
         embed=embed,
         contrast=contrast,
         scheme_inputs=scheme_inputs,
+        compared=compared,
     )
 
 

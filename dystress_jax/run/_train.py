@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import filelock
@@ -12,13 +12,14 @@ import grain
 import jax
 import tqdm
 
-from .. import data, evaluation, sharding
+from .. import data, evaluation, microscope, sharding
 from ..evaluation import Result
 from ..files import FileError, told, write_json, write_text
 from ..training import TrainState, checkpoint, make_train_step
 from ..training.interrupt import StopRequest
 from ..training.log import DivergedError, Log
 from ..training.processes import exchange, together
+from ..training.watch import before, make_look
 from . import evaluations, language, show, summary
 from ._build import build, with_images
 from ._environment import usable_jax
@@ -325,14 +326,18 @@ def _train_steps(
         quiet=jax.process_index() != 0,
         tell=_note,
     )
+    records = _Microscope(run, start.step)
     step, signal = start.step, None
     try:
         for step in range(start.step + 1, total_steps + 1):
             batch = sharding.shard_batch(next(batches), experiment.mesh)
-            state, metrics = train_step(state, batch)
+            look = records.before(step, state)
+            state, metrics, points = train_step(state, batch)
             stop.listen()  # compiled, and so far there was nothing to save
             log.step(step, metrics)
             saver.check()
+            if look is not None:
+                look(batch, points, log)
 
             last, measured = step == total_steps, {}
             if config.knn_every and (last or _due(config.knn_every, step)):
@@ -386,6 +391,51 @@ def _train_steps(
             saver.wait()
         batches.close()
     return state, step, seconds(), signal
+
+
+class _Microscope:
+    """Records what the temperature does to the pairs of a step, every so many steps."""
+
+    def __init__(self, run: _Run, first_step: int):
+        experiment, every = run.experiment, run.config.microscope.every
+        self._last = experiment.schedule.total_steps
+        self._every = max(SHORTEST, self._last // RECORDS) if every is None else every
+        self._look = None
+        if self._every:
+            self._look = make_look(
+                experiment.method, scheme=experiment.scheme, mesh=experiment.mesh
+            )
+            if self._look is None:
+                _note(
+                    f"the microscope records nothing: the method {run.config.method} does not say "
+                    "what it compares (methods.Method.compared)"
+                )
+        self._recorder = None
+        if jax.process_index() == 0:
+            self._recorder = microscope.Recorder(run.workdir, first_step=first_step, tell=_note)
+
+    def before(
+        self, step: int, state: TrainState
+    ) -> Callable[[dict[str, jax.Array], dict[str, jax.Array], Log], None] | None:
+        """What is to be called after the step, if there is to be a record of it."""
+        look = self._look
+        if look is None or not (_due(self._every, step) or step in (1, self._last)):
+            return None
+        seen = before(state)
+
+        def after(batch: dict[str, jax.Array], points: dict[str, jax.Array], log: Log) -> None:
+            with log.paused():
+                found = jax.device_get(look(seen, batch, points))
+            if self._recorder is not None:
+                self._recorder.write(step, found)
+            numbers = microscope.scalars(found)
+            log.add(show=(), **{f"microscope_{name}": value for name, value in numbers.items()})
+            log.histograms(step, microscope.histograms(found))
+
+        return after
+
+
+RECORDS, SHORTEST = 60, 10  # records of a run, about; steps between two of a short one
 
 
 def _measure(run: _Run, state: TrainState) -> dict[str, Result]:

@@ -533,6 +533,19 @@ class Knn:
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Microscope:
+    """What is recorded of the pairs that the loss compares."""
+
+    every: int | None = _field(
+        None,
+        "steps between two records of similarities, temperatures and weights, beside the first and "
+        "the last step; None = about 60 records a run; 0 = none at all",
+        at_least=0,
+        may_change=True,
+    )
+
+
 _SGD, _LBFGS = {"probe.solver": ("sgd",)}, {"probe.solver": ("lbfgs",)}
 
 
@@ -696,6 +709,7 @@ class Config:
     )
     moco: Moco = _group(Moco, axis="method", table=_BUILD)
     optimizer: Optimizer = _group(Optimizer, axis="optimizer.name", table=OPTIMIZERS)
+    microscope: Microscope = _group(Microscope)
     knn: Knn = _group(Knn)
     probe: Probe = _group(Probe)
     labels: Labels = _group(Labels)

@@ -14,11 +14,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import tqdm
 from jaxtyping import Array, Float
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
-from tensorboardX.summary import scalar
+from tensorboardX.summary import histogram_raw, scalar
 
 from ..errors import UserError
 from ..files import parse_json, told, write_bytes
@@ -92,6 +93,16 @@ class Log:
         assert self._pending is not None
         self._pending[2].update(scalars)
         self._shown.update({k: f"{scalars[k]:.3f}" for k in show if k in scalars})
+
+    def histograms(self, step: int, shown: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        """Show histograms in TensorBoard.
+
+        Args:
+            step: of what they show.
+            shown: edges and counts by name.
+        """
+        if not self._quiet:
+            self._events.write_histograms(step, shown)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -199,6 +210,26 @@ class _Events:
         self._write(
             [Event(step=step, wall_time=now, summary=scalar(n, v)) for n, v in scalars.items()]
         )
+
+    def write_histograms(
+        self, step: int, shown: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        now = time.time()
+        events = []
+        for name, (edges, counts) in shown.items():
+            middles = (edges[1:] + edges[:-1]) / 2
+            made = histogram_raw(
+                name,
+                min=edges[0],
+                max=edges[-1],
+                num=np.sum(counts),
+                sum=np.sum(counts * middles),
+                sum_squares=np.sum(counts * middles**2),
+                bucket_limits=edges[1:],
+                bucket_counts=counts,
+            )
+            events.append(Event(step=step, wall_time=now, summary=made))
+        self._write(events)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -34,6 +34,7 @@ class Gradient(NamedTuple):
         stats: running statistics after the batch.
         scheme: state of the temperature's scheme after the batch.
         outcome: the method's memory after the batch, and numbers for the log.
+        points: the embeddings that the loss has compared.
     """
 
     loss: Float[Array, ""]
@@ -41,6 +42,7 @@ class Gradient(NamedTuple):
     stats: PyTree
     scheme: PyTree
     outcome: Outcome
+    points: dict[str, Float[Array, "n d"]]
 
 
 GradientOf = Callable[[TrainState, DeviceBatch, PRNGKeyArray], Gradient]
@@ -161,7 +163,8 @@ def gradcache(
         whole, rows = sharding.replicated(mesh), sharding.split_rows(mesh)
     cut = jax.jit(cut, out_shardings=rows)
     embed = jax.jit(embed, out_shardings=mesh and (rows, whole))
-    contrast = jax.jit(contrast, out_shardings=mesh and (whole, rows))
+    found = Gradient._make([whole] * 5 + [rows])
+    contrast = jax.jit(contrast, out_shardings=mesh and (found, rows))
     add_gradient = functools.partial(_add_gradient, method)
     add_gradient = jax.jit(add_gradient, out_shardings=whole, donate_argnums=0)
 
@@ -197,6 +200,9 @@ def prepared(method: Method, batch: DeviceBatch, key: PRNGKeyArray) -> DeviceBat
     return method.prepare({**batch, "image": augment.seen(batch), "row": row}, key)
 
 
+Stepped = tuple[TrainState, dict[str, Float[Array, ""]], dict[str, Float[Array, "n d"]]]
+
+
 def make_train_step(
     method: Method,
     optimizer: optax.GradientTransformation,
@@ -205,10 +211,11 @@ def make_train_step(
     scheme: Scheme | None = None,
     mesh: Mesh,
     micro_batches: int = 1,
-) -> Callable[[TrainState, DeviceBatch], tuple[TrainState, dict[str, Float[Array, ""]]]]:
-    """The compiled `(state, batch) -> (state, metrics)` over a mesh.
+) -> Callable[[TrainState, DeviceBatch], Stepped]:
+    """The compiled `(state, batch) -> (state, metrics, points)` over a mesh.
 
-    Batches are split over the mesh, the state is replicated and donated. All randomness is
+    Batches are split over the mesh, the state is replicated and donated. The points are the
+    embeddings that the loss has compared, for whoever wants to look at them. All randomness is
     `fold_in(state.key, state.step)`, so a step repeated from a checkpoint is the same step.
 
     Args:
@@ -243,7 +250,7 @@ def make_train_step(
         state = TrainState(
             step, state.key, params, gradient.stats, memory, gradient.scheme, opt_state
         )
-        return state, metrics
+        return state, metrics, gradient.points
 
     if micro_batches == 1:
         gradient_of = whole_gradient(method, scheme)
@@ -253,12 +260,15 @@ def make_train_step(
             return update(state, gradient_of(state, batch, key))
 
         return jax.jit(
-            train_step, in_shardings=(whole, rows), out_shardings=(whole, whole), donate_argnums=0
+            train_step,
+            in_shardings=(whole, rows),
+            out_shardings=(whole, whole, rows),
+            donate_argnums=0,
         )
 
     gradient_of = gradcache(method, scheme, micro_batches=micro_batches, mesh=mesh)
     begin = jax.jit(begin, in_shardings=(whole, rows), out_shardings=(whole, rows))
-    update = jax.jit(update, out_shardings=whole, donate_argnums=0)
+    update = jax.jit(update, out_shardings=(whole, whole, rows), donate_argnums=0)
 
     def train_step_in_pieces(state, batch):
         key, batch = begin(state, batch)
@@ -322,7 +332,7 @@ def _contrast(
     after = state.scheme
     if scheme is not None:
         after = scheme.update(state.scheme, inputs, rest[0] if learns else None)
-    return Gradient(loss, grads, state.stats, after, outcome), of_embedded
+    return Gradient(loss, grads, state.stats, after, outcome, embedded.points), of_embedded
 
 
 def _check_scheme(method: Method, scheme: Scheme | None) -> None:

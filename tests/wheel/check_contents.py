@@ -12,6 +12,7 @@ for needed in (
     "dystress_jax/commands/train.py",
     "dystress_jax/configs/quickstart.py",
     "dystress_jax/data/embedded/NOTICE.md",
+    "dystress_jax/explorer/page.html",
 ):
     assert needed in names, f"{needed} is not in the wheel"
 assert 100_000 < size <= 4_000_000, f"the embedded images take {size} bytes"

@@ -1,0 +1,7 @@
+"""One page to look at every temperature: sliders and curves, without a network or a server."""
+
+from ._curves import CURVES as CURVES
+from ._curves import FUNCTIONS as FUNCTIONS
+from ._curves import Curve as Curve
+from ._curves import Parameter as Parameter
+from ._page import page as page

@@ -1,0 +1,52 @@
+"""The page of the explorer, in one file."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from ..microscope import Records
+from ._curves import CURVES
+
+TEMPLATE = pathlib.Path(__file__).with_name("page.html")
+PLACE = "/*DATA*/null"
+
+
+def page(records: Records | None = None, *, name: str = "") -> str:
+    """A self-contained HTML page with the curves of every temperature.
+
+    Args:
+        records: of a run, whose last histogram of similarities is then drawn as each temperature
+            would weigh it; None: no run.
+        name: of the run.
+
+    Returns:
+        The page; it loads nothing else.
+
+    Example:
+        >>> "temperature_free" in page()
+        True
+    """
+    curves = {name: curve._asdict() for name, curve in CURVES.items()}
+    data = {"curves": curves, "run": None if records is None else _of_run(records, name)}
+    # Whatever a run is called, it cannot end the script.
+    text = json.dumps(data, sort_keys=True).replace("<", "\\u003c")
+    return TEMPLATE.read_text(encoding="utf-8").replace(PLACE, text)
+
+
+def _of_run(records: Records, name: str) -> dict[str, Any]:
+    """The newest record, as plain numbers; without negatives only the positives."""
+    edges = records["similarity_edges"][-1]
+    kinds = {
+        kind: np.nan_to_num(records.of_kind("similarity", kind)[-1]).tolist()
+        for kind in records.kinds
+    }
+    usable = bool(np.all(np.isfinite(edges)) and sum(kinds["negative"]))
+    return {
+        "name": name,
+        "step": int(records.steps[-1]),
+        "edges": np.nan_to_num(edges).round(6).tolist(),
+        "kinds": kinds,
+        "usable": usable,
+    }

@@ -1,0 +1,17 @@
+"""What the temperature does to the pairs of a batch: recorded in every run, read by anyone.
+
+`look` is a pure function of the embeddings that a loss compares. The trainer calls it every
+`microscope.every` steps and keeps what it finds in `microscope/` of the run's directory, a small
+file a record; `read` gives all records of a run as arrays with named axes.
+"""
+
+from ._compared import Compared as Compared
+from ._look import KINDS as KINDS
+from ._look import earth_movers_distance as earth_movers_distance
+from ._look import histograms as histograms
+from ._look import look as look
+from ._look import scalars as scalars
+from ._records import Named as Named
+from ._records import Recorder as Recorder
+from ._records import Records as Records
+from ._records import read as read

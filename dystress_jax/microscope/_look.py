@@ -1,0 +1,317 @@
+"""One look at the pairs of a batch: histograms, distances between them, and single numbers."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped
+
+from .. import metrics
+from ..similarities import at_least_float32
+from ..temperatures import LearnedWithBias, Temperature
+from ._compared import Compared
+
+MAX_ANCHORS = 1024
+PAIRS_AT_ONCE = 2**20
+# True and false negatives are those of other classes and those of the anchor's own.
+KINDS = ("positive", "negative", "true_negative", "false_negative")
+
+SIMILARITY_BINS = 200
+# Ends of the logarithms of 10, and an odd number of bins: 0.1 lies in the middle of one.
+TAU_BINS = (-3.0, 1.0, 255)
+WEIGHT_BINS = (-8.0, 0.0, 128)
+
+Found = dict[str, Array]
+Fetched = Mapping[str, Any]  # the same on the host
+
+
+def look(
+    compared: Compared, temperature: Temperature | None, *, max_anchors: int = MAX_ANCHORS
+) -> Found:
+    r"""What a temperature does to the pairs of a batch.
+
+    With the logit $l_{ij} = s_{ij} / \tau(s_{ij})$ of anchor i and its negative j, the weight
+
+    $$w_{ij} = \frac{e^{l_{ij}}\, |dl_{ij} / ds_{ij}|}
+                    {\sum_k e^{l_{ik}}\, |dl_{ik} / ds_{ik}|}$$
+
+    is the share of j in the gradient that pushes anchor i away, the same with the positive in the
+    denominator of the loss and without it (with `sigmoid`, $\sigma(l + b)$ takes the place of
+    $e^l$). The derivative is that of training: a temperature with `stop_gradient` counts as a
+    number in it.
+
+    Args:
+        compared: the pairs; of more than `max_anchors` anchors the first are looked at.
+        temperature: what the loss uses, for one anchor each the first entries belong to these
+            anchors; None: the method has none, and only similarities are measured.
+        max_anchors: at least 2.
+
+    Returns:
+        Arrays by name. Histograms have a row for each of `KINDS`: `similarity` (counts, between
+        `similarity_edges`, on the scale of the cosine), `tau` (counts, between `tau_edges`),
+        `weight` (counts, between `weight_edges`) and `gradient` (the mean over the anchors of the
+        weight that lies at each similarity). What lies outside counts in the first or last bin,
+        NaN in none. Everything else is a single number, see `scalars`; NaN where it cannot be said,
+        such as measures of classes without labels.
+
+    Example:
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+        >>> rows = jnp.arange(3)
+        >>> pairs = Compared(x, x, x, groups=(rows, rows), labels=(rows, rows))
+        >>> found = look(pairs, temperatures.constant(0.5))
+        >>> found["similarity"].sum(axis=1)
+        Array([3, 6, 6, 0], dtype=int32)
+        >>> found["effective_negatives"]
+        Array(1.698, dtype=float32)
+    """
+    n = min(len(compared.anchors), max_anchors)
+    anchors, positives = (at_least_float32(x[:n]) for x in (compared.anchors, compared.positives))
+    labels = compared.labels[0][:n]
+    found = _of_embeddings(anchors, positives, labels)
+    similarity = compared.similarity
+    points = similarity.project(anchors)
+    positive = similarity.paired(points, similarity.project(positives))
+    others = None
+    if compared.candidates is not None:
+        others = similarity.project(at_least_float32(compared.candidates))
+    ends = (*_ends(compared, points, positive, others), SIMILARITY_BINS)
+    found["similarity_edges"] = similarity.as_cosine(_edges(ends))
+    positives_of = {"similarity": _bin(positive, ends)}
+    if temperature is not None:
+        found |= {"tau_edges": 10 ** _edges(TAU_BINS), "weight_edges": 10 ** _edges(WEIGHT_BINS)}
+        tau = _for_rows(temperature.for_positives, n)(similarity.as_cosine(positive))
+        positives_of["tau"] = _bin(jnp.log10(tau), TAU_BINS)
+    one = jnp.zeros(n, jnp.int32)  # the kind of the positives among themselves
+    of_positives = {
+        name: _add(bins, one, jnp.ones(n, jnp.int32), (1, _number(name)))[0]
+        for name, bins in positives_of.items()
+    }
+    if others is None or compared.groups is None:
+        return found | {name: _with_kinds(h, None) for name, h in of_positives.items()}
+
+    part = None if temperature is None else temperature.for_negatives
+    bias = temperature.bias if isinstance(temperature, LearnedWithBias) else 0.0
+    groups, classes = compared.groups[1], compared.labels[1]
+    rows = _Anchor(points, compared.groups[0][:n], labels, jnp.arange(n))
+
+    def of_anchor(anchor: _Anchor) -> tuple[Found, Found]:
+        values = similarity.between(anchor.point[None], others)[0]
+        counts = anchor.group != groups
+        known = (anchor.label >= 0) & (classes >= 0)
+        # The number of a kind among the negatives; one more is no negative.
+        kind = jnp.where(known, 1 + (anchor.label == classes), 0)
+        kind = jnp.where(counts, kind, 3)
+        histogram = lambda name, bins, mass: _add(bins, kind, mass, (3, _number(name)))
+        ones = jnp.ones(len(values), jnp.int32)
+        at = _bin(values, ends)
+        spread = {"similarity": histogram("similarity", at, ones)}
+        if part is None:
+            return spread, {}
+        own = _for_rows(part, n, anchor.row) if part.is_per_anchor else part
+        tau_of = lambda value: own(similarity.as_cosine(value)[None])[0]
+        logit, slope = jax.jvp(lambda v: v / tau_of(v), (values,), (jnp.ones_like(values),))
+        pull = jax.nn.log_sigmoid(logit + bias) if compared.sigmoid else logit
+        weight = _weights(pull, slope, counts)
+        spread |= {
+            "tau": histogram("tau", _bin(jnp.log10(tau_of(values)), TAU_BINS), ones),
+            "weight": histogram("weight", _bin(jnp.log10(weight), WEIGHT_BINS), ones),
+            "gradient": histogram("gradient", at, weight),
+        }
+        return spread, _of_weights(weight, values, counts)
+
+    at_once = max(1, PAIRS_AT_ONCE // len(others))
+    spread, numbers = jax.lax.map(of_anchor, rows, batch_size=at_once)
+    for name, histogram_of in spread.items():
+        total = jnp.sum(histogram_of, axis=0)
+        found[name] = _with_kinds(
+            of_positives.get(name), total / n if name == "gradient" else total
+        )
+    found |= {name: jnp.mean(value) for name, value in numbers.items()}
+    bins = found["similarity"].astype(points.dtype)
+    distance = lambda a, b: earth_movers_distance(
+        bins[KINDS.index(a)], bins[KINDS.index(b)], found["similarity_edges"]
+    )
+    found["emd_positive_negative"] = distance("positive", "negative")
+    found["emd_true_false"] = distance("true_negative", "false_negative")
+    return found
+
+
+_HISTOGRAMS = ("similarity", "tau", "weight", "gradient")
+
+
+def histograms(found: Fetched) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The histograms of a look, by name and kind: edges and counts, those without a pair left out.
+
+    Args:
+        found: as `look` returns it, fetched.
+    """
+    shown = {}
+    for name in _HISTOGRAMS:
+        if name not in found:
+            continue
+        edges = found["similarity_edges" if name == "gradient" else f"{name}_edges"]
+        for kind, counts in zip(KINDS, found[name], strict=True):
+            if np.sum(counts) > 0:
+                shown[f"{name}_{kind}"] = (np.asarray(edges), np.asarray(counts))
+    return shown
+
+
+def scalars(found: Fetched) -> dict[str, float]:
+    """The single numbers of a look, those that could not be said left out.
+
+    `alignment`, `uniformity`, `effective_rank` of the anchors, `tolerance` and
+    `inter_class_uniformity` where all of them have a label (see `metrics`); `entropy` of
+    the weights of an anchor, and `effective_negatives`, e to the entropy; `hardest_1_percent` and
+    `hardest_10_percent`, what the most similar negatives have of the weights;
+    `negatives_for_80_percent`, how many of the heaviest negatives have 80 % of the weights;
+    `emd_positive_negative` and `emd_true_false`, how far apart the histograms of similarities are.
+    What is said of an anchor is the mean over the anchors.
+
+    Args:
+        found: as `look` returns it, fetched.
+    """
+    numbers = {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def earth_movers_distance(
+    a: Float[Array, " bins"], b: Float[Array, " bins"], edges: Float[Array, " edges"]
+) -> Float[Array, ""]:
+    r"""How far the mass of one histogram must be moved to make the other.
+
+    $$\int |F_a(s) - F_b(s)|\, ds$$
+
+    with the cumulative shares F. Each bin's mass counts as lying in its middle, so that the
+    distance of the samples differs from it by at most the width of a bin.
+
+    Args:
+        a: mass in each bin, any total > 0.
+        b: mass in each bin, any total > 0.
+        edges: of the bins, ascending.
+
+    Returns:
+        The distance in the units of the edges; NaN where a histogram is empty.
+
+    Example:
+        >>> edges = jnp.array([0.0, 1.0, 2.0, 3.0])
+        >>> earth_movers_distance(jnp.array([1.0, 0, 0]), jnp.array([0.0, 0, 2]), edges)
+        Array(2., dtype=float32)
+    """
+    share = lambda mass: jnp.cumsum(mass) / jnp.sum(mass)
+    middles = (edges[1:] + edges[:-1]) / 2
+    return jnp.sum(jnp.abs(share(a) - share(b))[:-1] * jnp.diff(middles))
+
+
+class _Anchor(NamedTuple):
+    """One row of the pairs."""
+
+    point: Float[Array, " d"]
+    group: Int[Array, ""]
+    label: Int[Array, ""]
+    row: Int[Array, ""]
+
+
+def _of_embeddings(
+    anchors: Float[Array, "n d"], positives: Float[Array, "n d"], labels: Int[Array, " n"]
+) -> Found:
+    labelled = lambda value: jnp.where(jnp.all(labels >= 0), value, jnp.nan)
+    return {
+        "alignment": metrics.alignment(anchors, positives),
+        "uniformity": metrics.uniformity(anchors),
+        "tolerance": labelled(metrics.tolerance(anchors, labels)),
+        "inter_class_uniformity": labelled(metrics.inter_class_uniformity(anchors, labels)),
+        "effective_rank": metrics.effective_rank(anchors),
+    }
+
+
+def _ends(compared, points, positive, others) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]]:
+    """Of the similarity, in its own units; where it has no limits, those of this batch."""
+    low, high = compared.similarity.low, compared.similarity.high
+    if not (math.isinf(low) or math.isinf(high)):
+        return low, high
+    low, high = jnp.min(positive), jnp.max(positive)
+    if others is not None:
+        between = lambda point: compared.similarity.between(point[None], others)[0]
+        ends = lambda point: (jnp.min(between(point)), jnp.max(between(point)))
+        lows, highs = jax.lax.map(ends, points, batch_size=max(1, PAIRS_AT_ONCE // len(others)))
+        low, high = jnp.minimum(low, jnp.min(lows)), jnp.maximum(high, jnp.max(highs))
+    return low, jnp.where(high > low, high, low + 1)
+
+
+Bins = tuple[Any, Any, int]  # lowest edge, highest edge, number
+
+
+def _edges(bins: Bins) -> Float[Array, " edges"]:
+    low, high, number = bins
+    return jnp.linspace(low, high, number + 1)
+
+
+def _number(name: str) -> int:
+    return {"tau": TAU_BINS[2], "weight": WEIGHT_BINS[2]}.get(name, SIMILARITY_BINS)
+
+
+def _bin(values: Float[Array, " m"], bins: Bins) -> Int[Array, " m"]:
+    """The bin of each value: outside values are in the first or the last, NaN in none."""
+    low, high, number = bins
+    at = jnp.floor((values - low) / (high - low) * number)
+    return jnp.where(jnp.isnan(values), number, jnp.clip(at, 0, number - 1)).astype(jnp.int32)
+
+
+def _add(
+    bins: Int[Array, " m"],
+    kind: Int[Array, " m"],
+    mass: Shaped[Array, " m"],
+    shape: tuple[int, int],
+) -> Shaped[Array, "kinds bins"]:
+    """The mass of each kind in each bin; a kind or a bin too many counts nowhere."""
+    return jnp.zeros(shape, mass.dtype).at[kind, bins].add(mass, mode="drop")
+
+
+def _with_kinds(positive, negatives):
+    """One row for each of `KINDS`; negatives are those of unknown, of other, of the same class."""
+    if negatives is None:
+        negatives = jnp.zeros((3, len(positive)), positive.dtype)
+    if positive is None:
+        positive = jnp.zeros_like(negatives[0])
+    return jnp.concatenate([positive[None], jnp.sum(negatives, axis=0)[None], negatives[1:]])
+
+
+def _for_rows(part: Temperature, n: int, row: Int[Array, ""] | None = None) -> Temperature:
+    """The temperature of the first n anchors, or of one of them."""
+    if not part.is_per_anchor:
+        return part
+    if row is None:
+        return jax.tree.map(lambda leaf: leaf[:n], part)
+    return jax.tree.map(lambda leaf: leaf[row][None], part)
+
+
+def _weights(
+    pull: Float[Array, " m"], slope: Float[Array, " m"], counts: Bool[Array, " m"]
+) -> Float[Array, " m"]:
+    log_weight = jnp.where(counts, pull + jnp.log(jnp.abs(slope)), -jnp.inf)
+    return jnp.where(jnp.any(counts), jax.nn.softmax(log_weight), jnp.nan)
+
+
+def _of_weights(
+    weight: Float[Array, " m"], values: Float[Array, " m"], counts: Bool[Array, " m"]
+) -> Found:
+    """How the weights of one anchor are spread."""
+    entropy = jnp.sum(jax.scipy.special.entr(weight))
+    number = jnp.sum(counts)
+    place = jnp.arange(1, len(weight) + 1)
+    hardness = jnp.where(counts, values, -jnp.inf)
+    by_hardness = weight[jnp.argsort(hardness, descending=True)]
+    share = lambda part: jnp.sum(
+        jnp.where(place <= jnp.maximum(jnp.ceil(part * number), 1), by_hardness, 0.0)
+    )
+    heaviest = jnp.cumsum(jnp.sort(weight, descending=True))
+    return {
+        "entropy": entropy,
+        "effective_negatives": jnp.exp(entropy),
+        "hardest_1_percent": share(0.01),
+        "hardest_10_percent": share(0.1),
+        "negatives_for_80_percent": jnp.sum(heaviest < 0.8).astype(weight.dtype) + 1,
+    }

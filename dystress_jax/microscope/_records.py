@@ -1,0 +1,150 @@
+"""The records of a run: a small file each, written whole, and read into arrays with named axes."""
+
+import io
+import pathlib
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..files import FileError, told, write_bytes
+from ._look import KINDS
+
+FOLDER = "microscope"
+
+
+class Recorder:
+    """Writes the records of a run.
+
+    Args:
+        workdir: of the run; records go to its folder `microscope`.
+        first_step: steps done before this part of the run; records of later ones go.
+        tell: shows a person what cannot be written, in one line.
+
+    Raises:
+        FileError: the folder cannot be made or read.
+    """
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        first_step: int,
+        tell: Callable[[str], None] = print,
+    ):
+        self._folder, self._tell, self._told = workdir / FOLDER, tell, False
+        with told(self._folder, "written"):
+            self._folder.mkdir(exist_ok=True)
+            for path in _files(self._folder):
+                if int(path.stem) > first_step:
+                    path.unlink()
+
+    def write(self, step: int, found: Mapping[str, Any]) -> None:
+        """Write what was found at a step; what cannot be written is left out, and told once."""
+        try:
+            with told(self._folder, "written"):
+                if not self._folder.is_dir():
+                    raise FileNotFoundError(2, "the folder was removed")
+            write_bytes(self._folder / f"{step:08d}.npz", _as_bytes(found))
+        except FileError as error:
+            if not self._told:
+                self._tell(f"{error} The run goes on without these records.")
+            self._told = True
+
+
+class Named(NamedTuple):
+    """An array and the name of each of its axes."""
+
+    values: np.ndarray
+    axes: tuple[str, ...]
+
+
+class Records(NamedTuple):
+    """What was recorded in a run.
+
+    Attributes:
+        steps: of the records, ascending.
+        arrays: by name, the first axis is `step`; NaN where a record does not have the array.
+        kinds: the names along the axis `kind`.
+    """
+
+    steps: np.ndarray
+    arrays: dict[str, Named]
+    kinds: tuple[str, ...] = KINDS
+
+    def __getitem__(self, name: str) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The values of an array."""
+        return self.arrays[name].values
+
+    def of_kind(self, name: str, kind: str) -> np.ndarray:
+        """The histograms [step bins] of one of the kinds."""
+        return self[name][:, self.kinds.index(kind)]
+
+
+def read(workdir: pathlib.Path | str) -> Records:
+    """All records of a run.
+
+    Args:
+        workdir: of the run.
+
+    Returns:
+        The records, in the order of the steps. Histograms have the axes `step`, `kind` and their
+        bins, edges `step` and `edge`, single numbers `step`; `look` says what they are.
+
+    Raises:
+        FileError: there are no records, or one is no record.
+
+    Example:
+        >>> records = read("runs/quickstart")  # doctest: +SKIP
+        >>> records["effective_negatives"].shape, records.arrays["similarity"].axes
+        ((65,), ('step', 'kind', 'similarity'))
+    """
+    folder = pathlib.Path(workdir) / FOLDER
+    with told(folder, "read"):
+        if not folder.is_dir():
+            raise FileNotFoundError(2, "the run was told to record nothing, or is not there")
+        paths = _files(folder)
+        if not paths:
+            raise FileNotFoundError(2, "it has no records yet")
+    found = [_load(path) for path in paths]
+    arrays = {}
+    for name in dict.fromkeys(name for record in found for name in record):
+        shape = next(record[name].shape for record in found if name in record)
+        missing = np.full(shape, np.nan)
+        values = np.stack([record.get(name, missing) for record in found])
+        arrays[name] = Named(values, ("step", *_axes(name, len(shape))))
+    return Records(np.array([int(path.stem) for path in paths]), arrays)
+
+
+def _axes(name: str, count: int) -> tuple[str, ...]:
+    if not count:
+        return ()
+    if name.endswith("_edges"):
+        return ("edge",)
+    return ("kind", "similarity" if name == "gradient" else name)
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.glob("*.npz") if path.stem.isdecimal())
+
+
+def _as_bytes(found: Mapping[str, Any]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, value in found.items():
+            # A date of its own would make the files of two equal runs differ.
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as entry:
+                np.lib.format.write_array(entry, np.asarray(value), allow_pickle=False)
+    return file.getvalue()
+
+
+def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with told(path, "read"):
+        try:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except OSError:
+            raise
+        except Exception as error:  # zipfile and NumPy have many kinds
+            raise OSError(f"it is no record ({type(error).__name__})") from error

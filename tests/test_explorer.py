@@ -1,0 +1,263 @@
+"""The page of every temperature: its curves are those of the library."""
+
+import ast
+import functools
+import json
+import math
+import pathlib
+import re
+import shutil
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dystress_jax import commands, explorer, microscope, temperatures
+from dystress_jax.explorer import CURVES, FUNCTIONS
+from dystress_jax.explorer._curves import CONSTANTS
+from dystress_jax.run import networks
+from tests import steps
+from tests.test_methods import SOURCE, pixels, settings
+
+S = np.linspace(-1, 1, 200)
+NUMPY = {name: getattr(np, name) for name in FUNCTIONS if hasattr(np, name)}
+NUMPY |= {"atanh": np.arctanh, "max": np.maximum, "min": np.minimum}
+NO_CURVES = {"Temperature", "TemperatureLike", "as_temperature"}
+
+
+def values_of(curve, which):
+    """The defaults of a curve, or numbers of the inside of its sliders."""
+    if which == "default":
+        return {p.name: p.default for p in curve.parameters}
+    inside = {p.name: round(p.low + 0.2 * (p.high - p.low), 4) for p in curve.parameters}
+    if "tau_max" in inside:
+        inside["tau_max"] = round(inside["tau_min"] * 3, 4)
+    if "depth" in inside:
+        inside["depth"] = round(inside["highest"] / 2, 4)
+    return inside
+
+
+def evaluate(curve, formula, values, s):
+    """A formula of the page, by NumPy; it is valid Python too."""
+    names = {"__builtins__": {}, **NUMPY, **CONSTANTS, **values, "s": s}
+    for name, helper in curve.helpers:
+        names[name] = eval(helper, names)
+    return np.broadcast_to(eval(formula, names), np.shape(s))
+
+
+def filled(curve, pattern, values, stop):
+    """As the page fills in the numbers."""
+
+    def fill(found):
+        if found[1] == "stop_gradient":
+            return str(stop)
+        return f"{float(evaluate(curve, found[1], values, 0.0)):.6g}"
+
+    return re.sub(r"\{([^}]+)\}", fill, pattern)
+
+
+def made_by(code):
+    return eval(code, {"temperatures": temperatures, "math": math, "jnp": jnp, "n": len(S)})
+
+
+def curves_of(temperature):
+    """tau and the slope of the logit in the gradient, by the library."""
+    part = temperature.for_negatives
+    s = jnp.float32(S)
+    slope = jax.jvp(lambda s: s / part(s), (s,), (jnp.ones_like(s),))[1]
+    return np.float64(part(s)), np.float64(slope)
+
+
+def test_every_temperature_of_the_library_has_a_curve():
+    assert set(CURVES) == set(temperatures.__all__) - NO_CURVES
+
+
+@pytest.mark.filterwarnings("ignore:tau_max / tau_min")
+@pytest.mark.parametrize("stop", [True, False])
+@pytest.mark.parametrize("which", ["default", "inside"])
+@pytest.mark.parametrize("name", CURVES)
+def test_the_curves_are_those_of_the_library(name, which, stop):
+    curve = CURVES[name]
+    values = values_of(curve, which)
+    temperature = made_by(filled(curve, curve.code, values, stop))
+    tau, slope = curves_of(temperature)
+    # The page computes in double precision what the library rounds to single.
+    s = np.float64(np.float32(S))
+    of_page = evaluate(curve, curve.tau, values, s)
+    np.testing.assert_allclose(of_page, tau, rtol=2e-5)
+    derivative = evaluate(curve, curve.derivative, values, s)
+    counts = bool(curve.stop_gradient is not None and stop)
+    expected = 1 / of_page if counts else (of_page - s * derivative) / of_page**2
+    scale = np.max(np.abs(slope))
+    np.testing.assert_allclose(expected, slope, rtol=2e-4, atol=2e-6 * scale)
+    positive = evaluate(curve, curve.positive or curve.tau, values, s)
+    of_positives = temperature.for_positives(jnp.float32(S))
+    np.testing.assert_allclose(positive, of_positives, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_the_defaults_are_those_of_the_library_and_inside_the_sliders(name):
+    curve = CURVES[name]
+    for parameter in curve.parameters:
+        assert parameter.low <= parameter.default <= parameter.high
+    values = values_of(curve, "default")
+    if name in ("constant", "per_anchor", "separate"):  # which have none
+        return
+    default = getattr(temperatures, name)()
+    tau = evaluate(curve, curve.tau, values, S)
+    np.testing.assert_allclose(tau, default(jnp.float32(S)), rtol=2e-5)
+    if curve.stop_gradient is not None:
+        assert default.stop_gradient == curve.stop_gradient
+
+
+@pytest.mark.filterwarnings("ignore:tau_max / tau_min")
+@pytest.mark.parametrize("name", [name for name, curve in CURVES.items() if curve.flags])
+def test_the_flags_make_the_same_temperature_in_a_run(name, monkeypatch):
+    monkeypatch.setattr(networks, "make_encoder", pixels)
+    curve = CURVES[name]
+    # A run has no field for the scale of what is free of a temperature.
+    values = values_of(curve, "default" if name == "temperature_free" else "inside")
+    fields = {}
+    for flag in filled(curve, curve.flags, values, False).split():
+        field, value = flag.removeprefix("--config.").split("=")
+        *groups, last = field.split(".")
+        group = functools.reduce(lambda of, name: of.setdefault(name, {}), groups, fields)
+        group[last] = value if last == "name" else ast.literal_eval(value)
+    scheme = steps.make(settings(**fields), SOURCE).scheme
+    found = scheme.resolve(scheme.init(), None)
+    expected = made_by(filled(curve, curve.code, values, False))
+    for of_run, of_code in zip(curves_of(found), curves_of(expected), strict=True):
+        np.testing.assert_allclose(of_run, of_code, rtol=1e-5)
+
+
+def data_of(page):
+    return json.loads(re.search(r"const DATA = (.*);\n", page)[1])
+
+
+def test_the_page_asks_for_nothing_else():
+    page = explorer.page()
+    assert re.findall(r"(?:src|href)=\"(?!data:)|url\(|import\(|fetch\(|https?://", page) == [
+        "http://"  # the name of SVG
+    ]
+    assert set(data_of(page)["curves"]) == set(CURVES)
+
+
+def test_the_copy_in_the_docs_is_the_page_of_today():
+    copy = pathlib.Path(__file__).parent.parent / "docs" / "explorer.html"
+    assert copy.read_text(encoding="utf-8") == explorer.page(), "dystress explore --out=" + str(
+        copy
+    )
+
+
+def records(counts, *, edges=(-1.0, 0.0, 1.0)):
+    """One record with these negatives."""
+    similarity = np.stack([np.ones(len(counts)), counts, counts, 0 * np.array(counts)])
+    arrays = {
+        "similarity": microscope.Named(similarity[None], ("step", "kind", "similarity")),
+        "similarity_edges": microscope.Named(np.array([edges]), ("step", "edge")),
+    }
+    return microscope.Records(np.array([7]), arrays)
+
+
+@pytest.mark.parametrize(
+    ("given", "usable"),
+    [
+        (records([2, 3]), True),
+        (records([0, 0]), False),  # a method without negatives
+        (records([np.nan, 1]), True),
+        (records([2, 3], edges=(np.nan, np.nan, np.nan)), False),
+    ],
+)
+def test_a_run_is_drawn_if_it_can_be(given, usable):
+    found = data_of(explorer.page(given, name="</script>"))["run"]
+    assert (found["usable"], found["step"], found["name"]) == (usable, 7, "</script>")
+    assert explorer.page(given, name="</script>").count("</script>") == 1
+
+
+def test_the_command_writes_the_page_and_says_where(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    commands.main(["dystress", "explore"])
+    assert capsys.readouterr().out.strip() == "explore.html"
+    assert pathlib.Path("explore.html").read_text(encoding="utf-8") == explorer.page()
+    with pytest.raises(SystemExit, match=r"FileError: runs/nothing/microscope cannot be read"):
+        commands.main(["dystress", "explore", "runs/nothing"])
+    with pytest.raises(SystemExit) as ended:
+        commands.main(["dystress", "explore", "--help"])
+    assert not ended.value.code
+
+
+IN_BROWSER = """<script>
+const at = %s;
+document.documentElement.replaceChildren(document.createTextNode(JSON.stringify({
+  curves: at.map(([name, v, stop, s]) => s.map(x => Object.values(curvesAt(name, v, stop, x)))),
+  code: at.map(([name, v, stop]) => filled({name, v, stop}, DATA.curves[name].code)),
+})));
+</script>"""
+
+
+def shown_by_browser(path, address=""):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs chromium, such as Debian's package of that name")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    profile = f"--user-data-dir={path.parent / 'profile'}"
+    done = subprocess.run(
+        [browser, *flags, profile, path.as_uri() + address],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.ci
+def test_a_browser_computes_the_same_curves_and_code(tmp_path):
+    s = np.linspace(-1, 1, 200)
+    cases = [
+        (name, values_of(curve, which), stop)
+        for name, curve in CURVES.items()
+        for which in ("default", "inside")
+        for stop in (True, False)
+    ]
+    given = json.dumps([[*case, s.tolist()] for case in cases])
+    path = tmp_path / "page.html"
+    page = explorer.page().replace("</html>", IN_BROWSER % given)
+    path.write_text(page, encoding="utf-8")
+    found = json.loads(re.search(r"\{.*\}", shown_by_browser(path), re.DOTALL)[0])
+    for (name, values, stop), curves, code in zip(
+        cases, found["curves"], found["code"], strict=True
+    ):
+        curve = CURVES[name]
+        assert code == filled(curve, curve.code, values, stop)
+        tau, derivative = (evaluate(curve, f, values, s) for f in (curve.tau, curve.derivative))
+        through = (tau - s * derivative) / tau**2
+        positive = evaluate(curve, curve.positive or curve.tau, values, s)
+        expected = [tau, s / tau, 1 / tau if stop else through, through, positive]
+        np.testing.assert_allclose(np.transpose(curves), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("", ["constant", "dystress"]),
+        ("#n=64&p=0.5&t=temo,tau_min:0.02&t=separate&t=temo&t=linear&t=constant", 4),
+        ("#n=x&p=9&t=nobody&t=dystress,tau_min:9,tau_max:0.1", ["dystress"]),
+        ("#%%%", ["constant", "dystress"]),
+    ],
+)
+def test_a_browser_shows_what_the_address_says(tmp_path, address, shown):
+    path = tmp_path / "page.html"
+    path.write_text(explorer.page(records([2, 3])), encoding="utf-8")
+    text = shown_by_browser(path, address)
+    head = re.search(r"<thead>.*?</thead>", text)[0]
+    names = re.findall(r"</span> (\w+)</th>", head)
+    if isinstance(shown, int):
+        assert len(names) == shown
+        return
+    problem = ">tau_min must be at most tau_max.<" in text
+    assert names == ([] if problem else shown)
+    assert problem == ("tau_min:9" in address)
