@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 
 import jax
+import jaxtyping
 import pytest
 
 # Scripts with arguments and needs of their own, not tests.
@@ -49,3 +50,11 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """Users run without runtime shape checks: there our own errors must come."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

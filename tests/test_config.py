@@ -519,7 +519,9 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
         ),
         *(
             "evaluation",
+            "eval_on",
             "evaluation_options",
+            "eval_on",
             "data.path",
             "data.captions",
             "data.outside",
@@ -530,6 +532,7 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
         *("loss.strategy", "loss.tile_size", "loss.precision"),
         *("knn.k", "knn.temperature", "knn.bank"),
         *("probe.features", "probe.solver", "probe.epochs", "probe.learning_rates", "probe.l2"),
+        *("labels.fractions", "labels.shots", "labels.draws"),
         *("probe.batch_size", "zero_shot.prompts", "zero_shot.classes", "zero_shot.class_names"),
     }
 

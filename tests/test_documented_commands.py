@@ -26,11 +26,14 @@ from dystress_jax.training import make_train_step
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
-    *(ROOT / name for name in ("README.md", "train.py", "eval.py", "tools", "CONTRIBUTING.md")),
+    *(ROOT / name for name in ("README.md", "tools", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "configs").glob("*.py")),
     *sorted((ROOT / "dystress_jax").rglob("*.py")),
 ]
+# The configs are seen twice, in the package and by the link beside it.
+INSIDE = ROOT / "dystress_jax" / "configs"
+PAGES = [page for page in PAGES if page.is_file() and not page.is_relative_to(INSIDE)]
 PAGES = [page for page in PAGES if page.is_file() and page.name != "extending.md"]
 COMMAND = re.compile(
     r"(?:python (?=\w+\.py)|dystress )(train|eval)(?:\.py)?"
@@ -173,7 +176,7 @@ TRAINED = [each for each in SHOWN if each.script != "eval"]
 
 def test_commands_are_found_in_all_kinds_of_pages():
     pages = {pathlib.Path(each.page).parts[0] for each in SHOWN}
-    assert pages == {"README.md", "docs", "configs", "train.py", "eval.py", "dystress_jax"}
+    assert pages == {"README.md", "docs", "configs", "dystress_jax"}
     assert {each.script for each in SHOWN} == {"", "train", "eval"}
     assert len(SHOWN) > 50
 

@@ -416,10 +416,19 @@ def test_auto_picks_dense_for_few_pairs_and_tiles_for_many():
         ({"strategy": "ring"}, "found 'ring'; allowed without `axis_name`: dense"),
         ({"strategy": "tiled", "tile_size": 0}, "tile_size: found 0; allowed: at least 1"),
         ({"strategy": "tiled", "tile_size": (4, 0)}, r"tile_size: found \(4, 0\); allowed"),
+        (
+            {"strategy": losses.tiled(64), "tile_size": 8},
+            r"tile_size: found 8 beside Tiled\(tile=64\); allowed: None, as it has its own",
+        ),
+        (
+            {"strategy": losses.ring("data"), "axis_name": "data"},
+            "axis_name: found 'data' beside Ring",
+        ),
+        ({"strategy": losses.ring("data")}, "axis_name: found 'data', which names no mesh axis"),
         ({"axis_name": "data"}, "axis_name: found 'data', which names no mesh axis here"),
     ],
 )
-def test_a_strategy_that_cannot_work_is_refused(how, message):
+def test_a_strategy_that_cannot_work_is_refused(how, message, unchecked_shapes):
     with pytest.raises(ValueError, match=message):
         losses.nt_xent(*_views(4), temperature=0.1, **how)
 

@@ -13,7 +13,7 @@ from dystress_jax import run, weights
 from dystress_jax.run._weights import begin_from
 from tests import runs
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), dtype=np.uint8)
 
@@ -63,6 +63,7 @@ def test_a_vit_goes_out_for_timm_and_comes_in(positions, folder, tmp_path):
     np.testing.assert_array_equal(old(IMAGES), new(IMAGES))
 
 
+@pytest.mark.ci
 def test_towers_go_out_with_their_scale(folder, tmp_path):
     settings = {"model.name": "vit_micro", "text.pooling": "eot", "model.quick_gelu": True}
     runs.saved(runs.clip_settings(folder, **settings), tmp_path / "run", steps=(1,))
@@ -85,7 +86,9 @@ def test_towers_go_out_with_their_scale(folder, tmp_path):
         np.testing.assert_array_equal(old.encode_texts(texts), new.encode_texts(texts))
 
 
-@pytest.mark.parametrize("method", ["simclr", "moco_v3", "byol"])
+@pytest.mark.parametrize(
+    "method", ["simclr", "moco_v3", pytest.param("byol", marks=pytest.mark.ci)]
+)
 def test_a_new_run_starts_from_old_weights(method, trained, folder, tmp_path):
     workdir, old = trained
     settings = runs.settings(folder, method=method)

@@ -23,7 +23,7 @@ from ..run._weights import FORMATS
 def main(argv: list[str]) -> None:
     """The command; `argv` is its name and its flags."""
     parse = lambda arguments, command: flags.FLAGS(arguments)
-    cli.start(argv, described=__doc__, define=define, parse=parse, run=export)
+    cli.start(argv, described=__doc__, define=define, parse=parse, run=export, settings={})
 
 
 def export(command: cli.Command) -> None:

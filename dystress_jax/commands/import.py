@@ -44,7 +44,14 @@ def main(argv: list[str]) -> None:
         print("\n".join(said))
         print(f"now a run: dystress_jax.load({args.workdir!r})")
 
-    cli.start(rest, described=__doc__, define=define, parse=parse, run=run_import)
+    cli.start(
+        rest,
+        described=__doc__,
+        define=define,
+        parse=parse,
+        run=run_import,
+        settings={"--config.": ""},
+    )
 
 
 def define() -> None:

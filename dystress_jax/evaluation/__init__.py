@@ -25,6 +25,9 @@ from .representation import evaluate_representation as evaluate_representation
 from .retrieval import retrieval_chance as retrieval_chance
 from .retrieval import retrieval_ranks as retrieval_ranks
 from .retrieval import retrieval_recalls as retrieval_recalls
+from .transfer import evaluate_few_labels as evaluate_few_labels
+from .transfer import evaluate_few_shot as evaluate_few_shot
+from .transfer import evaluate_transfer as evaluate_transfer
 from .zero_shot import TEMPLATES as TEMPLATES
 from .zero_shot import class_embeddings as class_embeddings
 from .zero_shot import prompts as prompts

@@ -1,7 +1,7 @@
 """Which classes are taken for which: counts, the accuracy of each class, and a picture."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -12,7 +12,8 @@ NAMED = 40  # classes at most that are named, with their counts, in the picture
 PICTURE = 800  # pixels of a side without names, about
 
 
-class Confusion(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Confusion:
     """How often images of each class were taken for each.
 
     Attributes:
@@ -27,6 +28,14 @@ class Confusion(NamedTuple):
 
     class_names: tuple[str, ...]
     counts: Int[np.ndarray, "classes classes"]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the classes and all counts are the same."""
+        return (
+            isinstance(other, Confusion)
+            and self.class_names == other.class_names
+            and np.array_equal(self.counts, other.counts)
+        )
 
     def per_class(self) -> list[float | None]:
         """The share of each class that was recognised; None for a class without images."""

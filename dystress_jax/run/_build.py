@@ -4,7 +4,7 @@ import functools
 import inspect
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -216,8 +216,14 @@ def make_parts(
         spread=functools.partial(spread, config, mesh),
         similarity=make(config, "topology.name", TOPOLOGIES[config.topology.name]),
         caption_noise=config.data.caption_noise,
+        by_class=bool(config.data.prompts) and _takes_labels(chosen.loss or losses.clip),
         total_steps=schedule.total_steps,
     )
+
+
+def _takes_labels(loss: Loss) -> bool:
+    """Whether a loss can be told which pairs are of one class; one of one's own need not."""
+    return "labels" in inspect.signature(loss).parameters
 
 
 def check_asked(config: Config, parts: AskedParts) -> None:
@@ -272,7 +278,7 @@ def spread(config: Config, mesh: Mesh, loss: Loss) -> Loss:
             loss,
             mesh,
             axis=sharding.AXIS,
-            strategy=config.loss.strategy,
+            strategy=cast(losses.StrategyLike, config.loss.strategy),
             tile_size=config.loss.tile_size or None,
         )
 

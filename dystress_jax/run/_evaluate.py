@@ -138,8 +138,8 @@ def evaluate_all(
         if field != "seed" and not may_change_on_resume(field):
             raise ConfigError(
                 f"config.{field}: found {new!r}, but the run was trained with {old!r}; allowed: "
-                "settings of the evaluation: config.knn, config.probe, config.zero_shot and "
-                "config.seed; and other images with --on.source and --on.path."
+                "settings of the evaluation: config.knn, config.probe, config.labels, "
+                "config.zero_shot and config.seed; and other images with --on.source and --on.path."
             )
     if "knn.bank" not in changes:
         # A run compares with some training images while it goes on; here there is time for all.

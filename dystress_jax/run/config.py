@@ -571,6 +571,21 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Evaluations with few labels: few_labels and few_shot."""
+
+    fractions: tuple[float, ...] = _field(
+        (0.01, 0.1), "few_labels: shares of the labels, of every class alike", may_change=True
+    )
+    shots: tuple[float, ...] = _field(
+        (1.0, 5.0, 10.0), "few_shot: training images of a class", may_change=True
+    )
+    draws: int = _field(
+        5, "draws of both, of which mean and deviation are told", at_least=1, may_change=True
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ZeroShot:
     """Zero-shot classification and retrieval of clip."""
 
@@ -683,6 +698,7 @@ class Config:
     optimizer: Optimizer = _group(Optimizer, axis="optimizer.name", table=OPTIMIZERS)
     knn: Knn = _group(Knn)
     probe: Probe = _group(Probe)
+    labels: Labels = _group(Labels)
     zero_shot: ZeroShot = _group(ZeroShot, only_for=_CLIP)
 
     @property

@@ -18,7 +18,7 @@ from ..training import checkpoint
 from .config import Config, ConfigError, arguments
 from .fields import as_fields
 from .methods import ALL_LOSSES
-from .tables import is_own, make
+from .tables import is_own, make, needed
 
 Sources = dict[str, data.Source]
 Returned = TypeVar("Returned")
@@ -66,7 +66,7 @@ def check_labels(config: Config, train: data.Source) -> None:
         ConfigError: naming losses that need none.
     """
     loss = ALL_LOSSES.get(config.loss.name)
-    if loss and "labels" in arguments(loss) and not train.has_labels:
+    if loss and "labels" in needed(loss) and not train.has_labels:
         raise ConfigError(
             f"config.loss.name: found {config.loss.name} with images without labels; allowed: "
             "softmax, dcl or rgcl, which need none."

@@ -130,6 +130,57 @@ def zero_shot(
     return result._replace(split=task.split)
 
 
+def transfer(experiment: Experiment, state: TrainState) -> Result:
+    """Logistic regression on frozen features, its L2 chosen on held-out images."""
+    split = _labelled_split(experiment)
+    result = evaluation.evaluate_transfer(
+        experiment.encoder(state),
+        experiment.train,
+        experiment.sources[split],
+        holdout=_validation(experiment, split),
+        mesh=experiment.mesh,
+    )
+    return result._replace(split=split)
+
+
+def few_labels(experiment: Experiment, state: TrainState) -> Result:
+    """Logistic regression on frozen features with shares of the labels."""
+    split, settings = _labelled_split(experiment), experiment.config.labels
+    with as_fields("labels"):
+        result = evaluation.evaluate_few_labels(
+            experiment.encoder(state),
+            experiment.train,
+            experiment.sources[split],
+            holdout=_validation(experiment, split),
+            fractions=settings.fractions,
+            draws=settings.draws,
+            seed=experiment.config.seed,
+            mesh=experiment.mesh,
+        )
+    return result._replace(split=split)
+
+
+def few_shot(experiment: Experiment, state: TrainState) -> Result:
+    """Logistic regression on frozen features of a few images of each class."""
+    split, settings = _labelled_split(experiment), experiment.config.labels
+    with as_fields("labels"):
+        result = evaluation.evaluate_few_shot(
+            experiment.encoder(state),
+            experiment.train,
+            experiment.sources[split],
+            shots=settings.shots,
+            draws=settings.draws,
+            seed=experiment.config.seed,
+            mesh=experiment.mesh,
+        )
+    return result._replace(split=split)
+
+
+def _validation(experiment: Experiment, split: str) -> data.Source | None:
+    """The held-out images, where they are not what is measured."""
+    return experiment.sources.get("holdout") if split == "test" else None
+
+
 REPRESENTED, WATCHED = 10_000, 1_000  # images at most: every pair of them is looked at
 
 
@@ -175,6 +226,9 @@ EVALUATIONS: dict[str, Evaluate] = {
     "knn": knn,
     "baselines": baselines,
     "linear_probe": linear_probe,
+    "transfer": transfer,
+    "few_labels": few_labels,
+    "few_shot": few_shot,
     "retrieval": retrieval,
     "zero_shot": zero_shot,
     "representation": representation,

@@ -77,8 +77,10 @@ def override(settings: ConfigDict, changes: Mapping[str, Any]) -> Config:
     for name in changes:
         if name not in named:
             raise ConfigError(unknown(f"config.{name}", [f"config.{f}" for f in named]))
-    changed = settings.copy_and_resolve_references()
-    changed.update_from_flattened_dict(changes)
+    changed = settings.to_dict()
+    for name, value in changes.items():
+        group, _, last = name.rpartition(".")
+        (changed[group] if group else changed)[last] = value
     return from_config_dict(changed, overridden=changes)
 
 

@@ -125,7 +125,8 @@ def result_file(name: str, which: str, settings: Mapping[str, Any]) -> str:
         ('knn.json', 'knn_best_knn.k=20.json')
     """
     differ = "".join(
-        f"_{field}=" + re.sub(r"[^\w.+-]+", "-", str(value)) for field, value in settings.items()
+        f"_{field}=" + re.sub(r"[^\w.+-]+", "-", str(value)).strip("-")
+        for field, value in settings.items()
     )
     if len(differ) > LONGEST_NAME:
         differ = "_" + hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
