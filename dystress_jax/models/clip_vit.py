@@ -28,7 +28,7 @@ class ClipVisionTransformer(nnx.Module):
         patch: int,
         class_tokens: int,
         channels: int,
-        quick_gelu: bool,
+        quick_gelu: bool = False,
         remat: bool,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
