@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import losses, similarities, temperatures
-from dystress_jax.losses import _strategies
+from dystress_jax.losses import _partition, _strategies
 from tests import oracles
 
 pytestmark = [
@@ -147,9 +147,9 @@ def test_accelerators_have_tiles_of_their_own(monkeypatch):
     platform = _strategies.Sizes(4, all_columns, all_columns, pairs=60)
     monkeypatch.setattr(_strategies, "ACCELERATOR", platform)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    tiled = _strategies.choose("auto", 13, 26, 6, None, None)
+    tiled = _strategies.prepare(_strategies.Auto(), 13, 26, 6)
     assert tiled.row_sum.keywords["tile"] == (2, 26)  # at most 60 pairs
-    assert _strategies.choose("auto", 2, 2, 6, None, None).row_sum is not tiled.row_sum
+    assert _strategies.prepare(_strategies.Auto(), 2, 2, 6) == _partition.dense
     dense, tiled = _pair(losses.nt_xent, strategy="auto")
     temperature = jax.tree.map(jnp.float32, temperatures.dystress(0.1, 0.2))
     _assert_equal(tiled(_views(13), temperature), dense(_views(13), temperature), 2e-6)

@@ -218,7 +218,7 @@ def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _partition.Str
                 reverse_only=True,
             )
         case Gathered(axis, within):
-            return _sharded.gathered(prepare(within, n, m, d), axis)
+            return _sharded.gathered(prepare(within, n, devices * m, d), axis)
         case Ring(axis, tile):
             tile = _as_tile(tile) or _bounded(sizes.ring_tile, m, sizes.pairs)
             return _sharded.ring(tile, axis)
