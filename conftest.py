@@ -5,10 +5,11 @@ import pathlib
 import tempfile
 
 import jax
+import jaxtyping
 import pytest
 
 # Scripts with arguments and needs of their own, not tests.
-collect_ignore = ["tests/fixtures", "tests/wheel"]
+collect_ignore = ["tests/fixtures", "tests/site", "tests/wheel"]
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -49,3 +50,11 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """Users run without runtime shape checks: there our own errors must come."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

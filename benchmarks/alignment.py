@@ -169,7 +169,7 @@ def run(study: str, config: run_lib.Config, workdir: pathlib.Path) -> dict[str, 
         experiment, state = run_lib.restore(workdir)
         drawings = data.without_classes(experiment.sources["test"], FLAGS_AND_PEOPLE)
         concepts = data.classes_from_captions(drawings)
-        encoder = evaluations.dual_encoder(experiment, state)
+        encoder = evaluations.dual_encoder(experiment, state.params, state.stats)
         embedded = evaluation.embed_images(encoder, concepts, mesh=experiment.mesh)
         result = evaluation.evaluate_zero_shot(embedded, templates=["{}"])
         found["without_flags_and_people"] = result.value("top1")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from . import schemes as schemes
     from . import similarities as similarities
     from . import temperatures as temperatures
+    from .run import load as load
 
 __version__ = "0.1.0"
 
@@ -22,13 +23,15 @@ def __getattr__(name: str) -> object:
     """Import what is asked for, so that nothing else is; answer what earlier versions had."""
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
+    if name == "load":
+        return importlib.import_module(".run", __name__).load
     if name in _MOVED:
         raise ImportError(f"dystress_jax.{name} is now {_MOVED[name]}.")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULES])
+    return sorted([*globals(), *_MODULES, "load"])
 
 
 _MODULES = ("losses", "metrics", "microscope", "schemes", "similarities", "temperatures")

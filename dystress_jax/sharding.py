@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from .errors import ArgumentError
 
 AXIS = "data"
+"""The name of the one axis of a mesh."""
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:

@@ -108,6 +108,7 @@ class HoldsArray(Protocol):
 
 NumberLike = ArrayLike | HoldsArray
 TemperatureLike = Temperature | NumberLike | Callable[[Array], Array]
+"""What a loss takes: a number, one an anchor, a `Temperature`, or a function of the similarity."""
 
 
 def array_of(value: Any) -> Any:

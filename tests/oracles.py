@@ -169,3 +169,28 @@ def siglip(images, texts, scale, bias):
     z = 2 * np.eye(len(images)) - 1
     x = z * (scale * unit(images) @ unit(texts).T + bias)
     return np.sum(np.log1p(np.exp(-x)), axis=1)
+
+
+def many_positives(anchors, candidates, tau, positive, allowed=None, decoupled=False):
+    """-mean_p l_ip + log sum_j exp(l_ij), for bools [n m]; 0 for an anchor without positives."""
+    s = unit(anchors) @ unit(candidates).T
+    logits = s / tau(s)
+    allowed = np.ones_like(positive) if allowed is None else allowed
+    losses = []
+    for row, p, a in zip(logits, positive & allowed, allowed, strict=True):
+        total = _log_sum(row[a & ~p] if decoupled else row[a])
+        losses.append(total - row[p].mean() if p.any() else 0.0)
+    return np.array(losses)
+
+
+def clip_by_labels(images, texts, labels, tau):
+    """Both directions, with the mean over the texts of each image in the second."""
+    same = labels[0][:, None] == labels[1][None, :]
+    of_image = many_positives(images, texts, tau, same)
+    of_text = many_positives(texts, images, tau, same.T)
+    return (of_image + same @ of_text / np.maximum(same.sum(1), 1)) / 2
+
+
+def siglip_by_labels(images, texts, labels, scale, bias):
+    z = np.where(labels[0][:, None] == labels[1][None, :], 1, -1)
+    return np.sum(np.log1p(np.exp(-z * (scale * unit(images) @ unit(texts).T + bias))), axis=1)

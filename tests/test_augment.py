@@ -42,6 +42,10 @@ def random_images(count, height, width, channels=3, seed=0):
     return jnp.array(np.random.default_rng(seed).integers(0, 256, shape), jnp.uint8)
 
 
+def extents(count, height, width):
+    return jnp.broadcast_to(jnp.array([height, width]), (count, 2))
+
+
 blend = jax.jit(_colour.blend)
 crop_and_resize = jax.jit(_geometry.crop_and_resize, static_argnames=("size", "antialias"))
 gaussian_blur = jax.jit(_geometry.gaussian_blur, static_argnames="radius")
@@ -278,7 +282,7 @@ def test_operations_are_drawn_as_often_as_asked(probability):
     names = ("flip", "jitter", "grayscale", "blur", "solarize")
     settings = augment.View(**dict.fromkeys(names, probability))
     draw = jax.jit(
-        lambda key: _views._draw(key, settings, rows=jnp.arange(10_000), height=8, width=8)
+        lambda key: _views._draw(key, settings, extents(10_000, 8, 8), jnp.arange(10_000))
     )
     drawn = draw(jax.random.key(10))
     tolerance = 4 * np.sqrt(probability * (1 - probability) / 10_000)
@@ -290,7 +294,7 @@ def test_operations_are_drawn_as_often_as_asked(probability):
 def drawn():
     settings = dataclasses.replace(STRONG, brightness=0.4, contrast=1.5, saturation=0.0, hue=0.1)
     draw = jax.jit(
-        lambda key: _views._draw(key, settings, rows=jnp.arange(20_000), height=32, width=32)
+        lambda key: _views._draw(key, settings, extents(20_000, 32, 32), jnp.arange(20_000))
     )
     return jax.tree.map(np.asarray, draw(jax.random.key(8)))
 
@@ -359,7 +363,7 @@ def test_crops_are_distributed_as_torchvision_samples_them(height, width, area):
     settings = augment.View(crop_area=area)
     rows = jnp.arange(8000)
     draw = jax.jit(
-        lambda key: _views._draw(key, settings, rows=rows, height=height, width=width).box
+        lambda key: _views._draw(key, settings, extents(len(rows), height, width), rows).box
     )
     box = np.asarray(draw(jax.random.key(9)), np.float64)
     expected = np.array(list(torchvision_boxes(8000, height, width, area, settings.crop_aspect)))
@@ -380,6 +384,36 @@ def test_crops_are_distributed_as_torchvision_samples_them(height, width, area):
         assert scipy.stats.ks_2samp(mine, theirs).pvalue > 0.001
 
 
+def test_crops_of_pictures_of_several_sizes_are_distributed_as_torchvision_samples_each():
+    settings, shapes = augment.View(crop_area=(0.08, 1.0)), [(20, 30), (32, 24), (9, 40)]
+    extent = jnp.tile(jnp.array(shapes), (3000, 1))
+    draw = jax.jit(lambda key: _views._draw(key, settings, extent, jnp.arange(9000)).box)
+    boxes = np.asarray(draw(jax.random.key(3)), np.float64)
+    for first, (height, width) in enumerate(shapes):
+        mine = boxes[first::3]
+        theirs = np.array(
+            list(torchvision_boxes(3000, height, width, (0.08, 1.0), settings.crop_aspect))
+        )
+        assert (mine[:, 0] + mine[:, 2] <= height).all()
+        assert (mine[:, 1] + mine[:, 3] <= width).all()
+        drawn = mine[:, 2] * mine[:, 3] < height * width  # of the central ones they have none
+        if len(theirs) > 2900:
+            for a, b in zip(mine.T, theirs.T, strict=True):
+                assert scipy.stats.ks_2samp(a, b).pvalue > 0.001
+        assert drawn.mean() > 0.9
+
+
+def test_what_lies_beside_a_picture_is_never_seen():
+    whole = random_images(6, 12, 17)
+    padded = jnp.pad(whole, [(0, 0), (0, 8), (0, 3), (0, 0)], constant_values=255)
+    pictures = augment.seen({"image": padded, "extent": extents(6, 12, 17)})
+    recipe = augment.antialiased(augment.simclr())
+    of_whole = two_views(jax.random.key(1), whole, recipe=recipe, size=8)
+    of_padded = two_views(jax.random.key(1), pictures, recipe=recipe, size=8)
+    for a, b in zip(of_whole, of_padded, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("height", "width", "box"),
     [(8, 64, (0, 26, 8, 11)), (64, 8, (26, 0, 11, 8)), (16, 16, (0, 0, 16, 16))],
@@ -388,7 +422,7 @@ def test_crops_are_distributed_as_torchvision_samples_them(height, width, area):
 def test_where_no_attempt_fits_the_crop_is_central(height, width, box):
     tries = jnp.ones((1, 10))  # the largest area with the widest aspect: fits in none of these
     got = _geometry.crop_boxes(
-        tries, tries, jnp.zeros((1, 2)), height=height, width=width, area=(0.9, 1.0),
+        tries, tries, jnp.zeros((1, 2)), extents(1, height, width), area=(0.9, 1.0),
         aspect=(3 / 4, 4 / 3),
     )  # fmt: skip
     np.testing.assert_array_equal(got[0], box)

@@ -8,7 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dystress_jax import augment, data, evaluation, metrics, models, run, sharding
+from dystress_jax import (
+    augment,
+    data,
+    evaluation,
+    losses,
+    methods,
+    metrics,
+    models,
+    run,
+    sharding,
+    temperatures,
+)
 from dystress_jax.data.tokenizer import train_tokenizer
 from dystress_jax.evaluation import Result
 from dystress_jax.methods.clip import _permute_subset
@@ -378,7 +389,7 @@ def test_caption_noise_are_the_same_on_every_number_of_devices_and_change_texts_
     assert kept[right].all()
     for name, value in alone.items():
         np.testing.assert_array_equal(spread[name], value)
-        if name not in ("tokens", "right"):
+        if name not in ("tokens", "right", "named"):
             np.testing.assert_array_equal(value, batch[name])
     assert (np.asarray(alone["tokens"]) != batch["tokens"]).any() == (share > 0)
     one_by_one = lambda tokens: sorted(map(tuple, np.asarray(tokens).tolist()))
@@ -386,6 +397,50 @@ def test_caption_noise_are_the_same_on_every_number_of_devices_and_change_texts_
     if share:
         kept = (alone["tokens"] == batch["tokens"]).all(axis=1)
         np.testing.assert_array_equal(alone["right"], kept)
+
+
+@pytest.mark.usefixtures("quick_towers")
+@pytest.mark.parametrize("name", ["softmax", "siglip"])
+def test_captions_that_name_the_class_are_no_negatives_of_each_other(name):
+    batch, key = whole_batch(), jax.random.key(3)
+
+    def values(**fields):
+        made = make(settings(loss={"name": name}, **fields))
+        state = start(made)
+        prepared = made.method.prepare(batch, key)
+        embedded, _ = made.method.embed(state.params, state.stats, state.memory, prepared, key)
+        temperature = (
+            temperatures.LearnedWithBias(jnp.float32(2.0), bias=jnp.float32(-3.0))
+            if name == "siglip"
+            else temperatures.constant(0.2)
+        )
+        found, _ = made.method.contrast(
+            state.params, embedded, temperature, state.memory, prepared, key
+        )
+        return found, embedded.points
+
+    plain, points = values()
+    found, _ = values(data={"prompts": "photos"})
+    loss = {"softmax": losses.clip, "siglip": methods.siglip}[name]
+    temperature = (
+        temperatures.LearnedWithBias(jnp.float32(2.0), bias=jnp.float32(-3.0))
+        if name == "siglip"
+        else 0.2
+    )
+    expected = loss(
+        points["images"],
+        points["texts"],
+        temperature=temperature,
+        labels=jnp.asarray(batch["label"]),
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert not np.allclose(found, plain)
+    noisy = make(settings(data={"prompts": "photos", "caption_noise": 0.5})).method
+    moved = noisy.prepare(batch, key)
+    # The tokens of a stored image are its number, its label that number modulo three.
+    before, after = (np.asarray(x["tokens"]) for x in (batch, moved))
+    order = [np.flatnonzero((before == row).all(axis=1))[0] for row in after]
+    np.testing.assert_array_equal(moved["named"], np.asarray(batch["label"])[order])
 
 
 @pytest.mark.usefixtures("quick_towers")

@@ -293,6 +293,7 @@ def test_every_field_that_does_not_apply_always_is_tried_above():
         *("topology.name", "topology.tokens", "topology.match_range"),
         *("zero_shot.classes", "zero_shot.class_names"),
         *("probe.learning_rates", "probe.batch_size", "model.freeze_patches"),
+        *("model.positions", "model.quick_gelu", "data.whole"),
         *("model.zero_residual", "optimizer.form", "checkpoint_on_error"),
         *(f"temperature.{n}" for n in ("name", "tau_min", "width", "stop_gradient", "half_period")),
         "temperature.interval",
@@ -512,11 +513,15 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
             "checkpoint_every",
             "checkpoint_keep",
             "checkpoint_on_error",
+            "init_from",
+            "init_prefix",
             "knn_every",
         ),
         *(
             "evaluation",
+            "eval_on",
             "evaluation_options",
+            "eval_on",
             "data.path",
             "data.captions",
             "data.outside",
@@ -527,6 +532,7 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
         *("loss.strategy", "loss.tile_size", "loss.precision", "microscope.every"),
         *("knn.k", "knn.temperature", "knn.bank"),
         *("probe.features", "probe.solver", "probe.epochs", "probe.learning_rates", "probe.l2"),
+        *("labels.fractions", "labels.shots", "labels.draws"),
         *("probe.batch_size", "zero_shot.prompts", "zero_shot.classes", "zero_shot.class_names"),
     }
 

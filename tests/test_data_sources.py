@@ -648,6 +648,41 @@ def test_resizing_averages_instead_of_skipping(tmp_path, suffix):
     )
 
 
+PICTURES = [(40, 60), (80, 40), (16, 200), (10, 8)]  # height, width
+REDUCED = [(16, 24), (24, 12), (2, 24), (10, 8)]  # to 16 and at most 24
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_training_sees_whole_pictures(whole, tmp_path):
+    gradients = [
+        np.stack(np.broadcast_arrays(*np.ogrid[:h, :w], np.zeros((1, 1), int)), axis=-1)
+        for h, w in PICTURES
+    ]
+    for i, gradient in enumerate(gradients):
+        Image.fromarray(gradient.astype(np.uint8)).save(tmp_path / f"{i}.png")
+    options = {"path": str(tmp_path), "image_size": 16, "holdout": 0.0, "whole": whole}
+    source = data.open_splits("folder", **options)["train"]
+    assert source.gather(np.arange(4))["image"].shape == (4, 16, 16, 3)
+    iterator = data.batches(source, batch_size=4, seed=0, threads=0)
+    batch = next(iterator)
+    if not whole:
+        assert "extent" not in batch
+        assert batch["image"].shape == (4, 16, 16, 3)
+        return
+    order = np.argsort(batch["index"])
+    assert batch["image"].shape == (4, 24, 24, 3)
+    assert batch["extent"][order].tolist() == [list(size) for size in REDUCED]
+    for picture, (h, w), (height, width) in zip(
+        batch["image"][order], REDUCED, PICTURES, strict=True
+    ):
+        assert not picture[h:].any()
+        assert not picture[:, w:].any()
+        # From edge to edge: nothing is cut off, whatever the filter.
+        assert picture[h - 1, 0, 0] >= height - 1 - 0.6 * height / h
+        assert picture[0, w - 1, 1] >= width - 1 - 0.6 * width / w
+        assert picture[0, 0].max() <= max(height / h, width / w)
+
+
 def test_mixed_sizes_need_an_image_size(tmp_path):
     write_folder(tmp_path, TRAIN[:2])
     Image.new("RGB", (9, 8)).save(tmp_path / "odd.png")

@@ -1,7 +1,7 @@
 """Parts of one's own, by name and from Python: trained with, continued, evaluated, misused."""
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import pathlib
 import re
@@ -76,21 +76,22 @@ def small(images, **fields):
     return [f"--config.{name}={value}" for name, value in settings.items()]
 
 
-def start(script, *arguments):
-    """What train.py and eval.py do with a command line, in this process."""
-    spec = importlib.util.spec_from_file_location(script, ROOT / f"{script}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def start(name, *arguments):
+    """What a command does with a command line, in this process."""
+    module = importlib.import_module(f"dystress_jax.commands.{name}")
     before, command = set(flags.FLAGS), cli.Command()
     try:
+        module.define()
+        flags.DEFINE_bool("compilation_cache", True, "As in cli.start.")
         with warnings.catch_warnings():
             # ml_collections opens config files the old way.
             warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
-            rest = module.parse([f"{script}.py", *map(str, arguments)], command)
-        module.main(rest, command)
+            rest = module.parse([name, *map(str, arguments)], command)
+        assert rest[1:] == []
+        getattr(module, {"train": "train", "eval": "evaluate"}[name])(command)
     finally:
-        for name in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, name)
+        for flag in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, flag)
         flags.FLAGS.unparse_flags()
 
 

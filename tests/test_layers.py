@@ -24,7 +24,7 @@ LIBRARY = [{"errors"}, {"temperatures", "similarities"}, {"losses", "metrics"}, 
 PARTS = [
     {"files", "sharding", "models", "augment", "data"},
     {"microscope"},
-    {"methods", "evaluation"},
+    {"methods", "evaluation", "weights"},
 ]
 LAYERS = [
     *LIBRARY,

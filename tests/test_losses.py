@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,14 +16,6 @@ from tests import oracles
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 N, D = 5, 8
-
-
-@pytest.fixture
-def unchecked_shapes():
-    """Users run without runtime shape checks: there our own errors must come."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def _views(case, n=N, d=D, seed=0):

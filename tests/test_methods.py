@@ -12,7 +12,7 @@ from dystress_jax.data.tokenizer import train_tokenizer
 from dystress_jax.run import _build as build
 from dystress_jax.run import networks
 from dystress_jax.run._own import choose
-from dystress_jax.run.data import open_sources
+from dystress_jax.run.data import check_labels
 from dystress_jax.run.fields import fields
 from dystress_jax.run.methods import METHODS, AskedParts
 from dystress_jax.run.temperature import TEMPERATURES, Facts
@@ -188,12 +188,10 @@ def test_moco_v2_splits_no_batchnorm_where_the_encoder_has_none():
     assert embedded.points["queries"].shape == (6, 8)
 
 
-def test_the_supervised_loss_needs_labels(monkeypatch):
+def test_the_supervised_loss_needs_labels():
     unlabelled = data.Source(read=SOURCE.read, index=SOURCE.index, image_shape=SOURCE.image_shape)
-    monkeypatch.setattr(data, "open_splits", lambda *_, **__: {"train": unlabelled})
-    c = settings(loss={"name": "supcon"})
     with pytest.raises(run.ConfigError, match=r"config\.loss\.name: found supcon with images"):
-        open_sources(c, choose(c).source)
+        check_labels(settings(loss={"name": "supcon"}), unlabelled)
 
 
 @pytest.mark.ci

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import losses, similarities, temperatures
+from dystress_jax.losses import _partition, _strategies
 from tests import oracles
 
 pytestmark = [
@@ -139,6 +140,19 @@ def test_tiles_of_any_shape_equal_dense(name, tile):
         dense, tiled = _pair(loss, strategy="tiled", tile_size=tile)
         temperature = temperatures.Dystress(jnp.float64(0.1), jnp.float64(0.2))
         _assert_equal(tiled(views, temperature), dense(views, temperature), 1e-12)
+
+
+def test_accelerators_have_tiles_of_their_own(monkeypatch):
+    all_columns = _strategies.Tile(5, 2**31 - 1)
+    platform = _strategies.Sizes(4, all_columns, all_columns, pairs=60)
+    monkeypatch.setattr(_strategies, "ACCELERATOR", platform)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    tiled = _strategies.prepare(_strategies.Auto(), 13, 26, 6)
+    assert tiled.row_sum.keywords["tile"] == (2, 26)  # at most 60 pairs
+    assert _strategies.prepare(_strategies.Auto(), 2, 2, 6) == _partition.dense
+    dense, tiled = _pair(losses.nt_xent, strategy="auto")
+    temperature = jax.tree.map(jnp.float32, temperatures.dystress(0.1, 0.2))
+    _assert_equal(tiled(_views(13), temperature), dense(_views(13), temperature), 2e-6)
 
 
 def test_tiles_of_any_shape_find_the_largest_logits():
@@ -402,10 +416,19 @@ def test_auto_picks_dense_for_few_pairs_and_tiles_for_many():
         ({"strategy": "ring"}, "found 'ring'; allowed without `axis_name`: dense"),
         ({"strategy": "tiled", "tile_size": 0}, "tile_size: found 0; allowed: at least 1"),
         ({"strategy": "tiled", "tile_size": (4, 0)}, r"tile_size: found \(4, 0\); allowed"),
+        (
+            {"strategy": losses.tiled(64), "tile_size": 8},
+            r"tile_size: found 8 beside Tiled\(tile=64\); allowed: None, as it has its own",
+        ),
+        (
+            {"strategy": losses.ring("data"), "axis_name": "data"},
+            "axis_name: found 'data' beside Ring",
+        ),
+        ({"strategy": losses.ring("data")}, "axis_name: found 'data', which names no mesh axis"),
         ({"axis_name": "data"}, "axis_name: found 'data', which names no mesh axis here"),
     ],
 )
-def test_a_strategy_that_cannot_work_is_refused(how, message):
+def test_a_strategy_that_cannot_work_is_refused(how, message, unchecked_shapes):
     with pytest.raises(ValueError, match=message):
         losses.nt_xent(*_views(4), temperature=0.1, **how)
 

@@ -1,17 +1,46 @@
-"""Write the table of settings into README.md: python tools/settings_table.py."""
+"""Write docs/settings.md, a table for each group of settings: python tools/settings_table.py."""
 
+import dataclasses
+import itertools
 import pathlib
 
+from dystress_jax.run.config import Config
 from dystress_jax.run.fields import Field, fields
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- settings: python tools/settings_table.py -->\n", "<!-- end of the settings -->"
+PAGE = pathlib.Path(__file__).parent.parent / "docs" / "settings.md"
+HEAD = """\
+<!-- Written by tools/settings_table.py: change what it reads, dystress_jax/run/config.py. -->
+
+# Settings
+
+Every field of the config. On the command line a field is `--config.NAME=VALUE`, in a config file
+`config.NAME = VALUE`. `MODULE:OBJECT` stands for [a part of your own](extending.md).
+
+A field that the run would not use is refused if it is set: the column "applies to" says when it is
+used. What goes with what: [training](training.md).
+"""
 
 
-def table() -> str:
+def page() -> str:
+    """The page: a table for each group, in the order of the fields."""
+    parts = [HEAD]
+    for group, members in itertools.groupby(fields(), lambda field: field.name.rpartition(".")[0]):
+        title = f"## `{group}`: {_purpose(group)}" if group else "## The run"
+        parts.append(f"{title}\n\n{_table(list(members))}")
+    return "\n".join(parts)
+
+
+def _purpose(group: str) -> str:
+    """The first line of the group's docstring, as the end of a title."""
+    [kind] = [field.type for field in dataclasses.fields(Config) if field.name == group]
+    first = (kind.__doc__ or "").partition("\n")[0].rstrip(".")
+    return first[:1].lower() + first[1:]
+
+
+def _table(of: list[Field]) -> str:
     """One row a field: its name, its default, its meaning and what it applies to."""
     lines = ["| field | default | meaning | applies to |", "|---|---|---|---|"]
-    for field in fields():
+    for field in of:
         default = {"": '""'}.get(str(field.default), field.default)
         lines.append(f"| `{field.name}` | {default} | {_meaning(field)} | {_applies_to(field)} |")
     return "\n".join(lines) + "\n"
@@ -38,12 +67,5 @@ def _applies_to(field: Field) -> str:
     return "; ".join(said)
 
 
-def written(readme: str) -> str:
-    """The README with today's table."""
-    before, rest = readme.split(BEGIN)
-    _, after = rest.split(END)
-    return before + BEGIN + table() + END + after
-
-
 if __name__ == "__main__":
-    README.write_text(written(README.read_text()))
+    PAGE.write_text(page())

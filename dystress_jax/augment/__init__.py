@@ -14,7 +14,9 @@ from ._recipes import simclr as simclr
 from ._recipes import simclr_cifar as simclr_cifar
 from ._recipes import weak as weak
 from ._recipes import whole as whole
+from ._views import Pictures as Pictures
 from ._views import normalize as normalize
+from ._views import seen as seen
 from ._views import to_float as to_float
 from ._views import two_views as two_views
 from ._views import view as view

@@ -4,7 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Scalar, UInt8
+from jaxtyping import Array, Bool, Float, Int, Scalar, UInt8
 
 ATTEMPTS = 10
 
@@ -13,9 +13,8 @@ def crop_boxes(
     areas: Float[Array, "n attempts"],
     aspects: Float[Array, "n attempts"],
     corners: Float[Array, "n 2"],
+    extent: Int[Array, "n 2"],
     *,
-    height: int,
-    width: int,
     area: tuple[float, float],
     aspect: tuple[float, float],
 ) -> Float[Array, "n 4"]:
@@ -25,6 +24,7 @@ def crop_boxes(
     pixels; of ten attempts the first that fits, else the largest central crop whose aspect is
     allowed. The ten are drawn at once and the first that fits is taken, rather than in a loop.
     """
+    height, width = extent.astype(jnp.float32).T[:, :, None]
     pixels = (area[0] + areas * (area[1] - area[0])) * (height * width)
     log_low, log_high = math.log(aspect[0]), math.log(aspect[1])
     ratios = jnp.exp(log_low + aspects * (log_high - log_low))
@@ -34,24 +34,23 @@ def crop_boxes(
     first = jnp.argmax(fits, axis=1)[:, None]
     sides = [jnp.take_along_axis(side, first, axis=1)[:, 0] for side in (heights, widths)]
     starts = [
-        jnp.floor(corners[:, axis] * (length - sides[axis] + 1))
+        jnp.floor(corners[:, axis] * (length[:, 0] - sides[axis] + 1))
         for axis, length in enumerate((height, width))
     ]
     drawn = jnp.stack([*starts, *sides], axis=1)
-    central = jnp.array(_central_box(height, width, aspect))
-    return jnp.where(fits.any(axis=1)[:, None], drawn, central[None, :])
+    central = _central_boxes(height[:, 0], width[:, 0], aspect)
+    return jnp.where(fits.any(axis=1)[:, None], drawn, central)
 
 
-def _central_box(
-    height: int, width: int, aspect: tuple[float, float]
-) -> tuple[float, float, float, float]:
-    crop_height, crop_width = height, width
-    if width / height < aspect[0]:
-        crop_height = round(width / aspect[0])
-    elif width / height > aspect[1]:
-        crop_width = round(height * aspect[1])
-    top, left = (height - crop_height) // 2, (width - crop_width) // 2
-    return float(top), float(left), float(crop_height), float(crop_width)
+def _central_boxes(
+    height: Float[Array, " n"], width: Float[Array, " n"], aspect: tuple[float, float]
+) -> Float[Array, "n 4"]:
+    """The largest central crops whose aspect is allowed."""
+    ratio = width / height
+    crop_height = jnp.where(ratio < aspect[0], jnp.round(width / aspect[0]), height)
+    crop_width = jnp.where(ratio > aspect[1], jnp.round(height * aspect[1]), width)
+    top, left = jnp.floor((height - crop_height) / 2), jnp.floor((width - crop_width) / 2)
+    return jnp.stack([top, left, crop_height, crop_width], axis=1)
 
 
 def crop_and_resize(

@@ -13,9 +13,38 @@ from . import _colour, _geometry
 from ._recipes import Recipe, View
 
 
+class Pictures(typing.NamedTuple):
+    """Pictures of several sizes, each in the top left corner of an array of one size.
+
+    Attributes:
+        pixels: 0 to 255; what lies outside a picture is never looked at.
+        extent: height and width of each picture, in pixels.
+    """
+
+    pixels: UInt8[Array, "n h w c"]
+    extent: Int[Array, "n 2"]
+
+
+def seen(batch: collections.abc.Mapping[str, Array]) -> UInt8[Array, "n h w c"] | Pictures:
+    """What views are drawn of: the images of a batch, as `Pictures` if they have an extent.
+
+    Args:
+        batch: "image" and perhaps "extent".
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from dystress_jax import augment
+        >>> images = jnp.zeros((2, 6, 6, 3), jnp.uint8)
+        >>> augment.seen({"image": images, "extent": jnp.array([[4, 6], [5, 4]])}).extent.shape
+        (2, 2)
+    """
+    image = batch["image"]
+    return Pictures(image, batch["extent"]) if "extent" in batch else image
+
+
 def two_views(
     key: Key[Array, ""],
-    images: UInt8[Array, "n h w c"],
+    images: UInt8[Array, "n h w c"] | Pictures,
     recipe: Recipe,
     *,
     size: int,
@@ -28,8 +57,8 @@ def two_views(
 
     Args:
         key: a typed key, `jax.random.key(seed)`; a new one every step.
-        images: pixels 0 to 255, 1 or 3 channels. With 1 channel saturation, hue and grayscale do
-            nothing.
+        images: pixels 0 to 255, 1 or 3 channels, or `Pictures` of several sizes. With 1 channel
+            saturation, hue and grayscale do nothing.
         recipe: how the views are drawn; static under jit.
         size: side of the views in pixels; static under jit.
         rows: number of each image in the whole batch, where these are a part of it; default
@@ -60,7 +89,7 @@ def two_views(
 
 def view(
     key: Key[Array, ""],
-    images: UInt8[Array, "n h w c"],
+    images: UInt8[Array, "n h w c"] | Pictures,
     settings: View,
     *,
     size: int,
@@ -70,7 +99,7 @@ def view(
 
     Args:
         key: a typed key.
-        images: pixels 0 to 255, 1 or 3 channels.
+        images: pixels 0 to 255, 1 or 3 channels, or `Pictures`.
         settings: how the view is drawn; static under jit.
         size: side of the view in pixels; static under jit.
         rows: see `two_views`.
@@ -89,17 +118,20 @@ def view(
         >>> view(jax.random.key(0), images, settings=augment.View(), size=32).shape
         (2, 32, 32, 1)
     """
-    count, height, width, channels = images.shape
+    pixels, extent = images if isinstance(images, Pictures) else (images, None)
+    count, height, width, channels = pixels.shape
     if channels not in (1, 3):
         raise ArgumentError(
-            "images", f"found shape {images.shape}; allowed: 1 or 3 channels on the last axis."
+            "images", f"found shape {pixels.shape}; allowed: 1 or 3 channels on the last axis."
         )
     if size < 1:
         raise ArgumentError("size", f"found {size}; allowed: at least 1, a side in pixels.")
     rows = jnp.arange(count) if rows is None else rows
-    drawn = _draw(key, settings, rows=rows, height=height, width=width)
+    if extent is None:
+        extent = jnp.broadcast_to(jnp.array([height, width]), (count, 2))
+    drawn = _draw(key, settings, extent, rows)
     x = _geometry.crop_and_resize(
-        images, drawn.box, drawn.flip, size=size, antialias=settings.antialias
+        pixels, drawn.box, drawn.flip, size=size, antialias=settings.antialias
     )
 
     def sometimes(happens: Bool[Array, " n"], changed: Array) -> Array:
@@ -154,7 +186,7 @@ _NUMBERS = {
 
 
 def _draw(
-    key: Key[Array, ""], settings: View, *, rows: Int[Array, " n"], height: int, width: int
+    key: Key[Array, ""], settings: View, extent: Int[Array, "n 2"], rows: Int[Array, " n"]
 ) -> _Drawn:
     row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
     total = sum(_NUMBERS.values())
@@ -174,8 +206,7 @@ def _draw(
             u["area"],
             u["aspect"],
             u["corner"],
-            height=height,
-            width=width,
+            extent,
             area=settings.crop_area,
             aspect=settings.crop_aspect,
         ),

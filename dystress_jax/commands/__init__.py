@@ -16,6 +16,9 @@ from ..errors import hint
 COMMANDS = {
     "train": "train an encoder, or go on with a run",
     "eval": "measure the encoder of a run",
+    "export": "write the weights of a run for other libraries",
+    "import": "make a run of a file of weights",
+    "embed": "write the features of images to a file",
     "explore": "write a page that shows what every temperature does",
 }
 MISSING = "pip install 'dystress-jax[train]'"

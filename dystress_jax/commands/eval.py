@@ -1,13 +1,14 @@
 """Measure the encoder of a run; the numbers go to the terminal and to WORKDIR/eval.
 
-dystress eval --workdir=runs/quickstart --evaluation=knn
-    nearest neighbours, on the test images of the run
+dystress eval --workdir=runs/quickstart --evaluation=knn,linear_probe
+    by two evaluations, on the test images of the run
 
-dystress eval --workdir=runs/quickstart --evaluation=linear_probe --checkpoint=best
-    a linear classifier on the features of the best checkpoint
+dystress eval --workdir=runs/quickstart --evaluation=knn --config.knn.k=1,20,200
+    with several settings of an evaluation, each of which is measured
 
-dystress eval --workdir=runs/quickstart --evaluation=knn --config.knn.k=20
-    with a setting of the evaluation changed
+dystress eval --workdir=runs/photos --evaluation=knn --on.source=folder --on.path=~/sketches
+    on other images, which may have other classes: learned from their training images, measured
+    on their test images, or on those that --on.holdout keeps out
 """
 
 from absl import flags
@@ -20,28 +21,42 @@ from ..run.evaluations import EVALUATIONS
 
 def main(argv: list[str]) -> None:
     """The command; `argv` is its name and its flags."""
-    cli.start(argv, described=__doc__, define=define, parse=parse, run=evaluate)
+    cli.start(
+        argv,
+        described=__doc__,
+        define=define,
+        parse=parse,
+        run=evaluate,
+        settings={"--on.": "data.", "--config.": ""},
+    )
 
 
 def evaluate(command: cli.Command) -> None:
-    """Evaluate the encoder of a run; the result goes to the terminal and to DIR/eval."""
+    """Evaluate the encoder of a run; the results go to the terminal and to DIR/eval."""
     args = flags.FLAGS
-    name, workdir = args.evaluation, cli.directory(args.workdir).absolute()
+    workdir = cli.directory(args.workdir).absolute()
     settings = command.settings(args.config)
     cli.keep_compiled_programs()
-    result, numbers = run.evaluate(settings, workdir, name, args.checkpoint)
-    path = summary.keep_result(workdir / "eval", name, args.checkpoint, numbers)
-    print(show.results({name: result}, note=f", checkpoint {numbers['checkpoint_step']}"))
-    print(f"protocol and numbers: {path}")
+    found = run.evaluate_all(settings, workdir, args.evaluation, args.checkpoint, on=command.on)
+    of = " ".join(
+        str(command.on[name]) for name in ("source", "name", "path") if name in command.on
+    )
+    for name, (result, numbers) in found.items():
+        path = summary.keep_result(
+            workdir / "eval", name, args.checkpoint, numbers, result.confusion
+        )
+        on = f" of {of}" if of else ""
+        print(show.results({name: result}, note=f"{on}, checkpoint {numbers['checkpoint_step']}"))
+        print(*show.details(result), f"protocol and numbers: {path}", sep="\n")
 
 
 def define() -> None:
     """The flags beside those of the settings."""
     flags.DEFINE_string("workdir", None, "The run to evaluate.", required=True)
-    flags.DEFINE_string(
+    flags.DEFINE_list(
         "evaluation",
         None,
-        f"What to measure: {', '.join(EVALUATIONS)}, or MODULE:OBJECT.",
+        f"What to measure, or several: {', '.join(EVALUATIONS)}, or MODULE:OBJECT.",
         required=True,
     )
     flags.DEFINE_string("checkpoint", "newest", "newest, best (by kNN), or a step.")
@@ -49,7 +64,7 @@ def define() -> None:
 
 def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags; `--config.FIELD` overrides the run's own config.json."""
-    arguments = command.read(arguments)
+    arguments = command.read(command.read_on(arguments, "on"))
     flags.FLAGS(arguments, known_only=True)
     path = cli.directory(flags.FLAGS.workdir) / "config.json"
     if not path.is_file():

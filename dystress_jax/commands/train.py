@@ -31,7 +31,14 @@ HEARTBEAT = 30  # seconds after which a process that is silent counts as gone
 def main(argv: list[str]) -> None:
     """The command; `argv` is its name and its flags."""
     described = f"{__doc__}\nConfigs by name: {', '.join(cli.config_names())}"
-    cli.start(argv, described=described, define=define, parse=parse, run=train)
+    cli.start(
+        argv,
+        described=described,
+        define=define,
+        parse=parse,
+        run=train,
+        settings={"--config.": ""},
+    )
 
 
 def train(command: cli.Command) -> None:

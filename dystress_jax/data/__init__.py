@@ -1,6 +1,9 @@
 """Images in, with labels or captions: sources behind one interface, and batches through grain."""
 
 from ._captions import Captions as Captions
+from ._given import Given as Given
+from ._given import as_images as as_images
+from ._given import resized as resized
 from ._holdout import split_holdout as split_holdout
 from ._language import CaptionList as CaptionList
 from ._language import captions_from_labels as captions_from_labels

@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import ArgumentError
 from ._captions import Captions
 from ._holdout import split_holdout
-from ._images import common_shape, look_at_all, read_image
+from ._images import common_shape, look_at_all, picture_shape, read_image, read_picture
 from ._paths import looks_like
 from ._source import Source
 from ._stored import find_unreadable, from_reader, stamp_of_files
@@ -48,6 +48,7 @@ def open_files(
     argument: str,
     class_names: tuple[str, ...],
     image_size: int,
+    whole: bool,
     holdout: float,
     captioned: bool,
     on_error: str,
@@ -64,6 +65,7 @@ def open_files(
         argument: the argument that faults are reported under.
         class_names: of the labels.
         image_size: side of the square that every image is brought to; 0 = as stored.
+        whole: whether training sees whole pictures.
         holdout: share of the training images that is kept out.
         captioned: whether the files have captions. Then every header is looked at here, since a
             file that someone wrote down is more often missing than one that was found.
@@ -87,14 +89,23 @@ def open_files(
         files = part.files
         labels = np.array([file.label for file in files], np.int32)
 
-        def read_one(row: int):
+        def naming(read: Callable[..., Any], row: int) -> Any:
             try:
-                return read_image(files[row].path, image_size), int(labels[row])
+                return read(files[row].path, image_size)
             except ValueError as error:
                 raise ValueError(f"{files[row].place}{error}") from error
 
+        def read_one(row: int):
+            return naming(read_image, row), int(labels[row])
+
+        def read_whole(row: int):
+            picture, extent = naming(read_picture, row)
+            return picture, int(labels[row]), extent
+
         source = from_reader(
             read_one,
+            read_picture=read_whole if whole and image_size else None,
+            picture_shape=picture_shape(image_shape),
             length=len(files),
             image_shape=image_shape,
             class_names=class_names,
@@ -102,7 +113,8 @@ def open_files(
             captions=Captions.of(file.captions for file in files) if captioned else None,
         )
         stamp = functools.cache(lambda: stamp_of_files([file.path for file in files]))
-        source = dataclasses.replace(source, stamp=stamp)
+        paths = tuple(file.path for file in files)
+        source = dataclasses.replace(source, stamp=stamp, paths=paths)
         return _leave_out(source, part) if skip else source
 
     sources = {split: as_source(part) for split, part in parts.items()}

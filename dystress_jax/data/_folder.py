@@ -37,6 +37,7 @@ def open_folder(
     captions: str = "",
     outside: bool = False,
     image_size: int = 0,
+    whole: bool = True,
     holdout: float = 0.1,
     on_error: str = "raise",
 ) -> dict[str, Source]:
@@ -64,6 +65,9 @@ def open_folder(
             path, by `..`, or by a link.
         image_size: side of the square that every image is brought to, in pixels: the shorter side
             is resized, then the centre kept. 0 = as stored, which must be one size.
+        whole: whether training draws its crops from whole pictures, whose shorter side is reduced
+            to `image_size`, and not from their central squares. Pictures longer than 3 : 2 are
+            reduced further. Without an `image_size` images are whole anyway.
         holdout: share of the training images that is kept out, [0, 1).
         on_error: "raise" for the first line or file that cannot be used. "skip" leaves it out and
             lists it in `Source.skipped`; for that every image is decoded once here.
@@ -82,6 +86,7 @@ def open_folder(
             captions=captions,
             outside=outside,
             image_size=image_size,
+            whole=whole,
             holdout=holdout,
             on_error=on_error,
         )
@@ -122,6 +127,7 @@ def open_folder(
         argument="path",
         class_names=class_names,
         image_size=image_size,
+        whole=whole,
         holdout=holdout,
         captioned=False,
         on_error=on_error,

@@ -7,7 +7,7 @@ import json
 import pathlib
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +17,14 @@ from jaxtyping import Int32
 from ..errors import ArgumentError
 from ._captions import Captions
 from ._holdout import split_holdout
-from ._images import check_image_size, common_shape, look_at_all, read_image
+from ._images import (
+    check_image_size,
+    common_shape,
+    look_at_all,
+    picture_shape,
+    read_image,
+    read_picture,
+)
 from ._paths import TEST_NAMES, Inside, by_split, composed, find_root, split_of
 from ._source import UNLABELLED, Source, in_order
 from ._stored import check_on_error, from_reader, leave_out_unreadable, stamp_of_files
@@ -38,6 +45,7 @@ def open_hf(
     label_column: str = "",
     outside: bool = False,
     image_size: int = 0,
+    whole: bool = True,
     holdout: float = 0.1,
     on_error: str = "raise",
 ) -> dict[str, Source]:
@@ -69,6 +77,9 @@ def open_hf(
         image_size: side of the square that every image is brought to, in pixels: the shorter side
             is resized, then the centre kept. 0 = as stored, which must be one size; for that every
             image is read here, but not decoded.
+        whole: whether training draws its crops from whole pictures, whose shorter side is reduced
+            to `image_size`, and not from their central squares. Pictures longer than 3 : 2 are
+            reduced further. Without an `image_size` images are whole anyway.
         holdout: share of the training images that is kept out, [0, 1).
         on_error: "raise" for an image that cannot be read, when it is read. "skip" leaves it out
             and lists it in `Source.skipped`; for that every image is decoded once here.
@@ -103,14 +114,23 @@ def open_hf(
     def as_source(split: str) -> Source:
         table = tables[split]
 
-        def read_one(row: int):
+        def naming(read: Callable[..., Any], row: int) -> Any:
             try:
-                return read_image(table.file(image, row), image_size), int(labels[split][row])
+                return read(table.file(image, row), image_size)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{table.name}, row {row}: {error}") from error
 
+        def read_one(row: int):
+            return naming(read_image, row), int(labels[split][row])
+
+        def read_whole(row: int):
+            picture, extent = naming(read_picture, row)
+            return picture, int(labels[split][row]), extent
+
         source = from_reader(
             read_one,
+            read_picture=read_whole if whole and image_size else None,
+            picture_shape=picture_shape(image_shape),
             length=len(table),
             image_shape=image_shape,
             class_names=class_names,

@@ -75,6 +75,64 @@ def read_image(file: str | bytes, size: int, *, gray: bool = False) -> UInt8[np.
         return np.asarray(fitted.convert("L"))[..., None] if gray else np.asarray(fitted)
 
 
+def canvas_side(size: int) -> int:
+    """The side of the square that holds a whole picture whose shorter side is `size`: 3 : 2."""
+    return 3 * size // 2
+
+
+def picture_shape(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The shape of the arrays of `read_picture` beside squares of this shape."""
+    side = canvas_side(image_shape[0])
+    return side, side, image_shape[-1]
+
+
+def read_picture(
+    file: str | bytes, size: int, *, gray: bool = False
+) -> tuple[UInt8[np.ndarray, "s s c"], tuple[int, int]]:
+    """Decode the whole picture of a file, as `read_image` does, into the corner of a square.
+
+    The shorter side is reduced to `size`, or further until the longer one fits into the square of
+    `canvas_side(size)`. Smaller pictures stay as they are: a crop enlarges them.
+
+    Args:
+        file: its path, or its content.
+        size: in pixels, at least 1.
+        gray: one channel in place of three.
+
+    Returns:
+        The square, black beside the picture, and height and width of the picture.
+
+    Raises:
+        ValueError: as `read_image`.
+    """
+    with _opened(file) as image:
+        width, height = _reduced(*image.size, size)
+        image.draft(None, (2 * width, 2 * height))
+        picture = _to_rgb(_upright(image))
+        return on_canvas(np.asarray(picture.convert("L") if gray else picture), size)
+
+
+def on_canvas(
+    image: UInt8[np.ndarray, "h w *c"], size: int
+) -> tuple[UInt8[np.ndarray, "s s c"], tuple[int, int]]:
+    """A decoded picture as `read_picture` gives it."""
+    picture = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
+    reduced = _reduced(*picture.size, size)
+    if reduced != picture.size:
+        picture = picture.resize(reduced, Image.Resampling.BICUBIC)
+    width, height = reduced
+    side, channels = canvas_side(size), len(picture.getbands())
+    canvas = np.zeros((side, side, channels), np.uint8)
+    canvas[:height, :width] = np.asarray(picture).reshape(height, width, channels)
+    return canvas, (height, width)
+
+
+def _reduced(width: int, height: int, size: int) -> tuple[int, int]:
+    """Width and height once the shorter side is `size` and the longer one on the canvas."""
+    scale = min(1.0, size / min(width, height), canvas_side(size) / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
 def look(file: str | bytes, *, upright: bool) -> tuple[int, int]:
     """Return (height, width) of an image, from the file's header alone.
 

@@ -27,6 +27,7 @@ def open_pairs(
     captions: str,
     outside: bool,
     image_size: int,
+    whole: bool,
     holdout: float,
     on_error: str,
 ) -> dict[str, Source]:
@@ -67,6 +68,7 @@ def open_pairs(
         argument="captions",
         class_names=class_names,
         image_size=image_size,
+        whole=whole,
         holdout=holdout,
         captioned=True,
         on_error=on_error,

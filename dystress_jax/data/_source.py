@@ -15,6 +15,10 @@ UNLABELLED = -1
 Read = Callable[
     [Int[np.ndarray, " n"]], tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"]]
 ]
+ReadWhole = Callable[
+    [Int[np.ndarray, " n"]],
+    tuple[UInt8[np.ndarray, "n s s c"], Int32[np.ndarray, " n"], Int32[np.ndarray, "n 2"]],
+]
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -44,11 +48,16 @@ class Example(TypedDict):
 
 
 class Batch(TypedDict):
-    """Examples stacked along a leading axis; `tokens` of one caption each, if there are tokens."""
+    """Examples stacked along a leading axis; `tokens` of one caption each, if there are tokens.
+
+    With an `extent`, an image is a whole picture of that height and width in the top left corner of
+    a larger array.
+    """
 
     image: UInt8[np.ndarray, "b h w c"]
     label: Int32[np.ndarray, " b"]
     index: Int32[np.ndarray, " b"]
+    extent: NotRequired[Int32[np.ndarray, "b 2"]]
     tokens: NotRequired[Int32[np.ndarray, "b t"]]
 
 
@@ -61,6 +70,8 @@ class Source:
     Attributes:
         read: `stored rows [n] -> (images [n h w c] uint8, labels [n] int32)`; called from
             several threads at once.
+        read_whole: `stored rows [n] -> (pictures, labels, extents [n 2])`, the whole pictures of
+            which `read` gives the central square; None = there is no more to see.
         index: the stored row of each example. Splits of the same stored images (train and
             holdout) share the rows, so an example has the same index in any split.
         num_stored: how many rows are stored, for all splits that share them; more than any index.
@@ -70,6 +81,7 @@ class Source:
         stored_labels: the label of each stored row where they are known without reading images.
         captions: what is said about each stored image; every example has at least one. None = the
             data set has no captions.
+        paths: the file of each stored image; empty where they are no files.
         skipped: what was left out of the data set because it cannot be read, in words.
         stamp: what tells the stored images from others and is cheap to find out: in words, with a
             number that depends on all of them. None = nothing is.
@@ -88,12 +100,14 @@ class Source:
     """
 
     read: Read
+    read_whole: ReadWhole | None = None
     index: Int32[np.ndarray, " n"]
     num_stored: int = 0
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] = ()
     stored_labels: Int32[np.ndarray, " stored"] | None = None
     captions: Captions | None = None
+    paths: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     stamp: Callable[[], str] | None = None
     notes: tuple[str, ...] = ()
@@ -135,17 +149,28 @@ class Source:
         return example
 
     def gather(
-        self, rows: Int[np.ndarray, " b"], draw: Float[np.ndarray, " b"] | None = None
+        self,
+        rows: Int[np.ndarray, " b"],
+        draw: Float[np.ndarray, " b"] | None = None,
+        *,
+        whole: bool = False,
     ) -> Batch:
         """The examples at these positions, in this order.
 
         Args:
             rows: positions in [0, n).
             draw: one number in [0, 1) an image, which chooses its caption; None = the first.
+            whole: whole pictures with their `extent`, where the source has them.
         """
         index = self.index[rows]
-        image, label = self.read(index)
-        batch: Batch = {"image": image, "label": label, "index": index}
+        if whole and self.read_whole is not None:
+            image, label, extent = self.read_whole(index)
+            if self.stored_labels is not None:
+                label = self.stored_labels[index]
+            batch: Batch = {"image": image, "label": label, "index": index, "extent": extent}
+        else:
+            image, label = self.read(index)
+            batch = {"image": image, "label": label, "index": index}
         if self.captions is not None and self.captions.tokens is not None:
             batch["tokens"] = self.captions.tokens[self.captions.choose(index, draw)]
         return batch

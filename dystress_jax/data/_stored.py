@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -15,6 +16,7 @@ from ..errors import ArgumentError
 from ._captions import Captions
 from ._source import UNLABELLED, Source, UnreadableError
 
+Picture = tuple[UInt8[np.ndarray, "h w c"], int, tuple[int, int]]
 MEMORY_BYTES = 2**30  # decoded images of a source that stay in memory
 
 
@@ -67,6 +69,8 @@ def from_reader(
     class_names: tuple[str, ...] = (),
     labels: Int[np.ndarray, " n"] | None = None,
     captions: Captions | None = None,
+    read_picture: Callable[[int], Picture] | None = None,
+    picture_shape: tuple[int, int, int] = (0, 0, 0),
 ) -> Source:
     """A source that reads and decodes one image at a time, on all cores.
 
@@ -82,6 +86,9 @@ def from_reader(
         labels: the same labels as those of `read_one`, if they are known before an image is read;
             then nobody reads images for their labels.
         captions: what is said about each image; None = nothing.
+        read_picture: `row -> (array, label, (height, width))`: the whole picture, in the top left
+            corner of the array; None = `read_one` gives all there is.
+        picture_shape: of these arrays.
 
     Raises:
         ArgumentError: labels without class names, or captions of another number of images; when it
@@ -101,44 +108,12 @@ def from_reader(
     if labels is not None:
         _check_labels(labels, class_names)
     _check_captions(captions, length)
-    # Decoding releases the interpreter lock, so threads are enough.
-    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
-    kept = math.prod((length, *image_shape)) <= MEMORY_BYTES
-    # Pages that are never written cost nothing.
-    all_images = np.empty((length if kept else 0, *image_shape), np.uint8)
-    all_labels = np.empty(length if kept else 0, np.int32)
-    is_read = np.zeros(length if kept else 0, bool)
-
-    def decode(rows, images, labels, into):
-        def one(row, at):
-            try:
-                image, labels[at] = read_one(int(row))
-            except (ValueError, OSError) as error:
-                raise UnreadableError(str(error)) from error
-            if image.shape != image_shape or image.dtype != np.uint8:
-                raise ArgumentError(
-                    "read_one",
-                    f"image {row} is {image.dtype} {list(image.shape)}; allowed: uint8 "
-                    f"{list(image_shape)}.",
-                )
-            images[at] = image
-
-        for _ in pool.map(one, rows, into):
-            pass
-
-    def read(rows):
-        if kept:
-            missing = rows[~is_read[rows]]
-            decode(missing, all_images, all_labels, missing)
-            is_read[missing] = True
-            return all_images[rows], all_labels[rows]
-        images = np.empty((len(rows), *image_shape), np.uint8)
-        labels = np.empty(len(rows), np.int32)
-        decode(rows, images, labels, range(len(rows)))
-        return images, labels
-
+    read_whole = None
+    if read_picture is not None:
+        read_whole = _decoded(read_picture, length, picture_shape, (), (2,))
     return Source(
-        read=read,
+        read=_decoded(read_one, length, image_shape, ()),
+        read_whole=read_whole,
         index=np.arange(length, dtype=np.int32),
         num_stored=length,
         image_shape=image_shape,
@@ -146,6 +121,62 @@ def from_reader(
         stored_labels=None if labels is None else labels.astype(np.int32),
         captions=captions,
     )
+
+
+def _decoded(
+    read_one: Callable[[int], tuple[Any, ...]],
+    length: int,
+    image_shape: tuple[int, int, int],
+    *numbers: tuple[int, ...],
+) -> Callable[[Int[np.ndarray, " n"]], Any]:
+    """Many rows of `read_one` at once, on all cores.
+
+    Args:
+        read_one: `row -> (image, numbers ...)`.
+        length: how many rows there are.
+        image_shape: of every image.
+        numbers: the shape of each array of integers that follows the image.
+    """
+    # Decoding releases the interpreter lock, so threads are enough.
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+    kept = math.prod((length, *image_shape)) <= MEMORY_BYTES
+
+    def empty(count):  # pages that are never written cost nothing
+        images = np.empty((count, *image_shape), np.uint8)
+        return images, *(np.empty((count, *shape), np.int32) for shape in numbers)
+
+    stored, is_read = empty(length if kept else 0), np.zeros(length if kept else 0, bool)
+
+    def decode(rows, arrays, into):
+        def one(row, at):
+            try:
+                values = read_one(int(row))
+            except (ValueError, OSError) as error:
+                raise UnreadableError(str(error)) from error
+            image = values[0]
+            if image.shape != image_shape or image.dtype != np.uint8:
+                raise ArgumentError(
+                    "read_one",
+                    f"image {row} is {image.dtype} {list(image.shape)}; allowed: uint8 "
+                    f"{list(image_shape)}.",
+                )
+            for array, value in zip(arrays, values, strict=True):
+                array[at] = value
+
+        for _ in pool.map(one, rows, into):
+            pass
+
+    def read(rows):
+        if kept:
+            missing = rows[~is_read[rows]]
+            decode(missing, stored, missing)
+            is_read[missing] = True
+            return tuple(array[rows] for array in stored)
+        arrays = empty(len(rows))
+        decode(rows, arrays, range(len(rows)))
+        return arrays
+
+    return read
 
 
 def stamp_of_files(paths: Sequence[str | os.PathLike]) -> str:

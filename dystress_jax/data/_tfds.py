@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,14 @@ import numpy as np
 from ..errors import ArgumentError
 from ._captions import Captions
 from ._holdout import split_holdout
-from ._images import check_image_size, fit_array, read_image
+from ._images import (
+    check_image_size,
+    fit_array,
+    on_canvas,
+    picture_shape,
+    read_image,
+    read_picture,
+)
 from ._source import UNLABELLED, Source
 from ._stored import check_on_error, from_reader, leave_out_unreadable, stamp_of_files
 
@@ -24,6 +32,7 @@ def open_tfds(
     path: str = "",
     captions: str = "",
     image_size: int = 0,
+    whole: bool = True,
     holdout: float = 0.1,
     on_error: str = "raise",
 ) -> dict[str, Source]:
@@ -42,6 +51,9 @@ def open_tfds(
             test split whose images have no captions is passed over. "" = no captions.
         image_size: side of the square that every image is brought to, in pixels: the shorter side
             is resized, then the centre kept. 0 = as stored, which must be one size.
+        whole: whether training draws its crops from whole pictures, whose shorter side is reduced
+            to `image_size`, and not from their central squares. Pictures longer than 3 : 2 are
+            reduced further. Without an `image_size` images are whole anyway.
         holdout: share of the training images that is kept out, [0, 1).
         on_error: "raise" for an image that cannot be read, when it is read. "skip" leaves it out
             and lists it in `Source.skipped`; for that every image is decoded once here.
@@ -65,23 +77,40 @@ def open_tfds(
     def as_source(split: str) -> Source:
         stored = _data_source(builder, split)
 
+        place = f"of {split} of {builder.info.full_name}"
+
+        def decoded(read: Callable[..., Any], image: bytes, row: int) -> Any:
+            try:
+                return read(image, image_size, gray=image_shape[-1] == 1)
+            except ValueError as error:
+                raise ValueError(f"example {row} {place}: {error}") from error
+
+        def read_whole(row):
+            example = stored[row]
+            known = example["label"] if class_names else UNLABELLED
+            if _holds_files(builder):
+                picture, extent = decoded(read_picture, example["image"], row)
+            else:
+                picture, extent = on_canvas(example["image"], image_size)
+            return picture, known, extent
+
         def read_one(row):
             example = stored[row]
             known = example["label"] if class_names else UNLABELLED
             if not _holds_files(builder):
                 return fit_array(example["image"], image_size), known
-            place = f"example {row} of {split} of {builder.info.full_name}"
-            try:
-                image = read_image(example["image"], image_size, gray=image_shape[-1] == 1)
-            except ValueError as error:
-                raise ValueError(f"{place}: {error}") from error
+            image = decoded(read_image, example["image"], row)
             if image.shape != image_shape:
                 found, said = (" x ".join(map(str, s[:2])) for s in (image.shape, image_shape))
-                raise ValueError(f"{place} is {found}, where the data set says {said}")
+                raise ValueError(
+                    f"example {row} {place} is {found}, where the data set says {said}"
+                )
             return image, known
 
         source = from_reader(
             read_one,
+            read_picture=read_whole if whole and image_size else None,
+            picture_shape=picture_shape(image_shape),
             length=len(stored),
             image_shape=image_shape,
             class_names=class_names,

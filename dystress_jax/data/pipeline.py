@@ -26,7 +26,7 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator[Batch]:
-    """Shuffled batches without end.
+    """Shuffled batches without end, of whole pictures where the source has them.
 
     Every epoch visits the source in another order, which depends on `seed` and the epoch alone. The
     last examples of an epoch that fill no batch are left out. The batch of all processes together
@@ -91,7 +91,8 @@ def batches(
     def load(step: int) -> Batch:
         epoch, number = divmod(step, per_epoch)
         rows = order(epoch)[number * batch_size : (number + 1) * batch_size][mine]
-        return source.gather(rows, draws(epoch)[source.index[rows]] if chooses else None)
+        draw = draws(epoch)[source.index[rows]] if chooses else None
+        return source.gather(rows, draw, whole=True)
 
     return _read_ahead(grain.MapDataset.range(sys.maxsize).map(load), threads)
 

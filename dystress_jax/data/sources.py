@@ -14,6 +14,7 @@ from ._source import Source
 from ._tfds import open_tfds
 
 Opener = Callable[..., dict[str, Source]]
+"""Opens a data set: keyword arguments to the splits."""
 
 SOURCES: dict[str, Opener] = {
     "embedded": open_embedded,
@@ -22,6 +23,7 @@ SOURCES: dict[str, Opener] = {
     "npz": open_npz,
     "hf": open_hf,
 }
+"""The sources of `open_splits`, by name."""
 SPLITS = ("train", "holdout", "test")
 
 

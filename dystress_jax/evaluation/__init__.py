@@ -3,6 +3,8 @@
 from ._result import Result as Result
 from ._result import Row as Row
 from ._result import top_accuracy as top_accuracy
+from .confusion import Confusion as Confusion
+from .confusion import confusion as confusion
 from .features import NotFiniteError as NotFiniteError
 from .features import encode_source as encode_source
 from .features import raw_pixels as raw_pixels
@@ -23,6 +25,9 @@ from .representation import evaluate_representation as evaluate_representation
 from .retrieval import retrieval_chance as retrieval_chance
 from .retrieval import retrieval_ranks as retrieval_ranks
 from .retrieval import retrieval_recalls as retrieval_recalls
+from .transfer import evaluate_few_labels as evaluate_few_labels
+from .transfer import evaluate_few_shot as evaluate_few_shot
+from .transfer import evaluate_transfer as evaluate_transfer
 from .zero_shot import TEMPLATES as TEMPLATES
 from .zero_shot import class_embeddings as class_embeddings
 from .zero_shot import prompts as prompts

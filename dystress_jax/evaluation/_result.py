@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ..errors import look_up
+from .confusion import Confusion
 
 
 class Row(NamedTuple):
@@ -34,6 +35,8 @@ class Result(NamedTuple):
         protocol: settings and sizes that the numbers depend on; it fits in JSON.
         split: which images were measured, such as `test`. The caller knows it and fills it in
             with `_replace`.
+        confusion: which classes were taken for which, of a classification.
+        notes: what a person should know who reads the numbers.
 
     Example:
         >>> result = Result((Row("top1", 0.75, chance=0.5),), {"k": 20}, split="test")
@@ -46,6 +49,8 @@ class Result(NamedTuple):
     rows: tuple[Row, ...]
     protocol: dict[str, Any]
     split: str = ""
+    confusion: Confusion | None = None
+    notes: tuple[str, ...] = ()
 
     def value(self, name: str) -> float:
         """The number of this name.
@@ -56,11 +61,19 @@ class Result(NamedTuple):
         return look_up({row.name: row.value for row in self.rows}, name)
 
     def to_json(self) -> dict[str, Any]:
-        """One key for each row, then `chance` of the rows that have one, `protocol`, `split`."""
+        """One key for each row, then `chance` of the rows that have one, `protocol`, `split`.
+
+        Of a classification `balanced_accuracy` and `per_class_accuracy` too; `notes` if any.
+        """
         values = {row.name: row.value for row in self.rows}
         chance = {row.name: row.chance for row in self.rows if row.chance is not None}
         chance = {"chance": chance} if chance else {}
-        return {**values, **chance, "protocol": self.protocol, "split": self.split}
+        found = {**values, **chance, "protocol": self.protocol, "split": self.split}
+        if self.confusion is not None:
+            of_each = zip(self.confusion.class_names, self.confusion.per_class(), strict=True)
+            found["balanced_accuracy"] = self.confusion.balanced()
+            found["per_class_accuracy"] = dict(of_each)
+        return found | ({"notes": list(self.notes)} if self.notes else {})
 
 
 def accuracies(scores: Float[Array, "n classes"], labels: Int[Array, " n"]) -> tuple[Row, Row]:

@@ -1,9 +1,13 @@
 """Weighted k-nearest-neighbour classification of features."""
 
 import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -11,6 +15,7 @@ from .. import data
 from ..errors import ArgumentError
 from ..similarities import normalize
 from ._result import Result, accuracies
+from .confusion import confusion
 from .features import Encode, check_classes, encode_source
 
 
@@ -81,8 +86,8 @@ def evaluate_knn(
     train: data.Source,
     test: data.Source,
     *,
-    k: int = 200,
-    temperature: float = 0.1,
+    k: int | Sequence[int] = 200,
+    temperature: float | Sequence[float] = 0.1,
     mesh: Mesh,
     batch_size: int = 256,
 ) -> Result:
@@ -94,36 +99,76 @@ def evaluate_knn(
         encode: uint8 images to features, jitted; the encoder's features, not the head's.
         train: images with known classes, the bank.
         test: images to classify, the queries.
-        k: neighbours, at least 1; a smaller bank votes whole.
-        temperature: of the weights exp(similarity / temperature), positive.
+        k: neighbours, at least 1; a smaller bank votes whole. Several: each is measured.
+        temperature: of the weights exp(similarity / temperature), positive. Several: each is
+            measured with each k.
         mesh: the devices that encode.
         batch_size: images encoded at once.
 
     Returns:
-        The rows `top1` and `top5`, and the settings with the k that was used.
+        The rows `top1` and `top5` of the first k and temperature, those of others as `top1_k20` or
+        `top1_k20_t0.07`; the confusion of the first; and the settings with the k that was used.
+        A note says where a k is more than a class has images in the bank.
 
     Raises:
         ArgumentError: a source has no labels, the classes differ, or a setting is out of range.
     """
     num_classes = check_classes(train, test)
-    if temperature <= 0:
+    ks, temperatures = _several(k), _several(temperature)
+    if not ks or min(ks) < 1:
+        raise ArgumentError("k", f"found {k}; allowed: at least 1 neighbour.")
+    if not temperatures or min(temperatures) <= 0:
         raise ArgumentError("temperature", f"found {temperature}; allowed: above 0.")
     bank, bank_labels = encode_source(encode, train, mesh=mesh, batch_size=batch_size)
     queries, labels = encode_source(encode, test, mesh=mesh, batch_size=batch_size)
-    votes = knn_votes(
-        jnp.asarray(queries),
-        jnp.asarray(bank),
-        jnp.asarray(bank_labels),
-        k=k,
-        temperature=temperature,
-        num_classes=num_classes,
-    )
+    used = tuple(dict.fromkeys(min(k, len(bank)) for k in ks))
+    rows, first = [], None
+    for k_used, t in itertools.product(used, temperatures):
+        votes = knn_votes(
+            jnp.asarray(queries),
+            jnp.asarray(bank),
+            jnp.asarray(bank_labels),
+            k=k_used,
+            temperature=t,
+            num_classes=num_classes,
+        )
+        of = f"_k{k_used}" if len(used) > 1 else ""
+        of += f"_t{t:g}" if len(temperatures) > 1 else ""
+        named = accuracies(votes, jnp.asarray(labels))
+        if first is None:
+            first = confusion(np.asarray(votes.argmax(axis=1)), labels, test.class_names)
+        else:
+            named = (row._replace(name=row.name + of) for row in named)
+        rows += named
+    assert first is not None
     protocol = {
         "evaluation": "knn",
-        "k": min(k, len(bank)),
-        "temperature": temperature,
+        "k": used[0] if len(used) == 1 else list(used),
+        "temperature": temperatures[0] if len(temperatures) == 1 else list(temperatures),
         "bank_images": len(bank),
         "test_images": len(queries),
         "classes": num_classes,
     }
-    return Result(accuracies(votes, jnp.asarray(labels)), protocol)
+    notes = _small_classes(max(used), bank_labels, train.class_names)
+    return Result(tuple(rows), protocol, confusion=first, notes=notes)
+
+
+def _several(value: float | Sequence[float]) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, Sequence) else (value,)
+
+
+def _small_classes(
+    k: int, labels: Int[np.ndarray, " n"], class_names: Sequence[str]
+) -> tuple[str, ...]:
+    """What a large k does to classes that have fewer images in the bank."""
+    sizes = np.bincount(labels, minlength=len(class_names))
+    there = np.flatnonzero(sizes)
+    smallest = int(there[sizes[there].argmin()])
+    few = int((sizes[there] < k).sum())
+    if not few:
+        return ()
+    return (
+        f"k is {k}, but {few} of {len(there)} classes have fewer images in the bank, "
+        f"{class_names[smallest]} only {sizes[smallest]}: even if all of them are near, images of "
+        f"other classes vote too. Up to k={sizes[smallest]} all classes can win alike.",
+    )

@@ -11,9 +11,11 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
-from .. import data, sharding
+from .. import augment, data, sharding
 
-EncodeView = Callable[[PRNGKeyArray, UInt8[Array, "n h w c"]], Float[Array, "n d"]]
+EncodeView = Callable[
+    [PRNGKeyArray, UInt8[Array, "n h w c"] | augment.Pictures], Float[Array, "n d"]
+]
 Progress = Callable[[range], Iterable[int]]
 
 
@@ -182,8 +184,9 @@ def fit_augmented(
     scaled = learning_rates * (batch_size / 256)
     for step in progress(range(total_steps)):
         batch = next(batches)
-        batch = sharding.shard_batch({k: batch[k] for k in ("image", "label")}, mesh)
-        features = encode_view(jax.random.fold_in(key, step), batch["image"])
+        shown = {k: v for k, v in batch.items() if k in ("image", "extent", "label")}
+        batch = sharding.shard_batch(shown, mesh)
+        features = encode_view(jax.random.fold_in(key, step), augment.seen(batch))
         state = sgd_step(state, features.astype(jnp.float32), batch["label"], scaled)
     head, _ = state
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), head)

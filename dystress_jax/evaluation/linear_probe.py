@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from .. import data
 from ..errors import ArgumentError, look_up
 from ._result import Result, accuracies, top_accuracy
+from .confusion import confusion
 from .features import Encode, check_classes, encode_source
 from .linear_head import EncodeView, Progress, fit_augmented, fit_lbfgs, fit_sgd
 
@@ -122,7 +123,12 @@ def evaluate_linear_probe(
     }
     if solver == "sgd":
         protocol |= {"epochs": epochs, "batch_size": batch_size, "momentum": MOMENTUM}
-    return Result(accuracies(every[chosen], labels), protocol)
+    predicted = np.asarray(every[chosen].argmax(axis=1))
+    return Result(
+        accuracies(every[chosen], labels),
+        protocol,
+        confusion=confusion(predicted, np.asarray(labels), test.class_names),
+    )
 
 
 def _check(

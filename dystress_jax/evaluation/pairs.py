@@ -12,6 +12,7 @@ from .. import data
 from ..errors import ArgumentError
 from ..similarities import Similarity
 from ._result import Result, Row, top_accuracy
+from .confusion import confusion
 from .features import Encode, check_finite, embed_source
 from .retrieval import retrieval_chance, retrieval_recalls
 from .zero_shot import class_embeddings, prompts, zero_shot_scores
@@ -165,9 +166,10 @@ def evaluate_zero_shot(
     classes = class_embeddings(
         texts.reshape(len(names), len(templates), -1), similarity=encoder.similarity
     )
-    accuracy = {1: 0.0, 5: 0.0}
+    accuracy, predicted = {1: 0.0, 5: 0.0}, []
     for rows in np.split(labelled, range(BATCH_SIZE, len(labelled), BATCH_SIZE)):
         scores = zero_shot_scores(images[rows], classes, similarity=encoder.similarity)
+        predicted.append(np.asarray(scores.argmax(axis=1)))
         for top in accuracy:
             right = top_accuracy(scores, jnp.asarray(labels[rows]), top=top)
             accuracy[top] += float(right) * len(rows) / len(labelled)
@@ -184,4 +186,5 @@ def evaluate_zero_shot(
         Row("top1", accuracy[1], chance=1 / len(names)),
         Row("top5", accuracy[5], chance=min(5, len(names)) / len(names)),
     )
-    return Result(rows, protocol)
+    found = confusion(np.concatenate(predicted), labels[labelled], names)
+    return Result(rows, protocol, confusion=found)

@@ -12,7 +12,11 @@ same values and gradients.
 | `ring`     | `axis_name` | candidates travel, no device holds more than two blocks of others  |
 | `auto`     |             | one of them, by the size                                           |
 
-- `dense` is the only one that supports forward mode (`jax.jvp`, `jax.hessian`).
+A strategy is a value: `dense()`, `tiled(tile)`, `gathered("data")`, `ring("data", tile=512)`. A
+name stands for one, with `tile_size` and `axis_name` as its companions.
+
+- `dense` is the only one that supports forward mode (`jax.jvp`, `jax.hessian`), and over devices
+  `gathered("data", within=dense())`.
 - `tiled` loops over slices of the rows. Under `jax.jit` with a batch split over devices it is
   correct, but the compiler gathers the rows on every device, and each does all the work.
 - `dense` alone takes a symbolic number of rows (`jax.export`), and is what `auto` takes then.
@@ -30,7 +34,13 @@ The precision of the matrix products belongs to the similarity: `sphere.with_pre
 `axis_name` is the mesh axis over which the batch is split, inside `jax.shard_map`. The result holds
 this device's rows of the loss of the whole batch, and gradients are those of the whole batch. Take
 the mean over the rows and over the devices (`jax.lax.pmean`), as for any other loss per example.
-For whole arrays `on_mesh` does all this.
+For whole arrays `on_mesh` does all this. Without it, arrays that tell over which devices their rows
+are split choose for themselves: under `jax.jit` where the axes are `Explicit`, as those of
+`jax.make_mesh` are, and everywhere outside `jax.jit`. Each device then computes its own rows. Under
+`jax.jit` on `Auto` axes nobody knows the devices while the program is written: take `on_mesh`.
+
+`where` says which rows are real. The others are neither anchors nor candidates, get loss 0 and no
+gradient, and may hold anything: divide the sum by the number of real anchors.
 
 Where exp(s / tau) cannot leave the range of the dtype, tiles need one pass, and those of one set of
 views serve rows and columns at once. The bound of a temperature and the range of a similarity
@@ -50,3 +60,12 @@ from ._self_supervised import moco as moco
 from ._self_supervised import nt_xent as nt_xent
 from ._self_supervised import rgcl as rgcl
 from ._self_supervised import supcon as supcon
+from ._strategies import Dense as Dense
+from ._strategies import Gathered as Gathered
+from ._strategies import Ring as Ring
+from ._strategies import StrategyLike as StrategyLike
+from ._strategies import Tiled as Tiled
+from ._strategies import dense as dense
+from ._strategies import gathered as gathered
+from ._strategies import ring as ring
+from ._strategies import tiled as tiled

@@ -1,28 +1,47 @@
 """Losses between two kinds of embeddings, such as images and texts."""
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
+from ..errors import ArgumentError
 from ..similarities import Similarity, sphere
 from ..temperatures import Constant, TemperatureLike, check_positive
+from . import _partition
+from ._on_mesh import by_own_devices
 from ._partition import Side, logits
-from ._plan import Options, SimilarityLike, check_pairs
-from ._strategies import TileSize
+from ._plan import (
+    Options,
+    SimilarityLike,
+    as_labels,
+    as_mask,
+    check_count,
+    check_rows,
+    check_same_shape,
+    keep,
+)
+from ._strategies import AxisName, StrategyLike, TileSize
+
+Labels = Integer[Array, "_"] | Bool[Array, "_ _"]
 
 
+@by_own_devices
 def clip(
     images: Float[Array, "n ..."],
-    texts: Float[Array, "n ..."],
+    texts: Float[Array, "m ..."],
     *,
     temperature: TemperatureLike,
+    labels: Labels | tuple[Labels, Labels] | None = None,
+    where: Bool[Array, " n"] | None = None,
+    where_texts: Bool[Array, " m"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
-    strategy: str = "auto",
+    strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Float[Array, " n"]:
     r"""The symmetric loss of CLIP: each image finds its text and each text its image.
 
@@ -32,9 +51,15 @@ def clip(
     Args:
         images: embeddings of n images, n >= 2, any float dtype. Further axes, such as the tokens
             of an oblique embedding, are flattened.
-        texts: embeddings of their texts, of the same shape.
+        texts: embeddings of their texts. Without labels text i belongs to image i, and texts beyond
+            n are further negatives of the images.
         temperature: a float, an array [n] with one entry for both anchors of a pair, a function
             or a `Temperature`, such as `temperatures.learned`.
+        labels: the class or the caption of each pair, as in `supcon`: [n] integers, or [n, labels]
+            bools. Pairs of images and texts that share one are positives, not negatives. For other
+            numbers of texts than of images two arrays, (those of the images, those of the texts).
+        where: which images, and their texts, are real, as in `nt_xent`.
+        where_texts: which texts are real, where the mask of the images does not say it.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
         strategy: see `nt_xent`.
@@ -42,7 +67,9 @@ def clip(
         axis_name: see `nt_xent`.
 
     Returns:
-        The mean of both directions for each pair, in float32 or float64.
+        The mean of both directions for each image, in float32 or float64: its own loss and that of
+        its text. With labels the loss of an anchor is the mean over its positives, 0 for one that
+        has none; with those of both sides, the second part is the mean over the texts of an image.
 
     Raises:
         ArgumentError: as `nt_xent`.
@@ -57,29 +84,69 @@ def clip(
         Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020), Figure 3.
     """
     images, texts = _flatten(images), _flatten(texts)
-    check_pairs("images", images, "texts", texts, axis_name)
-    n, d = images.shape
     options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
-    plan = options.plan(anchors=n, candidates=n, length=d)
-    a, b = plan.points(images), plan.points(texts)
-    pair = plan.row_numbers(n)
-    positives = plan.positives(a, b)
-    of_image = jax.nn.softplus(plan.negatives(a, b, groups=(pair, pair)) - positives)
-    of_text = jax.nn.softplus(plan.negatives(b, a, groups=(pair, pair)) - positives)
-    return (of_image + of_text) / 2
+    pairs = _pairs(images, texts, labels, where, where_texts, options.axis)
+    (n, d), m = images.shape, texts.shape[0]
+    plan = options.plan(anchors=n, candidates=m, length=d)
+    real, real_texts = pairs.real
+    a, b = plan.points(images, real), plan.points(texts, real_texts)
+    if labels is None:
+        image, text = plan.partners(n, m)
+        # Only a whole pair has a loss; half of one is still a candidate.
+        pair = real if real is None or real_texts is None else real & real_texts[:n]
+        positives = plan.positives(a, b[:n])
+        of_image = plan.negatives(a, b, groups=(image, text), real=(pair, real_texts))
+        of_text = plan.negatives(b[:n], a, groups=(text[:n], image), real=(pair, real))
+        both = jax.nn.softplus(of_image - positives) + jax.nn.softplus(of_text - positives)
+        return keep(both / 2, pair)
+
+    def against(a, b, groups, real, plan=plan):
+        return plan.against_many(
+            a,
+            b,
+            negatives=(groups, _partition.not_same),
+            positives=(groups, _partition.same),
+            real=real,
+        )
+
+    image, text = pairs.labels
+    if n != m and plan.temperature.is_per_anchor:
+        raise ArgumentError(
+            "temperature",
+            f"found one per anchor, with {n} images and {m} texts; allowed: as many of both, or "
+            "one of another kind.",
+        )
+    of_image = against(a, b, (image, text), (real, real_texts))
+    of_text = keep(against(b, a, (text, image), (real_texts, real)), real_texts)
+    if isinstance(labels, tuple):
+        rows, columns = Side(a, image, real), Side(of_text, text, real_texts)
+        sums = lambda term: plan.strategy.row_sum(term, (), rows, columns)
+        total, count = sums(_partner_value), sums(_partition.PairCount(_partition.same))
+        of_text = total / jnp.maximum(count, 1.0)
+    return keep((of_image + of_text) / 2, real)
 
 
+def _partner_value(params: Any, rows: Side, columns: Side) -> Float[Array, "n m"]:
+    """The term of the columns that share a label: their own value, in place of points."""
+    count = _partition.PairCount(_partition.same)(params, rows, columns)
+    return count * columns.points[None, :]
+
+
+@by_own_devices
 def siglip(
     images: Float[Array, "n ..."],
-    texts: Float[Array, "n ..."],
+    texts: Float[Array, "m ..."],
     *,
     scale: ArrayLike,
     bias: ArrayLike,
+    labels: Labels | tuple[Labels, Labels] | None = None,
+    where: Bool[Array, " n"] | None = None,
+    where_texts: Bool[Array, " m"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
-    strategy: str = "auto",
+    strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Float[Array, " n"]:
     r"""The sigmoid loss of SigLIP: is this text the text of this image, for every pair.
 
@@ -88,9 +155,15 @@ def siglip(
 
     Args:
         images: embeddings of n images, n >= 2, any float dtype. Further axes are flattened.
-        texts: embeddings of their texts, of the same shape.
+        texts: embeddings of their texts. Without labels text i belongs to image i, and texts beyond
+            n belong to none.
         scale: t > 0, usually e^t' with t' learned from ln 10.
         bias: b, usually learned from -10.
+        labels: the class or the caption of each pair, as in `supcon`: [n] integers, or [n, labels]
+            bools. Pairs of images and texts that share one are positives, not negatives. For other
+            numbers of texts than of images two arrays, (those of the images, those of the texts).
+        where: which images, and their texts, are real, as in `nt_xent`.
+        where_texts: which texts are real, where the mask of the images does not say it.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
         strategy: see `nt_xent`.
@@ -114,17 +187,19 @@ def siglip(
         Zhai et al., [arXiv 2303.15343](https://arxiv.org/abs/2303.15343), Eq. 1.
     """
     images, texts = _flatten(images), _flatten(texts)
-    check_pairs("images", images, "texts", texts, axis_name)
-    check_positive("scale", scale)
-    n, d = images.shape
     # The scale is applied below, in place of a temperature.
     options = Options(1.0, similarity, normalize, strategy, tile_size, axis_name)
-    plan = options.plan(anchors=n, candidates=n, length=d)
-    a, b = plan.points(images), plan.points(texts)
-    pair = plan.row_numbers(n)
+    pairs = _pairs(images, texts, labels, where, where_texts, options.axis)
+    check_positive("scale", scale)
+    (n, d), m = images.shape, texts.shape[0]
+    plan = options.plan(anchors=n, candidates=m, length=d)
+    real, real_texts = pairs.real
+    a, b = plan.points(images, real), plan.points(texts, real_texts)
+    image, text = plan.partners(n, m) if labels is None else pairs.labels
     params = (Constant(jnp.asarray(1.0 / scale, a.dtype)), jnp.asarray(bias, a.dtype))
     term = PairSigmoid(plan.similarity)
-    return plan.strategy.row_sum(term, params, Side(a, pair), Side(b, pair))
+    rows, columns = Side(a, image, real), Side(b, text, real_texts)
+    return keep(plan.strategy.row_sum(term, params, rows, columns), real)
 
 
 @dataclass(frozen=True)
@@ -139,8 +214,57 @@ class PairSigmoid:
         temperature, bias = params
         value = self.similarity.between(rows.points, columns.points)
         logit = logits(self.similarity, temperature, value) + bias
-        matches = rows.group[:, None] == columns.group[None, :]
-        return jax.nn.softplus(jnp.where(matches, -logit, logit))
+        term = jax.nn.softplus(jnp.where(_partition.same(rows.group, columns.group), -logit, logit))
+        return term if columns.real is None else jnp.where(columns.real[None, :], term, 0.0)
+
+
+class _Pairs(NamedTuple):
+    """What belongs together, and what only fills up the batch: of the images, and of the texts."""
+
+    labels: tuple[Any, Any]
+    real: _partition.Real
+
+
+def _pairs(
+    images: Float[Array, "n d"],
+    texts: Float[Array, "m d"],
+    labels: Labels | tuple[Labels, Labels] | None,
+    where: Bool[Array, " n"] | None,
+    where_texts: Bool[Array, " m"] | None,
+    axis: AxisName | None,
+) -> _Pairs:
+    """Checks all that a loss of images and texts takes."""
+    check_rows("images", images, "texts", texts)
+    n, m = images.shape[0], texts.shape[0]
+    check_count("images" if labels is None else "texts", n if labels is None else m, axis)
+    real = as_mask("where", where, n, "image")
+    real_texts = as_mask("where_texts", where_texts, m, "text")
+    if isinstance(labels, tuple):
+        of_images, of_texts = as_labels("labels", labels[0], n), as_labels("labels", labels[1], m)
+        if of_images.shape[1:] != of_texts.shape[1:]:
+            raise ArgumentError(
+                "labels",
+                f"found shapes {of_images.shape} and {of_texts.shape}; allowed: integers twice, or "
+                "bools twice, for the same labels.",
+            )
+        wider = jnp.promote_types(of_images.dtype, of_texts.dtype)
+        both = of_images.astype(wider), of_texts.astype(wider)
+        return _Pairs(both, (real, real_texts))
+    if labels is not None:
+        check_same_shape("images", images, "texts", texts)
+        label = as_labels("labels", labels, n)
+        return _Pairs((label, label), (real, real if real_texts is None else real_texts))
+    if isinstance(m - n, int) and m < n:
+        raise ArgumentError(
+            "texts",
+            f"found {m} rows; allowed: at least {n}, because text i belongs to image i where "
+            "`labels` is None.",
+        )
+    if real is not None and real_texts is None:
+        real_texts = jnp.concatenate([real, jnp.ones(m - n, bool)])
+    if real_texts is not None and real is None:
+        real = jnp.ones(n, bool)
+    return _Pairs((None, None), (real, real_texts))
 
 
 def _flatten(x: Float[Array, "n ..."]) -> Float[Array, "n d"]:

@@ -1,34 +1,45 @@
-"""A loss of the whole batch, computed by all devices of a mesh."""
+"""A loss of the whole batch, computed by all devices of a mesh: a given one, or the arrays' own.
+
+An array tells over which devices it is split, unless it is traced and the axes of its mesh are
+`Auto`: then the compiler decides that after the program is written.
+"""
 
 import functools
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from ..errors import ArgumentError, look_up
 from ..temperatures import Function, Temperature, as_temperature
-from ._strategies import TileSize
+from ._partition import AxisName
+from ._strategies import Dense, Gathered, Ring, Strategy, StrategyLike, Tiled, TileSize
 
 Loss = Callable[..., Array]
+P = ParamSpec("P")
 
 FOR_QUEUE: dict[str, None] = dict.fromkeys(("auto", "dense", "tiled"))
+"""The strategies of a loss with a queue."""
 STRATEGIES: dict[str, None] = FOR_QUEUE | dict.fromkeys(("gathered", "ring"))
+"""The strategies of `on_mesh`."""
 DECIDED = ("strategy", "tile_size", "axis_name")
+# Keywords whose arrays have one entry per example, as those given by position have.
+BY_ROWS = ("where", "where_keys", "where_texts", "labels", "positives")
+WHOLE = ("queue", "where_queue")
 
 
 def on_mesh(
     loss: Loss,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     *,
-    axis: str = "data",
-    strategy: str = "auto",
+    axis: AxisName = "data",
+    strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
 ) -> Loss:
     r"""The same loss, of a batch whose rows are split over the devices of a mesh.
@@ -44,6 +55,9 @@ def on_mesh(
     | `gathered`, `ring` | `jax.shard_map` over the axis, see `dystress_jax.losses`           |
     | `auto`             | one device: the loss as it is; several: the better of the last two |
 
+    Where the axis is `Explicit`, nothing is left to the compiler: with `dense` and `tiled` each
+    device has all candidates, and its own rows are compared with them in that way.
+
     A loss with an argument `queue`, such as `moco`, is the exception. Nothing travels: each device
     compares its own queries with the whole queue, by `auto`, `dense` or `tiled`.
 
@@ -51,22 +65,23 @@ def on_mesh(
         loss: one of `dystress_jax.losses`, the same with options (`functools.partial`), or a
             function of your own around one. It must pass on the keywords `strategy` and
             `tile_size`, and `axis_name` if it has no `queue`.
-        mesh: the devices. The axis is `jax.sharding.AxisType.Auto`.
-        axis: the mesh axis over which the rows are split. Other axes are left alone.
-        strategy: `auto`, `dense`, `tiled`, `gathered` or `ring`.
+        mesh: the devices.
+        axis: the mesh axis over which the rows are split, or several of them, the outermost first.
+            Other axes are left alone: with them, each group of devices does the same.
+        strategy: `auto`, `dense`, `tiled`, `gathered` or `ring`, or a value such as
+            `losses.ring("data", tile=512)` over the same axis.
         tile_size: rows and columns of a tile, see `dystress_jax.losses`.
 
     Returns:
         The loss with the signature of `loss`, less what is decided here. Arguments that may be
-        given by position are arrays, and row i of all of them belongs to example i; `queue` is
-        whole on every device. Give `temperature` and options by keyword. A temperature per anchor
-        has the order and the length of the values of the loss.
+        given by position are arrays, and row i of all of them belongs to example i; so are masks,
+        `labels` and `positives`; `queue` is whole on every device. Give `temperature` and options
+        by keyword. A temperature per anchor has the order and the length of the values of the loss.
 
     Raises:
-        ArgumentError: for an axis that the mesh does not have or that is not `Auto`, a strategy
-            that the loss does not have, or a loss that does not take these keywords. When called:
-            for rows that the devices cannot share equally, and for `positives` of `info_nce`,
-            which count the keys of one device.
+        ArgumentError: for an axis that the mesh does not have, a strategy that the loss does not
+            have or over another axis, or a loss that does not take these keywords. When called: for
+            rows that the devices cannot share equally.
 
     Example:
         >>> from . import nt_xent
@@ -78,20 +93,24 @@ def on_mesh(
         Array([0.6271, 0.6271, 1.1143, 1.1143], dtype=float32)
     """
     signature, has_queue = _read(loss)
-    devices = look_up(mesh.shape, axis, argument="axis")
-    kind = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))[axis]
-    if kind != AxisType.Auto:
-        raise ArgumentError(
-            "mesh",
-            f"found {axis!r}, an axis of type {kind.name}; allowed: Auto, as "
-            f'jax.make_mesh(({devices},), ("{axis}",), (jax.sharding.AxisType.Auto,)) makes it.',
-        )
-    look_up(FOR_QUEUE if has_queue else STRATEGIES, strategy, argument="strategy")
-    how: dict[str, Any] = {"strategy": strategy, "tile_size": tile_size}
+    axes = _names(axis)
+    devices = 1
+    for name in axes:
+        devices *= look_up(mesh.shape, name, argument="axis")
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    explicit = {name for name, kind in types.items() if kind == AxisType.Explicit}
+    how = _how(strategy, tile_size, axis, has_queue)
+    loss = loss if explicit else _unasked(loss)
     if has_queue:
         split = devices > 1
+    elif isinstance(strategy, Gathered | Ring) or strategy in ("gathered", "ring"):
+        split = True
+    elif explicit.issuperset(axes) and strategy != "auto":
+        split = devices > 1
+        within = how["strategy"] if isinstance(strategy, Strategy) else _WITHIN[strategy](tile_size)
+        how = {"strategy": Gathered(axis, within)} if split else how
     else:
-        split = strategy in ("gathered", "ring") or (strategy == "auto" and devices > 1)
+        split = strategy == "auto" and devices > 1
         how |= {"axis_name": axis} if split else {}
 
     if not split:
@@ -99,48 +118,166 @@ def on_mesh(
         whole.__signature__ = signature  # type: ignore[attr-defined]
         return whole
 
+    # Over axes that are Explicit or over which nothing is split, each device does the same.
+    manual = explicit | set(axes)
+    place = functools.partial(_place, mesh=mesh) if explicit else (lambda x, spec: x)
+    by_rows, by_side, whole = PartitionSpec(axis), PartitionSpec(None, axis), PartitionSpec()
+
     def call(arguments: dict[str, Any], how: dict[str, Any]) -> Array:
-        bound = inspect.BoundArguments(signature, OrderedDict(arguments))
-        return loss(*bound.args, **bound.kwargs, **how)
+        named = {name: x for name, x in arguments.items() if name in signature.parameters}
+        passed_on = {name: x for name, x in arguments.items() if name not in named}
+        bound = inspect.BoundArguments(signature, OrderedDict(named))
+        return loss(*bound.args, **bound.kwargs, **passed_on, **how)
 
     @functools.wraps(loss)
     def over_devices(*positional: Any, **keywords: Any) -> Array:
         bound = signature.bind(*positional, **keywords)
         bound.apply_defaults()
-        arguments = bound.arguments
+        arguments = _by_name(bound)
         if "temperature" in arguments:
             arguments["temperature"] = as_temperature(arguments["temperature"])
         # Traced, not computed: errors of the loss count the rows of the whole batch.
-        jax.eval_shape(lambda: call(arguments, {"strategy": "dense", "tile_size": tile_size}))
+        alone = {"strategy": "dense", "tile_size": None}
+        jax.eval_shape(lambda: call(place(arguments, whole), alone))
         rows = {name: x for name, x in arguments.items() if _has_rows(signature, name)}
-        queue = {name: x for name, x in arguments.items() if name == "queue"}
-        others = {name: x for name, x in arguments.items() if name not in rows | queue}
-        if arguments.get("positives") is not None:
-            raise ArgumentError(
-                "positives",
-                "found an index of keys, which is not split over devices; allowed: None, key i "
-                "belongs to query i. Or use `strategy` dense.",
-            )
+        shared = {name: x for name, x in arguments.items() if name in WHOLE}
+        others = {name: x for name, x in arguments.items() if name not in rows | shared}
         n = _count(rows, devices, axis)
-        entering, staying = _partition(_by_side(others, n))
+        own_order = arguments.get("positives") is not None  # they count rows in the order given
+        parts, treedef = jax.tree.flatten(rows)
+        entering, staying = _partition(others)
 
-        def shard(rows, queue, entering):
+        def shard(parts, shared, entering):
             others = _in_order(_combine(entering, staying))
-            return call(rows | queue | others, how).reshape(-1, n // devices)
+            rows = [part[0] if len(part) == 1 else jnp.concatenate(part) for part in parts]
+            arguments = treedef.unflatten(rows) | shared | others
+            return call(arguments, how).reshape(-1, n // devices)
 
-        specs = (PartitionSpec(axis), PartitionSpec(), _specs(entering, PartitionSpec(None, axis)))
+        def cut(x):
+            """The rows that belong to those of the first array, and further ones, split apart."""
+            if own_order or jnp.shape(x)[0] <= n:
+                return [x]
+            x = place(x, whole)
+            return [x[:n], x[n:]]
+
+        specs = (by_rows, whole, _specs(entering, by_side))
         mapped = jax.shard_map(
             shard,
             mesh=mesh,
             in_specs=specs,
-            out_specs=PartitionSpec(None, axis),
-            axis_names={axis},
+            out_specs=by_side,
+            axis_names=manual,
             check_vma=not _has_closure(others),
         )
-        return mapped(rows, queue, entering).reshape(-1)
+
+        def on_all(parts, shared, entering):
+            of_rows = place([cut(x) for x in parts], by_rows)
+            entering = _by_side(place(entering, whole), n)
+            entering = _map_per_anchor(lambda leaf: place(leaf, by_side), entering)
+            value = mapped(of_rows, place(shared, whole), entering)
+            if value.shape[0] == 1:
+                return value[0]
+            return place(place(value, whole).reshape(-1), by_rows)
+
+        # Step by step, outside jit, a shard_map takes no derivatives such as those of the tiles.
+        return jax.jit(on_all)(parts, shared, entering)
 
     over_devices.__signature__ = signature  # type: ignore[attr-defined]
     return over_devices
+
+
+def by_own_devices(loss: Callable[P, Array]) -> Callable[P, Array]:
+    """The loss, computed by the devices over which its arrays are split, where they tell so."""
+    signature = inspect.signature(loss)
+
+    @functools.wraps(loss)
+    def placed(*positional: P.args, **keywords: P.kwargs) -> Array:
+        strategy = keywords.get("strategy", "auto")
+        if isinstance(strategy, Gathered | Ring) or keywords.get("axis_name") is not None:
+            return loss(*positional, **keywords)
+        shardings = [_sharding(x) for x in jax.tree.leaves((positional, keywords))]
+        split = [s for s in shardings if s is not None and not s.is_fully_replicated]
+        if not split:
+            return loss(*positional, **keywords)
+        mesh = next((s.mesh for s in split if isinstance(s.mesh, Mesh)), split[0].mesh)
+        explicit = AxisType.Explicit in mesh.axis_types
+        axes = next((_names(s.spec[0]) for s in split if s.spec and s.spec[0] is not None), ())
+        if axes and (explicit or strategy == "auto"):
+            how: Any = {name: keywords.pop(name) for name in DECIDED[:2] if name in keywords}
+            keywords.pop("axis_name", None)
+            axis = axes[0] if len(axes) == 1 else axes
+            return on_mesh(loss, mesh, axis=axis, **how)(*positional, **keywords)
+        if explicit:  # the numbers of a row are split, which is of no use here
+            bound = signature.bind(*positional, **keywords)
+            whole = functools.partial(_place, spec=PartitionSpec(), mesh=mesh)
+            positional, keywords = whole(bound.args), whole(bound.kwargs)
+        return loss(*positional, **keywords)
+
+    _UNASKED[placed] = loss
+    return placed
+
+
+# What a loss is where somebody else has decided about the devices.
+_UNASKED: dict[Any, Loss] = {}
+
+
+def _unasked(loss: Loss) -> Loss:
+    """The loss, whose arrays are not asked how they are split."""
+    if isinstance(loss, functools.partial):
+        return functools.partial(_unasked(loss.func), *loss.args, **loss.keywords)
+    return _UNASKED.get(loss, loss) if inspect.isfunction(loss) else loss
+
+
+def _sharding(x: Any) -> NamedSharding | None:
+    """How an array is split over a mesh, where that is known."""
+    if not isinstance(x, jax.Array):
+        return None
+    if isinstance(x, Tracer):
+        sharding = jax.typeof(x).sharding
+        mesh = sharding.mesh
+        return None if mesh.empty or AxisType.Explicit not in mesh.axis_types else sharding
+    return x.sharding if isinstance(x.sharding, NamedSharding) else None
+
+
+def _place(tree: Any, spec: PartitionSpec, *, mesh: Mesh | AbstractMesh) -> Any:
+    """Lays all arrays over the mesh in that way."""
+    move = lambda x: jax.sharding.reshard(x, NamedSharding(mesh, spec))
+    return jax.tree.map(lambda x: move(x) if isinstance(x, jax.Array) else x, tree)
+
+
+def _names(axis: AxisName | None) -> tuple[str, ...]:
+    return () if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)
+
+
+_WITHIN = {"dense": lambda tile_size: Dense(), "tiled": Tiled}
+
+
+def _how(
+    strategy: StrategyLike, tile_size: TileSize, axis: AxisName, has_queue: bool
+) -> dict[str, Any]:
+    """The keywords for the loss; those of an axis are left to the caller.
+
+    A value goes as it is, and a name with its companions, which a loss of one's own may read.
+    """
+    if isinstance(strategy, str):
+        look_up(FOR_QUEUE if has_queue else STRATEGIES, strategy, argument="strategy")
+        how: dict[str, Any] = {"strategy": strategy, "tile_size": tile_size}
+        return how | ({"axis_name": axis} if strategy in ("gathered", "ring") else {})
+    if tile_size is not None:
+        raise ArgumentError(
+            "tile_size", f"found {tile_size} beside {strategy}; allowed: None, as it has its own."
+        )
+    if isinstance(strategy, Gathered | Ring):
+        if has_queue:
+            raise ArgumentError(
+                "strategy",
+                f"found {strategy} with a queue; allowed: dense() or tiled().",
+            )
+        if _names(strategy.axis) != _names(axis):
+            raise ArgumentError(
+                "strategy", f"found {strategy}; allowed: one over the axis {axis!r}."
+            )
+    return {"strategy": strategy}
 
 
 def _read(loss: Loss) -> tuple[inspect.Signature, bool]:
@@ -160,31 +297,36 @@ def _read(loss: Loss) -> tuple[inspect.Signature, bool]:
     return signature.replace(parameters=kept), has_queue
 
 
+def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
+    """All arguments, those too that a function takes as `**how`."""
+    arguments = dict(bound.arguments)
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name)
+    return arguments
+
+
 def _has_rows(signature: inspect.Signature, name: str) -> bool:
     """Whether the argument is an array with one row per example."""
+    if name in BY_ROWS or name not in signature.parameters:
+        return name in BY_ROWS
     parameter = signature.parameters[name]
     by_position = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    return by_position and name not in ("queue", "temperature")
+    return by_position and name not in (*WHOLE, "temperature")
 
 
-def _count(rows: dict[str, Array], devices: int, axis: str) -> int:
-    """The number of examples, the same in all arrays and for all devices."""
+def _count(rows: dict[str, Any], devices: int, axis: AxisName) -> int:
+    """The number of rows of the first array; those of all can be shared equally."""
     first, *_ = rows
-    n = jnp.shape(rows[first])[0]
-    for name, x in rows.items():
-        if jnp.shape(x)[0] != n:
-            raise ArgumentError(
-                name,
-                f"found {jnp.shape(x)[0]} rows beside {n} of `{first}`; over several devices row i "
-                "of both must belong to example i. Or use `strategy` dense.",
-            )
-    if n % devices:
-        raise ArgumentError(
-            first,
-            f"found {n} rows, which the {devices} devices of the mesh axis {axis!r} cannot share "
-            f"equally; allowed: a multiple of {devices}.",
-        )
-    return n
+    for name, tree in rows.items():
+        for x in jax.tree.leaves(tree):
+            if jnp.shape(x)[0] % devices:
+                raise ArgumentError(
+                    name,
+                    f"found {jnp.shape(x)[0]} rows, which the {devices} devices of the mesh axis "
+                    f"{axis!r} cannot share equally; allowed: a multiple of {devices}.",
+                )
+    return jnp.shape(rows[first])[0]
 
 
 def _is_per_anchor(node: Any) -> bool:
@@ -213,11 +355,17 @@ def _partition(tree: Any) -> tuple[Any, Any]:
     so that their gradients are summed over the devices. Numbers stay numbers: in a `shard_map` they
     would be traced, and the losses could not see before they start whether exp(logit) can overflow.
     """
-    enters = lambda node: _is_per_anchor(node) or isinstance(node, Tracer)
-    entering = lambda node: node if enters(node) else None
-    staying = lambda node: None if enters(node) else node
+    entering = lambda node: node if _enters(node) else None
+    staying = lambda node: None if _enters(node) else node
     of = functools.partial(jax.tree.map, is_leaf=_is_per_anchor)
     return of(entering, tree), of(staying, tree)
+
+
+def _enters(node: Any) -> bool:
+    if _is_per_anchor(node) or isinstance(node, Tracer):
+        return True
+    sharding = _sharding(node)
+    return sharding is not None and AxisType.Explicit in sharding.mesh.axis_types
 
 
 def _combine(entering: Any, staying: Any) -> Any:

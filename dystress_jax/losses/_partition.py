@@ -4,7 +4,9 @@ Nothing here knows which loss it serves. What a pair contributes is a term, a fu
 a column; a strategy sums terms over the columns and knows nothing of what they mean.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,19 +15,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from ..similarities import Similarity
 from ..temperatures import Function, Temperature
+
+# Several axes count as one: the rows are split over all of them, the first one outermost.
+AxisName = str | tuple[str, ...]
 
 
 class Side(NamedTuple):
     """One side of the pairs; each leaf has one entry per row (column) in its leading axis."""
 
     points: Float[Array, "n d"]
-    group: Any = None  # integers [n ...], or None where all pairs are allowed
+    group: Any = None  # what `allowed` compares, or None where all pairs are allowed
+    real: Bool[Array, " n"] | None = None  # not a row that only fills up the batch
     temperature: Temperature | None = None
     shift: Float[Array, " n"] | None = None
+
+
+Real = tuple[Bool[Array, " n"] | None, Bool[Array, " m"] | None]
 
 
 class Strategy(NamedTuple):
@@ -75,14 +84,57 @@ def logits(
     return value * jnp.reciprocal(temperature(similarity.as_cosine(value)))
 
 
-def different(a: Int[Array, " n"], b: Int[Array, " m"]) -> Bool[Array, "n m"]:
+def different(a: Integer[Array, " n"], b: Integer[Array, " m"]) -> Bool[Array, "n m"]:
     """Allows pairs of different groups."""
     return a[:, None] != b[None, :]
 
 
-def same_label_other_row(a: Int[Array, "n 2"], b: Int[Array, "m 2"]) -> Bool[Array, "n m"]:
-    """Allows pairs of the same label (first column) in different rows (second column)."""
-    return ~different(a[:, 0], b[:, 0]) & different(a[:, 1], b[:, 1])
+def same(
+    a: Integer[Array, " n"] | Bool[Array, "n c"], b: Integer[Array, " m"] | Bool[Array, "m c"]
+) -> Bool[Array, "n m"]:
+    """Allows pairs of one label; with several labels each, those that have one in common."""
+    if a.ndim == 1:
+        return ~different(a, b)
+    return (a.astype(jnp.float32) @ b.T.astype(jnp.float32)) > 0
+
+
+def not_same(a: Array, b: Array) -> Bool[Array, "n m"]:
+    """Allows pairs without a common label."""
+    return ~same(a, b)
+
+
+def same_label_other_row(
+    a: tuple[Array, Integer[Array, " n"]], b: tuple[Array, Integer[Array, " m"]]
+) -> Bool[Array, "n m"]:
+    """Allows pairs of the same label in different rows, of (labels, rows)."""
+    return same(a[0], b[0]) & different(a[1], b[1])
+
+
+def listed(
+    a: Integer[Array, "n p"] | Bool[Array, "n c"], b: Integer[Array, " m"]
+) -> Bool[Array, "n m"]:
+    """Allows columns whose numbers the row lists, or that it marks."""
+    if a.dtype == bool:
+        return jnp.take(a, b, axis=1)
+    return jnp.any(a[:, :, None] == b[None, None, :], axis=1)
+
+
+def not_listed(a: Array, b: Integer[Array, " m"]) -> Bool[Array, "n m"]:
+    """Allows the other columns."""
+    return ~listed(a, b)
+
+
+def _is_allowed(
+    allowed: Callable[[Any, Any], Bool[Array, "n m"]], rows: Side, columns: Side
+) -> Bool[Array, "n m"] | None:
+    """Which pairs take part; None: all of them."""
+    parts = []
+    if rows.group is not None and columns.group is not None:
+        parts.append(allowed(rows.group, columns.group))
+    # Rows too: the matrix of two equal sides stays its own transpose.
+    parts += [] if rows.real is None else [rows.real[:, None]]
+    parts += [] if columns.real is None else [columns.real[None, :]]
+    return functools.reduce(operator.and_, parts) if parts else None
 
 
 @dataclass(frozen=True)
@@ -90,7 +142,7 @@ class PairLogit:
     """The term l_ij, with `excluded` in place of the pairs that are not allowed."""
 
     similarity: Similarity
-    allowed: Callable[[Array, Array], Bool[Array, "n m"]] = different
+    allowed: Callable[[Any, Any], Bool[Array, "n m"]] = different
     excluded: float = -math.inf
 
     def __call__(self, temperature: Temperature, rows: Side, columns: Side) -> Float[Array, "n m"]:
@@ -98,9 +150,21 @@ class PairLogit:
             temperature = rows.temperature
         value = self.similarity.between(rows.points, columns.points)
         logit = logits(self.similarity, temperature, value)
-        if rows.group is None or columns.group is None:
-            return logit
-        return jnp.where(self.allowed(rows.group, columns.group), logit, self.excluded)
+        takes_part = _is_allowed(self.allowed, rows, columns)
+        return logit if takes_part is None else jnp.where(takes_part, logit, self.excluded)
+
+
+@dataclass(frozen=True)
+class PairCount:
+    """The term 1 for the pairs that are allowed, else 0."""
+
+    allowed: Callable[[Any, Any], Bool[Array, "n m"]]
+
+    def __call__(self, params: Any, rows: Side, columns: Side) -> Float[Array, "n m"]:
+        del params
+        takes_part = _is_allowed(self.allowed, rows, columns)
+        assert takes_part is not None  # whoever counts has groups
+        return takes_part.astype(rows.points.dtype)
 
 
 @dataclass(frozen=True)
@@ -123,8 +187,9 @@ def log_partition(
     temperature: Temperature,
     similarity: Similarity,
     strategy: Strategy,
-    groups: tuple[Array, Array] | None = None,
-    allowed: Callable[[Array, Array], Bool[Array, "n m"]] = different,
+    groups: tuple[Any, Any] | None = None,
+    allowed: Callable[[Any, Any], Bool[Array, "n m"]] = different,
+    real: Real = (None, None),
 ) -> Float[Array, " n"]:
     r"""The log-partition of each anchor over the candidates.
 
@@ -137,7 +202,8 @@ def log_partition(
         similarity: s.
         strategy: how the sum is carried out.
         groups: the group of each anchor and of each candidate; None allows all pairs.
-        allowed: which pairs of groups take part, `different` or `same_label_other_row`.
+        allowed: which pairs of groups take part.
+        real: which anchors and which candidates do not only fill up the batch.
 
     Returns:
         The log-partition, -inf for an anchor without any allowed candidate.
@@ -147,6 +213,7 @@ def log_partition(
         similarity.symmetric
         and candidates is anchors
         and candidate_group is anchor_group
+        and real[0] is real[1]
         and not temperature.is_per_anchor
     )
     if candidates.dtype != anchors.dtype:
@@ -154,8 +221,8 @@ def log_partition(
         anchors, candidates = anchors.astype(wider), candidates.astype(wider)
     fits = strategy.one_pass and _fits(temperature, similarity, anchors.dtype)
     temperature = _cast(temperature, anchors.dtype)
-    columns = Side(candidates, candidate_group)
-    rows = Side(anchors, anchor_group, temperature if temperature.is_per_anchor else None)
+    columns = Side(candidates, candidate_group, real[1])
+    rows = Side(anchors, anchor_group, real[0], temperature if temperature.is_per_anchor else None)
     measure = similarity.for_reverse_mode() if strategy.reverse_only else similarity
     logit = PairLogit(measure, allowed)
     weight = PairWeight(logit)
@@ -224,27 +291,34 @@ def _log(total: Float[Array, " n"]) -> Float[Array, " n"]:
     return jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1.0, total)))
 
 
+def log_add(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, " n"]:
+    """log(exp(a) + exp(b)), with a zero gradient where both are -inf."""
+    empty = (a == -jnp.inf) & (b == -jnp.inf)
+    total = jnp.logaddexp(jnp.where(empty, 0.0, a), jnp.where(empty, 0.0, b))
+    return jnp.where(empty, -jnp.inf, total)
+
+
 def mean_logit(
-    points: Float[Array, "n d"],
+    anchors: Float[Array, "n d"],
+    candidates: Float[Array, "m d"],
     *,
     temperature: Temperature,
     similarity: Similarity,
     strategy: Strategy,
-    groups: Int[Array, "n 2"],
-) -> Float[Array, " n"]:
-    """Returns the mean logit of each point with the other rows of its label, at least one."""
-    temperature = _cast(temperature, points.dtype)
+    groups: tuple[Any, Any],
+    allowed: Callable[[Any, Any], Bool[Array, "n m"]],
+    real: Real = (None, None),
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """Returns the mean logit of each anchor with its allowed candidates, and how many these are."""
+    temperature = _cast(temperature, anchors.dtype)
     per_anchor = temperature if temperature.is_per_anchor else None
-    rows, columns = Side(points, groups, per_anchor), Side(points, groups)
-    symmetric = similarity.symmetric and per_anchor is None
+    rows = Side(anchors, groups[0], real[0], per_anchor)
+    columns = Side(candidates, groups[1], real[1])
+    same_sides = candidates is anchors and groups[0] is groups[1] and real[0] is real[1]
+    symmetric = similarity.symmetric and per_anchor is None and same_sides
     reduce = lambda term: strategy.row_sum(term, temperature, rows, columns, symmetric=symmetric)
-    logit = PairLogit(similarity, same_label_other_row, excluded=0.0)
-    return reduce(logit) / reduce(_one_if_same_label)
-
-
-def _one_if_same_label(temperature: Temperature, rows: Side, columns: Side) -> Float[Array, "n m"]:
-    del temperature
-    return same_label_other_row(rows.group, columns.group).astype(rows.points.dtype)
+    count = reduce(PairCount(allowed))
+    return reduce(PairLogit(similarity, allowed, excluded=0.0)) / jnp.maximum(count, 1.0), count
 
 
 def paired_logits(

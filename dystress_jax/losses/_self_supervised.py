@@ -8,12 +8,10 @@ pair, l_ip. With the positive in the denominator the loss is
 which keeps its relative precision, and its gradient, where the positive pair dominates.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from ..errors import ArgumentError
 from ..similarities import rows_or_nan, sphere
@@ -27,29 +25,36 @@ from ..temperatures import (
     concrete,
 )
 from . import _partition
+from ._on_mesh import by_own_devices
 from ._plan import (
     Options,
     Plan,
     SimilarityLike,
+    as_labels,
+    as_mask,
     check_count,
-    check_integers,
     check_pairs,
     check_rows,
     check_same_shape,
+    is_bool,
+    keep,
+    twice,
 )
-from ._strategies import TileSize, axis_size
+from ._strategies import AxisName, StrategyLike, TileSize, axis_size
 
 
+@by_own_devices
 def nt_xent(
     view_a: Float[Array, "n d"],
     view_b: Float[Array, "n d"],
     *,
     temperature: TemperatureLike,
+    where: Bool[Array, " n"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
-    strategy: str = "auto",
+    strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Float[Array, " 2*n"]:
     r"""The NT-Xent loss of SimCLR, with any temperature.
 
@@ -63,6 +68,9 @@ def nt_xent(
         view_a: embeddings of the first view of n examples, n >= 2, any float dtype.
         view_b: embeddings of the second view of the same examples.
         temperature: a float, an array [2n], a function or a `Temperature`.
+        where: which examples are real, [n]; the others only fill up the batch. They are neither
+            anchors nor candidates: loss 0 and no gradient, whatever their rows hold. Divide the sum
+            by the number of real anchors in place of the mean. None: all of them.
         similarity: one of `similarities`, or a function (a [n d], b [m d]) -> [n m].
         normalize: whether to put the rows onto the manifold of the similarity (unit length for
             `sphere`) first. False trusts that they are.
@@ -95,21 +103,24 @@ def nt_xent(
     """
     options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b)
-    negatives, positives = plan.between_views(view_a, view_b)
-    return jax.nn.softplus(negatives - positives)
+    real = as_mask("where", where, len(view_a), "example")
+    negatives, positives = plan.between_views(view_a, view_b, real)
+    return keep(jax.nn.softplus(negatives - positives), twice(real))
 
 
+@by_own_devices
 def dcl(
     view_a: Float[Array, "n d"],
     view_b: Float[Array, "n d"],
     *,
     temperature: TemperatureLike,
     joint: bool = True,
+    where: Bool[Array, " n"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
-    strategy: str = "auto",
+    strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Float[Array, " 2*n"]:
     r"""Decoupled contrastive learning: the positive pair is not in the denominator.
 
@@ -123,6 +134,7 @@ def dcl(
         joint: True takes one logarithm of the sum over all 2n - 2 negatives, as published. False
             adds two logarithms, one over the n - 1 negatives of each view, as the DySTreSS code
             does: another loss, larger by about ln(n - 1).
+        where: see `nt_xent`.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
         strategy: see `nt_xent`.
@@ -146,28 +158,31 @@ def dcl(
     """
     options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b, candidates=2 if joint else 1)
+    real = as_mask("where", where, len(view_a), "example")
     if joint:
-        negatives, positives = plan.between_views(view_a, view_b)
-        return negatives - positives
-    a, b = plan.points(view_a), plan.points(view_b)
+        negatives, positives = plan.between_views(view_a, view_b, real)
+        return keep(negatives - positives, twice(real))
+    a, b = plan.points(view_a, real), plan.points(view_b, real)
     views = jnp.concatenate([a, b])
     sample = plan.row_numbers(a.shape[0])
-    groups = (jnp.tile(sample, 2), sample)
-    in_a, in_b = plan.negatives(views, a, groups=groups), plan.negatives(views, b, groups=groups)
-    return in_a + in_b - plan.positives(a, b, copies=2)
+    how = {"groups": (jnp.tile(sample, 2), sample), "real": (twice(real), real)}
+    in_a, in_b = plan.negatives(views, a, **how), plan.negatives(views, b, **how)
+    return keep(in_a + in_b - plan.positives(a, b, copies=2), twice(real))
 
 
+@by_own_devices
 def dclw(
     view_a: Float[Array, "n d"],
     view_b: Float[Array, "n d"],
     *,
     temperature: TemperatureLike,
     sigma: float = 0.5,
+    where: Bool[Array, " n"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
-    strategy: str = "auto",
+    strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Float[Array, " 2*n"]:
     r"""Decoupled contrastive learning that weighs each positive pair by how hard it is.
 
@@ -182,6 +197,7 @@ def dclw(
         view_b: embeddings of the second view of the same examples.
         temperature: a float, an array [2n], a function or a `Temperature`.
         sigma: how strongly the weights differ, > 0; smaller is stronger.
+        where: see `nt_xent`.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
         strategy: see `nt_xent`.
@@ -206,27 +222,33 @@ def dclw(
     check_positive("sigma", sigma)
     options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b)
-    negatives, positives = plan.between_views(view_a, view_b)
-    paired = plan.similarity.paired(plan.points(view_a), plan.points(view_b))
+    real = as_mask("where", where, len(view_a), "example")
+    negatives, positives = plan.between_views(view_a, view_b, real)
+    paired = plan.similarity.paired(plan.points(view_a, real), plan.points(view_b, real))
     hardness = jax.lax.stop_gradient(paired) / sigma
-    largest = jnp.max(hardness)
-    largest = largest if axis_name is None else jax.lax.pmax(largest, axis_name)
-    hardness = jnp.exp(hardness - largest)
-    mean = jnp.mean(hardness)
-    mean = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
-    return negatives - jnp.tile(2.0 - hardness / mean, 2) * positives
+    on_all = lambda reduce, x: x if plan.axis_name is None else reduce(x, plan.axis_name)
+    real = jnp.ones_like(hardness, bool) if real is None else real
+    hardness = jnp.where(real, hardness, -jnp.inf)
+    largest = on_all(jax.lax.pmax, jnp.max(hardness))
+    hardness = jnp.exp(hardness - jnp.where(largest == -jnp.inf, 0.0, largest))
+    sums = jnp.stack([jnp.sum(hardness), jnp.sum(real.astype(hardness.dtype))])
+    total, count = on_all(jax.lax.psum, sums)
+    weight = 2.0 - hardness * jnp.where(count > 0, count / total, 0.0)
+    return keep(negatives - jnp.tile(weight, 2) * positives, twice(real))
 
 
+@by_own_devices
 def rgcl(
     view_a: Float[Array, "n d"],
     view_b: Float[Array, "n d"],
     *,
     temperature: TemperatureLike,
+    where: Bool[Array, " n"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
-    strategy: str = "auto",
+    strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Float[Array, " 2*n"]:
     r"""The robust global contrastive loss of iSogCLR and TempNet.
 
@@ -249,6 +271,7 @@ def rgcl(
         view_b: embeddings of the second view of the same examples.
         temperature: a float, an array [2n], or that of a scheme; it may not depend on the
             similarity.
+        where: see `nt_xent`.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
         strategy: see `nt_xent`.
@@ -283,28 +306,42 @@ def rgcl(
     plain = PerAnchor(found.tau) if isinstance(found, PerExample) else found
     options = Options(plain, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b)
-    negatives, positives = plan.between_views(view_a, view_b)
-    n = view_a.shape[0] * (1 if axis_name is None else axis_size(axis_name))
-    log_mean = negatives - positives - math.log(2 * n - 2)
+    real = as_mask("where", where, len(view_a), "example")
+    negatives, positives = plan.between_views(view_a, view_b, real)
+    log_mean = keep(negatives - positives, twice(real)) - jnp.log(
+        _negatives_of_all(plan, view_a, real)
+    )
     if isinstance(found, PerExample):
         value = jax.lax.stop_gradient(log_mean)
         share = jax.lax.stop_gradient(jnp.exp(value - found.moved(value)))
         log_mean = value + share * (log_mean - value)
-    return 2 * found.tau * log_mean
+    return keep(2 * found.tau * log_mean, twice(real))
 
 
+def _negatives_of_all(
+    plan: Plan, view: Float[Array, "n d"], real: Bool[Array, " n"] | None
+) -> Float[Array, ""]:
+    """How many negatives each anchor has, 2n - 2 over the real examples of all devices."""
+    n = jnp.sum(jnp.ones(len(view)) if real is None else real.astype(jnp.float32))
+    n = n if plan.axis_name is None else jax.lax.psum(n, plan.axis_name)
+    return jnp.maximum(2 * n - 2, 1)
+
+
+@by_own_devices
 def info_nce(
     queries: Float[Array, "n d"],
     keys: Float[Array, "m d"],
     *,
     temperature: TemperatureLike,
-    positives: Int[Array, " n"] | None = None,
+    positives: Int[Array, " n"] | Int[Array, "n p"] | Bool[Array, "n c"] | None = None,
     decoupled: bool = False,
+    where: Bool[Array, " n"] | None = None,
+    where_keys: Bool[Array, " m"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
-    strategy: str = "auto",
+    strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Float[Array, " n"]:
     r"""InfoNCE: each query finds its key among all keys.
 
@@ -317,10 +354,16 @@ def info_nce(
         queries: embeddings of the anchors, any float dtype.
         keys: embeddings of the candidates, m >= 2.
         temperature: a float, an array [n], a function or a `Temperature`.
-        positives: index of the key that belongs to each query; default 0, 1, ..., n - 1, which
-            needs m >= n. With `axis_name`, an index into this device's keys. Under `jit` an index
-            that no key has gives NaN.
+        positives: the keys that belong to each query. None: key i belongs to query i, which needs
+            m >= n. Else indices, [n], or [n, p] with p >= 1 for each query, of which equal ones
+            count once; or bools, [n, m], True for those keys. The loss is the mean over them,
+            as in `supcon`, and 0 for a query without any. With `axis_name` they count the keys of
+            all devices, in the order of the devices. Under `jit` an index that no key has gives
+            NaN.
         decoupled: leave the positive out of the sum, as `dcl` does for two views.
+        where: which queries are real, as in `nt_xent`. Where key i belongs to query i, so does its
+            mask.
+        where_keys: which keys are real, where the mask of the queries does not say it.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
         strategy: see `nt_xent`.
@@ -345,16 +388,42 @@ def info_nce(
     """
     check_rows("queries", queries, "keys", keys)
     (n, d), m = queries.shape, keys.shape[0]
-    check_count("keys", m, axis_name)
-    positives = _positive_keys(positives, n, m)
     options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
+    devices = 1 if options.axis is None else axis_size(options.axis)
+    check_count("keys", m, options.axis)
+    positives = _positive_keys(positives, n, m, devices)
     plan = options.plan(anchors=n, candidates=m, length=d)
-    q, k = plan.points(queries), plan.points(keys)
+    real = as_mask("where", where, n, "query")
+    real_keys = as_mask("where_keys", where_keys, m, "key")
+    if real_keys is None and positives is None and real is not None:
+        real_keys = jnp.concatenate([real, jnp.ones(m - n, bool)])
+    q, k = plan.points(queries, real), plan.points(keys, real_keys)
     key = plan.row_numbers(m)
-    negatives = plan.negatives(q, k, groups=(key[positives], key))
-    return _contrast(negatives - plan.positives(q, rows_or_nan(k, positives)), decoupled)
+    both = (real, real_keys)
+    if positives is None:
+        negatives = plan.negatives(q, k, groups=plan.partners(n, m), real=both)
+        return keep(_contrast(negatives - plan.positives(q, k[:n]), decoupled), real)
+    key = key if is_bool(positives) else key.astype(positives.dtype)
+    if positives.ndim == 1 and devices == 1 and real_keys is None:
+        negatives = plan.negatives(q, k, groups=(positives, key), real=both)
+        of_each = plan.positives(q, rows_or_nan(k, positives))
+        return keep(_contrast(negatives - of_each, decoupled), real)
+    positives = positives if positives.ndim == 2 else positives[:, None]
+    value = plan.against_many(
+        q,
+        k,
+        negatives=((positives, key), _partition.not_listed),
+        positives=((positives, key), _partition.listed),
+        real=both,
+        decoupled=decoupled,
+    )
+    if not is_bool(positives):
+        known = jnp.all((positives >= 0) & (positives < m * devices), axis=1)
+        value = jnp.where(known, value, jnp.nan)
+    return keep(value, real)
 
 
+@by_own_devices
 def moco(
     queries: Float[Array, "n d"],
     keys: Float[Array, "n d"],
@@ -362,9 +431,11 @@ def moco(
     *,
     temperature: TemperatureLike,
     decoupled: bool = False,
+    where: Bool[Array, " n"] | None = None,
+    where_queue: Bool[Array, " k"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
-    strategy: str = "auto",
+    strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
 ) -> Float[Array, " n"]:
     r"""The loss of MoCo: one positive key for each query, negatives from a queue only.
@@ -381,6 +452,8 @@ def moco(
         queue: embeddings u of earlier keys.
         temperature: a float, an array [n], a function or a `Temperature`.
         decoupled: leave the positive out of the sum, as `dcl` does for two views.
+        where: which queries, and their keys, are real, as in `nt_xent`.
+        where_queue: which rows of the queue are real, while it is not full.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
         strategy: see `nt_xent`.
@@ -408,22 +481,31 @@ def moco(
     (n, d), k = queries.shape, queue.shape[0]
     options = Options(temperature, similarity, normalize, strategy, tile_size)
     plan = options.plan(anchors=n, candidates=k, length=d)
-    q = plan.points(queries)
-    negatives = plan.negatives(q, plan.points(queue), groups=None)
-    return _contrast(negatives - plan.positives(q, plan.points(keys)), decoupled)
+    real, real_queue = (
+        as_mask("where", where, n, "query"),
+        as_mask("where_queue", where_queue, k, "row"),
+    )
+    q = plan.points(queries, real)
+    negatives = plan.negatives(
+        q, plan.points(queue, real_queue), groups=None, real=(real, real_queue)
+    )
+    positives = plan.positives(q, plan.points(keys, real))
+    return keep(_contrast(negatives - positives, decoupled), real)
 
 
+@by_own_devices
 def supcon(
     view_a: Float[Array, "n d"],
     view_b: Float[Array, "n d"],
-    labels: Integer[Array, " n"],
+    labels: Integer[Array, " n"] | Bool[Array, "n c"],
     *,
     temperature: TemperatureLike,
+    where: Bool[Array, " n"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
-    strategy: str = "auto",
+    strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Float[Array, " 2*n"]:
     r"""Supervised contrastive loss: all views of the same class are positives.
 
@@ -436,8 +518,10 @@ def supcon(
     Args:
         view_a: embeddings of the first view of n examples, n >= 2, any float dtype.
         view_b: embeddings of the second view of the same examples.
-        labels: the class of each example.
+        labels: the class of each example, [n]; or bools, [n, classes], True for each class that it
+            has: then a class in common makes two examples positives.
         temperature: a float, an array [2n], a function or a `Temperature`.
+        where: see `nt_xent`.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
         strategy: see `nt_xent`.
@@ -449,7 +533,7 @@ def supcon(
         the authors' code.
 
     Raises:
-        ArgumentError: as `nt_xent`, and when labels are not n integers.
+        ArgumentError: as `nt_xent`, and when labels are neither n integers nor n rows of bools.
         TypeError: as `nt_xent`.
 
     Example:
@@ -463,34 +547,26 @@ def supcon(
     options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b)
     n = view_a.shape[0]
-    check_integers("labels", labels, n, "example")
-    views = jnp.concatenate([plan.points(view_a), plan.points(view_b)])
-    label = jnp.tile(jnp.asarray(labels), 2)
-    if label.dtype.itemsize < 4:
-        label = label.astype(jnp.int32)  # the numbers of the rows stand beside it
-    label_and_row = jnp.stack([label, plan.row_numbers(2 * n).astype(label.dtype)], axis=1)
-    shared = {
-        "temperature": plan.temperature.for_positives,
-        "similarity": plan.similarity,
-        "strategy": plan.strategy,
-    }
-    negatives = plan.negatives(views, views, groups=(label, label))
-    positives = _partition.log_partition(
+    real = as_mask("where", where, n, "example")
+    views = jnp.concatenate([plan.points(view_a, real), plan.points(view_b, real)])
+    real = twice(real)
+    label = twice(as_labels("labels", labels, n))
+    other = (label, plan.row_numbers(2 * n))
+    value = plan.against_many(
         views,
         views,
-        groups=(label_and_row, label_and_row),
-        allowed=_partition.same_label_other_row,
-        **shared,
+        negatives=((label, label), _partition.not_same),
+        positives=((other, other), _partition.same_label_other_row),
+        real=(real, real),
     )
-    mean_positive = _partition.mean_logit(views, groups=label_and_row, **shared)
-    return jnp.logaddexp(negatives, positives) - mean_positive
+    return keep(value, real)
 
 
 def _plan_of_views(
     options: Options, view_a: Float[Array, "n d"], view_b: Float[Array, "n d"], candidates: int = 2
 ) -> Plan:
     """For all anchors of two views among the candidates of both, or of one at a time."""
-    check_pairs("view_a", view_a, "view_b", view_b, options.axis_name)
+    check_pairs("view_a", view_a, "view_b", view_b, options.axis)
     n, d = view_a.shape
     return options.plan(anchors=2 * n, candidates=candidates * n, length=d)
 
@@ -500,7 +576,8 @@ def _contrast(negatives_over_positive: Float[Array, " n"], decoupled: bool) -> F
     return negatives_over_positive if decoupled else jax.nn.softplus(negatives_over_positive)
 
 
-def _positive_keys(positives: Array | None, n: int, m: int) -> Int[Array, " n"]:
+def _positive_keys(positives: Array | None, n: int, m: int, devices: int) -> Array | None:
+    """Positives that are keys, or None where key i belongs to query i."""
     if positives is None:
         if isinstance(m - n, int) and m < n:
             raise ArgumentError(
@@ -508,12 +585,25 @@ def _positive_keys(positives: Array | None, n: int, m: int) -> Int[Array, " n"]:
                 f"found {m} rows; allowed: at least {n}, because key i belongs to query i where "
                 "`positives` is None.",
             )
-        return jnp.arange(n)
-    check_integers("positives", positives, n, "query")
-    if concrete(positives):
-        outside = [p for p in np.asarray(positives).tolist() if not 0 <= p < m]
+        return None
+    shape, dtype, m = jnp.shape(positives), jnp.result_type(positives), m * devices
+    if is_bool(positives):
+        fits = shape == (n, m)
+    else:
+        fits = shape[:1] == (n,) and len(shape) in (1, 2) and jnp.issubdtype(dtype, jnp.integer)
+    if not fits:
+        raise ArgumentError(
+            "positives",
+            f"found shape {shape} of {dtype}; allowed: {n} integers, one for each query, or {n} "
+            f"rows of integers, or bools of shape {(n, m)}.",
+        )
+    if not is_bool(positives) and concrete(positives):
+        outside = [p for p in np.ravel(np.asarray(positives)).tolist() if not 0 <= p < m]
         if outside:
             raise ArgumentError(
                 "positives", f"found {outside[0]}; allowed: rows of the {m} `keys`, 0 to {m - 1}."
             )
-    return jnp.asarray(positives)
+    narrow = (
+        not is_bool(positives) and jnp.dtype(dtype).itemsize < 4
+    )  # may not count all of the keys
+    return jnp.asarray(positives, jnp.int32 if narrow else None)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ._partition import Strategy
+from ._partition import AxisName, Strategy
 from ._tiled import (
     EVERY_TILE,
     Masked,
@@ -32,7 +32,7 @@ from ._tiled import (
 )
 
 
-def gathered(local: Strategy, axis_name: str) -> Strategy:
+def gathered(local: Strategy, axis_name: AxisName) -> Strategy:
     """All columns on every device: one collective, O(all columns) memory.
 
     Its transpose, a reduce-scatter, brings the gradients home.
@@ -54,7 +54,7 @@ def gathered(local: Strategy, axis_name: str) -> Strategy:
     return Strategy(row_sum, row_max, local.one_pass, local.reverse_only, agree)
 
 
-def ring(tile: Tile, axis_name: str) -> Strategy:
+def ring(tile: Tile, axis_name: AxisName) -> Strategy:
     """The columns travel around the devices, block by block: memory for two blocks.
 
     The next block is under way while the present one is used. In the backward pass the gradient
@@ -87,7 +87,7 @@ def ring(tile: Tile, axis_name: str) -> Strategy:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _ring_sum(
-    term: Term, axis_name: str, params: Tree, rows: Tree, columns: Tree
+    term: Term, axis_name: AxisName, params: Tree, rows: Tree, columns: Tree
 ) -> Float[Array, "k t"]:
     """The sum of each row over the columns of all devices, rows and columns in tiles."""
     visit = lambda block, total: add_sums(term, EVERY_TILE, params, rows, block, total)
@@ -116,7 +116,9 @@ def _ring_sum_bwd(term, axis_name, saved, cotangent):
 _ring_sum.defvjp(_ring_sum_fwd, _ring_sum_bwd, symbolic_zeros=True)
 
 
-def _travel(axis_name: str, block: Tree, state: Tree, visit: Callable[[Tree, Tree], Tree]) -> Tree:
+def _travel(
+    axis_name: AxisName, block: Tree, state: Tree, visit: Callable[[Tree, Tree], Tree]
+) -> Tree:
     """Sends every device's block once around, folding `state = visit(block, state)`."""
 
     def step(_, carry):
@@ -128,10 +130,10 @@ def _travel(axis_name: str, block: Tree, state: Tree, visit: Callable[[Tree, Tre
     return visit(block, state)
 
 
-def _next_device(axis_name: str, tree: Tree) -> Tree:
+def _next_device(axis_name: AxisName, tree: Tree) -> Tree:
     size = jax.lax.axis_size(axis_name)
     return jax.lax.ppermute(tree, axis_name, [(i, (i + 1) % size) for i in range(size)])
 
 
-def _on_all(axis_name: str, decision: Bool[Array, ""]) -> Bool[Array, ""]:
+def _on_all(axis_name: AxisName, decision: Bool[Array, ""]) -> Bool[Array, ""]:
     return jax.lax.pmin(decision.astype(jnp.int32), axis_name) == 1

@@ -1,17 +1,19 @@
-"""The names of the strategies, and what "auto" picks."""
+"""Strategies as values and as names, and what "auto" picks."""
 
 import functools
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import jax
 
 from ..errors import ArgumentError, hint
-from . import _sharded, _tiled
-from ._partition import Strategy, dense
+from . import _partition, _sharded, _tiled
+from ._partition import AxisName
 from ._tiled import Tile
 
 # Rows and columns of a tile, one number where they are the same; None: the platform's own.
 TileSize = int | tuple[int, int] | None
+Name = Literal["auto", "dense", "tiled", "gathered", "ring"]
 
 
 class Sizes(NamedTuple):
@@ -41,54 +43,200 @@ ACCELERATOR = Sizes(4096 * 4096, Tile(4096, ALL), Tile(4096, ALL), 2**27)
 GATHERED_NUMBERS = 16 * 1024 * 1024
 
 
-def choose(
-    name: str, n: int, m: int, d: int, tile_size: TileSize, axis_name: str | None
-) -> Strategy:
-    """Returns the strategy of that name for n anchors and m candidates of length d, per device."""
+def _check_tile(name: str, tile: TileSize) -> None:
+    if tile is not None and min(tile if isinstance(tile, tuple) else (tile,)) < 1:
+        raise ArgumentError(name, f"found {tile}; allowed: at least 1, or None.")
+
+
+@dataclass(frozen=True)
+class Dense:
+    """See `dense`."""
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """See `tiled`."""
+
+    tile: TileSize = None
+
+    def __post_init__(self):
+        _check_tile("tile", self.tile)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """See `gathered`."""
+
+    axis: AxisName
+    within: Dense | Tiled = Tiled()
+
+
+@dataclass(frozen=True)
+class Ring:
+    """See `ring`."""
+
+    axis: AxisName
+    tile: TileSize = None
+
+    def __post_init__(self):
+        _check_tile("tile", self.tile)
+
+
+@dataclass(frozen=True)
+class Auto:
+    """The better one of two, by the size: what the name "auto" stands for."""
+
+    axis: AxisName | None = None
+    tile: TileSize = None
+
+
+Strategy = Dense | Tiled | Gathered | Ring
+StrategyLike = Name | Strategy
+
+
+def dense() -> Dense:
+    """The whole matrix of pairs at once: O(n m) memory, and the one with forward mode.
+
+    Example:
+        >>> dense()
+        Dense()
+    """
+    return Dense()
+
+
+def tiled(tile: TileSize = None) -> Tiled:
+    """A tile of the matrix at a time: O(n + m) memory, forward and backward.
+
+    Args:
+        tile: its rows and columns, one number where they are the same; None: what suits the
+            platform.
+
+    Raises:
+        ArgumentError: for a tile of no rows or columns.
+
+    Example:
+        >>> tiled(256)
+        Tiled(tile=256)
+    """
+    return Tiled(tile)
+
+
+def gathered(axis: AxisName, *, within: Dense | Tiled = Tiled()) -> Gathered:
+    """Every device gets all candidates, for its own rows: inside `jax.shard_map`.
+
+    Args:
+        axis: the mesh axis over which the batch is split, or several of them, the outermost first.
+        within: how a device compares its rows with the candidates. With `dense()` forward mode
+            works.
+
+    Example:
+        >>> gathered("data")
+        Gathered(axis='data', within=Tiled(tile=None))
+    """
+    return Gathered(axis, within)
+
+
+def ring(axis: AxisName, *, tile: TileSize = None) -> Ring:
+    """Candidates travel from device to device, in blocks: inside `jax.shard_map`.
+
+    Args:
+        axis: the mesh axis over which the batch is split, or several of them, the outermost first.
+        tile: rows and columns of a tile, as in `tiled`.
+
+    Raises:
+        ArgumentError: for a tile of no rows or columns.
+
+    Example:
+        >>> ring("data", tile=512)
+        Ring(axis='data', tile=512)
+    """
+    return Ring(axis, tile)
+
+
+def as_strategy(
+    strategy: StrategyLike, tile_size: TileSize, axis_name: AxisName | None
+) -> Strategy | Auto:
+    """The value that a name, with its two companions, stands for.
+
+    Raises:
+        ArgumentError: for an unknown name, one that does not go with `axis_name`, a tile of no rows
+            or columns, or companions beside a value, which has its own.
+    """
+    if isinstance(strategy, Strategy):
+        for name, given in (("tile_size", tile_size), ("axis_name", axis_name)):
+            if given is not None:
+                raise ArgumentError(
+                    name, f"found {given!r} beside {strategy}; allowed: None, as it has its own."
+                )
+        return strategy
+    _check_tile("tile_size", tile_size)
+    if axis_name is None:
+        choices = {"dense": Dense(), "tiled": Tiled(tile_size), "auto": Auto(tile=tile_size)}
+    else:
+        choices = {
+            "gathered": Gathered(axis_name, Tiled(tile_size)),
+            "ring": Ring(axis_name, tile_size),
+            "auto": Auto(axis_name, tile_size),
+        }
+    if strategy not in choices:
+        where = "without" if axis_name is None else "with"
+        raise ArgumentError(
+            "strategy",
+            f"found {strategy!r}; allowed {where} `axis_name`: {', '.join(choices)}."
+            f"{hint(str(strategy), choices)}",
+        )
+    return choices[strategy]
+
+
+def axis_of(strategy: Strategy | Auto) -> AxisName | None:
+    """The mesh axis over which it shares the work."""
+    return getattr(strategy, "axis", None)
+
+
+def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _partition.Strategy:
+    """Returns how to reduce terms for n anchors and m candidates of length d, per device."""
+    axis = axis_of(strategy)
+    devices = 1 if axis is None else axis_size(axis)
     sizes = CPU if jax.default_backend() == "cpu" else ACCELERATOR
     symbolic = not isinstance(n * m, int)  # of `jax.export`: no tiles can be cut of it
-    if symbolic or tile_size is not None:
-        tile = ring_tile = _as_tile(1 if tile_size is None else tile_size)
-    else:
-        tile, ring_tile = (_bounded(tile, m, sizes.pairs) for tile in (sizes.tile, sizes.ring_tile))
-    tiled = Strategy(
-        functools.partial(_tiled.row_sum, tile=tile),
-        functools.partial(_tiled.row_max, tile=tile),
-        one_pass=True,
-        reverse_only=True,
-    )
-    if axis_name is None:
-        if name == "auto":
-            name = "dense" if symbolic or n * m <= sizes.dense_pairs else "tiled"
-        choices = {"dense": dense, "tiled": tiled}
-    else:
-        if name == "auto":
-            numbers = axis_size(axis_name) * m * d
-            name = "gathered" if numbers <= GATHERED_NUMBERS else "ring"
-        axis_size(axis_name)
-        choices = {
-            "gathered": _sharded.gathered(tiled, axis_name),
-            "ring": _sharded.ring(ring_tile, axis_name),
-        }
-    if symbolic and name != "dense":
+    if isinstance(strategy, Auto):
+        strategy = _better(strategy, sizes, n, m, devices * m * d, symbolic)
+    if symbolic and not isinstance(strategy, Dense):
+        name = type(strategy).__name__.lower()
         raise ArgumentError(
             "strategy", f"found {name!r} with a symbolic number of rows; allowed: dense, auto."
         )
-    if name not in choices:
-        where = "without" if axis_name is None else "with"
-        known = [*choices, "auto"]
-        raise ArgumentError(
-            "strategy",
-            f"found {name!r}; allowed {where} `axis_name`: {', '.join(known)}.{hint(name, known)}",
-        )
-    return choices[name]
+    match strategy:
+        case Dense():
+            return _partition.dense
+        case Tiled(tile):
+            tile = _as_tile(tile) or _bounded(sizes.tile, m, sizes.pairs)
+            return _partition.Strategy(
+                functools.partial(_tiled.row_sum, tile=tile),
+                functools.partial(_tiled.row_max, tile=tile),
+                one_pass=True,
+                reverse_only=True,
+            )
+        case Gathered(axis, within):
+            return _sharded.gathered(prepare(within, n, devices * m, d), axis)
+        case Ring(axis, tile):
+            tile = _as_tile(tile) or _bounded(sizes.ring_tile, m, sizes.pairs)
+            return _sharded.ring(tile, axis)
 
 
-def _as_tile(tile_size: int | tuple[int, int]) -> Tile:
-    rows, columns = tile_size if isinstance(tile_size, tuple) else (tile_size, tile_size)
-    if min(rows, columns) < 1:
-        raise ArgumentError("tile_size", f"found {tile_size}; allowed: at least 1, or None.")
-    return Tile(rows, columns)
+def _better(auto: Auto, sizes: Sizes, n: int, m: int, numbers: int, symbolic: bool) -> Strategy:
+    """What "auto" picks; `numbers` are those of all candidates of all devices."""
+    if auto.axis is None:
+        return Dense() if symbolic or n * m <= sizes.dense_pairs else Tiled(auto.tile)
+    if symbolic or numbers <= GATHERED_NUMBERS:
+        return Gathered(auto.axis, Tiled(auto.tile))
+    return Ring(auto.axis, auto.tile)
+
+
+def _as_tile(tile: TileSize) -> Tile | None:
+    if tile is None:
+        return None
+    return Tile(*tile) if isinstance(tile, tuple) else Tile(tile, tile)
 
 
 def _bounded(tile: Tile, columns: int, pairs: int) -> Tile:
@@ -97,7 +245,7 @@ def _bounded(tile: Tile, columns: int, pairs: int) -> Tile:
     return Tile(min(tile.rows, max(1, pairs // columns)), columns)
 
 
-def axis_size(axis_name: str) -> int:
+def axis_size(axis_name: AxisName) -> int:
     """Returns the number of devices on the axis, or says that there is no such axis."""
     try:
         return jax.lax.axis_size(axis_name)

@@ -334,19 +334,19 @@ def _is_float(leaf: ArrayLike) -> bool:
 
 
 def vary_alike(*trees: Tree) -> Tree:
-    """Makes all floats and masks vary over the same mesh axes inside `shard_map`.
+    """Makes all leaves vary over the same mesh axes inside `shard_map`.
 
     Otherwise the gradient of a replicated leaf would be summed over the devices tile by tile
-    instead of once, and a mask could not travel with its block. Adding zeros is how to say so
-    without naming the axes; it compiles to nothing.
+    instead of once, and a mask or a group could not travel with its block. Adding zeros is how to
+    say so without naming the axes; it compiles to nothing.
     """
     floats = [leaf for leaf in jax.tree.leaves(trees) if _is_float(leaf)]
     zero = lambda dtype: sum(jnp.zeros_like(leaf, shape=(), dtype=dtype) for leaf in floats)
 
     def vary(x):
-        if _is_float(x):
-            return x + zero(x.dtype)
-        return x | (zero(jnp.float32) != 0) if x.dtype == bool else x
+        if x.dtype == bool:
+            return x | (zero(jnp.float32) != 0)
+        return x + zero(x.dtype) if jnp.issubdtype(x.dtype, jnp.number) else x
 
     return jax.tree.map(vary, trees)
 

@@ -13,6 +13,7 @@ from ._queue import check_queue as check_queue
 from ._tower import Tower as Tower
 from ._tower import Views as Views
 from ._tower import follow as follow
+from ._tower import follow_from as follow_from
 from .byol import byol as byol
 from .clip import OneView as OneView
 from .clip import clip as clip

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..microscope import Compared
@@ -11,11 +10,14 @@ from ..schemes import SchemeInputs
 from ..temperatures import Temperature
 
 PyTree = Any
-# "image": uint8 [n h w c]; "label" and "index": int32 [n]; "tokens": int32 [n t] where images have
-# captions; "row": int32 [n], the number of the example in the whole batch.
-DeviceBatch = dict[str, jax.Array]
+# "image": uint8 [n h w c], or `augment.Pictures`; "label" and "index": int32 [n]; "tokens": int32
+# [n t] where images have captions; "row": int32 [n], the number of the example in the whole batch.
+DeviceBatch = dict[str, Any]
+"""A batch on the devices, by name: `image`, `label`, `index` and what else the data has."""
 Loss = Callable[..., Float[Array, " anchors"]]  # any of `losses`
+"""Any of `losses`: embeddings to one value an anchor."""
 Spread = Callable[[Loss], Loss]  # `losses.on_mesh` over the devices of a run
+"""From a loss to the same over the devices of a run: `losses.on_mesh` with its mesh."""
 
 
 def on_one_device(loss: Loss) -> Loss:

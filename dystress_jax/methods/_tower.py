@@ -17,6 +17,7 @@ Views = Callable[
     [PRNGKeyArray, UInt8[Array, "n h w c"], Int[Array, " n"]],
     tuple[Float[Array, "n size size c"], Float[Array, "n size size c"]],
 ]
+"""Two random views: (key, uint8 images, their numbers in the batch) to two arrays of views."""
 
 
 class Tower(NamedTuple):
@@ -144,6 +145,17 @@ def follow(key_params: PyTree, params: PyTree, *, rate: ArrayLike) -> PyTree:
     """
     leading = {name: params[name] for name in key_params}
     return optax.incremental_update(leading, key_params, step_size=rate)
+
+
+FOLLOWERS = ("key_params", "target_params")  # what memories call momentum encoders
+
+
+def follow_from(memory: PyTree, params: PyTree) -> PyTree:
+    """The memory of a method whose momentum encoder, if it has one, is where the parameters are."""
+    if not isinstance(memory, dict):
+        return memory
+    copy = lambda part: {name: params[name] for name in part}
+    return {n: copy(part) if n in FOLLOWERS else part for n, part in memory.items()}
 
 
 def rising_momentum(momentum: float, total_steps: int) -> Callable[[Int[Array, ""]], ArrayLike]:

@@ -23,6 +23,7 @@ MOST_NEGATIVES = 256  # images and texts that the logged gap compares
 OneView = Callable[
     [PRNGKeyArray, UInt8[Array, "n h w c"], Int[Array, " n"]], Float[Array, "n size size c"]
 ]
+"""One random view: (key, uint8 images, their numbers in the batch) to an array of views."""
 
 
 def clip(
@@ -33,6 +34,7 @@ def clip(
     loss: Loss = losses.clip,
     similarity: Similarity = sphere,
     caption_noise: float = 0.0,
+    by_class: bool = False,
     spread: Spread = on_one_device,
 ) -> Method:
     """Image-text training with any similarity and any temperature.
@@ -47,6 +49,8 @@ def clip(
         caption_noise: fraction of captions permuted within a batch, in [0, 1): none of these has
             its own image, in every batch others, so the noise cannot be memorised. One pair stays
             right.
+        by_class: whether all texts of an image's class are its positives, as where captions name
+            the class. The loss is then also given `labels`, those of the texts.
         spread: puts a loss over the devices, such as `losses.on_mesh` with a mesh.
 
     Returns:
@@ -83,8 +87,9 @@ def clip(
         n = len(batch["row"])
         # The views are drawn with fold_in(key, row), so the first number that is no row is free.
         source = _permute_subset(jax.random.fold_in(key, n), n, caption_noise)
-        right = source == batch["row"]
-        return {**batch, "tokens": batch["tokens"][source], "right": right}
+        moved = {"tokens": batch["tokens"][source], "right": source == batch["row"]}
+        # An image counts as one of the class that its text names, right or wrong.
+        return {**batch, **moved, "named": batch["label"][source]}
 
     def embed(params, stats, memory, batch, key):
         del memory
@@ -99,6 +104,9 @@ def clip(
         points = jax.lax.stop_gradient(embedded.points)
         return schemes.of_views(points["images"], points["texts"], example=batch["index"], key=key)
 
+    def labels(batch):
+        return batch.get("named", batch["label"])
+
     def compared(embedded, memory, batch, key):
         del memory, key
         same_for_both = lambda x: (x, x)
@@ -107,12 +115,12 @@ def clip(
             positives=embedded.points["texts"],
             candidates=embedded.points["texts"],
             groups=same_for_both(batch["row"]),
-            labels=same_for_both(batch["label"]),
+            labels=same_for_both(labels(batch)),
             similarity=similarity,
             sigmoid=sigmoid,
         )
 
-    def gap(images, texts, temperature, right):
+    def gap(images, texts, temperature, batch):
         """Mean logit of the pairs that belong together minus that of the others."""
         a, b = similarity.project(images), similarity.project(texts[:MOST_NEGATIVES])
         others = similarity.between(a[:MOST_NEGATIVES], b)
@@ -120,16 +128,20 @@ def clip(
         logit = lambda part, s: s / part(similarity.as_cosine(s))
         negative = logit(temperature.for_negatives, others)
         # Captions that were permuted are negatives with another name.
+        right = batch.get("right")
         positive = jnp.mean(logit(temperature.for_positives, pairs), where=right)
-        return positive - jnp.mean(negative, where=~jnp.eye(len(others), dtype=bool))
+        of_each = labels(batch) if by_class else batch["row"]
+        same = of_each[:MOST_NEGATIVES, None] == of_each[None, :MOST_NEGATIVES]
+        return positive - jnp.mean(negative, where=~same)
 
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, key
         images, texts = embedded.points["images"], embedded.points["texts"]
-        values = loss(images, texts, temperature=temperature)
+        of_class = {"labels": labels(batch)} if by_class else {}
+        values = loss(images, texts, temperature=temperature, **of_class)
         found = pair_statistics(images, texts, temperature=temperature, similarity=similarity)
         found["scale"] = 1 / found["positive_tau"]
-        found["logit_gap"] = gap(images, texts, temperature, batch.get("right"))
+        found["logit_gap"] = gap(images, texts, temperature, batch)
         if caption_noise:
             found["equilibrium_gap"] = equilibrium_gap(
                 len(batch["row"]), caption_noise, sigmoid=sigmoid
@@ -152,8 +164,9 @@ def siglip(
     texts: Float[Array, "n d"],
     *,
     temperature: LearnedWithBias,
+    labels: Int[Array, " n"] | None = None,
     similarity: Similarity = sphere,
-    strategy: str = "auto",
+    strategy: losses.StrategyLike = "auto",
     tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, " n"]:
@@ -163,6 +176,7 @@ def siglip(
         texts,
         scale=temperature.scale,
         bias=temperature.bias,
+        labels=labels,
         similarity=similarity,
         strategy=strategy,
         tile_size=tile_size,

@@ -79,10 +79,15 @@ def moco_v2(
         return jax.random.permutation(jax.random.fold_in(key, 1), n)
 
     def prepare(batch, key):
-        n = len(batch["image"])
+        n = len(batch["row"])
         check_queue(queue_size, n)
         shuffled = order(key, n)
-        return {**batch, "key_image": batch["image"][shuffled], "key_row": batch["row"][shuffled]}
+        shuffle = lambda x: jax.tree.map(lambda leaf: leaf[shuffled], x)
+        return {
+            **batch,
+            "key_image": shuffle(batch["image"]),
+            "key_row": shuffle(batch["row"]),
+        }
 
     def embed(params, stats, memory, batch, key):
         query_view, _ = views(key, batch["image"], batch["row"])

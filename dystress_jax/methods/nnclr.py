@@ -82,7 +82,7 @@ def nnclr(
 
     def prepare(batch, key):
         del key
-        check_queue(queue_size, len(batch["image"]))
+        check_queue(queue_size, len(batch["row"]))
         return batch
 
     def embed(params, stats, memory, batch, key):

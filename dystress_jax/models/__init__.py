@@ -17,4 +17,5 @@ from .towers import MODES as MODES
 from .towers import image_tower as image_tower
 from .towers import text_tower as text_tower
 from .towers import token_projection as token_projection
+from .vit import POSITIONS as POSITIONS
 from .vit import vit as vit

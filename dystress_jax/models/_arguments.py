@@ -54,3 +54,13 @@ def check_patch(patch: int, height: int, width: int) -> None:
         f"found {patch} with images of {height} x {width}; allowed: a divisor of {side}, for "
         f"example {tile}.",
     )
+
+
+def check_side(side: int, height: int, width: int) -> None:
+    """Refuse images of another size than the positions are learned for."""
+    if height != side or width != side:
+        raise ArgumentError(
+            "image_size",
+            f"found {side} with images of {height} x {width}; allowed: the side of square images, "
+            "for which the positions are learned.",
+        )

@@ -55,11 +55,13 @@ class Block(nnx.Module):
         *,
         norm_first: bool = True,
         epsilon: float = 1e-6,
+        quick_gelu: bool = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         """Make the block; the MLP is four times as wide as the tokens, `epsilon` the norms'."""
         self.heads = heads
+        self.quick_gelu = quick_gelu
         self.norm_first = norm_first
         linear = functools.partial(nnx.Linear, kernel_init=xavier, dtype=dtype, rngs=rngs)
         self.norm1 = LayerNorm(width, epsilon=epsilon, rngs=rngs)
@@ -88,7 +90,10 @@ class Block(nnx.Module):
         return self.projection(attended.reshape(n, tokens, width))
 
     def _mlp(self, x: Float[Array, "n t d"]) -> Float[Array, "n t d"]:
-        return self.mlp2(nnx.gelu(self.mlp1(x), approximate=False))
+        x = self.mlp1(x)
+        if self.quick_gelu:
+            return self.mlp2(x * nnx.sigmoid(1.702 * x))
+        return self.mlp2(nnx.gelu(x, approximate=False))
 
 
 class Blocks(nnx.Dict):

@@ -8,8 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ..errors import ArgumentError, look_up
-from ._arguments import at_least_one, check_patch
+from ..errors import look_up
+from ._arguments import at_least_one, check_patch, check_side
 from ._functional import Network, functional
 from ._transformer import CLIP_EPSILON, Blocks, LayerNorm
 from .vit import SIZES, PatchEmbedding
@@ -28,6 +28,7 @@ class ClipVisionTransformer(nnx.Module):
         patch: int,
         class_tokens: int,
         channels: int,
+        quick_gelu: bool = False,
         remat: bool,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -43,18 +44,19 @@ class ClipVisionTransformer(nnx.Module):
         self.positions = nnx.Param(draw(class_tokens + (image_size // patch) ** 2))
         norm = functools.partial(LayerNorm, width, epsilon=CLIP_EPSILON, rngs=rngs)
         self.norm_first = norm()
-        self.blocks = Blocks(depth, width, heads, epsilon=CLIP_EPSILON, dtype=dtype, rngs=rngs)
+        self.blocks = Blocks(
+            *(depth, width, heads),
+            epsilon=CLIP_EPSILON,
+            quick_gelu=quick_gelu,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.norm = norm()
 
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
         """Return the features in float32; training and evaluation are the same function."""
         del train
-        if images.shape[1:3] != (self.image_size, self.image_size):
-            raise ArgumentError(
-                "image_size",
-                f"found {self.image_size} with images of {images.shape[1]} x {images.shape[2]}; "
-                "allowed: the side of square images, for which the positions are learned.",
-            )
+        check_side(self.image_size, *images.shape[1:3])
         x = self.patches(images).astype(jnp.float32)
         n, _, _, width = x.shape
         class_tokens = self.class_tokens[...][None]
@@ -73,6 +75,7 @@ def clip_vit(
     patch: int = 16,
     class_tokens: int = 1,
     channels: int = 3,
+    quick_gelu: bool = False,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Network:
@@ -94,6 +97,7 @@ def clip_vit(
         patch: side of the square patches in pixels, at least 1.
         class_tokens: $m$, at least 1.
         channels: channels of the images.
+        quick_gelu: the MLPs have x sigmoid(1.702 x) in place of GELU, as OpenAI's weights need.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, normalisation, sums of the blocks and features are float32.
 
@@ -129,6 +133,7 @@ def clip_vit(
         patch=patch,
         class_tokens=class_tokens,
         channels=channels,
+        quick_gelu=quick_gelu,
         remat=remat,
         dtype=dtype,
     )

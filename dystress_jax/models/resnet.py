@@ -158,6 +158,7 @@ STEMS = {
     "cifar": Stem(size=3, stride=1, padding=1),
     "patch": Stem(size=4, stride=4, padding=0, smallest=8),
 }
+"""The first layers of a ResNet, by name."""
 
 
 class ResNet(nnx.Module):

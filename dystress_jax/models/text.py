@@ -36,6 +36,7 @@ class BidirectionalTransformer(nnx.Module):
         vocab_size: int,
         context: int,
         class_tokens: int,
+        quick_gelu: bool = False,
         remat: bool,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -49,7 +50,12 @@ class BidirectionalTransformer(nnx.Module):
         norm = functools.partial(LayerNorm, width, epsilon=CLIP_EPSILON, rngs=rngs)
         self.norm_first = norm()
         self.blocks = Blocks(
-            depth, width, heads, norm_first=False, epsilon=CLIP_EPSILON, dtype=dtype, rngs=rngs
+            *(depth, width, heads),
+            norm_first=False,
+            epsilon=CLIP_EPSILON,
+            quick_gelu=quick_gelu,
+            dtype=dtype,
+            rngs=rngs,
         )
         self.norm = norm()
 
@@ -79,6 +85,7 @@ class CausalTransformer(nnx.Module):
         *,
         vocab_size: int,
         context: int,
+        quick_gelu: bool = False,
         remat: bool,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -88,7 +95,13 @@ class CausalTransformer(nnx.Module):
         self.remat = remat
         self.words = _embedding(vocab_size, width, rngs=rngs)
         self.positions = _positions(context, width, std=0.01, rngs=rngs)
-        self.blocks = Blocks(depth, width, heads, epsilon=CLIP_EPSILON, dtype=dtype, rngs=rngs)
+        self.blocks = Blocks(
+            *(depth, width, heads),
+            epsilon=CLIP_EPSILON,
+            quick_gelu=quick_gelu,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.norm = LayerNorm(width, epsilon=CLIP_EPSILON, rngs=rngs)
 
     def __call__(self, ids: Int[Array, "n t"], *, train: bool) -> Float[Array, "n d"]:
@@ -138,6 +151,7 @@ POOLINGS: dict[str, type[BidirectionalTransformer] | type[CausalTransformer]] = 
     "cls": BidirectionalTransformer,
     "eot": CausalTransformer,
 }
+"""Text transformers, by where the embedding of a text is read."""
 
 
 def text_transformer(
@@ -147,6 +161,7 @@ def text_transformer(
     context: int = 77,
     pooling: str = "cls",
     class_tokens: int = 1,
+    quick_gelu: bool = False,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Network:
@@ -178,6 +193,7 @@ def text_transformer(
         context: the most tokens of a text, at least 1, its one class token included.
         pooling: `cls` or `eot`, see above.
         class_tokens: $m$, at least 1; 1 for `eot`. There are `context` $+ m - 1$ positions.
+        quick_gelu: the MLPs have x sigmoid(1.702 x) in place of GELU, as OpenAI's weights need.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, normalisation, sums of the blocks and features are float32.
 
@@ -218,6 +234,7 @@ def text_transformer(
         heads,
         vocab_size=vocab_size,
         context=context,
+        quick_gelu=quick_gelu,
         remat=remat,
         dtype=dtype,
         **({"class_tokens": class_tokens} if transformer.repeats_class_token else {}),

@@ -83,6 +83,7 @@ MODES: dict[str, Callable[[int, int], tuple[int, int]]] = {
     "multi": lambda dims, tokens: (dims, tokens),
     "reshape": lambda dims, tokens: (dims * tokens, 1),
 }
+"""How tokens of an embedding are made: (dims, tokens) to (width of a token, class tokens)."""
 
 
 def _layout(dims: int, tokens: int, mode: str, *, one_output: str = "") -> tuple[int, int]:
@@ -115,6 +116,7 @@ def _vit_tower(
     image_size: int = 224,
     patch: int = 16,
     channels: int = 3,
+    quick_gelu: bool = False,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[Network, Network]:
@@ -125,6 +127,7 @@ def _vit_tower(
         patch=patch,
         class_tokens=class_tokens,
         channels=channels,
+        quick_gelu=quick_gelu,
         remat=remat,
         dtype=dtype,
     )
@@ -175,6 +178,7 @@ def image_tower(
     patch: int | None = None,
     stem: str | None = None,
     channels: int = 3,
+    quick_gelu: bool = False,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[Network, Network]:
@@ -202,6 +206,7 @@ def image_tower(
         patch: side of the patches, for encoders that have any; None for their default.
         stem: for encoders that have several; None for their default.
         channels: channels of the images.
+        quick_gelu: of a ViT, see `clip_vit`.
         remat: compute the insides of blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, features and embeddings are float32.
 
@@ -225,7 +230,7 @@ def image_tower(
     build = look_up(IMAGE_TOWERS, name)
     own = {"image_size": image_size, "patch": patch, "stem": stem}
     options = {argument: value for argument, value in own.items() if value is not None}
-    options |= {"channels": channels, "remat": remat, "dtype": dtype}
+    options |= {"channels": channels, "quick_gelu": quick_gelu, "remat": remat, "dtype": dtype}
     return build(dims=dims, tokens=tokens, mode=mode, **used_by(build, **options))
 
 
@@ -238,6 +243,7 @@ def text_tower(
     tokens: int = 1,
     mode: str = "multi",
     pooling: str = "cls",
+    quick_gelu: bool = False,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[Network, Network]:
@@ -252,6 +258,7 @@ def text_tower(
         mode: as of `image_tower`.
         pooling: `cls` or `eot`, see `text_transformer`; `eot` has one output, so for $m > 1$ mode
             `reshape`.
+        quick_gelu: see `text_transformer`.
         remat: see `text_transformer`.
         dtype: compute type; parameters, features and embeddings are float32.
 
@@ -281,6 +288,7 @@ def text_tower(
         context=context,
         pooling=pooling,
         class_tokens=class_tokens,
+        quick_gelu=quick_gelu,
         remat=remat,
         dtype=dtype,
     )

@@ -1,4 +1,4 @@
-"""Vision transformers with fixed sin-cos positions, so one network takes any image size."""
+"""Vision transformers with fixed sin-cos positions, for any image size, or with learned ones."""
 
 import functools
 
@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ..errors import ArgumentError, look_up
-from ._arguments import at_least_one, check_channels, check_patch
+from ._arguments import at_least_one, check_channels, check_patch, check_side
 from ._functional import Network, functional
 from ._transformer import Blocks, LayerNorm, xavier
 
@@ -97,17 +97,22 @@ class VisionTransformer(nnx.Module):
         patch: int,
         channels: int,
         freeze_patches: bool,
+        side: int | None = None,
         remat: bool = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        """Make the network."""
+        """Make the network; `side` is that of the images whose positions are learned, if any."""
         self.width = width
+        self.side = side
         self.remat = remat
         self.patches = PatchEmbedding(
             patch, channels, width, frozen=freeze_patches, dtype=dtype, rngs=rngs
         )
         self.class_token = nnx.Param(1e-6 * jax.random.normal(rngs.params(), (width,)))
+        if side is not None:
+            shape = (1 + (side // patch) ** 2, width)
+            self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
         self.blocks = Blocks(depth, width, heads, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm(width, rngs=rngs)
 
@@ -115,12 +120,21 @@ class VisionTransformer(nnx.Module):
         """Return the features in float32; training and evaluation are the same function."""
         x = self.patches(images).astype(jnp.float32)
         n, rows, columns, width = x.shape
-        x = x + sincos_positions(rows, columns, width)[None]
-        class_token = jnp.broadcast_to(self.class_token[...], (n, 1, width))
+        class_token = self.class_token[...]
+        if self.side is None:
+            x = x + sincos_positions(rows, columns, width)[None]
+        else:
+            check_side(self.side, *images.shape[1:3])
+            x = x + self.positions[1:].reshape(rows, columns, width)[None]
+            class_token = class_token + self.positions[0]
+        class_token = jnp.broadcast_to(class_token, (n, 1, width))
         x = jnp.concatenate([class_token, x.reshape(n, rows * columns, width)], axis=1)
         x = self.blocks(x, remat=self.remat and train)
         return self.norm(x[:, 0])
 
+
+POSITIONS: dict[str, bool] = {"sincos": False, "learned": True}
+"""The positions by name, and whether they are parameters."""
 
 SIZES = {  # width, depth, heads
     "vit_micro": (64, 2, 2),
@@ -138,6 +152,8 @@ def vit(
     heads: int | None = None,
     channels: int = 3,
     freeze_patches: bool = False,
+    positions: str = "sincos",
+    image_size: int = 224,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Network:
@@ -151,8 +167,9 @@ def vit(
     | `vit_small` | 384   | 12     | 6     |          |
     | `vit_base`  | 768   | 12     | 12    |          |
 
-    The positions are computed from the images it is applied to, so one set of parameters serves
-    every image size that the patch divides.
+    Positions `sincos` are computed from the images it is applied to, so one set of parameters
+    serves every image size that the patch divides; `learned` ones, those of most published
+    weights, serve one size.
 
     Args:
         name: one of the names above.
@@ -162,6 +179,9 @@ def vit(
         channels: channels of the images.
         freeze_patches: keep the random patch embedding as it is, which steadies MoCo v3. It then
             belongs to the statistics: no optimiser sees it.
+        positions: `sincos`, or `learned` as in ViT and DeiT, the class token's too.
+        image_size: side of the square images in pixels, a multiple of `patch`; for learned
+            positions only.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, normalisation, sums of the blocks and features are float32.
 
@@ -170,8 +190,10 @@ def vit(
         the last norm.
 
     Raises:
-        ArgumentError: the name is unknown, a number is below 1, or the heads do not divide the
-            width; when the network is applied, the patch does not divide the sides of the images.
+        ArgumentError: a name is unknown, a number is below 1, the heads do not divide the width, or
+            the patch does not divide the side of images whose positions are learned; when the
+            network is applied, the patch does not divide the sides of the images, or these are not
+            of the size whose positions are learned.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -196,6 +218,10 @@ def vit(
             f"found {heads} with {name}, which is {width} wide; allowed: a divisor of its width, "
             f"for example {max(h for h in range(1, heads) if width % h == 0)}.",
         )
+    learned = look_up(POSITIONS, positions, argument="positions")
+    if learned:
+        at_least_one(image_size=image_size)
+        check_patch(patch, image_size, image_size)
     build = functools.partial(
         VisionTransformer,
         width,
@@ -204,6 +230,7 @@ def vit(
         patch=patch,
         channels=channels,
         freeze_patches=freeze_patches,
+        side=image_size if learned else None,
         remat=remat,
         dtype=dtype,
     )

@@ -8,16 +8,25 @@ Example:
     0.5
 
 `train(config, workdir)` trains, or goes on with the run in `workdir`; `evaluate` measures it, and
-`restore` gives its parts and its state.
+`load` gives its encoder without its images, `restore` its parts and its state.
 `Own` puts objects of one's own in place of names.
 """
 
 from ._build import build as build
+from ._embed import EmbedError as EmbedError
+from ._embed import embed as embed
 from ._evaluate import evaluate as evaluate
+from ._evaluate import evaluate_all as evaluate_all
 from ._evaluate import read_config as read_config
 from ._evaluate import restore as restore
+from ._load import Encoder as Encoder
+from ._load import ImageTextEncoder as ImageTextEncoder
+from ._load import ZeroShotClassifier as ZeroShotClassifier
+from ._load import load as load
 from ._own import Own as Own
 from ._train import train as train
+from ._weights import export_weights as export_weights
+from ._weights import import_weights as import_weights
 from .checks import from_config_dict as from_config_dict
 from .config import Config as Config
 from .config import ConfigError as ConfigError

@@ -4,7 +4,7 @@ import functools
 import inspect
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from . import language, networks
 from ._own import Chosen, Own, choose, name_own
 from .checks import has_batchnorm, ignored
 from .config import Config, ConfigError, arguments
-from .data import describe, open_sources
+from .data import Sources, check_labels, describe, open_sources, remembered
 from .experiment import Embed, Encode, Experiment, Schedule
 from .fields import as_fields, fields
 from .inputs import Inputs, make_inputs
@@ -37,7 +37,7 @@ ONLINE_PROBE_RATE = 0.1
 
 
 def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experiment:  # noqa: B008
-    """Build every part of a run.
+    """Open the images of a run and build every part of it.
 
     Args:
         config: the settings, checked.
@@ -48,19 +48,86 @@ def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experim
         ConfigError: the settings do not fit the data, the devices, or each other.
     """
     config = name_own(config, own)
-    mesh, chosen = sharding.make_mesh(), choose(config, own)
+    chosen, mesh = choose(config, own), sharding.make_mesh()
     _check_devices(config, mesh)
     sources, tokenizer = open_sources(config, chosen.source), None
+    check_labels(config, sources["train"])
     if config.method == "clip":
         tokenizer = language.make_tokenizer(config, sources["train"], workdir)
         sources = language.tokenize(sources, tokenizer)
+    return _assemble(config, chosen, sources, tokenizer, mesh, try_own=True)._replace(
+        trained_on=describe(sources, tokenizer)
+    )
+
+
+def rebuild(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experiment:  # noqa: B008
+    """Build the parts of a run that has trained, without its images, on any devices.
+
+    Args:
+        config: its settings.
+        workdir: of the run, which says what its images were like, and has its vocabulary.
+        own: the objects that the run was given in Python.
+
+    Returns:
+        The parts; the only source is `train`, which has no pixels.
+
+    Raises:
+        ConfigError: something of the run is missing.
+    """
+    tokenizer = language.saved_tokenizer(config, workdir) if config.method == "clip" else None
+    return without_images(config, remembered(workdir), tokenizer, own=own)
+
+
+def without_images(
+    config: Config,
+    train: data.Source,
+    tokenizer: Tokenizer | None = None,
+    *,
+    own: Own = Own(),  # noqa: B008
+) -> Experiment:
+    """Build the parts of a run for training images that nobody looks at, on any devices.
+
+    Args:
+        config: its settings.
+        train: says what the images are like.
+        tokenizer: of an image-text run.
+        own: the objects that the run was given in Python.
+
+    Raises:
+        ConfigError: the settings do not fit the images or each other.
+    """
+    config, mesh = name_own(config, own), sharding.make_mesh()
+    sources = {"train": train}
+    return _assemble(config, choose(config, own), sources, tokenizer, mesh, try_own=False)
+
+
+def with_images(experiment: Experiment, sources: Sources) -> Experiment:
+    """The parts of a run with images to evaluate on."""
+    if experiment.language is not None:
+        captioned = {split: s for split, s in sources.items() if s.captions is not None}
+        tokenizer = experiment.language.tokenizer
+        sources = {**sources, **language.tokenize(captioned, tokenizer)}
+    return experiment._replace(sources=sources)
+
+
+def _assemble(
+    config: Config,
+    chosen: Chosen,
+    sources: Sources,
+    tokenizer: Tokenizer | None,
+    mesh: Mesh,
+    *,
+    try_own: bool,
+) -> Experiment:
+    """Make the parts for these images; `try_own` traces a step of what is the user's own."""
     train = sources["train"]
     inputs, schedule = make_inputs(config, train), make_schedule(config, train)
     parts = make_parts(config, chosen, inputs, mesh, schedule, tokenizer)
     asked = AskedParts(*parts)
     method = make_method(config, chosen, asked)
     scheme = make_scheme(config, chosen, method, train, schedule)
-    try_step(config, method, scheme, train)
+    if try_own:
+        try_step(config, method, scheme, train)
     check_asked(config, asked)
     if config.probe.online and train.num_classes:
         method = methods.with_online_probe(method, train.num_classes)
@@ -73,12 +140,13 @@ def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experim
         method=method,
         scheme=scheme,
         optimizer=make_optimizer(config, schedule),
+        inputs=inputs,
         encode=make_encode(method, inputs),
         encode_view=make_encode_view(method, inputs),
         embed=embed,
         embed_views=make_embed_views(method, inputs.views),
         language=None if tokenizer is None else make_language(parts, tokenizer, embed),
-        trained_on=describe(sources, tokenizer),
+        trained_on="",
     )
 
 
@@ -148,8 +216,14 @@ def make_parts(
         spread=functools.partial(spread, config, mesh),
         similarity=make(config, "topology.name", TOPOLOGIES[config.topology.name]),
         caption_noise=config.data.caption_noise,
+        by_class=bool(config.data.prompts) and _takes_labels(chosen.loss or losses.clip),
         total_steps=schedule.total_steps,
     )
+
+
+def _takes_labels(loss: Loss) -> bool:
+    """Whether a loss can be told which pairs are of one class; one of one's own need not."""
+    return "labels" in inspect.signature(loss).parameters
 
 
 def check_asked(config: Config, parts: AskedParts) -> None:
@@ -204,7 +278,7 @@ def spread(config: Config, mesh: Mesh, loss: Loss) -> Loss:
             loss,
             mesh,
             axis=sharding.AXIS,
-            strategy=config.loss.strategy,
+            strategy=cast(losses.StrategyLike, config.loss.strategy),
             tile_size=config.loss.tile_size or None,
         )
 

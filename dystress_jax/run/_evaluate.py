@@ -2,20 +2,22 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..evaluation import Result
 from ..files import parse_json
 from ..training import TrainState, checkpoint
-from ._build import build
+from ._build import build, rebuild, with_images
 from ._environment import usable_jax
-from ._own import Own, check_given_again, name_of, name_own
+from ._own import Own, check_given_again, choose, name_of, name_own
 from .checks import from_config_dict
 from .config import Config, ConfigError
-from .data import check_same, reporting_unreadable_images
-from .evaluations import EVALUATIONS, Evaluate, check_options, measure
+from .data import changed_images, check_same, describe, open_sources, reporting_unreadable_images
+from .evaluations import EVALUATIONS, Evaluate, check_options, embedded_by, measure
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume, put
+from .other import open_other
 from .tables import find
 
 
@@ -67,19 +69,18 @@ def _restore(
 ) -> tuple[Experiment, TrainState]:
     directory = workdir / "checkpoints"
     experiment = build(config, workdir, own=own)
-    step = _choose_step(directory, which)
+    step = choose_step(directory, which)
     check_same(experiment.trained_on, directory)
     return experiment, checkpoint.restore(directory, step, experiment.abstract_state()).state
 
 
-@reporting_unreadable_images
-@usable_jax()
 def evaluate(
     config: Config,
     workdir: pathlib.Path | str,
     evaluation: str | Evaluate,
     which: str = "newest",
     *,
+    on: Mapping[str, Any] | None = None,
     own: Own = Own(),  # noqa: B008
 ) -> tuple[Result, dict[str, Any]]:
     """Evaluate the encoder of a run on its test images, or the held-out ones if it has no test.
@@ -90,50 +91,112 @@ def evaluate(
         evaluation: one of `EVALUATIONS`, or a function of one's own, `(experiment, state) ->
             Result`: itself, or its name `MODULE:OBJECT`.
         which: `newest`, `best`, or a step.
+        on: other images than the run's, to learn from and to measure on: fields of `config.data`,
+            such as `source` and `path`. Their classes may be others.
         own: the objects that the run was given in Python.
 
     Returns:
-        The result, and all of it ready for JSON, with the checkpoint, the settings that differ
-        from those of the training, and the seeds.
+        The result, and all of it ready for JSON, with the checkpoint, the other images, the
+        settings that differ from those of the training, and the seeds.
 
     Raises:
         ConfigError: the settings are not those of the run, or there is nothing to evaluate on, or
             an image cannot be read.
         CheckpointError: the checkpoint cannot be used.
     """
+    [found] = evaluate_all(config, workdir, [evaluation], which, on=on, own=own).values()
+    return found
+
+
+@reporting_unreadable_images
+@usable_jax()
+def evaluate_all(
+    config: Config,
+    workdir: pathlib.Path | str,
+    wanted: Sequence[str | Evaluate],
+    which: str = "newest",
+    *,
+    on: Mapping[str, Any] | None = None,
+    own: Own = Own(),  # noqa: B008
+) -> dict[str, tuple[Result, dict[str, Any]]]:
+    """What `evaluate` gives for several evaluations, by name; the images are opened once."""
     workdir = pathlib.Path(workdir)
-    if isinstance(evaluation, str):
-        name, function = evaluation, find(EVALUATIONS, evaluation, field="--evaluation")
-    else:
-        name, function = name_of(evaluation), evaluation
     trained = read_config(workdir / "config.json")
     config = name_own(config, own)
-    if name not in EVALUATIONS:
-        check_options(config, {name: function})
+    functions: dict[str, Evaluate] = {}
+    for one in wanted:
+        if isinstance(one, str):
+            functions[one] = find(EVALUATIONS, one, field="--evaluation")
+        else:
+            functions[name_of(one)] = one
+    ours = {name: f for name, f in functions.items() if name not in EVALUATIONS}
+    if ours:
+        check_options(config, ours)
     check_given_again(trained, config)
     changes = differences(dataclasses.asdict(trained), dataclasses.asdict(config))
     for field, (old, new) in changes.items():
         if field != "seed" and not may_change_on_resume(field):
             raise ConfigError(
                 f"config.{field}: found {new!r}, but the run was trained with {old!r}; allowed: "
-                "settings of the evaluation: config.knn, config.probe, config.zero_shot and "
-                "config.seed."
+                "settings of the evaluation: config.knn, config.probe, config.labels, "
+                "config.zero_shot and config.seed; and other images with --on.source and --on.path."
             )
     if "knn.bank" not in changes:
         # A run compares with some training images while it goes on; here there is time for all.
         config = put(config, "knn.bank", 0)
-    experiment, state = _restore(config, workdir, which, own)
-    result = measure(function, experiment, state, name=name)
-    return result, {
-        **result.to_json(),
-        "checkpoint_step": int(state.step),
-        "settings": {field: new for field, (_, new) in changes.items()},
-        "seed": config.seed,
-        "trained_with_seed": trained.seed,
-    }
+    experiment, notes = _with_images(config, workdir, on, own)
+    directory = workdir / "checkpoints"
+    step = choose_step(directory, which)
+    state = checkpoint.restore(directory, step, experiment.abstract_state()).state
+    shared, found = embedded_by(experiment, state), {}
+    for name, function in functions.items():
+        result = measure(function, experiment, state, name=name, embedded=shared)
+        result = result._replace(notes=(*result.notes, *notes))
+        found[name] = (
+            result,
+            {
+                **result.to_json(),
+                "checkpoint_step": int(state.step),
+                "settings": {field: new for field, (_, new) in changes.items()},
+                "on": dict(on or {}),
+                "seed": config.seed,
+                "trained_with_seed": trained.seed,
+            },
+        )
+    return found
 
 
-def _choose_step(directory: pathlib.Path, name: str) -> int:
+def _with_images(
+    config: Config, workdir: pathlib.Path, on: Mapping[str, Any] | None, own: Own
+) -> tuple[Experiment, list[str]]:
+    """The parts of a run with the images to evaluate on, and what is to be said of these."""
+    experiment = rebuild(config, workdir, own=own)
+    shape = experiment.train.image_shape
+    if on:
+        return with_images(experiment, open_other(config, on, shape)), []
+    sources = open_sources(config, choose(config, own).source)
+    if sources["train"].image_shape != shape:
+        raise ConfigError(
+            f"config.data: found images {list(sources['train'].image_shape)}, but the run was "
+            f"trained with {list(shape)}; allowed: such images, or any with --on.source."
+        )
+    experiment, notes = with_images(experiment, sources), []
+    tokenizer = None if experiment.language is None else experiment.language.tokenizer
+    now = describe(experiment.sources, tokenizer)
+    for of, change in zip(
+        ("training", "test"), changed_images(now, workdir / "checkpoints"), strict=True
+    ):
+        if change:
+            notes.append(f"the {of} images are others than those of the run: {change}")
+    return experiment, notes
+
+
+def choose_step(directory: pathlib.Path, name: str) -> int:
+    """The step of a checkpoint: `newest`, `best`, or a number.
+
+    Raises:
+        ConfigError: there is none.
+    """
     there = checkpoint.steps(directory)
     if not there:
         raise ConfigError(

@@ -21,15 +21,23 @@ from ..training.log import DivergedError, Log
 from ..training.processes import exchange, together
 from ..training.watch import before, make_look
 from . import evaluations, language, show, summary
-from ._build import build
+from ._build import build, with_images
 from ._environment import usable_jax
 from ._evaluate import read_config
 from ._own import Own, check_given_again, name_own
+from ._weights import begin_from
 from .config import Config, ConfigError
-from .data import check_same, lines_about, reporting_unreadable_images, with_absolute_paths
+from .data import (
+    check_same,
+    lines_about,
+    remember,
+    reporting_unreadable_images,
+    with_absolute_paths,
+)
 from .evaluations import CannotEvaluate, Evaluate
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume
+from .other import open_other
 from .tables import find
 
 SETTINGS_FILE, SUMMARY_FILE = "config.json", "summary.json"
@@ -139,6 +147,7 @@ class _Run(NamedTuple):
     workdir: pathlib.Path
     experiment: Experiment
     evaluations: dict[str, Evaluate]
+    others: dict[str, Experiment]  # the same parts with further images to measure on
 
     @property
     def config(self) -> Config:
@@ -171,7 +180,20 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
         _note(f"vocabulary: {experiment.language.tokenizer.vocab_size:,} tokens")
         with contextlib.suppress(CannotEvaluate):
             evaluations.zero_shot_task(experiment)  # a wrong file is told now, not at the end
-    return _Run(began, workdir, experiment, _closing_evaluations(config, own))
+    return _Run(
+        began, workdir, experiment, _closing_evaluations(config, own), _on_other_images(experiment)
+    )
+
+
+def _on_other_images(experiment: Experiment) -> dict[str, Experiment]:
+    """The parts of the run with each of the further images that it is measured on."""
+    others, shape = {}, experiment.train.image_shape
+    for name, on in experiment.config.eval_on.items():
+        sources = open_other(experiment.config, on, shape, flag=f"config.eval_on.{name}")
+        others[name] = with_images(experiment, sources)
+        counts = ", ".join(f"{len(source):,} {split}" for split, source in sources.items())
+        _note(f"measured too on {name}: {counts}")
+    return others
 
 
 def _closing_evaluations(config: Config, own: Own) -> dict[str, Evaluate]:
@@ -220,6 +242,7 @@ def _write_run_files(run: _Run, start: _Start) -> None:
         with told(run.workdir / SUMMARY_FILE, "deleted"):
             (run.workdir / SUMMARY_FILE).unlink(missing_ok=True)
     write_json(run.workdir / SETTINGS_FILE, dataclasses.asdict(run.config))
+    remember(experiment.train, run.workdir)
     if experiment.language is not None:
         experiment.language.tokenizer.save(run.workdir / language.FILE)
     (run.workdir / "skipped.txt").unlink(missing_ok=True)
@@ -246,13 +269,22 @@ def _start(run: _Run) -> _Start:
         _note(changed)
     restored = checkpoint.restore_newest(run.checkpoints, experiment.abstract_state())
     if restored is None:
-        return _Start(experiment.init_state(), batches, 0, 0.0)
+        return _Start(_first_state(run.config, experiment), batches, 0, 0.0)
     for reason, place in restored.damaged:
         _note(f"{reason}; moved to {place}")
     done = restored.step >= experiment.schedule.total_steps
     _note(f"{'complete' if done else 'going on from the checkpoint'} at step {restored.step}")
     batches.set_state(restored.record["position"])
     return _Start(restored.state, batches, restored.step, restored.record["seconds"])
+
+
+def _first_state(config: Config, experiment: Experiment) -> TrainState:
+    if not config.init_from:
+        return experiment.init_state()
+    begun = begin_from(experiment, config.init_from, prefix=config.init_prefix)
+    for line in begun.said:
+        _note(line)
+    return begun.state
 
 
 def _train_steps(
@@ -310,7 +342,7 @@ def _train_steps(
             last, measured = step == total_steps, {}
             if config.knn_every and (last or _due(config.knn_every, step)):
                 with log.paused():
-                    measured = evaluations.watch(experiment, state)
+                    measured = evaluations.watch(experiment, state, run.others)
                 log.add(show=("knn",), **measured)
             score = measured.get("knn")
             improved = score is not None and score > best
@@ -409,14 +441,18 @@ RECORDS, SHORTEST = 60, 10  # records of a run, about; steps between two of a sh
 def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
     """Everything that the run can be measured by, and a picture of what texts find."""
     found, embedded = {}, evaluations.embedded_by(run.experiment, state)
-    for name, evaluate in run.evaluations.items():
-        try:
-            found[name] = evaluations.measure(
-                evaluate, run.experiment, state, name=name, embedded=embedded
-            )
-        except CannotEvaluate as error:
-            if name not in evaluations.CLOSING:  # somebody has asked for it
-                _note(f"{name} is not measured: {error}")
+    measured_on = {"": (run.experiment, embedded)}
+    for name, other in run.others.items():
+        measured_on[f" on {name}"] = other, evaluations.embedded_by(other, state)
+    for on, (experiment, shared) in measured_on.items():
+        for name, evaluate in run.evaluations.items():
+            try:
+                found[name + on] = evaluations.measure(
+                    evaluate, experiment, state, name=name, embedded=shared
+                )
+            except CannotEvaluate as error:
+                if name not in evaluations.CLOSING:  # somebody has asked for it
+                    _note(f"{name}{on} is not measured: {error}")
     if "retrieval" in found:
         # Every process embeds the texts.
         picture = evaluation.retrieval_grid(embedded(found["retrieval"].split))

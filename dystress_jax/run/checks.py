@@ -33,6 +33,7 @@ _TAKES = {
     str: "a text",
     bool: "True or False",
     tuple[float, ...]: "a tuple of numbers",
+    tuple[int, ...]: "a tuple of whole numbers",
     dict: "names and values",
 }
 
@@ -119,6 +120,10 @@ def _checked(value: Any, field: Field) -> Any:
         if type(None) in kinds:
             return None
         raise wrong
+    if field.may_be_several and isinstance(value, tuple | list):
+        if not value or any(isinstance(one, tuple | list) for one in value):
+            raise wrong
+        return tuple(_checked(one, field) for one in value)
     if isinstance(kinds[0], types.GenericAlias):  # tuple[float, ...]
         if not isinstance(value, tuple | list) or not all(_is_number(v) for v in value):
             raise wrong
@@ -301,6 +306,7 @@ def _check_relations(config: Config) -> None:
     _check_bn_groups(config)
     _check_prompts(config)
     _check_probe(config)
+    _check_eval_on(config)
 
 
 def _check_data(config: Config) -> None:
@@ -330,6 +336,21 @@ def _check_probe(config: Config) -> None:
         found = getattr(probe, name)
         if not found or min(found) <= 0:
             raise ConfigError(f"config.probe.{name}: found {found}; allowed: numbers above 0.")
+
+
+def _check_eval_on(config: Config) -> None:
+    """Further images are named, and described by fields of `data`."""
+    known = [field.last for field in fields() if field.name.startswith("data.")]
+    for name, on in config.eval_on.items():
+        full = f"config.eval_on.{name}"
+        if not isinstance(on, Mapping) or not name.isidentifier():
+            raise ConfigError(
+                f"{full}: found {on!r}; allowed: a name, and below it fields of data, such as "
+                "config.eval_on.sketches.source and config.eval_on.sketches.path."
+            )
+        for field in on:
+            if field not in known:
+                raise ConfigError(unknown(f"{full}.{field}", [f"{full}.{k}" for k in known]))
 
 
 def _check_batch(config: Config) -> None:

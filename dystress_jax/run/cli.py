@@ -10,7 +10,7 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -22,7 +22,7 @@ from ..training import processes
 from .checks import from_config_dict
 from .config import Config, ConfigError
 from .fields import fields
-from .overrides import check_overrides, take_options
+from .overrides import check_overrides, take_group, take_options, take_several
 
 _TOLD = (UserError, flags.Error)
 _HELP = ("-h", "-help", "--help", "--helpfull", "--helpshort")
@@ -31,11 +31,17 @@ CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
 class Command:
-    """The --config overrides of a command line."""
+    """The --config overrides of a command line, and the other images that it names.
+
+    Attributes:
+        on: fields of `config.data` for the other images.
+    """
 
     def __init__(self) -> None:
+        self.on: dict[str, Any] = {}
         self._overridden: list[str] = []
         self._options: dict[str, dict[str, Any]] = {}
+        self._several: dict[str, Any] = {}
 
     def read(self, arguments: list[str]) -> list[str]:
         """Check and remember the overrides; return what the flags are to parse.
@@ -46,6 +52,20 @@ class Command:
         others, self._options = take_options(arguments)
         options = [f"{field}.{name}" for field, of in self._options.items() for name in of]
         self._overridden = [*check_overrides(others), *options]
+        others, self._several = take_several(others)
+        return others
+
+    def read_on(self, arguments: list[str], flag: str) -> list[str]:
+        """Check and remember the other images; return what the flags are to parse.
+
+        Args:
+            arguments: of the command line.
+            flag: what stands for `config.data`; "": nothing, as in `--path`.
+
+        Raises:
+            ConfigError: there is no such field, or it takes no such value.
+        """
+        others, self.on = take_group(arguments, flag)
         return others
 
     def settings(self, parsed: ConfigDict) -> Config:
@@ -55,11 +75,19 @@ class Command:
             ConfigError: as `from_config_dict`.
         """
         settings = parsed.to_dict()
+        for field, several in self._several.items():
+            group, _, last = field.rpartition(".")
+            settings[group][last] = several
         for field, options in self._options.items():
             group, _, last = field.rpartition(".")
             holder = settings[group] if group else settings
-            holder[last] = {**holder[last], **options}
+            holder[last] = _merged(holder[last], options)
         return from_config_dict(settings, overridden=self._overridden)
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    both = {n: _merged(old[n], v) for n, v in new.items() if isinstance(v, dict) and n in old}
+    return {**old, **new, **both}
 
 
 def start(
@@ -69,6 +97,7 @@ def start(
     define: Callable[[], None],
     parse: Callable[[list[str], Command], list[str]],
     run: Callable[[Command], None],
+    settings: Mapping[str, str],
 ) -> None:
     """Run a command; what a person can put right is told without a traceback.
 
@@ -78,6 +107,7 @@ def start(
         define: defines the flags that need nothing of the command line.
         parse: defines the others, and parses all.
         run: called when all is parsed.
+        settings: for `--help`: what flags begin with that are fields, and those fields' names.
     """
     command, defined_elsewhere = Command(), set(flags.FLAGS)
     if any(action == "error" for action, *_ in warnings.filters):
@@ -91,7 +121,7 @@ def start(
     if any(argument in _HELP for argument in argv[1:]):
         if hasattr(signal, "SIGPIPE"):
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of `--help | head`
-        print(_help(described or "", set(flags.FLAGS) - defined_elsewhere))
+        print(_help(described or "", set(flags.FLAGS) - defined_elsewhere, settings))
         return
     logging.set_verbosity(logging.WARNING)
 
@@ -110,17 +140,21 @@ def start(
         _leave(traceback.format_exc())
 
 
-def _help(described: str, names: Collection[str]) -> str:
-    """What a command is, its flags, and every field of the settings."""
+def _help(described: str, names: Collection[str], settings: Mapping[str, str]) -> str:
+    """What a command is, its flags, and the fields of the settings."""
     parts = [described.strip(), "\nFlags:"]
     for name in sorted(names):
         flag = flags.FLAGS[name]
         no, value = ("[no]", "") if flag.boolean else ("", f"={name.rpartition('_')[2].upper()}")
         default = "" if flag.default in (None, "", True, False) else f" Default: {flag.default}."
         parts += _wrapped(f"--{no}{name}{value}", f"{flag.help}{default}")
-    parts += ["\nFields of the settings, with their defaults:"]
-    for field in fields():
-        parts += _wrapped(f"--config.{field.name}={field.default}", field.limits["doc"])
+    for prefix, group in settings.items():
+        title = "Of the images" if group else "Fields of the settings"
+        parts.append(f"\n{title}, with their defaults:")
+        for field in fields():
+            if field.name.startswith(group):
+                flag = f"{prefix}{field.name.removeprefix(group)}={field.default}"
+                parts += _wrapped(flag, field.limits["doc"])
     return "\n".join(parts)
 
 

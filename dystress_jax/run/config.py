@@ -16,7 +16,7 @@ from ..augment import RECIPES
 from ..data import SOURCES
 from ..errors import UserError
 from ..losses import FOR_QUEUE, STRATEGIES
-from ..models import ENCODERS, HEADS, MODES, POOLINGS, STEMS, TEXTS, projector
+from ..models import ENCODERS, HEADS, MODES, POOLINGS, POSITIONS, STEMS, TEXTS, projector
 from ..similarities import PRECISIONS
 from ..training.optim import LARS_FORMS, OPTIMIZERS, RULES
 from .methods import (
@@ -225,6 +225,9 @@ class Data:
     image_size: int = _field(
         0, "side of the square that images are brought to, in pixels; 0 = as stored", at_least=0
     )
+    whole: bool = _field(
+        True, "train on crops of whole pictures of that shorter side, not of their central squares"
+    )
     holdout: float = _field(
         0.1, "fraction of the training images kept out for selection", at_least=0.0, at_most=0.5
     )
@@ -315,6 +318,15 @@ class Model:
     heads: int = _field(0, "attention heads; 0 = by size", at_least=0, only_for=_NOT_CLIP)
     freeze_patches: bool = _field(
         False, "keep the random patch embedding, as MoCo v3 does", only_for=_NOT_CLIP
+    )
+    positions: str = _field(
+        "sincos",
+        "sincos: fixed, as in MoCo v3; learned: as in ViT and DeiT, for one size of images",
+        among=POSITIONS,
+        only_for=_NOT_CLIP,
+    )
+    quick_gelu: bool = _field(
+        False, "x sigmoid(1.702 x) in place of GELU, as OpenAI's weights need", only_for=_CLIP
     )
     remat: bool = _field(
         False, "compute the insides of blocks again for the gradient: less memory, more time"
@@ -500,9 +512,17 @@ class Optimizer:
 class Knn:
     """Nearest-neighbour evaluation, during training and after."""
 
-    k: int = _field(200, "neighbours; at most as many as there are", at_least=1, may_change=True)
-    temperature: float = _field(
-        0.1, "a neighbour's weight is exp(similarity / this)", above=0.0, may_change=True
+    k: int | tuple[int, ...] = _field(
+        200,
+        "neighbours, at most as many as there are; 20,200 measures with each",
+        at_least=1,
+        may_change=True,
+    )
+    temperature: float | tuple[float, ...] = _field(
+        0.1,
+        "a neighbour's weight is exp(similarity / this); several: with each",
+        above=0.0,
+        may_change=True,
     )
     bank: int = _field(
         50_000,
@@ -564,6 +584,21 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Evaluations with few labels: few_labels and few_shot."""
+
+    fractions: tuple[float, ...] = _field(
+        (0.01, 0.1), "few_labels: shares of the labels, of every class alike", may_change=True
+    )
+    shots: tuple[float, ...] = _field(
+        (1.0, 5.0, 10.0), "few_shot: training images of a class", may_change=True
+    )
+    draws: int = _field(
+        5, "draws of both, of which mean and deviation are told", at_least=1, may_change=True
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ZeroShot:
     """Zero-shot classification and retrieval of clip."""
 
@@ -599,6 +634,16 @@ class Config:
     log_every: int = _field(
         10, "steps between two logged lines; 0 = never", at_least=0, may_change=True
     )
+    init_from: str = _field(
+        "",
+        "a run's directory or a file of weights that a new run starts from; '' = none",
+        may_change=True,
+    )
+    init_prefix: str = _field(
+        "auto",
+        "what stands before the names in that file, such as module.encoder_q.; auto: found",
+        may_change=True,
+    )
     checkpoint_every: int = _field(
         500, "steps between two checkpoints; 0 = never", at_least=0, may_change=True
     )
@@ -626,6 +671,12 @@ class Config:
     evaluation: str = _field(
         "",
         "extra evaluations after training: names or MODULE:OBJECT, comma-separated",
+        may_change=True,
+    )
+    eval_on: dict = _field(
+        {},
+        "further images that are measured too: --config.eval_on.NAME.FIELD=VALUE with the fields "
+        "of data, such as source and path",
         may_change=True,
     )
     evaluation_options: dict = _field(
@@ -661,6 +712,7 @@ class Config:
     microscope: Microscope = _group(Microscope)
     knn: Knn = _group(Knn)
     probe: Probe = _group(Probe)
+    labels: Labels = _group(Labels)
     zero_shot: ZeroShot = _group(ZeroShot, only_for=_CLIP)
 
     @property

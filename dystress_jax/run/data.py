@@ -13,16 +13,18 @@ import numpy as np
 
 from .. import data, evaluation
 from ..data.tokenizer import Tokenizer
+from ..files import parse_json, write_json
 from ..training import checkpoint
 from .config import Config, ConfigError, arguments
 from .fields import as_fields
 from .methods import ALL_LOSSES
-from .tables import is_own, make
+from .tables import is_own, make, needed
 
 Sources = dict[str, data.Source]
 Returned = TypeVar("Returned")
 OWN_IMAGE = 0.05  # share of queries whose own image is a negative: above it, a warning
 CLASSES_NAMED = 5  # in the lines that a run begins with
+IMAGES_FILE = "images.json"
 TEST = "; test: "  # before what is said of the test images
 IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
 
@@ -54,13 +56,21 @@ def open_sources(config: Config, opener: data.Opener) -> Sources:
                     else source
                     for split, source in sources.items()
                 }
+    return sources
+
+
+def check_labels(config: Config, train: data.Source) -> None:
+    """Refuse a loss that needs labels on images without.
+
+    Raises:
+        ConfigError: naming losses that need none.
+    """
     loss = ALL_LOSSES.get(config.loss.name)
-    if loss and "labels" in arguments(loss) and not sources["train"].has_labels:
+    if loss and "labels" in needed(loss) and not train.has_labels:
         raise ConfigError(
             f"config.loss.name: found {config.loss.name} with images without labels; allowed: "
             "softmax, dcl or rgcl, which need none."
         )
-    return sources
 
 
 @contextlib.contextmanager
@@ -188,6 +198,69 @@ def _describe(source: data.Source) -> str:
     return said
 
 
+def remember(train: data.Source, workdir: pathlib.Path) -> None:
+    """Write what the parts of a run need to know of its training images, without them.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    height, width, channels = train.image_shape
+    known = {
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "images": len(train),
+        "stored": train.num_stored,
+        "class_names": list(train.class_names),
+    }
+    write_json(workdir / IMAGES_FILE, known)
+
+
+def remembered(workdir: pathlib.Path) -> data.Source:
+    """What stands for the training images of a run where nobody looks at them.
+
+    Raises:
+        ConfigError: the run has not written what they were like.
+    """
+    path = workdir / IMAGES_FILE
+    try:
+        known = parse_json(path.read_bytes())
+        height, width, channels = (int(known[side]) for side in ("height", "width", "channels"))
+        stored, names = int(known["stored"]), tuple(map(str, known["class_names"]))
+        images = int(known["images"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: found nothing that says what the training images were like ({error}); "
+            "allowed: the file that the run has written. The command that began the run writes it "
+            "again, if the images are still there."
+        ) from error
+
+    return as_remembered(
+        (height, width, channels), images=images, num_stored=stored, class_names=names
+    )
+
+
+def as_remembered(
+    image_shape: tuple[int, int, int],
+    *,
+    images: int,
+    num_stored: int | None = None,
+    class_names: tuple[str, ...] = (),
+) -> data.Source:
+    """Images that are known, but not there."""
+
+    def nothing(rows):
+        raise RuntimeError("the images of a run that was loaded without them are looked at")
+
+    return data.Source(
+        read=nothing,
+        index=np.arange(images, dtype=np.int32),
+        num_stored=images if num_stored is None else num_stored,
+        image_shape=image_shape,
+        class_names=class_names,
+    )
+
+
 def check_same(now: str, checkpoints: pathlib.Path) -> str:
     """Refuse training data that are not those of the run, as its checkpoints remember them.
 
@@ -197,21 +270,29 @@ def check_same(now: str, checkpoints: pathlib.Path) -> str:
     Raises:
         ConfigError: with both descriptions.
     """
-    then = checkpoint.newest_record(checkpoints).get("data", now)
-    (train_then, _, test_then), (train_now, _, test_now) = then.partition(TEST), now.partition(TEST)
-    if train_now != train_then:
+    train, test = changed_images(now, checkpoints)
+    if train:
         raise ConfigError(
-            f"config.data: the run has trained on other images: {train_then} then, {train_now} "
-            f"now. Compared are labels, captions, the pixels of {IMAGES_COMPARED} images, and of "
-            "all images the pixels or the sizes of the files where these are at hand. Give it the "
-            "same images, captions and vocabulary, or a new --workdir."
+            f"config.data: the run has trained on other images: {train}. Compared are labels, "
+            f"captions, the pixels of {IMAGES_COMPARED} images, and of all images the pixels or "
+            "the sizes of the files where these are at hand. Give it the same images, captions and "
+            "vocabulary, or a new --workdir."
         )
-    if test_then and test_now != test_then:
+    if test:
         return (
-            f"warning: the test images are others than before: {test_then} then, "
-            f"{test_now or 'none'} now; results of both cannot be compared"
+            f"warning: the test images are others than before: {test}; results of both cannot be "
+            "compared"
         )
     return ""
+
+
+def changed_images(now: str, checkpoints: pathlib.Path) -> tuple[str, str]:
+    """How the training and the test images differ from those of a run; "" where they do not."""
+    then = checkpoint.newest_record(checkpoints).get("data", now)
+    (train_then, _, test_then), (train_now, _, test_now) = then.partition(TEST), now.partition(TEST)
+    train = "" if train_now == train_then else f"{train_then} then, {train_now} now"
+    others = test_then and test_now != test_then
+    return train, f"{test_then} then, {test_now or 'none'} now" if others else ""
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -230,6 +311,11 @@ def with_absolute_paths(config: Config) -> Config:
     path = d.path if is_own(d.source) else absolute(d.path)
     return dataclasses.replace(
         config,
+        eval_on={
+            name: {**on, "path": absolute(on["path"])} if on.get("path") else on
+            for name, on in config.eval_on.items()
+        },
+        init_from=absolute(config.init_from),
         data=dataclasses.replace(d, path=path, captions=captions),
         text=dataclasses.replace(t, vocabulary=absolute(t.vocabulary)),
         zero_shot=dataclasses.replace(z, class_names=absolute(z.class_names)),

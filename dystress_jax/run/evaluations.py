@@ -7,7 +7,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from .config import Config, ConfigError, arguments
 from .experiment import EncodeImages, Experiment
 from .fields import as_fields
 
+PyTree = Any
 Evaluate = Callable[..., Result]  # (experiment, state, *, embedded, options of one's own)
 Embedded = Callable[[str], EmbeddedImages]  # of a split
 SHARED = "embedded"  # an evaluation with this argument shares the embeddings with the others
@@ -129,6 +130,57 @@ def zero_shot(
     return result._replace(split=task.split)
 
 
+def transfer(experiment: Experiment, state: TrainState) -> Result:
+    """Logistic regression on frozen features, its L2 chosen on held-out images."""
+    split = _labelled_split(experiment)
+    result = evaluation.evaluate_transfer(
+        experiment.encoder(state),
+        experiment.train,
+        experiment.sources[split],
+        holdout=_validation(experiment, split),
+        mesh=experiment.mesh,
+    )
+    return result._replace(split=split)
+
+
+def few_labels(experiment: Experiment, state: TrainState) -> Result:
+    """Logistic regression on frozen features with shares of the labels."""
+    split, settings = _labelled_split(experiment), experiment.config.labels
+    with as_fields("labels"):
+        result = evaluation.evaluate_few_labels(
+            experiment.encoder(state),
+            experiment.train,
+            experiment.sources[split],
+            holdout=_validation(experiment, split),
+            fractions=settings.fractions,
+            draws=settings.draws,
+            seed=experiment.config.seed,
+            mesh=experiment.mesh,
+        )
+    return result._replace(split=split)
+
+
+def few_shot(experiment: Experiment, state: TrainState) -> Result:
+    """Logistic regression on frozen features of a few images of each class."""
+    split, settings = _labelled_split(experiment), experiment.config.labels
+    with as_fields("labels"):
+        result = evaluation.evaluate_few_shot(
+            experiment.encoder(state),
+            experiment.train,
+            experiment.sources[split],
+            shots=settings.shots,
+            draws=settings.draws,
+            seed=experiment.config.seed,
+            mesh=experiment.mesh,
+        )
+    return result._replace(split=split)
+
+
+def _validation(experiment: Experiment, split: str) -> data.Source | None:
+    """The held-out images, where they are not what is measured."""
+    return experiment.sources.get("holdout") if split == "test" else None
+
+
 REPRESENTED, WATCHED = 10_000, 1_000  # images at most: every pair of them is looked at
 
 
@@ -174,6 +226,9 @@ EVALUATIONS: dict[str, Evaluate] = {
     "knn": knn,
     "baselines": baselines,
     "linear_probe": linear_probe,
+    "transfer": transfer,
+    "few_labels": few_labels,
+    "few_shot": few_shot,
     "retrieval": retrieval,
     "zero_shot": zero_shot,
     "representation": representation,
@@ -241,18 +296,30 @@ def check_options(config: Config, own: Mapping[str, Evaluate]) -> None:
             )
 
 
-def watch(experiment: Experiment, state: TrainState) -> dict[str, float]:
-    """What is logged of the held-out images while a run goes on; empty where there are none."""
+def watch(
+    experiment: Experiment, state: TrainState, others: Mapping[str, Experiment]
+) -> dict[str, float]:
+    """What is logged while a run goes on; empty where there is nothing to measure by.
+
+    Args:
+        experiment: the parts of the run, whose held-out images are measured.
+        state: of the run.
+        others: the same parts with other images, by name.
+    """
+    logged, encode = {}, experiment.encoder(state)
+    for name, other in others.items():
+        split = other.measured_split(lambda source: source.has_labels)
+        if split is not None and other.train.has_labels:
+            logged[f"knn_{name}"] = knn_of(other, encode, split).value("top1")
     holdout = experiment.sources.get("holdout")
     if holdout is None:
-        return {}
-    logged = {}
+        return logged
     # Of an encoder that diverges, the loss of the next step says so.
     with contextlib.suppress(evaluation.NotFiniteError):
         found = representation_of(experiment, state, "holdout", at_most=WATCHED)
         logged |= {row.name: row.value for row in found.rows}
     if experiment.train.has_labels and holdout.has_labels:
-        logged["knn"] = knn_of(experiment, experiment.encoder(state), "holdout").value("top1")
+        logged["knn"] = knn_of(experiment, encode, "holdout").value("top1")
     return logged
 
 
@@ -309,20 +376,20 @@ def embedded_by(experiment: Experiment, state: TrainState) -> Embedded:
 
     @functools.cache
     def embedded(split: str) -> EmbeddedImages:
-        encoder = dual_encoder(experiment, state)
+        encoder = dual_encoder(experiment, state.params, state.stats)
         return evaluation.embed_images(encoder, experiment.sources[split], mesh=experiment.mesh)
 
     return embedded
 
 
-def dual_encoder(experiment: Experiment, state: TrainState) -> evaluation.DualEncoder:
-    """The towers of a state, ready to embed."""
+def dual_encoder(experiment: Experiment, params: PyTree, stats: PyTree) -> evaluation.DualEncoder:
+    """The towers of a run, ready to embed."""
     language = experiment.language
     assert language is not None, "not an image-text run"
-    of_state = lambda embed: functools.partial(embed, state.params, state.stats)
+    trained = lambda embed: functools.partial(embed, params, stats)
     return evaluation.DualEncoder(
-        of_state(language.embed_images),
-        of_state(language.embed_texts),
+        trained(language.embed_images),
+        trained(language.embed_texts),
         language.tokenizer.encode,
         language.similarity,
     )

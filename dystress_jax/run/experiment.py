@@ -14,6 +14,7 @@ from ..methods import Method
 from ..schemes import Scheme
 from ..training import TrainState, abstract_state, init_state
 from .config import Config
+from .inputs import Inputs
 from .language import Language
 
 Encode = Callable[..., Float[Array, "n features"]]
@@ -40,6 +41,7 @@ class Experiment(NamedTuple):
         method: what is learned.
         scheme: of its temperature; None where it has none.
         optimizer: of its parameters.
+        inputs: what the encoder sees of an image.
         encode: `(params, stats, uint8 images) -> features`, jitted.
         encode_view: `(params, stats, key, uint8 images) -> features` of one weak random view each.
         embed: `(params, stats, uint8 images) -> (features, embeddings)`, jitted.
@@ -56,6 +58,7 @@ class Experiment(NamedTuple):
     method: Method
     scheme: Scheme | None
     optimizer: optax.GradientTransformation
+    inputs: Inputs
     encode: Encode
     encode_view: Encode
     embed: Embed

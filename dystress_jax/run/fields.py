@@ -34,6 +34,9 @@ def to_config_dict(config: Config) -> ConfigDict:
     for field in fields():  # so that a number can be put where None stands
         if field.takes == (float, type(None)) and field.value(config) is None:
             settings.update_from_flattened_dict({field.name: config_dict.placeholder(float)})
+        if field.may_be_several:
+            several = config_dict.FieldReference(field.value(config), field_type=object)
+            settings.update_from_flattened_dict({field.name: several})
     return settings
 
 
@@ -54,6 +57,11 @@ class Field(NamedTuple):
     def last(self) -> str:
         """The name within the group."""
         return self.name.rpartition(".")[2]
+
+    @property
+    def may_be_several(self) -> bool:
+        """Whether it takes one value or several."""
+        return len(self.takes) == 2 and isinstance(self.takes[1], types.GenericAlias)
 
     def value(self, config: Config) -> Any:
         """What a config holds there."""

@@ -23,6 +23,7 @@ class Inputs(NamedTuple):
         views: `(key, images, rows) -> two random views` of each.
         view: `(key, images, rows) -> one random view` of each.
         weak_view: `(key, images) -> one random view` of each, only cropped and flipped.
+        normalize: `images in [0, 1] -> what the encoder sees` of them.
         centre: `images -> their centre`, the whole image where it is a square of that size.
     """
 
@@ -31,6 +32,7 @@ class Inputs(NamedTuple):
     views: Views
     view: OneView
     weak_view: Callable[[PRNGKeyArray, Images], Seen]
+    normalize: Callable[[Seen], Seen]
     centre: Callable[[Images], Seen]
 
 
@@ -63,7 +65,7 @@ def make_inputs(config: Config, source: data.Source) -> Inputs:
         top, left = ((side - size) // 2 for side in images.shape[1:3])
         return normalize(augment.to_float(images[:, top : top + size, left : left + size]))
 
-    return Inputs(size, channels, views, view, weak_view, centre)
+    return Inputs(size, channels, views, view, weak_view, normalize, centre)
 
 
 def make_recipe(config: Config, recipe: augment.Recipe) -> augment.Recipe:

@@ -69,6 +69,18 @@ def make_tokenizer(config: Config, train: data.Source, workdir: pathlib.Path) ->
     return train_tokenizer(captions, vocab_size=t.vocab_size, context=t.context)
 
 
+def saved_tokenizer(config: Config, workdir: pathlib.Path) -> Tokenizer:
+    """The tokenizer of a run that has trained.
+
+    Raises:
+        ConfigError: its file is missing or damaged.
+    """
+    try:
+        return load_tokenizer(workdir / FILE, context=config.text.context)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"--workdir: found no vocabulary of the run ({error})") from error
+
+
 def tokenize(sources: Sources, tokenizer: Tokenizer) -> Sources:
     """The splits with their captions as tokens; test and held-out images may have none.
 

@@ -30,6 +30,7 @@ class Parts(NamedTuple):
         spread: puts a loss over the devices.
         similarity: of an image and a text.
         caption_noise: fraction of captions permuted within a batch.
+        by_class: whether captions are the names of classes, so that equal ones are no negatives.
         total_steps: of the run.
     """
 
@@ -44,6 +45,7 @@ class Parts(NamedTuple):
     spread: Spread
     similarity: Similarity
     caption_noise: float
+    by_class: bool
     total_steps: int
 
 
@@ -151,6 +153,7 @@ def clip(parts: Parts) -> Method:
         loss=parts.loss(),
         similarity=parts.similarity,
         caption_noise=parts.caption_noise,
+        by_class=parts.by_class,
         spread=parts.spread,
     )
 

@@ -148,6 +148,7 @@ def make_towers(
             vocab_size=vocab_size,
             context=t.context,
             pooling=t.pooling,
+            quick_gelu=config.model.quick_gelu,
             remat=config.model.remat,
             **shared,
         )

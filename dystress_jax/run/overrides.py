@@ -1,7 +1,8 @@
 """Settings that a command line overrides, checked before absl parses them."""
 
 import ast
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -76,8 +77,10 @@ def override(settings: ConfigDict, changes: Mapping[str, Any]) -> Config:
     for name in changes:
         if name not in named:
             raise ConfigError(unknown(f"config.{name}", [f"config.{f}" for f in named]))
-    changed = settings.copy_and_resolve_references()
-    changed.update_from_flattened_dict(changes)
+    changed = settings.to_dict()
+    for name, value in changes.items():
+        group, _, last = name.rpartition(".")
+        (changed[group] if group else changed)[last] = value
     return from_config_dict(changed, overridden=changes)
 
 
@@ -99,14 +102,103 @@ def take_options(arguments: Iterable[str]) -> tuple[list[str], dict[str, dict[st
     others, options = [], {}
     for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")
-        holder, _, option = name.removeprefix("config.").rpartition(".")
-        if not (argument.startswith("-") and name.startswith("config.") and holder in holders):
+        name = name.removeprefix("config.") if name.startswith("config.") else ""
+        holder = next((h for h in holders if name.startswith(f"{h}.")), None)
+        if not argument.startswith("-") or holder is None:
             others.append(argument)
         elif not equals:
-            raise ConfigError(f"{name}: found no value; allowed: --{name}=VALUE.")
+            full = f"config.{name}"
+            raise ConfigError(f"{full}: found no value; allowed: --{full}=VALUE.")
         else:
-            options.setdefault(holder, {})[option] = _literal(value)
+            *outer, last = name.removeprefix(f"{holder}.").split(".")
+            place = options.setdefault(holder, {})
+            for part in outer:
+                place = place.setdefault(part, {})
+            place[last] = _literal(value)
     return others, options
+
+
+def take_several(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take the fields that may hold several values out of a command line that was checked.
+
+    Example:
+        >>> take_several(["eval", "--config.knn.k=20,200", "--config.seed=1"])
+        (['eval', '--config.seed=1'], {'knn.k': (20, 200)})
+    """
+    named = {f"config.{field.name}": field for field in fields() if field.may_be_several}
+    others, found = [], {}
+    for argument in arguments:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name in named and equals:
+            found[named[name].name] = _several(value, named[name])
+        else:
+            others.append(argument)
+    return others, found
+
+
+def _several(text: str, field: Field) -> Any:
+    parts = [_read(part, field) for part in text.strip("()[] ").split(",") if part.strip()]
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+def take_group(
+    arguments: Sequence[str], flag: str, group: str = "data"
+) -> tuple[list[str], dict[str, Any]]:
+    """Take the fields of a group out of a command line, where another flag stands for it.
+
+    Args:
+        arguments: of the command line.
+        flag: what stands for the group, such as `on`.
+        group: of the settings.
+
+    Returns:
+        The other arguments, and the values by the name in the group.
+
+    Raises:
+        ConfigError: in the names of the flags.
+
+    Example:
+        >>> take_group(["eval", "--on.source=folder", "--on.limit", "50", "--k=1"], "on")
+        (['eval', '--k=1'], {'source': 'folder', 'limit': 50})
+    """
+    named = {field.last: field for field in fields() if field.name.startswith(f"{group}.")}
+    prefix = f"{flag}." if flag else ""
+    others, found, rest = [], {}, iter(arguments)
+    for argument in rest:
+        flagged, equals, value = argument.lstrip("-").partition("=")
+        name = flagged.removeprefix(prefix)
+        of_group = name.partition(".")[0] in named if not prefix else flagged.startswith(prefix)
+        if not argument.startswith("-") or not of_group:
+            others.append(argument)
+            continue
+        if not equals and (value := next(rest, None)) is None:
+            raise ConfigError(f"--{flagged}: found no value; allowed: --{flagged}=VALUE.")
+        holder, _, option = name.partition(".")
+        with calling_group(flag, group):
+            if option and holder in named and named[holder].takes == (dict,):
+                found.setdefault(holder, {})[option] = _literal(value)
+                continue
+            check_overrides([f"--config.{group}.{name}={value}"])
+        found[name] = _read(value, named[name])
+    return others, found
+
+
+@contextlib.contextmanager
+def calling_group(flag: str, group: str = "data") -> Iterator[None]:
+    """Say `--FLAG.FIELD` where an error says `config.GROUP.FIELD`; `--FIELD` without a flag."""
+    try:
+        yield
+    except ConfigError as error:
+        dashes = "" if flag.startswith("config.") else "--"
+        prefix = f"{dashes}{flag}." if flag else dashes
+        raise ConfigError(str(error).replace(f"config.{group}.", prefix)) from error
+
+
+def _read(text: str, field: Field) -> Any:
+    kind = field.takes[0]
+    if kind is bool:
+        return text.lower() in ("true", "t", "1")
+    return kind(text) if kind in (int, float) else text
 
 
 def _literal(text: str) -> Any:
@@ -122,6 +214,8 @@ def _reads_as(text: str, field: Field) -> bool:
     if kind is bool:
         return text.lower() in ("true", "t", "1", "false", "f", "0")
     try:
+        if field.may_be_several:
+            return _several(text, field) != ()
         return kind not in (int, float) or kind(text) is not None
     except ValueError:
         return False

@@ -29,6 +29,22 @@ def results(found: Mapping[str, Result], *, note: str = "", also: Sequence[Cells
     return "\n\n".join(tables)
 
 
+def details(result: Result) -> list[str]:
+    """What else there is to say of a result, in lines: how the classes fare, and notes."""
+    lines = []
+    if result.confusion is not None:
+        shares = zip(result.confusion.per_class(), result.confusion.class_names, strict=True)
+        known = sorted((share, name) for share, name in shares if share is not None)
+        shown = [f"{name} {100 * share:.1f} %" for share, name in known]
+        some = shown if len(shown) <= 2 * ENDS else [*shown[:ENDS], "...", *shown[-ENDS:]]
+        balanced = 100 * result.confusion.balanced()
+        lines.append(f"balanced accuracy {balanced:.1f} %; by class: {', '.join(some)}")
+    return [*lines, *(f"note: {note}" for note in result.notes)]
+
+
+ENDS = 3  # of many classes the worst and the best are named
+
+
 def cells(row: Row) -> Cells:
     """One number: its name, its value, and what guessing gets.
 

@@ -1,14 +1,17 @@
 """What was measured, as summary.json and the files of eval.py hold it."""
 
+import contextlib
 import hashlib
+import io
+import json
 import os
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..evaluation import Result
-from ..files import parse_json, told, write_json
+from ..evaluation import Confusion, Result
+from ..files import parse_json, told, write_bytes, write_json, write_text
 
 
 def of_results(found: Mapping[str, Result]) -> dict[str, Any]:
@@ -56,19 +59,25 @@ LONGEST_NAME = 120  # characters that say which settings differ; file systems ta
 
 
 def keep_result(
-    directory: pathlib.Path, name: str, which: str, numbers: dict[str, Any]
+    directory: pathlib.Path,
+    name: str,
+    which: str,
+    numbers: dict[str, Any],
+    confusion: Confusion | None = None,
 ) -> pathlib.Path:
     """Write a result beside those of other checkpoints and other settings.
 
     The file is `NAME.json` for the newest checkpoint and the run's own settings. What differs is in
     its name, as in `knn_best_knn.k=20.json`. The newest of an earlier day, or the best, keeps its
-    result under the number of its step.
+    result under the number of its step. The confusion matrix of a classification is beside it, as
+    `NAME_confusion.json` and `NAME_confusion.png`.
 
     Args:
         directory: of the results.
         name: of the evaluation.
         which: `newest`, `best`, or a step.
         numbers: of `run.evaluate`.
+        confusion: which classes were taken for which.
 
     Returns:
         The file.
@@ -76,13 +85,31 @@ def keep_result(
     Raises:
         FileError: it cannot be written.
     """
-    path = directory / result_file(name, which, numbers["settings"])
+    on = {f"on.{field}": value for field, value in numbers.get("on", {}).items()}
+    settings = numbers["settings"] | on
+    path = directory / result_file(name, which, settings)
     step = _step_of(path)
     if step not in (None, numbers["checkpoint_step"]):
+        old = directory / result_file(name, str(step), settings)
         with told(path, "kept under another name"):
-            os.replace(path, directory / result_file(name, str(step), numbers["settings"]))
+            for ending in (".json", *CONFUSION):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(_beside(path, ending), _beside(old, ending))
     write_json(path, numbers)
+    if confusion is not None:
+        content = {"class_names": confusion.class_names, "counts": confusion.counts.tolist()}
+        picture = io.BytesIO()
+        confusion.picture().save(picture, format="PNG")
+        write_text(_beside(path, CONFUSION[0]), json.dumps(content) + "\n")
+        write_bytes(_beside(path, CONFUSION[1]), picture.getvalue())
     return path
+
+
+CONFUSION = ("_confusion.json", "_confusion.png")
+
+
+def _beside(path: pathlib.Path, ending: str) -> pathlib.Path:
+    return path.with_name(path.name.removesuffix(".json") + ending)
 
 
 def result_file(name: str, which: str, settings: Mapping[str, Any]) -> str:
@@ -98,7 +125,8 @@ def result_file(name: str, which: str, settings: Mapping[str, Any]) -> str:
         ('knn.json', 'knn_best_knn.k=20.json')
     """
     differ = "".join(
-        f"_{field}=" + re.sub(r"[^\w.+-]+", "-", str(value)) for field, value in settings.items()
+        f"_{field}=" + re.sub(r"[^\w.+-]+", "-", str(value)).strip("-")
+        for field, value in settings.items()
     )
     if len(differ) > LONGEST_NAME:
         differ = "_" + hashlib.sha256(repr(settings).encode()).hexdigest()[:12]

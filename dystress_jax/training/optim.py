@@ -171,6 +171,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adamw": adamw,
     "lars": lars,
 }
+"""Optimisers by name."""
 
 
 def _check(*, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
@@ -185,6 +186,7 @@ RULES: dict[str, Callable[[float, int], float]] = {
     "linear": lambda base, batch_size: base * batch_size / 256,
     "sqrt": lambda base, batch_size: base * math.sqrt(batch_size),
 }
+"""How the peak learning rate follows from the base rate and the batch size."""
 
 
 def learning_rate(rule: str, base: float, batch_size: int) -> float:

@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .. import sharding
+from .. import augment, sharding
 from ..errors import ArgumentError
 from ..methods import DeviceBatch, Embedded, Method, Outcome, without_probe
 from ..schemes import Scheme
@@ -169,10 +169,10 @@ def gradcache(
     add_gradient = jax.jit(add_gradient, out_shardings=whole, donate_argnums=0)
 
     def gradient(state: TrainState, batch: DeviceBatch, key: PRNGKeyArray) -> Gradient:
-        if len(batch["image"]) % micro_batches:
+        if len(batch["row"]) % micro_batches:
             raise ArgumentError(
                 "micro_batches",
-                f"found {micro_batches} with a batch of {len(batch['image'])}; allowed: a divisor.",
+                f"found {micro_batches} with a batch of {len(batch['row'])}; allowed: a divisor.",
             )
         parts, embedded, stats = cut(batch), [], state.stats
         for part in parts:
@@ -192,11 +192,12 @@ def prepared(method: Method, batch: DeviceBatch, key: PRNGKeyArray) -> DeviceBat
 
     Args:
         method: what to learn.
-        batch: "image", "label" and "index", and "tokens" where images have captions.
+        batch: "image", "label" and "index"; "extent" where images are whole pictures in larger
+            arrays; "tokens" where images have captions.
         key: randomness of the step.
     """
-    row = jnp.arange(len(batch["image"]), dtype=jnp.int32)
-    return method.prepare({**batch, "row": row}, key)
+    row = jnp.arange(len(batch["index"]), dtype=jnp.int32)
+    return method.prepare({**batch, "image": augment.seen(batch), "row": row}, key)
 
 
 Stepped = tuple[TrainState, dict[str, Float[Array, ""]], dict[str, Float[Array, "n d"]]]

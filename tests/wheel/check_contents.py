@@ -9,6 +9,8 @@ size = sum(info.compress_size for info in wheel.infolist() if "/embedded/" in in
 for needed in (
     "dystress_jax/py.typed",
     "dystress_jax/run/_train.py",
+    "dystress_jax/commands/train.py",
+    "dystress_jax/configs/quickstart.py",
     "dystress_jax/data/embedded/NOTICE.md",
     "dystress_jax/explorer/page.html",
 ):

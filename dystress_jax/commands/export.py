@@ -1,0 +1,45 @@
+"""Write the weights of a run for other libraries, as safetensors; the images are not needed.
+
+dystress export --workdir=runs/photos --format=torchvision --out=resnet50.safetensors
+    of a ResNet, for torchvision: model.load_state_dict(safetensors.torch.load_file(FILE)), with
+    model.fc = torch.nn.Identity()
+
+dystress export --workdir=runs/moco --format=timm --out=vit.safetensors --checkpoint=best
+    of a ViT, for timm.create_model(..., num_classes=0)
+
+dystress export --workdir=runs/clip --format=safetensors --out=all.safetensors
+    everything of any model, heads too, under the names that it has here
+"""
+
+import math
+
+from absl import flags
+
+from .. import run
+from ..run import cli
+from ..run._weights import FORMATS
+
+
+def main(argv: list[str]) -> None:
+    """The command; `argv` is its name and its flags."""
+    parse = lambda arguments, command: flags.FLAGS(arguments)
+    cli.start(argv, described=__doc__, define=define, parse=parse, run=export, settings={})
+
+
+def export(command: cli.Command) -> None:
+    """Write the weights."""
+    del command
+    args = flags.FLAGS
+    shapes = run.export_weights(
+        cli.directory(args.workdir), args.out, format=args.format, which=args.checkpoint
+    )
+    count = sum(math.prod(shape) for shape in shapes.values())
+    print(f"{args.out}: {len(shapes)} arrays, {count:,} numbers, as {args.format}")
+
+
+def define() -> None:
+    """The flags."""
+    flags.DEFINE_string("workdir", None, "The run.", required=True)
+    flags.DEFINE_string("out", None, "The file to write, .safetensors.", required=True)
+    flags.DEFINE_string("format", "safetensors", f"Whose names: {', '.join(FORMATS)}.")
+    flags.DEFINE_string("checkpoint", "newest", "newest, best (by kNN), or a step.")

@@ -1,0 +1,312 @@
+"""Logistic regression on frozen features: all labels, a few of them, or a few images a class."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Int
+
+from .. import data
+from ..errors import ArgumentError
+from ._result import Result, Row, accuracies, top_accuracy
+from .features import Encode, check_classes, encode_source
+from .linear_head import LinearHead, fit_lbfgs
+
+STRENGTHS = tuple(10.0**power for power in range(6, -7, -2))  # of L2, on the sum of the losses
+HALVINGS = 4
+VALIDATION = 0.1  # of the training images, where nothing is held out
+_CHOICE = "10^6, 10^4, ... 10^-6, then 4 halvings of the step around the best"
+
+
+class _Features(NamedTuple):
+    x: Float[np.ndarray, "n d"]
+    y: Int[np.ndarray, " n"]
+
+    def take(self, chosen: Bool[np.ndarray, " n"]) -> "_Features":
+        return _Features(self.x[chosen], self.y[chosen])
+
+    def join(self, other: "_Features") -> "_Features":
+        return _Features(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
+
+    def normalized(self) -> "_Features":
+        lengths = np.linalg.norm(self.x, axis=1, keepdims=True)
+        return self._replace(x=self.x / np.maximum(lengths, 1e-12))
+
+
+def some_of_each_class(
+    labels: Int[np.ndarray, " n"], count: Callable[[int], int], seed: int
+) -> Bool[np.ndarray, " n"]:
+    """Choose images of every class at random.
+
+    Args:
+        labels: at least 0.
+        count: how many of a class, given how many it has; no more than these are taken.
+        seed: of the choice. A larger count keeps what a smaller one has chosen.
+
+    Example:
+        >>> chosen = some_of_each_class(np.array([0, 1, 0, 1, 1]), lambda size: 1, seed=0)
+        >>> sorted(np.array([0, 1, 0, 1, 1])[chosen].tolist())
+        [0, 1]
+    """
+    # The legacy generator's stream is frozen for all versions of NumPy; the new one's is not.
+    shuffled = np.random.RandomState(seed).permutation(len(labels))
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        of_class = shuffled[labels[shuffled] == label]
+        chosen[of_class[: count(len(of_class))]] = True
+    return chosen
+
+
+def evaluate_transfer(
+    encode: Encode,
+    train: data.Source,
+    test: data.Source,
+    *,
+    holdout: data.Source | None = None,
+    mesh: Mesh,
+) -> Result:
+    r"""Fit a logistic regression by L-BFGS, its L2 chosen on validation images.
+
+    $$\min_{W, b} \; \sum_i \mathrm{CE}(W^\top x_i + b, y_i) + \lambda \lVert W \rVert^2$$
+
+    $\lambda$ is the best of $10^6, 10^4, \dots, 10^{-6}$ on the validation images, then in four
+    steps of half the distance (in logarithms) to its left and right. With it the classifier is
+    fitted once more, on training and validation images.
+
+    Args:
+        encode: uint8 images to features, jitted, the encoder in evaluation mode.
+        train: images to fit on; those without a label do not count.
+        test: images to score, likewise.
+        holdout: the validation images, likewise; None: a tenth of each class of `train`.
+        mesh: the devices that encode.
+
+    Returns:
+        The rows `top1` and `top5`, and the settings with what was chosen.
+
+    Raises:
+        ArgumentError: a source has no labels, or the classes differ.
+
+    References:
+        Kornblith et al., [arXiv 1805.08974](https://arxiv.org/abs/1805.08974); the procedure is
+        that of the first author's code, `linear_eval.py` of
+        [google-research](https://github.com/google-research/google-research/tree/master/linear_eval).
+    """
+    classes = check_classes(train, test)
+    fitted, scored = _encoded(encode, train, mesh), _encoded(encode, test, mesh)
+    fitted, validation = _with_validation(encode, fitted, holdout, mesh)
+    strength, on_validation = _choose(fitted, validation, classes)
+    head = _fit(fitted.join(validation), strength, classes)
+    protocol = {
+        "evaluation": "transfer",
+        "solver": "lbfgs",
+        "candidates": _CHOICE,
+        "l2_of_the_sum": strength,
+        "validation_top1": on_validation,
+        "validation": "a tenth of each class" if holdout is None else "held-out images",
+        "train_images": len(fitted.y),
+        "validation_images": len(validation.y),
+        "test_images": len(scored.y),
+        "classes": classes,
+    }
+    return Result(accuracies(head(jnp.asarray(scored.x))[0], jnp.asarray(scored.y)), protocol)
+
+
+def evaluate_few_labels(
+    encode: Encode,
+    train: data.Source,
+    test: data.Source,
+    *,
+    holdout: data.Source | None = None,
+    fractions: Sequence[float] = (0.01, 0.1),
+    draws: int = 5,
+    seed: int = 0,
+    mesh: Mesh,
+) -> Result:
+    """Fit as `evaluate_transfer` does, on a share of the labels, balanced between the classes.
+
+    The validation images choose the L2 only: no classifier is fitted on them.
+
+    Args:
+        encode: as for `evaluate_transfer`.
+        train: likewise; of each class the share is drawn, at least one image.
+        test: likewise.
+        holdout: likewise.
+        fractions: shares of the training images, each in (0, 1].
+        draws: how many draws of each share, at least 1.
+        seed: of the first draw; the next one has the next seed.
+        mesh: the devices that encode.
+
+    Returns:
+        For each share the mean of `top1` and its standard deviation over the draws.
+
+    Raises:
+        ArgumentError: a number is out of range, a source has no labels, or the classes differ.
+
+    References:
+        1% and 10% of the labels, balanced: Chen et al.,
+        [arXiv 2002.05709](https://arxiv.org/abs/2002.05709), section 6.
+    """
+    _check(draws, fractions, "fractions", lambda fraction: 0 < fraction <= 1, "in (0, 1]")
+    classes = check_classes(train, test)
+    fitted, scored = _encoded(encode, train, mesh), _encoded(encode, test, mesh)
+    fitted, validation = _with_validation(encode, fitted, holdout, mesh)
+    rows: list[Row] = []
+    for fraction in fractions:
+        found = []
+        for draw in range(draws):
+            share = lambda size, fraction=fraction: max(1, round(fraction * size))
+            some = fitted.take(some_of_each_class(fitted.y, share, seed + draw))
+            strength, _ = _choose(some, validation, classes)
+            found.append(_top1(_fit(some, strength, classes), scored))
+        rows += _mean_and_std(f"{100 * fraction:g}_percent_top1", found)
+    protocol = {
+        "evaluation": "few_labels",
+        "solver": "lbfgs",
+        "candidates": _CHOICE,
+        "fractions": list(fractions),
+        "draws": draws,
+        "seed": seed,
+        "train_images": len(fitted.y),
+        "validation_images": len(validation.y),
+        "test_images": len(scored.y),
+        "classes": classes,
+    }
+    return Result(tuple(rows), protocol)
+
+
+def evaluate_few_shot(
+    encode: Encode,
+    train: data.Source,
+    test: data.Source,
+    *,
+    shots: Sequence[float] = (1, 5, 10),
+    draws: int = 5,
+    seed: int = 0,
+    mesh: Mesh,
+) -> Result:
+    r"""Fit a logistic regression on a few images of each class, among all classes.
+
+    $$\min_{W, b} \; \sum_i \mathrm{CE}(W^\top \hat x_i + b, y_i) + \tfrac12 \lVert W \rVert^2,
+      \qquad \hat x = x / \lVert x \rVert$$
+
+    Nothing is chosen, so that no image but the few is used.
+
+    Args:
+        encode: as for `evaluate_transfer`.
+        train: likewise; of each class so many images are drawn.
+        test: likewise.
+        shots: images a class, each a whole number and at least 1.
+        draws: how many draws of each number, at least 1.
+        seed: of the first draw; the next one has the next seed.
+        mesh: the devices that encode.
+
+    Returns:
+        For each number the mean of `top1` and its standard deviation over the draws.
+
+    Raises:
+        ArgumentError: a number is out of range, or a class has fewer images; a source has no
+            labels, or the classes differ.
+
+    References:
+        Tian et al., [arXiv 2003.11539](https://arxiv.org/abs/2003.11539); `meta_eval.py` of
+        [WangYueFt/rfs](https://github.com/WangYueFt/rfs), whose episodes of five classes are all
+        classes here.
+    """
+    _check(draws, shots, "shots", lambda n: n >= 1 and n == int(n), "whole numbers, at least 1")
+    classes = check_classes(train, test)
+    fitted = _encoded(encode, train, mesh).normalized()
+    scored = _encoded(encode, test, mesh).normalized()
+    fewest = int(np.bincount(fitted.y, minlength=classes).min())
+    if max(shots) > fewest:
+        raise ArgumentError(
+            "shots",
+            f"found {max(shots):g}, but the smallest class has {fewest} training images; allowed: "
+            f"at most {fewest}.",
+        )
+    rows: list[Row] = []
+    for shot in map(int, shots):
+        found = []
+        for draw in range(draws):
+            count = lambda size, shot=shot: shot
+            some = fitted.take(some_of_each_class(fitted.y, count, seed + draw))
+            found.append(_top1(_fit(some, 0.5, classes), scored))
+        rows += _mean_and_std(f"{shot}_shot_top1", found)
+    protocol = {
+        "evaluation": "few_shot",
+        "solver": "lbfgs",
+        "features": "of length 1",
+        "l2_of_the_sum": 0.5,
+        "shots": [int(shot) for shot in shots],
+        "draws": draws,
+        "seed": seed,
+        "test_images": len(scored.y),
+        "classes": classes,
+    }
+    return Result(tuple(rows), protocol)
+
+
+def _encoded(encode: Encode, source: data.Source, mesh: Mesh) -> _Features:
+    return _Features(*encode_source(encode, data.labelled(source), mesh=mesh))
+
+
+def _with_validation(
+    encode: Encode, fitted: _Features, holdout: data.Source | None, mesh: Mesh
+) -> tuple[_Features, _Features]:
+    """What is fitted and what it is chosen by."""
+    if holdout is not None:
+        return fitted, _encoded(encode, holdout, mesh)
+    tenth = some_of_each_class(fitted.y, lambda size: round(VALIDATION * size), seed=0)
+    if not tenth.any():
+        raise ArgumentError(
+            "holdout",
+            "found None, and no class has images enough to set some aside; allowed: validation "
+            "images.",
+        )
+    return fitted.take(~tenth), fitted.take(tenth)
+
+
+def _choose(fitted: _Features, validation: _Features, classes: int) -> tuple[float, float]:
+    """The strength that is best on the validation images, and their accuracy with it."""
+    score = lambda strength: _top1(_fit(fitted, strength, classes), validation)
+    scores = [score(strength) for strength in STRENGTHS]
+    best = int(np.argmax(scores))
+    strength, top1, step = STRENGTHS[best], scores[best], STRENGTHS[0] / STRENGTHS[1]
+    for _ in range(HALVINGS):
+        step **= 0.5
+        for other in (strength / step, strength * step):
+            found = score(other)
+            if found > top1:
+                strength, top1 = other, found
+                break
+    return strength, top1
+
+
+def _fit(fitted: _Features, strength: float, classes: int) -> LinearHead:
+    """The classifier for a strength on the sum: `fit_lbfgs` has the mean, and half of its own."""
+    l2 = jnp.array([2 * strength / len(fitted.y)], jnp.float32)
+    return fit_lbfgs(jnp.asarray(fitted.x), jnp.asarray(fitted.y), l2, num_classes=classes)
+
+
+def _top1(head: LinearHead, scored: _Features) -> float:
+    return float(top_accuracy(head(jnp.asarray(scored.x))[0], jnp.asarray(scored.y), top=1))
+
+
+def _mean_and_std(name: str, found: Sequence[float]) -> list[Row]:
+    """The mean; and the sample's standard deviation, where there is more than one."""
+    rows = [Row(name, float(np.mean(found)))]
+    return rows + ([Row(f"{name}_std", float(np.std(found, ddof=1)))] if len(found) > 1 else [])
+
+
+def _check(
+    draws: int,
+    numbers: Sequence[float],
+    argument: str,
+    fits: Callable[[float], bool],
+    allowed: str,
+) -> None:
+    if draws < 1:
+        raise ArgumentError("draws", f"found {draws}; allowed: at least 1.")
+    if not numbers or not all(map(fits, numbers)):
+        raise ArgumentError(argument, f"found {tuple(numbers)}; allowed: {allowed}.")

@@ -1,0 +1,310 @@
+"""Features of every image of a data set in one file, written as they come."""
+
+import contextlib
+import json
+import pathlib
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tqdm
+
+from .. import data, sharding
+from ..errors import UserError
+from ..files import parse_json, told, write_json
+from ._environment import usable_jax
+from ._load import Encoder, load
+from ._own import Own, choose
+from .config import ConfigError
+from .data import Sources, describe, open_sources
+from .other import open_other
+
+KINDS = (".npz", ".parquet")
+NOTED = 16  # batches between two notes of how far it is
+ROWS = 65_536  # of a row group of Parquet
+
+
+class EmbedError(UserError, ValueError):
+    """Images that cannot be embedded, or a file that cannot be written; the message says why."""
+
+
+@usable_jax()
+def embed(
+    workdir: pathlib.Path | str,
+    out: pathlib.Path | str,
+    *,
+    on: Mapping[str, Any] | None = None,
+    splits: Collection[str] = (),
+    checkpoint: str | int = "newest",
+    batch_size: int = 256,
+    overwrite: bool = False,
+    own: Own = Own(),  # noqa: B008
+) -> pathlib.Path:
+    """Write the features and the embeddings of images, one row an image.
+
+    | array or column | |
+    |---|---|
+    | `features`, `embeddings` | of the encoder, and of its head; float32 |
+    | `labels`, `class_names` | -1 where there is none; in Parquet the column `class_name` |
+    | `splits`, `ids` | the split, and the number of the image in its data set |
+    | `paths` | of the files, where the images are files |
+    | `protocol` | JSON: the run, the checkpoint, the images; in Parquet of the metadata |
+
+    The images are read, and the file is written, a batch at a time. What is done is kept in
+    `OUT.partial` until all is: the same call goes on from there.
+
+    Args:
+        workdir: of the run.
+        out: a file whose name ends in .npz or .parquet.
+        on: other images than the run's: fields of `config.data`, such as `source` and `path`.
+            Nothing is held out of them if `holdout` is not given.
+        splits: which of `train`, `holdout` and `test`; (): all that there are.
+        checkpoint: `newest`, `best`, or a step.
+        batch_size: images at once.
+        overwrite: replace a file that is there.
+        own: the objects that the run was given in Python.
+
+    Returns:
+        The file.
+
+    Raises:
+        EmbedError: the file is there, is of another kind, or cannot be written; an image cannot be
+            read.
+        ConfigError: there are no such images, or no such run.
+    """
+    out = pathlib.Path(out).expanduser().absolute()
+    _check_out(out, overwrite)
+    encoder = load(workdir, checkpoint, own=own)
+    sources = _sources(encoder, on, own)
+    unknown = [split for split in splits if split not in sources]
+    if unknown:
+        raise ConfigError(f"--split: found {unknown[0]!r}; allowed: {', '.join(sources)}.")
+    sources = {split: source for split, source in sources.items() if split in (splits or sources)}
+    with _telling_unreadable(out):
+        protocol = _protocol(encoder, sources, on or {})
+        draft = _Draft.open(out, encoder, sources, protocol)
+        _compute(encoder, sources, draft, batch_size)
+    with told(out, "written"):
+        _WRITERS[out.suffix](draft, sources, protocol, out)
+        shutil.rmtree(draft.place)
+    return out
+
+
+@contextlib.contextmanager
+def _telling_unreadable(out: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except data.UnreadableError as error:
+        raise EmbedError(
+            f"{error}. What is done is kept in {out}.partial: replace the image, and the same "
+            "command goes on; or start with --on_error=skip."
+        ) from error
+
+
+def _protocol(encoder: Encoder, sources: Sources, on: Mapping[str, Any]) -> dict[str, Any]:
+    """What the numbers depend on."""
+    return {
+        "workdir": str(encoder.origin.workdir),
+        "checkpoint_step": encoder.origin.step,
+        "method": encoder.config.method,
+        "model": encoder.config.model.name,
+        "images": {split: describe({"train": source}) for split, source in sources.items()},
+        "on": dict(on),
+        "seen": f"the central {encoder.size} x {encoder.size} of {list(encoder.image_shape)}",
+    }
+
+
+def _check_out(out: pathlib.Path, overwrite: bool) -> None:
+    if out.suffix not in KINDS:
+        raise EmbedError(f"--out: found {out.name}; allowed: a name that ends in .npz or .parquet.")
+    if out.exists() and not overwrite:
+        raise EmbedError(f"--out: {out} is there already; allowed: another name, or --overwrite.")
+    if out.suffix == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise EmbedError(
+                "--out: .parquet needs the package pyarrow; allowed: with it, pip install "
+                "'dystress-jax[hf]', or .npz."
+            ) from error
+
+
+def _sources(encoder: Encoder, on: Mapping[str, Any] | None, own: Own) -> Sources:
+    """The images, all of one shape."""
+    config = encoder.config
+    if on:
+        return open_other(config, {"holdout": 0.0, **on}, encoder.image_shape, flag="")
+    return open_sources(config, choose(config, own).source)
+
+
+class _Draft(NamedTuple):
+    """What is done so far, in a directory beside the file."""
+
+    place: pathlib.Path
+    arrays: dict[str, np.memmap]
+    done: int
+
+    @classmethod
+    def open(
+        cls, out: pathlib.Path, encoder: Encoder, sources: Sources, protocol: dict[str, Any]
+    ) -> "_Draft":
+        """That of an earlier call with the same protocol, or a new one."""
+        place = out.with_name(out.name + ".partial")
+        count = sum(map(len, sources.values()))
+        shapes = {
+            "features": ((count, encoder.num_features), np.float32),
+            "embeddings": ((count, encoder.origin.experiment.method.width), np.float32),
+            "labels": ((count,), np.int32),
+            "ids": ((count,), np.int32),
+        }
+        done = 0
+        with told(place, "used"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                noted = parse_json((place / "progress.json").read_bytes())
+                if noted["protocol"] == protocol:
+                    arrays = {n: _map(place / f"{n}.npy", *shape) for n, shape in shapes.items()}
+                    return cls(place, arrays, min(int(noted["done"]), count))
+            if place.is_dir():
+                shutil.rmtree(place)
+            place.mkdir(parents=True)
+            arrays = {n: _map(place / f"{n}.npy", *shape) for n, shape in shapes.items()}
+        draft = cls(place, arrays, done)
+        draft.note(0, protocol)
+        return draft
+
+    def note(self, done: int, protocol: dict[str, Any]) -> None:
+        """Say how many rows are on disk."""
+        for array in self.arrays.values():
+            array.flush()
+        write_json(self.place / "progress.json", {"done": done, "protocol": protocol})
+
+
+def _map(path: pathlib.Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
+    """An array in a file, new or as it is.
+
+    Raises:
+        ValueError: the file holds another array.
+    """
+    if not path.exists():
+        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    array = np.lib.format.open_memmap(path, mode="r+")
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(path)
+    return array
+
+
+def _compute(encoder: Encoder, sources: Sources, draft: _Draft, batch_size: int) -> None:
+    """Fill the rows that are not done."""
+    experiment, done = encoder.origin.experiment, draft.done
+    protocol = parse_json((draft.place / "progress.json").read_bytes())["protocol"]
+    batch_size += -batch_size % experiment.mesh.size
+    total = sum(map(len, sources.values()))
+    bar = tqdm.tqdm(total=total, initial=done, unit=" images", dynamic_ncols=True)
+
+    def keep(computed: tuple[jax.Array, jax.Array], batch: data.PaddedBatch, row: int) -> int:
+        real, end = batch["mask"], row + int(batch["mask"].sum())
+        features, embeddings = (np.asarray(array, np.float32)[real] for array in computed)
+        rows = slice(row, end)
+        draft.arrays["features"][rows], draft.arrays["embeddings"][rows] = features, embeddings
+        draft.arrays["labels"][rows] = batch["label"][real]
+        draft.arrays["ids"][rows] = batch["index"][real]
+        bar.update(end - row)
+        return end
+
+    with bar:
+        try:
+            ahead = None  # the devices are a batch ahead
+            for number, batch in enumerate(_batches(sources, done, batch_size), start=1):
+                on_mesh = sharding.shard_batch({"image": batch["image"]}, experiment.mesh)
+                computed = experiment.embed(encoder.params, encoder.stats, on_mesh["image"])
+                if ahead is not None:
+                    done = keep(*ahead, done)
+                ahead = computed, batch
+                if number % NOTED == 0:
+                    draft.note(done, protocol)
+            if ahead is not None:
+                done = keep(*ahead, done)
+        finally:
+            draft.note(done, protocol)
+
+
+def _batches(sources: Sources, done: int, batch_size: int) -> Iterator[data.PaddedBatch]:
+    """Of one split after the other, without the rows that are done."""
+    for source in sources.values():
+        left = source.take(np.arange(min(done, len(source)), len(source)))
+        done -= len(source) - len(left)
+        batches = data.padded_batches(left, batch_size=batch_size)
+        try:
+            yield from batches
+        finally:
+            batches.close()
+
+
+def _write_npz(
+    draft: _Draft, sources: Sources, protocol: dict[str, Any], out: pathlib.Path
+) -> None:
+    arrays: dict[str, Any] = dict(draft.arrays)
+    arrays["splits"] = np.repeat(list(sources), [len(source) for source in sources.values()])
+    arrays["class_names"] = np.array(_class_names(sources), dtype=np.str_)
+    paths = list(_paths(sources))
+    if any(paths):
+        longest = max(map(len, paths))
+        stored = _map(draft.place / "paths.npy", (len(paths),), np.dtype(f"<U{longest}"))
+        stored[:] = paths
+        arrays["paths"] = stored
+    arrays["protocol"] = np.array(json.dumps(protocol))
+    unfinished = draft.place / "whole.npz"
+    np.savez(unfinished, **arrays)
+    unfinished.replace(out)
+
+
+def _write_parquet(
+    draft: _Draft, sources: Sources, protocol: dict[str, Any], out: pathlib.Path
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names, unfinished = _class_names(sources), draft.place / "whole.parquet"
+    paths, splits = _paths(sources), _splits(sources)
+    widths = {name: draft.arrays[name].shape[1] for name in ("features", "embeddings")}
+    vectors = [(name, pa.list_(pa.float32(), width)) for name, width in widths.items()]
+    texts = [(name, pa.string()) for name in ("class_name", "split", "path")]
+    schema = pa.schema([*vectors, ("label", pa.int32()), ("id", pa.int32()), *texts])
+    about = {"protocol": json.dumps(protocol), "class_names": json.dumps(names)}
+    with pq.ParquetWriter(unfinished, schema.with_metadata(about)) as writer:
+        for first in range(0, len(draft.arrays["labels"]), ROWS):
+            part = {name: array[first : first + ROWS] for name, array in draft.arrays.items()}
+            labels = part["labels"]
+            columns = [
+                pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(part[name])), width)
+                for name, width in widths.items()
+            ]
+            columns += [pa.array(np.asarray(part[name])) for name in ("labels", "ids")]
+            columns += [
+                pa.array([names[label] if label >= 0 else None for label in labels], pa.string()),
+                pa.array([next(splits) for _ in labels], pa.string()),
+                pa.array([next(paths) or None for _ in labels], pa.string()),
+            ]
+            writer.write_table(pa.table(columns, schema=writer.schema))
+    unfinished.replace(out)
+
+
+_WRITERS = {".npz": _write_npz, ".parquet": _write_parquet}
+
+
+def _class_names(sources: Sources) -> list[str]:
+    return list(next((s.class_names for s in sources.values() if s.class_names), ()))
+
+
+def _paths(sources: Sources) -> Iterator[str]:
+    """The file of each row; "" where it is none."""
+    for source in sources.values():
+        for stored in source.index:
+            yield source.paths[stored] if source.paths else ""
+
+
+def _splits(sources: Sources) -> Iterator[str]:
+    for split, source in sources.items():
+        yield from [split] * len(source)

@@ -1,0 +1,224 @@
+"""Weights of other runs and of other libraries: a run that starts from them, and back."""
+
+import dataclasses
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .. import methods, weights
+from ..files import write_json
+from ..training import TrainState, checkpoint
+from . import language
+from ._build import rebuild, without_images
+from ._environment import usable_jax
+from ._evaluate import choose_step, read_config
+from ._own import Own
+from .config import Config, ConfigError
+from .data import as_remembered, remember
+from .experiment import Experiment
+
+SETTINGS_FILE = "config.json"
+SHOWN = 4  # names in a line
+ONNX = (
+    "onnx is not written; allowed: torchvision, timm, open_clip or huggingface, from which "
+    "torch.onnx.export makes it where PyTorch is installed."
+)
+FORMATS = ("safetensors", *(name for name in weights.FAMILIES if name != "lightly"))
+
+
+class Begun(NamedTuple):
+    """A state with weights from elsewhere.
+
+    Attributes:
+        state: of the run.
+        said: what was taken and what was not, a line each.
+    """
+
+    state: TrainState
+    said: tuple[str, ...]
+
+
+def begin_from(experiment: Experiment, source: str, *, prefix: str = "auto") -> Begun:
+    """The first state of a run, with the weights of another run or of a file.
+
+    The encoder's are taken, and of a run of this library those of the heads that have the same
+    shape. Optimiser, temperature, queue and probe begin anew; a momentum encoder starts as a copy.
+
+    Args:
+        experiment: the parts of the run that begins.
+        source: the directory of a run, or a file of weights.
+        prefix: what stands before the names in the file; `auto` finds it.
+
+    Raises:
+        WeightsError: the weights are those of another model, or the file cannot be used.
+        ConfigError: the directory holds no run.
+    """
+    tensors = _read(pathlib.Path(source).expanduser())
+    state = experiment.init_state()
+    try:
+        found = weights.take(_tree(state), tensors, prefix=prefix)
+    except weights.WeightsError as error:
+        raise weights.WeightsError(f"{source}: {error}") from error
+    placed = jax.tree.map(
+        lambda new, old: jax.device_put(np.asarray(new), old.sharding), found.tree, _tree(state)
+    )
+    params = {**state.params, **placed["params"]}
+    memory = methods.follow_from(state.memory, params)
+    state = state._replace(params=params, stats=placed["stats"], memory=memory)
+    return Begun(state, tuple(_said(source, found, tensors)))
+
+
+def _read(path: pathlib.Path) -> weights.Tensors:
+    if not path.is_dir():
+        return weights.read(path)
+    if not (path / SETTINGS_FILE).is_file():
+        raise ConfigError(
+            f"{path}: found no run (no {SETTINGS_FILE}); allowed: the directory of a run, or a "
+            "file of weights."
+        )
+    _, state = _saved(path, "newest", Own())
+    return weights.give(_tree(state), weights.NATIVE)
+
+
+def _saved(workdir: pathlib.Path, which: str, own: Own) -> tuple[Experiment, TrainState]:
+    """The parts of a run and a state of it, without its images."""
+    experiment = rebuild(read_config(workdir / SETTINGS_FILE), workdir, own=own)
+    directory = workdir / "checkpoints"
+    step = choose_step(directory, which)
+    return experiment, checkpoint.restore(directory, step, experiment.abstract_state()).state
+
+
+def _tree(state: TrainState) -> dict[str, Any]:
+    """What other libraries have a name for: no online probe."""
+    return {"params": methods.without_probe(state.params), "stats": state.stats}
+
+
+def _said(source: str, found: weights.Taken, tensors: weights.Tensors) -> list[str]:
+    of = f"the names of {found.family}" if found.family != weights.NATIVE else "this library"
+    under = f", under {found.prefix}" if found.prefix else ""
+    said = [f"started from {source} ({of}{under}): {len(found.taken)} arrays taken"]
+    if found.kept:
+        said.append(f"not in it, so as new: {_some(found.kept)}")
+    if found.left:
+        said.append(f"in it, but not taken: {_some(found.left)}")
+    scale = tensors.get(f"{found.prefix}logit_scale")
+    if scale is not None:
+        tau = float(np.exp(-np.asarray(scale, np.float32).reshape(-1)[0]))
+        said.append(f"its temperature was {tau:.6g}: config.temperature.tau says what it starts at")
+    return said
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
+
+
+@usable_jax()
+def export_weights(
+    workdir: pathlib.Path | str,
+    out: pathlib.Path | str,
+    *,
+    format: str = "safetensors",
+    which: str = "newest",
+    own: Own = Own(),  # noqa: B008
+) -> dict[str, tuple[int, ...]]:
+    """Write the weights of a run under the names of another library.
+
+    Args:
+        workdir: of the run; its images are not needed.
+        out: the file, which must end in .safetensors and must not be there.
+        format: of `FORMATS`; `safetensors` has everything under the names that it has here.
+        which: `newest`, `best`, or a step.
+        own: the objects that the run was given in Python.
+
+    Returns:
+        The shapes of what was written, by name.
+
+    Raises:
+        WeightsError: the library has no such network, or the file is there.
+        ConfigError: there is no run, no such checkpoint, or no such format.
+    """
+    workdir, out = (pathlib.Path(path).expanduser() for path in (workdir, out))
+    if format not in FORMATS:
+        found = ONNX if format == "onnx" else f"found {format!r}; allowed: {', '.join(FORMATS)}."
+        raise ConfigError(f"--format: {found}")
+    weights.check_writable(out)
+    experiment, state = _saved(workdir, which, own)
+    config, inputs = experiment.config, experiment.inputs
+    tensors = weights.give(
+        jax.device_get(_tree(state)),
+        weights.NATIVE if format == "safetensors" else format,
+        channels=inputs.channels,
+        side=inputs.size // config.model.patch,
+    )
+    if format in ("open_clip", "huggingface"):
+        scale = getattr(_temperature(experiment, state), "scale", None)
+        if scale is None:
+            scale = 1 / config.temperature.tau
+        tensors["logit_scale"] = np.log(np.asarray(scale, np.float32)).reshape(())
+    about = {"format": "pt", "model": config.model.name, "method": config.method}
+    weights.write(out, tensors, {**about, "step": str(int(state.step))})
+    return {name: array.shape for name, array in tensors.items()}
+
+
+def _temperature(experiment: Experiment, state: TrainState) -> Any:
+    """The temperature of a state, where it depends on nothing else."""
+    scheme = experiment.scheme
+    learned = scheme is not None and experiment.config.temperature.name == "learned"
+    return scheme.resolve(state.scheme, None) if scheme is not None and learned else None
+
+
+@usable_jax()
+def import_weights(
+    config: Config,
+    source: pathlib.Path | str,
+    workdir: pathlib.Path | str,
+    *,
+    prefix: str = "auto",
+) -> tuple[str, ...]:
+    """Make a run of a file of weights: it can be loaded, evaluated, embedded with and started from.
+
+    Args:
+        config: its settings: the model, and how images are brought to it (`data.image_size`,
+            `augment.size`, `augment.mean`, `augment.std`).
+        source: the file, or the directory of a run.
+        workdir: of the new run, which must not be there.
+        prefix: what stands before the names in the file; `auto` finds it.
+
+    Returns:
+        What was taken and what was not, a line each.
+
+    Raises:
+        WeightsError: the weights are those of another model, or the file cannot be used.
+        ConfigError: the directory holds a run, or the settings do not fit each other.
+    """
+    workdir = pathlib.Path(workdir).expanduser().absolute()
+    if (workdir / SETTINGS_FILE).exists() or checkpoint.steps(workdir / "checkpoints"):
+        raise ConfigError(f"--workdir: {workdir} holds a run already; allowed: a new directory.")
+    side = config.data.image_size or config.augment.size
+    if not side:
+        raise ConfigError(
+            "config.augment.size: found 0, and no images to tell it by; allowed: the side of the "
+            "square images that the encoder sees, in pixels."
+        )
+    train = as_remembered((side, side, 3), images=config.batch_size)
+    tokenizer = None
+    if config.method == "clip":
+        if not config.text.vocabulary:
+            raise ConfigError(
+                "config.text.vocabulary: found '', and no captions to make one of; allowed: the "
+                "vocab.txt or tokenizer.json that the weights were trained with."
+            )
+        tokenizer = language.make_tokenizer(config, train, workdir)
+    experiment = without_images(config, train, tokenizer)
+    begun = begin_from(experiment, str(source), prefix=prefix)
+    remember(train, workdir)
+    if tokenizer is not None:
+        tokenizer.save(workdir / language.FILE)
+    saver = checkpoint.Saver(workdir / "checkpoints", keep=1)
+    saver.save(0, begun.state, {"score": None})
+    saver.wait()
+    write_json(workdir / SETTINGS_FILE, dataclasses.asdict(config))
+    return begun.said

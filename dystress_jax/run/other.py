@@ -1,0 +1,57 @@
+"""Other images than those that a run was trained on, for its encoder."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from .. import data
+from ..errors import ArgumentError
+from .checks import from_config_dict
+from .config import Config, ConfigError, Data, arguments
+from .data import Sources, open_sources, with_absolute_paths
+from .overrides import calling_group
+from .tables import find
+
+
+def open_other(
+    config: Config, on: Mapping[str, Any], shape: tuple[int, int, int], *, flag: str = "on"
+) -> Sources:
+    """Open other images, brought to the shape of those of a run.
+
+    Args:
+        config: of the run.
+        on: fields of `config.data` by their names, such as `source` and `path`; all others have
+            their defaults.
+        shape: (h, w, c) of the images of the run.
+        flag: what errors call the group.
+
+    Returns:
+        The splits, as `open_sources` has them.
+
+    Raises:
+        ConfigError: there are no such images, or they have other channels.
+    """
+    with calling_group(flag):
+        other = other_images(config, on, shape)
+        sources = open_sources(
+            other, find(data.SOURCES, other.data.source, field="config.data.source")
+        )
+    try:
+        return {split: data.resized(source, shape) for split, source in sources.items()}
+    except ArgumentError as error:
+        whose = flag if flag.startswith("config.") else f"--{flag or 'source'}"
+        raise ConfigError(f"{whose}: {error.text}") from error
+
+
+def other_images(config: Config, on: Mapping[str, Any], shape: tuple[int, int, int]) -> Config:
+    """The settings of a run with other images.
+
+    Raises:
+        ConfigError: in the names of `config.data`.
+    """
+    fresh, (height, width, _) = dataclasses.asdict(Data()), shape
+    opener = data.SOURCES.get(on.get("source", fresh["source"]))
+    if opener is not None and "image_size" in arguments(opener) and height == width:
+        fresh["image_size"] = height  # files are decoded to that size right away
+    settings = dataclasses.asdict(config) | {"data": {**fresh, **on}, "knn_every": 0}
+    return with_absolute_paths(from_config_dict(settings))

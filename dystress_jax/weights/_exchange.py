@@ -1,0 +1,315 @@
+"""Weights of other libraries in a network, and those of a network for other libraries."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._errors import WeightsError
+from ._files import Tensors
+from ._tables import FAMILIES, Entry, Family, entries, from_theirs, positions_of, to_theirs
+
+Tree = Any  # {"params": ..., "stats": ...} of nested dicts
+Path = tuple[str, ...]
+NATIVE = "dystress"
+"""The format in which arrays keep the names that they have here."""
+# Of several networks in a file the one that is evaluated: MoCo's queries come before its keys.
+PREFERRED = (
+    *("module.encoder_q.", "encoder_q.", "module.base_encoder.", "base_encoder."),
+    *("module.backbone.", "backbone.", "module.encoder.", "encoder.", "model.encoder."),
+    *("teacher.backbone.", "student.backbone."),
+)
+SHOWN = 4  # names in an error
+_POSITIONS = "pos_embed"
+
+
+class Taken(NamedTuple):
+    """What came out of a file.
+
+    Attributes:
+        tree: the network's arrays, those of the file in their places.
+        family: whose names the file has.
+        prefix: what stands before each of them.
+        taken: our names of the arrays that the file had.
+        kept: our names of those that stay as they were.
+        left: their names of what the file has beside.
+    """
+
+    tree: Tree
+    family: str
+    prefix: str
+    taken: tuple[str, ...]
+    kept: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def take(tree: Tree, tensors: Mapping[str, np.ndarray], *, prefix: str = "auto") -> Taken:
+    r"""Put the arrays of a file into a network of the same kind.
+
+    Every array of the encoder must be in the file and have its shape, and the file must have
+    nothing else under the prefix, but a classifier.
+
+    Args:
+        tree: `{"params": ..., "stats": ...}` of a method, with `encoder`, and of clip `projector`
+            and `text`, in each.
+        tensors: name to array, as `read` gives them.
+        prefix: what stands before each name, such as `module.encoder_q.`; `auto` finds it.
+
+    Raises:
+        WeightsError: the names or shapes are others; with the first of them.
+
+    Example:
+        >>> tree = {"params": {"encoder": {"norm": {"scale": np.zeros(2)}}}}
+        >>> file = {"module.encoder_q.bn1.weight": np.ones(2), "module.queue": np.ones(3)}
+        >>> found = take(tree, file)
+        >>> found.tree["params"]["encoder"]["norm"]["scale"].tolist(), found.prefix, found.left
+        ([1.0, 1.0], 'module.encoder_q.', ('module.queue',))
+    """
+    leaves = dict(_leaves(tree))
+    if _native_name(next(iter(leaves))) in tensors:
+        return _take_native(tree, leaves, tensors)
+    tables = _tables(leaves)
+    if not tables:
+        raise WeightsError(
+            "the encoder has no names in other libraries; allowed: resnet18 to resnet101 and small "
+            "(torchvision's names), vit_micro to vit_base (timm's), clip with a vit, one token and "
+            "the pooling eot (open_clip's and Hugging Face's), or a file that this library has "
+            "written."
+        )
+    found = [
+        (family, table, before, _missing(table, before, tensors))
+        for family, table in tables
+        for before in ([prefix] if prefix != "auto" else _prefixes(table, tensors))
+    ]
+    whole = [choice for choice in found if not choice[3]]
+    if not whole:
+        _refuse_attention_pooling(tensors)
+        raise WeightsError(_nothing_fits(found or [(*tables[0], "", list(_keys(tables[0][1])))]))
+    family, table, before, _ = min(whole, key=lambda choice: _rank(choice[2]))
+    _check_surplus(family, table, before, tensors)
+    read = {}
+    for entry in table:
+        parts = [tensors[before + key] for key in entry.keys]
+        read[entry.path] = _in_shape(entry, parts, before)
+    _check_positions(leaves, family, tensors, before)
+    used = {before + key for key in _keys(table)}
+    return Taken(
+        _replaced(tree, read),
+        family.name,
+        before,
+        tuple(".".join(path) for path in read),
+        tuple(".".join(path) for path in leaves if path not in read),
+        tuple(n for n in tensors if n not in used and not n.endswith("num_batches_tracked")),
+    )
+
+
+def give(tree: Tree, name: str, *, channels: int = 3, side: int | None = None) -> Tensors:
+    """The arrays of a network under the names of another library.
+
+    Args:
+        tree: as for `take`.
+        name: of `FAMILIES`, or `dystress`: all arrays under the names that they have here.
+        channels: of the images.
+        side: of the images in patches, where a ViT has fixed positions: timm has them in the file.
+
+    Raises:
+        WeightsError: the library has no such network.
+
+    Example:
+        >>> tree = {"params": {"encoder": {"norm": {"scale": np.ones(2)}}}}
+        >>> list(give(tree, "torchvision"))
+        ['bn1.weight']
+    """
+    leaves = dict(_leaves(tree))
+    if name == NATIVE:
+        return {_native_name(path): np.asarray(leaf) for path, leaf in leaves.items()}
+    tables = {family.name: table for family, table in _tables(leaves)}
+    if name not in tables:
+        raise WeightsError(
+            f"{name} has no names for this network; allowed: {', '.join([*tables, NATIVE])}."
+        )
+    written: Tensors = {}
+    for entry in tables[name]:
+        written |= to_theirs(entry, np.asarray(leaves[entry.path], np.float32), channels)
+    if name == "timm" and _POSITIONS not in written:
+        if side is None:
+            raise WeightsError("the positions are fixed; allowed: with the number of patches.")
+        width = leaves["params", "encoder", "class_token"].shape[0]
+        written[_POSITIONS] = positions_of(1 + side**2, width)
+    for key in [key for key in written if key.endswith(".running_mean")]:
+        written[key.replace("running_mean", "num_batches_tracked")] = np.zeros((), np.int64)
+    return written
+
+
+def _tables(leaves: Mapping[Path, Any]) -> list[tuple[Family, list[Entry]]]:
+    """The tables that have a name for every array of the encoder, and of the towers."""
+    shapes = {path: np.shape(leaf) for path, leaf in leaves.items()}
+    towers = any(path[1] == "text" for path in leaves)
+    needed = {p for p in leaves if p[1] == "encoder" or (towers and p[1] in ("projector", "text"))}
+    found = []
+    for family in FAMILIES.values():
+        rows = entries(family, shapes)
+        paths = {entry.path for entry in rows}
+        if needed and needed <= paths and all(map(_fits, rows)):
+            found.append((family, [entry for entry in rows if entry.path in needed]))
+    return found
+
+
+def _fits(entry: Entry) -> bool:
+    """Whether nothing of the array is lost there: CLIP has one class token."""
+    return entry.path[-1] != "class_tokens" or entry.shape[0] == 1
+
+
+def _keys(table: Sequence[Entry]) -> Iterator[str]:
+    return (key for entry in table for key in entry.keys)
+
+
+def _prefixes(table: Sequence[Entry], tensors: Mapping[str, Any]) -> list[str]:
+    """What stands before the longest name of a table, wherever the file has it."""
+    longest = max(_keys(table), key=len)
+    before = (name.removesuffix(longest) for name in tensors if name.endswith(longest))
+    return [prefix for prefix in before if prefix == "" or prefix.endswith(".")]
+
+
+def _missing(table: Sequence[Entry], before: str, tensors: Mapping[str, Any]) -> list[str]:
+    return [before + key for key in _keys(table) if before + key not in tensors]
+
+
+def _rank(prefix: str) -> tuple[int, str]:
+    if prefix == "":
+        return -1, ""
+    known = prefix in PREFERRED
+    return (PREFERRED.index(prefix) if known else len(PREFERRED)), prefix
+
+
+def _nothing_fits(found: Sequence[tuple[Family, list[Entry], str, list[str]]]) -> str:
+    family, table, before, missing = min(found, key=lambda choice: len(choice[3]))
+    where = f" under {before!r}" if before else ""
+    return (
+        f"found {sum(1 for _ in _keys(table)) - len(missing)} of the encoder's arrays under the "
+        f"names of {family.name}{where}, missing {_some(missing)}; allowed: weights of the same "
+        "model. Give its name, and as prefix what stands before the names, such as module."
+    )
+
+
+def _refuse_attention_pooling(tensors: Mapping[str, Any]) -> None:
+    pooled = [name for name in tensors if re.search(r"attn_pool\.|\.head\.attention\.", name)]
+    if pooled:
+        raise WeightsError(
+            f"found {pooled[0]}: a tower that pools by attention, as SigLIP's and SigLIP 2's do; "
+            "allowed: towers with a class token, as CLIP's."
+        )
+
+
+def _check_surplus(
+    family: Family, table: Sequence[Entry], before: str, tensors: Mapping[str, Any]
+) -> None:
+    known = set(_keys(table)) | {_POSITIONS}
+    heads = re.compile("|".join(f"(?:{head})" for head in family.heads) or r"(?!)")
+    inside = [name.removeprefix(before) for name in tensors if name.startswith(before)]
+    surplus = [name for name in inside if name not in known and not heads.fullmatch(name)]
+    if surplus:
+        raise WeightsError(
+            f"found {_some([before + name for name in surplus])}, which the encoder does not have; "
+            "allowed: weights of the same model, beside a classifier. Give the name of the model "
+            "that they are of."
+        )
+
+
+def _in_shape(entry: Entry, parts: Sequence[np.ndarray], before: str) -> np.ndarray:
+    shapes = ", ".join(f"{list(part.shape)}" for part in parts)
+    try:
+        array = from_theirs(entry, parts) if _is_small(entry, parts) else None
+    except (ValueError, IndexError):
+        array = None
+    if array is None or array.shape != tuple(entry.shape):
+        raise WeightsError(
+            f"{before}{entry.keys[0]}: found {shapes}, and the encoder has {list(entry.shape)} "
+            f"({'.'.join(entry.path)}); allowed: weights of the same model, patch, stem and size "
+            "of images."
+        )
+    return array
+
+
+def _is_small(entry: Entry, parts: Sequence[np.ndarray]) -> bool:
+    """Whether the parts have as many numbers as the whole: before they are copied."""
+    return sum(part.size for part in parts) == int(np.prod(entry.shape))
+
+
+def _check_positions(
+    leaves: Mapping[Path, Any], family: Family, tensors: Mapping[str, np.ndarray], before: str
+) -> None:
+    """Refuse learned positions for an encoder that has fixed ones."""
+    stored = tensors.get(before + _POSITIONS)
+    if family.name != "timm" or ("params", "encoder", "positions") in leaves or stored is None:
+        return
+    width = np.shape(leaves["params", "encoder", "class_token"])[0]
+    if stored.ndim != 3 or stored.shape[::2] != (1, width):
+        raise WeightsError(
+            f"{before}{_POSITIONS}: found {list(stored.shape)}; allowed: [1 n {width}]."
+        )
+    fixed = positions_of(stored.shape[1], width)
+    if stored.shape != fixed.shape or np.abs(stored - fixed).max() > 1e-4:
+        raise WeightsError(
+            f"{before}{_POSITIONS}: found learned positions, and the encoder has fixed ones; "
+            "allowed: an encoder whose positions are learned."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
+
+
+def _native_name(path: Path) -> str:
+    return ".".join(path)
+
+
+def _take_native(tree: Tree, leaves: Mapping[Path, Any], tensors: Mapping[str, Any]) -> Taken:
+    names = {_native_name(path): path for path in leaves}
+    needed = [n for n, path in names.items() if path[1] == "encoder" and n not in tensors]
+    if needed:
+        raise WeightsError(f"missing {_some(needed)}; allowed: weights of the same model.")
+    read = {}
+    for name, path in names.items():
+        if name in tensors and (
+            path[1] == "encoder" or tensors[name].shape == np.shape(leaves[path])
+        ):
+            if tensors[name].shape != np.shape(leaves[path]):
+                raise WeightsError(
+                    f"{name}: found {list(tensors[name].shape)}, and the encoder has "
+                    f"{list(np.shape(leaves[path]))}; allowed: weights of the same model."
+                )
+            read[path] = np.asarray(tensors[name], np.float32)
+    surplus = [n for n in tensors if ".encoder." in f"{n}." and n not in names]
+    if surplus:
+        raise WeightsError(
+            f"found {_some(surplus)}, which the encoder does not have; allowed: weights of the "
+            "same model."
+        )
+    return Taken(
+        _replaced(tree, read),
+        NATIVE,
+        "",
+        tuple(map(_native_name, read)),
+        tuple(name for name, path in names.items() if path not in read),
+        tuple(name for name in tensors if names.get(name) not in read),
+    )
+
+
+def _leaves(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    for name, part in tree.items():
+        if isinstance(part, Mapping):
+            yield from _leaves(part, (*path, name))
+        else:
+            yield (*path, name), part
+
+
+def _replaced(tree: Tree, read: Mapping[Path, np.ndarray], path: Path = ()) -> Tree:
+    return {
+        name: _replaced(part, read, (*path, name))
+        if isinstance(part, Mapping)
+        else read.get((*path, name), part)
+        for name, part in tree.items()
+    }

@@ -1,0 +1,108 @@
+"""Files of weights: names and arrays."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from ..files import write_bytes
+from ._errors import WeightsError
+from ._torch import SAFER, read_torch
+
+Tensors = dict[str, np.ndarray]
+"""The arrays of a file, by name."""
+# Where training scripts put the weights beside the optimiser's state, in the order of search.
+_HOLDERS = ("state_dict", "model_state_dict", "model", "net", "module")
+
+
+def read(path: pathlib.Path) -> Tensors:
+    """The arrays of a file by their names: safetensors, or what `torch.save` has written.
+
+    Nothing in the file is ever run.
+
+    Args:
+        path: of the file; its content says what it is, whatever its name.
+
+    Returns:
+        Name to array, of the dtype that it has in the file.
+
+    Raises:
+        WeightsError: there is no such file, it is damaged, or it holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "w.safetensors")
+        >>> write(file, {"fc.weight": np.ones((2, 3), np.float32)})
+        >>> read(file)["fc.weight"].shape
+        (2, 3)
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror}); allowed: a file of weights, .safetensors "
+            "or .pth."
+        ) from error
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return _tensors_of(path, read_torch(path))
+    if start[8:9] != b"{":
+        raise WeightsError(
+            f"{path}: found neither safetensors nor a file of PyTorch; allowed: these two. {SAFER}"
+        )
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise WeightsError(
+            f"{path}: found a damaged file ({error}); allowed: a whole one. Copy it again."
+        ) from error
+
+
+def write(
+    path: pathlib.Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Args:
+        path: of the file, which must not be there.
+        tensors: name to array.
+        about: what the file says of itself.
+
+    Raises:
+        WeightsError: it is there, or it would be no safetensors by its name.
+    """
+    check_writable(path)
+    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    write_bytes(path, safetensors.numpy.save(whole, dict(about or {})))
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """Refuse a file that `write` would refuse, before there is anything to write.
+
+    Raises:
+        WeightsError: it is there, or it would be no safetensors by its name.
+    """
+    if path.suffix != ".safetensors":
+        raise WeightsError(
+            f"{path}: found a name that ends in {path.suffix or 'nothing'}; allowed: .safetensors, "
+            "which torch, timm and transformers read (safetensors.torch.load_file)."
+        )
+    if path.exists():
+        raise WeightsError(f"{path}: is there already; allowed: a new file, or delete it first.")
+
+
+def _tensors_of(path: pathlib.Path, content: Any) -> Tensors:
+    """The arrays in what a training script has saved."""
+    for holder in ("", *_HOLDERS):
+        found = content.get(holder) if holder and isinstance(content, dict) else content
+        if isinstance(found, dict):
+            arrays = {str(n): part for n, part in found.items() if isinstance(part, np.ndarray)}
+            if arrays:
+                return arrays
+    raise WeightsError(
+        f"{path}: found no tensors by name; allowed: a state_dict, itself or under "
+        f"{', '.join(_HOLDERS)}."
+    )

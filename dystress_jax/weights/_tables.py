@@ -1,0 +1,282 @@
+"""What the arrays of a network are called elsewhere: one table a family, read both ways.
+
+A row says what an array is called here, what there, and how it lies there. `{block}` and the like
+stand for numbers, which count from 1 here; there `{block}` counts from 0, `{Stage}` from 1.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..models.vit import sincos_positions
+
+Shape = tuple[int, ...]
+
+
+class Layout(NamedTuple):
+    """How an array lies in a file.
+
+    Attributes:
+        read: from theirs to ours.
+        write: from ours to theirs, given the channels of the images.
+    """
+
+    read: Callable[[np.ndarray], np.ndarray]
+    write: Callable[[np.ndarray, int], np.ndarray]
+
+
+def _write_patches(kernel: np.ndarray, channels: int) -> np.ndarray:
+    side = round((kernel.shape[0] / channels) ** 0.5)
+    return kernel.reshape(side, side, channels, -1).transpose(3, 2, 0, 1)
+
+
+SAME = Layout(lambda theirs: theirs, lambda ours, channels: ours)
+LINEAR = Layout(lambda theirs: theirs.T, lambda ours, channels: ours.T)
+CONV = Layout(
+    lambda theirs: theirs.transpose(2, 3, 1, 0), lambda ours, channels: ours.transpose(3, 2, 0, 1)
+)
+PATCHES = Layout(
+    lambda theirs: theirs.transpose(2, 3, 1, 0).reshape(-1, theirs.shape[0]), _write_patches
+)
+ONE_TOKEN = Layout(lambda theirs: theirs[0, 0], lambda ours, channels: ours[None, None])
+TOKENS = Layout(lambda theirs: theirs[0], lambda ours, channels: ours[None])
+FIRST_TOKEN = Layout(lambda theirs: theirs[None], lambda ours, channels: ours[0])
+
+
+class Row(NamedTuple):
+    """One row of a table.
+
+    Attributes:
+        ours: the name here, under `params` or `stats`.
+        theirs: the names there; several are parts of ours, one after another.
+        layout: how each lies there.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    layout: Layout = SAME
+
+
+class Family(NamedTuple):
+    """What a library calls the arrays of a kind of network.
+
+    Attributes:
+        name: of the library.
+        rows: the table.
+        heads: what may stand beside it: a classifier and counters, which are not taken.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    heads: Sequence[str] = ()
+
+
+def _norm(ours: str, theirs: str) -> list[Row]:
+    return [Row(f"{ours}.scale", (f"{theirs}.weight",)), Row(f"{ours}.bias", (f"{theirs}.bias",))]
+
+
+def _batch_norm(ours: str, theirs: str) -> list[Row]:
+    mean, var = f"{theirs}.running_mean", f"{theirs}.running_var"
+    return [*_norm(ours, theirs), Row(f"{ours}.mean", (mean,)), Row(f"{ours}.var", (var,))]
+
+
+def _linear(ours: str, *theirs: str) -> list[Row]:
+    weights, biases = (tuple(f"{name}.{kind}" for name in theirs) for kind in ("weight", "bias"))
+    return [Row(f"{ours}.kernel", weights, LINEAR), Row(f"{ours}.bias", biases)]
+
+
+def _within(ours: str, theirs: str, rows: Sequence[Row]) -> list[Row]:
+    return [Row(f"{ours}{a}", tuple(f"{theirs}{name}" for name in b), c) for a, b, c in rows]
+
+
+def _resnet(conv: str, norm: str, layer: str) -> list[Row]:
+    ours, theirs = "encoder.blocks.stage{Stage}_block{block}.", f"{layer}.{{block}}."
+    block = [Row("shortcut.conv.kernel", ("downsample.0.weight",), CONV)]
+    block += _batch_norm("shortcut.norm", "downsample.1")
+    for i in (1, 2, 3):
+        block += [Row(f"conv{i}.kernel", (f"conv{i}.weight",), CONV)]
+        block += _batch_norm(f"norm{i}", f"bn{i}")
+    return [
+        Row("encoder.conv.kernel", (f"{conv}.weight",), CONV),
+        *_batch_norm("encoder.norm", norm),
+        *_within(ours, theirs, block),
+    ]
+
+
+def _timm() -> list[Row]:
+    block = [
+        *_norm("norm1", "norm1"),
+        *_linear("qkv", "attn.qkv"),
+        *_linear("projection", "attn.proj"),
+        *_norm("norm2", "norm2"),
+        *_linear("mlp1", "mlp.fc1"),
+        *_linear("mlp2", "mlp.fc2"),
+    ]
+    return [
+        Row("encoder.class_token", ("cls_token",), ONE_TOKEN),
+        Row("encoder.positions", ("pos_embed",), TOKENS),
+        Row("encoder.patches.kernel", ("patch_embed.proj.weight",), PATCHES),
+        Row("encoder.patches.bias", ("patch_embed.proj.bias",)),
+        *_within("encoder.blocks.block{block}.", "blocks.{block}.", block),
+        *_norm("encoder.norm", "norm"),
+    ]
+
+
+def _open_clip() -> list[Row]:
+    attention = [
+        Row("qkv.kernel", ("attn.in_proj_weight",), LINEAR),
+        Row("qkv.bias", ("attn.in_proj_bias",)),
+        *_linear("projection", "attn.out_proj"),
+    ]
+    block = [
+        *_norm("norm1", "ln_1"),
+        *attention,
+        *_norm("norm2", "ln_2"),
+        *_linear("mlp1", "mlp.c_fc"),
+        *_linear("mlp2", "mlp.c_proj"),
+    ]
+    here, there = "blocks.block{block}.", "transformer.resblocks.{block}."
+    image = [
+        Row("class_tokens", ("class_embedding",), FIRST_TOKEN),
+        Row("positions", ("positional_embedding",)),
+        Row("patches.kernel", ("conv1.weight",), PATCHES),
+        *_norm("norm_first", "ln_pre"),
+        *_within(here, there, block),
+        *_norm("norm", "ln_post"),
+    ]
+    text = [
+        Row("words.embedding", ("token_embedding.weight",)),
+        Row("positions", ("positional_embedding",)),
+        *_within(here, there, block),
+        *_norm("norm", "ln_final"),
+    ]
+    return [
+        *_within("encoder.", "visual.", image),
+        Row("projector.kernel", ("visual.proj",)),
+        *_within("text.encoder.", "", text),
+        Row("text.projector.kernel", ("text_projection",)),
+    ]
+
+
+def _hugging_face() -> list[Row]:
+    block = [
+        *_norm("norm1", "layer_norm1"),
+        *_linear("qkv", *(f"self_attn.{part}_proj" for part in "qkv")),
+        *_linear("projection", "self_attn.out_proj"),
+        *_norm("norm2", "layer_norm2"),
+        *_linear("mlp1", "mlp.fc1"),
+        *_linear("mlp2", "mlp.fc2"),
+    ]
+    blocks = _within("blocks.block{block}.", "encoder.layers.{block}.", block)
+    image = [
+        Row("class_tokens", ("embeddings.class_embedding",), FIRST_TOKEN),
+        Row("positions", ("embeddings.position_embedding.weight",)),
+        Row("patches.kernel", ("embeddings.patch_embedding.weight",), PATCHES),
+        *_norm("norm_first", "pre_layrnorm"),  # so spelt
+        *blocks,
+        *_norm("norm", "post_layernorm"),
+    ]
+    text = [
+        Row("words.embedding", ("embeddings.token_embedding.weight",)),
+        Row("positions", ("embeddings.position_embedding.weight",)),
+        *blocks,
+        *_norm("norm", "final_layer_norm"),
+    ]
+    return [
+        *_within("encoder.", "vision_model.", image),
+        Row("projector.kernel", ("visual_projection.weight",), LINEAR),
+        *_within("text.encoder.", "text_model.", text),
+        Row("text.projector.kernel", ("text_projection.weight",), LINEAR),
+    ]
+
+
+_CLASSIFIER = (r"fc\..*", r"head\..*", r"classifier\..*", r".*\.num_batches_tracked")
+_SCALE = (r"logit_scale", r"logit_bias", r".*\.position_ids", r"attn_mask")
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        Family("torchvision", _resnet("conv1", "bn1", "layer{Stage}"), _CLASSIFIER),
+        # As nn.Sequential(*resnet.children()) counts the parts of torchvision's.
+        Family("lightly", _resnet("0", "1", "{Sequential}"), _CLASSIFIER),
+        Family("timm", _timm(), _CLASSIFIER),
+        Family("open_clip", _open_clip(), _SCALE),
+        Family("huggingface", _hugging_face(), _SCALE),
+    )
+}
+"""The families by name."""
+
+
+class Entry(NamedTuple):
+    """A row for one array of a network.
+
+    Attributes:
+        path: its names here, from `params` or `stats` on.
+        keys: its names there.
+        layout: how each part lies there.
+        shape: of ours.
+    """
+
+    path: tuple[str, ...]
+    keys: tuple[str, ...]
+    layout: Layout
+    shape: Shape
+
+
+def entries(family: Family, leaves: Mapping[tuple[str, ...], Shape]) -> list[Entry]:
+    """The rows of a table for the arrays of a network; those that it has no name for are left out.
+
+    Args:
+        family: the table.
+        leaves: the shapes of the arrays by their names, from `params` or `stats` on.
+
+    Example:
+        >>> leaves = {("params", "encoder", "norm", "bias"): (64,)}
+        >>> [entry] = entries(FAMILIES["torchvision"], leaves)
+        >>> entry.keys
+        ('bn1.bias',)
+    """
+    patterns = [(_pattern(row.ours), row) for row in family.rows]
+    return list(_entries(patterns, leaves))
+
+
+def _entries(
+    patterns: Sequence[tuple[re.Pattern[str], Row]], leaves: Mapping[tuple[str, ...], Shape]
+) -> Iterator[Entry]:
+    for path, shape in leaves.items():
+        for pattern, row in patterns:
+            found = pattern.fullmatch(".".join(path[1:]))
+            if found:
+                numbers = {name: int(number) for name, number in found.groupdict().items()}
+                keys = tuple(_fill(name, numbers) for name in row.theirs)
+                yield Entry(path, keys, row.layout, shape)
+
+
+def _pattern(ours: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(ours)))
+
+
+def _fill(theirs: str, numbers: Mapping[str, int]) -> str:
+    stage = numbers.get("Stage", 0)
+    return theirs.format(block=numbers.get("block", 0) - 1, Stage=stage, Sequential=stage + 3)
+
+
+def from_theirs(entry: Entry, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Our array of theirs, in float32."""
+    joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return np.ascontiguousarray(entry.layout.read(joined), dtype=np.float32)
+
+
+def to_theirs(entry: Entry, ours: np.ndarray, channels: int) -> dict[str, np.ndarray]:
+    """Their arrays of ours, by name."""
+    whole = entry.layout.write(ours, channels)
+    return dict(zip(entry.keys, np.split(whole, len(entry.keys)), strict=True))
+
+
+def positions_of(tokens: int, width: int) -> np.ndarray:
+    """The fixed positions `[1 tokens width]` of square images, nothing for the class token."""
+    side = round((tokens - 1) ** 0.5)
+    patches = np.asarray(sincos_positions(side, side, width)).reshape(1, side * side, width)
+    return np.concatenate([np.zeros((1, 1, width), np.float32), patches], axis=1)

@@ -1,0 +1,85 @@
+"""Small runs that have saved checkpoints, on images that can then be taken away."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from PIL import Image
+
+from dystress_jax import run
+from dystress_jax.files import write_json
+from dystress_jax.run import language
+from dystress_jax.run.data import remember
+from dystress_jax.training import checkpoint
+
+NAMES = ("red", "green")
+
+
+def write_images(folder, count=40, side=12, test=16, names=NAMES, seed=0):
+    """A folder of image files, a sub-folder a class, told apart by their colour."""
+    rng = np.random.default_rng(seed)
+    for split, number in (("train", count), ("test", test)):
+        for i in range(number):
+            pixels = rng.integers(0, 80, (side, side, 3))
+            pixels[..., i % len(names)] += 120
+            path = folder / split / names[i % len(names)] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return folder
+
+
+def settings(folder, **changes):
+    small = {
+        "data.source": "folder",
+        "data.path": str(folder),
+        "batch_size": 16,
+        "steps": 3,
+        "log_every": 1,
+        "checkpoint_every": 2,
+        "knn_every": 2,
+        "projector.out": 8,
+        **changes,
+    }
+    return run.override(run.defaults(), small)
+
+
+def clip_settings(folder, **changes):
+    """Of an image-text run on the same images, with captions made of their classes."""
+    return settings(
+        folder,
+        **{
+            "method": "clip",
+            "projector.out": 128,
+            "data.prompts": "a {} drawing",
+            "temperature.name": "learned",
+            "temperature.tau": 0.2,
+            "optimizer.name": "adamw",
+            "optimizer.learning_rate": 0.01,
+            "augment.recipe": "weak",
+            "text.context": 6,
+            "text.vocab_size": 64,
+            "topology.dims": 8,
+            "zero_shot.prompts": "a {} drawing",
+            **changes,
+        },
+    )
+
+
+def saved(config, workdir, *, steps=(1, 2)):
+    """A run as training leaves it, without the steps: its parts, and its state at the last one.
+
+    The states are the first one with other parameters each; the first is said to be the best.
+    """
+    experiment = run.build(config, workdir)
+    saver = checkpoint.Saver(workdir / "checkpoints", keep=len(steps))
+    state = experiment.init_state()
+    for step in steps:
+        params = jax.tree.map(lambda x: x * 1.1, state.params)
+        state = state._replace(step=state.step * 0 + step, params=params)
+        saver.save(step, state, {"data": experiment.trained_on, "score": 1 / step})
+    saver.wait()
+    write_json(workdir / "config.json", dataclasses.asdict(config))
+    remember(experiment.train, workdir)
+    if experiment.language is not None:
+        experiment.language.tokenizer.save(workdir / language.FILE)
+    return experiment, state

@@ -1,0 +1,162 @@
+"""One row an image, the same whether it was interrupted or not, and nothing half-written."""
+
+import json
+import pathlib
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import dystress_jax
+from dystress_jax import run
+from dystress_jax.run import _embed
+from tests import runs
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    place = tmp_path_factory.mktemp("run")
+    folder = runs.write_images(place / "images")
+    runs.saved(runs.settings(folder), place / "run", steps=(1,))
+    return place / "run"
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Other classes, another size, and one image in each batch of 8."""
+    names = ("x", "y", "z")
+    return runs.write_images(tmp_path / "other", count=30, side=20, test=9, names=names, seed=1)
+
+
+def on(folder, **fields):
+    return {"source": "folder", "path": str(folder), **fields}
+
+
+def rows(path):
+    with np.load(path) as found:
+        return dict(found)
+
+
+def test_a_row_is_an_image_of_the_other_data_set(workdir, other, tmp_path):
+    out = run.embed(workdir, tmp_path / "z.npz", on=on(other), batch_size=8)
+    found, encoder = rows(out), dystress_jax.load(workdir)
+    assert len(found["labels"]) == 39
+    assert found["splits"].tolist() == ["train"] * 30 + ["test"] * 9
+    assert found["ids"].tolist() == [*range(30), *range(9)]
+    assert found["class_names"].tolist() == ["x", "y", "z"]
+    for label, path in zip(found["labels"], found["paths"], strict=True):
+        assert pathlib.Path(path).parent.name == found["class_names"][label]
+    paths = found["paths"].tolist()
+    np.testing.assert_allclose(found["features"], encoder(paths), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["embeddings"], encoder.embeddings(paths), rtol=1e-4, atol=1e-5)
+    protocol = json.loads(str(found["protocol"]))
+    assert protocol["checkpoint_step"] == 1
+    assert protocol["on"] == on(other)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_parquet_has_the_same_rows(workdir, other, tmp_path, monkeypatch):
+    monkeypatch.setattr(_embed, "ROWS", 16)
+    npz = rows(run.embed(workdir, tmp_path / "z.npz", on=on(other)))
+    table = pq.read_table(run.embed(workdir, tmp_path / "z.parquet", on=on(other)))
+    np.testing.assert_array_equal(np.stack(table["features"].to_numpy()), npz["features"])
+    np.testing.assert_array_equal(np.stack(table["embeddings"].to_numpy()), npz["embeddings"])
+    for column, array in {
+        "label": "labels",
+        "id": "ids",
+        "path": "paths",
+        "split": "splits",
+    }.items():
+        assert table[column].to_pylist() == npz[array].tolist()
+    names = npz["class_names"][npz["labels"]]
+    assert table["class_name"].to_pylist() == names.tolist()
+    assert json.loads(table.schema.metadata[b"class_names"]) == ["x", "y", "z"]
+
+
+def test_the_run_s_own_images_keep_their_splits(workdir, tmp_path):
+    found = rows(run.embed(workdir, tmp_path / "own.npz"))
+    splits, counts = np.unique(found["splits"], return_counts=True)
+    assert dict(zip(splits.tolist(), counts.tolist(), strict=True)) == {
+        "holdout": 4,
+        "test": 16,
+        "train": 36,
+    }
+    only = rows(run.embed(workdir, tmp_path / "test.npz", splits=["test"]))
+    np.testing.assert_array_equal(only["features"], found["features"][found["splits"] == "test"])
+    with pytest.raises(run.ConfigError, match="--split: found 'val'; allowed: train, holdout, t"):
+        run.embed(workdir, tmp_path / "val.npz", splits=["val"])
+
+
+def test_it_goes_on_where_it_was(workdir, other, tmp_path, monkeypatch):
+    """An image in the fourth batch is broken; once it is mended, only what is missing is done."""
+    whole = rows(run.embed(workdir, tmp_path / "whole.npz", on=on(other), batch_size=8))
+    broken = pathlib.Path(whole["paths"][26])
+    good = broken.read_bytes()
+    monkeypatch.setattr("dystress_jax.run.data.IMAGES_COMPARED", 2)  # it is met while embedding
+    broken.write_bytes(good[:40].ljust(len(good), b"\0"))
+    with pytest.raises(run.EmbedError, match=f"{broken.name}.*z.npz.partial.*goes on"):
+        run.embed(workdir, tmp_path / "z.npz", on=on(other), batch_size=8)
+    assert not (tmp_path / "z.npz").exists()
+    done = json.loads((tmp_path / "z.npz.partial" / "progress.json").read_text())["done"]
+    assert 8 <= done < 26
+    broken.write_bytes(good)
+    computed = []
+    shard = _embed.sharding.shard_batch
+    counted = lambda batch, mesh: (computed.append(len(batch["image"])), shard(batch, mesh))[1]
+    monkeypatch.setattr(_embed.sharding, "shard_batch", counted)
+    found = rows(run.embed(workdir, tmp_path / "z.npz", on=on(other), batch_size=8))
+    assert sum(computed) <= 39 - done + 2 * 8  # the last batch of each split is padded
+    for name in ("features", "embeddings", "labels", "ids", "paths"):
+        np.testing.assert_array_equal(found[name], whole[name])
+
+
+def test_what_is_half_done_of_other_images_is_not_used(workdir, other, tmp_path):
+    place = tmp_path / "z.npz.partial"
+    place.mkdir()
+    (place / "progress.json").write_text('{"done": 39, "protocol": {"workdir": "elsewhere"}}')
+    found = rows(run.embed(workdir, tmp_path / "z.npz", on=on(other)))
+    assert np.abs(found["features"]).sum(axis=1).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("out", "fields", "message"),
+    [
+        ("z.csv", {}, r"--out: found z\.csv; allowed: a name that ends in \.npz or \.parquet"),
+        ("there.npz", {}, r"there\.npz is there already; allowed: another name, or --overwrite"),
+        ("z.npz", {"path": "/nowhere"}, "--path: .*nowhere"),
+        ("z.npz", {"source": "foldr"}, "--source: found 'foldr'.*Did you mean folder?"),
+        ("z.npz", {"pth": "x"}, "--pth: no such field"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_computed(
+    workdir, other, tmp_path, out, fields, message
+):
+    (tmp_path / "there.npz").write_text("")
+    with pytest.raises((run.EmbedError, run.ConfigError), match=message):
+        run.embed(workdir, tmp_path / out, on=on(other) | fields)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_images_with_other_channels_are_refused(workdir, tmp_path):
+    np.savez(tmp_path / "grey.npz", train_images=np.zeros((4, 12, 12, 1), np.uint8))
+    with pytest.raises(run.ConfigError, match=r"found 1 channel in images .*; allowed: 3"):
+        run.embed(
+            workdir, tmp_path / "z.npz", on={"source": "npz", "path": str(tmp_path / "grey.npz")}
+        )
+
+
+def test_images_of_no_class_and_no_file(workdir, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", train_images=images)
+    source = {"source": "npz", "path": str(tmp_path / "x.npz")}
+    found = rows(run.embed(workdir, tmp_path / "z.npz", on=source))
+    assert "paths" not in found
+    assert found["labels"].tolist() == [-1] * 5
+    fitted = np.stack([np.asarray(Image.fromarray(i).resize((12, 12), 3)) for i in images])
+    expected = dystress_jax.load(workdir)(fitted)
+    np.testing.assert_allclose(found["features"], expected, rtol=1e-4, atol=1e-5)
+    table = pq.read_table(run.embed(workdir, tmp_path / "z.parquet", on=source))
+    assert table["class_name"].to_pylist() == [None] * 5

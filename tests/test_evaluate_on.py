@@ -1,0 +1,227 @@
+"""What a run is worth on other images: other classes, several settings, every class by itself."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from dystress_jax import evaluation, run
+from dystress_jax.commands import COMMANDS
+from dystress_jax.commands import eval as eval_command
+from dystress_jax.run import summary
+from dystress_jax.run.overrides import take_group
+from tests import runs
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+NAMES = ("x", "y", "z")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run whose images are gone, and other images with other classes, larger ones."""
+    place = tmp_path_factory.mktemp("run")
+    folder = runs.write_images(place / "images")
+    runs.saved(runs.settings(folder), place / "run", steps=(1, 2))
+    shutil.rmtree(folder)
+    runs.write_images(place / "other", count=30, side=20, test=12, names=NAMES, seed=1)
+    for path in sorted((place / "other" / "train" / "z").iterdir())[3:]:
+        path.unlink()  # a small class
+    return place
+
+
+def settings(place):
+    return run.read_config(place / "run" / "config.json")
+
+
+def on(place, **fields):
+    return {"source": "folder", "path": str(place / "other"), "holdout": 0.0, **fields}
+
+
+def by_hand(place, k, temperature):
+    """Weighted neighbours in float64, of the features that the encoder gives for the files."""
+    encoder = run.load(place / "run")
+
+    def of(split):
+        files = sorted((place / "other" / split).rglob("*.png"))
+        features = encoder(list(map(str, files))).astype(np.float64)
+        labels = np.array([NAMES.index(path.parent.name) for path in files])
+        return features / np.linalg.norm(features, axis=1, keepdims=True), labels
+
+    (bank, known), (queries, labels) = of("train"), of("test")
+    similar = queries @ bank.T
+    nearest = np.argsort(-similar, axis=1)[:, :k]
+    votes = np.zeros((len(queries), 3))
+    for row, near in enumerate(nearest):
+        np.add.at(votes[row], known[near], np.exp(similar[row, near] / temperature))
+    return votes.argmax(axis=1), labels
+
+
+def test_neighbours_among_other_images_are_those_by_hand(place):
+    changed = run.override(run.to_config_dict(settings(place)), {"knn.k": (5, 2)})
+    result, numbers = run.evaluate(changed, place / "run", "knn", on=on(place))
+    for k, name in ((5, "top1"), (2, "top1_k2")):
+        predicted, labels = by_hand(place, k, 0.1)
+        assert result.value(name) == pytest.approx(np.mean(predicted == labels))
+    predicted, labels = by_hand(place, 5, 0.1)
+    counts = np.array(
+        [[np.sum((labels == i) & (predicted == j)) for j in range(3)] for i in range(3)]
+    )
+    np.testing.assert_array_equal(result.confusion.counts, counts)
+    shares = np.diagonal(counts) / counts.sum(axis=1)
+    assert numbers["balanced_accuracy"] == pytest.approx(shares.mean())
+    assert numbers["per_class_accuracy"] == dict(zip(NAMES, shares.tolist(), strict=True))
+    assert numbers["on"] == on(place)
+    assert numbers["protocol"]["bank_images"] == 23
+    assert numbers["protocol"]["k"] == [5, 2]
+    assert result.split == "test"
+    [note] = numbers["notes"]
+    assert "k is 5, but 1 of 3 classes have fewer images in the bank, z only 3" in note
+
+
+def test_several_evaluations_share_the_images(place):
+    config = run.override(
+        run.to_config_dict(settings(place)),
+        {"probe.solver": "lbfgs", "probe.features": "cached", "probe.l2": (0.1,)},
+    )
+    found = run.evaluate_all(config, place / "run", ["knn", "linear_probe"], "best", on=on(place))
+    assert list(found) == ["knn", "linear_probe"]
+    for result, numbers in found.values():
+        assert numbers["checkpoint_step"] == 1
+        assert numbers["protocol"]["classes"] == 3
+        assert result.confusion.counts.sum() == 12
+
+
+def test_without_test_images_held_out_ones_are_measured(place, tmp_path):
+    shutil.copytree(place / "other" / "train", tmp_path / "flat")
+    result, _ = run.evaluate(
+        settings(place),
+        place / "run",
+        "knn",
+        on={"source": "folder", "path": str(tmp_path / "flat")},
+    )
+    assert result.split == "holdout"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"path": "/nowhere"}, r"^--on\.path: .*nowhere"),
+        ({"pth": "x"}, r"^--on\.pth: no such field.*--on\.path"),
+        ({"image_size": -1}, r"^--on\.image_size: found -1; allowed: >= 0"),
+    ],
+)
+def test_what_cannot_be_opened_is_told_in_the_names_of_the_flags(place, fields, message):
+    with pytest.raises(run.ConfigError, match=message):
+        run.evaluate(settings(place), place / "run", "knn", on=on(place, **fields))
+
+
+def test_images_without_labels_cannot_be_classified(place, tmp_path):
+    np.savez(tmp_path / "x.npz", train_images=np.zeros((8, 12, 12, 3), np.uint8))
+    source = {"source": "npz", "path": str(tmp_path / "x.npz")}
+    with pytest.raises(run.ConfigError, match="without labels"):
+        run.evaluate(settings(place), place / "run", "knn", on=source)
+
+
+def test_the_command_measures_and_keeps_the_confusion(place, capsys):
+    before = set(flags.FLAGS)
+    arguments = [
+        "dystress eval",
+        f"--workdir={place / 'run'}",
+        "--evaluation=knn",
+        "--config.knn.k=3,1",
+        "--config.knn.temperature=0.1,0.5",
+        *(f"--on.{name}={value}" for name, value in on(place).items()),
+        "--nocompilation_cache",
+    ]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            eval_command.main(arguments)
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+    said = capsys.readouterr()
+    assert not ended.value.code, said.err
+    assert "knn, test images, 3 classes of folder" in said.out
+    assert "top1 k1 t0.5" in said.out
+    assert "balanced accuracy" in said.out
+    [picture] = (place / "run" / "eval").glob("*_confusion.png")
+    assert Image.open(picture).size[0] > 100
+    counts = json.loads(picture.with_suffix(".json").read_text())
+    assert counts["class_names"] == list(NAMES)
+    assert np.sum(counts["counts"]) == 12
+    numbers = json.loads(
+        picture.with_name(picture.name.replace("_confusion.png", ".json")).read_text()
+    )
+    assert {"top1", "top1_k3_t0.5", "top1_k1_t0.1", "top1_k1_t0.5"} <= set(numbers)
+
+
+def test_every_command_has_three_examples_that_its_help_shows():
+    for name in COMMANDS:
+        module = __import__(f"dystress_jax.commands.{name}", fromlist=["main"])
+        assert len(re.findall(rf"^ *dystress {name}", module.__doc__, re.MULTILINE)) >= 3, name
+
+
+@pytest.mark.ci
+def test_a_config_names_further_images_to_measure_on_while_training(place, tmp_path, capsys):
+    folder = runs.write_images(tmp_path / "images")
+    config = runs.settings(
+        folder, steps=2, knn_every=2, eval_on={"shapes": on(place)}, checkpoint_every=0
+    )
+    numbers = run.train(config, tmp_path / "run")
+    assert numbers["evaluations"]["knn on shapes"]["protocol"]["classes"] == 3
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    logged = json.loads(lines[-1])
+    assert logged["knn_shapes"] == numbers["evaluations"]["knn on shapes"]["top1"]
+    assert "knn on shapes, test images, 3 classes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ({"shapes": "folder"}, r"config\.eval_on\.shapes: found 'folder'; allowed: a name"),
+        ({"shapes": {"pth": "x"}}, r"config\.eval_on\.shapes\.pth: no such field"),
+    ],
+)
+def test_further_images_that_are_none_are_refused(further, message):
+    with pytest.raises(run.ConfigError, match=message):
+        run.from_config_dict({"eval_on": further})
+
+
+def test_flags_of_other_images_are_checked():
+    given = ["eval", "--on.source", "folder", "--on.limit=3", "--on.options.a=(1,2)", "--x=1"]
+    others, found = take_group(given, "on")
+    assert others == ["eval", "--x=1"]
+    assert found == {"source": "folder", "limit": 3, "options": {"a": (1, 2)}}
+    with pytest.raises(run.ConfigError, match=r"--on\.limit: found 'x'; allowed: a whole number"):
+        take_group(["--on.limit=x"], "on")
+    with pytest.raises(
+        run.ConfigError, match=r"--on\.lim: no such field\. Did you mean --on\.limit"
+    ):
+        take_group(["--on.lim=3"], "on")
+
+
+def test_confusion_of_classes_without_images():
+    found = evaluation.confusion(np.array([1, 1, 0]), np.array([1, 0, 0]), ("a", "b", "c"))
+    assert found.per_class() == [0.5, 1.0, None]
+    assert found.balanced() == 0.75
+    many = evaluation.confusion(np.arange(90), np.arange(90), tuple(map(str, range(90))))
+    pixels = np.asarray(many.picture())
+    assert (np.diagonal(pixels) == 50).all()
+    assert (pixels == 255).mean() > 0.98
+
+
+def test_results_of_other_images_are_kept_apart(tmp_path):
+    found = {"settings": {}, "checkpoint_step": 3, "on": {}}
+    counts = evaluation.confusion(np.array([0]), np.array([0]), ("a",))
+    own = summary.keep_result(tmp_path, "knn", "newest", found, counts)
+    other = summary.keep_result(tmp_path, "knn", "newest", found | {"on": {"source": "npz"}})
+    assert own != other
+    later = summary.keep_result(tmp_path, "knn", "newest", found | {"checkpoint_step": 4}, counts)
+    assert later == own
+    assert (tmp_path / "knn_3.json").exists()
+    assert (tmp_path / "knn_3_confusion.png").exists()

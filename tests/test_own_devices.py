@@ -1,0 +1,157 @@
+"""A loss of arrays that tell how they are split: no other words needed, the same values."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from dystress_jax import losses, temperatures
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("strict_dtypes"),
+    pytest.mark.usefixtures("quick_compile"),
+]
+
+N, D = 12, 4
+LABELS = jnp.arange(N) % 5
+QUEUE = jax.random.normal(jax.random.key(5), (7, D))
+LOSSES = {
+    "nt_xent": losses.nt_xent,
+    "dcl, two logarithms": functools.partial(losses.dcl, joint=False),
+    "dclw": losses.dclw,
+    "info_nce": losses.info_nce,
+    "moco": lambda a, b, **how: losses.moco(a, b, QUEUE, **how),
+    "supcon": lambda a, b, **how: losses.supcon(a, b, LABELS, **how),
+    "clip": losses.clip,
+    "siglip": lambda a, b, temperature, **how: losses.siglip(
+        a, b, scale=1 / temperature.tau_min, bias=-temperature.tau_max, **how
+    ),
+}
+TEMPERATURE = jax.tree.map(jnp.float32, temperatures.dystress(0.1, 0.3, stop_gradient=False))
+COLLECTIVES = ("all-gather", "all-reduce", "collective-permute", "all-to-all", "reduce-scatter")
+
+
+def make_mesh(shape=(4,), names=("data",), kind=AxisType.Explicit):
+    devices = jax.devices()[: int(np.prod(shape))]
+    return jax.make_mesh(shape, names, (kind,) * len(names), devices=devices)
+
+
+def make_views():
+    a, b = jax.random.normal(jax.random.key(0), (2, N, D))
+    return a, a + b
+
+
+def with_gradients(loss, **how):
+    def mean(views, temperature):
+        value = loss(*views, temperature=temperature, **how)
+        return value.mean(), value
+
+    return jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)
+
+
+@functools.cache
+def expected(name):
+    return jax.jit(with_gradients(LOSSES[name], strategy="dense"))(make_views(), TEMPERATURE)
+
+
+def assert_same(found, expected):
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * max(np.abs(y).max(), 1e-30))
+
+
+# The axes over which the rows are split, and the mesh.
+SPLIT = {
+    "data": (jax.P("data"), make_mesh),
+    "data, of two axes": (jax.P("data"), lambda: make_mesh((2, 2), ("data", "model"))),
+    "both axes": (jax.P(("data", "model")), lambda: make_mesh((3, 2), ("data", "model"))),
+    "rows and their numbers": (
+        jax.P("data", "model"),
+        lambda: make_mesh((2, 2), ("data", "model")),
+    ),
+    "their numbers": (jax.P(None, "model"), lambda: make_mesh((2, 2), ("data", "model"))),
+    "nothing": (jax.P(), make_mesh),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_on_the_mesh_that_jax_makes_by_default_every_strategy_is_right(name):
+    mesh = make_mesh()
+    views = jax.device_put(make_views(), jax.NamedSharding(mesh, jax.P("data")))
+    for strategy in ("auto", "dense", "tiled"):
+        found = jax.jit(with_gradients(LOSSES[name], strategy=strategy, tile_size=5))(
+            views, TEMPERATURE
+        )
+        assert_same(found, expected(name))
+
+
+@pytest.mark.parametrize("split", SPLIT)
+@pytest.mark.parametrize("name", ["nt_xent", "clip"])
+def test_the_rows_may_be_split_over_any_axes(name, split):
+    spec, mesh = SPLIT[split]
+    sharding = jax.NamedSharding(mesh(), spec)
+    views = jax.device_put(make_views(), sharding)
+    found = jax.jit(with_gradients(LOSSES[name]))(views, TEMPERATURE)
+    assert_same(found, expected(name))
+    assert found[1][0][0].sharding.is_equivalent_to(sharding, 2)
+
+
+def test_outside_jit_the_arrays_tell_their_devices_themselves():
+    for kind in (AxisType.Explicit, AxisType.Auto):
+        sharding = jax.NamedSharding(make_mesh((2,), kind=kind), jax.P("data"))
+        views = jax.device_put(make_views(), sharding)
+        found = losses.nt_xent(*views, temperature=TEMPERATURE)
+        assert_same(found, expected("nt_xent")[0][1])
+        assert found.sharding.is_equivalent_to(sharding, 1) or kind == AxisType.Auto
+    found = with_gradients(losses.clip)(views, TEMPERATURE)
+    assert_same(found, expected("clip"))
+    mesh = make_mesh((2,))
+    explicit = jax.device_put(make_views(), jax.NamedSharding(mesh, jax.P("data")))
+    with jax.set_mesh(mesh):  # or the mean, which is not ours, has no gradient
+        assert_same(with_gradients(losses.clip)(explicit, TEMPERATURE), expected("clip"))
+
+
+@pytest.mark.parametrize("strategy", ["ring", losses.ring("data", tile=5)])
+def test_on_mesh_takes_an_explicit_axis(strategy):
+    mesh = make_mesh((2, 2), ("data", "model"))
+    views = jax.device_put(make_views(), jax.NamedSharding(mesh, jax.P("data")))
+    loss = losses.on_mesh(losses.nt_xent, mesh, strategy=strategy)
+    assert_same(jax.jit(with_gradients(loss))(views, TEMPERATURE), expected("nt_xent"))
+
+
+def test_a_temperature_per_anchor_may_be_split_too():
+    mesh = make_mesh()
+    place = lambda x: jax.device_put(x, jax.NamedSharding(mesh, jax.P("data")))
+    tau = jnp.linspace(0.1, 0.5, 2 * N)
+    found = jax.jit(with_gradients(losses.nt_xent))(place(make_views()), place(tau))
+    assert_same(found, jax.jit(with_gradients(losses.nt_xent))(make_views(), tau))
+
+
+def test_each_device_computes_its_own_rows_only():
+    """On the compiled program: operations with pairs, a device's share of them."""
+    rows, devices = 512, 4
+    mesh = make_mesh((devices,))
+    view = lambda sharding: jax.ShapeDtypeStruct((rows, D), jnp.float32, sharding=sharding)
+
+    def flops(sharding):
+        loss = lambda a, b: losses.info_nce(a, b, temperature=0.1, strategy="dense").mean()
+        program = jax.jit(jax.grad(loss)).lower(view(sharding), view(sharding)).compile()
+        return program.cost_analysis()["flops"], program.as_text()
+
+    alone, text = flops(None)
+    assert not any(word in text for word in COLLECTIVES)
+    shared, text = flops(jax.NamedSharding(mesh, jax.P("data")))
+    assert "all-gather" in text
+    assert shared < 1.1 * alone / devices
+
+
+def test_a_queue_lies_on_every_device_and_nothing_travels():
+    mesh = make_mesh()
+    split, whole = (jax.NamedSharding(mesh, spec) for spec in (jax.P("data"), jax.P()))
+    views = jax.device_put(make_views(), split)
+    loss = jax.jit(functools.partial(losses.moco, temperature=0.1))
+    text = loss.lower(*views, jax.device_put(QUEUE, whole)).compile().as_text()
+    assert not any(word in text for word in COLLECTIVES)

@@ -1,0 +1,328 @@
+"""Rows that only fill up the batch, and positives of any kind, in every loss and strategy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dystress_jax import losses, temperatures
+from tests import oracles
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("strict_dtypes"),
+    pytest.mark.usefixtures("quick_compile"),
+]
+
+N, D = 8, 4
+REAL = np.array([True, True, False, True, True, False, False, True])
+LABELS = np.array([0, 1, 0, 1, 2, 2, 1, 0])
+CLASSES = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 1]] * 2, bool)
+LISTED = np.array([[0, 3], [1, 1], [2, 5], [7, 3], [4, 0], [5, 6], [6, 6], [7, 2]])
+MARKED = np.random.default_rng(3).random((N, N)) < 0.3
+MARKED[4] = False  # no positive at all
+QUEUE = jax.random.normal(jax.random.key(5), (8, D))
+STRATEGIES = ["dense", "tiled", "gathered", "ring"]
+TAU = lambda s: oracles.dystress(s, 0.1, 0.3)
+
+
+def siglip(images, texts, *, temperature, **how):
+    scale, bias = 1 / temperature.tau_min, -temperature.tau_max
+    return losses.siglip(images, texts, scale=scale, bias=bias, **how)
+
+
+# The loss, its further arguments, and those of them that have one entry per example.
+LOSSES = {
+    "nt_xent": (losses.nt_xent, {}),
+    "dcl": (losses.dcl, {}),
+    "dcl, two logarithms": (functools.partial(losses.dcl, joint=False), {}),
+    "dclw": (losses.dclw, {}),
+    "info_nce": (losses.info_nce, {}),
+    "info_nce, decoupled": (functools.partial(losses.info_nce, decoupled=True), {}),
+    "supcon": (losses.supcon, {"labels": LABELS}),
+    "supcon, several labels": (losses.supcon, {"labels": CLASSES}),
+    "clip": (losses.clip, {}),
+    "clip, labels": (losses.clip, {"labels": LABELS}),
+    "siglip": (siglip, {}),
+    "siglip, labels": (siglip, {"labels": LABELS}),
+    "moco": (losses.moco, {"queue": QUEUE}),
+}
+
+
+def make_views(n=N, dtype=None):
+    a, b = jax.random.normal(jax.random.key(0), (2, n, D), dtype)
+    return a, a + b
+
+
+def with_gradients(loss):
+    """(views, temperature) -> weighted sum, values and all gradients, compiled."""
+
+    def weighted(views, temperature, more):
+        value = loss(*views, temperature=temperature, **more)
+        return jnp.sum(value * jnp.linspace(0.5, 1.5, value.size, dtype=value.dtype)), value
+
+    return jax.jit(jax.value_and_grad(weighted, argnums=(0, 1), has_aux=True))
+
+
+def as_strategy(loss, strategy):
+    if strategy in ("dense", "tiled"):
+        return functools.partial(loss, strategy=strategy, tile_size=3)
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((2,), ("data",), auto, devices=jax.devices()[:2])
+    return losses.on_mesh(loss, mesh, strategy=strategy, tile_size=3)
+
+
+def assert_same(found, expected, rtol=1e-5):
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * max(np.abs(y).max(), 1e-30))
+
+
+TEMPERATURE = jax.tree.map(jnp.float32, temperatures.dystress(0.1, 0.3, stop_gradient=False))
+
+
+# Every loss in tiles, where masks are tiled too; the losses that differ in kind in the others.
+in_ci = pytest.mark.ci
+QUICK = ("dclw", "supcon", "clip", "siglip, labels")
+CASES = [
+    pytest.param(name, strategy, marks=() if strategy == "tiled" or name in QUICK else in_ci)
+    for name in LOSSES
+    for strategy in STRATEGIES
+    if name != "moco" or strategy in ("dense", "tiled")  # nothing travels
+]
+
+
+@pytest.mark.parametrize(("name", "strategy"), CASES)
+def test_rows_that_fill_up_the_batch_are_not_there(name, strategy):
+    """Loss and gradients are those of the real rows alone; the others hold NaN."""
+    loss, more = LOSSES[name]
+    views = make_views()
+    padded = [jnp.where(jnp.asarray(REAL)[:, None], x, jnp.nan) for x in views]
+    by_rows = {k: jnp.asarray(v) for k, v in more.items()}
+    (_, value), (of_views, of_temperature) = with_gradients(as_strategy(loss, strategy))(
+        padded, TEMPERATURE, by_rows | {"where": jnp.asarray(REAL)}
+    )
+    few = {k: v if k == "queue" else v[REAL] for k, v in by_rows.items()}
+    # The weights of the sum are those of the same rows.
+    sides = len(value) // N
+    weights = np.linspace(0.5, 1.5, len(value), dtype=np.float32)[np.tile(REAL, sides)]
+
+    def alone(views, temperature):
+        of_real = loss(*views, temperature=temperature, strategy="dense", **few)
+        return jnp.sum(of_real * weights), of_real
+
+    real = [x[REAL] for x in views]
+    (_, expected), (slope, of_tau) = jax.jit(
+        jax.value_and_grad(alone, argnums=(0, 1), has_aux=True)
+    )(real, TEMPERATURE)
+    assert_same(np.asarray(value)[np.tile(REAL, sides)], expected)
+    assert np.all(np.asarray(value)[~np.tile(REAL, sides)] == 0)
+    for found, right in zip(of_views, slope, strict=True):
+        assert_same(found[REAL], right)
+        assert np.all(np.asarray(found)[~REAL] == 0)
+    assert_same(of_temperature, of_tau)
+
+
+@pytest.mark.parametrize("strategy", ["dense", pytest.param("tiled", marks=in_ci)])
+def test_a_batch_without_a_real_row_has_loss_zero_and_no_gradient(strategy):
+    for loss, more in LOSSES.values():
+        more = {k: jnp.asarray(v) for k, v in more.items()}
+        (_, value), slopes = with_gradients(as_strategy(loss, strategy))(
+            make_views(), TEMPERATURE, more | {"where": jnp.zeros(N, bool)}
+        )
+        assert all(np.all(np.asarray(x) == 0) for x in jax.tree.leaves((value, slopes)))
+
+
+@pytest.mark.parametrize("strategy", ["dense", "tiled"])
+def test_a_queue_that_is_not_full_counts_as_far_as_it_is(strategy):
+    loss = functools.partial(losses.moco, temperature=0.1, strategy=strategy, tile_size=3)
+    padded = QUEUE.at[5:].set(jnp.nan)
+    np.testing.assert_allclose(
+        loss(*make_views(), padded, where_queue=jnp.arange(8) < 5),
+        loss(*make_views(), QUEUE[:5]),
+        rtol=1e-6,
+    )
+
+
+one_hot = lambda index, m=N: np.arange(m) == np.asarray(index)[:, None]
+listed = lambda rows: np.any(np.arange(N) == np.asarray(rows)[:, :, None], axis=1)
+POSITIVES = {
+    "one each": (LISTED[:, 0], one_hot(LISTED[:, 0])),
+    "several": (LISTED, listed(LISTED)),
+    "bools": (MARKED, MARKED),
+}
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("kind", POSITIVES)
+def test_info_nce_with_any_positives_equals_the_oracle(kind, decoupled):
+    positives, marked = POSITIVES[kind]
+    keys = np.ones(N, bool) if decoupled else np.arange(N) != 3
+    with jax.enable_x64(True):
+        views = make_views(dtype=jnp.float64)
+        found = losses.info_nce(
+            *views,
+            temperature=temperatures.dystress(0.1, 0.3),
+            positives=jnp.asarray(positives),
+            decoupled=decoupled,
+            where_keys=None if decoupled else jnp.asarray(keys),
+        )
+        a, b = map(np.asarray, views)
+    allowed = np.broadcast_to(keys, (N, N))
+    expected = oracles.many_positives(a, b, TAU, marked, allowed, decoupled)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_supcon_with_several_labels_equals_the_oracle():
+    with jax.enable_x64(True):
+        views = make_views(dtype=jnp.float64)
+        found = losses.supcon(
+            *views, jnp.asarray(CLASSES), temperature=temperatures.dystress(0.1, 0.3)
+        )
+        z = np.concatenate(views)
+    labels = np.tile(CLASSES, (2, 1)).astype(int)
+    others = ~np.eye(2 * N, dtype=bool)
+    expected = oracles.many_positives(z, z, TAU, labels @ labels.T > 0, others)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_clip_and_siglip_with_labels_and_any_number_of_texts_equal_the_oracle():
+    labels = LABELS, np.array([0, 1, 2, 2, 1, 3])
+    with jax.enable_x64(True):
+        (images, _), (texts, _) = make_views(dtype=jnp.float64), make_views(6, jnp.float64)
+        how = {"labels": tuple(map(jnp.asarray, labels))}
+        by_loss = losses.clip(images, texts, temperature=temperatures.dystress(0.1, 0.3), **how)
+        by_sigmoid = losses.siglip(images, texts, scale=9.0, bias=-2.0, **how)
+        images, texts = np.asarray(images), np.asarray(texts)
+    np.testing.assert_allclose(
+        by_loss, oracles.clip_by_labels(images, texts, labels, TAU), rtol=1e-9
+    )
+    expected = oracles.siglip_by_labels(images, texts, labels, 9.0, -2.0)
+    np.testing.assert_allclose(by_sigmoid, expected, rtol=1e-9)
+
+
+OTHER_NUMBERS = {
+    "info_nce, more keys": (losses.info_nce, {}, 12),
+    "info_nce, more keys, masks": (losses.info_nce, {"where": REAL}, 12),
+    "info_nce, keys masked": (losses.info_nce, {"where_keys": np.arange(12) != 2}, 12),
+    "info_nce, one each": (losses.info_nce, {"positives": LISTED[:, 0]}, N),
+    "info_nce, several": (losses.info_nce, {"positives": LISTED}, 12),
+    "info_nce, bools": (losses.info_nce, {"positives": MARKED}, N),
+    "clip, more texts": (losses.clip, {}, 12),
+    "clip, a text missing": (losses.clip, {"where_texts": REAL}, N),
+    "siglip, more texts": (siglip, {}, 12),
+    "clip, labels of both": (losses.clip, {"labels": (LABELS, np.arange(12) % 4)}, 12),
+    "clip, fewer texts": (losses.clip, {"labels": (LABELS, np.array([0, 1, 2, 5]))}, 4),
+    "siglip, labels of both": (siglip, {"labels": (LABELS, np.arange(12) % 4)}, 12),
+}
+
+
+@functools.cache
+def dense(name):
+    loss, more, m = OTHER_NUMBERS[name]
+    more = jax.tree.map(jnp.asarray, more)
+    views = make_views()[0], make_views(m)[1]
+    how = functools.partial(loss, strategy="dense")
+    return views, more, with_gradients(how)(views, TEMPERATURE, more)
+
+
+QUICK_NUMBERS = ("info_nce, more keys, masks", "info_nce, several", "clip, fewer texts")
+OTHER_CASES = [
+    pytest.param(name, strategy, marks=() if strategy == "ring" or name in QUICK_NUMBERS else in_ci)
+    for name in OTHER_NUMBERS
+    for strategy in ("tiled", "gathered", "ring")
+]
+
+
+@pytest.mark.parametrize(("name", "strategy"), OTHER_CASES)
+def test_other_numbers_and_positives_are_the_same_in_every_strategy(name, strategy):
+    views, more, expected = dense(name)
+    loss, *_ = OTHER_NUMBERS[name]
+    assert_same(with_gradients(as_strategy(loss, strategy))(views, TEMPERATURE, more), expected)
+
+
+def test_further_texts_are_negatives_of_the_images_only():
+    images, texts = make_views()[0], make_views(12)[1]
+    more = losses.clip(images, texts, temperature=0.1)
+    both = (
+        losses.info_nce(images, texts, temperature=0.1)
+        + losses.info_nce(texts[:N], images, temperature=0.1)
+    ) / 2
+    np.testing.assert_allclose(more, both, rtol=1e-6)
+
+
+def test_equal_captions_are_no_negatives():
+    texts = jnp.eye(4)[jnp.arange(8) % 4]  # eight images, four captions, aligned
+    loss = functools.partial(losses.clip, texts, texts, temperature=0.05)
+    np.testing.assert_allclose(loss(), np.log(2), rtol=1e-5)
+    # Two positives of equal logit share a softmax: log 2 is then the least that there is.
+    np.testing.assert_allclose(loss(labels=jnp.arange(8) % 4), np.log(2), rtol=1e-5)
+    slope = lambda **how: jax.grad(lambda x: losses.clip(x, texts, temperature=0.5, **how).mean())
+    noisy = texts + 0.3 * jax.random.normal(jax.random.key(0), texts.shape)
+    expected = lambda x: losses.info_nce(
+        x, texts, temperature=0.5, positives=jnp.arange(8)[:, None] % 4 + jnp.array([[0, 4]])
+    )
+    labels = jnp.arange(8) % 4
+    found = losses.clip(noisy, texts, temperature=0.5, labels=labels)
+    assert not np.allclose(found, losses.clip(noisy, texts, temperature=0.5))
+    assert np.isfinite(slope(labels=labels)(noisy)).all()
+    other = losses.info_nce(
+        texts, noisy, temperature=0.5, positives=labels[:, None] + jnp.array([[0, 4]])
+    )
+    np.testing.assert_allclose(found, (expected(noisy) + other) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda x: losses.nt_xent(x, x, temperature=0.1, where=jnp.ones(3, bool)),
+            r"where: found shape \(3,\) of bool; allowed: 4 bools, False for each example",
+        ),
+        (
+            lambda x: losses.info_nce(x, x, temperature=0.1, where_keys=jnp.ones(4)),
+            r"where_keys: found shape \(4,\) of float32; allowed: 4 bools",
+        ),
+        (
+            lambda x: losses.info_nce(x, x, temperature=0.1, positives=jnp.ones((4, 3), bool)),
+            r"positives: found shape \(4, 3\) of bool; allowed: 4 integers.*shape \(4, 4\)",
+        ),
+        (
+            lambda x: losses.info_nce(x, x, temperature=0.1, positives=jnp.array([[0, 4]] * 4)),
+            "positives: found 4; allowed: rows of the 4 `keys`, 0 to 3",
+        ),
+        (
+            lambda x: losses.clip(x, x[:3], temperature=0.1),
+            "texts: found 3 rows; allowed: at least 4, because text i belongs to image i",
+        ),
+        (
+            lambda x: losses.clip(x, x[:3], temperature=0.1, labels=jnp.arange(4)),
+            r"texts: found shape \(3, 8\); allowed: \(4, 8\)",
+        ),
+        (
+            lambda x: losses.clip(
+                x, x, temperature=0.1, labels=(jnp.arange(4), jnp.ones((4, 2), bool))
+            ),
+            r"labels: found shapes \(4,\) and \(4, 2\); allowed: integers twice, or bools twice",
+        ),
+        (
+            lambda x: losses.clip(
+                x, x[:3], temperature=jnp.ones(4), labels=(jnp.arange(4), jnp.arange(3))
+            ),
+            "temperature: found one per anchor, with 4 images and 3 texts",
+        ),
+    ],
+)
+def test_a_bad_argument_is_refused_with_what_was_found(call, message, unchecked_shapes):
+    with pytest.raises(ValueError, match=message):
+        call(jnp.ones((4, 8)))
+
+
+def test_an_index_of_no_key_gives_nan_where_it_cannot_be_refused():
+    keys = jnp.eye(3)
+    loss = jax.jit(
+        lambda positives: losses.info_nce(keys, keys, temperature=0.1, positives=positives)
+    )
+    found = loss(jnp.array([[0, 1], [3, 0], [2, -1]]))
+    np.testing.assert_array_equal(np.isnan(found), [False, True, True])

@@ -1,0 +1,146 @@
+"""Logistic regression with all labels and with few, beside scikit-learn's."""
+
+import jax
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from dystress_jax import data, evaluation, run, sharding
+from dystress_jax.errors import ArgumentError
+from dystress_jax.evaluation.transfer import some_of_each_class
+from dystress_jax.run import evaluations
+from tests import runs
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+NAMES = ("red", "green", "blue")
+
+
+def source(count, seed):
+    """Tiny images whose colour tells the class, more or less; the first class is the largest."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(3, count, p=(0.5, 0.3, 0.2))
+    colours = np.random.default_rng(98).uniform(90, 160, (3, 1, 1, 3))
+    pixels = colours[labels] + rng.normal(size=(count, 2, 2, 3)) * 40
+    return data.from_arrays(pixels.clip(0, 255).astype(np.uint8), labels, class_names=NAMES)
+
+
+TRAIN, HOLDOUT, TEST = source(150, 0), source(60, 1), source(200, 2)
+MESH = {"mesh": sharding.make_mesh(jax.devices()[:1])}
+
+
+@jax.jit
+def encode(images):
+    return images.reshape(len(images), -1) / 64.0 - 2.0
+
+
+def arrays(of):
+    gathered = of.gather(np.arange(len(of)))
+    return np.asarray(encode(gathered["image"]), np.float64), gathered["label"]
+
+
+def fitted(x, y, strength):
+    """Of the sum of the losses plus strength times the squares of the weights."""
+    return LogisticRegression(
+        C=1 / (2 * strength), solver="newton-cholesky", tol=1e-8, max_iter=1000
+    ).fit(x, y)
+
+
+def chosen(train, validation):
+    """The procedure of Kornblith's linear_eval, word by word, on scikit-learn."""
+    score = lambda strength: fitted(*train, strength).score(*validation)
+    tried = [10.0**power for power in range(6, -7, -2)]
+    scores = [score(strength) for strength in tried]
+    best, top, step = tried[int(np.argmax(scores))], max(scores), 100.0
+    for _ in range(4):
+        step = step**0.5
+        left = score(best / step)
+        if left > top:
+            best, top = best / step, left
+            continue
+        right = score(best * step)
+        if right > top:
+            best, top = best * step, right
+    return best, top
+
+
+def test_transfer_is_the_published_procedure():
+    result = evaluation.evaluate_transfer(encode, TRAIN, TEST, holdout=HOLDOUT, **MESH)
+    train, holdout, test = map(arrays, (TRAIN, HOLDOUT, TEST))
+    strength, top1 = chosen(train, holdout)
+    assert result.protocol["l2_of_the_sum"] == pytest.approx(strength)
+    assert result.protocol["validation_top1"] == pytest.approx(top1)
+    both = [np.concatenate(parts) for parts in zip(train, holdout, strict=True)]
+    assert result.value("top1") == pytest.approx(fitted(*both, strength).score(*test))
+    assert 0.5 < result.value("top1") < 1
+
+
+def test_without_held_out_images_a_tenth_of_each_class_chooses():
+    result = evaluation.evaluate_transfer(encode, TRAIN, TEST, **MESH)
+    assert result.protocol["validation"] == "a tenth of each class"
+    assert result.protocol["train_images"] + result.protocol["validation_images"] == 150
+    sizes = np.bincount(TRAIN.labels())
+    assert result.protocol["validation_images"] == sum(round(0.1 * size) for size in sizes)
+
+
+def test_few_shots_are_the_published_classifier():
+    result = evaluation.evaluate_few_shot(
+        encode, TRAIN, TEST, shots=(1, 5), draws=3, seed=7, **MESH
+    )
+    unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+    (x, y), (test_x, test_y) = arrays(TRAIN), arrays(TEST)
+    for shot in (1, 5):
+        scores = []
+        for draw in range(3):
+            some = some_of_each_class(y, lambda size, shot=shot: shot, 7 + draw)
+            assert np.bincount(y[some]).tolist() == [shot] * 3
+            scores.append(fitted(unit(x[some]), y[some], 0.5).score(unit(test_x), test_y))
+        assert result.value(f"{shot}_shot_top1") == pytest.approx(np.mean(scores))
+        assert result.value(f"{shot}_shot_top1_std") == pytest.approx(np.std(scores, ddof=1))
+    with pytest.raises(ArgumentError, match=r"shots: found 99, but the smallest class has \d+ tr"):
+        evaluation.evaluate_few_shot(encode, TRAIN, TEST, shots=(1, 99), **MESH)
+
+
+def test_few_labels_are_balanced_and_choose_by_held_out_images():
+    result = evaluation.evaluate_few_labels(
+        encode, TRAIN, TEST, holdout=HOLDOUT, fractions=(0.6,), draws=2, **MESH
+    )
+    (x, y), test = arrays(TRAIN), arrays(TEST)
+    scores = []
+    for draw in range(2):
+        some = some_of_each_class(y, lambda size: max(1, round(0.6 * size)), draw)
+        assert np.bincount(y[some]).tolist() == [round(0.6 * n) for n in np.bincount(y)]
+        strength, _ = chosen((x[some], y[some]), arrays(HOLDOUT))
+        scores.append(fitted(x[some], y[some], strength).score(*test))
+    assert result.value("60_percent_top1") == pytest.approx(np.mean(scores))
+    for fractions in ((), (0.0,), (1.5,)):
+        with pytest.raises(ArgumentError, match=r"fractions: found .*allowed: in \(0, 1\]"):
+            evaluation.evaluate_few_labels(encode, TRAIN, TEST, fractions=fractions, **MESH)
+
+
+def test_draws_are_seeded_and_nested():
+    labels = np.random.default_rng(0).integers(0, 4, 100)
+    draw = lambda count, seed: some_of_each_class(labels, lambda size: count, seed)
+    np.testing.assert_array_equal(draw(5, 0), draw(5, 0))
+    assert (draw(5, 0) != draw(5, 1)).any()
+    assert draw(5, 0)[draw(2, 0)].all()
+
+
+def test_a_run_is_evaluated_by_each_with_its_settings(tmp_path):
+    folder = runs.write_images(tmp_path / "images")
+    labels = {"labels.shots": (2.0,), "labels.fractions": (0.5,), "labels.draws": 1}
+    experiment, state = runs.saved(runs.settings(folder, **labels), tmp_path / "run", steps=(1,))
+    measure = lambda experiment, name: evaluations.measure(
+        evaluations.EVALUATIONS[name], experiment, state, name=name
+    )
+    for name, row in (
+        ("transfer", "top1"),
+        ("few_labels", "50_percent_top1"),
+        ("few_shot", "2_shot_top1"),
+    ):
+        found = measure(experiment, name)
+        assert found.split == "test"
+        assert 0 <= found.value(row) <= 1
+    config = runs.settings(folder, **{"labels.shots": (500.0,)})
+    with pytest.raises(run.ConfigError, match=r"config\.labels\.shots: found 500, but"):
+        measure(experiment._replace(config=config), "few_shot")

@@ -1,0 +1,329 @@
+"""Weights of other libraries: the same features, and nothing taken in silence."""
+
+import gzip
+import io
+import json
+import os
+import pathlib
+import pickle
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from dystress_jax import models, weights
+from dystress_jax.models._functional import functional
+from dystress_jax.models._norm import BatchNorm
+from dystress_jax.models.clip_vit import ClipVisionTransformer
+from dystress_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
+from dystress_jax.models.text import CausalTransformer
+from dystress_jax.models.vit import VisionTransformer
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+FILES = pathlib.Path(__file__).parent / "fixtures" / "weights"
+OUTPUTS = np.load(FILES / "outputs.npz")
+OPTIONS = {"remat": False, "dtype": jnp.float32}
+
+
+def resnet(block):
+    return functional(
+        lambda rngs: ResNet(
+            *(block, (1, 1, 1, 1)),
+            **{"width": 4, "stem": "imagenet", "channels": 3, "norm": BatchNorm},
+            **OPTIONS,
+            rngs=rngs,
+        ),
+        out_features=32 * block.expansion,
+    )
+
+
+def vit(side=32):
+    shape = {"patch": 8, "channels": 3, "freeze_patches": False, "side": side}
+    return functional(
+        lambda rngs: VisionTransformer(16, 2, 2, **shape, **OPTIONS, rngs=rngs), out_features=16
+    )
+
+
+def towers(quick_gelu):
+    image = {"image_size": 32, "patch": 8, "class_tokens": 1, "channels": 3}
+    text, options = {"vocab_size": 20, "context": 7}, {**OPTIONS, "quick_gelu": quick_gelu}
+    encoders = (
+        functional(
+            lambda rngs: ClipVisionTransformer(16, 2, 2, **image, **options, rngs=rngs),
+            out_features=16,
+        ),
+        functional(
+            lambda rngs: CausalTransformer(16, 2, 2, **text, **options, rngs=rngs), out_features=16
+        ),
+    )
+    return [(encoder, models.token_projection(width=16, dims=8)) for encoder in encoders]
+
+
+def initial(network):
+    params, stats = jax.jit(network.init)(jax.random.key(0))
+    return jax.device_get({"params": {"encoder": params}, "stats": {"encoder": stats}})
+
+
+def initial_towers(made):
+    trees = []
+    for encoder, projection in made:
+        tree = initial(encoder)
+        tree["params"]["projector"], _ = jax.device_get(projection.init(jax.random.key(1)))
+        trees.append(tree)
+    image, text = trees
+    return {
+        "params": {**image["params"], "text": text["params"]},
+        "stats": {**image["stats"], "text": text["stats"]},
+    }
+
+
+def features_of(network, tree):
+    apply = jax.jit(
+        lambda tree, images: network.apply(
+            tree["params"]["encoder"], tree["stats"]["encoder"], images, train=False
+        )[0]
+    )
+    return apply(tree, OUTPUTS["images"])
+
+
+RESNET = resnet(BasicBlock)
+
+
+@pytest.mark.parametrize(
+    ("file", "output", "network", "family", "prefix"),
+    [
+        ("torchvision_basic.safetensors", "torchvision_basic", RESNET, "torchvision", ""),
+        (
+            *("torchvision_bottleneck.safetensors", "torchvision_bottleneck"),
+            *(resnet(BottleneckBlock), "torchvision", ""),
+        ),
+        ("moco_v2.pth.tar", "torchvision_basic", RESNET, "torchvision", "module.encoder_q."),
+        ("moco_v2_legacy.pth.tar", "torchvision_basic", RESNET, "torchvision", "module.encoder_q."),
+        ("lightly.ckpt", "torchvision_basic", RESNET, "lightly", "backbone."),
+        ("timm.safetensors", "timm", vit(), "timm", ""),
+    ],
+)
+def test_an_encoder_makes_the_features_that_it_makes_in_pytorch(
+    file, output, network, family, prefix
+):
+    tensors = weights.read(FILES / file)
+    found = weights.take(initial(network), tensors)
+    assert (found.family, found.prefix) == (family, prefix)
+    assert not found.kept
+    np.testing.assert_allclose(features_of(network, found.tree), OUTPUTS[output], atol=1e-4)
+    # And back: the same names, shapes and numbers.
+    given = weights.give(found.tree, family)
+    under = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    assert set(given) == {name for name in under if not name.startswith(("fc.", "head."))}
+    for name, array in given.items():
+        if not name.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(array, under[name].astype(np.float32))
+
+
+@pytest.mark.parametrize(("file", "quick_gelu"), [("open_clip", False), ("huggingface", True)])
+def test_towers_make_the_embeddings_that_they_make_in_pytorch(file, quick_gelu):
+    made = towers(quick_gelu)
+    tensors = weights.read(FILES / f"{file}.safetensors")
+    found = weights.take(initial_towers(made), tensors)
+    assert (found.family, found.prefix, found.kept) == (file, "", ())
+    assert set(found.left) == {"logit_scale"}
+    params = found.tree["params"]
+    parts = (
+        ("images", params, OUTPUTS["images"], *made[0]),
+        ("texts", params["text"], OUTPUTS["ids"], *made[1]),
+    )
+    for name, params, inputs, encoder, projection in parts:
+        features, _ = encoder.apply(params["encoder"], {}, jnp.asarray(inputs), train=False)
+        embeddings, _ = projection.apply(params["projector"], {}, features, train=False)
+        if file == "huggingface":  # which gives them with length 1
+            embeddings /= jnp.linalg.norm(embeddings, axis=1, keepdims=True)
+        np.testing.assert_allclose(embeddings, OUTPUTS[f"{file}/{name}"], atol=1e-4)
+    given = weights.give(found.tree, file)
+    assert set(given) == set(tensors) - {"logit_scale"}
+    for name, array in given.items():
+        np.testing.assert_array_equal(array, tensors[name].astype(np.float32))
+
+
+def test_published_sizes_have_the_published_names_and_shapes():
+    with gzip.open(FILES / "shapes.json.gz") as file:
+        published = json.load(file)
+    ours = {name: models.resnet(name) for name in ("resnet18", "resnet34", "resnet50", "resnet101")}
+    for name in ("tiny", "small", "base"):
+        ours[f"vit_{name}_patch16_224"] = models.vit(f"vit_{name}", positions="learned")
+    for name, network in ours.items():
+        params, stats = jax.eval_shape(network.init, jax.random.key(0))
+        tree = {"params": {"encoder": params}, "stats": {"encoder": stats}}
+        zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), tree)
+        given = weights.give(zeros, "timm" if "vit" in name else "torchvision")
+        assert {n: list(array.shape) for n, array in given.items()} == {
+            n: shape for n, shape in published[name].items() if not n.startswith(("fc.", "head."))
+        }
+    made = (
+        models.image_tower("vit_base", dims=512),
+        models.text_tower("text_base", vocab_size=49_408, dims=512, pooling="eot"),
+    )
+    trees = []
+    for encoder, projection in made:
+        shapes = [jax.eval_shape(part.init, jax.random.key(0))[0] for part in (encoder, projection)]
+        trees.append(dict(zip(("encoder", "projector"), shapes, strict=True)))
+    tree = {"params": {**trees[0], "text": trees[1]}, "stats": {}}
+    zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), tree)
+    given = {n: list(array.shape) for n, array in weights.give(zeros, "open_clip").items()}
+    assert given | {"logit_scale": []} == published["ViT-B-16"]
+
+
+def test_fixed_positions_go_out_and_come_back():
+    network = vit(side=None)
+    tree = initial(network)
+    given = weights.give(tree, "timm", side=4)
+    assert given["pos_embed"].shape == (1, 17, 16)
+    back = weights.take(jax.tree.map(np.zeros_like, tree), given).tree
+    jax.tree.map(np.testing.assert_array_equal, back, tree)
+    with pytest.raises(weights.WeightsError, match=r"pos_embed: found learned positions"):
+        weights.take(tree, weights.read(FILES / "timm.safetensors"))
+
+
+def test_an_own_file_has_everything(tmp_path):
+    tree = initial(RESNET)
+    tree["params"]["projector"] = {"kernel": np.ones((2, 3), np.float32)}
+    weights.write(tmp_path / "own.safetensors", weights.give(tree, weights.NATIVE), {"by": "me"})
+    read = weights.read(tmp_path / "own.safetensors")
+    found = weights.take(jax.tree.map(np.zeros_like, tree), read)
+    jax.tree.map(np.testing.assert_array_equal, found.tree, tree)
+    assert found.family == "dystress"
+    assert not found.kept
+    del read["params.encoder.norm.scale"]
+    with pytest.raises(weights.WeightsError, match=r"missing params\.encoder\.norm\.scale"):
+        weights.take(tree, read)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda t: {n: a for n, a in t.items() if n != "layer1.0.bn1.bias"},
+            r"found \d+ of the encoder's arrays under the names of torchvision, missing layer1\.",
+        ),
+        (
+            lambda t: {**t, "layer1.1.conv1.weight": np.zeros((4, 4, 3, 3))},
+            r"found layer1\.1\.conv1\.weight, which the encoder does not have",
+        ),
+        (
+            lambda t: {**t, "conv1.weight": np.zeros((4, 3, 3, 3))},
+            r"conv1\.weight: found \[4, 3, 3, 3\], and the encoder has \[7, 7, 3, 4\]",
+        ),
+        (lambda t: {"x": np.zeros(3)}, r"found 0 of the encoder's arrays"),
+        (
+            lambda t: {"vision_model.head.attention.in_proj_weight": np.zeros(3)},
+            r"a tower that pools by attention, as SigLIP's",
+        ),
+    ],
+)
+def test_weights_of_another_model_are_refused(edit, message):
+    tensors = weights.read(FILES / "torchvision_basic.safetensors")
+    with pytest.raises(weights.WeightsError, match=message):
+        weights.take(initial(RESNET), edit(tensors))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("module.encoder_q.", "module.encoder_k."),
+        ("module.base_encoder.", "module.momentum_encoder."),
+        ("backbone.", "momentum_backbone."),
+        ("encoder.", "other."),
+        ("module.", None),
+    ],
+)
+def test_of_several_networks_the_one_that_is_evaluated_is_taken(first, second):
+    tensors = weights.read(FILES / "torchvision_basic.safetensors")
+    both = {f"{first}{name}": array for name, array in tensors.items()}
+    if second:
+        both = {f"{second}{n}": np.asarray(array + 1) for n, array in tensors.items()} | both
+    found = weights.take(initial(RESNET), both)
+    assert found.prefix == first
+    expected = weights.take(initial(RESNET), tensors).tree
+    jax.tree.map(np.testing.assert_array_equal, found.tree, expected)
+    if second:
+        asked = weights.take(initial(RESNET), both, prefix=second)
+        assert asked.prefix == second
+        assert (
+            asked.tree["params"]["encoder"]["norm"]["bias"][0]
+            != (expected["params"]["encoder"]["norm"]["bias"][0])
+        )
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch hostile",)
+
+
+def zipped(content):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("wrap", [zipped, bytes])
+def test_a_hostile_pickle_is_refused_and_not_run(wrap, protocol, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "hostile.pth"
+    path.write_bytes(wrap(pickle.dumps({"state_dict": Hostile()}, protocol)))
+    with pytest.raises(weights.WeightsError, match=r"posix\.system|nt\.system") as refused:
+        weights.read(path)
+    assert "safetensors" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "hostile").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("module.pth", r"module\.pth: found .*nn.*, which would have to be called"),
+        ("torchscript.pt", r"found TorchScript, which is a program"),
+        ("none.pth", r"none\.pth: cannot be read \(No such file"),
+    ],
+)
+def test_files_with_more_than_tensors_are_refused(name, message):
+    with pytest.raises(weights.WeightsError, match=message):
+        weights.read(FILES / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["torchvision_basic.safetensors", "moco_v2.pth.tar", "moco_v2_legacy.pth.tar"]
+)
+def test_a_file_that_is_cut_off_is_refused_in_one_line(name, tmp_path):
+    whole = (FILES / name).read_bytes()
+    path = tmp_path / name
+    for share in (0.001, 0.02, 0.3, 0.9):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(weights.WeightsError) as refused:
+            weights.read(path)
+        assert str(path) in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_what_the_parser_reads_is_what_safetensors_has():
+    expected = weights.read(FILES / "torchvision_basic.safetensors")
+    for name in ("moco_v2.pth.tar", "moco_v2_legacy.pth.tar"):
+        found = weights.read(FILES / name)
+        assert found["module.queue"].shape == (4, 5)
+        for key, array in expected.items():
+            np.testing.assert_array_equal(found[f"module.encoder_q.{key}"], array, err_msg=key)
+
+
+def test_nothing_is_written_over(tmp_path):
+    path = tmp_path / "w.safetensors"
+    weights.write(path, {"a": np.ones(2, np.float32).reshape(1, 2).T})
+    with pytest.raises(weights.WeightsError, match="is there already"):
+        weights.write(path, {"a": np.zeros(2, np.float32)})
+    np.testing.assert_array_equal(safetensors.numpy.load_file(path)["a"], np.ones((2, 1)))
+    with pytest.raises(weights.WeightsError, match=r"ends in \.pth; allowed: \.safetensors"):
+        weights.write(tmp_path / "w.pth", {})
+    assert os.listdir(tmp_path) == ["w.safetensors"]

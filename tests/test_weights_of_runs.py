@@ -1,0 +1,163 @@
+"""A run goes out as a file and comes in from one, and a new run starts from old weights."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import dystress_jax
+from dystress_jax import run, weights
+from dystress_jax.run._weights import begin_from
+from tests import runs
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return runs.write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """A run of a narrow ResNet, and its last state."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    _, state = runs.saved(runs.settings(folder), workdir)
+    return workdir, state
+
+
+def imported_settings(**changes):
+    return run.override(run.defaults(), {"augment.size": 12, "projector.out": 8, **changes})
+
+
+def test_a_run_goes_out_and_comes_in_with_the_same_features(trained, tmp_path):
+    workdir, _ = trained
+    out = tmp_path / "small.safetensors"
+    shapes = run.export_weights(workdir, out, format="torchvision")
+    assert shapes["layer2.0.conv2.weight"] == (64, 64, 3, 3)
+    said = run.import_weights(imported_settings(), out, tmp_path / "new")
+    assert said[0].endswith(f"(the names of torchvision): {len(shapes) - 6} arrays taken")
+    assert said[1].startswith("not in it, so as new: params.projector.")
+    old, new = dystress_jax.load(workdir), dystress_jax.load(tmp_path / "new")
+    np.testing.assert_array_equal(old(IMAGES), new(IMAGES))
+    with pytest.raises(run.ConfigError, match="holds a run already"):
+        run.import_weights(imported_settings(), out, tmp_path / "new")
+    with pytest.raises(weights.WeightsError, match="is there already"):
+        run.export_weights(workdir, out, format="torchvision")
+
+
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+def test_a_vit_goes_out_for_timm_and_comes_in(positions, folder, tmp_path):
+    model = {"model.name": "vit_micro", "model.positions": positions}
+    runs.saved(runs.settings(folder, **model), tmp_path / "run", steps=(1,))
+    out = tmp_path / "vit.safetensors"
+    shapes = run.export_weights(tmp_path / "run", out, format="timm")
+    assert shapes["pos_embed"] == (1, 10, 64)
+    run.import_weights(imported_settings(**model), out, tmp_path / "new")
+    old, new = dystress_jax.load(tmp_path / "run"), dystress_jax.load(tmp_path / "new")
+    np.testing.assert_array_equal(old(IMAGES), new(IMAGES))
+
+
+@pytest.mark.ci
+def test_towers_go_out_with_their_scale(folder, tmp_path):
+    settings = {"model.name": "vit_micro", "text.pooling": "eot", "model.quick_gelu": True}
+    runs.saved(runs.clip_settings(folder, **settings), tmp_path / "run", steps=(1,))
+    for name in ("open_clip", "huggingface"):
+        out = tmp_path / f"{name}.safetensors"
+        run.export_weights(tmp_path / "run", out, format=name)
+        scale = np.exp(safetensors.numpy.load_file(out)["logit_scale"])
+        assert scale == pytest.approx(1 / 0.2)
+        into = runs.clip_settings(
+            folder,
+            **settings,
+            **{"text.vocabulary": str(tmp_path / "run" / "tokenizer.json"), "augment.size": 12},
+            **{"text.vocab_size": run.Config().text.vocab_size},
+        )
+        said = run.import_weights(into, out, tmp_path / f"run_{name}")
+        assert said[-1].startswith("its temperature was 0.2: config.temperature.tau")
+        old, new = (dystress_jax.load(tmp_path / part) for part in ("run", f"run_{name}"))
+        np.testing.assert_array_equal(old.encode_images(IMAGES), new.encode_images(IMAGES))
+        texts = ["a red drawing", "a green drawing"]
+        np.testing.assert_array_equal(old.encode_texts(texts), new.encode_texts(texts))
+
+
+@pytest.mark.parametrize(
+    "method", ["simclr", "moco_v3", pytest.param("byol", marks=pytest.mark.ci)]
+)
+def test_a_new_run_starts_from_old_weights(method, trained, folder, tmp_path):
+    workdir, old = trained
+    settings = runs.settings(folder, method=method)
+    experiment = run.build(settings, tmp_path)
+    begun = begin_from(experiment, str(workdir))
+    jax.tree.map(
+        np.testing.assert_array_equal, begun.state.params["encoder"], old.params["encoder"]
+    )
+    jax.tree.map(np.testing.assert_array_equal, begun.state.stats["encoder"], old.stats["encoder"])
+    for name in ("key_params", "target_params"):
+        if name in begun.state.memory:
+            followed = {part: begun.state.params[part] for part in begun.state.memory[name]}
+            jax.tree.map(np.testing.assert_array_equal, begun.state.memory[name], followed)
+    # A head of the same shape goes with it, the probe begins anew.
+    same = begun.state.params["projector"]
+    if method == "simclr":
+        jax.tree.map(np.testing.assert_array_equal, same, old.params["projector"])
+    assert not np.any(begun.state.params["probe"]["kernel"])
+    assert int(begun.state.step) == 0
+
+
+def test_training_starts_from_them_once(trained, folder, tmp_path, capsys):
+    workdir, _ = trained
+    config = runs.settings(
+        folder, **{"init_from": str(workdir), "temperature.tau_max": 0.5, "steps": 1}
+    )
+    run.train(config, tmp_path / "new")
+    assert f"started from {workdir} (this library): " in capsys.readouterr().out
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["init_from"] == str(workdir)
+    run.train(dataclasses.replace(config, steps=2), tmp_path / "new")
+    told = capsys.readouterr().out
+    assert "going on from the checkpoint at step 1" in told
+    assert "started from" not in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "source", "message"),
+    [
+        ({"model.stem": "cifar"}, "run", r"params\.encoder\.conv\.kernel: found \[4, 4, 3, 32\]"),
+        ({"model.name": "resnet18"}, "run", r"missing params\.encoder\.blocks\."),
+        ({}, "nothing", r"nothing: cannot be read"),
+        ({}, "empty", r"empty: found no run"),
+    ],
+)
+def test_weights_of_another_model_start_no_run(changes, source, message, trained, folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    place = trained[0] if source == "run" else tmp_path / source
+    config = runs.settings(folder, **{"init_from": str(place), **changes})
+    with pytest.raises((weights.WeightsError, run.ConfigError), match=message):
+        run.train(config, tmp_path / "new")
+    assert not (tmp_path / "new" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("onnx", r"--format: onnx is not written; allowed: .*torch\.onnx\.export"),
+        ("jax", r"--format: found 'jax'; allowed: safetensors, torchvision"),
+        ("timm", r"timm has no names for this network; allowed: torchvision, lightly, dystress"),
+    ],
+)
+def test_a_format_that_does_not_fit_writes_nothing(name, message, trained, tmp_path):
+    with pytest.raises((weights.WeightsError, run.ConfigError), match=message):
+        run.export_weights(trained[0], tmp_path / "x.safetensors", format=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_import_that_fails_leaves_nothing(tmp_path):
+    weights.write(tmp_path / "x.safetensors", {"a": np.ones(3, np.float32)})
+    with pytest.raises(weights.WeightsError, match="found 0 of the encoder's arrays"):
+        run.import_weights(imported_settings(), tmp_path / "x.safetensors", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
