@@ -12,7 +12,7 @@ from dystress_jax.run import Config, Experiment
 from dystress_jax.run import _build as build
 from dystress_jax.run._own import choose
 from dystress_jax.run.experiment import Schedule
-from dystress_jax.run.inputs import make_inputs
+from dystress_jax.run.inputs import Inputs, make_inputs
 from dystress_jax.run.language import Language
 from dystress_jax.run.methods import Parts
 from dystress_jax.schemes import Scheme
@@ -45,6 +45,7 @@ class Made(NamedTuple):
 
     config: Config
     mesh: Mesh
+    inputs: Inputs
     parts: Parts
     method: Method
     scheme: Scheme | None
@@ -79,6 +80,7 @@ class Made(NamedTuple):
             method=self.method,
             scheme=self.scheme,
             optimizer=self.optimizer,
+            inputs=self.inputs,
             encode=self.method.encode,
             encode_view=self.method.encode,
             embed=self.embed,
@@ -97,5 +99,5 @@ def make(config, source, *, devices=1, tokenizer=None):
     method = build.make_method(config, chosen, parts)
     scheme = build.make_scheme(config, chosen, method, source, schedule)
     optimizer = build.make_optimizer(config, schedule)
-    made = Made(config, mesh, parts, method, scheme, optimizer, schedule, None)
+    made = Made(config, mesh, inputs, parts, method, scheme, optimizer, schedule, None)
     return made._replace(language=tokenizer and build.make_language(parts, tokenizer, made.embed))

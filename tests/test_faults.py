@@ -287,7 +287,7 @@ def test_results_of_other_settings_and_other_checkpoints_stay(tmp_path):
         "knn_seed=1.json",
     ]
     assert keep("best", **{"knn.k": 20, "data.path": "/a b/c"}) == (
-        "knn_best_knn.k=20_data.path=-a-b-c.json"
+        "knn_best_knn.k=20_data.path=a-b-c.json"
     )
     assert len(keep(**{"zero_shot.prompts": "a photo " * 50})) < 40
     steps = {

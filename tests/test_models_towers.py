@@ -121,7 +121,8 @@ def test_every_encoder_is_an_image_tower_that_names_the_settings_it_uses():
     settings = ("stem", "image_size", "patch", "heads", "freeze_patches", "remat", "channels")
     used = lambda build: [s for s in settings if s in inspect.signature(build).parameters]
     assert used(ENCODERS["resnet18"]) == ["stem", "remat", "channels"]
-    assert used(ENCODERS["vit_tiny"]) == ["patch", "heads", "freeze_patches", "remat", "channels"]
+    of_vit = ["image_size", "patch", "heads", "freeze_patches", "remat", "channels"]
+    assert used(ENCODERS["vit_tiny"]) == of_vit
     assert used(IMAGE_TOWERS["resnet18"]) == ["stem", "remat", "channels"]
     assert used(IMAGE_TOWERS["vit_tiny"]) == ["image_size", "patch", "remat", "channels"]
     for build in IMAGE_TOWERS.values():

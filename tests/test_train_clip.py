@@ -280,8 +280,8 @@ def test_an_image_that_cannot_be_read_later_is_named_and_nothing_else(tmp_path, 
     def build(*_, **__):
         source.gather(np.arange(2))
 
-    for module in (_train, _evaluate):
-        monkeypatch.setattr(module, "build", build)
+    monkeypatch.setattr(_train, "build", build)
+    monkeypatch.setattr(_evaluate, "rebuild", build)
     c = run.from_config_dict({"method": "clip"})
     for task in (
         lambda: run.train(c, tmp_path / "run"),

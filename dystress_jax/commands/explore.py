@@ -5,6 +5,9 @@ dystress explore
 
 dystress explore runs/quickstart --open
     draws the similarities of a run's last record as each temperature would weigh them, and opens it
+
+dystress explore --out=docs/temperatures.html
+    writes it elsewhere
 """
 
 import argparse

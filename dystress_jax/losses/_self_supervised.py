@@ -103,7 +103,7 @@ def nt_xent(
     """
     options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b)
-    real = as_mask("where", where, len(view_a), "example")
+    real = as_mask("where", where, view_a.shape[0], "example")
     negatives, positives = plan.between_views(view_a, view_b, real)
     return keep(jax.nn.softplus(negatives - positives), twice(real))
 
@@ -158,7 +158,7 @@ def dcl(
     """
     options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b, candidates=2 if joint else 1)
-    real = as_mask("where", where, len(view_a), "example")
+    real = as_mask("where", where, view_a.shape[0], "example")
     if joint:
         negatives, positives = plan.between_views(view_a, view_b, real)
         return keep(negatives - positives, twice(real))
@@ -222,7 +222,7 @@ def dclw(
     check_positive("sigma", sigma)
     options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b)
-    real = as_mask("where", where, len(view_a), "example")
+    real = as_mask("where", where, view_a.shape[0], "example")
     negatives, positives = plan.between_views(view_a, view_b, real)
     paired = plan.similarity.paired(plan.points(view_a, real), plan.points(view_b, real))
     hardness = jax.lax.stop_gradient(paired) / sigma
@@ -306,7 +306,7 @@ def rgcl(
     plain = PerAnchor(found.tau) if isinstance(found, PerExample) else found
     options = Options(plain, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b)
-    real = as_mask("where", where, len(view_a), "example")
+    real = as_mask("where", where, view_a.shape[0], "example")
     negatives, positives = plan.between_views(view_a, view_b, real)
     log_mean = keep(negatives - positives, twice(real)) - jnp.log(
         _negatives_of_all(plan, view_a, real)
@@ -322,7 +322,7 @@ def _negatives_of_all(
     plan: Plan, view: Float[Array, "n d"], real: Bool[Array, " n"] | None
 ) -> Float[Array, ""]:
     """How many negatives each anchor has, 2n - 2 over the real examples of all devices."""
-    n = jnp.sum(jnp.ones(len(view)) if real is None else real.astype(jnp.float32))
+    n = jnp.sum(jnp.ones(view.shape[0]) if real is None else real.astype(jnp.float32))
     n = n if plan.axis_name is None else jax.lax.psum(n, plan.axis_name)
     return jnp.maximum(2 * n - 2, 1)
 
