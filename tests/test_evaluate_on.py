@@ -150,7 +150,8 @@ def test_the_command_measures_and_keeps_the_confusion(place, capsys):
     assert "top1 k1 t0.5" in said.out
     assert "balanced accuracy" in said.out
     [picture] = (place / "run" / "eval").glob("*_confusion.png")
-    assert Image.open(picture).size[0] > 100
+    with Image.open(picture) as image:
+        assert image.size[0] > 100
     counts = json.loads(picture.with_suffix(".json").read_text())
     assert counts["class_names"] == list(NAMES)
     assert np.sum(counts["counts"]) == 12
