@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .. import microscope, sharding
+from .. import augment, microscope, sharding
 from ..methods import DeviceBatch, Embedded, Method
 from ..schemes import Scheme
 from ..temperatures import as_temperature
@@ -58,7 +58,8 @@ def make_look(method: Method, *, scheme: Scheme | None = None, mesh: Mesh) -> Lo
     def look(before: Before, batch: DeviceBatch, points: dict[str, Array]) -> dict[str, Array]:
         key, memory, state = before
         batch = prepared(method, batch, key)
-        batch = {name: x for name, x in batch.items() if x.ndim < 3}  # no images
+        images = lambda x: isinstance(x, augment.Pictures) or x.ndim > 2
+        batch = {name: x for name, x in batch.items() if not images(x)}
         batch, points = jax.lax.with_sharding_constraint((batch, points), whole)
         embedded = Embedded(points, jnp.zeros((len(batch["index"]), 0, 0)))
         temperature = None
