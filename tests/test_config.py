@@ -7,7 +7,7 @@ import pytest
 import dystress_jax
 from dystress_jax import augment, data, losses, models, run, sharding
 from dystress_jax.errors import ArgumentError
-from dystress_jax.run import Config, ConfigError, config, from_config_dict
+from dystress_jax.run import Config, ConfigError, checks, config, from_config_dict
 from dystress_jax.run import _build as build
 from dystress_jax.run.evaluations import CLOSING, EVALUATIONS
 from dystress_jax.run.fields import (
@@ -336,6 +336,24 @@ def test_a_flag_puts_a_name_back_where_the_new_one_leaves_no_other():
     weighed = {"loss": {"name": "dcl"}, "temperature": {"name": "macl"}}
     with pytest.raises(ConfigError, match=r"temperature\.name: found macl with config\.loss\.name"):
         from_config_dict(weighed, overridden=["loss.name"])
+
+
+def test_what_a_flag_puts_back_is_told():
+    """A setting of the file that the run will not have is never lost in silence."""
+    settings = {
+        "temperature": {"name": "constant", "tau_max": 0.5},
+        "loss": {"name": "nt_xent"},
+        "batch_size": 64,
+    }
+    found = from_config_dict(settings, overridden=["temperature.name"])
+    assert checks.put_back(settings, found) == [
+        "config.temperature.tau_max: 0.5 of the config does not go with the flags; back to 0.2"
+    ]
+    settings = {"temperature": {"name": "constant", "options": {"slope": 2.0}}}
+    found = from_config_dict(settings, overridden=["temperature.name"])
+    assert checks.put_back(settings, found) == [
+        "config.temperature.options.slope: does not go with the flags; left out"
+    ]
 
 
 def test_settings_with_other_names_are_made_in_python_as_by_the_command_line():

@@ -36,6 +36,8 @@ def evaluate(command: cli.Command) -> None:
     args = flags.FLAGS
     workdir = cli.directory(args.workdir).absolute()
     settings = command.settings(args.config)
+    for line in command.put_back:
+        print(line)
     cli.keep_compiled_programs()
     found = run.evaluate_all(settings, workdir, args.evaluation, args.checkpoint, on=command.on)
     of = " ".join(

@@ -38,10 +38,9 @@ def main(argv: list[str]) -> None:
         args = flags.FLAGS
         if not file:
             raise run.ConfigError("found no file; allowed: dystress import FILE --workdir=DIR")
-        said = run.import_weights(
-            command.settings(args.config), file[0], cli.directory(args.workdir), prefix=args.prefix
-        )
-        print("\n".join(said))
+        settings, workdir = command.settings(args.config), cli.directory(args.workdir)
+        said = run.import_weights(settings, file[0], workdir, prefix=args.prefix)
+        print("\n".join([*command.put_back, *said]))
         print(f"now a run: dystress_jax.load({args.workdir!r})")
 
     cli.start(

@@ -47,11 +47,12 @@ def train(command: cli.Command) -> None:
     join_others(args)
     with processes.ending_together():
         kept = cli.keep_compiled_programs()
+        config = command.settings(args.config)
         if not processes.has_joined() or jax.process_index() == 0:
-            print(kept)
+            print(kept, *command.put_back, sep="\n")
         name = pathlib.Path(config_flags.get_config_filename(args["config"])).stem
         workdir = pathlib.Path("runs", name) if args.workdir is None else args.workdir
-        run.train(command.settings(args.config), cli.directory(workdir))
+        run.train(config, cli.directory(workdir))
 
 
 def join_others(args: flags.FlagValues) -> None:

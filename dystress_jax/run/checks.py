@@ -68,6 +68,33 @@ def from_config_dict(
     return config
 
 
+def put_back(settings: Mapping[str, Any], config: Config) -> list[str]:
+    """What was put back to its default because a flag has made it useless, a line each.
+
+    Args:
+        settings: what `from_config_dict` was given.
+        config: what it made of them.
+
+    Example:
+        >>> settings = {"temperature": {"name": "constant", "tau_max": 0.5}}
+        >>> config = from_config_dict(settings, overridden=["temperature.name"])
+        >>> put_back(settings, config)
+        ['config.temperature.tau_max: 0.5 of the config does not go with the flags; back to 0.2']
+    """
+    given, lines = _built(settings), []
+    for field in fields():
+        old, new = field.value(given), field.value(config)
+        if field.takes == (dict,):
+            names = [f"{field.name}.{name}" for name in old if name not in new]
+            lines += [f"config.{name}: does not go with the flags; left out" for name in names]
+        elif old != new:
+            lines.append(
+                f"config.{field.name}: {old} of the config does not go with the flags; back to "
+                f"{new!r}"
+            )
+    return lines
+
+
 def takes(field: Field) -> str:
     """What a field takes, in words."""
     return " or ".join(_TAKES.get(kind, "None") for kind in field.takes)

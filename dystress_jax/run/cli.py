@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from ..errors import UserError, hint
 from ..training import processes
-from .checks import from_config_dict
+from .checks import from_config_dict, put_back
 from .config import Config, ConfigError
 from .fields import fields
 from .overrides import check_overrides, take_group, take_options, take_several
@@ -35,10 +35,12 @@ class Command:
 
     Attributes:
         on: fields of `config.data` for the other images.
+        put_back: what the flags have made useless of the config file, a line each.
     """
 
     def __init__(self) -> None:
         self.on: dict[str, Any] = {}
+        self.put_back: list[str] = []
         self._overridden: list[str] = []
         self._options: dict[str, dict[str, Any]] = {}
         self._several: dict[str, Any] = {}
@@ -82,7 +84,9 @@ class Command:
             group, _, last = field.rpartition(".")
             holder = settings[group] if group else settings
             holder[last] = _merged(holder[last], options)
-        return from_config_dict(settings, overridden=self._overridden)
+        config = from_config_dict(settings, overridden=self._overridden)
+        self.put_back = put_back(settings, config)
+        return config
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
