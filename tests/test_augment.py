@@ -203,6 +203,7 @@ def test_equal_images_of_a_batch_get_different_views():
         assert np.abs(a - b).max() > 0.01
 
 
+@pytest.mark.ci
 def test_a_row_depends_on_neither_the_other_rows_nor_their_number():
     images = random_images(8, 24, 24)
     key = jax.random.key(3)

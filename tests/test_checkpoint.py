@@ -208,6 +208,7 @@ OF_METADATA = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("damage", [flip_one_bit, truncate, remove_data, *OF_METADATA])
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(saved, mesh, damage):
     damage(saved / "30")
@@ -226,6 +227,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(save
     assert checkpoint.steps(saved) == [10, 20, 30]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("damage", OF_METADATA)
 def test_a_damaged_older_checkpoint_is_reported_and_the_run_goes_on(saved, mesh, damage):
     damage(saved / "20")
@@ -274,6 +276,7 @@ def test_what_is_no_checkpoint_is_left_alone(saved, mesh):
     assert names == {"notes.txt", "lost+found", "030", "٣", "10", "40"}
 
 
+@pytest.mark.ci
 def test_damaged_ones_do_not_replace_each_other(saved, mesh):
     for suffix in ("", "-2"):
         spoil_metadata(saved / "30")

@@ -571,6 +571,7 @@ def test_the_range_of_the_oblique_manifold_is_matched_where_the_config_says_so(m
     np.testing.assert_allclose(similarity(x, x), high, rtol=1e-6)
 
 
+@pytest.mark.ci
 def test_the_config_chooses_where_a_text_is_read():
     """At its end, which a later word moves, or at the first token."""
     read = {}

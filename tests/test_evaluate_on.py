@@ -60,6 +60,7 @@ def by_hand(place, k, temperature):
     return votes.argmax(axis=1), labels
 
 
+@pytest.mark.ci
 def test_neighbours_among_other_images_are_those_by_hand(place):
     changed = run.override(run.to_config_dict(settings(place)), {"knn.k": (5, 2)})
     result, numbers = run.evaluate(changed, place / "run", "knn", on=on(place))

@@ -141,6 +141,7 @@ def full_at(monkeypatch):
     return fill
 
 
+@pytest.mark.ci
 def test_a_checkpoint_that_fails_does_not_end_the_run(tmp_path, images, full_at, capsys):
     full_at(2)
     train(tmp_path, images)
@@ -149,6 +150,7 @@ def test_a_checkpoint_that_fails_does_not_end_the_run(tmp_path, images, full_at,
     assert "checkpoint 2 cannot be written (OSError: [Errno 28] No space" in capsys.readouterr().out
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("steps", "on_error"), [((3,), "continue"), ((2,), "raise")])
 def test_a_run_without_its_last_checkpoint_ends_with_the_reason(
     tmp_path, images, full_at, steps, on_error

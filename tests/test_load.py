@@ -148,6 +148,7 @@ def test_a_run_without_what_is_needed_is_told(finished, tmp_path):
         dystress_jax.load(tmp_path / "run")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "changes",
     [
@@ -178,6 +179,7 @@ def image_text(tmp_path_factory):
     return dystress_jax.load(place / "run"), images, labels, measured
 
 
+@pytest.mark.ci
 def test_texts_and_images_are_compared(image_text):
     encoder, images, labels, measured = image_text
     assert isinstance(encoder, run.ImageTextEncoder)

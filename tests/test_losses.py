@@ -491,6 +491,7 @@ def test_positives_that_are_no_keys_give_nan_where_they_cannot_be_refused():
     np.testing.assert_allclose(found[0], info_nce(keys, keys, temperature=0.1)[0])
 
 
+@pytest.mark.ci
 def test_every_loss_is_exported_with_a_symbolic_number_of_rows(unchecked_shapes):
     n, *_ = jax.export.symbolic_shape("n")
     symbolic = [jax.ShapeDtypeStruct((n, 4), jnp.float32)] * 2

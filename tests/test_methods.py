@@ -206,6 +206,7 @@ def test_one_device_and_eight_learn_the_same(method):
     jax.tree.map(compare, one.memory, eight.memory)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3", "nnclr", "byol"])
 def test_a_vision_transformer_goes_with_every_method(method):
     moco = {"moco": {"queue_size": 32}} if method == "moco_v2" else {}
@@ -218,6 +219,7 @@ def test_a_vision_transformer_goes_with_every_method(method):
     assert ("queue" in memory) == (method in ("moco_v2", "nnclr"))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("method", ["simclr", "moco_v3", "byol"])
 def test_a_convnext_goes_with_methods_and_its_patch_is_a_setting(method):
     c = settings(method=method, model={"name": "convnext_atto", "patch": 1})

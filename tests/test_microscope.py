@@ -189,6 +189,7 @@ def test_a_similarity_without_limits_has_the_edges_of_its_batch():
     assert found["similarity"].sum(axis=1)[:2].tolist() == [N, N * (M - 1)]
 
 
+@pytest.mark.ci
 def test_what_cannot_be_said_is_left_out():
     compared = pairs()
     nobody = tuple(jnp.full_like(label, -1) for label in compared.labels)
@@ -304,6 +305,7 @@ def train(workdir, images, **changes):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.ci
 def test_a_run_learns_the_same_with_the_microscope_and_records_the_same_in_two_parts(
     tmp_path, images
 ):

@@ -147,6 +147,7 @@ def test_network_equals_a_float64_oracle(patch):
     np.testing.assert_array_equal(evaluated, found)
 
 
+@pytest.mark.ci
 def test_blocks_run_in_the_order_of_their_numbers():
     """Not in that of their names, in which block10 comes before block2."""
     network = tiny(depths=(11,), widths=(2,))

@@ -37,6 +37,7 @@ def scattered(network, seed=0):
 
 
 # Published sizes, from torchvision's documentation of each model; the classifier is not ours.
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "features", "published"),
     [

@@ -40,6 +40,7 @@ def image(**options):
     return parameters(image_tower("vit_base", **options))
 
 
+@pytest.mark.ci
 def test_the_published_pairs_differ_by_as_many_parameters_as_the_released_checkpoints():
     one_token, sixteen = {"dims": 512}, {"dims": 32, "tokens": 16}
     pair = lambda tokens: image(**tokens) + text(**tokens)

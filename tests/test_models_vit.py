@@ -30,6 +30,7 @@ def tiny(*, frozen=False, dtype=jnp.float32):
 
 # Published sizes of torchvision's vit_b_16 and timm's deit_{tiny,small}_patch16_224, less the
 # classifier and the learned positions (197 tokens), which are fixed here.
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "width", "patch", "published"),
     [
@@ -146,6 +147,7 @@ def test_bfloat16_computes_close_to_float32_and_keeps_parameters_wide():
     np.testing.assert_allclose(found, expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("heads", [0, None])
 def test_without_a_number_of_heads_there_are_those_of_the_size(heads):
     images = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)

@@ -54,6 +54,7 @@ def run(page, namespace):
         assert same, f"{name(page)} shows\n{shown}but its code prints\n{printed.getvalue()}"
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_block_of_a_page_runs_and_prints_what_the_page_shows(page):

@@ -252,6 +252,7 @@ def test_further_texts_are_negatives_of_the_images_only():
     np.testing.assert_allclose(more, both, rtol=1e-6)
 
 
+@pytest.mark.ci
 def test_equal_captions_are_no_negatives():
     texts = jnp.eye(4)[jnp.arange(8) % 4]  # eight images, four captions, aligned
     loss = functools.partial(losses.clip, texts, texts, temperature=0.05)

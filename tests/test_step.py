@@ -183,6 +183,7 @@ def test_the_online_probe_does_not_change_what_the_encoder_learns():
     assert jnp.abs(probed.params["probe"]["kernel"]).max() > 0
 
 
+@pytest.mark.ci
 def test_the_online_probe_keeps_what_a_method_minimises_beside_its_loss():
     method, optimizer, schedule = make_parts()
     weight = lambda params: params["projector"]["linears"]["layer1"]["kernel"]

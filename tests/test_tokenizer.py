@@ -124,6 +124,7 @@ def test_rare_characters_are_unknown_words_and_do_not_fill_the_vocabulary():
     assert UNK not in tokenizer.encode(["the red dog"])
 
 
+@pytest.mark.ci
 def test_training_is_deterministic_in_every_process(trained):
     """The library's own training is not: its hash tables begin with another seed each time."""
     code = (

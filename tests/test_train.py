@@ -188,6 +188,7 @@ def test_more_signals_while_it_saves_change_nothing(uninterrupted, tmp_path, ima
     assert_same_run(tmp_path, reference)
 
 
+@pytest.mark.ci
 def test_a_run_that_is_complete_says_so_and_keeps_its_numbers(uninterrupted, images):
     workdir, _ = uninterrupted
     before = summary(workdir)
@@ -197,6 +198,7 @@ def test_a_run_that_is_complete_says_so_and_keeps_its_numbers(uninterrupted, ima
     assert after == before
 
 
+@pytest.mark.ci
 def test_a_run_does_not_go_on_with_other_images(uninterrupted, tmp_path, images):
     workdir, _ = uninterrupted
     before = (workdir / "config.json").read_text()
@@ -256,6 +258,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images, knn_every):
     assert "Traceback" not in output
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
@@ -288,6 +291,7 @@ def test_a_mistake_is_answered_without_a_traceback(tmp_path, images, flag, messa
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -324,6 +328,7 @@ def test_eval_writes_numbers_and_protocol(uninterrupted, evaluation):
         assert result["top1"] == summary(workdir)["knn_trained"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -339,6 +344,7 @@ def test_eval_answers_a_mistake_without_a_traceback(uninterrupted, flags, messag
     assert "Traceback" not in output
 
 
+@pytest.mark.ci
 def test_eval_knows_its_run_however_the_flag_is_written(uninterrupted):
     workdir, _ = uninterrupted
     arguments = [sys.executable, str(ROOT / "eval.py"), "--workdir", str(workdir)]

@@ -228,6 +228,7 @@ def test_a_run_without_texts_has_nothing_to_retrieve(per_example):
         run.evaluate(run.read_config(workdir / "config.json"), workdir, "retrieval")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("evaluation", ["retrieval", "zero_shot"])
 def test_eval_writes_what_the_run_has_said(uninterrupted, evaluation):
     workdir, _ = uninterrupted

@@ -126,6 +126,7 @@ def test_draws_are_seeded_and_nested():
     assert draw(5, 0)[draw(2, 0)].all()
 
 
+@pytest.mark.ci
 def test_a_run_is_evaluated_by_each_with_its_settings(tmp_path):
     folder = runs.write_images(tmp_path / "images")
     labels = {"labels.shots": (2.0,), "labels.fractions": (0.5,), "labels.draws": 1}

@@ -124,6 +124,7 @@ def test_an_encoder_makes_the_features_that_it_makes_in_pytorch(
             np.testing.assert_array_equal(array, under[name].astype(np.float32))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("file", "quick_gelu"), [("open_clip", False), ("huggingface", True)])
 def test_towers_make_the_embeddings_that_they_make_in_pytorch(file, quick_gelu):
     made = towers(quick_gelu)
@@ -148,6 +149,7 @@ def test_towers_make_the_embeddings_that_they_make_in_pytorch(file, quick_gelu):
         np.testing.assert_array_equal(array, tensors[name].astype(np.float32))
 
 
+@pytest.mark.ci
 def test_published_sizes_have_the_published_names_and_shapes():
     with gzip.open(FILES / "shapes.json.gz") as file:
         published = json.load(file)

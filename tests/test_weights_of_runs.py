@@ -13,7 +13,7 @@ from dystress_jax import run, weights
 from dystress_jax.run._weights import begin_from
 from tests import runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+pytestmark = [pytest.mark.ci, pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), dtype=np.uint8)
 

@@ -62,7 +62,7 @@ def look(
         >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
         >>> rows = jnp.arange(3)
         >>> pairs = Compared(x, x, x, groups=(rows, rows), labels=(rows, rows))
-        >>> found = look(pairs, temperatures.constant(0.5))
+        >>> found = jax.jit(lambda: look(pairs, temperatures.constant(0.5)))()
         >>> found["similarity"].sum(axis=1)
         Array([3, 6, 6, 0], dtype=int32)
         >>> found["effective_negatives"]
