@@ -76,8 +76,11 @@ def open_tfds(
 
     def as_source(split: str) -> Source:
         stored = _data_source(builder, split)
-
         place = f"of {split} of {builder.info.full_name}"
+
+        def example(row: int) -> tuple[Any, int]:
+            found = stored[row]
+            return found["image"], found["label"] if class_names else UNLABELLED
 
         def decoded(read: Callable[..., Any], image: bytes, row: int) -> Any:
             try:
@@ -86,20 +89,18 @@ def open_tfds(
                 raise ValueError(f"example {row} {place}: {error}") from error
 
         def read_whole(row):
-            example = stored[row]
-            known = example["label"] if class_names else UNLABELLED
+            image, known = example(row)
             if _holds_files(builder):
-                picture, extent = decoded(read_picture, example["image"], row)
+                picture, extent = decoded(read_picture, image, row)
             else:
-                picture, extent = on_canvas(example["image"], image_size)
+                picture, extent = on_canvas(image, image_size)
             return picture, known, extent
 
         def read_one(row):
-            example = stored[row]
-            known = example["label"] if class_names else UNLABELLED
+            image, known = example(row)
             if not _holds_files(builder):
-                return fit_array(example["image"], image_size), known
-            image = decoded(read_image, example["image"], row)
+                return fit_array(image, image_size), known
+            image = decoded(read_image, image, row)
             if image.shape != image_shape:
                 found, said = (" x ".join(map(str, s[:2])) for s in (image.shape, image_shape))
                 raise ValueError(
