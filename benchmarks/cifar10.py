@@ -1,7 +1,7 @@
 """Every method with two temperatures on CIFAR-10: python -m benchmarks.cifar10 NPZ OUT.
 
-Trains configs/cifar10_small.py for each method, head, temperature and seed, one run after another, and
-measures kNN and a linear probe (SGD on cached features, its rate chosen on held-out training
+Trains configs/cifar10_small.py for each method, head, temperature and seed, one run after another,
+and measures kNN and a linear probe (SGD on cached features, its rate chosen on held-out training
 images) on the 10,000 test images; also of the untrained encoders and of raw pixels. Runs that are
 complete in OUT are not repeated. Writes docs/results/cifar10.json and .md.
 """
