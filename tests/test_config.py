@@ -223,7 +223,12 @@ LBFGS = {"probe": {"solver": "lbfgs", "features": "cached"}}
 IGNORED = [
     ("data.prompts", "photos", {}, CLIP),
     ("data.caption_noise", 0.5, {}, CLIP),
-    ("data.name", "cifar10", {}, {"data": {"source": "tfds"}}),
+    (
+        "data.name",
+        "cifar10",
+        {"data": {"source": "npz", "path": "x"}},
+        {"data": {"source": "tfds"}},
+    ),
     ("data.path", "images", {}, {"data": FOLDER}),
     ("data.captions", "c.csv", {}, {"data": {**FOLDER, "path": "images"}}),
     ("data.on_error", "skip", {}, {"data": {**FOLDER, "path": "images"}}),

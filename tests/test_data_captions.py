@@ -755,7 +755,7 @@ def test_tfds_features_that_are_no_captions_are_refused(feature, message, senten
             "embedded",
             {"captions": "c.csv"},
             "^captions: found 'c.csv', but `source` embedded takes no such argument; "
-            "allowed: `image_size`, `holdout`.$",
+            "allowed: `name`, `image_size`, `holdout`.$",
         ),
         ("npz", {"on_error": "skip"}, "^on_error: .* npz takes .*; allowed: `path`, `image_size`"),
         (

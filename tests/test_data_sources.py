@@ -22,8 +22,10 @@ from dystress_jax import data
 from dystress_jax.data import _stored, from_arrays, from_reader, split_holdout
 from dystress_jax.data._images import look, read_image
 from dystress_jax.errors import ArgumentError
+from tools import make_patches
 
 ROOT = pathlib.Path(__file__).parent.parent
+EMBEDDED = ROOT / "dystress_jax" / "data" / "embedded"
 RNG = np.random.default_rng(0)
 TRAIN = RNG.integers(0, 256, (20, 8, 8, 3), np.uint8)
 TEST = RNG.integers(0, 256, (6, 8, 8, 3), np.uint8)
@@ -381,8 +383,7 @@ def test_no_drawing_is_there_twice():
 
 
 def test_drawings_words_and_labels_belong_together():
-    folder = ROOT / "dystress_jax" / "data" / "embedded"
-    concepts = json.loads((folder / "concepts.json").read_text(encoding="utf-8"))
+    concepts = json.loads((EMBEDDED / "concepts.json").read_text(encoding="utf-8"))
     captions = concepts["captions"]
     assert len(captions) == len(set(captions)) == len(concepts["labels"]) == 1563
     splits = data.open_splits("embedded", holdout=0)
@@ -407,13 +408,85 @@ def test_drawings_words_and_labels_belong_together():
             assert source.class_names[example["label"]] == category
 
 
+def test_embedded_patches_have_the_sizes_they_say():
+    splits = data.open_splits("embedded", name="patches")
+    assert {split: len(source) for split, source in splits.items()} == {
+        "train": 2188,
+        "holdout": 214,
+        "test": 1051,
+    }
+    for source in splits.values():
+        assert source.num_classes == len(set(source.labels())) == 11
+        assert source.captions is None
+        assert source[0]["image"].shape == source.image_shape == (32, 32, 1)
+    resized = data.open_splits("embedded", name="patches", image_size=16)["test"]
+    assert resized[0]["image"].shape == resized.image_shape == (16, 16, 1)
+
+
+def test_every_grey_value_is_as_frequent_in_a_patch_as_any_other():
+    for source in data.open_splits("embedded", name="patches").values():
+        images = source.gather(np.arange(len(source)))["image"].reshape(len(source), -1)
+        np.testing.assert_array_equal(
+            np.sort(images, axis=1), np.tile(np.repeat(17 * np.arange(16), 64), (len(source), 1))
+        )
+        assert len(np.unique(images, axis=0)) == len(source)
+
+
+def test_no_block_of_a_photograph_is_on_both_sides_of_the_holdout():
+    about = json.loads((EMBEDDED / "patches.json").read_text(encoding="utf-8"))
+    block = list(zip(about["train_labels"], about["train_blocks"], strict=True))
+    splits = data.open_splits("embedded", name="patches")
+    held, kept = ({block[row] for row in splits[s].index} for s in ("holdout", "train"))
+    assert held.isdisjoint(kept)
+    for label in range(11):
+        of_class = [block for block in held | kept if block[0] == label]
+        assert len(held.intersection(of_class)) == max(1, round(0.1 * len(of_class)))
+
+
+def test_no_pixel_is_in_a_patch_for_training_and_in_one_for_testing():
+    pixels = np.arange(200 * 330).reshape(200, 330)  # each has a value of its own
+    found = make_patches.patches(pixels, label=0)
+    train, test = (
+        set(np.concatenate([p.grey.ravel() for p in found[s]])) for s in ("train", "test")
+    )
+    assert len(train) > len(test) > 1000
+    assert train.isdisjoint(test)
+    for patch in found["train"]:
+        assert patch.grey.shape == (32, 32)
+        rows, columns = np.divmod(patch.grey, 330)
+        assert set((rows // 96 * 4 + columns // 96).ravel()) == {patch.block}
+
+
+def test_flat_patches_are_left_out_and_levels_keep_the_order():
+    noisy = RNG.normal(100, 20, (96, 192)).round()
+    noisy[:, :96] = 7
+    found = make_patches.patches(noisy, label=0)
+    assert not found["test"]  # the first block
+    assert len(found["train"]) == 25
+    image = noisy[None, :32, 96:128]
+    [flat] = make_patches.flatten(image, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.bincount(flat.ravel())[::17], np.full(16, 64))
+    order = np.argsort(flat.ravel(), kind="stable")
+    assert (np.diff(image.ravel()[order].reshape(16, 64).min(axis=1)) >= 0).all()
+    assert image.ravel()[order][:64].max() <= image.ravel()[order][64:].min()
+
+
+def test_without_a_name_the_embedded_images_are_the_drawings():
+    named, unnamed = (data.open_splits("embedded", name=n)["train"] for n in ("emoji", ""))
+    assert named.class_names == unnamed.class_names
+    np.testing.assert_array_equal(named[5]["image"], unnamed[5]["image"])
+    with pytest.raises(ArgumentError, match=r"found 'patch'; allowed: emoji, patches\. Did you"):
+        data.open_splits("embedded", name="patch")
+
+
 def test_embedded_files_are_small_and_their_licences_are_named():
-    folder = ROOT / "dystress_jax" / "data" / "embedded"
-    files = [path for path in folder.iterdir() if path.name != "NOTICE.md"]
+    files = [path for path in EMBEDDED.iterdir() if path.name != "NOTICE.md"]
     assert sum(path.stat().st_size for path in files) < 4_000_000
-    notice = (folder / "NOTICE.md").read_text(encoding="utf-8")
+    notice = (EMBEDDED / "NOTICE.md").read_text(encoding="utf-8")
     for path in files:
         assert f"`{path.name}`" in notice
+    for photograph, file in make_patches.PHOTOGRAPHS.items():
+        assert f"| {photograph} | `{file}` |" in notice
 
 
 # Folder

@@ -34,7 +34,7 @@ def open_splits(
 
     | `source` | |
     |---|---|
-    | "embedded" | drawings in this package, with their names as captions |
+    | "embedded" | in this package: drawings with their names, or patches of photographs |
     | "tfds" | a data set that tensorflow-datasets has prepared |
     | "folder" | image files, in a sub-folder a class or with a caption file |
     | "npz" | arrays in one file |

@@ -220,7 +220,9 @@ class Data:
     """Where the images come from."""
 
     source: str = _field("embedded", "where the images come from", among=SOURCES, own=True)
-    name: str = _field("", "the data set's name, for example `cifar10`")
+    name: str = _field(
+        "", "embedded: emoji or patches, '' = emoji; tfds: the data set's name, such as `cifar10`"
+    )
     path: str = _field("", "the directory or the file of the data", may_change=True)
     image_size: int = _field(
         0, "side of the square that images are brought to, in pixels; 0 = as stored", at_least=0

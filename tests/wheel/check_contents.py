@@ -12,10 +12,14 @@ for needed in (
     "dystress_jax/commands/train.py",
     "dystress_jax/configs/quickstart.py",
     "dystress_jax/data/embedded/NOTICE.md",
+    "dystress_jax/data/embedded/fluent.webp",
+    "dystress_jax/data/embedded/patches_train.webp",
     "dystress_jax/explorer/page.html",
 ):
     assert needed in names, f"{needed} is not in the wheel"
+whole = sum(info.compress_size for info in wheel.infolist())
 assert 100_000 < size <= 4_000_000, f"the embedded images take {size} bytes"
+assert whole <= 5_000_000, f"the wheel takes {whole} bytes"
 strangers = [n for n in names if not n.startswith(("dystress_jax/", "dystress_jax-"))]
 assert not strangers, strangers
 print(f"{len(names)} files, embedded images {size:,} bytes")
