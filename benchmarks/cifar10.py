@@ -49,11 +49,13 @@ def run(config: run_lib.Config, workdir: pathlib.Path) -> dict[str, float]:
     if not path.exists():
         summary = run_lib.train(config, workdir)
         probe, _ = run_lib.evaluate(config, workdir, "linear_probe")
+        # As the encoder: the summary has the best k of each baseline.
+        baselines = summary["evaluations"]["baselines"]["protocol"]["top1_by_k"]
         numbers = {
             "knn": summary["knn_trained"],
             "probe": probe.value("top1"),
-            "knn_untrained": summary["knn_untrained"],
-            "knn_raw_pixels": summary["knn_raw_pixels"],
+            "knn_untrained": baselines["untrained"][str(config.knn.k)],
+            "knn_raw_pixels": baselines["raw_pixels"][str(config.knn.k)],
         }
         path.write_text(json.dumps(numbers))
     return json.loads(path.read_text())

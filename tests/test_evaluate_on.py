@@ -149,7 +149,8 @@ def test_the_command_measures_and_keeps_the_confusion(place, capsys):
     assert not ended.value.code, said.err
     assert "knn, test images, 3 classes of folder" in said.out
     assert "top1 k1 t0.5" in said.out
-    assert "balanced accuracy" in said.out
+    assert re.search(r"^top1 +\d+\.\d % +balanced +\d+\.\d % +k 3$", said.out, re.MULTILINE)
+    assert "by class: " in said.out
     [picture] = (place / "run" / "eval").glob("*_confusion.png")
     with Image.open(picture) as image:
         assert image.size[0] > 100

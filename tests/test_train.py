@@ -3,12 +3,14 @@
 import json
 import random
 import re
+import shlex
 import signal
 import sys
 import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dystress_jax.training import checkpoint
 from tests.processes import (
@@ -71,6 +73,12 @@ def train(workdir, images, code=0, **fields):
     return finish(start(command("train.py", workdir, **settings(images, **fields))), code)
 
 
+BASELINES = [
+    f"knn_{name}"
+    for name in ("untrained", "raw_pixels", "centred_pixels", "histogram", "mean_colour")
+]
+
+
 def assert_same_run(workdir, reference):
     assert [line["step"] for line in lines(workdir)] == list(range(1, STEPS + 1))
     assert curve(workdir) == curve(reference)
@@ -79,7 +87,7 @@ def assert_same_run(workdir, reference):
     assert set(found) == set(expected)
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-    for name in ("knn_trained", "knn_untrained", "knn_raw_pixels"):
+    for name in ("knn_trained", *BASELINES):
         found, expected = (
             json.loads((w / "summary.json").read_text()) for w in (workdir, reference)
         )
@@ -110,11 +118,20 @@ def test_a_run_writes_what_it_promises_and_closes_with_a_table(uninterrupted):
         "probe_accuracy",
     }
     numbers = summary(workdir)
-    assert {"knn_trained", "knn_untrained", "knn_raw_pixels", "seconds"} <= set(numbers)
+    names = {"knn_trained", *BASELINES}
+    assert {"seconds", *names, *(f"{name}_balanced" for name in names)} <= set(numbers)
     assert numbers["knn_split"] == "test"
     assert numbers["knn_raw_pixels"] > 0.9
-    assert "raw pixels" in output
+    for name in BASELINES:
+        share, balanced = (f"{100 * numbers[n]:.1f} %" for n in (name, f"{name}_balanced"))
+        shown = name.removeprefix("knn_").replace("_", " ")
+        assert re.search(f"^{shown} top1 +{share} +balanced +{balanced} +k ", output, re.MULTILINE)
     assert f"{100 * numbers['knn_trained']:.1f} %" in output
+    assert "note: baselines: each baseline has the best k of 1, 20, 200" in output
+    assert output.rstrip().endswith(f"dystress report {shlex.quote(str(workdir))}")
+    for name in ("neighbours", "map"):
+        with Image.open(workdir / f"{name}.png") as picture:
+            assert min(picture.size) > 100
     assert json.loads((workdir / "config.json").read_text())["data"]["source"] == "npz"
     assert list(workdir.glob("events.out.tfevents.*"))
     assert checkpoint.steps(workdir / "checkpoints")[-1] == STEPS
@@ -376,6 +393,8 @@ def test_images_without_labels_can_be_trained_on(tmp_path, images, left_out):
     np.savez(path, **{name: a for name, a in arrays.items() if name not in left_out})
     output = train(tmp_path / "run", path, steps=2)
     assert "no labelled or captioned test or held-out images" in output
+    assert (tmp_path / "run" / "neighbours.png").exists()  # they need no labels
+    assert (tmp_path / "run" / "map.png").exists()
     assert "probe_loss" not in lines(tmp_path / "run")[-1]
     assert "knn" not in lines(tmp_path / "run")[-1]
 
@@ -398,4 +417,6 @@ def test_two_processes_train_the_same_as_one(tmp_path, images):
     finish_in_two_processes(command("train.py", together, **fields))
     found, expected = ([line["loss"] for line in lines(w)] for w in (together, alone))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert summary(together)["knn_trained"] == summary(alone)["knn_trained"]
+    for name in ("knn_trained", *BASELINES):
+        assert summary(together)[name] == summary(alone)[name]
+    assert (together / "neighbours.png").read_bytes() == (alone / "neighbours.png").read_bytes()

@@ -1,14 +1,16 @@
 """What every evaluation returns, and the accuracies that several of them report."""
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..errors import look_up
-from .confusion import Confusion
+from .confusion import Confusion, confusion
 
 
 class Row(NamedTuple):
@@ -19,12 +21,17 @@ class Row(NamedTuple):
         value: the number.
         chance: the value that guessing has, in the same unit; None where it is not known.
         share: True: `value` is in [0, 1] and shown in percent. False: it is a plain number.
+        balanced: of an accuracy, the mean over the classes of the share that is right; None where
+            it is not known.
+        note: what is shown behind the number, such as `k 20`.
     """
 
     name: str
     value: float
     chance: float | None = None
     share: bool = True
+    balanced: float | None = None
+    note: str = ""
 
 
 class Result(NamedTuple):
@@ -58,17 +65,28 @@ class Result(NamedTuple):
         Raises:
             ArgumentError: no row has this name.
         """
-        return look_up({row.name: row.value for row in self.rows}, name)
+        return self.row(name).value
+
+    def row(self, name: str) -> Row:
+        """The row of this name.
+
+        Raises:
+            ArgumentError: no row has this name.
+        """
+        return look_up({row.name: row for row in self.rows}, name)
 
     def to_json(self) -> dict[str, Any]:
-        """One key for each row, then `chance` of the rows that have one, `protocol`, `split`.
+        """One key for each row, then `chance` and `balanced` of the rows that have them.
 
-        Of a classification `balanced_accuracy` and `per_class_accuracy` too; `notes` if any.
+        Then `protocol` and `split`; of a classification `balanced_accuracy` and
+        `per_class_accuracy` too; `notes` if any.
         """
-        values = {row.name: row.value for row in self.rows}
-        chance = {row.name: row.chance for row in self.rows if row.chance is not None}
-        chance = {"chance": chance} if chance else {}
-        found = {**values, **chance, "protocol": self.protocol, "split": self.split}
+        found: dict[str, Any] = {row.name: row.value for row in self.rows}
+        for beside in ("chance", "balanced"):
+            known = {row.name: getattr(row, beside) for row in self.rows}
+            known = {name: value for name, value in known.items() if value is not None}
+            found |= {beside: known} if known else {}
+        found |= {"protocol": self.protocol, "split": self.split}
         if self.confusion is not None:
             of_each = zip(self.confusion.class_names, self.confusion.per_class(), strict=True)
             found["balanced_accuracy"] = self.confusion.balanced()
@@ -77,14 +95,18 @@ class Result(NamedTuple):
 
 
 def accuracies(scores: Float[Array, "n classes"], labels: Int[Array, " n"]) -> tuple[Row, Row]:
-    """The rows `top1` and `top5` of classification.
+    """The rows `top1`, with its balanced accuracy, and `top5` of classification.
 
     Args:
         scores: as for `top_accuracy`.
         labels: in [0, classes).
     """
     top1, top5 = (float(top_accuracy(scores, labels, top=top)) for top in (1, 5))
-    return Row("top1", top1), Row("top5", top5)
+    names = tuple(map(str, range(scores.shape[1])))
+    predicted = np.asarray(jnp.argmax(scores, axis=1))
+    balanced = confusion(predicted, np.asarray(labels), names).balanced()
+    balanced = float("nan") if math.isnan(top1) else balanced
+    return Row("top1", top1, balanced=balanced), Row("top5", top5)
 
 
 @functools.partial(jax.jit, static_argnames="top")

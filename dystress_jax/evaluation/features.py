@@ -118,22 +118,6 @@ def _encode_all(
     return np.concatenate(features), np.concatenate(labels)
 
 
-@jax.jit
-def raw_pixels(images: UInt8[Array, "n h w c"]) -> Float[Array, "n d"]:
-    """The image itself as its features: what an encoder must beat.
-
-    Sides above 32 pixels are averaged down to 32, so that large data sets fit in memory.
-
-    Example:
-        >>> raw_pixels(jnp.zeros((2, 4, 4, 3), jnp.uint8)).shape
-        (2, 48)
-    """
-    n, height, width, channels = images.shape
-    small = (n, min(height, 32), min(width, 32), channels)
-    pixels = jax.image.resize(images.astype(jnp.float32) / 255, small, "linear")
-    return pixels.reshape(n, -1)
-
-
 def check_classes(train: data.Source, test: data.Source) -> int:
     """Number of classes that both sources share.
 

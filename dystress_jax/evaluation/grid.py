@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .. import data
+from ._drawing import plain, thumbnail
 from .pairs import EmbeddedImages
 
 CELL, LABEL, GAP = 64, 200, 4
@@ -52,16 +53,14 @@ def _texts(source: data.Source, position: int) -> Sequence[str]:
 
 
 def _paste(canvas, draw, source: data.Source, position: int, left: int, top: int, frame) -> None:
-    pixels = source[position]["image"]
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    canvas.paste(picture.convert("RGB").resize((CELL, CELL)), (left, top))
+    canvas.paste(thumbnail(source, position, CELL), (left, top))
     if frame:
         draw.rectangle((left - 2, top - 2, left + CELL + 1, top + CELL + 1), outline=frame, width=2)
 
 
 def _wrapped(text: str, width: int = 30) -> str:
     lines, line = [], ""
-    for word in text.encode("ascii", "replace").decode().split():  # the built-in font has no more
+    for word in plain(text).split():
         if line and len(line) + len(word) >= width:
             lines.append(line)
             line = ""

@@ -2,14 +2,14 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from .. import data
 from ..errors import ArgumentError
@@ -19,7 +19,6 @@ from .confusion import confusion
 from .features import Encode, check_classes, encode_source
 
 
-@functools.partial(jax.jit, static_argnames=("k", "num_classes", "chunk_size"))
 def knn_votes(
     queries: Float[Array, "q d"],
     bank: Float[Array, "n d"],
@@ -60,25 +59,133 @@ def knn_votes(
     References:
         Wu et al., [arXiv 1805.01978](https://arxiv.org/abs/1805.01978), section 3.4, where k = 200.
     """
-    if not len(bank):
-        raise ArgumentError("bank", "found no features; allowed: at least one to compare with.")
     if k < 1:
         raise ArgumentError("k", f"found {k}; allowed: at least 1 neighbour.")
+    near = nearest_neighbours(queries, bank, k=k, chunk_size=chunk_size)
+    return _votes(
+        near.similarity,
+        labels[near.position],
+        k=k,
+        temperature=temperature,
+        num_classes=num_classes,
+        chunk_size=chunk_size,
+    )
+
+
+class Neighbours(NamedTuple):
+    """The nearest features of a bank, the nearest first.
+
+    Attributes:
+        similarity: cosine, [-1, 1].
+        position: in the bank.
+    """
+
+    similarity: Float[Array, "q k"]
+    position: Int[Array, "q k"]
+
+
+@functools.partial(jax.jit, static_argnames=("k", "chunk_size"))
+def nearest_neighbours(
+    queries: Float[Array, "q d"],
+    bank: Float[Array, "n d"],
+    *,
+    k: int = 200,
+    chunk_size: int = 256,
+) -> Neighbours:
+    """The k features of the bank that are most similar to each query, by cosine similarity.
+
+    Args:
+        queries: features; they are brought to unit length here.
+        bank: features to look in, likewise. Of equally near ones the earlier come first.
+        k: neighbours, at least 1; of a smaller bank all.
+        chunk_size: queries compared at once, so that chunk_size x n similarities are in memory.
+
+    Raises:
+        ArgumentError: the bank is empty.
+
+    Example:
+        >>> bank = jnp.array([[0.0, 1.0], [1.0, 0.0], [0.8, 0.6]])
+        >>> nearest_neighbours(jnp.array([[2.0, 0.0]]), bank, k=2).position.tolist()
+        [[1, 2]]
+    """
+    if not len(bank):
+        raise ArgumentError("bank", "found no features; allowed: at least one to compare with.")
     bank = normalize(bank)
-    k = min(k, len(bank))
+
+    def nearest(query):
+        with jax.default_matmul_precision("float32"):
+            return Neighbours(*jax.lax.top_k(bank @ query, min(k, len(bank))))
+
+    return jax.lax.map(nearest, normalize(queries), batch_size=chunk_size)
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "chunk_size"))
+def _votes(
+    similarity: Float[Array, "q m"],
+    labels: Int[Array, "q m"],
+    *,
+    k: Int[ArrayLike, ""],
+    temperature: Float[ArrayLike, ""],
+    num_classes: int,
+    chunk_size: int = 256,
+) -> Float[Array, "q {num_classes}"]:
+    """Votes of the first k of m neighbours: one program for every k and temperature."""
     classes = jnp.arange(num_classes)
 
-    def vote(query):
-        with jax.default_matmul_precision("float32"):
-            similarity, nearest = jax.lax.top_k(bank @ query, k)
-        # The largest weight is 1, so none overflows however small the temperature. `max`, not
-        # `similarity[0]`: XLA fuses that slice into the top_k, which then sorts the whole bank on
-        # CPU (50,000 x 256 queries: 5.2 s in place of 0.2 s).
+    def vote(neighbours):
+        similarity, labels = neighbours
+        # The largest weight is 1, so none overflows however small the temperature.
         weights = jnp.exp((similarity - similarity.max()) / temperature)
-        votes = jnp.where(labels[nearest][:, None] == classes[None, :], weights[:, None], 0)
+        weights = jnp.where(jnp.arange(len(weights)) < k, weights, 0)
+        votes = jnp.where(labels[:, None] == classes[None, :], weights[:, None], 0)
         return votes.sum(axis=0) / weights.sum()
 
-    return jax.lax.map(vote, normalize(queries), batch_size=chunk_size)
+    return jax.lax.map(vote, (similarity, labels), batch_size=chunk_size)
+
+
+class Labelled(NamedTuple):
+    """Features of images with their classes."""
+
+    features: Float[np.ndarray, "n d"]
+    labels: Int[np.ndarray, " n"]
+
+
+def votes_of_each(
+    bank: Labelled,
+    queries: Labelled,
+    *,
+    ks: Sequence[int],
+    temperatures: Sequence[float],
+    num_classes: int,
+) -> Iterator[tuple[int, float, Float[Array, "q classes"]]]:
+    """The votes with each k and each temperature; the neighbours are looked for once.
+
+    Args:
+        bank: features with known classes.
+        queries: features to classify.
+        ks: neighbours; a smaller bank votes whole.
+        temperatures: of the weights.
+        num_classes: at least 1.
+
+    Returns:
+        k as it was used, the temperature and the votes.
+
+    Raises:
+        ArgumentError: a number is out of range.
+    """
+    if min(ks, default=0) < 1:
+        raise ArgumentError("k", f"found {min(ks, default='none')}; allowed: at least 1 neighbour.")
+    if min(temperatures, default=0) <= 0:
+        found = min(temperatures, default="none")
+        raise ArgumentError("temperature", f"found {found}; allowed: above 0.")
+    used = tuple(dict.fromkeys(min(k, len(bank.labels)) for k in ks))
+    near = nearest_neighbours(
+        jnp.asarray(queries.features), jnp.asarray(bank.features), k=max(used)
+    )
+    labels = jnp.asarray(bank.labels)[near.position]
+    of_each = functools.partial(_votes, near.similarity, labels, num_classes=num_classes)
+    for k, temperature in itertools.product(used, temperatures):
+        yield k, temperature, of_each(k=k, temperature=float(temperature))
 
 
 def evaluate_knn(
@@ -115,29 +222,21 @@ def evaluate_knn(
     """
     num_classes = check_classes(train, test)
     ks, temperatures = _several(k), _several(temperature)
-    if not ks or min(ks) < 1:
-        raise ArgumentError("k", f"found {k}; allowed: at least 1 neighbour.")
-    if not temperatures or min(temperatures) <= 0:
-        raise ArgumentError("temperature", f"found {temperature}; allowed: above 0.")
-    bank, bank_labels = encode_source(encode, train, mesh=mesh, batch_size=batch_size)
-    queries, labels = encode_source(encode, test, mesh=mesh, batch_size=batch_size)
-    used = tuple(dict.fromkeys(min(k, len(bank)) for k in ks))
+    bank = Labelled(*encode_source(encode, train, mesh=mesh, batch_size=batch_size))
+    queries = Labelled(*encode_source(encode, test, mesh=mesh, batch_size=batch_size))
+    used = tuple(dict.fromkeys(min(k, len(bank.labels)) for k in ks))
     rows, first = [], None
-    for k_used, t in itertools.product(used, temperatures):
-        votes = knn_votes(
-            jnp.asarray(queries),
-            jnp.asarray(bank),
-            jnp.asarray(bank_labels),
-            k=k_used,
-            temperature=t,
-            num_classes=num_classes,
-        )
-        of = f"_k{k_used}" if len(used) > 1 else ""
-        of += f"_t{t:g}" if len(temperatures) > 1 else ""
-        named = accuracies(votes, jnp.asarray(labels))
+    for k_used, t, votes in votes_of_each(
+        bank, queries, ks=used, temperatures=temperatures, num_classes=num_classes
+    ):
+        top1, top5 = accuracies(votes, jnp.asarray(queries.labels))
+        named = (top1._replace(note=f"k {k_used:,}"), top5)
         if first is None:
-            first = confusion(np.asarray(votes.argmax(axis=1)), labels, test.class_names)
+            predicted = np.asarray(votes.argmax(axis=1))
+            first = confusion(predicted, queries.labels, test.class_names)
         else:
+            of = f"_k{k_used}" if len(used) > 1 else ""
+            of += f"_t{t:g}" if len(temperatures) > 1 else ""
             named = (row._replace(name=row.name + of) for row in named)
         rows += named
     assert first is not None
@@ -145,11 +244,11 @@ def evaluate_knn(
         "evaluation": "knn",
         "k": used[0] if len(used) == 1 else list(used),
         "temperature": temperatures[0] if len(temperatures) == 1 else list(temperatures),
-        "bank_images": len(bank),
-        "test_images": len(queries),
+        "bank_images": len(bank.labels),
+        "test_images": len(queries.labels),
         "classes": num_classes,
     }
-    notes = _small_classes(max(used), bank_labels, train.class_names)
+    notes = _small_classes(max(used), bank.labels, train.class_names)
     return Result(tuple(rows), protocol, confusion=first, notes=notes)
 
 

@@ -182,9 +182,9 @@ def evaluate_zero_shot(
         "chance": 1 / len(names),
         "largest_class": float(largest),
     }
+    found = confusion(np.concatenate(predicted), labels[labelled], names)
     rows = (
-        Row("top1", accuracy[1], chance=1 / len(names)),
+        Row("top1", accuracy[1], chance=1 / len(names), balanced=found.balanced()),
         Row("top5", accuracy[5], chance=min(5, len(names)) / len(names)),
     )
-    found = confusion(np.concatenate(predicted), labels[labelled], names)
     return Result(rows, protocol, confusion=found)

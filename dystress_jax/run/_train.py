@@ -3,14 +3,16 @@
 import contextlib
 import dataclasses
 import pathlib
+import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import filelock
 import grain
 import jax
 import tqdm
+from PIL import Image
 
 from .. import data, evaluation, microscope, sharding
 from ..evaluation import Result
@@ -38,6 +40,7 @@ from .evaluations import CannotEvaluate, Evaluate
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume
 from .other import open_other
+from .pictures import pictures
 from .tables import find
 
 SETTINGS_FILE, SUMMARY_FILE = "config.json", "summary.json"
@@ -93,12 +96,14 @@ def train(
         # All is saved: from here on a signal ends the run at once.
         began = time.perf_counter()
         found = _measure(run, state)
+        _draw(run, state)
         numbers = {"steps": int(state.step), "seed": config.seed, **summary.of_results(found)}
         numbers["seconds"] = round(seconds + time.perf_counter() - began, 1)
         if jax.process_index() == 0:
             _check_still_there(run)
             write_json(run.workdir / SUMMARY_FILE, numbers)
             print(_closing_table(run.experiment, found, numbers))
+            print(f"to look at the run: dystress report {shlex.quote(_shown(run.workdir))}")
         return numbers
 
 
@@ -455,11 +460,31 @@ def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
                     _note(f"{name}{on} is not measured: {error}")
     if "retrieval" in found:
         # Every process embeds the texts.
-        picture = evaluation.retrieval_grid(embedded(found["retrieval"].split))
-        if jax.process_index() == 0:
-            with told(run.workdir / "retrieval.png", "written"):
-                picture.save(run.workdir / "retrieval.png")
+        _save(run, {"retrieval": evaluation.retrieval_grid(embedded(found["retrieval"].split))})
     return found
+
+
+def _shown(path: pathlib.Path) -> str:
+    """A path as short as it can be given here."""
+    here = pathlib.Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _draw(run: _Run, state: TrainState) -> None:
+    """Pictures of what the encoder makes of the images; every process encodes its share."""
+    try:
+        drawn = pictures(run.experiment, state)
+    except evaluation.NotFiniteError as error:
+        _note(f"no pictures of the features: {error}")
+    else:
+        _save(run, drawn)
+
+
+def _save(run: _Run, drawn: Mapping[str, Image.Image]) -> None:
+    for name, picture in drawn.items() if jax.process_index() == 0 else ():
+        path = run.workdir / f"{name}.png"
+        with told(path, "written"):
+            picture.save(path)
 
 
 def _closing_table(
@@ -467,7 +492,8 @@ def _closing_table(
 ) -> str:
     time_row = ("time", f"{numbers['seconds']:.0f} s")
     if found:
-        return show.results(found, also=[time_row])
+        notes = [f"note: {name}: {n}" for name, result in found.items() for n in result.notes]
+        return "\n".join([show.results(found, also=[time_row]), *notes])
     missing = "labelled or captioned test or held-out images"
     if experiment.measured_split(lambda source: source.has_labels) is not None:
         missing = "labelled training images"

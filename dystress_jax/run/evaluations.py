@@ -53,19 +53,21 @@ def knn_of(experiment: Experiment, encode: EncodeImages, split: str) -> Result:
 
 
 def baselines(experiment: Experiment, state: TrainState) -> Result:
-    """What the encoder must beat, by nearest neighbours: itself untrained, and raw pixels."""
+    """What the encoder must beat, by nearest neighbours: itself untrained, pixels and colours."""
     del state
-    split = _labelled_split(experiment)
-    untrained = knn_of(experiment, experiment.encoder(experiment.init_state()), split)
-    pixels = knn_of(experiment, evaluation.raw_pixels, split)
-    rows = [
-        row._replace(name=f"{name}_{row.name}")
-        for name, result in (("untrained", untrained), ("raw_pixels", pixels))
-        for row in result.rows
-        if row.name == "top1"
-    ]
-    protocol = {**untrained.protocol, "evaluation": "baselines"}
-    return Result(tuple(rows), protocol, split)
+    split, settings = _labelled_split(experiment), experiment.config.knn
+    result = evaluation.evaluate_baselines(
+        experiment.encoder(experiment.init_state()),
+        data.subset(data.labelled(experiment.train), settings.bank),
+        experiment.sources[split],
+        temperature=_first(settings.temperature),
+        mesh=experiment.mesh,
+    )
+    return result._replace(split=split)
+
+
+def _first(value: float | tuple[float, ...]) -> float:
+    return value[0] if isinstance(value, tuple) else value
 
 
 def linear_probe(experiment: Experiment, state: TrainState) -> Result:

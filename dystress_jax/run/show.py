@@ -37,8 +37,7 @@ def details(result: Result) -> list[str]:
         known = sorted((share, name) for share, name in shares if share is not None)
         shown = [f"{name} {100 * share:.1f} %" for share, name in known]
         some = shown if len(shown) <= 2 * ENDS else [*shown[:ENDS], "...", *shown[-ENDS:]]
-        balanced = 100 * result.confusion.balanced()
-        lines.append(f"balanced accuracy {balanced:.1f} %; by class: {', '.join(some)}")
+        lines.append(f"by class: {', '.join(some)}")
     return [*lines, *(f"note: {note}" for note in result.notes)]
 
 
@@ -46,21 +45,23 @@ ENDS = 3  # of many classes the worst and the best are named
 
 
 def cells(row: Row) -> Cells:
-    """One number: its name, its value, and what guessing gets.
+    """One number: its name, its value, what guessing gets, the balanced accuracy, and a note.
 
     Example:
         >>> cells(Row("recall_at_1", 0.164, 0.0006)), cells(Row("uniformity", -2.51, share=False))
-        (('recall at 1', '16.4 %', 'chance 0.06 %'), ('uniformity', '-2.510', ''))
+        (('recall at 1', '16.4 %', 'chance 0.06 %', '', ''), ('uniformity', '-2.510', '', '', ''))
         >>> cells(Row("images", 1563, share=False))
-        ('images', '1,563', '')
-        >>> cells(Row("top1", 1.0, chance=1.0))
-        ('top1', '100.0 %', 'chance 100 %')
+        ('images', '1,563', '', '', '')
+        >>> cells(Row("top1", 1.0, chance=1.0, balanced=0.5, note="k 20"))
+        ('top1', '100.0 %', 'chance 100 %', 'balanced 50.0 %', 'k 20')
     """
     plain = f"{row.value:,}" if isinstance(row.value, int) else f"{row.value:.3f}"
     value = f"{100 * row.value:.1f} %" if row.share else plain
     guessed = f"{_short(100 * row.chance, 2)} %" if row.share and row.chance else None
     guessed = _short(row.chance, 3) if not row.share and row.chance is not None else guessed
-    return row.name.replace("_", " "), value, f"chance {guessed}" if guessed else ""
+    chance = f"chance {guessed}" if guessed else ""
+    balanced = "" if row.balanced is None else f"balanced {100 * row.balanced:4.1f} %"
+    return row.name.replace("_", " "), value, chance, balanced, row.note
 
 
 def _short(number: float, digits: int) -> str:
@@ -71,6 +72,8 @@ def _short(number: float, digits: int) -> str:
 def table(rows: Sequence[Cells], *, title: str) -> str:
     """A table for the terminal: names to the left, numbers to the right, rows of any length.
 
+    A column without entries takes no room.
+
     Example:
         >>> print(table([("trained", "50.1 %", "chance 10 %"), ("time", "8 s")], title="kNN"))
         kNN
@@ -78,7 +81,7 @@ def table(rows: Sequence[Cells], *, title: str) -> str:
         trained   50.1 %   chance 10 %
         time         8 s
     """
-    columns = list(itertools.zip_longest(*rows, fillvalue=""))
+    columns = [c for c in itertools.zip_longest(*rows, fillvalue="") if any(c)]
     widths = [max(map(len, column)) for column in columns]
     lines = []
     for name, *numbers in zip(*columns, strict=True):

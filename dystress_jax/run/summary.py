@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..evaluation import Confusion, Result
+from ..evaluation import Confusion, Result, Row
 from ..files import parse_json, told, write_bytes, write_json, write_text
 
 
@@ -27,15 +27,13 @@ def of_results(found: Mapping[str, Result]) -> dict[str, Any]:
     if "knn" in found:
         knn = found["knn"]
         summary |= {
-            "knn_trained": knn.value("top1"),
+            **_accuracies("knn_trained", knn.row("top1")),
             "knn_split": knn.split,
             "knn_bank": knn.protocol["bank_images"],
         }
     if "baselines" in found:
-        summary |= {
-            "knn_untrained": found["baselines"].value("untrained_top1"),
-            "knn_raw_pixels": found["baselines"].value("raw_pixels_top1"),
-        }
+        for row in found["baselines"].rows:
+            summary |= _accuracies(f"knn_{row.name.removesuffix('_top1')}", row)
     if "retrieval" in found:
         retrieval = found["retrieval"]
         summary |= {row.name: row.value for row in retrieval.rows} | {
@@ -53,6 +51,11 @@ def of_results(found: Mapping[str, Result]) -> dict[str, Any]:
         }
     summary["evaluations"] = {name: result.to_json() for name, result in found.items()}
     return summary
+
+
+def _accuracies(name: str, row: Row) -> dict[str, float]:
+    balanced = {} if row.balanced is None else {f"{name}_balanced": row.balanced}
+    return {name: row.value, **balanced}
 
 
 LONGEST_NAME = 120  # characters that say which settings differ; file systems take 255

@@ -1,0 +1,173 @@
+"""What a trained encoder must beat: itself untrained, pixels, histograms and the mean colour."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
+
+from .. import data
+from ._result import Result, accuracies
+from .features import Encode, check_classes, encode_source
+from .knn import Labelled, votes_of_each
+
+KS = (1, 20, 200)  # of which each baseline has its best
+COLOUR_BINS, BRIGHTNESS_BINS = 8, 64  # of each of three channels; of the only one
+
+
+def evaluate_baselines(
+    untrained: Encode,
+    train: data.Source,
+    test: data.Source,
+    *,
+    k: Sequence[int] = KS,
+    temperature: float = 0.1,
+    mesh: Mesh,
+    batch_size: int = 256,
+) -> Result:
+    """Classify images by their neighbours, with features that nobody has learned.
+
+    | row | features |
+    |---|---|
+    | `untrained_top1` | those of the encoder before its first step |
+    | `raw_pixels_top1` | the image itself |
+    | `centred_pixels_top1` | the same minus the mean of the training images |
+    | `histogram_top1` | how often each colour occurs; in grey images each brightness |
+    | `mean_colour_top1` | the mean colour; of grey images the mean brightness |
+
+    Each has the k that is best for it on the very images that are measured. That favours the
+    baselines: whoever beats them so, beats them.
+
+    Args:
+        untrained: uint8 images to features, jitted.
+        train: images with known classes, the bank.
+        test: images to classify.
+        k: neighbours to choose among, each at least 1; a smaller bank votes whole.
+        temperature: of the weights, as for `evaluate_knn`.
+        mesh: the devices that encode.
+        batch_size: images encoded at once.
+
+    Returns:
+        The rows, each with its balanced accuracy; in the protocol, `top1_by_k` of each.
+
+    Raises:
+        ArgumentError: a source has no labels, the classes differ, or a setting is out of range.
+    """
+    num_classes = check_classes(train, test)
+    rows, by_k, used = [], {}, {}
+    for name, (bank, queries) in _features(untrained, train, test, mesh, batch_size).items():
+        found = {}
+        for k_used, _, votes in votes_of_each(
+            bank, queries, ks=k, temperatures=(temperature,), num_classes=num_classes
+        ):
+            found[k_used], _ = accuracies(votes, jnp.asarray(queries.labels))
+        best = max(found, key=lambda k: found[k].value)
+        rows.append(found[best]._replace(name=f"{name}_top1", note=f"k {best:,}"))
+        by_k[name] = {str(k): row.value for k, row in found.items()}
+        used = {"bank_images": len(bank.labels), "test_images": len(queries.labels)}
+    protocol: dict[str, Any] = {
+        "evaluation": "baselines",
+        "k": list(k),
+        "temperature": temperature,
+        **used,
+        "classes": num_classes,
+        "top1_by_k": by_k,
+    }
+    choice = ", ".join(map(str, k))
+    note = (
+        f"each baseline has the best k of {choice}, chosen on the {used['test_images']:,} images "
+        "that are measured, which favours it"
+    )
+    return Result(tuple(rows), protocol, notes=(note,) if len(k) > 1 else ())
+
+
+def _features(
+    untrained: Encode, train: data.Source, test: data.Source, mesh: Mesh, batch_size: int
+) -> dict[str, tuple[Labelled, Labelled]]:
+    """The features of the bank and of the queries, by the name of the baseline."""
+
+    def of(encode: Encode) -> tuple[Labelled, Labelled]:
+        bank = Labelled(*encode_source(encode, train, mesh=mesh, batch_size=batch_size))
+        return bank, Labelled(*encode_source(encode, test, mesh=mesh, batch_size=batch_size))
+
+    def each(change: Callable, both: tuple[Labelled, Labelled]) -> tuple[Labelled, Labelled]:
+        bank, queries = (x._replace(features=change(x.features)) for x in both)
+        return bank, queries
+
+    # One pass over the images for all that needs no encoder.
+    together = of(_simple)
+    one = jax.ShapeDtypeStruct((1, *train.image_shape), jnp.uint8)
+    ends = np.cumsum([jax.eval_shape(f, one).shape[1] for f in SIMPLE.values()])
+    found = {"untrained": of(untrained)}
+    for name, end, start in zip(SIMPLE, ends, [0, *ends[:-1]], strict=True):
+        found[name] = each(lambda x, part=slice(start, end): x[:, part], together)
+        if name == "raw_pixels":
+            mean = found[name][0].features.mean(axis=0)
+            found["centred_pixels"] = each(lambda x, mean=mean: x - mean, found[name])
+    return found
+
+
+@jax.jit
+def raw_pixels(images: UInt8[Array, "n h w c"]) -> Float[Array, "n d"]:
+    """The image itself as its features.
+
+    Sides above 32 pixels are averaged down to 32, so that large data sets fit in memory.
+
+    Example:
+        >>> raw_pixels(jnp.zeros((2, 4, 4, 3), jnp.uint8)).shape
+        (2, 48)
+    """
+    n, height, width, channels = images.shape
+    small = (n, min(height, 32), min(width, 32), channels)
+    pixels = jax.image.resize(images.astype(jnp.float32) / 255, small, "linear")
+    return pixels.reshape(n, -1)
+
+
+@jax.jit
+def histogram(images: UInt8[Array, "n h w c"]) -> Float[Array, "n bins"]:
+    """How often each colour occurs in an image, wherever it is: roots of the shares.
+
+    The cosine of two of them is the Bhattacharyya coefficient of the histograms. 8 x 8 x 8 bins of
+    colours; of grey images 64 bins of brightness.
+
+    Example:
+        >>> histogram(jnp.zeros((2, 4, 4, 3), jnp.uint8)).shape
+        (2, 512)
+    """
+    n, height, width, channels = images.shape
+    bins = BRIGHTNESS_BINS if channels == 1 else COLOUR_BINS
+    pixels = images.reshape(n, height * width, channels).astype(jnp.int32) * bins // 256
+    number = jnp.sum(pixels * (bins ** jnp.arange(channels))[None, None, :], axis=-1)
+    counts = jax.vmap(lambda of_image: jnp.bincount(of_image, length=bins**channels))(number)
+    return jnp.sqrt(counts.astype(jnp.float32) / (height * width))
+
+
+@jax.jit
+def mean_colour(images: UInt8[Array, "n h w c"]) -> Float[Array, "n d"]:
+    r"""The mean of each channel, as a point on a half circle.
+
+    $$(\cos \pi m_c, \sin \pi m_c), \quad m_c \in [0, 1]$$
+
+    so that the cosine of two images falls with the difference of their colours, from 1 to -1. Of
+    grey images it is the mean brightness.
+
+    Example:
+        >>> black, white = (jnp.full((1, 4, 4, 3), value, jnp.uint8) for value in (0, 255))
+        >>> mean_colour(black) @ mean_colour(white).T / 3
+        Array([[-1.]], dtype=float32)
+    """
+    _, height, width, _ = images.shape
+    total = jnp.sum(images.astype(jnp.int32), axis=(1, 2))  # exact, whatever the order of pixels
+    angle = jnp.pi * total.astype(jnp.float32) / (255 * height * width)
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1)
+
+
+SIMPLE = {"raw_pixels": raw_pixels, "histogram": histogram, "mean_colour": mean_colour}
+
+
+@jax.jit
+def _simple(images: UInt8[Array, "n h w c"]) -> Float[Array, "n d"]:
+    return jnp.concatenate([features(images) for features in SIMPLE.values()], axis=1)
