@@ -131,16 +131,16 @@ def oblique() -> Figure:
 
 
 def views() -> Figure:
-    """Drawings of the first run, each with the two views that a step might compare."""
-    source = data.open_splits("embedded")["train"]
-    images = jnp.asarray(source.gather(np.arange(0, 2400, 300))["image"])
+    """Patches of the first run, each with the two views that a step might compare."""
+    source = data.open_splits("embedded", name="patches")["train"]
+    images = jnp.asarray(source.gather(np.arange(100, 2100, 260))["image"])
     both = augment.two_views(jax.random.key(0), images, augment.simclr_cifar(), size=32)
     figure, axes = plt.subplots(3, len(images), figsize=(8, 3.2), layout="constrained")
-    rows = {"drawing": images, "first view": both[0], "second view": both[1]}
+    rows = {"patch": images, "first view": both[0], "second view": both[1]}
     for line, (name, row) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(name, fontsize=8)
         for axis, picture in zip(line, row, strict=True):
-            axis.imshow(picture)
+            axis.imshow(picture, cmap="gray", vmin=0, vmax=255 if name == "patch" else 1)
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
     return figure

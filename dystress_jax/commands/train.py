@@ -1,7 +1,8 @@
 """Train an encoder, or go on with the run that --workdir holds.
 
 dystress train
-    the first run: embedded drawings, a minute on two CPU cores, into runs/quickstart
+    the first run: patches of photographs in the package, a minute or two on two CPU cores, into
+    runs/quickstart
 
 dystress train --config=simclr_cifar10 --workdir=runs/warm --config.temperature.tau_max=0.5
     a config by its name, with one field changed; the same command goes on after a break

@@ -41,7 +41,7 @@ assert json.loads(next((workdir / "simclr" / "eval").glob("knn*200.json")).read_
 dystress("embed", "--workdir=simclr", "--split=test", "--out=z.npz")
 features = np.load(workdir / "z.npz")["features"]
 (workdir / "simclr").rename(workdir / "moved")
-images = np.zeros((2, 50, 40, 3), np.uint8)
+images = np.zeros((2, 50, 40, 1), np.uint8)  # grey, as those of the first run
 assert dystress_jax.load(workdir / "moved")(images).shape[1] == features.shape[1]
 
 # The first image-text run, cut short: it must be on its way to what the README promises.
