@@ -10,7 +10,19 @@ from ..microscope import Records
 from ._curves import CURVES
 
 TEMPLATE = pathlib.Path(__file__).with_name("page.html")
-PLACE = "/*DATA*/null"
+# What computes the curves in a browser; the constant DATA.curves must be `curves()`.
+SCRIPT = pathlib.Path(__file__).with_name("curves.js").read_text(encoding="utf-8")
+PLACES = "/*CURVES*/", "/*DATA*/null"  # the data last: a run may have any name
+
+
+def curves() -> dict[str, Any]:
+    """Every temperature, for `SCRIPT`."""
+    return {name: curve._asdict() for name, curve in CURVES.items()}
+
+
+def as_script(content: Any) -> str:
+    """Plain data as a script has it; whatever a run is called, it cannot end the script."""
+    return json.dumps(content, sort_keys=True).replace("<", "\\u003c")
 
 
 def page(records: Records | None = None, *, name: str = "") -> str:
@@ -28,11 +40,11 @@ def page(records: Records | None = None, *, name: str = "") -> str:
         >>> "temperature_free" in page()
         True
     """
-    curves = {name: curve._asdict() for name, curve in CURVES.items()}
-    data = {"curves": curves, "run": None if records is None else _of_run(records, name)}
-    # Whatever a run is called, it cannot end the script.
-    text = json.dumps(data, sort_keys=True).replace("<", "\\u003c")
-    return TEMPLATE.read_text(encoding="utf-8").replace(PLACE, text)
+    data = {"curves": curves(), "run": None if records is None else _of_run(records, name)}
+    whole = TEMPLATE.read_text(encoding="utf-8")
+    for place, text in zip(PLACES, (SCRIPT, as_script(data)), strict=True):
+        whole = whole.replace(place, text)
+    return whole
 
 
 def _of_run(records: Records, name: str) -> dict[str, Any]:

@@ -15,3 +15,11 @@ from ._records import Named as Named
 from ._records import Recorder as Recorder
 from ._records import Records as Records
 from ._records import read as read
+from ._watched import WATCHED as WATCHED
+from ._watched import EmbeddingsError as EmbeddingsError
+from ._watched import Watched as Watched
+from ._watched import about as about
+from ._watched import as_records as as_records
+from ._watched import found_of as found_of
+from ._watched import read_embeddings as read_embeddings
+from ._watched import watched as watched

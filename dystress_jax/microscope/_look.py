@@ -1,7 +1,7 @@
 """One look at the pairs of a batch: histograms, distances between them, and single numbers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped
 
 from .. import metrics
-from ..similarities import at_least_float32
+from ..similarities import Similarity, at_least_float32
 from ..temperatures import LearnedWithBias, Temperature
 from ._compared import Compared
 
@@ -54,8 +54,11 @@ def look(
         `similarity_edges`, on the scale of the cosine), `tau` (counts, between `tau_edges`),
         `weight` (counts, between `weight_edges`) and `gradient` (the mean over the anchors of the
         weight that lies at each similarity). What lies outside counts in the first or last bin,
-        NaN in none. Everything else is a single number, see `scalars`; NaN where it cannot be said,
-        such as measures of classes without labels.
+        NaN in none. With a temperature there are curves at the `similarity_edges`, those of a
+        negative: `curve_tau`, `curve_logit`, `curve_slope` (of the logit, in the gradient) and
+        `curve_log_weight` (of $e^{l}\,|dl/ds|$); of several anchors the mean. Everything else is a
+        single number, see `scalars`; NaN where it cannot be said, such as measures of classes
+        without labels.
 
     Example:
         >>> from dystress_jax import temperatures
@@ -85,6 +88,10 @@ def look(
         found |= {"tau_edges": 10 ** _edges(TAU_BINS), "weight_edges": 10 ** _edges(WEIGHT_BINS)}
         tau = _for_rows(temperature.for_positives, n)(similarity.as_cosine(positive))
         positives_of["tau"] = _bin(jnp.log10(tau), TAU_BINS)
+    bias = temperature.bias if isinstance(temperature, LearnedWithBias) else 0.0
+    if temperature is not None:
+        pull_of = lambda logit: jax.nn.log_sigmoid(logit + bias) if compared.sigmoid else logit
+        found |= _curves(temperature.for_negatives, similarity, _edges(ends), n, pull_of)
     one = jnp.zeros(n, jnp.int32)  # the kind of the positives among themselves
     of_positives = {
         name: _add(bins, one, jnp.ones(n, jnp.int32), (1, _number(name)))[0]
@@ -94,7 +101,6 @@ def look(
         return found | {name: _with_kinds(h, None) for name, h in of_positives.items()}
 
     part = None if temperature is None else temperature.for_negatives
-    bias = temperature.bias if isinstance(temperature, LearnedWithBias) else 0.0
     groups, classes = compared.groups[1], compared.labels[1]
     rows = _Anchor(points, compared.groups[0][:n], labels, jnp.arange(n))
 
@@ -112,12 +118,10 @@ def look(
         if part is None:
             return spread, {}
         own = _for_rows(part, n, anchor.row) if part.is_per_anchor else part
-        tau_of = lambda value: own(similarity.as_cosine(value)[None])[0]
-        logit, slope = jax.jvp(lambda v: v / tau_of(v), (values,), (jnp.ones_like(values),))
-        pull = jax.nn.log_sigmoid(logit + bias) if compared.sigmoid else logit
-        weight = _weights(pull, slope, counts)
+        tau, logit, slope = _logits(own, similarity, values)
+        weight = _weights(pull_of(logit), slope, counts)
         spread |= {
-            "tau": histogram("tau", _bin(jnp.log10(tau_of(values)), TAU_BINS), ones),
+            "tau": histogram("tau", _bin(jnp.log10(tau), TAU_BINS), ones),
             "weight": histogram("weight", _bin(jnp.log10(weight), WEIGHT_BINS), ones),
             "gradient": histogram("gradient", at, weight),
         }
@@ -287,6 +291,35 @@ def _for_rows(part: Temperature, n: int, row: Int[Array, ""] | None = None) -> T
     if row is None:
         return jax.tree.map(lambda leaf: leaf[:n], part)
     return jax.tree.map(lambda leaf: leaf[row][None], part)
+
+
+def _logits(
+    part: Temperature, similarity: Similarity, values: Float[Array, " m"]
+) -> tuple[Float[Array, " m"], Float[Array, " m"], Float[Array, " m"]]:
+    """Temperature and logit of the pairs of one anchor, and the logit's slope in the gradient."""
+    tau_of = lambda value: part(similarity.as_cosine(value)[None])[0]
+    logit, slope = jax.jvp(lambda v: v / tau_of(v), (values,), (jnp.ones_like(values),))
+    return tau_of(values), logit, slope
+
+
+def _curves(
+    part: Temperature,
+    similarity: Similarity,
+    at: Float[Array, " edges"],
+    n: int,
+    pull_of: Callable[[Array], Array],
+) -> Found:
+    """What a negative at each of these similarities would have; of several anchors the mean."""
+
+    def of_row(row: Int[Array, ""]) -> tuple[Array, ...]:
+        own = _for_rows(part, n, row) if part.is_per_anchor else part
+        tau, logit, slope = _logits(own, similarity, at)
+        return tau, logit, slope, pull_of(logit) + jnp.log(jnp.abs(slope))
+
+    rows = jnp.arange(n if part.is_per_anchor else 1)
+    names = ("curve_tau", "curve_logit", "curve_slope", "curve_log_weight")
+    mean = lambda values: jnp.mean(values, axis=0)
+    return dict(zip(names, map(mean, jax.lax.map(of_row, rows)), strict=True))
 
 
 def _weights(

@@ -12,6 +12,7 @@ from ..files import FileError, told, write_bytes
 from ._look import KINDS
 
 FOLDER = "microscope"
+IMAGES = "watched.npz"
 
 
 class Recorder:
@@ -40,13 +41,20 @@ class Recorder:
                 if int(path.stem) > first_step:
                     path.unlink()
 
+    def keep(self, images: Mapping[str, Any]) -> None:
+        """Write which images are watched, as `about` says it."""
+        self._write(IMAGES, images)
+
     def write(self, step: int, found: Mapping[str, Any]) -> None:
         """Write what was found at a step; what cannot be written is left out, and told once."""
+        self._write(f"{step:08d}.npz", found)
+
+    def _write(self, name: str, arrays: Mapping[str, Any]) -> None:
         try:
             with told(self._folder, "written"):
                 if not self._folder.is_dir():
                     raise FileNotFoundError(2, "the folder was removed")
-            write_bytes(self._folder / f"{step:08d}.npz", _as_bytes(found))
+            write_bytes(self._folder / name, as_bytes(arrays))
         except FileError as error:
             if not self._told:
                 self._tell(f"{error} The run goes on without these records.")
@@ -73,6 +81,12 @@ class Records(NamedTuple):
     arrays: dict[str, Named]
     kinds: tuple[str, ...] = KINDS
 
+    @classmethod
+    def of(cls, steps: np.ndarray, arrays: Mapping[str, np.ndarray]) -> "Records":
+        """Records of these arrays, whose first axis is the step."""
+        named = {n: Named(x, ("step", *_axes(n, x.ndim - 1))) for n, x in arrays.items()}
+        return cls(steps, named)
+
     def __getitem__(self, name: str) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The values of an array."""
         return self.arrays[name].values
@@ -90,7 +104,8 @@ def read(workdir: pathlib.Path | str) -> Records:
 
     Returns:
         The records, in the order of the steps. Histograms have the axes `step`, `kind` and their
-        bins, edges `step` and `edge`, single numbers `step`; `look` says what they are.
+        bins, edges and curves `step` and `edge`, what is said of the images that are `watched`
+        `step`, `image` and `dimension`, single numbers `step`; `look` says what they are.
 
     Raises:
         FileError: there are no records, or one is no record.
@@ -111,21 +126,23 @@ def read(workdir: pathlib.Path | str) -> Records:
         paths = _files(folder)
         if not paths:
             raise FileNotFoundError(2, "it has no records yet")
-    found = [_load(path) for path in paths]
+    found = [load(path) for path in paths]
     arrays = {}
     for name in dict.fromkeys(name for record in found for name in record):
-        shape = next(record[name].shape for record in found if name in record)
-        missing = np.full(shape, np.nan)
-        values = np.stack([record.get(name, missing) for record in found])
-        arrays[name] = Named(values, ("step", *_axes(name, len(shape))))
-    return Records(np.array([int(path.stem) for path in paths]), arrays)
+        like = next(record[name] for record in found if name in record)
+        kind = like.dtype if like.dtype.kind == "f" else np.float64
+        missing = np.full(like.shape, np.nan, kind)
+        arrays[name] = np.stack([record.get(name, missing) for record in found])
+    return Records.of(np.array([int(path.stem) for path in paths]), arrays)
 
 
 def _axes(name: str, count: int) -> tuple[str, ...]:
     if not count:
         return ()
-    if name.endswith("_edges"):
+    if name.endswith("_edges") or name.startswith("curve_"):
         return ("edge",)
+    if name.startswith("watched_"):
+        return ("image", "dimension")
     return ("kind", "similarity" if name == "gradient" else name)
 
 
@@ -133,7 +150,8 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in folder.glob("*.npz") if path.stem.isdecimal())
 
 
-def _as_bytes(found: Mapping[str, Any]) -> bytes:
+def as_bytes(found: Mapping[str, Any]) -> bytes:
+    """A file of arrays; of equal arrays equal bytes."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, value in found.items():
@@ -143,7 +161,12 @@ def _as_bytes(found: Mapping[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
+def load(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file.
+
+    Raises:
+        FileError: it is damaged or not there.
+    """
     with told(path, "read"):
         try:
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:

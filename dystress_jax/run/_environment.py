@@ -1,11 +1,21 @@
-"""What a run needs of JAX, whatever the environment has set."""
+"""What a run needs of its environment, and what it says of it."""
 
 import contextlib
+import datetime
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
 from .config import ConfigError
+
+ENVIRONMENT_FILE = "environment.json"
+PACKAGES = ("dystress-jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 @contextlib.contextmanager
@@ -28,3 +38,42 @@ def usable_jax() -> Iterator[None]:
         ) from error
     with jax.numpy_dtype_promotion("standard"), jax.transfer_guard("allow"):
         yield
+
+
+def environment() -> dict[str, Any]:
+    """Where a run goes on: command, machine, versions, and the commits of its code."""
+    devices = jax.devices()
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "processes": jax.process_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "commits": {
+            "dystress_jax": _commit(pathlib.Path(__file__).parent),
+            "working directory": _commit(pathlib.Path.cwd()),
+        },
+    }
+
+
+def _commit(directory: pathlib.Path) -> str | None:
+    """The commit that a directory is at, and whether files of it differ; None: there is none."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(directory), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        if not git("ls-files", "."):  # an environment inside somebody's repository
+            return None
+        changed = git("status", "--porcelain", "--untracked-files=no", ".")
+        return git("rev-parse", "HEAD") + (", with changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -24,9 +24,10 @@ from ..training.processes import exchange, together
 from ..training.watch import before, make_look
 from . import evaluations, language, show, summary
 from ._build import build, with_images
-from ._environment import usable_jax
+from ._environment import ENVIRONMENT_FILE, environment, usable_jax
 from ._evaluate import read_config
 from ._own import Own, check_given_again, name_own
+from ._watched import watch_images
 from ._weights import begin_from
 from .config import Config, ConfigError
 from .data import (
@@ -247,6 +248,7 @@ def _write_run_files(run: _Run, start: _Start) -> None:
         with told(run.workdir / SUMMARY_FILE, "deleted"):
             (run.workdir / SUMMARY_FILE).unlink(missing_ok=True)
     write_json(run.workdir / SETTINGS_FILE, dataclasses.asdict(run.config))
+    write_json(run.workdir / ENVIRONMENT_FILE, environment())
     remember(experiment.train, run.workdir)
     if experiment.language is not None:
         experiment.language.tokenizer.save(run.workdir / language.FILE)
@@ -342,7 +344,7 @@ def _train_steps(
             log.step(step, metrics)
             saver.check()
             if look is not None:
-                look(batch, points, log)
+                look(state, batch, points, log)
 
             last, measured = step == total_steps, {}
             if config.knn_every and (last or _due(config.knn_every, step)):
@@ -418,19 +420,26 @@ class _Microscope:
         self._recorder = None
         if jax.process_index() == 0:
             self._recorder = microscope.Recorder(run.workdir, first_step=first_step, tell=_note)
+        self._watched = watch_images(experiment) if self._look is not None else None
+        if self._recorder is not None and self._watched is not None:
+            self._recorder.keep(self._watched.about)
 
     def before(
         self, step: int, state: TrainState
-    ) -> Callable[[dict[str, jax.Array], dict[str, jax.Array], Log], None] | None:
+    ) -> Callable[[TrainState, dict[str, jax.Array], dict[str, jax.Array], Log], None] | None:
         """What is to be called after the step, if there is to be a record of it."""
-        look = self._look
-        if look is None or not (_due(self._every, step) or step in (1, self._last)):
+        look, watched, ends = self._look, self._watched, step in (1, self._last)
+        if look is None or watched is None or not (_due(self._every, step) or ends):
             return None
         seen = before(state)
 
-        def after(batch: dict[str, jax.Array], points: dict[str, jax.Array], log: Log) -> None:
+        def after(
+            state: TrainState, batch: dict[str, jax.Array], points: dict[str, jax.Array], log: Log
+        ) -> None:
             with log.paused():
                 found = jax.device_get(look(seen, batch, points))
+                if ends or _due(self._every * WATCH_EVERY, step):
+                    found |= watched.found(state)
             if self._recorder is not None:
                 self._recorder.write(step, found)
             numbers = microscope.scalars(found)
@@ -441,6 +450,7 @@ class _Microscope:
 
 
 RECORDS, SHORTEST = 60, 10  # records of a run, about; steps between two of a short one
+WATCH_EVERY = 5  # records between two that have the images that are watched
 
 
 def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
@@ -458,6 +468,8 @@ def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
             except CannotEvaluate as error:
                 if name not in evaluations.CLOSING:  # somebody has asked for it
                     _note(f"{name}{on} is not measured: {error}")
+    if jax.process_index() == 0:
+        summary.keep_confusions(run.workdir / "eval", found)
     if "retrieval" in found:
         # Every process embeds the texts.
         _save(run, {"retrieval": evaluation.retrieval_grid(embedded(found["retrieval"].split))})

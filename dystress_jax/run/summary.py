@@ -100,12 +100,31 @@ def keep_result(
                     os.replace(_beside(path, ending), _beside(old, ending))
     write_json(path, numbers)
     if confusion is not None:
-        content = {"class_names": confusion.class_names, "counts": confusion.counts.tolist()}
-        picture = io.BytesIO()
-        confusion.picture().save(picture, format="PNG")
-        write_text(_beside(path, CONFUSION[0]), json.dumps(content) + "\n")
-        write_bytes(_beside(path, CONFUSION[1]), picture.getvalue())
+        _keep_confusion(path, confusion)
     return path
+
+
+def keep_confusions(directory: pathlib.Path, found: Mapping[str, Result]) -> None:
+    """Write which classes were taken for which, beside the results that `keep_result` writes.
+
+    Args:
+        directory: of the results.
+        found: results by the name of the evaluation.
+
+    Raises:
+        FileError: they cannot be written.
+    """
+    for name, result in found.items():
+        if result.confusion is not None:
+            _keep_confusion(directory / result_file(name, "newest", {}), result.confusion)
+
+
+def _keep_confusion(path: pathlib.Path, confusion: Confusion) -> None:
+    content = {"class_names": confusion.class_names, "counts": confusion.counts.tolist()}
+    picture = io.BytesIO()
+    confusion.picture().save(picture, format="PNG")
+    write_text(_beside(path, CONFUSION[0]), json.dumps(content) + "\n")
+    write_bytes(_beside(path, CONFUSION[1]), picture.getvalue())
 
 
 CONFUSION = ("_confusion.json", "_confusion.png")

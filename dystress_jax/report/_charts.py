@@ -1,0 +1,578 @@
+"""The charts of a report, by bokeh; what they show at each step is plain data beside them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from bokeh.models import (
+    ColumnDataSource,
+    DataRange1d,
+    HoverTool,
+    LassoSelectTool,
+    LinearAxis,
+    LogAxis,
+    LogScale,
+    Range1d,
+    Span,
+)
+from bokeh.plotting import figure
+from jaxtyping import Float, Int
+
+from ..microscope import KINDS
+from ._run import Run
+from ._sentences import falls
+
+# Told apart by people who see colours differently, on white and on black.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b07d00", "#777777")
+MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex", "star", "plus")
+DASHES = ("solid", "dashed", "dotted", "dotdash", "dashdot")
+BAD = "#cc1111"
+SOFT = "#8a8a8a"
+BINS = 100  # of a histogram in the page
+
+
+class Key(NamedTuple):
+    """One entry of the key of a chart."""
+
+    label: str
+    colour: str
+    dash: str = "solid"
+
+
+class Chart(NamedTuple):
+    """A chart and what is said of it.
+
+    Attributes:
+        name: of its place in the page.
+        title: a line above it.
+        about: what it shows, for those who cannot see it too.
+        figure: of bokeh.
+        keys: what its lines are.
+    """
+
+    name: str
+    title: str
+    about: str
+    figure: Any
+    keys: tuple[Key, ...] = ()
+
+
+class Group(NamedTuple):
+    """Runs that differ in nothing but their seeds."""
+
+    name: str
+    runs: tuple[int, ...]
+
+
+def groups_of(runs: Sequence[Run]) -> list[Group]:
+    """Runs of equal settings belong together; a run without settings is alone."""
+    found: dict[Any, list[int]] = {}
+    for number, run in enumerate(runs):
+        found.setdefault(run.settings if run.config else run.place, []).append(number)
+    return [
+        Group(
+            runs[members[0]].name + (f" and {len(members) - 1} more seeds" if members[1:] else ""),
+            tuple(members),
+        )
+        for members in found.values()
+    ]
+
+
+def style_of(number: int) -> tuple[str, str]:
+    """Colour and dash of a run or a group; beyond the colours the dashes differ too."""
+    return COLOURS[number % len(COLOURS)], DASHES[(number // len(COLOURS)) % len(DASHES)]
+
+
+def plain(*, x: str, y: str, height: int = 260, **options: Any) -> Any:
+    """A figure without tools, as wide as its place, that takes the colours of the page."""
+    made = figure(
+        height=height,
+        sizing_mode="stretch_width",
+        toolbar_location=None,
+        tools="",
+        x_axis_label=x,
+        y_axis_label=y,
+        background_fill_alpha=0,
+        border_fill_alpha=0,
+        outline_line_alpha=0,
+        min_width=200,
+        **options,
+    )
+    made.xgrid.grid_line_color = None
+    return made
+
+
+# Of metrics.jsonl, the names that a report draws, with what they are called there.
+CURVES = {
+    "loss": "loss",
+    "knn": "kNN accuracy on held-out images",
+    "probe_accuracy": "accuracy of the online probe",
+    "positive_similarity": "similarity of positive pairs",
+    "negative_similarity": "similarity of negative pairs",
+    "gradient_norm": "norm of the gradient",
+}
+
+
+def baselines(runs: Sequence[Run]) -> Chart | None:
+    """The trained encoder beside what it must beat; of several seeds the mean, and all of them."""
+    groups = [g for g in groups_of(runs) if any(runs[i].baselines for i in g.runs)]
+    if not groups:
+        return None
+    names = list(dict.fromkeys(n for g in groups for i in g.runs for n in runs[i].baselines))
+    rows, made, keys = [], None, []
+    for name in names:
+        for number, group in enumerate(groups):
+            values = [
+                100 * runs[i].baselines[name] for i in group.runs if name in runs[i].baselines
+            ]
+            if values:
+                label = name if len(groups) == 1 else f"{name} · {runs[group.runs[0]].name}"
+                rows.append((label, values, number))
+    labels = [label for label, *_ in rows]
+    made = plain(
+        x="accuracy of nearest neighbours, %",
+        y="",
+        height=60 + 34 * len(rows),
+        y_range=labels[::-1],
+        x_range=Range1d(0, 100),
+    )
+    made.ygrid.grid_line_color = None
+    for number, group in enumerate(groups):
+        own = [row for row in rows if row[2] == number]
+        colour = style_of(number)[0]
+        source = ColumnDataSource(
+            {
+                "label": [label for label, *_ in own],
+                "mean": [float(np.mean(values)) for _, values, _ in own],
+                "alpha": [0.9 if label.startswith("trained") else 0.45 for label, *_ in own],
+                "text": [f"{np.mean(values):.1f}" for _, values, _ in own],
+            }
+        )
+        made.hbar(
+            y="label",
+            right="mean",
+            height=0.62,
+            source=source,
+            fill_color=colour,
+            fill_alpha="alpha",
+            line_color=colour,
+        )
+        made.text(
+            x="mean",
+            y="label",
+            text="text",
+            source=source,
+            x_offset=6,
+            text_baseline="middle",
+            text_font_size="12px",
+            name="ink",
+        )
+        seeds = [(label, v) for label, values, _ in own if len(values) > 1 for v in values]
+        made.scatter(
+            x=[v for _, v in seeds],
+            y=[label for label, _ in seeds],
+            size=5,
+            fill_color="white",
+            line_color="black",
+        )
+        if len(groups) > 1:
+            keys.append(Key(group.name, colour))
+    chances = [run.chance for run in runs if run.chance is not None]
+    if chances:
+        made.add_layout(
+            Span(location=100 * chances[0], dimension="height", line_dash="dashed", line_color=SOFT)
+        )
+        keys.append(Key("chance", SOFT, "dashed"))
+    told = "; ".join(f"{label} {np.mean(values):.1f} %" for label, values, _ in rows)
+    return Chart(
+        "baselines", "Nearest neighbours, and what they must beat", told, made, tuple(keys)
+    )
+
+
+def curves(runs: Sequence[Run]) -> list[Chart]:
+    """What was logged, the mean over the seeds and the range between the lowest and the highest."""
+    groups, charts = groups_of(runs), []
+    for name, title in CURVES.items():
+        made, keys, told = None, [], []
+        for number, group in enumerate(groups):
+            found = [runs[i].curves[name] for i in group.runs if name in runs[i].curves]
+            if not found:
+                continue
+            steps, values = together(found)
+            if not len(steps):
+                continue
+            made = made or plain(x="step", y="")
+            colour, dash = style_of(number)
+            tag = " ".join(f"r{i}" for i in group.runs)
+            mean = values.mean(axis=0)
+            if len(values) > 1:
+                made.varea(
+                    x=steps,
+                    y1=values.min(axis=0),
+                    y2=values.max(axis=0),
+                    fill_color=colour,
+                    fill_alpha=0.2,
+                    name=tag,
+                )
+            made.line(x=steps, y=mean, line_color=colour, line_dash=dash, line_width=2, name=tag)
+            keys.append(Key(group.name, colour, dash))
+            told.append(f"{group.name}: from {mean[0]:.3g} to {mean[-1]:.3g}")
+        if made is not None:
+            about = f"{title} over the steps. {'; '.join(told)}."
+            charts.append(
+                Chart(f"curve-{name}", title, about, made, tuple(keys) if len(runs) > 1 else ())
+            )
+    return charts
+
+
+def together(
+    found: Sequence[Any],
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "seeds n"]]:
+    """Curves at the steps that all of them have.
+
+    Example:
+        >>> from ._run import Curve
+        >>> a = Curve(np.array([1, 2, 3]), np.array([5.0, 6.0, 7.0]))
+        >>> steps, values = together([a, Curve(np.array([2, 3]), np.array([8.0, 9.0]))])
+        >>> steps.tolist(), values.tolist()
+        ([2, 3], [[6.0, 7.0], [8.0, 9.0]])
+    """
+    steps = found[0].steps
+    for curve in found[1:]:
+        steps = np.intersect1d(steps, curve.steps)
+    return steps, np.stack([c.values[np.isin(c.steps, steps)] for c in found])
+
+
+def frames(run: Run) -> list[dict[str, dict[str, list[float | None]]]]:
+    """What the charts of the temperature show of a run, a frame for each record.
+
+    Returns:
+        For each record the columns of `pairs` (a row a bin) and of `curves` (a row an edge).
+    """
+    records = run.records
+    if records is None or "similarity" not in records.arrays:
+        return []
+    found = []
+    for t in range(len(records.steps)):
+        edges = np.float64(records["similarity_edges"][t])
+        by = max(1, (len(edges) - 1) // BINS)
+        while (len(edges) - 1) % by:
+            by -= 1
+        merged = lambda x, by=by: np.float64(x).reshape(len(x), -1, by).sum(axis=-1)
+        edges = edges[::by]
+        kinds = dict(zip(KINDS, merged(records["similarity"][t]), strict=True))
+        negatives = kinds["negative"].sum()
+        columns = {"left": edges[:-1], "right": edges[1:]}
+        for kind, counts in kinds.items():
+            total = counts.sum() if kind == "positive" else negatives
+            columns[kind] = counts / total if total > 0 else np.full(len(counts), np.nan)
+        columns["gradient"] = np.full(len(edges) - 1, np.nan)
+        if "gradient" in records.arrays:
+            mass = merged(records["gradient"][t])[KINDS.index("negative")]
+            if mass.sum() > 0:
+                columns["gradient"] = mass / mass.sum()
+        at = {"s": edges}
+        for name in ("tau", "logit", "log_weight"):
+            values = np.full(len(edges), np.nan)
+            if f"curve_{name}" in records.arrays:
+                values = np.float64(records[f"curve_{name}"][t])[::by]
+            at[name] = values
+        down = falls(at["logit"])
+        at["falling"] = np.where(
+            np.append(down, False) | np.append(False, down), at["logit"], np.nan
+        )
+        middle = at["log_weight"][len(edges) // 2]
+        at["weight"] = np.exp(np.clip(at["log_weight"] - middle, -60, 60))
+        found.append({"pairs": _rounded(columns), "curves": _rounded(at)})
+    return found
+
+
+def _rounded(columns: dict[str, np.ndarray]) -> dict[str, list[float | None]]:
+    """Five digits; what is no number is null, which leaves a gap."""
+    return {
+        name: [float(f"{x:.5g}") if np.isfinite(x) else None for x in values]
+        for name, values in columns.items()
+    }
+
+
+def of_temperature(runs: Sequence[Run], of: Sequence[list[Any]]) -> list[Chart]:
+    """The charts that the slider moves, of the last record of each run.
+
+    Args:
+        runs: all runs of the report.
+        of: the `frames` of each.
+    """
+    shown = [i for i in range(len(runs)) if of[i]]
+    if not shown:
+        return []
+    # A row in which a number is missing leaves a gap.
+    gap = lambda columns: {n: [np.nan if x is None else x for x in v] for n, v in columns.items()}
+    pairs = {i: ColumnDataSource(gap(of[i][-1]["pairs"]), name=f"pairs-{i}") for i in shown}
+    lines = {i: ColumnDataSource(gap(of[i][-1]["curves"]), name=f"curves-{i}") for i in shown}
+    alone = len(shown) == 1
+    return [
+        _similarities(runs, shown, pairs, lines, alone),
+        _logits(runs, shown, pairs, lines, alone),
+        _gradients(runs, shown, pairs, lines, alone),
+    ]
+
+
+def _similarities(runs, shown, pairs, lines, alone) -> Chart:
+    made, keys = plain(x="similarity s", y="share of the pairs"), []
+    right = _right_axis(made, "tau", "temperature τ(s)")
+    for number, i in enumerate(shown):
+        colour, _ = style_of(i)
+        labelled = any(x for x in pairs[i].data["false_negative"] if x and x > 0)
+        kinds = [
+            ("positive", "positive pairs", 0, "dashed"),
+            ("negative", "negative pairs", 1, "solid"),
+        ]
+        if labelled:
+            kinds += [("false_negative", "negatives of the anchor's own class", 2, "dotted")]
+        for kind, label, own, dash in kinds:
+            ink = COLOURS[own] if alone else colour
+            made.step(
+                x="left",
+                y=kind,
+                source=pairs[i],
+                mode="after",
+                line_color=ink,
+                line_dash=dash,
+                line_width=1.8,
+                name=f"r{i}",
+            )
+            if alone or not number:
+                keys.append(Key(label, ink if alone else SOFT, dash))
+        ink = COLOURS[3] if alone else colour
+        drawn = made.line(
+            x="s",
+            y="tau",
+            source=lines[i],
+            line_color=ink,
+            line_width=3,
+            line_alpha=0.75,
+            y_range_name="tau",
+            name=f"r{i}",
+        )
+        right.renderers = [*right.renderers, drawn]
+        if alone or not number:
+            keys.append(Key("τ(s), right axis", ink if alone else SOFT, "thick"))
+    keys += [] if alone else [Key(runs[i].name, style_of(i)[0]) for i in shown]
+    about = (
+        "Histograms of the similarities of positive and negative pairs of a batch, as shares of "
+        "each, and the temperature of a negative pair at each similarity."
+    )
+    return Chart(
+        "similarities", "Which pairs there are, and their temperature", about, made, tuple(keys)
+    )
+
+
+def _logits(runs, shown, pairs, lines, alone) -> Chart:
+    made, keys = plain(x="similarity s", y="logit s / τ(s)"), []
+    right = _right_axis(made, "share", "share of the negatives")
+    for i in shown:
+        colour, dash = style_of(i)
+        drawn = made.quad(
+            left="left",
+            right="right",
+            top="negative",
+            bottom=0,
+            source=pairs[i],
+            fill_color=SOFT if alone else colour,
+            fill_alpha=0.25,
+            line_alpha=0,
+            y_range_name="share",
+            name=f"r{i}",
+        )
+        right.renderers = [*right.renderers, drawn]
+        made.line(
+            x="s",
+            y="logit",
+            source=lines[i],
+            line_color=colour,
+            line_dash=dash,
+            line_width=2.5,
+            name=f"r{i}",
+        )
+        made.line(
+            x="s",
+            y="falling",
+            source=lines[i],
+            line_color=BAD,
+            line_width=6,
+            line_dash="dashed",
+            name=f"r{i}",
+        )
+        keys.append(Key("logit" if alone else runs[i].name, colour, dash))
+    keys += [
+        Key("where it no longer increases", BAD, "dashed"),
+        Key("negatives, right axis", SOFT, "area"),
+    ]
+    about = (
+        "The logit that a negative has at each similarity, over the histogram of the negatives. "
+        "Red and dashed where a more similar negative has no higher logit."
+    )
+    return Chart("logits", "The logit over the negatives", about, made, tuple(keys))
+
+
+def _gradients(runs, shown, pairs, lines, alone) -> Chart:
+    made, keys = plain(x="similarity s", y="share"), []
+    right = _right_axis(made, "weight", "weight of one negative", log=True)
+    for number, i in enumerate(shown):
+        colour, dash = style_of(i)
+        made.quad(
+            left="left",
+            right="right",
+            top="negative",
+            bottom=0,
+            source=pairs[i],
+            fill_color=SOFT if alone else colour,
+            fill_alpha=0.25,
+            line_alpha=0,
+            name=f"r{i}",
+        )
+        made.step(
+            x="left",
+            y="gradient",
+            source=pairs[i],
+            mode="after",
+            line_color=colour,
+            line_dash=dash,
+            line_width=2.2,
+            name=f"r{i}",
+        )
+        ink = COLOURS[3] if alone else colour
+        drawn = made.line(
+            x="s",
+            y="weight",
+            source=lines[i],
+            line_color=ink,
+            line_dash="dotted",
+            line_width=2,
+            y_range_name="weight",
+            name=f"r{i}",
+        )
+        right.renderers = [*right.renderers, drawn]
+        if not alone:
+            keys.append(Key(runs[i].name, colour, dash))
+        if not number:
+            keys += [
+                Key("share of the gradient", colour if alone else SOFT),
+                Key("share of the negatives", SOFT, "area"),
+                Key(
+                    "weight of one negative, as a multiple of that in the middle, right axis",
+                    ink if alone else SOFT,
+                    "dotted",
+                ),
+            ]
+    about = (
+        "At which similarities the negatives lie, and at which the gradient that pushes an anchor "
+        "away; and how much one negative weighs at each similarity."
+    )
+    return Chart("gradients", "Where the gradient comes from", about, made, tuple(keys))
+
+
+def _right_axis(made: Any, name: str, label: str, *, log: bool = False) -> DataRange1d:
+    """A second scale; its range follows the renderers that are put on it."""
+    own = DataRange1d(renderers=[]) if log else DataRange1d(renderers=[], start=0)
+    made.extra_y_ranges = {name: own}
+    if log:
+        made.extra_y_scales = {name: LogScale()}
+    axis = LogAxis if log else LinearAxis
+    made.add_layout(axis(y_range_name=name, axis_label=label), "right")
+    made.y_range.renderers = []
+    made.y_range = DataRange1d(start=0) if not log else made.y_range
+    return own
+
+
+OVER_TIME = {
+    "effective": (
+        "How many negatives count",
+        "negatives",
+        {
+            "effective_negatives": "effective number of negatives",
+            "hardest_for_80_percent": "hardest negatives with 80 % of the gradient",
+        },
+    ),
+    "shares": (
+        "What the hardest negatives have of the gradient",
+        "share",
+        {"hardest_1_percent": "hardest 1 %", "hardest_10_percent": "hardest 10 %"},
+    ),
+    "distances": (
+        "How far apart the histograms of similarities are",
+        "earth mover's distance",
+        {
+            "emd_positive_negative": "positives from negatives",
+            "emd_true_false": "negatives of other classes from those of the own",
+        },
+    ),
+}
+
+
+def over_time(runs: Sequence[Run]) -> list[Chart]:
+    """The single numbers of the records; a line marks the step of the slider."""
+    charts = []
+    for name, (title, unit, lines) in OVER_TIME.items():
+        made, keys, told = None, [], []
+        for i, run in enumerate(runs):
+            for number, (scalar, label) in enumerate(lines.items()):
+                if run.records is None or scalar not in run.records.arrays:
+                    continue
+                values = np.float64(run.records[scalar])
+                if len(values) < 2 or not np.isfinite(values).any():
+                    continue
+                made = made or plain(x="step", y=unit, y_range=DataRange1d(start=0))
+                colour = COLOURS[number] if len(runs) == 1 else style_of(i)[0]
+                made.line(
+                    x=run.records.steps,
+                    y=values,
+                    line_color=colour,
+                    line_width=2,
+                    line_dash=DASHES[number],
+                    name=f"r{i}",
+                )
+                prefix = "" if len(runs) == 1 else f"{run.name}: "
+                keys.append(Key(prefix + label, colour, DASHES[number]))
+                known = values[np.isfinite(values)]
+                told.append(f"{prefix}{label} from {known[0]:.3g} to {known[-1]:.3g}")
+        if made is not None:
+            made.add_layout(Span(dimension="height", location=0, line_color=SOFT, name="now"))
+            about = f"{title}, over the steps: {'; '.join(told)}."
+            charts.append(Chart(f"over-{name}", title, about, made, tuple(keys)))
+    return charts
+
+
+HOVER = """<div style="max-width: 180px"><img src="@picture" alt="" style="width: 96px;
+image-rendering: pixelated; display: @display"><div>@label</div></div>"""
+
+
+def map_of_images() -> Chart:
+    """An empty map; the page fills it with the images of a run at a step."""
+    columns = ("x", "y", "colour", "marker", "picture", "display", "label")
+    source = ColumnDataSource({name: [] for name in columns}, name="map")
+    made = plain(x="", y="", height=480, x_range=Range1d(-1.08, 1.08), y_range=Range1d(-1.08, 1.08))
+    made.axis.visible = False
+    made.grid.visible = False
+    drawn = made.scatter(
+        x="x",
+        y="y",
+        marker="marker",
+        fill_color="colour",
+        line_color="colour",
+        fill_alpha=0.75,
+        nonselection_alpha=0.2,
+        size=9,
+        source=source,
+    )
+    ring = ColumnDataSource({"x": [], "y": []}, name="anchor")
+    made.scatter(x="x", y="y", size=20, fill_alpha=0, line_width=3, line_color=BAD, source=ring)
+    made.add_tools(HoverTool(renderers=[drawn], tooltips=HOVER), LassoSelectTool(renderers=[drawn]))
+    made.add_tools("tap", "wheel_zoom", "pan", "reset")
+    made.toolbar_location = "above"
+    made.toolbar.active_scroll = None
+    about = (
+        "A map of the images that the run watches: near each other is what the encoder takes for "
+        "alike. The list of images and the tables below say the same in words."
+    )
+    return Chart("map", "Map of images", about, made)

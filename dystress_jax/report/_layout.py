@@ -1,0 +1,95 @@
+"""Where the images of a run lie in two dimensions: one layout, fitted once, for steps and runs."""
+
+import contextlib
+import importlib.util
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+Points = Float[np.ndarray, "n d"]
+Places = Float[np.ndarray, "n 2"]
+
+
+def layouts() -> tuple[str, ...]:
+    """The names of the layouts that can be computed here."""
+    return ("PCA", "UMAP") if importlib.util.find_spec("umap") else ("PCA",)
+
+
+def lay_out(steps: Sequence[Points], *, layout: str = "PCA") -> list[Places]:
+    r"""Places of the same rows at several steps, in one layout.
+
+    Rows are scaled to length 1 and centred. The last step is the reference: with
+    $X_t^\top X_\mathrm{last} = U S V^\top$ the rows of step t are turned by $U V^\top$ (orthogonal
+    Procrustes), which leaves the distances within a step as they are. The layout is fitted to the
+    reference and places all of them, so that what moves on the map has moved in the space.
+
+    Args:
+        steps: the rows of each step; the number of dimensions may differ. Steps of several runs may
+            follow each other, if the rows stand for the same images.
+        layout: one of `layouts`.
+
+    Returns:
+        The places of each step; together they fill [-1, 1] in their longer direction.
+
+    Example:
+        >>> line = np.array([[1.0, 0.1], [1.0, 0.5], [1.0, 1.0]])
+        >>> here, turned = lay_out([line @ np.array([[0.0, 1.0], [-1.0, 0.0]]), line])
+        >>> bool(np.allclose(here, turned))
+        True
+    """
+    ready = [_centred(x) for x in steps]
+    reference = ready[-1]
+    turned = [_turned(x, reference) for x in ready]
+    place = _umap(reference) if layout == "UMAP" else _pca(reference)
+    placed = [place(x) for x in turned]
+    largest = max((float(np.abs(x).max()) for x in placed if x.size), default=0.0)
+    return [x / largest if largest > 0 else x for x in placed]
+
+
+def _centred(x: Points) -> Points:
+    x = np.float64(x)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    x = x / np.where(length > 0, length, 1)
+    return x - x.mean(axis=0)
+
+
+def _turned(x: Points, reference: Points) -> Points:
+    u, _, vt = np.linalg.svd(x.T @ reference, full_matrices=False)
+    return x @ u @ vt
+
+
+def _pca(reference: Points):
+    """Onto the two axes of most variance, each turned so that its largest part is positive."""
+    _, _, axes = np.linalg.svd(reference, full_matrices=False)
+    axes = axes[:2]
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1, keepdims=True), axis=1)
+    axes = axes * np.where(largest < 0, -1.0, 1.0)
+
+    def place(x: Points) -> Places:
+        places = x @ axes.T
+        return np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
+
+    return place
+
+
+def _umap(reference: Points):
+    import umap
+
+    neighbours = max(2, min(15, len(reference) - 1))
+    # Without a seed of its own it runs on several threads, and every page would differ.
+    fitted = umap.UMAP(n_neighbors=neighbours, random_state=0, n_jobs=1, init="pca")
+    fitted.fit(reference)
+
+    def place(x: Points) -> Places:
+        with contextlib.suppress(AttributeError):
+            if np.array_equal(x, reference):
+                return _middle(np.asarray(fitted.embedding_))
+        return _middle(np.asarray(fitted.transform(x)))
+
+    shift = np.asarray(fitted.embedding_).mean(axis=0)
+
+    def _middle(places: Places) -> Places:
+        return np.float64(places) - shift
+
+    return place

@@ -1,0 +1,193 @@
+"""The page of a report, in one file that loads nothing."""
+
+import base64
+import html
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from bokeh.document import Document
+from bokeh.embed import components
+from bokeh.resources import Resources
+
+from .. import explorer
+from . import _charts as charts
+from . import _images, _tables
+from ._charts import Chart
+from ._run import Run
+from ._sentences import stand_out
+
+HERE = pathlib.Path(__file__).parent
+PICTURES = {
+    "neighbours.png": "Test images and their nearest training images, by the encoder and by pixels",
+    "retrieval.png": "Texts, their own images, and the images that they find",
+}
+LARGEST_PICTURE = 1_000_000  # bytes
+
+
+def page(runs: Sequence[Run]) -> str:
+    """A self-contained HTML page about runs.
+
+    Args:
+        runs: of `gather` or `of_embeddings`, at least one.
+
+    Returns:
+        The page. It asks for nothing when it is opened, and forbids itself to.
+    """
+    frames = [charts.frames(run) for run in runs]
+    images = _images.of_images(runs)
+    groups = {
+        "learned": [x for x in (charts.baselines(runs), *charts.curves(runs)) if x is not None],
+        "temperature": charts.of_temperature(runs, frames),
+        "over-time": charts.over_time(runs),
+        "space": [charts.map_of_images()] if any(images) else [],
+    }
+    drawn = {chart.name: chart for group in groups.values() for chart in group}
+    script, places = _components(drawn)
+    figures = {
+        name: "".join(_figure(chart, places[chart.name]) for chart in group)
+        for name, group in groups.items()
+    }
+    data = {
+        "curves": explorer.curves(),
+        "colours": charts.COLOURS,
+        "markers": charts.MARKERS,
+        "runs": [
+            _of_run(run, *rest) for run, *rest in zip(runs, frames, images, strict=True)
+        ],
+    }
+    filled = {
+        "TITLE": _safe(", ".join(run.name for run in runs)),
+        "STYLE": _read("style.css"),
+        "HEAD": _head(runs),
+        "OUT": _standing_out(runs),
+        "LEARNED": figures["learned"] or _none("No curves and no baselines have been recorded."),
+        "TEMPERATURE": figures["temperature"]
+        or _none("No records of pairs: the microscope was off, or the files are not there."),
+        "OVER": figures["over-time"],
+        "SPACE": figures["space"] or _none("No images have been recorded that could be drawn."),
+        "PICTURES": "".join(map(_pictures, runs)),
+        "GOOD": _good(runs),
+        "WHAT": _what(runs),
+        "BOKEH": Resources(mode="inline", components=["bokeh"]).render_js(),
+        "CHARTS": script,
+        # Last: names of runs are the user's.
+        "SCRIPT": _read("page.js").replace("/*CURVES*/", explorer.SCRIPT),
+        "DATA": explorer.as_script(data),
+    }
+    parts = _read("page.html").split("{{")
+    whole = [parts[0]]
+    for part in parts[1:]:
+        name, _, rest = part.partition("}}")
+        whole += [filled[name], rest]
+    return "".join(whole)
+
+
+def _components(drawn: dict[str, Chart]) -> tuple[str, dict[str, str]]:
+    """The script that draws all charts, and the place of each."""
+    if not drawn:
+        return "", {}
+    document = Document()
+    for chart in drawn.values():
+        document.add_root(chart.figure)
+    script, places = components({name: chart.figure for name, chart in drawn.items()})
+    return script, places
+
+
+def _figure(chart: Chart, place: str) -> str:
+    keys = "".join(
+        f'<li><span class="key {key.dash}" style="--ink:{key.colour}"></span>{_safe(key.label)}</li>'
+        for key in chart.keys
+    )
+    title, about = _safe(chart.title), _safe(chart.about)
+    return (
+        f'<figure id="figure-{chart.name}"><figcaption>{title}</figcaption>'
+        f'<div class="chart" role="img" aria-label="{title}. {about}">{place}</div>'
+        f'<ul class="keys">{keys}</ul></figure>'
+    )
+
+
+def _of_run(run: Run, frames: list[Any], images: dict[str, Any] | None) -> dict[str, Any]:
+    """What the script of the page knows of a run."""
+    records, steps, scalars = run.records, [], {}
+    if records is not None and frames:
+        steps = records.steps.tolist()
+        for name, array in records.arrays.items():
+            if array.axes == ("step",):
+                scalars[name] = [float(f"{x:.5g}") if abs(x) < 1e30 else None for x in array.values]
+    return {"name": run.name, "steps": steps, "frames": frames, "scalars": scalars, "images": images}
+
+
+def _head(runs: Sequence[Run]) -> str:
+    missing = "".join(
+        f"<li><strong>{_safe(run.name)}</strong>: {_safe(text)}</li>"
+        for run in runs
+        for text in run.missing
+    )
+    told = f'<ul class="missing" role="note">{missing}</ul>' if missing else ""
+    switches = "".join(
+        f'<label class="run"><input type="checkbox" checked data-run="{i}">'
+        f'<span class="key solid" style="--ink:{charts.style_of(i)[0]}"></span>'
+        f"{_safe(run.name)}</label>"
+        for i, run in enumerate(runs)
+    )
+    shown = f'<fieldset id="runs"><legend>Runs in the charts</legend>{switches}</fieldset>'
+    return told + (shown if len(runs) > 1 else "")
+
+
+def _standing_out(runs: Sequence[Run]) -> str:
+    parts = []
+    for run in runs:
+        found = stand_out(run)
+        if not found:
+            continue
+        items = "".join(
+            f"<li>{_safe(s.text)} <span class=rule>Rule: {_safe(s.rule)}.</span></li>"
+            for s in found
+        )
+        title = f"<h3>{_safe(run.name)}</h3>" if len(runs) > 1 else ""
+        parts.append(f"{title}<ul>{items}</ul>")
+    return "".join(parts) or _none("Nothing does, by the rules of this page.")
+
+
+def _good(runs: Sequence[Run]) -> str:
+    if not any(run.evaluations for run in runs):
+        return _none("Nothing has been measured yet: dystress eval --workdir=DIR measures a run.")
+    confusions = "".join(map(_tables.confusions, runs))
+    if not confusions:
+        confusions = _none("No evaluation has said which classes are taken for which.")
+    return _tables.evaluations(runs) + _tables.per_class(runs) + confusions
+
+
+def _what(runs: Sequence[Run]) -> str:
+    known = [run for run in runs if run.config]
+    parts = [_tables.differences(known)] if len(known) > 1 else []
+    parts += map(_tables.environment, runs)
+    parts += map(_tables.settings, known)
+    return "".join(parts)
+
+
+def _pictures(run: Run) -> str:
+    """Pictures that a run has drawn itself."""
+    found = []
+    for name, about in PICTURES.items():
+        path = pathlib.Path(run.place) / name
+        if path.is_file() and path.stat().st_size <= LARGEST_PICTURE:
+            content = base64.b64encode(path.read_bytes()).decode()
+            found.append(
+                f'<figure><figcaption>{_safe(run.name)}: {about}</figcaption><img class="wide" '
+                f'src="data:image/png;base64,{content}" alt="{about}"></figure>'
+            )
+    return "".join(found)
+
+
+def _none(text: str) -> str:
+    return f'<p class="none">{_safe(text)}</p>'
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _safe(text: str) -> str:
+    return html.escape(str(text))

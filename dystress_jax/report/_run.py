@@ -1,0 +1,310 @@
+"""What a report is made of: everything that the directory of a run says, as plain data."""
+
+import math
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from .. import microscope
+from ..files import FileError, parse_json, told
+from ..microscope import Records, Watched
+from ..temperatures import Temperature
+
+Flat = dict[str, Any]
+
+
+class Curve(NamedTuple):
+    """A number over the steps of a run."""
+
+    steps: Int[np.ndarray, " n"]
+    values: Float[np.ndarray, " n"]
+
+
+class Measured(NamedTuple):
+    """What an evaluation has measured.
+
+    Attributes:
+        rows: the numbers by name.
+        chance: of those whose chance is known.
+        split: which images.
+        per_class: the accuracy of each class, None for a class without images.
+        about: the protocol and everything else that is said of it.
+    """
+
+    rows: dict[str, float]
+    chance: dict[str, float]
+    split: str
+    per_class: dict[str, float | None]
+    about: dict[str, Any]
+
+
+class Confusion(NamedTuple):
+    """How often images of each class, a row, were taken for each, a column."""
+
+    class_names: tuple[str, ...]
+    counts: Int[np.ndarray, "classes classes"]
+
+
+class Run(NamedTuple):
+    """A run, or a file of embeddings, which has only records and images.
+
+    Attributes:
+        name: a short one, another for each run of a report.
+        place: the directory or the file.
+        config: the settings by dotted name.
+        curves: of metrics.jsonl, by name.
+        records: of the microscope; None: there are none.
+        images: those that the run watches; None: there are none.
+        baselines: the accuracy of nearest neighbours by what the features are; `trained` first.
+        chance: the accuracy of guessing; None: it is not known.
+        evaluations: by name.
+        confusions: by the name of the evaluation.
+        environment: where the run took place.
+        missing: what is not there or cannot be read, in sentences.
+    """
+
+    name: str
+    place: str
+    config: Flat = {}  # noqa: RUF012
+    curves: dict[str, Curve] = {}  # noqa: RUF012
+    records: Records | None = None
+    images: Watched | None = None
+    baselines: dict[str, float] = {}  # noqa: RUF012
+    chance: float | None = None
+    evaluations: dict[str, Measured] = {}  # noqa: RUF012
+    confusions: dict[str, Confusion] = {}  # noqa: RUF012
+    environment: dict[str, Any] = {}  # noqa: RUF012
+    missing: tuple[str, ...] = ()
+
+    @property
+    def seed(self) -> Any:
+        """The seed of the run; None if it is not known."""
+        return self.config.get("seed")
+
+    @property
+    def settings(self) -> tuple[tuple[str, str], ...]:
+        """Everything but the seed: runs that share it are repetitions of each other."""
+        return tuple((name, repr(x)) for name, x in sorted(self.config.items()) if name != "seed")
+
+
+def gather(workdirs: Iterable[pathlib.Path | str]) -> list[Run]:
+    """What is known of runs.
+
+    Args:
+        workdirs: their directories, each as it is now: finished or not.
+
+    Returns:
+        A run for each. What is missing or damaged is left out and said in `missing`.
+
+    Raises:
+        FileError: a directory is not there, or is none of a run.
+    """
+    paths = [pathlib.Path(workdir).expanduser().absolute() for workdir in workdirs]
+    paths = list(dict.fromkeys(paths))
+    return [_gather(path, name) for path, name in zip(paths, short_names(paths), strict=True)]
+
+
+def of_embeddings(path: pathlib.Path | str, temperature: Temperature) -> Run:
+    """A file of embeddings as a run whose only record it is: see `microscope.read_embeddings`.
+
+    Args:
+        path: the file.
+        temperature: under which the pairs are weighed.
+
+    Raises:
+        EmbeddingsError: it has no embeddings that can be used.
+        FileError: it cannot be read.
+    """
+    path = pathlib.Path(path).expanduser().absolute()
+    images = microscope.read_embeddings(path)
+    records = microscope.as_records(images, temperature) if len(images.ids) > 1 else None
+    missing = images.notes
+    if records is None:
+        missing += ("There is one row only: no pair can be looked at.",)
+    return Run(path.stem, str(path), records=records, images=images, missing=missing)
+
+
+def short_names(paths: list[pathlib.Path]) -> list[str]:
+    """The last parts of paths, as many as it takes to tell them apart.
+
+    Example:
+        >>> short_names([pathlib.Path("a/x"), pathlib.Path("b/x"), pathlib.Path("b/y")])
+        ['a/x', 'b/x', 'b/y']
+    """
+    longest = max((len(path.parts) for path in paths), default=1)
+    for count in range(1, longest + 1):
+        names = ["/".join(path.parts[-count:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names if paths else []
+
+
+def _gather(path: pathlib.Path, name: str) -> Run:
+    with told(path, "read"):
+        if not path.is_dir():
+            raise FileNotFoundError(2, "there is no such directory")
+        if not (path / "config.json").exists() and not (path / "microscope").is_dir():
+            raise FileNotFoundError(2, "it holds no run: there is no config.json")
+    missing: list[str] = []
+    config = _json(path / "config.json", missing)
+    summary = _json(path / "summary.json", missing, needed=False)
+    if not summary:
+        missing.append("The run has not ended: there is no summary.json yet.")
+    records = images = None
+    try:
+        records = microscope.read(path)
+        images = microscope.watched(path, records)
+    except FileError as error:
+        missing.append(f"{error}")
+    if records is not None and images is None:
+        missing.append("No record has images that could be drawn as a map.")
+    evaluations = {
+        name: measured(found)
+        for name, found in {**_dict(summary.get("evaluations")), **_results(path, missing)}.items()
+    }
+    chance = next(
+        (e.chance["top1"] for e in evaluations.values() if "top1" in e.chance and "top1" in e.rows),
+        None,
+    )
+    return Run(
+        name=name,
+        place=str(path),
+        config=flat(config),
+        curves=_curves(path, missing),
+        records=records,
+        images=images,
+        baselines=baselines(summary),
+        chance=chance,
+        evaluations={name: found for name, found in evaluations.items() if found.rows},
+        confusions=_confusions(path, missing),
+        environment=_json(path / "environment.json", missing, needed=False),
+        missing=tuple(missing),
+    )
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> Flat:
+    """Settings by their dotted names.
+
+    Example:
+        >>> flat({"seed": 0, "data": {"source": "tfds", "on": {}}})
+        {'seed': 0, 'data.source': 'tfds', 'data.on': {}}
+    """
+    found: Flat = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def baselines(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The accuracies `knn_NAME` of a summary, that of the trained encoder first.
+
+    Example:
+        >>> baselines({"knn_raw_pixels": 0.3, "knn_trained": 0.5, "knn_split": "test"})
+        {'trained': 0.5, 'raw pixels': 0.3}
+    """
+    found = {
+        name.removeprefix("knn_").replace("_", " "): float(value)
+        for name, value in summary.items()
+        if name.startswith("knn_") and isinstance(value, float) and 0 <= value <= 1
+    }
+    return dict(sorted(found.items(), key=lambda item: (item[0] != "trained", -item[1])))
+
+
+def measured(found: Any) -> Measured:
+    """An evaluation as `summary.json` and the files of `eval` hold it; all of it is optional."""
+    found = _dict(found)
+    named = ("chance", "split", "per_class_accuracy", "protocol")
+    about = {n: x for n, x in found.items() if n not in named and not _is_number(x)}
+    about |= {n: x for n, x in found.items() if n in _ABOUT}
+    rows = {n: float(x) for n, x in found.items() if _is_number(x) and n not in _ABOUT}
+    per_class = _dict(found.get("per_class_accuracy"))
+    return Measured(
+        rows=rows,
+        chance={n: float(x) for n, x in _dict(found.get("chance")).items() if _is_number(x)},
+        split=str(found.get("split", "")),
+        per_class={n: float(x) if _is_number(x) else None for n, x in per_class.items()},
+        about={**_dict(found.get("protocol")), **about},
+    )
+
+
+_ABOUT = ("checkpoint_step", "seed", "trained_with_seed")  # numbers that nothing has measured
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _json(path: pathlib.Path, missing: list[str], *, needed: bool = True) -> dict[str, Any]:
+    """The object in a file; {} if there is none, which is said."""
+    if not path.exists():
+        if needed:
+            missing.append(f"There is no {path.name}.")
+        return {}
+    try:
+        return _dict(parse_json(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        missing.append(f"{path.name} cannot be read ({error}).")
+        return {}
+
+
+def _curves(path: pathlib.Path, missing: list[str]) -> dict[str, Curve]:
+    try:
+        lines = (path / "metrics.jsonl").read_bytes().splitlines()
+    except OSError:
+        missing.append("There is no metrics.jsonl.")
+        return {}
+    found: dict[str, dict[int, float]] = {}
+    for line in lines:
+        try:
+            numbers = _dict(parse_json(line))
+        except ValueError:
+            continue  # the last line of a run that goes on
+        step = numbers.get("step")
+        if not isinstance(step, int):
+            continue
+        for name, value in numbers.items():
+            if name != "step" and _is_number(value) and math.isfinite(value):
+                found.setdefault(name, {})[step] = float(value)
+    sort = lambda points: sorted(points.items())
+    return {
+        name: Curve(*(np.array(column) for column in zip(*sort(points), strict=True)))
+        for name, points in found.items()
+    }
+
+
+def _results(path: pathlib.Path, missing: list[str]) -> dict[str, Any]:
+    """The results of `dystress eval`."""
+    files = sorted((path / "eval").glob("*.json")) if (path / "eval").is_dir() else []
+    return {
+        f"eval {file.stem}": _json(file, missing)
+        for file in files
+        if not file.stem.endswith("_confusion")
+    }
+
+
+def _confusions(path: pathlib.Path, missing: list[str]) -> dict[str, Confusion]:
+    files = sorted((path / "eval").glob("*_confusion.json")) if (path / "eval").is_dir() else []
+    found = {}
+    for file in files:
+        content = _json(file, missing)
+        names = content.get("class_names")
+        try:
+            counts = np.array(content.get("counts"), np.int64)
+        except (TypeError, ValueError):
+            counts = np.zeros(0, np.int64)
+        if isinstance(names, list) and counts.shape == (len(names), len(names)) and names:
+            name = file.stem.removesuffix("_confusion")
+            found[name] = Confusion(tuple(map(str, names)), counts)
+        else:
+            missing.append(f"eval/{file.name} holds no confusion matrix.")
+    return found

@@ -1,0 +1,237 @@
+"""What stands out in a run, in plain sentences; each comes from a rule that is said beside it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ..microscope import KINDS
+from ._run import Run
+
+
+class Sentence(NamedTuple):
+    """A sentence with its numbers, and the rule that it comes from."""
+
+    text: str
+    rule: str
+
+
+def stand_out(run: Run) -> list[Sentence]:
+    """All that a run gives reason to say, in the order of the report."""
+    return [found for rule in RULES if (found := rule(run)) is not None]
+
+
+def against_baselines(run: Run) -> Sentence | None:
+    """Whether the encoder is better than the best of what it must beat."""
+    others = {name: value for name, value in run.baselines.items() if name != "trained"}
+    if "trained" not in run.baselines or not others:
+        return None
+    best = max(others, key=lambda name: others[name])
+    trained, other = run.baselines["trained"], others[best]
+    points = 100 * (trained - other)
+    if points >= 5:
+        verdict = f"training has helped: {points:.1f} points more than the best baseline"
+    elif points > -5:
+        verdict = f"that is no clear gain over the best baseline ({points:+.1f} points)"
+    else:
+        verdict = f"the best baseline is better by {-points:.1f} points"
+    return Sentence(
+        f"Nearest neighbours recognise {_percent(trained)} of the images by the trained encoder, "
+        f"and {_percent(other)} by the baseline “{best}”: {verdict}.",
+        "the trained encoder against the best baseline; a clear gain is 5 points or more",
+    )
+
+
+def still_learning(run: Run) -> Sentence | None:
+    """Whether the loss was still falling at the end."""
+    loss = run.curves.get("loss")
+    if loss is None or len(loss.values) < 12:
+        return None
+    quarter = len(loss.values) // 4
+    before, after = loss.values[-2 * quarter : -quarter], loss.values[-quarter:]
+    fall, spread = before.mean() - after.mean(), after.std(ddof=1)
+    if fall <= 2 * spread / np.sqrt(quarter):
+        return None
+    return Sentence(
+        f"The loss was still falling at the end, from {before.mean():.3f} to {after.mean():.3f} "
+        "over the last half: a longer run may learn more.",
+        "the mean over the last quarter of the logged steps is below that of the quarter before "
+        "by more than two standard errors",
+    )
+
+
+def hardest(run: Run) -> Sentence | None:
+    """How few negatives carry the gradient."""
+    count, of = _last(run, "hardest_for_80_percent"), _negatives(run)
+    if count is None or not of:
+        return None
+    share = count / of
+    if share < 0.05:
+        verdict = "the temperature is low for this batch: the others hardly count"
+    elif share > 0.6:
+        verdict = "the temperature is high for this batch: easy and hard negatives count alike"
+    else:
+        verdict = "between the two ends"
+    return Sentence(
+        f"{count:.0f} of {of:.0f} negatives carry 80 % of the gradient of an anchor "
+        f"({_percent(share)}): {verdict}.",
+        "the most similar negatives that hold 80 % of the weights, mean over the anchors of the "
+        "last record; low below 5 %, high above 60 %",
+    )
+
+
+def falling_logit(run: Run) -> Sentence | None:
+    """Whether negatives lie where a more similar one has the lower logit."""
+    if run.records is None or "curve_logit" not in run.records.arrays:
+        return None
+    logit = run.records["curve_logit"][-1]
+    counts = _kind(run, "similarity", "negative")
+    if counts is None or counts.sum() <= 0 or not np.isfinite(logit).all():
+        return None
+    share = float(counts[falls(logit)].sum() / counts.sum())
+    if share < 0.01:
+        return None
+    return Sentence(
+        f"{_percent(share)} of the negatives lie where the logit falls as they become more "
+        "similar: tau grows faster there than s, so that the harder of two negatives has the "
+        "smaller logit. If the gradient goes through tau, they are pulled closer.",
+        "the share of negatives of the last record in bins over which s / tau(s) decreases; "
+        "said from 1 %",
+    )
+
+
+def false_negatives(run: Run) -> Sentence | None:
+    """What images of the anchor's own class have of the gradient."""
+    same = [_kind(run, name, "false_negative") for name in ("similarity", "gradient")]
+    all_of = [_kind(run, name, "negative") for name in ("similarity", "gradient")]
+    found = [x for x in (*same, *all_of) if x is not None and np.isfinite(x).all()]
+    if len(found) < 4 or not all(x.sum() > 0 for x in found):
+        return None
+    of_pairs, of_gradient = (a.sum() / b.sum() for a, b in zip(found[:2], found[2:], strict=True))
+    factor = of_gradient / of_pairs
+    return Sentence(
+        f"{_percent(of_pairs)} of the negatives are of the anchor's own class (false negatives), "
+        f"and they have {_percent(of_gradient)} of the gradient, {factor:.1f} times their share: "
+        + (
+            "what is alike is pushed apart most."
+            if factor > 1.2
+            else "they are pushed about as much as the others."
+        ),
+        "the share of the weights over the share of the pairs, last record; most above 1.2",
+    )
+
+
+def collapsed(run: Run) -> Sentence | None:
+    """Whether all images have nearly the same features."""
+    if run.images is None or len(run.images.ids) < 2:
+        return None
+    x = np.float64(run.images.features[-1])
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    n = len(x)
+    mean = float((np.linalg.norm(x.sum(axis=0)) ** 2 - n) / (n * (n - 1)))
+    if mean < 0.9:
+        return None
+    return Sentence(
+        f"The features of two images have a cosine of {mean:.2f} on average: all point nearly the "
+        "same way. Either they have collapsed, or a large mean hides what differs.",
+        "the mean cosine of two different images that are watched; said from 0.9",
+    )
+
+
+def modality_gap(run: Run) -> Sentence | None:
+    """How far images and texts lie from each other as a whole."""
+    images = run.images
+    if images is None or images.partner != "text" or images.partners is None:
+        return None
+    a, b = (_unit(x[-1]) for x in (images.embeddings, images.partners))
+    gap = float(np.linalg.norm(a.mean(axis=0) - b.mean(axis=0)))
+    pairs = float(np.linalg.norm(a - b, axis=1).mean())
+    return Sentence(
+        f"The modality gap is {gap:.2f}: so far apart are the mean image and the mean text, where "
+        f"an image and its own text are {pairs:.2f} apart on average.",
+        "Euclidean distances of the images that are watched and their texts, at length 1",
+    )
+
+
+def weakest_class(run: Run) -> Sentence | None:
+    """Which class is recognised least."""
+    for name, found in run.evaluations.items():
+        known = {n: x for n, x in found.per_class.items() if x is not None}
+        if len(known) < 2:
+            continue
+        low, high = min(known, key=lambda n: known[n]), max(known, key=lambda n: known[n])
+        return Sentence(
+            f"By {name}, the class recognised least is “{low}” ({_percent(known[low])}), the one "
+            f"recognised most “{high}” ({_percent(known[high])}).",
+            "the lowest and the highest accuracy of a class, first evaluation that has them",
+        )
+    return None
+
+
+def not_finite(run: Run) -> Sentence | None:
+    """Whether records hold numbers that are none."""
+    if run.records is None or "uniformity" not in run.records.arrays:
+        return None
+    lost = ~np.isfinite(np.float64(run.records["uniformity"]))
+    if not lost.any():
+        return None
+    return Sentence(
+        f"{lost.sum()} of {len(lost)} records are not finite: embeddings were NaN or infinite "
+        "there, and the charts have gaps.",
+        "the uniformity of a record is NaN or infinite",
+    )
+
+
+RULES: tuple[Callable[[Run], Sentence | None], ...] = (
+    against_baselines,
+    still_learning,
+    hardest,
+    falling_logit,
+    false_negatives,
+    not_finite,
+    collapsed,
+    modality_gap,
+    weakest_class,
+)
+
+
+def falls(logit: Float[np.ndarray, " edges"]) -> np.ndarray:
+    """Which bins between edges have a logit that does not increase.
+
+    Example:
+        >>> falls(np.array([0.0, 1.0, 0.5, 2.0])).tolist()
+        [False, True, False]
+    """
+    return np.diff(logit) <= 0
+
+
+def _kind(run: Run, name: str, kind: str) -> Float[np.ndarray, " bins"] | None:
+    if run.records is None or name not in run.records.arrays:
+        return None
+    return np.float64(run.records[name][-1, KINDS.index(kind)])
+
+
+def _last(run: Run, name: str) -> float | None:
+    if run.records is None or name not in run.records.arrays:
+        return None
+    value = float(run.records[name][-1])
+    return value if np.isfinite(value) else None
+
+
+def _negatives(run: Run) -> float:
+    """Negatives of an anchor."""
+    pairs, anchors = (_kind(run, "similarity", kind) for kind in ("negative", "positive"))
+    if pairs is None or anchors is None:
+        return 0.0
+    if anchors.sum() > 0:
+        return float(pairs.sum() / anchors.sum())
+    return float(len(run.images.ids) - 1) if run.images is not None else 0.0
+
+
+def _unit(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

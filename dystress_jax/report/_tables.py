@@ -1,0 +1,164 @@
+"""The tables of a report, as HTML."""
+
+import html
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ._run import Confusion, Run
+
+SHARES = ("top", "recall", "accuracy", "purity")  # parts of names whose numbers are shares
+CELLS = 24  # classes at most whose confusion is shown whole
+CONFUSED = 15  # pairs of classes shown where there are more
+
+
+def evaluations(runs: Sequence[Run]) -> str:
+    """Everything that was measured, a row a number, a column a run."""
+    keys = [(name, row) for run in runs for name, e in run.evaluations.items() for row in e.rows]
+    body = []
+    for name, row in dict.fromkeys(keys):
+        cells, chance, split = [], "", ""
+        for run in runs:
+            found = run.evaluations.get(name)
+            value = None if found is None else found.rows.get(row)
+            cells.append("" if value is None else number(row, value))
+            if found is not None and row in found.chance:
+                chance = number(row, found.chance[row])
+            split = split or (found.split if found is not None else "")
+        body.append([f"{name}: {row.replace('_', ' ')}", split, chance, *cells])
+    return table(["", "images", "chance", *(run.name for run in runs)], body)
+
+
+def per_class(runs: Sequence[Run]) -> str:
+    """The accuracy of each class with a bar, for each evaluation that has it."""
+    parts = []
+    for name in dict.fromkeys(name for run in runs for name in run.evaluations):
+        having = [r for r in runs if name in r.evaluations and r.evaluations[name].per_class]
+        if not having:
+            continue
+        classes = list(dict.fromkeys(c for r in having for c in r.evaluations[name].per_class))
+        rows = []
+        for label in classes:
+            shares = [r.evaluations[name].per_class.get(label) for r in having]
+            rows.append(f"<tr><th scope=row>{_safe(label)}</th>{''.join(map(_bar, shares))}</tr>")
+        head = _head(["class", *(r.name for r in having)])
+        parts.append(_details(f"{name}: accuracy of each class", f"{head}{''.join(rows)}"))
+    return "".join(parts)
+
+
+def confusions(run: Run) -> str:
+    """Which classes were taken for which: whole where they are few, else the most frequent."""
+    parts = []
+    for name, found in run.confusions.items():
+        few = len(found.class_names) <= CELLS
+        content = _matrix(found) if few else _most_confused(found)
+        parts.append(_details(f"{run.name}, {name}: which classes are taken for which", content))
+    return "".join(parts)
+
+
+def _matrix(found: Confusion) -> str:
+    shares = found.counts / np.maximum(found.counts.sum(axis=1, keepdims=True), 1)
+    numbered = [f"{i + 1}" for i in range(len(found.class_names))]
+    rows = []
+    for i, name in enumerate(found.class_names):
+        cells = "".join(
+            f'<td style="--share:{share:.2f}"{" class=right" * (i == j)} '
+            f'title="{_safe(name)} taken for {_safe(found.class_names[j])}">{count or ""}</td>'
+            for j, (share, count) in enumerate(zip(shares[i], found.counts[i], strict=True))
+        )
+        rows.append(f"<tr><th scope=row>{i + 1} {_safe(name)}</th>{cells}</tr>")
+    return f"{_head(['is ↓ taken for →', *numbered])}{''.join(rows)}"
+
+
+def _most_confused(found: Confusion) -> str:
+    counts = found.counts.copy()
+    np.fill_diagonal(counts, 0)
+    rows, names = [], found.class_names
+    for at in np.argsort(-counts, axis=None, kind="stable")[:CONFUSED]:
+        i, j = np.unravel_index(at, counts.shape)
+        if counts[i, j]:
+            share = counts[i, j] / found.counts[i].sum()
+            rows.append([names[i], names[j], str(counts[i, j]), f"{100 * share:.1f} %"])
+    return table(["is", "taken for", "images", "of its class"], rows)
+
+
+def differences(runs: Sequence[Run]) -> str:
+    """The settings in which runs differ."""
+    rows = []
+    for name in dict.fromkeys(name for run in runs for name in run.config):
+        values = [_value(run.config[name]) if name in run.config else "—" for run in runs]
+        if len(set(values)) > 1:
+            rows.append([name, *values])
+    if not rows:
+        return "<p>The runs have the same settings.</p>"
+    return table(["setting", *(run.name for run in runs)], rows)
+
+
+def settings(run: Run) -> str:
+    """All settings of a run."""
+    rows = [[name, _value(value)] for name, value in run.config.items()]
+    return _details(f"{run.name}: all settings", table(["setting", "value"], rows, bare=True))
+
+
+def environment(run: Run) -> str:
+    """Where a run took place, and by which code."""
+    about = run.environment
+    rows = [["directory or file", run.place]]
+    for name, value in about.items():
+        if isinstance(value, dict):
+            rows += [[f"{name}: {inner}", _value(x)] for inner, x in value.items()]
+        elif name == "command" and isinstance(value, list):
+            rows.append([name, " ".join(map(str, value))])
+        else:
+            rows.append([name, _value(value)])
+    return table(["", run.name], rows)
+
+
+def number(name: str, value: float) -> str:
+    """A measured number as people read it.
+
+    Example:
+        >>> number("top1", 0.4788), number("uniformity", -2.34567)
+        ('47.9 %', '-2.346')
+    """
+    if any(part in name for part in SHARES) and 0 <= value <= 1:
+        return f"{100 * value:.1f} %"
+    return f"{value:.4g}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, bare: bool = False) -> str:
+    """A table whose first column names the rows."""
+    body = "".join(
+        f"<tr><th scope=row>{_safe(first)}</th>{''.join(f'<td>{_safe(x)}</td>' for x in rest)}</tr>"
+        for first, *rest in rows
+    )
+    whole = _head(head) + body
+    return whole if bare else f'<div class="scroll"><table>{whole}</table></div>'
+
+
+def _head(names: Sequence[str]) -> str:
+    cells = "".join(f"<th scope=col>{_safe(name)}</th>" for name in names)
+    return f"<thead><tr>{cells}</tr></thead>"
+
+
+def _details(title: str, rows: str) -> str:
+    whole = rows if rows.startswith("<div") else f'<div class="scroll"><table>{rows}</table></div>'
+    return f"<details><summary>{_safe(title)}</summary>{whole}</details>"
+
+
+def _bar(share: float | None) -> str:
+    if share is None:
+        return "<td>no images</td>"
+    return f'<td class="bar" style="--share:{share:.3f}"><span>{100 * share:.1f} %</span></td>'
+
+
+def _value(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or "—"
+    return json.dumps(value, default=str)
+
+
+def _safe(text: str) -> str:
+    return html.escape(str(text))
