@@ -47,7 +47,6 @@ _MOVED = {
     "optim": "dystress_jax.training.optim",
     "state": "dystress_jax.training",
     "step": "dystress_jax.training",
-    "report": "dystress_jax.training.log",
     "interrupt": "dystress_jax.training.interrupt",
     "vocabulary": "dystress_jax.run.language",
     "command_line": "dystress_jax.run.cli",

@@ -31,6 +31,7 @@ LAYERS = [
     *PARTS,
     {"training"},
     {"run", "explorer"},
+    {"report"},
     {"configs", "commands"},
     {"__main__"},
 ]

@@ -19,9 +19,11 @@ COMMANDS = {
     "export": "write the weights of a run for other libraries",
     "import": "make a run of a file of weights",
     "embed": "write the features of images to a file",
+    "report": "write a page about a run, or several",
     "explore": "write a page that shows what every temperature does",
 }
-MISSING = "pip install 'dystress-jax[train]'"
+MISSING = "pip install 'dystress-jax[{}]'"
+EXTRAS = {"report": "train,report"}  # else train
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if str(error.name).startswith("dystress_jax"):
             raise
-        sys.exit(f"dystress {name}: found no package {error.name}; allowed: with it, {MISSING}.")
+        install = MISSING.format(EXTRAS.get(name, "train"))
+        sys.exit(f"dystress {name}: found no package {error.name}; allowed: with it, {install}.")
     command.main([f"dystress {name}", *rest])
 
 

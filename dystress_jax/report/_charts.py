@@ -10,10 +10,12 @@ from bokeh.models import (
     HoverTool,
     LassoSelectTool,
     LinearAxis,
-    LogAxis,
-    LogScale,
+    PanTool,
     Range1d,
+    ResetTool,
     Span,
+    TapTool,
+    WheelZoomTool,
 )
 from bokeh.plotting import figure
 from jaxtyping import Float, Int
@@ -22,13 +24,14 @@ from ..microscope import KINDS
 from ._run import Run
 from ._sentences import falls
 
-# Told apart by people who see colours differently, on white and on black.
+# Told apart by people who see colours differently, on white, and on black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b07d00", "#777777")
+IN_THE_DARK = ("#56b4e9", "#ff8c42", "#2fd6a3", "#e08bd8", "#e6b800", "#b0b0b0")
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex", "star", "plus")
 DASHES = ("solid", "dashed", "dotted", "dotdash", "dashdot")
 BAD = "#cc1111"
 SOFT = "#8a8a8a"
-BINS = 100  # of a histogram in the page
+BINS, POINTS = 50, 100  # of a histogram and of a curve in the page
 
 
 class Key(NamedTuple):
@@ -254,12 +257,10 @@ def frames(run: Run) -> list[dict[str, dict[str, list[float | None]]]]:
         return []
     found = []
     for t in range(len(records.steps)):
-        edges = np.float64(records["similarity_edges"][t])
-        by = max(1, (len(edges) - 1) // BINS)
-        while (len(edges) - 1) % by:
-            by -= 1
+        whole = np.float64(records["similarity_edges"][t])
+        by, fine = _step(len(whole) - 1, BINS), _step(len(whole) - 1, POINTS)
         merged = lambda x, by=by: np.float64(x).reshape(len(x), -1, by).sum(axis=-1)
-        edges = edges[::by]
+        edges = whole[::by]
         kinds = dict(zip(KINDS, merged(records["similarity"][t]), strict=True))
         negatives = kinds["negative"].sum()
         columns = {"left": edges[:-1], "right": edges[1:]}
@@ -271,20 +272,24 @@ def frames(run: Run) -> list[dict[str, dict[str, list[float | None]]]]:
             mass = merged(records["gradient"][t])[KINDS.index("negative")]
             if mass.sum() > 0:
                 columns["gradient"] = mass / mass.sum()
-        at = {"s": edges}
+        at = {"s": whole[::fine]}
         for name in ("tau", "logit", "log_weight"):
-            values = np.full(len(edges), np.nan)
+            at[name] = np.full(len(at["s"]), np.nan)
             if f"curve_{name}" in records.arrays:
-                values = np.float64(records[f"curve_{name}"][t])[::by]
-            at[name] = values
+                at[name] = np.float64(records[f"curve_{name}"][t])[::fine]
         down = falls(at["logit"])
         at["falling"] = np.where(
             np.append(down, False) | np.append(False, down), at["logit"], np.nan
         )
-        middle = at["log_weight"][len(edges) // 2]
-        at["weight"] = np.exp(np.clip(at["log_weight"] - middle, -60, 60))
+        middle = at["log_weight"][len(at["s"]) // 2]
+        at["weight"] = (at["log_weight"] - middle) / np.log(10)
         found.append({"pairs": _rounded(columns), "curves": _rounded(at)})
     return found
+
+
+def _step(bins: int, at_most: int) -> int:
+    """How many bins become one, so that no more than these are left and none is left over."""
+    return next(by for by in range(max(1, bins // at_most), bins + 1) if not bins % by)
 
 
 def _rounded(columns: dict[str, np.ndarray]) -> dict[str, list[float | None]]:
@@ -295,6 +300,24 @@ def _rounded(columns: dict[str, np.ndarray]) -> dict[str, list[float | None]]:
     }
 
 
+class _Lines(NamedTuple):
+    """What the charts of the temperature draw of one run.
+
+    Attributes:
+        name: of the run.
+        tag: by which the page shows and hides what is drawn.
+        ink: colour and dash of the run among others.
+        pairs: a row a bin.
+        curves: a row an edge.
+    """
+
+    name: str
+    tag: str
+    ink: tuple[str, str]
+    pairs: ColumnDataSource
+    curves: ColumnDataSource
+
+
 def of_temperature(runs: Sequence[Run], of: Sequence[list[Any]]) -> list[Chart]:
     """The charts that the slider moves, of the last record of each run.
 
@@ -302,187 +325,162 @@ def of_temperature(runs: Sequence[Run], of: Sequence[list[Any]]) -> list[Chart]:
         runs: all runs of the report.
         of: the `frames` of each.
     """
-    shown = [i for i in range(len(runs)) if of[i]]
-    if not shown:
-        return []
     # A row in which a number is missing leaves a gap.
     gap = lambda columns: {n: [np.nan if x is None else x for x in v] for n, v in columns.items()}
-    pairs = {i: ColumnDataSource(gap(of[i][-1]["pairs"]), name=f"pairs-{i}") for i in shown}
-    lines = {i: ColumnDataSource(gap(of[i][-1]["curves"]), name=f"curves-{i}") for i in shown}
-    alone = len(shown) == 1
-    return [
-        _similarities(runs, shown, pairs, lines, alone),
-        _logits(runs, shown, pairs, lines, alone),
-        _gradients(runs, shown, pairs, lines, alone),
+    shown = [
+        _Lines(
+            run.name,
+            f"r{i}",
+            style_of(i),
+            ColumnDataSource(gap(of[i][-1]["pairs"]), name=f"pairs-{i}"),
+            ColumnDataSource(gap(of[i][-1]["curves"]), name=f"curves-{i}"),
+        )
+        for i, run in enumerate(runs)
+        if of[i]
     ]
+    return [_similarities(shown), _logits(shown), _gradients(shown)] if shown else []
 
 
-def _similarities(runs, shown, pairs, lines, alone) -> Chart:
-    made, keys = plain(x="similarity s", y="share of the pairs"), []
-    right = _right_axis(made, "tau", "temperature τ(s)")
-    for number, i in enumerate(shown):
-        colour, _ = style_of(i)
-        labelled = any(x for x in pairs[i].data["false_negative"] if x and x > 0)
-        kinds = [
-            ("positive", "positive pairs", 0, "dashed"),
-            ("negative", "negative pairs", 1, "solid"),
-        ]
-        if labelled:
-            kinds += [("false_negative", "negatives of the anchor's own class", 2, "dotted")]
-        for kind, label, own, dash in kinds:
-            ink = COLOURS[own] if alone else colour
+def _similarities(shown: list[_Lines]) -> Chart:
+    """Where the pairs lie, by their kind, and tau(s) over them."""
+    made, alone = _with_right_axis("share of the pairs", "temperature τ(s)"), len(shown) == 1
+    kinds = {"positive": "positive pairs", "negative": "negative pairs"}
+    kinds["false_negative"] = "negatives of the anchor's own class"
+    has = lambda kind: any(x > 0 for run in shown for x in run.pairs.data[kind])
+    kinds = {kind: label for kind, label in kinds.items() if has(kind)}
+    dashes = {"positive": "dashed", "negative": "solid", "false_negative": "dotted"}
+    inks = dict(zip(dashes, COLOURS, strict=False))
+    for run in shown:
+        for kind in kinds:
             made.step(
                 x="left",
                 y=kind,
-                source=pairs[i],
+                source=run.pairs,
+                name=run.tag,
                 mode="after",
-                line_color=ink,
-                line_dash=dash,
+                line_color=inks[kind] if alone else run.ink[0],
+                line_dash=dashes[kind],
                 line_width=1.8,
-                name=f"r{i}",
             )
-            if alone or not number:
-                keys.append(Key(label, ink if alone else SOFT, dash))
-        ink = COLOURS[3] if alone else colour
-        drawn = made.line(
+        made.line(
             x="s",
             y="tau",
-            source=lines[i],
-            line_color=ink,
-            line_width=3,
-            line_alpha=0.75,
-            y_range_name="tau",
-            name=f"r{i}",
+            source=run.curves,
+            name=run.tag,
+            line_color=COLOURS[3] if alone else run.ink[0],
+            line_width=3.5,
+            line_alpha=0.7,
+            y_range_name="right",
         )
-        right.renderers = [*right.renderers, drawn]
-        if alone or not number:
-            keys.append(Key("τ(s), right axis", ink if alone else SOFT, "thick"))
-    keys += [] if alone else [Key(runs[i].name, style_of(i)[0]) for i in shown]
+    keys = [Key(label, inks[k] if alone else SOFT, dashes[k]) for k, label in kinds.items()]
+    keys.append(Key("τ(s), right axis", COLOURS[3] if alone else SOFT, "thick"))
     about = (
         "Histograms of the similarities of positive and negative pairs of a batch, as shares of "
         "each, and the temperature of a negative pair at each similarity."
     )
-    return Chart(
-        "similarities", "Which pairs there are, and their temperature", about, made, tuple(keys)
-    )
+    title = "Which pairs there are, and their temperature"
+    made.extra_y_ranges["right"].start = 0
+    return Chart("similarities", title, about, _fitted(made), (*keys, *_keys_of_runs(shown)))
 
 
-def _logits(runs, shown, pairs, lines, alone) -> Chart:
-    made, keys = plain(x="similarity s", y="logit s / τ(s)"), []
-    right = _right_axis(made, "share", "share of the negatives")
-    for i in shown:
-        colour, dash = style_of(i)
-        drawn = made.quad(
-            left="left",
-            right="right",
-            top="negative",
-            bottom=0,
-            source=pairs[i],
-            fill_color=SOFT if alone else colour,
-            fill_alpha=0.25,
-            line_alpha=0,
-            y_range_name="share",
-            name=f"r{i}",
-        )
-        right.renderers = [*right.renderers, drawn]
-        made.line(
-            x="s",
-            y="logit",
-            source=lines[i],
-            line_color=colour,
-            line_dash=dash,
-            line_width=2.5,
-            name=f"r{i}",
-        )
-        made.line(
-            x="s",
-            y="falling",
-            source=lines[i],
-            line_color=BAD,
-            line_width=6,
-            line_dash="dashed",
-            name=f"r{i}",
-        )
-        keys.append(Key("logit" if alone else runs[i].name, colour, dash))
-    keys += [
-        Key("where it no longer increases", BAD, "dashed"),
-        Key("negatives, right axis", SOFT, "area"),
-    ]
+def _logits(shown: list[_Lines]) -> Chart:
+    """The logit, red where it falls, over the negatives."""
+    made = _with_right_axis("logit s / τ(s)", "share of the negatives", from_zero=False)
+    alone = len(shown) == 1
+    for run in shown:
+        colour, dash = run.ink
+        _negatives(made, run, alone, y_range_name="right")
+        options = {"x": "s", "source": run.curves, "name": run.tag}
+        made.line(y="logit", line_color=colour, line_dash=dash, line_width=2.5, **options)
+        made.line(y="falling", line_color=BAD, line_dash="dashed", line_width=6, **options)
+    keys = [Key("logit", COLOURS[0])] if alone else _keys_of_runs(shown)
+    keys.append(Key("where it no longer increases", BAD, "dashed"))
+    keys.append(Key("negatives, right axis", SOFT, "area"))
     about = (
         "The logit that a negative has at each similarity, over the histogram of the negatives. "
         "Red and dashed where a more similar negative has no higher logit."
     )
-    return Chart("logits", "The logit over the negatives", about, made, tuple(keys))
+    made.extra_y_ranges["right"].start = 0
+    return Chart("logits", "The logit over the negatives", about, _fitted(made), tuple(keys))
 
 
-def _gradients(runs, shown, pairs, lines, alone) -> Chart:
-    made, keys = plain(x="similarity s", y="share"), []
-    right = _right_axis(made, "weight", "weight of one negative", log=True)
-    for number, i in enumerate(shown):
-        colour, dash = style_of(i)
-        made.quad(
-            left="left",
-            right="right",
-            top="negative",
-            bottom=0,
-            source=pairs[i],
-            fill_color=SOFT if alone else colour,
-            fill_alpha=0.25,
-            line_alpha=0,
-            name=f"r{i}",
-        )
+def _gradients(shown: list[_Lines]) -> Chart:
+    """Where the gradient lies, where the negatives lie, and what one of them weighs."""
+    made = _with_right_axis("share", "weight of one negative, 10^")
+    alone = len(shown) == 1
+    for run in shown:
+        colour, dash = run.ink
+        _negatives(made, run, alone)
         made.step(
             x="left",
             y="gradient",
-            source=pairs[i],
+            source=run.pairs,
+            name=run.tag,
             mode="after",
             line_color=colour,
             line_dash=dash,
             line_width=2.2,
-            name=f"r{i}",
         )
-        ink = COLOURS[3] if alone else colour
-        drawn = made.line(
+        made.line(
             x="s",
             y="weight",
-            source=lines[i],
-            line_color=ink,
+            source=run.curves,
+            name=run.tag,
+            line_color=COLOURS[3] if alone else colour,
             line_dash="dotted",
             line_width=2,
-            y_range_name="weight",
-            name=f"r{i}",
+            y_range_name="right",
         )
-        right.renderers = [*right.renderers, drawn]
-        if not alone:
-            keys.append(Key(runs[i].name, colour, dash))
-        if not number:
-            keys += [
-                Key("share of the gradient", colour if alone else SOFT),
-                Key("share of the negatives", SOFT, "area"),
-                Key(
-                    "weight of one negative, as a multiple of that in the middle, right axis",
-                    ink if alone else SOFT,
-                    "dotted",
-                ),
-            ]
+    keys = [
+        Key("share of the gradient", COLOURS[0] if alone else SOFT),
+        Key("share of the negatives", SOFT, "area"),
+        Key(
+            "weight of one negative over that of one in the middle, right axis: powers of 10",
+            COLOURS[3] if alone else SOFT,
+            "dotted",
+        ),
+        *_keys_of_runs(shown),
+    ]
     about = (
         "At which similarities the negatives lie, and at which the gradient that pushes an anchor "
         "away; and how much one negative weighs at each similarity."
     )
-    return Chart("gradients", "Where the gradient comes from", about, made, tuple(keys))
+    return Chart("gradients", "Where the gradient comes from", about, _fitted(made), tuple(keys))
 
 
-def _right_axis(made: Any, name: str, label: str, *, log: bool = False) -> DataRange1d:
-    """A second scale; its range follows the renderers that are put on it."""
-    own = DataRange1d(renderers=[]) if log else DataRange1d(renderers=[], start=0)
-    made.extra_y_ranges = {name: own}
-    if log:
-        made.extra_y_scales = {name: LogScale()}
-    axis = LogAxis if log else LinearAxis
-    made.add_layout(axis(y_range_name=name, axis_label=label), "right")
-    made.y_range.renderers = []
-    made.y_range = DataRange1d(start=0) if not log else made.y_range
-    return own
+def _negatives(made: Any, run: _Lines, alone: bool, **options: Any) -> None:
+    made.quad(
+        left="left",
+        right="right",
+        top="negative",
+        bottom=0,
+        source=run.pairs,
+        name=run.tag,
+        fill_color=SOFT if alone else run.ink[0],
+        fill_alpha=0.25,
+        line_alpha=0,
+        **options,
+    )
+
+
+def _keys_of_runs(shown: list[_Lines]) -> list[Key]:
+    return [Key(run.name, *run.ink) for run in shown] if len(shown) > 1 else []
+
+
+def _with_right_axis(left: str, right: str, *, from_zero: bool = True) -> Any:
+    """A figure of similarities with two scales."""
+    made = plain(x="similarity s", y=left)
+    made.y_range = DataRange1d(start=0) if from_zero else DataRange1d()
+    made.extra_y_ranges = {"right": DataRange1d()}
+    made.add_layout(LinearAxis(y_range_name="right", axis_label=right), "right")
+    return made
+
+
+def _fitted(made: Any) -> Any:
+    """The figure, each scale of which follows its own lines only."""
+    for name, scale in {"default": made.y_range, **made.extra_y_ranges}.items():
+        scale.renderers = [drawn for drawn in made.renderers if drawn.y_range_name == name]
+    return made
 
 
 OVER_TIME = {
@@ -567,10 +565,11 @@ def map_of_images() -> Chart:
     )
     ring = ColumnDataSource({"x": [], "y": []}, name="anchor")
     made.scatter(x="x", y="y", size=20, fill_alpha=0, line_width=3, line_color=BAD, source=ring)
-    made.add_tools(HoverTool(renderers=[drawn], tooltips=HOVER), LassoSelectTool(renderers=[drawn]))
-    made.add_tools("tap", "wheel_zoom", "pan", "reset")
-    made.toolbar_location = "above"
-    made.toolbar.active_scroll = None
+    lasso = LassoSelectTool(renderers=[drawn])
+    made.add_tools(HoverTool(renderers=[drawn], tooltips=HOVER), lasso, TapTool(renderers=[drawn]))
+    made.add_tools(WheelZoomTool(), PanTool(), ResetTool())
+    made.toolbar_location, made.toolbar.logo = "above", None
+    made.toolbar.active_drag, made.toolbar.active_scroll = lasso, None
     about = (
         "A map of the images that the run watches: near each other is what the encoder takes for "
         "alike. The list of images and the tables below say the same in words."

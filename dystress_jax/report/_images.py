@@ -13,7 +13,10 @@ from ._layout import lay_out, layouts
 from ._run import Run
 
 NEIGHBOURS = 12
-SPACES = {"features": "features, of the encoder", "embeddings": "embeddings, what the loss compares"}
+SPACES = {
+    "features": "features, of the encoder",
+    "embeddings": "embeddings, what the loss compares",
+}
 
 
 def of_images(runs: Sequence[Run]) -> list[dict[str, Any] | None]:

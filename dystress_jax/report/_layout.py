@@ -1,6 +1,5 @@
 """Where the images of a run lie in two dimensions: one layout, fitted once, for steps and runs."""
 
-import contextlib
 import importlib.util
 from collections.abc import Sequence
 
@@ -30,7 +29,7 @@ def lay_out(steps: Sequence[Points], *, layout: str = "PCA") -> list[Places]:
         layout: one of `layouts`.
 
     Returns:
-        The places of each step; together they fill [-1, 1] in their longer direction.
+        The places of each step; together they fill [-1, 1] in both directions.
 
     Example:
         >>> line = np.array([[1.0, 0.1], [1.0, 0.5], [1.0, 1.0]])
@@ -43,8 +42,10 @@ def lay_out(steps: Sequence[Points], *, layout: str = "PCA") -> list[Places]:
     turned = [_turned(x, reference) for x in ready]
     place = _umap(reference) if layout == "UMAP" else _pca(reference)
     placed = [place(x) for x in turned]
-    largest = max((float(np.abs(x).max()) for x in placed if x.size), default=0.0)
-    return [x / largest if largest > 0 else x for x in placed]
+    every = np.concatenate(placed)
+    low, high = every.min(axis=0), every.max(axis=0)
+    half = np.where(high > low, (high - low) / 2, 1)
+    return [(x - (low + high) / 2) / half for x in placed]
 
 
 def _centred(x: Points) -> Points:
@@ -77,19 +78,12 @@ def _umap(reference: Points):
     import umap
 
     neighbours = max(2, min(15, len(reference) - 1))
-    # Without a seed of its own it runs on several threads, and every page would differ.
-    fitted = umap.UMAP(n_neighbors=neighbours, random_state=0, n_jobs=1, init="pca")
-    fitted.fit(reference)
+    # On several threads every page would differ.
+    fitted = umap.UMAP(n_neighbors=neighbours, random_state=0, n_jobs=1, init="pca").fit(reference)
 
     def place(x: Points) -> Places:
-        with contextlib.suppress(AttributeError):
-            if np.array_equal(x, reference):
-                return _middle(np.asarray(fitted.embedding_))
-        return _middle(np.asarray(fitted.transform(x)))
-
-    shift = np.asarray(fitted.embedding_).mean(axis=0)
-
-    def _middle(places: Places) -> Places:
-        return np.float64(places) - shift
+        # What it was fitted to it would place a little beside.
+        same = np.array_equal(x, reference)
+        return np.float64(fitted.embedding_ if same else fitted.transform(x))
 
     return place

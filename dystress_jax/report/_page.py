@@ -51,10 +51,9 @@ def page(runs: Sequence[Run]) -> str:
     data = {
         "curves": explorer.curves(),
         "colours": charts.COLOURS,
+        "in_the_dark": dict(zip(charts.COLOURS, charts.IN_THE_DARK, strict=True)),
         "markers": charts.MARKERS,
-        "runs": [
-            _of_run(run, *rest) for run, *rest in zip(runs, frames, images, strict=True)
-        ],
+        "runs": [_of_run(run, *rest) for run, *rest in zip(runs, frames, images, strict=True)],
     }
     filled = {
         "TITLE": _safe(", ".join(run.name for run in runs)),
@@ -65,13 +64,13 @@ def page(runs: Sequence[Run]) -> str:
         "TEMPERATURE": figures["temperature"]
         or _none("No records of pairs: the microscope was off, or the files are not there."),
         "OVER": figures["over-time"],
-        "SPACE": figures["space"] or _none("No images have been recorded that could be drawn."),
+        "SPACE": figures["space"],
+        "NO_SPACE": "" if any(images) else _none("No images have been recorded to be drawn."),
         "PICTURES": "".join(map(_pictures, runs)),
         "GOOD": _good(runs),
         "WHAT": _what(runs),
         "BOKEH": Resources(mode="inline", components=["bokeh"]).render_js(),
         "CHARTS": script,
-        # Last: names of runs are the user's.
         "SCRIPT": _read("page.js").replace("/*CURVES*/", explorer.SCRIPT),
         "DATA": explorer.as_script(data),
     }
@@ -96,7 +95,7 @@ def _components(drawn: dict[str, Chart]) -> tuple[str, dict[str, str]]:
 
 def _figure(chart: Chart, place: str) -> str:
     keys = "".join(
-        f'<li><span class="key {key.dash}" style="--ink:{key.colour}"></span>{_safe(key.label)}</li>'
+        f'<li><span class="key {key.dash}" data-ink="{key.colour}"></span>{_safe(key.label)}</li>'
         for key in chart.keys
     )
     title, about = _safe(chart.title), _safe(chart.about)
@@ -115,7 +114,14 @@ def _of_run(run: Run, frames: list[Any], images: dict[str, Any] | None) -> dict[
         for name, array in records.arrays.items():
             if array.axes == ("step",):
                 scalars[name] = [float(f"{x:.5g}") if abs(x) < 1e30 else None for x in array.values]
-    return {"name": run.name, "steps": steps, "frames": frames, "scalars": scalars, "images": images}
+    return {
+        "name": run.name,
+        "temperature": str(run.config.get("temperature.name", "constant")),
+        "steps": steps,
+        "frames": frames,
+        "scalars": scalars,
+        "images": images,
+    }
 
 
 def _head(runs: Sequence[Run]) -> str:
@@ -127,7 +133,7 @@ def _head(runs: Sequence[Run]) -> str:
     told = f'<ul class="missing" role="note">{missing}</ul>' if missing else ""
     switches = "".join(
         f'<label class="run"><input type="checkbox" checked data-run="{i}">'
-        f'<span class="key solid" style="--ink:{charts.style_of(i)[0]}"></span>'
+        f'<span class="key solid" data-ink="{charts.style_of(i)[0]}"></span>'
         f"{_safe(run.name)}</label>"
         for i, run in enumerate(runs)
     )

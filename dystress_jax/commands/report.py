@@ -1,0 +1,65 @@
+"""Write a page about one run or several: did it learn, what does the temperature do, what was it?
+
+dystress report runs/quickstart
+    writes report.html here; it opens without a network
+
+dystress report runs/a runs/b runs/c --out=abc.html --open
+    lays runs over one another, and opens the page; runs that differ in their seed only are a band
+
+dystress report --embeddings=z.npz
+    of embeddings made anywhere: an .npz with features [n d], or view_a and view_b [n d], and
+    labels, class_names, images and captions as far as there are
+"""
+
+import argparse
+import pathlib
+import sys
+import webbrowser
+
+from .. import report, temperatures
+from ..errors import UserError
+from ..files import write_text
+
+
+def main(argv: list[str]) -> None:
+    """The command; `argv` is its name and its arguments."""
+    assert __doc__ is not None
+    command, *arguments = argv
+    parser = argparse.ArgumentParser(
+        prog=command, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workdir", nargs="*", help="a run, finished or not")
+    parser.add_argument("--embeddings", action="append", default=[], help="a file of embeddings")
+    parser.add_argument(
+        "--tau",
+        type=_positive,
+        default=0.1,
+        help="temperature of --embeddings; default: %(default)s",
+    )
+    parser.add_argument("--out", default="report.html", help="the page; default: %(default)s")
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    given = parser.parse_args(arguments)
+    if not given.workdir and not given.embeddings:
+        parser.error("found nothing to report on; allowed: at least one WORKDIR, or --embeddings.")
+    try:
+        runs = report.gather(given.workdir)
+        tau = temperatures.constant(given.tau)
+        runs += [report.of_embeddings(path, tau) for path in given.embeddings]
+        out = pathlib.Path(given.out).expanduser()
+        content = report.page(runs)
+        write_text(out, content)
+    except UserError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    for run in runs:
+        for text in run.missing:
+            print(f"{run.name}: {text}", file=sys.stderr)
+    print(f"written: {out} ({len(content.encode()) / 1e6:.1f} MB)")
+    if given.open:
+        webbrowser.open(out.absolute().as_uri())
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text}; allowed: a number above 0")
+    return value

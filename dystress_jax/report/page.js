@@ -1,0 +1,220 @@
+/*CURVES*/
+const by = id => document.getElementById(id);
+const runs = DATA.runs, withImages = runs.map((r, i) => i).filter(i => runs[i].images);
+const allSteps = [...new Set(runs.flatMap(r => r.steps))].sort((a, b) => a - b);
+const state = {step: allSteps.length - 1, run: withImages[0], space: "embeddings", layout: "PCA", anchor: 0, chosen: [], other: null};
+// Another one than the run's, to begin with.
+state.other = first(withImages.length && runs[state.run].temperature !== "constant" ? "constant" : "dystress");
+let doc = null; // of the charts
+const named = name => doc ? doc.get_model_by_name(name) : null;
+// The last entry that is not after a step.
+const at = (steps, step) => { let k = 0; steps.forEach((s, i) => { if (s <= step) k = i; }); return k; };
+const gap = columns => Object.fromEntries(Object.entries(columns).map(([n, v]) => [n, v.map(x => x === null ? NaN : x)]));
+const short = x => x === null || x === undefined || !isFinite(x) ? "–" : String(Number(x.toPrecision(4)));
+const percent = x => !isFinite(x) ? "–" : `${(100 * x).toPrecision(3)} %`;
+
+function drawStep() {
+  const step = allSteps[state.step];
+  by("step").value = state.step;
+  by("step-is").textContent = `${step} of ${allSteps.at(-1)}`;
+  by("step").setAttribute("aria-valuetext", `step ${step}`);
+  runs.forEach((run, i) => {
+    if (!run.frames.length) return;
+    const frame = run.frames[at(run.steps, step)], pairs = named(`pairs-${i}`), curves = named(`curves-${i}`);
+    if (pairs) pairs.data = gap(frame.pairs);
+    if (curves) curves.data = gap(frame.curves);
+  });
+  for (const m of models()) if (m.name === "now") m.location = step;
+  const shown = runs.map((r, i) => i).filter(i => runs[i].steps.length), names = [...new Set(shown.flatMap(i => Object.keys(runs[i].scalars)))];
+  by("numbers").tHead.replaceChildren(make("tr", {}, make("th", {scope: "col"}), ...shown.map(i => make("th", {scope: "col", textContent: `${runs[i].name}, step ${runs[i].steps[at(runs[i].steps, step)]}`}))));
+  by("numbers").tBodies[0].replaceChildren(...names.map(n => make("tr", {}, make("th", {scope: "row", textContent: n.replaceAll("_", " ")}),
+    ...shown.map(i => make("td", {textContent: short((runs[i].scalars[n] || [])[at(runs[i].steps, step)])})))));
+  drawMap();
+}
+
+const picture = (run, k) => { const im = runs[run].images; return im.pictures_of === null ? null : runs[im.pictures_of].images.pictures[k]; };
+const count = im => im.ids.length;
+const isPartner = (im, k) => k >= count(im);
+function named_class(im, k) { const l = im.labels[k % count(im)]; return l < 0 ? "no class" : im.class_names[l] ?? `class ${l}`; }
+function label(im, k) {
+  const own = k % count(im), what = isPartner(im, k) ? (im.partner === "text" ? "text" : "other view") + " of " : "";
+  const caption = im.captions[own] ? `: ${im.captions[own]}` : "", known = im.class_names.length ? `, ${named_class(im, own)}` : "";
+  return `${what}${im.split} ${im.ids[own]}${known}${caption}`;
+}
+function styled(im, k) {
+  const l = im.labels[k % count(im)], c = DATA.colours, m = DATA.markers;
+  if (isPartner(im, k)) return {colour: paint(l < 0 ? c[1] : c[l % c.length]), marker: "x"};
+  if (l < 0) return {colour: paint(c[0]), marker: "circle"};
+  return {colour: paint(c[l % c.length]), marker: m[(l + Math.floor(l / c.length)) % m.length]};
+}
+function places() {
+  const im = runs[state.run].images, all = im.places[state.space][state.layout];
+  return all[im.steps[0] === im.steps.at(-1) ? 0 : at(im.steps, allSteps[state.step])];
+}
+function drawMap() {
+  const source = named("map");
+  if (!source || state.run === undefined) return;
+  const im = runs[state.run].images, p = places(), ks = p.map((_, k) => k);
+  const style = ks.map(k => styled(im, k));
+  source.data = {x: p.map(x => x[0]), y: p.map(x => x[1]), colour: style.map(s => s.colour), marker: style.map(s => s.marker),
+    picture: ks.map(k => isPartner(im, k) ? "data:," : picture(state.run, k) ?? "data:,"), display: ks.map(k => !isPartner(im, k) && im.pictures_of !== null ? "block" : "none"), label: ks.map(k => label(im, k))};
+  named("anchor").data = {x: [p[state.anchor][0]], y: [p[state.anchor][1]]};
+}
+function card(im, k, says, more = {}) {
+  const src = isPartner(im, k) ? null : picture(state.run, k), about = label(im, k);
+  return make("button", {type: "button", title: about, ariaLabel: `${about}. ${says}. Make it the anchor`, onclick: () => setAnchor(k % count(im)), ...more},
+    ...(src ? [make("img", {src, alt: ""})] : []), make("span", {textContent: says}));
+}
+function choose(rows) {
+  state.chosen = rows;
+  const im = runs[state.run].images;
+  by("chosen-title").textContent = rows.length ? `Chosen images: ${rows.length}` : "Chosen images: none yet";
+  by("chosen").replaceChildren(...rows.map(k => card(im, k, isPartner(im, k) ? im.captions[k % count(im)] || "other view" : named_class(im, k))));
+}
+function setAnchor(k) {
+  state.anchor = Math.min(count(runs[state.run].images) - 1, Math.max(0, Math.round(k) || 0));
+  by("anchor").value = state.anchor;
+  drawMap(); drawAnchor();
+}
+const matrices = {};
+function similarities(run) {
+  if (!matrices[run]) matrices[run] = new Int16Array(Uint8Array.from(atob(runs[run].images.similarity), c => c.charCodeAt(0)).buffer);
+  const n = count(runs[run].images);
+  return Array.from({length: n}, (_, j) => matrices[run][state.anchor * n + j] / 32767);
+}
+// The logarithm of what a negative at s weighs under the run's own temperature, by its recorded curve.
+function ownLogWeight(run, s) {
+  const frame = runs[run].frames.at(-1);
+  if (!frame) return NaN;
+  const x = frame.curves.s, y = frame.curves.log_weight, last = x.length - 1, where = (s - x[0]) / (x[last] - x[0]) * last;
+  const i = Math.min(last - 1, Math.max(0, Math.floor(where))), part = Math.min(1, Math.max(0, where - i));
+  return y[i] === null || y[i + 1] === null ? NaN : y[i] * (1 - part) + y[i + 1] * part;
+}
+function drawAnchor() {
+  const im = runs[state.run].images, n = count(im), a = state.anchor;
+  const src = picture(state.run, a);
+  by("anchor-is").replaceChildren(...(src ? [make("img", {src, alt: "", style: "width:2.6rem;image-rendering:pixelated;vertical-align:middle"})] : []), ` ${label(im, a)}`);
+  by("near").replaceChildren(...im.near[a].map((k, i) => card(im, k, `${named_class(im, k)} ${im.how_near[a][i]}`)));
+  const s = similarities(state.run), order = s.map((_, j) => j).filter(j => j !== a).sort((i, j) => s[j] - s[i]);
+  const rank = s.filter((x, j) => j !== a && x > s[a]).length + 1;
+  by("of-partner").textContent = !im.partner ? "" : im.partner === "text"
+    ? `Its own text “${im.captions[a]}” is number ${rank} of ${n} by similarity (${short(s[a])}). The texts that it finds first: ${s.map((_, j) => j).sort((i, j) => s[j] - s[i]).slice(0, 8).map(j => `“${im.captions[j]}” ${short(s[j])}`).join(", ")}.`
+    : `Its other view is number ${rank} of ${n} by similarity (${short(s[a])}).`;
+  const wrong = problem(state.other);
+  by("other-problem").textContent = wrong;
+  const own = softmax(order.map(j => ownLogWeight(state.run, s[j]))), other = wrong ? order.map(() => NaN) : softmax(order.map(j => logWeight(state.other, Math.max(-0.999999, Math.min(0.999999, s[j])))));
+  const effective = w => Math.exp(-w.reduce((sum, x) => sum + (x > 0 ? x * Math.log(x) : 0), 0));
+  const is = w => w.length && w.every(isFinite) ? `${short(effective(w))}` : "not known";
+  by("effective").textContent = n < 2 ? "There is one image only: it has no negatives." : `Among the other ${n - 1} ${im.partner === "text" ? "texts" : "images"}, the effective number of negatives of this anchor is ${is(own)} under the run's temperature and ${is(other)} under ${state.other.name}.`;
+  by("hardest").tHead.replaceChildren(make("tr", {}, ...["", "similarity", "weight, run", `weight, ${state.other.name}`].map(t => make("th", {scope: "col", textContent: t}))));
+  by("hardest").tBodies[0].replaceChildren(...order.slice(0, 10).map((j, i) => {
+    const same = im.labels[j] >= 0 && im.labels[j] === im.labels[a], img = im.partner === "text" ? null : picture(state.run, j);
+    return make("tr", {}, make("th", {scope: "row", className: same ? "same" : ""}, ...(img ? [make("img", {src: img, alt: "", style: "width:2.2rem;image-rendering:pixelated;vertical-align:middle"}), " "] : []),
+      (im.partner === "text" && im.captions[j] ? `“${im.captions[j]}”` : named_class(im, j)) + (same ? " (same class)" : "")),
+      make("td", {textContent: short(s[j])}), make("td", {textContent: percent(own[i])}), make("td", {textContent: percent(other[i])}));
+  }));
+}
+function otherSliders() {
+  by("other-sliders").replaceChildren(...sliders(state.other, drawAnchor));
+  drawAnchor();
+}
+function options(id, pairs, chosen, changed) {
+  by(id).replaceChildren(...pairs.map(([value, text]) => make("option", {value, textContent: text, selected: value === chosen})));
+  by(id).onchange = () => changed(by(id).value);
+}
+function spaceControls() {
+  const im = runs[state.run].images;
+  const spaces = {features: "features (the encoder)", embeddings: "embeddings (the loss)"};
+  options("run", withImages.map(i => [String(i), runs[i].name]), String(state.run), v => { state.run = Number(v); spaceControls(); });
+  options("which-space", Object.entries(spaces), state.space, v => { state.space = v; drawMap(); choose([]); });
+  options("layout", Object.keys(im.places[state.space]).map(n => [n, n]), state.layout, v => { state.layout = v; drawMap(); });
+  const there = [...new Set(im.labels)].filter(l => l >= 0).sort((a, b) => a - b);
+  const rows = keep => im.labels.map((_, k) => k).filter(keep);
+  options("class", [["", "…"], ["all", "all images"], ...there.map(l => [String(l), im.class_names[l] ?? `class ${l}`])], "", v => choose(v === "" ? [] : rows(k => v === "all" || im.labels[k] === Number(v))));
+  by("classes").replaceChildren(...(there.length ? there : [-1]).slice(0, 60).map(l => { const k = im.labels.indexOf(l), {colour, marker} = styled(im, k);
+    return make("li", {}, make("span", {style: `color:${colour}`, ariaHidden: "true", textContent: SIGNS[marker] + " "}), l < 0 ? "images without a class" : im.class_names[l] ?? `class ${l}`); }),
+    ...(im.partner ? [make("li", {textContent: `× ${im.partner === "text" ? "texts" : "other views"} (in the space of embeddings)`})] : []));
+  by("anchor").max = count(im) - 1;
+  by("anchor").onchange = () => setAnchor(Number(by("anchor").value));
+  setAnchor(state.anchor); choose([]);
+}
+const SIGNS = {circle: "●", square: "■", triangle: "▲", diamond: "◆", inverted_triangle: "▼", hex: "⬢", star: "★", plus: "+", x: "×"};
+function arrow(event) {
+  const way = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]}[event.key];
+  if (!way) return;
+  event.preventDefault();
+  const p = places(), [x, y] = p[state.anchor];
+  let best = -1, least = Infinity;
+  for (let k = 0; k < count(runs[state.run].images); k++) {
+    const dx = p[k][0] - x, dy = p[k][1] - y, ahead = dx * way[0] + dy * way[1], aside = Math.abs(dx * way[1]) + Math.abs(dy * way[0]);
+    if (k !== state.anchor && ahead > 0 && aside <= ahead && ahead + aside < least) { least = ahead + aside; best = k; }
+  }
+  if (best >= 0) { setAnchor(best); by("map-place").setAttribute("aria-label", `Map of images, at ${label(runs[state.run].images, best)}`); }
+}
+const models = () => doc ? [...doc._all_models.values()] : [];
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const paint = colour => dark.matches ? DATA.in_the_dark[colour] ?? colour : colour;
+const inks = new Map(); // what each part of the charts was drawn with
+function recolour() {
+  for (const key of document.querySelectorAll("[data-ink]")) key.style.setProperty("--ink", paint(key.dataset.ink));
+  for (const m of models()) if (m.type === "GlyphRenderer") for (const name of ["line_color", "fill_color"]) {
+    const value = m.glyph[name]?.value, key = m.glyph.id + name;
+    if (!inks.has(key)) inks.set(key, value);
+    if (inks.get(key) in DATA.in_the_dark) m.glyph[name] = {value: paint(inks.get(key))};
+  }
+  const style = getComputedStyle(document.documentElement), ink = style.getPropertyValue("--ink").trim(), soft = style.getPropertyValue("--soft").trim(), line = style.getPropertyValue("--line").trim();
+  for (const m of models()) {
+    if (/Axis$/.test(m.type)) m.setv({axis_label_text_color: soft, axis_label_text_font_style: "normal", major_label_text_color: soft, axis_line_color: line, major_tick_line_color: line, minor_tick_line_color: null});
+    if (m.type === "Grid" && m.dimension === 1 && m.grid_line_color !== null) m.grid_line_color = line;
+    if (m.type === "GlyphRenderer" && m.name === "ink") m.glyph.text_color = ink;
+  }
+}
+let playing = null;
+function play() {
+  if (playing) { clearInterval(playing); playing = null; }
+  else {
+    if (state.step === allSteps.length - 1) state.step = 0;
+    playing = setInterval(() => { if (state.step >= allSteps.length - 1) play(); else { state.step++; drawStep(); } }, 220);
+  }
+  by("play").textContent = playing ? "Stop" : "Play";
+  by("play").setAttribute("aria-pressed", String(!!playing));
+}
+function begin() {
+  doc = Bokeh.documents.find(d => d.roots().length) ?? null;
+  recolour();
+  dark.addEventListener("change", () => { recolour(); if (withImages.length) spaceControls(); });
+  for (const box of document.querySelectorAll("#runs input")) box.onchange = () => {
+    const shown = new Set([...document.querySelectorAll("#runs input:checked")].map(b => "r" + b.dataset.run));
+    for (const m of models()) if (m.type === "GlyphRenderer" && /^r\d/.test(m.name ?? "")) m.visible = m.name.split(" ").some(n => shown.has(n));
+  };
+  if (withImages.length) {
+    by("of-space").hidden = false;
+    const im = runs[state.run].images;
+    if (im.partner === "") state.space = "features";
+    options("other", Object.keys(DATA.curves).map(n => [n, n]), state.other.name, v => { state.other = first(v); otherSliders(); });
+    spaceControls(); otherSliders();
+    const source = named("map");
+    if (source) source.selected.properties.indices.change.connect(() => {
+      const rows = source.selected.indices;
+      if (rows.length === 1) setAnchor(rows[0] % count(runs[state.run].images));
+      if (rows.length) choose(rows);
+    });
+    by("map-place").onkeydown = arrow;
+    const figure = models().find(m => m.type === "Toolbar" && m.tools.some(t => t.type === "LassoSelectTool"));
+    if (figure && matchMedia("(pointer: coarse)").matches) for (const t of figure.tools) if (t.type === "LassoSelectTool" || t.type === "PanTool") t.active = false;
+  }
+  if (allSteps.length) {
+    by("numbers-of-step").hidden = false;
+    by("time").hidden = allSteps.length < 2;
+    by("step").max = allSteps.length - 1;
+    by("step").oninput = () => { state.step = Number(by("step").value); drawStep(); };
+    by("play").onclick = play;
+    drawStep();
+  }
+  document.documentElement.dataset.ready = "yes";
+}
+// The charts are there a moment after their script.
+(function wait() {
+  const drawn = !document.querySelector(".chart") || (window.Bokeh && Bokeh.documents.some(d => d.roots().length));
+  if (drawn) begin(); else setTimeout(wait, 20);
+})();
