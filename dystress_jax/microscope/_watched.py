@@ -276,14 +276,12 @@ def as_records(images: Watched, temperature: Temperature) -> Records:
     Each image is held against all others, and against the other views where there are some. Without
     these there are no positives.
     """
-    n = len(images.ids)
-    rows, labels = jnp.arange(n), jnp.asarray(images.labels)
 
     def of_step(t: int) -> dict[str, Any]:
         points = jnp.asarray(images.embeddings[t])
         others = points if images.partners is None else jnp.asarray(images.partners[t])
-        pairs = Compared(points, others, others, (rows, rows), (labels, labels))
-        found = dict(jax.device_get(look(pairs, temperature, max_anchors=n)))
+        labels = jnp.asarray(images.labels, jnp.int32)
+        found = dict(jax.device_get(_look_at(points, others, labels, temperature)))
         if images.partners is None:  # what was compared is the image itself
             for name in ("similarity", "tau"):
                 found[name] = np.where(np.arange(len(KINDS))[:, None] == 0, 0, found[name])
@@ -294,3 +292,15 @@ def as_records(images: Watched, temperature: Temperature) -> Records:
     found = [of_step(t) for t in range(len(images.steps))]
     stacked = {name: np.stack([record[name] for record in found]) for name in found[0]}
     return Records.of(images.steps, stacked)
+
+
+@jax.jit
+def _look_at(
+    points: Float[Array, "n d"],
+    others: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    temperature: Temperature,
+) -> dict[str, Array]:
+    rows = jnp.arange(len(points))
+    pairs = Compared(points, others, others, (rows, rows), (labels, labels))
+    return look(pairs, temperature, max_anchors=len(points))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-Points = Float[np.ndarray, "n d"]
+Points = Float[np.ndarray, "n _"]
 Places = Float[np.ndarray, "n 2"]
 
 
@@ -55,7 +55,7 @@ def _centred(x: Points) -> Points:
     return x - x.mean(axis=0)
 
 
-def _turned(x: Points, reference: Points) -> Points:
+def _turned(x: Points, reference: Float[np.ndarray, "n r"]) -> Float[np.ndarray, "n r"]:
     u, _, vt = np.linalg.svd(x.T @ reference, full_matrices=False)
     return x @ u @ vt
 

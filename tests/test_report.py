@@ -1,0 +1,375 @@
+"""The page about runs: what is gathered, what is said, and that any run gives a page."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dystress_jax import commands, microscope, report, temperatures
+from dystress_jax.files import FileError
+from dystress_jax.microscope import KINDS, Recorder
+from dystress_jax.report import Confusion, Curve, Measured, Run, _charts, _images, _layout, _tables
+from dystress_jax.report._sentences import RULES
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+N, BINS = 24, 200
+LABELS = np.arange(N) % 3
+
+
+def record(seed=0, *, labelled=True, width=6, **changes):
+    """What a run might have found at a step: half of the curve of the logit falls."""
+    rng = np.random.default_rng(seed)
+    edges = np.linspace(-1, 1, BINS + 1)
+    negative = np.histogram(rng.normal(0, 0.2, 900), edges)[0]
+    false = negative // 3 * labelled
+    positive = np.histogram(rng.normal(0.6, 0.1, N), edges)[0]
+    gradient = negative * np.exp(5 * edges[:-1])
+    found = {
+        "similarity_edges": edges,
+        "similarity": np.stack([positive, negative, (negative - false) * labelled, false]),
+        "gradient": np.stack([0 * gradient, gradient, gradient / 2, gradient / 2]) / gradient.sum(),
+        "curve_tau": 0.1 + 0 * edges,
+        "curve_logit": np.minimum(edges, 0.1) * 10,
+        "curve_log_weight": edges * 10,
+        "entropy": np.float32(2.0),
+        "uniformity": np.float32(-2.0),
+        "effective_negatives": np.float32(7.4),
+        "hardest_1_percent": np.float32(0.2),
+        "hardest_for_80_percent": np.float32(1.0),
+        "watched_features": rng.normal(size=(N, width)).astype(np.float16),
+        "watched_embeddings": rng.normal(size=(N, 4)).astype(np.float16),
+        "watched_similarity": np.tanh(rng.normal(size=(N, N))).astype(np.float16),
+    }
+    found |= changes
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def write(workdir, records, *, labels=LABELS, captions=(), config=(), summary=()):
+    """A directory as a run leaves it."""
+    workdir.mkdir(parents=True)
+    settings = {"seed": 0, "temperature": {"name": "dystress", "tau_max": 0.2}, **dict(config)}
+    (workdir / "config.json").write_text(json.dumps(settings))
+    lines = [{"step": step, "loss": 5 - step / 10, "knn": 0.4} for step in range(1, 31)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (workdir / "metrics.jsonl").write_text(text + '{"step": 31, "lo')
+    evaluated = {
+        "knn": {
+            "top1": 0.5,
+            "chance": {"top1": 0.25},
+            "per_class_accuracy": {"</script>": 0.2, "dog": 0.8, "none": None},
+            "protocol": {"k": 20},
+            "split": "test",
+        }
+    }
+    closing = {"knn_trained": 0.5, "knn_untrained": 0.3, "knn_bank": 9, "evaluations": evaluated}
+    (workdir / "summary.json").write_text(json.dumps(closing | dict(summary)))
+    (workdir / "eval").mkdir()
+    names = {"class_names": ["cat", "dog"], "counts": [[3, 1], [0, 4]]}
+    (workdir / "eval" / "knn_confusion.json").write_text(json.dumps(names))
+    recorder = Recorder(workdir, first_step=0)
+    pictures = np.arange(N * 12, dtype=np.uint8).reshape(N, 2, 2, 3)
+    names = ("</script>", "dog", "none") if (np.asarray(labels) >= 0).any() else ()
+    recorder.keep(
+        microscope.about("test", np.arange(N), np.asarray(labels), names, pictures, captions)
+    )
+    for step, found in records.items():
+        recorder.write(step, found)
+    return workdir
+
+
+def data_of(page):
+    return json.loads(re.search(r"const DATA = (.*);\n", page)[1])
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    records = {1: record(0), 10: record(1, watched_features=None), 20: record(2)}
+    return write(tmp_path_factory.mktemp("runs") / "one", records)
+
+
+def test_what_a_run_has_left_is_gathered(workdir):
+    [run] = report.gather([workdir])
+    assert (run.name, run.seed, run.config["temperature.tau_max"]) == ("one", 0, 0.2)
+    assert run.curves["loss"].steps.tolist() == list(range(1, 31))
+    assert run.baselines == {"trained": 0.5, "untrained": 0.3}
+    assert run.chance == 0.25
+    assert run.evaluations["knn"].per_class == {"</script>": 0.2, "dog": 0.8, "none": None}
+    assert run.confusions["knn"].counts.tolist() == [[3, 1], [0, 4]]
+    assert run.images is not None
+    assert run.images.steps.tolist() == [1, 20]
+    assert run.missing == ()
+
+
+def test_the_sentences_have_their_numbers(workdir):
+    [run] = report.gather([workdir])
+    said = " ".join(sentence.text for sentence in report.stand_out(run))
+    assert "50.0 % of the images" in said
+    assert "20.0 points more" in said
+    assert "1 of 38 negatives carry 80 %" in said  # 900 pairs of 24 anchors
+    assert "low for this batch" in said
+    counts = np.float64(run.records.of_kind("similarity", "negative")[-1])
+    above = counts[np.linspace(-1, 1, BINS + 1)[:-1] >= 0.1 - 1e-9].sum() / counts.sum()
+    assert f"{100 * above:.1f} % of the negatives lie where the logit falls" in said
+    assert "“</script>” (20.0 %)" in said
+    assert "still falling" in said
+    assert all(sentence.rule for sentence in report.stand_out(run))
+
+
+def bare(**changes):
+    return Run("r", "/r", **changes)
+
+
+def test_a_rule_that_does_not_hold_says_nothing():
+    assert report.stand_out(bare()) == []
+    flat = Curve(np.arange(40), np.ones(40))
+    assert report.stand_out(bare(curves={"loss": flat})) == []
+    for value, word in ((0.36, "has helped"), (0.32, "no clear gain"), (0.1, "is better by 20.0")):
+        [found] = report.stand_out(bare(baselines={"trained": value, "a": 0.3}))
+        assert word in found.text
+    only = bare(evaluations={"knn": Measured({}, {}, "", {"a": 0.1, "b": None}, {})})
+    assert report.stand_out(only) == []
+    assert len(RULES) == len({rule.__name__ for rule in RULES})
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(3, 12), st.integers(1, 6))
+def test_one_layout_undoes_a_rotation_and_keeps_the_places_of_the_last_step(seed, n, width):
+    rng = np.random.default_rng(seed)
+    last = rng.normal(size=(n, width))
+    rotation, _ = np.linalg.qr(rng.normal(size=(width, width)))
+    turned, wider, reference = _layout.lay_out(
+        [last @ rotation, np.pad(last, ((0, 0), (0, 3))), last]
+    )
+    np.testing.assert_allclose(turned, reference, atol=1e-6)
+    np.testing.assert_allclose(wider, reference, atol=1e-6)
+    # Of one step alone, the projection onto the two axes of most variance.
+    x = last / np.linalg.norm(last, axis=1, keepdims=True)
+    x = x - x.mean(axis=0)
+    u, s, _ = np.linalg.svd(x, full_matrices=False)
+    for axis in range(min(2, len(s))):
+        if s[axis] > 1e-6:
+            found = np.corrcoef(reference[:, axis], u[:, axis])[0, 1]
+            assert abs(found) == pytest.approx(1, abs=1e-6)
+
+
+def test_neighbours_and_shares_are_those_of_numpy(workdir):
+    x = np.random.default_rng(0).normal(size=(9, 4))
+    near, cosines = _images.neighbours(x, 3)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    all_of = unit @ unit.T
+    for row in range(9):
+        order = [j for j in np.argsort(-all_of[row]) if j != row][:3]
+        assert near[row].tolist() == order
+        np.testing.assert_allclose(cosines[row], all_of[row][order])
+    [run] = report.gather([workdir])
+    frame = _charts.frames(run)[-1]["pairs"]
+    counts = run.records.of_kind("similarity", "negative")[-1].reshape(50, 4).sum(axis=1)
+    np.testing.assert_allclose(frame["negative"], counts / counts.sum(), rtol=1e-4)
+    assert sum(frame["gradient"]) == pytest.approx(1, rel=1e-3)
+
+
+def test_runs_that_differ_in_their_seed_only_are_one_line_and_a_band(tmp_path):
+    def of(name, seed, tau):
+        values = np.array([1.0, 2.0, 3.0]) + seed
+        config = {"seed": seed, "temperature.tau": tau}
+        return Run(name, name, config, {"loss": Curve(np.array([1, 2, 3]), values)})
+
+    runs = [of("a", 0, 0.1), of("b", 1, 0.1), of("c", 0, 0.2)]
+    assert [group.runs for group in _charts.groups_of(runs)] == [(0, 1), (2,)]
+    [chart] = _charts.curves(runs)
+    kinds = [type(drawn.glyph).__name__ for drawn in chart.figure.renderers]
+    assert kinds == ["VArea", "Line", "Line"]
+    band, mean = (drawn.data_source.data for drawn in chart.figure.renderers[:2])
+    np.testing.assert_array_equal(band["y1"], [1, 2, 3])
+    np.testing.assert_array_equal(band["y2"], [2, 3, 4])
+    np.testing.assert_array_equal(mean["y"], [1.5, 2.5, 3.5])
+    assert "temperature.tau" in _tables.differences(runs)
+
+
+def test_the_page_holds_everything_and_asks_for_nothing(workdir):
+    page = report.page(report.gather([workdir]))
+    assert len(page.encode()) < 8e6
+    asked = re.findall(r"<(?:script|img|link|iframe)\b[^>]*(?:src|href)=\"(?!data:)[^\"]*", page)
+    assert asked == []
+    assert "default-src 'none'" in page
+    [run] = data_of(page)["runs"]
+    assert run["steps"] == [1, 10, 20]
+    assert len(run["images"]["pictures"]) == N
+    assert set(run["images"]["places"]) == {"features", "embeddings"}
+    # Names are the user's: none of them is HTML.
+    outside = page.replace(re.search(r"const DATA = .*;\n", page)[0], "")
+    assert "&lt;/script&gt;" in outside
+    assert "“</script>" not in outside
+
+
+def test_runs_that_watch_the_same_images_share_pictures_and_a_layout(tmp_path):
+    records = {1: record(0), 20: record(2)}
+    runs = report.gather(
+        [
+            write(tmp_path / "a", records),
+            write(tmp_path / "b", records),
+            write(tmp_path / "c", {1: record(0, width=9)}, labels=np.zeros(N, int)),
+        ]
+    )
+    runs[2] = runs[2]._replace(images=runs[2].images._replace(ids=np.arange(N) + 1))
+    a, b, c = _images.of_images(runs)
+    assert (a["pictures_of"], b["pictures_of"], c["pictures_of"]) == (0, 0, 2)
+    assert b["pictures"] is None
+    assert a["places"] == b["places"]
+    assert report.page(runs)
+
+
+BROKEN = {
+    "no records": {},
+    "one class": {5: record(labelled=True)},
+    "no labels": {5: record(labelled=False)},
+    "NaN records": {
+        step: record(
+            step,
+            uniformity=np.float32(np.nan),
+            similarity=np.zeros((4, BINS), int),
+            watched_features=np.full((N, 6), np.nan, np.float16),
+        )
+        for step in (1, 5)
+    },
+    "no negatives": {
+        5: record(
+            similarity=np.stack([np.ones(BINS)] + [np.zeros(BINS)] * 3),
+            gradient=None,
+            curve_tau=None,
+            curve_logit=None,
+            curve_log_weight=None,
+            hardest_for_80_percent=None,
+        )
+    },
+    "edges are NaN": {5: record(similarity_edges=np.full(BINS + 1, np.nan))},
+    "earlier version": {
+        5: record(**{name: None for name in record() if name.startswith(("curve_", "watched_"))})
+    },
+    "pairs": {5: record(watched_partners=np.ones((N, 4), np.float16))},
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_page_says_what_is_missing(tmp_path, name):
+    labels = {"one class": np.zeros(N, int), "no labels": np.full(N, -1)}.get(
+        name, np.arange(N) % 3
+    )
+    captions = tuple(f"text {i}" for i in range(N)) if name == "pairs" else ()
+    [run] = report.gather([write(tmp_path / "r", BROKEN[name], labels=labels, captions=captions)])
+    page = report.page([run])
+    text = " ".join(run.missing) + " ".join(s.text for s in report.stand_out(run))
+    says = {
+        "no records": "no records yet",
+        "NaN records": "2 of 2 records are not finite",
+        "earlier version": "No record has images",
+        "pairs": "The modality gap is",
+    }
+    assert says.get(name, "") in text
+    for sentence in run.missing:
+        assert sentence in page
+    if name == "no records":
+        assert "No records of pairs" in page
+        assert "No images have been recorded" in page
+
+
+def test_damaged_files_are_told_and_left_out(tmp_path):
+    workdir = write(tmp_path / "r", {5: record(), 6: record()})
+    (workdir / "summary.json").write_text("{")
+    (workdir / "eval" / "knn_confusion.json").write_text('{"class_names": ["a"], "counts": "x"}')
+    (workdir / "eval" / "odd.json").write_text("[1, 2]")
+    (workdir / "microscope" / "00000005.npz").write_bytes(b"nothing")
+    [run] = report.gather([workdir])
+    text = " ".join(run.missing)
+    for told in ("summary.json cannot be read", "no confusion matrix", "00000005.npz cannot be"):
+        assert told in text
+    assert report.page([run])
+    with pytest.raises(FileError, match="there is no such directory"):
+        report.gather([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileError, match="holds no run"):
+        report.gather([tmp_path / "empty"])
+
+
+def test_a_large_confusion_lists_what_is_confused_most():
+    counts = 9 * np.eye(30, dtype=int)
+    counts[3, 7] = 5
+    names = tuple(f"class {i}" for i in range(30))
+    shown = _tables.confusions(bare(confusions={"knn": Confusion(names, counts)}))
+    assert "class 7</td><td>5</td><td>35.7 %" in shown
+    assert shown.count("<tr>") == 2
+
+
+def npz(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def test_embeddings_from_elsewhere_are_a_run_of_one_record(tmp_path):
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(40, 5))
+    b = a + rng.normal(size=(40, 5)) / 4
+    path = npz(tmp_path / "z.npz", view_a=a, view_b=b, labels=np.arange(40) % 4)
+    run = report.of_embeddings(path, temperatures.constant(0.2))
+    unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+    np.testing.assert_allclose(run.images.similarity[0], unit(a) @ unit(b).T, atol=1e-5)
+    counts = run.records["similarity"][0].sum(axis=1)
+    assert dict(zip(KINDS, counts.tolist(), strict=True))["negative"] == 40 * 39
+    np.testing.assert_allclose(run.records["curve_tau"][0], 0.2, rtol=1e-6)
+    assert report.page([run])
+    # Without views an image is no positive of itself.
+    alone = report.of_embeddings(npz(tmp_path / "y.npz", features=a), temperatures.constant(0.2))
+    assert alone.records["similarity"][0, 0].sum() == 0
+    assert report.page([alone])
+    named = npz(tmp_path / "n.npz", features=a, labels=np.array(["cat", "dog"] * 20))
+    assert microscope.read_embeddings(named).class_names == ("cat", "dog")
+    one = report.of_embeddings(npz(tmp_path / "o.npz", features=a[:1]), temperatures.constant(0.2))
+    assert "one row only" in report.page([one])
+    broken = npz(tmp_path / "b.npz", features=np.where(np.arange(40)[:, None] < 3, np.nan, a))
+    assert "3 of 40 rows are NaN" in " ".join(microscope.read_embeddings(broken).notes)
+    many = microscope.read_embeddings(npz(tmp_path / "m.npz", features=a), at_most=10)
+    assert many.ids.tolist() == list(range(0, 40, 4))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"x": np.ones(3)}, "found nothing; allowed: the array features"),
+        ({"view_a": np.ones((3, 2))}, "found view_a alone"),
+        ({"features": np.ones(3)}, r"shape \[3\]"),
+        ({"features": np.ones((3, 0))}, r"shape \[3, 0\]"),
+        ({"features": np.array([["a"]])}, "type <U1"),
+        ({"features": np.ones((3, 2)), "labels": [0, 1]}, "another number of labels"),
+        ({"features": np.ones((3, 2)), "labels": [0.5, 1, 1]}, "labels of float64"),
+        ({"features": np.ones((3, 2)), "images": np.ones((3, 2, 2, 3))}, "allowed: uint8"),
+        ({"view_a": np.ones((3, 2)), "view_b": np.ones((3, 4))}, "two shapes"),
+        ({"features": np.full((3, 2), np.nan)}, "no row of finite numbers"),
+    ],
+)
+def test_embeddings_that_cannot_be_used_are_refused(tmp_path, arrays, told):
+    with pytest.raises(microscope.EmbeddingsError, match=told):
+        microscope.read_embeddings(npz(tmp_path / "z.npz", **arrays))
+
+
+def test_the_command_writes_the_page_and_says_what_is_missing(
+    tmp_path, monkeypatch, capsys, workdir
+):
+    monkeypatch.chdir(tmp_path)
+    path = npz(tmp_path / "z.npz", features=np.random.default_rng(0).normal(size=(40, 5)))
+    commands.main(["dystress", "report", str(workdir), f"--embeddings={path}", "--out=r.html"])
+    out, _ = capsys.readouterr()
+    assert re.fullmatch(r"written: r\.html \(\d\.\d MB\)\n", out)
+    assert len(data_of((tmp_path / "r.html").read_text())["runs"]) == 2
+    with pytest.raises(SystemExit, match=r"FileError: .*nothing cannot be read"):
+        commands.main(["dystress", "report", "nothing"])
+    for wrong in ([], [f"--embeddings={path}", "--tau=0"], [f"--embeddings={path}", "--tau=x"]):
+        with pytest.raises(SystemExit) as ended:
+            commands.main(["dystress", "report", *wrong])
+        assert ended.value.code == 2
+    with pytest.raises(SystemExit) as ended:
+        commands.main(["dystress", "report", "--help"])
+    assert not ended.value.code
