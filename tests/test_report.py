@@ -275,6 +275,7 @@ def test_a_page_says_what_is_missing(tmp_path, name):
     if name == "no records":
         assert "No records of pairs" in page
         assert "No images have been recorded" in page
+    assert ("No curve of a temperature" in page) == (name in ("no negatives", "earlier version"))
 
 
 def test_damaged_files_are_told_and_left_out(tmp_path):

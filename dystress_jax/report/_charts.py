@@ -338,12 +338,25 @@ def of_temperature(runs: Sequence[Run], of: Sequence[list[Any]]) -> list[Chart]:
         for i, run in enumerate(runs)
         if of[i]
     ]
-    return [_similarities(shown), _logits(shown), _gradients(shown)] if shown else []
+    pairs = [run for run in shown if _has(run.pairs, "left", "positive")]
+    pairs += [run for run in shown if run not in pairs and _has(run.pairs, "left", "negative")]
+    drawn = {
+        _similarities: pairs,
+        _logits: [run for run in shown if _has(run.curves, "s", "logit")],
+        _gradients: [run for run in shown if _has(run.pairs, "left", "gradient")],
+    }
+    return [draw(having) for draw, having in drawn.items() if having]
+
+
+def _has(source: ColumnDataSource, *names: str) -> bool:
+    """Whether there is anything to draw: axes without any number would have no ends."""
+    return all(np.isfinite(source.data[name]).any() for name in names)
 
 
 def _similarities(shown: list[_Lines]) -> Chart:
     """Where the pairs lie, by their kind, and tau(s) over them."""
-    made, alone = _with_right_axis("share of the pairs", "temperature τ(s)"), len(shown) == 1
+    alone, warm = len(shown) == 1, [run for run in shown if _has(run.curves, "tau")]
+    made = _with_right_axis("share of the pairs", "temperature τ(s)" if warm else "")
     kinds = {"positive": "positive pairs", "negative": "negative pairs"}
     kinds["false_negative"] = "negatives of the anchor's own class"
     has = lambda kind: any(x > 0 for run in shown for x in run.pairs.data[kind])
@@ -362,6 +375,7 @@ def _similarities(shown: list[_Lines]) -> Chart:
                 line_dash=dashes[kind],
                 line_width=1.8,
             )
+    for run in warm:
         made.line(
             x="s",
             y="tau",
@@ -373,41 +387,43 @@ def _similarities(shown: list[_Lines]) -> Chart:
             y_range_name="right",
         )
     keys = [Key(label, inks[k] if alone else SOFT, dashes[k]) for k, label in kinds.items()]
-    keys.append(Key("τ(s), right axis", COLOURS[3] if alone else SOFT, "thick"))
+    if warm:
+        keys.append(Key("τ(s), right axis", COLOURS[3] if alone else SOFT, "thick"))
     about = (
         "Histograms of the similarities of positive and negative pairs of a batch, as shares of "
         "each, and the temperature of a negative pair at each similarity."
     )
     title = "Which pairs there are, and their temperature"
-    made.extra_y_ranges["right"].start = 0
     return Chart("similarities", title, about, _fitted(made), (*keys, *_keys_of_runs(shown)))
 
 
 def _logits(shown: list[_Lines]) -> Chart:
     """The logit, red where it falls, over the negatives."""
-    made = _with_right_axis("logit s / τ(s)", "share of the negatives", from_zero=False)
-    alone = len(shown) == 1
+    alone, against = len(shown) == 1, [run for run in shown if _has(run.pairs, "negative")]
+    right = "share of the negatives" if against else ""
+    made = _with_right_axis("logit s / τ(s)", right, from_zero=False)
     for run in shown:
         colour, dash = run.ink
-        _negatives(made, run, alone, y_range_name="right")
+        if run in against:
+            _negatives(made, run, alone, y_range_name="right")
         options = {"x": "s", "source": run.curves, "name": run.tag}
         made.line(y="logit", line_color=colour, line_dash=dash, line_width=2.5, **options)
         made.line(y="falling", line_color=BAD, line_dash="dashed", line_width=6, **options)
     keys = [Key("logit", COLOURS[0])] if alone else _keys_of_runs(shown)
     keys.append(Key("where it no longer increases", BAD, "dashed"))
-    keys.append(Key("negatives, right axis", SOFT, "area"))
+    if against:
+        keys.append(Key("negatives, right axis", SOFT, "area"))
     about = (
         "The logit that a negative has at each similarity, over the histogram of the negatives. "
         "Red and dashed where a more similar negative has no higher logit."
     )
-    made.extra_y_ranges["right"].start = 0
     return Chart("logits", "The logit over the negatives", about, _fitted(made), tuple(keys))
 
 
 def _gradients(shown: list[_Lines]) -> Chart:
     """Where the gradient lies, where the negatives lie, and what one of them weighs."""
-    made = _with_right_axis("share", "weight of one negative, 10^")
-    alone = len(shown) == 1
+    alone, weighed = len(shown) == 1, [run for run in shown if _has(run.curves, "weight")]
+    made = _with_right_axis("share", "weight of one negative, 10^" if weighed else "")
     for run in shown:
         colour, dash = run.ink
         _negatives(made, run, alone)
@@ -421,31 +437,31 @@ def _gradients(shown: list[_Lines]) -> Chart:
             line_dash=dash,
             line_width=2.2,
         )
+    keys = [
+        Key("share of the gradient", COLOURS[0] if alone else SOFT),
+        Key("share of the negatives", SOFT, "area"),
+    ]
+    if weighed:
+        made.extra_y_ranges = {"right": DataRange1d()}  # powers may be negative
+        about = "weight of one negative over that of one in the middle, right axis: powers of 10"
+        keys.append(Key(about, COLOURS[3] if alone else SOFT, "dotted"))
+    for run in weighed:
         made.line(
             x="s",
             y="weight",
             source=run.curves,
             name=run.tag,
-            line_color=COLOURS[3] if alone else colour,
+            line_color=COLOURS[3] if alone else run.ink[0],
             line_dash="dotted",
             line_width=2,
             y_range_name="right",
         )
-    keys = [
-        Key("share of the gradient", COLOURS[0] if alone else SOFT),
-        Key("share of the negatives", SOFT, "area"),
-        Key(
-            "weight of one negative over that of one in the middle, right axis: powers of 10",
-            COLOURS[3] if alone else SOFT,
-            "dotted",
-        ),
-        *_keys_of_runs(shown),
-    ]
     about = (
         "At which similarities the negatives lie, and at which the gradient that pushes an anchor "
         "away; and how much one negative weighs at each similarity."
     )
-    return Chart("gradients", "Where the gradient comes from", about, _fitted(made), tuple(keys))
+    title = "Where the gradient comes from"
+    return Chart("gradients", title, about, _fitted(made), (*keys, *_keys_of_runs(shown)))
 
 
 def _negatives(made: Any, run: _Lines, alone: bool, **options: Any) -> None:
@@ -468,10 +484,12 @@ def _keys_of_runs(shown: list[_Lines]) -> list[Key]:
 
 
 def _with_right_axis(left: str, right: str, *, from_zero: bool = True) -> Any:
-    """A figure of similarities with two scales."""
+    """A figure of similarities with two scales, or with one where the right has no label."""
     made = plain(x="similarity s", y=left)
     made.y_range = DataRange1d(start=0) if from_zero else DataRange1d()
-    made.extra_y_ranges = {"right": DataRange1d()}
+    if not right:
+        return made
+    made.extra_y_ranges = {"right": DataRange1d(start=0)}
     made.add_layout(LinearAxis(y_range_name="right", axis_label=right), "right")
     return made
 
@@ -512,7 +530,8 @@ def over_time(runs: Sequence[Run]) -> list[Chart]:
     """The single numbers of the records; a line marks the step of the slider."""
     charts = []
     for name, (title, unit, lines) in OVER_TIME.items():
-        made, keys, told = None, [], []
+        made, told = None, []
+        keys: dict[str, Key] = {}
         for i, run in enumerate(runs):
             for number, (scalar, label) in enumerate(lines.items()):
                 if run.records is None or scalar not in run.records.arrays:
@@ -531,13 +550,15 @@ def over_time(runs: Sequence[Run]) -> list[Chart]:
                     name=f"r{i}",
                 )
                 prefix = "" if len(runs) == 1 else f"{run.name}: "
-                keys.append(Key(prefix + label, colour, DASHES[number]))
+                keys[label] = Key(label, colour if len(runs) == 1 else SOFT, DASHES[number])
+                if len(runs) > 1:
+                    keys[run.name] = Key(run.name, colour)
                 known = values[np.isfinite(values)]
                 told.append(f"{prefix}{label} from {known[0]:.3g} to {known[-1]:.3g}")
         if made is not None:
             made.add_layout(Span(dimension="height", location=0, line_color=SOFT, name="now"))
             about = f"{title}, over the steps: {'; '.join(told)}."
-            charts.append(Chart(f"over-{name}", title, about, made, tuple(keys)))
+            charts.append(Chart(f"over-{name}", title, about, made, tuple(keys.values())))
     return charts
 
 

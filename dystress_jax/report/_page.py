@@ -3,7 +3,7 @@
 import base64
 import html
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from bokeh.document import Document
@@ -61,8 +61,8 @@ def page(runs: Sequence[Run]) -> str:
         "HEAD": _head(runs),
         "OUT": _standing_out(runs),
         "LEARNED": figures["learned"] or _none("No curves and no baselines have been recorded."),
-        "TEMPERATURE": figures["temperature"]
-        or _none("No records of pairs: the microscope was off, or the files are not there."),
+        "TEMPERATURE": figures["temperature"],
+        "UNKNOWN": "".join(map(_none, _unknown(drawn))),
         "OVER": figures["over-time"],
         "SPACE": figures["space"],
         "NO_SPACE": "" if any(images) else _none("No images have been recorded to be drawn."),
@@ -80,6 +80,23 @@ def page(runs: Sequence[Run]) -> str:
         name, _, rest = part.partition("}}")
         whole += [filled[name], rest]
     return "".join(whole)
+
+
+def _unknown(drawn: Collection[str]) -> Iterator[str]:
+    """What is not drawn of the temperature, and why."""
+    if "similarities" not in drawn:
+        yield (
+            "No records of pairs: the microscope was off, the files are not there, or they hold no "
+            "finite number."
+        )
+        return
+    if "logits" not in drawn:
+        yield (
+            "No curve of a temperature: the method has none, or the records are of an earlier "
+            "version."
+        )
+    if "gradients" not in drawn:
+        yield "No gradient on negatives: the method has no negatives, or no temperature."
 
 
 def _components(drawn: dict[str, Chart]) -> tuple[str, dict[str, str]]:
@@ -168,7 +185,7 @@ def _good(runs: Sequence[Run]) -> str:
 def _what(runs: Sequence[Run]) -> str:
     known = [run for run in runs if run.config]
     parts = [_tables.differences(known)] if len(known) > 1 else []
-    parts += map(_tables.environment, runs)
+    parts.append(_tables.environment(runs))
     parts += map(_tables.settings, known)
     return "".join(parts)
 

@@ -165,10 +165,6 @@ def _gather(path: pathlib.Path, name: str) -> Run:
         name: measured(found)
         for name, found in {**_dict(summary.get("evaluations")), **_results(path, missing)}.items()
     }
-    chance = next(
-        (e.chance["top1"] for e in evaluations.values() if "top1" in e.chance and "top1" in e.rows),
-        None,
-    )
     return Run(
         name=name,
         place=str(path),
@@ -177,7 +173,7 @@ def _gather(path: pathlib.Path, name: str) -> Run:
         records=records,
         images=images,
         baselines=baselines(summary),
-        chance=chance,
+        chance=evaluations["knn"].chance.get("top1") if "knn" in evaluations else None,
         evaluations={name: found for name, found in evaluations.items() if found.rows},
         confusions=_confusions(path, missing),
         environment=_json(path / "environment.json", missing, needed=False),

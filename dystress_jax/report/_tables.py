@@ -102,29 +102,33 @@ def settings(run: Run) -> str:
     return _details(f"{run.name}: all settings", table(["setting", "value"], rows, bare=True))
 
 
-def environment(run: Run) -> str:
-    """Where a run took place, and by which code."""
-    about = run.environment
-    rows = [["directory or file", run.place]]
-    for name, value in about.items():
-        if isinstance(value, dict):
-            rows += [[f"{name}: {inner}", _value(x)] for inner, x in value.items()]
-        elif name == "command" and isinstance(value, list):
-            rows.append([name, " ".join(map(str, value))])
-        else:
-            rows.append([name, _value(value)])
-    return table(["", run.name], rows)
+def environment(runs: Sequence[Run]) -> str:
+    """Where runs took place, and by which code."""
+    columns = []
+    for run in runs:
+        column = {"directory or file": run.place}
+        for name, value in run.environment.items():
+            if isinstance(value, dict):
+                column |= {f"{name}: {inner}": _value(x) for inner, x in value.items()}
+            elif name == "command" and isinstance(value, list):
+                column[name] = " ".join(map(str, value))
+            else:
+                column[name] = _value(value)
+        columns.append(column)
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [[name, *(column.get(name, "—") for column in columns)] for name in names]
+    return table(["", *(run.name for run in runs)], rows)
 
 
 def number(name: str, value: float) -> str:
     """A measured number as people read it.
 
     Example:
-        >>> number("top1", 0.4788), number("uniformity", -2.34567)
-        ('47.9 %', '-2.346')
+        >>> number("top1", 0.4788), number("top1", 0.00064), number("uniformity", -2.34567)
+        ('47.9 %', '0.064 %', '-2.346')
     """
     if any(part in name for part in SHARES) and 0 <= value <= 1:
-        return f"{100 * value:.1f} %"
+        return f"{100 * value:.1f} %" if value >= 0.01 or not value else f"{100 * value:.2g} %"
     return f"{value:.4g}"
 
 
