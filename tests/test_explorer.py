@@ -6,7 +6,6 @@ import json
 import math
 import pathlib
 import re
-import shutil
 import subprocess
 
 import jax
@@ -19,6 +18,7 @@ from dystress_jax.explorer import CURVES, FUNCTIONS
 from dystress_jax.explorer._curves import CONSTANTS
 from dystress_jax.run import networks
 from tests import steps
+from tests.browser import executable, opened
 from tests.test_methods import SOURCE, pixels, settings
 
 S = np.linspace(-1, 1, 200)
@@ -188,6 +188,44 @@ def test_the_command_writes_the_page_and_says_where(tmp_path, monkeypatch, capsy
     assert not ended.value.code
 
 
+def test_the_command_draws_a_file_of_embeddings(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "z.npz"
+    pictures = rng.integers(0, 255, (6, 4, 4, 3), np.uint8)
+    np.savez(path, features=rng.normal(size=(6, 3)), labels=np.arange(6) % 2, images=pictures)
+    commands.main(["dystress", "explore", f"--embeddings={path}", f"--out={tmp_path / 'e.html'}"])
+    found = data_of((tmp_path / "e.html").read_text(encoding="utf-8"))
+    assert (found["run"]["name"], found["run"]["usable"]) == ("z", True)
+    assert found["images"]["labels"] == [0, 1] * 3
+    assert len(found["images"]["pictures"]) == 6
+    for wrong in (["runs/a", f"--embeddings={path}"], [f"--embeddings={tmp_path / 'no.npz'}"]):
+        with pytest.raises(SystemExit):
+            commands.main(["dystress", "explore", *wrong])
+
+
+@pytest.mark.ci
+def test_a_browser_lists_the_hardest_negatives_under_each_temperature(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "z.npz", features=rng.normal(size=(20, 3)), labels=np.arange(20) % 2)
+    images = microscope.read_embeddings(tmp_path / "z.npz")
+    path = tmp_path / "page.html"
+    path.write_text(explorer.page(images=images), encoding="utf-8")
+    with opened(path) as page:
+        page.goto(path.as_uri() + "#t=constant,tau:0.3&t=dystress&a=4")
+        page.reload()
+        page.fill("#anchor", "5")
+        page.keyboard.press("Enter")
+        assert "a=5" in page.url
+        rows = [row.split("\t") for row in page.locator("#hardest tbody tr").all_inner_texts()]
+        s = np.sort(np.delete(np.float64(images.similarity[0, 5]), 5))[::-1]
+        weights = np.exp(s / 0.3) / np.exp(s / 0.3).sum()
+        for row, similarity, weight in zip(rows[:10], s, weights, strict=False):
+            assert float(row[1]) == pytest.approx(similarity, abs=1e-3)
+            assert float(row[2].rstrip(" %")) == pytest.approx(100 * weight, rel=1e-2)
+        effective = np.exp(-np.sum(weights * np.log(weights)))
+        assert float(rows[10][2]) == pytest.approx(effective, rel=1e-2)
+
+
 IN_BROWSER = """<script>
 const at = %s;
 document.documentElement.replaceChildren(document.createTextNode(JSON.stringify({
@@ -198,13 +236,10 @@ document.documentElement.replaceChildren(document.createTextNode(JSON.stringify(
 
 
 def shown_by_browser(path, address=""):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("needs chromium, such as Debian's package of that name")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     profile = f"--user-data-dir={path.parent / 'profile'}"
     done = subprocess.run(
-        [browser, *flags, profile, path.as_uri() + address],
+        [executable(), *flags, profile, path.as_uri() + address],
         capture_output=True,
         text=True,
         timeout=120,

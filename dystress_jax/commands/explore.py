@@ -4,7 +4,12 @@ dystress explore
     writes explore.html here
 
 dystress explore runs/quickstart --open
-    draws the similarities of a run's last record as each temperature would weigh them, and opens it
+    draws the similarities of a run's last record as each temperature would weigh them, with the
+    hardest negatives of its images, and opens it
+
+dystress explore --embeddings=z.npz
+    the same of embeddings made anywhere: an .npz with features [n d], or view_a and view_b [n d],
+    and labels, class_names, images and captions as far as there are
 
 dystress explore --out=docs/temperatures.html
     writes it elsewhere
@@ -15,7 +20,7 @@ import pathlib
 import sys
 import webbrowser
 
-from .. import explorer, microscope
+from .. import explorer, microscope, temperatures
 from ..errors import UserError
 from ..files import write_text
 
@@ -28,14 +33,24 @@ def main(argv: list[str]) -> None:
         prog=command, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("workdir", nargs="?", help="a run with records of the microscope")
+    parser.add_argument("--embeddings", help="a file of embeddings in place of a run")
     parser.add_argument("--out", default="explore.html", help="the page; default: %(default)s")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     given = parser.parse_args(arguments)
+    if given.workdir is not None and given.embeddings is not None:
+        parser.error("found a workdir and --embeddings; allowed: one of them.")
     try:
-        records = None if given.workdir is None else microscope.read(_path(given.workdir))
-        name = "" if given.workdir is None else _path(given.workdir).absolute().name
+        name, records, images = "", None, None
+        if given.workdir is not None:
+            records = microscope.read(_path(given.workdir))
+            images = microscope.watched(_path(given.workdir), records)
+            name = _path(given.workdir).absolute().name
+        elif given.embeddings is not None:
+            images = microscope.read_embeddings(_path(given.embeddings))
+            records = microscope.as_records(images, temperatures.constant(0.1))
+            name = _path(given.embeddings).stem
         out = _path(given.out)
-        write_text(out, explorer.page(records, name=name))
+        write_text(out, explorer.page(records, name=name, images=images))
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(out)

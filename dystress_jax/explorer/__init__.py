@@ -4,6 +4,7 @@ from ._curves import CURVES as CURVES
 from ._curves import FUNCTIONS as FUNCTIONS
 from ._curves import Curve as Curve
 from ._curves import Parameter as Parameter
+from ._images import plain_images as plain_images
 from ._page import SCRIPT as SCRIPT
 from ._page import as_script as as_script
 from ._page import curves as curves

@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from ..microscope import Records
+from ..microscope import Records, Watched
 from ._curves import CURVES
+from ._images import plain_images
 
 TEMPLATE = pathlib.Path(__file__).with_name("page.html")
 # What computes the curves in a browser; the constant DATA.curves must be `curves()`.
-SCRIPT = pathlib.Path(__file__).with_name("curves.js").read_text(encoding="utf-8")
+SCRIPT = "".join(
+    pathlib.Path(__file__).with_name(name).read_text(encoding="utf-8")
+    for name in ("curves.js", "images.js")
+)
 PLACES = "/*CURVES*/", "/*DATA*/null"  # the data last: a run may have any name
 
 
@@ -25,13 +29,14 @@ def as_script(content: Any) -> str:
     return json.dumps(content, sort_keys=True).replace("<", "\\u003c")
 
 
-def page(records: Records | None = None, *, name: str = "") -> str:
+def page(records: Records | None = None, *, name: str = "", images: Watched | None = None) -> str:
     """A self-contained HTML page with the curves of every temperature.
 
     Args:
         records: of a run, whose last histogram of similarities is then drawn as each temperature
             would weigh it; None: no run.
         name: of the run.
+        images: whose hardest negatives are then listed, with their weights under each temperature.
 
     Returns:
         The page; it loads nothing else.
@@ -40,7 +45,11 @@ def page(records: Records | None = None, *, name: str = "") -> str:
         >>> "temperature_free" in page()
         True
     """
-    data = {"curves": curves(), "run": None if records is None else _of_run(records, name)}
+    data = {
+        "curves": curves(),
+        "run": None if records is None else _of_run(records, name),
+        "images": None if images is None else plain_images(images),
+    }
     whole = TEMPLATE.read_text(encoding="utf-8")
     for place, text in zip(PLACES, (SCRIPT, as_script(data)), strict=True):
         whole = whole.replace(place, text)

@@ -169,7 +169,7 @@ def watched(workdir: pathlib.Path | str, records: Records) -> Watched | None:
     )
 
 
-def read_embeddings(path: pathlib.Path | str, *, at_most: int = 1024) -> Watched:
+def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
     """Embeddings that were made anywhere, as if a run had watched these images once.
 
     Args:

@@ -1,13 +1,12 @@
 """The images of the runs as the page holds them: pictures, places, neighbours, similarities."""
 
-import base64
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
+from .. import explorer
 from ..microscope import Watched
 from ._layout import lay_out, layouts
 from ._run import Run
@@ -38,9 +37,9 @@ def of_images(runs: Sequence[Run]) -> list[dict[str, Any] | None]:
                 for number, own in zip(members, placed, strict=True):
                     places[number].setdefault(space, {})[layout] = own
         for number in members:
-            found[number] = _plain(images[number], places[number], pictures_of=members[0])
-            if number == members[0] and images[number].pictures is not None:
-                found[number]["pictures"] = [as_uri(x) for x in images[number].pictures]
+            found[number] = _plain(
+                images[number], places[number], own=number, pictures_of=members[0]
+            )
     return found
 
 
@@ -80,24 +79,18 @@ def _points(images: Watched, space: str) -> list[Float[np.ndarray, "n d"]]:
     return [np.concatenate(x) for x in zip(images.embeddings, images.partners, strict=True)]
 
 
-def _plain(images: Watched, places: dict[str, Any], *, pictures_of: int) -> dict[str, Any]:
-    """All that the page needs of the images of a run."""
+def _plain(
+    images: Watched, places: dict[str, Any], *, own: int, pictures_of: int
+) -> dict[str, Any]:
+    """All that the page needs of the images of a run; pictures come with the first of them."""
     near, how_near = neighbours(images.features[-1])
     return {
-        "split": images.split,
-        "ids": images.ids.tolist(),
-        "labels": images.labels.tolist(),
-        "class_names": list(images.class_names),
-        "captions": list(images.captions),
-        "partner": images.partner,
+        **explorer.plain_images(images, pictures=own == pictures_of),
         "steps": images.steps.tolist(),
         "places": places,
-        "pictures": None,
         "pictures_of": None if images.pictures is None else pictures_of,
         "near": near.tolist(),
         "how_near": np.round(how_near, 3).tolist(),
-        # 16 bits: a weight under a temperature of 0.01 is then off by 0.2 % at most.
-        "similarity": as_base64(np.round(images.similarity[-1] * 32767).astype("<i2")),
     }
 
 
@@ -118,17 +111,3 @@ def neighbours(
     count = min(count, len(x) - 1)
     near = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
     return near, np.take_along_axis(cosines, near, axis=1)
-
-
-def as_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
-    """A picture inside a page."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="WEBP", quality=82, method=4)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def as_base64(array: np.ndarray) -> str:
-    """The bytes of an array inside a page."""
-    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()

@@ -11,7 +11,6 @@ const named = name => doc ? doc.get_model_by_name(name) : null;
 const at = (steps, step) => { let k = 0; steps.forEach((s, i) => { if (s <= step) k = i; }); return k; };
 const gap = columns => Object.fromEntries(Object.entries(columns).map(([n, v]) => [n, v.map(x => x === null ? NaN : x)]));
 const short = x => x === null || x === undefined || !isFinite(x) ? "–" : String(Number(x.toPrecision(4)));
-const percent = x => !isFinite(x) ? "–" : `${(100 * x).toPrecision(3)} %`;
 
 function drawStep() {
   const step = allSteps[state.step];
@@ -33,14 +32,6 @@ function drawStep() {
 }
 
 const picture = (run, k) => { const im = runs[run].images; return im.pictures_of === null ? null : runs[im.pictures_of].images.pictures[k]; };
-const count = im => im.ids.length;
-const isPartner = (im, k) => k >= count(im);
-function named_class(im, k) { const l = im.labels[k % count(im)]; return l < 0 ? "no class" : im.class_names[l] ?? `class ${l}`; }
-function label(im, k) {
-  const own = k % count(im), what = isPartner(im, k) ? (im.partner === "text" ? "text" : "other view") + " of " : "";
-  const caption = im.captions[own] ? `: ${im.captions[own]}` : "", known = im.class_names.length ? `, ${named_class(im, own)}` : "";
-  return `${what}${im.split} ${im.ids[own]}${known}${caption}`;
-}
 function styled(im, k) {
   const l = im.labels[k % count(im)], c = DATA.colours, m = DATA.markers;
   if (isPartner(im, k)) return {colour: paint(l < 0 ? c[1] : c[l % c.length]), marker: "x"};
@@ -57,11 +48,11 @@ function drawMap() {
   const im = runs[state.run].images, p = places(), ks = p.map((_, k) => k);
   const style = ks.map(k => styled(im, k));
   source.data = {x: p.map(x => x[0]), y: p.map(x => x[1]), colour: style.map(s => s.colour), marker: style.map(s => s.marker),
-    picture: ks.map(k => isPartner(im, k) ? "data:," : picture(state.run, k) ?? "data:,"), display: ks.map(k => !isPartner(im, k) && im.pictures_of !== null ? "block" : "none"), label: ks.map(k => label(im, k))};
+    picture: ks.map(k => isPartner(im, k) ? "data:," : picture(state.run, k) ?? "data:,"), display: ks.map(k => !isPartner(im, k) && im.pictures_of !== null ? "block" : "none"), label: ks.map(k => labelOf(im, k))};
   named("anchor").data = {x: [p[state.anchor][0]], y: [p[state.anchor][1]]};
 }
 function card(im, k, says, more = {}) {
-  const src = isPartner(im, k) ? null : picture(state.run, k), about = label(im, k);
+  const src = isPartner(im, k) ? null : picture(state.run, k), about = labelOf(im, k);
   return make("button", {type: "button", title: about, ariaLabel: `${about}. ${says}. Make it the anchor`, onclick: () => setAnchor(k % count(im)), ...more},
     ...(src ? [make("img", {src, alt: ""})] : []), make("span", {textContent: says}));
 }
@@ -69,18 +60,12 @@ function choose(rows) {
   state.chosen = rows;
   const im = runs[state.run].images;
   by("chosen-title").textContent = rows.length ? `Chosen images: ${rows.length}` : "Chosen images: none yet";
-  by("chosen").replaceChildren(...rows.map(k => card(im, k, isPartner(im, k) ? im.captions[k % count(im)] || "other view" : named_class(im, k))));
+  by("chosen").replaceChildren(...rows.map(k => card(im, k, isPartner(im, k) ? im.captions[k % count(im)] || "other view" : classOf(im, k))));
 }
 function setAnchor(k) {
   state.anchor = Math.min(count(runs[state.run].images) - 1, Math.max(0, Math.round(k) || 0));
   by("anchor").value = state.anchor;
   drawMap(); drawAnchor();
-}
-const matrices = {};
-function similarities(run) {
-  if (!matrices[run]) matrices[run] = new Int16Array(Uint8Array.from(atob(runs[run].images.similarity), c => c.charCodeAt(0)).buffer);
-  const n = count(runs[run].images);
-  return Array.from({length: n}, (_, j) => matrices[run][state.anchor * n + j] / 32767);
 }
 // The logarithm of what a negative at s weighs under the run's own temperature, by its recorded curve.
 function ownLogWeight(run, s) {
@@ -93,24 +78,21 @@ function ownLogWeight(run, s) {
 function drawAnchor() {
   const im = runs[state.run].images, n = count(im), a = state.anchor;
   const src = picture(state.run, a);
-  by("anchor-is").replaceChildren(...(src ? [make("img", {src, alt: "", style: "width:2.6rem;image-rendering:pixelated;vertical-align:middle"})] : []), ` ${label(im, a)}`);
-  by("near").replaceChildren(...im.near[a].map((k, i) => card(im, k, `${named_class(im, k)} ${im.how_near[a][i]}`)));
-  const s = similarities(state.run), order = s.map((_, j) => j).filter(j => j !== a).sort((i, j) => s[j] - s[i]);
+  by("anchor-is").replaceChildren(...(src ? [make("img", {src, alt: "", style: "width:2.6rem;image-rendering:pixelated;vertical-align:middle"})] : []), ` ${labelOf(im, a)}`);
+  by("near").replaceChildren(...im.near[a].map((k, i) => card(im, k, `${classOf(im, k)} ${im.how_near[a][i]}`)));
+  const s = similaritiesOf(im, a), order = hardestOf(s, a);
   const rank = s.filter((x, j) => j !== a && x > s[a]).length + 1;
   by("of-partner").textContent = !im.partner ? "" : im.partner === "text"
     ? `Its own text “${im.captions[a]}” is number ${rank} of ${n} by similarity (${short(s[a])}). The texts that it finds first: ${s.map((_, j) => j).sort((i, j) => s[j] - s[i]).slice(0, 8).map(j => `“${im.captions[j]}” ${short(s[j])}`).join(", ")}.`
     : `Its other view is number ${rank} of ${n} by similarity (${short(s[a])}).`;
   const wrong = problem(state.other);
   by("other-problem").textContent = wrong;
-  const own = softmax(order.map(j => ownLogWeight(state.run, s[j]))), other = wrong ? order.map(() => NaN) : softmax(order.map(j => logWeight(state.other, Math.max(-0.999999, Math.min(0.999999, s[j])))));
-  const effective = w => Math.exp(-w.reduce((sum, x) => sum + (x > 0 ? x * Math.log(x) : 0), 0));
-  const is = w => w.length && w.every(isFinite) ? `${short(effective(w))}` : "not known";
+  const own = softmax(order.map(j => ownLogWeight(state.run, s[j]))), other = wrong ? order.map(() => NaN) : weightsUnder(state.other, order.map(j => s[j]));
+  const is = w => w.length && w.every(isFinite) ? `${short(effectiveOf(w))}` : "not known";
   by("effective").textContent = n < 2 ? "There is one image only: it has no negatives." : `Among the other ${n - 1} ${im.partner === "text" ? "texts" : "images"}, the effective number of negatives of this anchor is ${is(own)} under the run's temperature and ${is(other)} under ${state.other.name}.`;
   by("hardest").tHead.replaceChildren(make("tr", {}, ...["", "similarity", "weight, run", `weight, ${state.other.name}`].map(t => make("th", {scope: "col", textContent: t}))));
   by("hardest").tBodies[0].replaceChildren(...order.slice(0, 10).map((j, i) => {
-    const same = im.labels[j] >= 0 && im.labels[j] === im.labels[a], img = im.partner === "text" ? null : picture(state.run, j);
-    return make("tr", {}, make("th", {scope: "row", className: same ? "same" : ""}, ...(img ? [make("img", {src: img, alt: "", style: "width:2.2rem;image-rendering:pixelated;vertical-align:middle"}), " "] : []),
-      (im.partner === "text" && im.captions[j] ? `“${im.captions[j]}”` : named_class(im, j)) + (same ? " (same class)" : "")),
+    return make("tr", {}, negativeCell(im, a, j, picture(state.run, j)),
       make("td", {textContent: short(s[j])}), make("td", {textContent: percent(own[i])}), make("td", {textContent: percent(other[i])}));
   }));
 }
@@ -149,7 +131,7 @@ function arrow(event) {
     const dx = p[k][0] - x, dy = p[k][1] - y, ahead = dx * way[0] + dy * way[1], aside = Math.abs(dx * way[1]) + Math.abs(dy * way[0]);
     if (k !== state.anchor && ahead > 0 && aside <= ahead && ahead + aside < least) { least = ahead + aside; best = k; }
   }
-  if (best >= 0) { setAnchor(best); by("map-place").setAttribute("aria-label", `Map of images, at ${label(runs[state.run].images, best)}`); }
+  if (best >= 0) { setAnchor(best); by("map-place").setAttribute("aria-label", `Map of images, at ${labelOf(runs[state.run].images, best)}`); }
 }
 const models = () => doc ? [...doc._all_models.values()] : [];
 const dark = matchMedia("(prefers-color-scheme: dark)");
