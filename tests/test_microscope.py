@@ -120,6 +120,17 @@ def test_histograms_and_weights_are_those_of_numpy(name):
     expected = [np.histogram(x, found["tau_edges"])[0] for x in chosen]
     np.testing.assert_array_equal(found["tau"], expected)
 
+    # The curves are those of a negative at each edge; of several anchors the mean.
+    edges = np.float32(found["similarity_edges"])
+    curves = lambda s: tau(temperature.for_negatives, np.broadcast_to(s, (N, len(edges))))
+    np.testing.assert_allclose(found["curve_tau"], curves(edges).mean(axis=0), rtol=1e-5)
+    logit = (edges / curves(edges)).mean(axis=0)
+    np.testing.assert_allclose(found["curve_logit"], logit, rtol=1e-5, atol=1e-6)
+    if name in ("dystress", "constant"):  # whose tau counts as a number in the gradient
+        np.testing.assert_allclose(found["curve_slope"], 1 / found["curve_tau"], rtol=1e-5)
+        expected = found["curve_logit"] - np.log(found["curve_tau"])
+        np.testing.assert_allclose(found["curve_log_weight"], expected, rtol=1e-4, atol=1e-5)
+
     weight = gradients(compared, temperature)
     expected = [np.histogram(weight[k], found["weight_edges"])[0] for k in negatives]
     np.testing.assert_array_equal(found["weight"][1:], expected)
@@ -322,6 +333,18 @@ def test_a_run_learns_the_same_with_the_microscope_and_records_the_same_in_two_p
     np.testing.assert_allclose(records["entropy"], [entropies[step] for step in (1, 2, 4, 6)])
     assert records.arrays["tau"].axes == ("step", "kind", "tau")
     assert records.of_kind("similarity", "positive").sum(axis=1).tolist() == [8] * 4
+    # Some images, and where the encoder of the checkpoint puts them.
+    watched = microscope.watched(tmp_path / "with", records)
+    assert (watched.steps.tolist(), watched.split, len(watched.ids)) == ([1, 6], "train", 40)
+    pixels = np.load(images)["train_images"][watched.ids]
+    np.testing.assert_array_equal(watched.pictures, pixels)
+    encoder = run.load(tmp_path / "with")
+    half = {"rtol": 1e-3, "atol": 1e-2}  # precision
+    np.testing.assert_allclose(watched.features[-1], encoder.features(pixels), **half)
+    points = encoder.embeddings(pixels)
+    np.testing.assert_allclose(watched.embeddings[-1], points, **half)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    np.testing.assert_allclose(watched.similarity[-1], unit @ unit.T, atol=1e-3)
     # In two parts: what lies after the last checkpoint of the first is recorded again.
     parts = tmp_path / "parts"
     shutil.copytree(tmp_path / "with", parts)

@@ -1,5 +1,6 @@
 """train.py and eval.py as a person uses them: started, interrupted, killed, resumed, misused."""
 
+import importlib.metadata
 import json
 import random
 import re
@@ -105,6 +106,12 @@ def test_a_run_writes_what_it_promises_and_closes_with_a_table(uninterrupted):
     workdir, output = uninterrupted
     assert [line["step"] for line in lines(workdir)] == list(range(1, STEPS + 1))
     assert [line["step"] for line in lines(workdir) if "knn" in line] == [8, 16, 24]
+    about = json.loads((workdir / "environment.json").read_text())
+    assert "train.py" in about["command"][0]
+    assert about["versions"]["jax"] == importlib.metadata.version("jax")
+    counts = json.loads((workdir / "eval" / "knn_confusion.json").read_text())["counts"]
+    top1 = json.loads((workdir / "summary.json").read_text())["knn_trained"]
+    assert np.trace(counts) / np.sum(counts) == pytest.approx(top1)
     assert set(lines(workdir)[-1]) >= {
         "loss",
         "learning_rate",

@@ -97,7 +97,9 @@ def found_of(
     }
     if partners is not None:
         found["watched_partners"] = partners
-    return {name: np.asarray(value, np.float16) for name, value in found.items()}
+    largest = float(np.finfo(np.float16).max)
+    half = lambda x: np.clip(np.asarray(x, np.float32), -largest, largest).astype(np.float16)
+    return {name: half(value) for name, value in found.items()}
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -15,6 +15,9 @@ for needed in (
     "dystress_jax/data/embedded/fluent.webp",
     "dystress_jax/data/embedded/patches_train.webp",
     "dystress_jax/explorer/page.html",
+    "dystress_jax/explorer/curves.js",
+    "dystress_jax/report/page.html",
+    "dystress_jax/report/style.css",
 ):
     assert needed in names, f"{needed} is not in the wheel"
 whole = sum(info.compress_size for info in wheel.infolist())
