@@ -105,7 +105,7 @@ def test_below_run_nothing_knows_the_name_of_a_field(path):
 def test_importing_the_package_loads_jax_and_jaxtyping_only():
     heavy = (
         "flax optax grain orbax ml_collections tensorflow tensorflow_datasets matplotlib PIL "
-        "sklearn tqdm tensorboardX absl dm_pix beartype tokenizers"
+        "sklearn tqdm tensorboardX absl dm_pix beartype tokenizers bokeh"
     )
     code = (
         "import sys, dystress_jax as dx; dx.losses.nt_xent; dx.metrics.alignment; "

@@ -42,6 +42,7 @@ MODULES = {
     "weights": (),
     "microscope": (),
     "explorer": (),
+    "report": (),
     "evaluation": (),
     "training": ("optim", "checkpoint", "log", "interrupt", "processes", "watch"),
     "run": (),

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 Points = Float[np.ndarray, "n _"]
 Places = Float[np.ndarray, "n 2"]
+Rows = Float[np.ndarray, "m _"]
 
 
 def layouts() -> tuple[str, ...]:
@@ -39,13 +40,13 @@ def lay_out(steps: Sequence[Points], *, layout: str = "PCA") -> list[Places]:
     """
     ready = [_centred(x) for x in steps]
     reference = ready[-1]
-    turned = [_turned(x, reference) for x in ready]
-    place = _umap(reference) if layout == "UMAP" else _pca(reference)
-    placed = [place(x) for x in turned]
-    every = np.concatenate(placed)
+    turned = [_turned(x, reference) for x in ready[:-1]]
+    place = _umap if layout == "UMAP" else _pca
+    every = place(reference, np.concatenate([*turned, reference]))
     low, high = every.min(axis=0), every.max(axis=0)
     half = np.where(high > low, (high - low) / 2, 1)
-    return [(x - (low + high) / 2) / half for x in placed]
+    placed = (every - (low + high) / 2) / half
+    return np.split(placed, np.cumsum([len(x) for x in ready[:-1]]))
 
 
 def _centred(x: Points) -> Points:
@@ -60,30 +61,21 @@ def _turned(x: Points, reference: Float[np.ndarray, "n r"]) -> Float[np.ndarray,
     return x @ u @ vt
 
 
-def _pca(reference: Points):
+def _pca(reference: Points, rows: Rows) -> Float[np.ndarray, "m 2"]:
     """Onto the two axes of most variance, each turned so that its largest part is positive."""
     _, _, axes = np.linalg.svd(reference, full_matrices=False)
     axes = axes[:2]
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1, keepdims=True), axis=1)
-    axes = axes * np.where(largest < 0, -1.0, 1.0)
-
-    def place(x: Points) -> Places:
-        places = x @ axes.T
-        return np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
-
-    return place
+    places = rows @ (axes * np.where(largest < 0, -1.0, 1.0)).T
+    return np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
 
 
-def _umap(reference: Points):
+def _umap(reference: Points, rows: Rows) -> Float[np.ndarray, "m 2"]:
+    """By neighbours; `rows` end with those of the reference, whose places are kept as fitted."""
     import umap
 
     neighbours = max(2, min(15, len(reference) - 1))
     # On several threads every page would differ.
     fitted = umap.UMAP(n_neighbors=neighbours, random_state=0, n_jobs=1, init="pca").fit(reference)
-
-    def place(x: Points) -> Places:
-        # What it was fitted to it would place a little beside.
-        same = np.array_equal(x, reference)
-        return np.float64(fitted.embedding_ if same else fitted.transform(x))
-
-    return place
+    own, others = np.float64(fitted.embedding_), rows[: len(rows) - len(reference)]
+    return np.concatenate([fitted.transform(others), own]) if len(others) else own
