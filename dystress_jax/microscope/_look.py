@@ -89,8 +89,8 @@ def look(
         tau = _for_rows(temperature.for_positives, n)(similarity.as_cosine(positive))
         positives_of["tau"] = _bin(jnp.log10(tau), TAU_BINS)
     bias = temperature.bias if isinstance(temperature, LearnedWithBias) else 0.0
+    pull_of = lambda logit: jax.nn.log_sigmoid(logit + bias) if compared.sigmoid else logit
     if temperature is not None:
-        pull_of = lambda logit: jax.nn.log_sigmoid(logit + bias) if compared.sigmoid else logit
         found |= _curves(temperature.for_negatives, similarity, _edges(ends), n, pull_of)
     one = jnp.zeros(n, jnp.int32)  # the kind of the positives among themselves
     of_positives = {

@@ -227,7 +227,7 @@ def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
         notes.append(f"{at_most:,} of {len(rows):,} rows are looked at, evenly spread.")
         rows = rows[np.arange(at_most) * len(rows) // at_most]
     labels, names = _labels(path, arrays, n)
-    vectors = {name: np.float32(x[rows]) for name, x in vectors.items()}
+    vectors = {name: np.asarray(x[rows], np.float32) for name, x in vectors.items()}
     partners = vectors.get("view_b")
     pictures = arrays.get("images")
     if pictures is not None and (pictures.ndim != 4 or pictures.dtype != np.uint8):

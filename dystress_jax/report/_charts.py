@@ -1,6 +1,6 @@
 """The charts of a report, by bokeh; what they show at each step is plain data beside them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,7 +137,7 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
         y="",
         height=60 + 34 * len(rows),
         y_range=labels[::-1],
-        x_range=Range1d(0, 100),
+        x_range=Range1d(start=0, end=100),
     )
     made.ygrid.grid_line_color = None
     for number, group in enumerate(groups):
@@ -257,9 +257,9 @@ def frames(run: Run) -> list[dict[str, dict[str, list[float | None]]]]:
         return []
     found = []
     for t in range(len(records.steps)):
-        whole = np.float64(records["similarity_edges"][t])
+        whole = np.asarray(records["similarity_edges"][t], np.float64)
         by, fine = _step(len(whole) - 1, BINS), _step(len(whole) - 1, POINTS)
-        merged = lambda x, by=by: np.float64(x).reshape(len(x), -1, by).sum(axis=-1)
+        merged = lambda x, by=by: np.asarray(x, np.float64).reshape(len(x), -1, by).sum(axis=-1)
         edges = whole[::by]
         kinds = dict(zip(KINDS, merged(records["similarity"][t]), strict=True))
         negatives = kinds["negative"].sum()
@@ -276,7 +276,7 @@ def frames(run: Run) -> list[dict[str, dict[str, list[float | None]]]]:
         for name in ("tau", "logit", "log_weight"):
             at[name] = np.full(len(at["s"]), np.nan)
             if f"curve_{name}" in records.arrays:
-                at[name] = np.float64(records[f"curve_{name}"][t])[::fine]
+                at[name] = np.asarray(records[f"curve_{name}"][t], np.float64)[::fine]
         down = falls(at["logit"])
         at["falling"] = np.where(
             np.append(down, False) | np.append(False, down), at["logit"], np.nan
@@ -325,15 +325,13 @@ def of_temperature(runs: Sequence[Run], of: Sequence[list[Any]]) -> list[Chart]:
         runs: all runs of the report.
         of: the `frames` of each.
     """
-    # A row in which a number is missing leaves a gap.
-    gap = lambda columns: {n: [np.nan if x is None else x for x in v] for n, v in columns.items()}
     shown = [
         _Lines(
             run.name,
             f"r{i}",
             style_of(i),
-            ColumnDataSource(gap(of[i][-1]["pairs"]), name=f"pairs-{i}"),
-            ColumnDataSource(gap(of[i][-1]["curves"]), name=f"curves-{i}"),
+            _source(of[i][-1]["pairs"], f"pairs-{i}"),
+            _source(of[i][-1]["curves"], f"curves-{i}"),
         )
         for i, run in enumerate(runs)
         if of[i]
@@ -346,6 +344,14 @@ def of_temperature(runs: Sequence[Run], of: Sequence[list[Any]]) -> list[Chart]:
         _gradients: [run for run in shown if _has(run.pairs, "left", "gradient")],
     }
     return [draw(having) for draw, having in drawn.items() if having]
+
+
+def _source(columns: Mapping[str, Sequence[float | None]], name: str) -> ColumnDataSource:
+    """What is drawn, a gap where there is no number."""
+    data: dict[str, Any] = {
+        column: [np.nan if x is None else x for x in values] for column, values in columns.items()
+    }
+    return ColumnDataSource(data, name=name)
 
 
 def _has(source: ColumnDataSource, *names: str) -> bool:
@@ -536,7 +542,7 @@ def over_time(runs: Sequence[Run]) -> list[Chart]:
             for number, (scalar, label) in enumerate(lines.items()):
                 if run.records is None or scalar not in run.records.arrays:
                     continue
-                values = np.float64(run.records[scalar])
+                values = np.asarray(run.records[scalar], np.float64)
                 if len(values) < 2 or not np.isfinite(values).any():
                     continue
                 made = made or plain(x="step", y=unit, y_range=DataRange1d(start=0))
@@ -570,7 +576,13 @@ def map_of_images() -> Chart:
     """An empty map; the page fills it with the images of a run at a step."""
     columns = ("x", "y", "colour", "marker", "picture", "display", "label")
     source = ColumnDataSource({name: [] for name in columns}, name="map")
-    made = plain(x="", y="", height=480, x_range=Range1d(-1.08, 1.08), y_range=Range1d(-1.08, 1.08))
+    made = plain(
+        x="",
+        y="",
+        height=480,
+        x_range=Range1d(start=-1.08, end=1.08),
+        y_range=Range1d(start=-1.08, end=1.08),
+    )
     made.axis.visible = False
     made.grid.visible = False
     drawn = made.scatter(

@@ -104,7 +104,7 @@ def neighbours(
         >>> near.ravel().tolist()
         [2, 2, 0]
     """
-    x = np.float64(features)
+    x = np.asarray(features, np.float64)
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     cosines = x @ x.T
     np.fill_diagonal(cosines, -np.inf)

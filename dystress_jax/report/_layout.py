@@ -50,7 +50,7 @@ def lay_out(steps: Sequence[Points], *, layout: str = "PCA") -> list[Places]:
 
 
 def _centred(x: Points) -> Points:
-    x = np.float64(x)
+    x = np.asarray(x, np.float64)
     length = np.linalg.norm(x, axis=1, keepdims=True)
     x = x / np.where(length > 0, length, 1)
     return x - x.mean(axis=0)
@@ -72,10 +72,10 @@ def _pca(reference: Points, rows: Rows) -> Float[np.ndarray, "m 2"]:
 
 def _umap(reference: Points, rows: Rows) -> Float[np.ndarray, "m 2"]:
     """By neighbours; `rows` end with those of the reference, whose places are kept as fitted."""
-    import umap
+    import umap  # pyright: ignore[reportMissingImports]
 
     neighbours = max(2, min(15, len(reference) - 1))
     # On several threads every page would differ.
     fitted = umap.UMAP(n_neighbors=neighbours, random_state=0, n_jobs=1, init="pca").fit(reference)
-    own, others = np.float64(fitted.embedding_), rows[: len(rows) - len(reference)]
+    own, others = np.asarray(fitted.embedding_, np.float64), rows[: len(rows) - len(reference)]
     return np.concatenate([fitted.transform(others), own]) if len(others) else own

@@ -53,7 +53,7 @@ def page(runs: Sequence[Run]) -> str:
         "colours": charts.COLOURS,
         "in_the_dark": dict(zip(charts.COLOURS, charts.IN_THE_DARK, strict=True)),
         "markers": charts.MARKERS,
-        "runs": [_of_run(run, *rest) for run, *rest in zip(runs, frames, images, strict=True)],
+        "runs": [_of_run(*one) for one in zip(runs, frames, images, strict=True)],
     }
     filled = {
         "TITLE": _safe(", ".join(run.name for run in runs)),

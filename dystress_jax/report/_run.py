@@ -134,12 +134,11 @@ def short_names(paths: list[pathlib.Path]) -> list[str]:
         >>> short_names([pathlib.Path("a/x"), pathlib.Path("b/x"), pathlib.Path("b/y")])
         ['a/x', 'b/x', 'b/y']
     """
-    longest = max((len(path.parts) for path in paths), default=1)
-    for count in range(1, longest + 1):
+    for count in range(1, max((len(path.parts) for path in paths), default=1)):
         names = ["/".join(path.parts[-count:]) for path in paths]
         if len(set(names)) == len(names):
-            break
-    return names if paths else []
+            return names
+    return [str(path) for path in paths]
 
 
 def _gather(path: pathlib.Path, name: str) -> Run:

@@ -126,7 +126,7 @@ def collapsed(run: Run) -> Sentence | None:
     """Whether all images have nearly the same features."""
     if run.images is None or len(run.images.ids) < 2:
         return None
-    x = np.float64(run.images.features[-1])
+    x = np.asarray(run.images.features[-1], np.float64)
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     n = len(x)
     mean = float((np.linalg.norm(x.sum(axis=0)) ** 2 - n) / (n * (n - 1)))
@@ -173,7 +173,7 @@ def not_finite(run: Run) -> Sentence | None:
     """Whether records hold numbers that are none."""
     if run.records is None or "uniformity" not in run.records.arrays:
         return None
-    lost = ~np.isfinite(np.float64(run.records["uniformity"]))
+    lost = ~np.isfinite(np.asarray(run.records["uniformity"], np.float64))
     if not lost.any():
         return None
     return Sentence(
@@ -209,7 +209,7 @@ def falls(logit: Float[np.ndarray, " edges"]) -> np.ndarray:
 def _kind(run: Run, name: str, kind: str) -> Float[np.ndarray, " bins"] | None:
     if run.records is None or name not in run.records.arrays:
         return None
-    return np.float64(run.records[name][-1, KINDS.index(kind)])
+    return np.asarray(run.records[name][-1, KINDS.index(kind)], np.float64)
 
 
 def _last(run: Run, name: str) -> float | None:
