@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -374,3 +376,14 @@ def test_the_command_writes_the_page_and_says_what_is_missing(
     with pytest.raises(SystemExit) as ended:
         commands.main(["dystress", "report", "--help"])
     assert not ended.value.code
+
+
+def test_without_the_library_of_the_charts_the_command_says_what_to_install():
+    code = (
+        "import sys; sys.modules['bokeh'] = None; from dystress_jax import commands; "
+        "commands.main(['dystress', 'report', 'runs/a'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "found no package bokeh" in done.stderr
+    assert "pip install 'dystress-jax[train,report]'" in done.stderr
