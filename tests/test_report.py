@@ -1,5 +1,6 @@
 """The page about runs: what is gathered, what is said, and that any run gives a page."""
 
+import base64
 import json
 import re
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dystress_jax import commands, microscope, report, temperatures
+from dystress_jax import commands, explorer, microscope, report, temperatures
 from dystress_jax.files import FileError
 from dystress_jax.microscope import KINDS, Recorder
 from dystress_jax.report import Confusion, Curve, Measured, Run, _charts, _images, _layout, _tables
@@ -223,6 +224,15 @@ def test_runs_that_watch_the_same_images_share_pictures_and_a_layout(tmp_path):
     assert b["pictures"] is None
     assert a["places"] == b["places"]
     assert report.page(runs)
+
+
+def test_similarities_that_are_no_cosines_keep_their_scale(workdir):
+    [run] = report.gather([workdir])
+    large = run.images._replace(similarity=run.images.similarity * 40)
+    found = explorer.plain_images(large)
+    stored = np.frombuffer(base64.b64decode(found["similarity"]), "<i2").reshape(N, N)
+    expected = large.similarity[-1]
+    np.testing.assert_allclose(stored / 32767 * found["largest"], expected, atol=1e-3)
 
 
 BROKEN = {

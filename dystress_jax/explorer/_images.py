@@ -18,6 +18,8 @@ def plain_images(images: Watched, *, pictures: bool = True) -> dict[str, Any]:
         pictures: whether they come along, as far as there are any.
     """
     shown = images.pictures if pictures else None
+    similarity = images.similarity[-1]
+    largest = max(1.0, float(np.abs(similarity).max()))  # above 1 where they are no cosines
     return {
         "split": images.split,
         "ids": images.ids.tolist(),
@@ -26,7 +28,8 @@ def plain_images(images: Watched, *, pictures: bool = True) -> dict[str, Any]:
         "captions": list(images.captions),
         "partner": images.partner,
         # 16 bits: a weight under a temperature of 0.01 is then off by 0.2 % at most.
-        "similarity": _as_base64(np.round(images.similarity[-1] * 32767).astype("<i2")),
+        "similarity": _as_base64(np.round(similarity / largest * 32767).astype("<i2")),
+        "largest": largest,
         "pictures": None if shown is None else [_as_uri(x) for x in shown],
     }
 

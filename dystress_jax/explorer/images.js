@@ -13,7 +13,7 @@ const matrices = new Map();
 function similaritiesOf(im, anchor) {
   if (!matrices.has(im)) matrices.set(im, new Int16Array(Uint8Array.from(atob(im.similarity), c => c.charCodeAt(0)).buffer));
   const n = count(im), row = matrices.get(im).subarray(anchor * n, anchor * n + n);
-  return Array.from(row, x => x / 32767);
+  return Array.from(row, x => x / 32767 * im.largest);
 }
 // All but the anchor itself and what belongs to it, the most similar first.
 const hardestOf = (s, anchor) => s.map((_, j) => j).filter(j => j !== anchor).sort((i, j) => s[j] - s[i]);
