@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -157,6 +158,29 @@ def test_one_layout_undoes_a_rotation_and_keeps_the_places_of_the_last_step(seed
         if s[axis] > 1e-6:
             found = np.corrcoef(reference[:, axis], u[:, axis])[0, 1]
             assert abs(found) == pytest.approx(1, abs=1e-6)
+
+
+def test_umap_is_fitted_once_and_keeps_the_places_that_it_has_fitted(monkeypatch):
+    """With a stand-in for the package, which is large and slow."""
+
+    class UMAP:
+        def __init__(self, **options):
+            assert options["random_state"] == 0
+
+        def fit(self, x):
+            self.embedding_ = x[:, :2] * 2
+            return self
+
+        def transform(self, x):
+            return x[:, :2] * 3
+
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=UMAP))
+    last = np.random.default_rng(0).normal(size=(6, 3))
+    first, second, fitted = _layout.lay_out([last, last, last], layout="UMAP")
+    np.testing.assert_array_equal(first, second)
+    # All are scaled together, so what was placed anew lies half as far out again.
+    spread = lambda x: np.ptp(x, axis=0)
+    np.testing.assert_allclose(spread(first), 1.5 * spread(fitted), rtol=1e-5)
 
 
 def test_neighbours_and_shares_are_those_of_numpy(workdir):
