@@ -99,7 +99,7 @@ def differences(runs: Sequence[Run]) -> str:
 def settings(run: Run) -> str:
     """All settings of a run."""
     rows = [[name, _value(value)] for name, value in run.config.items()]
-    return _details(f"{run.name}: all settings", table(["setting", "value"], rows, bare=True))
+    return _details(f"{run.name}: all settings", table(["setting", "value"], rows, kind="texts"))
 
 
 def environment(runs: Sequence[Run]) -> str:
@@ -117,7 +117,7 @@ def environment(runs: Sequence[Run]) -> str:
         columns.append(column)
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [[name, *(column.get(name, "—") for column in columns)] for name in names]
-    return table(["", *(run.name for run in runs)], rows)
+    return table(["", *(run.name for run in runs)], rows, kind="texts")
 
 
 def number(name: str, value: float) -> str:
@@ -132,14 +132,13 @@ def number(name: str, value: float) -> str:
     return f"{value:.4g}"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, bare: bool = False) -> str:
-    """A table whose first column names the rows."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "numbers") -> str:
+    """A table whose first column names the rows; of `numbers`, or of `texts`, which wrap."""
     body = "".join(
         f"<tr><th scope=row>{_safe(first)}</th>{''.join(f'<td>{_safe(x)}</td>' for x in rest)}</tr>"
         for first, *rest in rows
     )
-    whole = _head(head) + body
-    return whole if bare else f'<div class="scroll"><table>{whole}</table></div>'
+    return f'<div class="scroll"><table class="{kind}">{_head(head)}{body}</table></div>'
 
 
 def _head(names: Sequence[str]) -> str:

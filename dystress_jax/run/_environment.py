@@ -56,7 +56,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "commits": {
-            "dystress_jax": _commit(pathlib.Path(__file__).parent),
+            "dystress_jax": _commit(pathlib.Path(__file__).parents[1]),
             "working directory": _commit(pathlib.Path.cwd()),
         },
     }
