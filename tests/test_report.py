@@ -69,7 +69,13 @@ def write(workdir, records, *, labels=LABELS, captions=(), config=(), summary=()
             "split": "test",
         }
     }
-    closing = {"knn_trained": 0.5, "knn_untrained": 0.3, "knn_bank": 9, "evaluations": evaluated}
+    closing = {
+        "knn_trained": 0.5,
+        "knn_untrained": 0.3,
+        "knn_untrained_balanced": 0.2,
+        "knn_bank": 9,
+        "evaluations": evaluated,
+    }
     (workdir / "summary.json").write_text(json.dumps(closing | dict(summary)))
     (workdir / "eval").mkdir()
     names = {"class_names": ["cat", "dog"], "counts": [[3, 1], [0, 4]]}

@@ -200,13 +200,14 @@ def baselines(summary: Mapping[str, Any]) -> dict[str, float]:
     """The accuracies `knn_NAME` of a summary, that of the trained encoder first.
 
     Example:
-        >>> baselines({"knn_raw_pixels": 0.3, "knn_trained": 0.5, "knn_split": "test"})
+        >>> baselines({"knn_raw_pixels": 0.3, "knn_trained": 0.5, "knn_trained_balanced": 0.4})
         {'trained': 0.5, 'raw pixels': 0.3}
     """
     found = {
         name.removeprefix("knn_").replace("_", " "): float(value)
         for name, value in summary.items()
-        if name.startswith("knn_") and isinstance(value, float) and 0 <= value <= 1
+        if name.startswith("knn_") and not name.endswith("_balanced")
+        if isinstance(value, float) and 0 <= value <= 1
     }
     return dict(sorted(found.items(), key=lambda item: (item[0] != "trained", -item[1])))
 
@@ -214,10 +215,13 @@ def baselines(summary: Mapping[str, Any]) -> dict[str, float]:
 def measured(found: Any) -> Measured:
     """An evaluation as `summary.json` and the files of `eval` hold it; all of it is optional."""
     found = _dict(found)
-    named = ("chance", "split", "per_class_accuracy", "protocol")
+    named = ("chance", "balanced", "split", "per_class_accuracy", "protocol")
     about = {n: x for n, x in found.items() if n not in named and not _is_number(x)}
     about |= {n: x for n, x in found.items() if n in _ABOUT}
     rows = {n: float(x) for n, x in found.items() if _is_number(x) and n not in _ABOUT}
+    if "balanced_accuracy" not in rows:
+        balanced = _dict(found.get("balanced"))
+        rows |= {f"{name}_balanced": float(x) for name, x in balanced.items() if _is_number(x)}
     per_class = _dict(found.get("per_class_accuracy"))
     return Measured(
         rows=rows,
