@@ -1,5 +1,6 @@
 """Eight simulated devices, strict shapes and one compilation cache for every test."""
 
+import importlib
 import os
 import pathlib
 import tempfile
@@ -24,9 +25,33 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+# Examples that train or measure on all images.
+LONG_EXAMPLES = {
+    f"dystress_jax.run.{name}"
+    for name in ("_train.train", "_evaluate.evaluate", "_evaluate.evaluate_all", "_embed.embed")
+}
+
+
 def pytest_collection_modifyitems(items):
     """The long files first, so that neither worker waits for the other at the end."""
+    for item in items:
+        if item.name in LONG_EXAMPLES:
+            item.add_marker("ci")
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(autouse=True)
+def example_directory(request):
+    """Examples of docstrings write files, and read those of runs, in a directory of their own."""
+    if not isinstance(request.node, pytest.DoctestItem):
+        return
+    directory = request.getfixturevalue("tmp_path")
+    request.getfixturevalue("monkeypatch").chdir(directory)
+    docstring = request.node.dtest.docstring
+    if "runs/" in docstring:
+        examples = importlib.import_module("tests.examples")
+        with jax.numpy_rank_promotion("allow"):
+            examples.prepare(docstring, directory)
 
 
 @pytest.fixture

@@ -42,8 +42,17 @@ def told(path: pathlib.Path, doing: str) -> Iterator[None]:
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a file, whole or not at all; file names that are no UTF-8 are written escaped.
 
+    Args:
+        path: of the file; its folder is made if it is not there.
+        text: what it shall hold.
+
     Raises:
         FileError: there is no room, no permission, or a directory of that name.
+
+    Example:
+        >>> write_text(pathlib.Path("notes/a.txt"), "trained")
+        >>> pathlib.Path("notes/a.txt").read_text()
+        'trained'
     """
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
@@ -51,8 +60,17 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
     """Write a file, whole or not at all.
 
+    Args:
+        path: of the file; its folder is made if it is not there.
+        content: what it shall hold.
+
     Raises:
         FileError: there is no room, no permission, or a directory of that name.
+
+    Example:
+        >>> write_bytes(pathlib.Path("a.bin"), bytes(3))
+        >>> pathlib.Path("a.bin").stat().st_size
+        3
     """
     draft = path.with_name(path.name + ".draft")
     with told(path, "written"):
@@ -70,14 +88,26 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Write a JSON file, whole or not at all.
 
+    Args:
+        path: of the file; its folder is made if it is not there.
+        content: what JSON can say.
+
     Raises:
         FileError: there is no room, no permission, or a directory of that name.
+
+    Example:
+        >>> write_json(pathlib.Path("a.json"), {"step": 3})
+        >>> parse_json(pathlib.Path("a.json").read_bytes())
+        {'step': 3}
     """
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def parse_json(text: str | bytes) -> Any:
     """What a JSON text says.
+
+    Args:
+        text: UTF-8.
 
     Raises:
         ValueError: it is no JSON, no UTF-8, or nested too deeply.

@@ -108,8 +108,6 @@ def inter_class_uniformity(
     $$\log \mathbb{E}_{a \ne b}\, e^{-t |\mu_a - \mu_b|^2}, \qquad \mu_a \text{ the mean of class }
       a, \text{ scaled to length } 1$$
 
-    This is our reading of the DySTreSS paper, whose own formula we have not seen.
-
     Args:
         x: embeddings.
         labels: the class of each row, any integers; at least two classes.
@@ -122,6 +120,10 @@ def inter_class_uniformity(
         >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
         >>> inter_class_uniformity(x, jnp.array([0, 0, 1]))
         Array(-8., dtype=float32)
+
+    References:
+        Our reading of Manna et al., [arXiv 2308.01140](https://arxiv.org/abs/2308.01140), whose own
+        formula we have not seen.
     """
     x = _unit(x)
     # Each row carries its class mean and one share of its class, so the number of classes need

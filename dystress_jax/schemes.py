@@ -288,6 +288,13 @@ def learned_scale(
     Raises:
         ArgumentError: when not 0 < min_scale < max_scale.
 
+    Example:
+        >>> import optax
+        >>> scheme = learned_scale(optax.sgd(0.1), log_scale=math.log(20.0))
+        >>> tau = scheme.resolve(scheme.init(), None)
+        >>> float(tau(jnp.array([0.5]))[0])
+        0.05
+
     References:
         Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020), section 2.5.
     """
@@ -335,6 +342,13 @@ def learned_scale_and_bias(
 
     Raises:
         ArgumentError: when not 0 < min_scale < max_scale.
+
+    Example:
+        >>> import optax
+        >>> scheme = learned_scale_and_bias(optax.sgd(0.1))
+        >>> temperature = scheme.resolve(scheme.init(), None)
+        >>> float(temperature.scale), float(temperature.bias)
+        (10.0, -10.0)
 
     References:
         Zhai et al., [arXiv 2303.15343](https://arxiv.org/abs/2303.15343), section 3.2; the clamp
@@ -483,6 +497,14 @@ def isogclr(
     Raises:
         ArgumentError: when tau_min <= 0, tau_min > tau_max or tau_init is not between them.
 
+    Example:
+        >>> scheme = isogclr(num_examples=4, tau_init=0.1)
+        >>> views, rows = jnp.eye(2), jnp.array([3, 1])
+        >>> inputs = of_views(views, views, example=rows, key=jax.random.key(0))
+        >>> state = scheme.init()
+        >>> scheme.resolve(state, inputs).tau
+        Array([0.1, 0.1, 0.1, 0.1], dtype=float32)
+
     References:
         Qiu et al., [arXiv 2305.11965](https://arxiv.org/abs/2305.11965), and the authors' code;
         rho, beta and the learning rate as in its CIFAR-100 settings.
@@ -564,6 +586,14 @@ def tempnet(
 
     Raises:
         ArgumentError: when tau_min <= 0 or tau_min > tau_max.
+
+    Example:
+        >>> import optax
+        >>> scheme = tempnet(jax.random.key(0), 2, num_examples=4, optimizer=optax.adam(1e-3))
+        >>> inputs = of_views(jnp.eye(2), jnp.eye(2), example=jnp.array([3, 1]))
+        >>> tau = scheme.resolve(scheme.init(), inputs).tau
+        >>> tau.shape, bool(jnp.all((0.005 < tau) & (tau < 0.05)))
+        ((4,), True)
 
     References:
         Qiu et al., [arXiv 2404.04575](https://arxiv.org/abs/2404.04575), and the authors' code.

@@ -22,6 +22,9 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     Its axis is `Auto`: under `jax.jit` XLA places the collectives, so a program written for
     the whole batch computes the same on any number of devices.
 
+    Args:
+        devices: None: all of all processes.
+
     Example:
         >>> make_mesh(jax.devices()[:1]).shape["data"]
         1
@@ -31,17 +34,40 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Every device holds the whole array.
+
+    Args:
+        mesh: the devices.
+
+    Example:
+        >>> place = replicated(make_mesh())
+        >>> jax.device_put(np.zeros(3), place).is_fully_replicated
+        True
+    """
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_rows(mesh: Mesh) -> NamedSharding:
-    """The first axis is cut into equal parts, one a device."""
+    """The first axis is cut into equal parts, one a device.
+
+    Args:
+        mesh: the devices.
+
+    Example:
+        >>> mesh = make_mesh()
+        >>> rows = jax.device_put(np.zeros((2 * mesh.size, 3)), split_rows(mesh))
+        >>> rows.addressable_shards[0].data.shape
+        (2, 3)
+    """
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Refuse a batch that the devices cannot share equally.
+
+    Args:
+        batch_size: examples of all devices together.
+        mesh: the devices.
 
     Raises:
         ArgumentError: naming both numbers and the nearest batch sizes that work.
@@ -61,6 +87,17 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """Put this process's rows of a batch onto the mesh as parts of the global batch."""
+    """Put this process's rows of a batch onto the mesh as parts of the global batch.
+
+    Args:
+        batch: arrays by name, each with a row an example of this process.
+        mesh: the devices, of all processes.
+
+    Example:
+        >>> mesh = make_mesh()
+        >>> batch = shard_batch({"label": np.arange(2 * mesh.size)}, mesh)
+        >>> batch["label"].shape == (2 * mesh.size,)
+        True
+    """
     sharding = split_rows(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

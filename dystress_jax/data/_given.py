@@ -53,8 +53,18 @@ def as_images(given: Given, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n
 def resized(source: Source, shape: tuple[int, int, int]) -> Source:
     """The same images in another shape, as `as_images` brings them to it.
 
+    Args:
+        source: images of any size.
+        shape: (h, w, c) of the new images; c is that of the source.
+
     Raises:
         ArgumentError: they have other channels.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> source = data.from_arrays(np.zeros((2, 40, 60, 3), np.uint8))
+        >>> data.resized(source, (32, 32, 3))[0]["image"].shape
+        (32, 32, 3)
     """
     if source.image_shape == shape:
         return source

@@ -35,6 +35,9 @@ class CaptionList(NamedTuple):
 def list_captions(source: Source) -> CaptionList:
     """Every caption of every example, for retrieval and to make a vocabulary.
 
+    Args:
+        source: images with captions.
+
     Raises:
         ArgumentError: the source has no captions.
 
@@ -147,6 +150,9 @@ def classes_from_captions(source: Source) -> Source:
     The first caption of an image is its class. Classes are in the order of their first images;
     captions of images that are not in the source are no classes.
 
+    Args:
+        source: images with captions.
+
     Raises:
         ArgumentError: the source has no captions.
 
@@ -171,6 +177,14 @@ def read_class_names(path: str, count: int) -> tuple[str, ...]:
 
     Raises:
         ArgumentError: with the file, and the line or both numbers.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> with open("names.txt", "w", encoding="utf-8") as file:
+        ...     for name in ("cat", "dog"):
+        ...         print(name, file=file)
+        >>> data.read_class_names("names.txt", 2)
+        ('cat', 'dog')
     """
     if not pathlib.Path(path).is_file():
         raise ArgumentError("path", f"there is no file {path!r} of class names.")

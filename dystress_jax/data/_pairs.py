@@ -105,7 +105,19 @@ def _in_train(root: pathlib.Path, captions: str) -> pathlib.Path:
 
 
 def lies_below(path: str, captions: str) -> bool:
-    """Whether the folder at a path holds this caption file, so that it is looked for there."""
+    """Whether the folder at a path holds this caption file, so that it is looked for there.
+
+    Args:
+        path: a folder of images.
+        captions: the name of the caption file.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> pathlib.Path("photos").mkdir(exist_ok=True)
+        >>> pathlib.Path("photos/captions.csv").touch()
+        >>> data.lies_below("photos", "captions.csv"), data.lies_below("photos", "other.csv")
+        (True, False)
+    """
     root = pathlib.Path(path)
     return (root / captions).is_file() or _in_train(root, captions).is_file()
 

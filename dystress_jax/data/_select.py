@@ -11,6 +11,9 @@ from ._source import UNLABELLED, Source
 def labelled(source: Source) -> Source:
     """The examples that have a label; all of them where that shows only with the images.
 
+    Args:
+        source: images, with labels or without.
+
     Example:
         >>> from dystress_jax import data
         >>> images, labels = np.zeros((3, 4, 4, 3), np.uint8), np.array([0, -1, 1])

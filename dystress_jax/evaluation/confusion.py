@@ -86,6 +86,11 @@ def confusion(
         predicted: classes, in [0, classes).
         labels: the true ones, likewise.
         class_names: in the order of the labels.
+
+    Example:
+        >>> predicted, labels = np.array([0, 1, 1]), np.array([0, 0, 1])
+        >>> confusion(predicted, labels, ("cat", "dog")).counts.tolist()
+        [[1, 1], [0, 1]]
     """
     count = len(class_names)
     pairs = labels.astype(np.int64) * count + predicted

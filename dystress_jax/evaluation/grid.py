@@ -26,6 +26,27 @@ def retrieval_grid(embedded: EmbeddedImages, *, rows: int = 12, columns: int = 8
 
     Returns:
         The picture.
+
+    Example:
+        >>> from dystress_jax import data, evaluation, sharding, similarities
+        >>> images = np.zeros((3, 4, 4, 3), np.uint8)
+        >>> images[0, ..., 0] = images[1, ..., 1] = images[2, ..., 2] = 200
+        >>> names = ("red", "green", "blue")
+        >>> source = data.from_arrays(
+        ...     images,
+        ...     np.arange(3, dtype=np.int32),
+        ...     class_names=names,
+        ...     captions=data.Captions.of([[name] for name in names]),
+        ... )
+        >>> encoder = evaluation.DualEncoder(
+        ...     encode_images=lambda images: images.mean(axis=(1, 2)),
+        ...     encode_tokens=lambda tokens: jnp.eye(3)[tokens[:, 0]],
+        ...     tokenize=lambda texts: np.array([[names.index(text)] for text in texts]),
+        ...     similarity=similarities.sphere,
+        ... )
+        >>> embedded = evaluation.embed_images(encoder, source, mesh=sharding.make_mesh())
+        >>> evaluation.retrieval_grid(embedded, rows=2, columns=3).size
+        (412, 144)
     """
     encoder, source, images = embedded
     captions = data.list_captions(source)

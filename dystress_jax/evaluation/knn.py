@@ -219,6 +219,20 @@ def evaluate_knn(
 
     Raises:
         ArgumentError: a source has no labels, the classes differ, or a setting is out of range.
+
+    Example:
+        >>> from dystress_jax import data, evaluation, sharding
+        >>> images = np.zeros((20, 4, 4, 3), np.uint8)
+        >>> images[:10, ..., 0] = images[10:, ..., 1] = 200
+        >>> labels = np.repeat([0, 1], 10).astype(np.int32)
+        >>> source = data.from_arrays(images, labels, class_names=("red", "green"))
+        >>> mesh = sharding.make_mesh()
+        >>> result = evaluation.evaluate_knn(evaluation.raw_pixels, source, source, k=3, mesh=mesh)
+        >>> result.value("top1")
+        1.0
+
+    References:
+        Wu et al., [arXiv 1805.01978](https://arxiv.org/abs/1805.01978), section 3.4.
     """
     num_classes = check_classes(train, test)
     ks, temperatures = _several(k), _several(temperature)

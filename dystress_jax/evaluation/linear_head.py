@@ -161,6 +161,20 @@ def fit_augmented(
 
     Returns:
         One classifier for each learning rate.
+
+    Example:
+        >>> from dystress_jax import data, evaluation, sharding
+        >>> images = np.zeros((20, 4, 4, 3), np.uint8)
+        >>> images[:10, ..., 0] = images[10:, ..., 1] = 200
+        >>> labels = np.repeat([0, 1], 10).astype(np.int32)
+        >>> source = data.from_arrays(images, labels, class_names=("red", "green"))
+        >>> mesh = sharding.make_mesh()
+        >>> flip = jax.jit(lambda key, x: x[:, :, ::-1].reshape(len(x), -1) / 255)
+        >>> head = evaluation.fit_augmented(
+        ...     flip, source, jnp.array([1.0]), epochs=2, batch_size=16, mesh=mesh
+        ... )
+        >>> head.kernel.shape
+        (1, 48, 2)
     """
     total_steps = epochs * (len(source) // batch_size)
     optimizer = _sgd(momentum, total_steps)

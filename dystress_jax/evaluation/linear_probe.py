@@ -61,6 +61,19 @@ def evaluate_linear_probe(
     Raises:
         ArgumentError: a source has no labels, the classes differ, the settings contradict, or
             with every candidate the classifier diverges.
+
+    Example:
+        >>> from dystress_jax import data, evaluation, sharding
+        >>> images = np.zeros((20, 4, 4, 3), np.uint8)
+        >>> images[:10, ..., 0] = images[10:, ..., 1] = 200
+        >>> labels = np.repeat([0, 1], 10).astype(np.int32)
+        >>> source = data.from_arrays(images, labels, class_names=("red", "green"))
+        >>> mesh = sharding.make_mesh()
+        >>> result = evaluation.evaluate_linear_probe(
+        ...     evaluation.raw_pixels, source, source, candidates=(10.0,), epochs=5, mesh=mesh
+        ... )
+        >>> result.value("top1")
+        1.0
     """
     num_classes = check_classes(train, test)
     train = data.labelled(train)

@@ -85,6 +85,33 @@ def embed_images(encoder: DualEncoder, source: data.Source, *, mesh: Mesh) -> Em
         encoder: a trained one.
         source: any images.
         mesh: the devices that share each batch of images.
+
+    Returns:
+        The images with their embeddings.
+
+    Raises:
+        NotFiniteError: an embedding is NaN or infinite.
+
+    Example:
+        >>> from dystress_jax import data, evaluation, sharding, similarities
+        >>> images = np.zeros((3, 4, 4, 3), np.uint8)
+        >>> images[0, ..., 0] = images[1, ..., 1] = images[2, ..., 2] = 200
+        >>> names = ("red", "green", "blue")
+        >>> source = data.from_arrays(
+        ...     images,
+        ...     np.arange(3, dtype=np.int32),
+        ...     class_names=names,
+        ...     captions=data.Captions.of([[name] for name in names]),
+        ... )
+        >>> encoder = evaluation.DualEncoder(
+        ...     encode_images=lambda images: images.mean(axis=(1, 2)),
+        ...     encode_tokens=lambda tokens: jnp.eye(3)[tokens[:, 0]],
+        ...     tokenize=lambda texts: np.array([[names.index(text)] for text in texts]),
+        ...     similarity=similarities.sphere,
+        ... )
+        >>> embedded = evaluation.embed_images(encoder, source, mesh=sharding.make_mesh())
+        >>> embedded.embeddings.shape
+        (3, 3)
     """
     embeddings = embed_source(encoder.encode_images, source, mesh=mesh)
     return EmbeddedImages(encoder, source, jnp.asarray(embeddings))
@@ -106,6 +133,27 @@ def evaluate_retrieval(embedded: EmbeddedImages, *, ks: Sequence[int] = (1, 5, 1
 
     Raises:
         ArgumentError: the source has no captions.
+
+    Example:
+        >>> from dystress_jax import data, evaluation, sharding, similarities
+        >>> images = np.zeros((3, 4, 4, 3), np.uint8)
+        >>> images[0, ..., 0] = images[1, ..., 1] = images[2, ..., 2] = 200
+        >>> names = ("red", "green", "blue")
+        >>> source = data.from_arrays(
+        ...     images,
+        ...     np.arange(3, dtype=np.int32),
+        ...     class_names=names,
+        ...     captions=data.Captions.of([[name] for name in names]),
+        ... )
+        >>> encoder = evaluation.DualEncoder(
+        ...     encode_images=lambda images: images.mean(axis=(1, 2)),
+        ...     encode_tokens=lambda tokens: jnp.eye(3)[tokens[:, 0]],
+        ...     tokenize=lambda texts: np.array([[names.index(text)] for text in texts]),
+        ...     similarity=similarities.sphere,
+        ... )
+        >>> embedded = evaluation.embed_images(encoder, source, mesh=sharding.make_mesh())
+        >>> evaluation.evaluate_retrieval(embedded, ks=(1,)).value("image_to_text_recall_at_1")
+        1.0
     """
     encoder, source, images = embedded
     if source.captions is None:
@@ -145,6 +193,27 @@ def evaluate_zero_shot(
 
     Raises:
         ArgumentError: the source has no labels, or another number of classes than there are names.
+
+    Example:
+        >>> from dystress_jax import data, evaluation, sharding, similarities
+        >>> images = np.zeros((3, 4, 4, 3), np.uint8)
+        >>> images[0, ..., 0] = images[1, ..., 1] = images[2, ..., 2] = 200
+        >>> names = ("red", "green", "blue")
+        >>> source = data.from_arrays(
+        ...     images,
+        ...     np.arange(3, dtype=np.int32),
+        ...     class_names=names,
+        ...     captions=data.Captions.of([[name] for name in names]),
+        ... )
+        >>> encoder = evaluation.DualEncoder(
+        ...     encode_images=lambda images: images.mean(axis=(1, 2)),
+        ...     encode_tokens=lambda tokens: jnp.eye(3)[tokens[:, 0]],
+        ...     tokenize=lambda texts: np.array([[names.index(text)] for text in texts]),
+        ...     similarity=similarities.sphere,
+        ... )
+        >>> embedded = evaluation.embed_images(encoder, source, mesh=sharding.make_mesh())
+        >>> evaluation.evaluate_zero_shot(embedded, templates=["{}"]).value("top1")
+        1.0
     """
     encoder, source, images = embedded
     names = tuple(class_names or source.class_names)

@@ -88,6 +88,17 @@ def evaluate_transfer(
     Raises:
         ArgumentError: a source has no labels, or the classes differ.
 
+    Example:
+        >>> from dystress_jax import data, evaluation, sharding
+        >>> images = np.zeros((20, 4, 4, 3), np.uint8)
+        >>> images[:10, ..., 0] = images[10:, ..., 1] = 200
+        >>> labels = np.repeat([0, 1], 10).astype(np.int32)
+        >>> source = data.from_arrays(images, labels, class_names=("red", "green"))
+        >>> mesh = sharding.make_mesh()
+        >>> result = evaluation.evaluate_transfer(evaluation.raw_pixels, source, source, mesh=mesh)
+        >>> result.value("top1")
+        1.0
+
     References:
         Kornblith et al., [arXiv 1805.08974](https://arxiv.org/abs/1805.08974); the procedure is
         that of the first author's code, `linear_eval.py` of
@@ -143,6 +154,19 @@ def evaluate_few_labels(
 
     Raises:
         ArgumentError: a number is out of range, a source has no labels, or the classes differ.
+
+    Example:
+        >>> from dystress_jax import data, evaluation, sharding
+        >>> images = np.zeros((20, 4, 4, 3), np.uint8)
+        >>> images[:10, ..., 0] = images[10:, ..., 1] = 200
+        >>> labels = np.repeat([0, 1], 10).astype(np.int32)
+        >>> source = data.from_arrays(images, labels, class_names=("red", "green"))
+        >>> mesh = sharding.make_mesh()
+        >>> result = evaluation.evaluate_few_labels(
+        ...     evaluation.raw_pixels, source, source, fractions=(0.2,), draws=2, mesh=mesh
+        ... )
+        >>> [row.name for row in result.rows]
+        ['20_percent_top1', '20_percent_top1_std']
 
     References:
         1% and 10% of the labels, balanced: Chen et al.,
@@ -208,6 +232,19 @@ def evaluate_few_shot(
     Raises:
         ArgumentError: a number is out of range, or a class has fewer images; a source has no
             labels, or the classes differ.
+
+    Example:
+        >>> from dystress_jax import data, evaluation, sharding
+        >>> images = np.zeros((20, 4, 4, 3), np.uint8)
+        >>> images[:10, ..., 0] = images[10:, ..., 1] = 200
+        >>> labels = np.repeat([0, 1], 10).astype(np.int32)
+        >>> source = data.from_arrays(images, labels, class_names=("red", "green"))
+        >>> mesh = sharding.make_mesh()
+        >>> result = evaluation.evaluate_few_shot(
+        ...     evaluation.raw_pixels, source, source, shots=(1,), draws=2, mesh=mesh
+        ... )
+        >>> result.value("1_shot_top1")
+        1.0
 
     References:
         Tian et al., [arXiv 2003.11539](https://arxiv.org/abs/2003.11539); `meta_eval.py` of

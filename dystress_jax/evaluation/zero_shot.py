@@ -34,6 +34,9 @@ TEMPLATES = {
 def templates(name: str) -> tuple[str, ...]:
     """The set of `TEMPLATES` with that name, or the one template that it is.
 
+    Args:
+        name: of a set, or a text with one `{}`.
+
     Raises:
         ArgumentError: it is neither.
 

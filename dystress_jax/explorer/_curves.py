@@ -12,7 +12,14 @@ FUNCTIONS = ("abs", "atanh", "cos", "exp", "log", "max", "min", "sign", "sin", "
 
 
 class Parameter(NamedTuple):
-    """A number of a temperature and the ends of its slider."""
+    """A number of a temperature and the ends of its slider.
+
+    Attributes:
+        name: as the function of the temperature calls it.
+        default: where the slider begins.
+        low: its left end.
+        high: its right end.
+    """
 
     name: str
     default: float

@@ -22,6 +22,17 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
     Returns:
         A method whose parameters have one more entry, `probe`, and whose metrics have
         `probe_loss` and `probe_accuracy`.
+
+    Example:
+        >>> from dystress_jax import methods, models
+        >>> flat = lambda params, stats, x, *, train: (x.reshape(len(x), -1), stats)
+        >>> pixels = models.Network(lambda key: ({}, {}), flat, 48)
+        >>> head = models.projector("moco_v2", in_features=48, hidden=8, out=4)
+        >>> method = methods.simclr(pixels, head, views=lambda key, images, rows: (images, images))
+        >>> watched = methods.with_online_probe(method, 10)
+        >>> params, stats, memory = jax.eval_shape(watched.init, jax.random.key(0))
+        >>> params["probe"]["kernel"].shape
+        (48, 10)
     """
 
     def init(key):
@@ -53,14 +64,37 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
 
 
 def without_probe(params):
-    """What the method itself learns: all but the online probe."""
+    """What the method itself learns: all but the online probe.
+
+    Args:
+        params: of a method, with a probe or without.
+
+    Example:
+        >>> without_probe({"encoder": {}, "projector": {}, "probe": {}})
+        {'encoder': {}, 'projector': {}}
+    """
     return {name: value for name, value in params.items() if name != PROBE}
 
 
 def with_probe_optimizer(
     optimizer: optax.GradientTransformation, probe: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """`optimizer` for all parameters but the online probe's, which `probe` trains."""
+    """`optimizer` for all parameters but the online probe's, which `probe` trains.
+
+    Args:
+        optimizer: of the encoder and its heads.
+        probe: of the probe.
+
+    Returns:
+        An optimiser of both.
+
+    Example:
+        >>> optimizer = with_probe_optimizer(optax.sgd(0.0), optax.sgd(1.0))
+        >>> params = {"encoder": jnp.ones(2), "probe": jnp.ones(2)}
+        >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+        >>> float(updates["encoder"][0]) == 0, float(updates["probe"][0])
+        (True, -1.0)
+    """
 
     def labels(params):
         return {name: "probe" if name == PROBE else "method" for name in params}

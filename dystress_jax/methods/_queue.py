@@ -43,6 +43,10 @@ def push(memory: Memory, **newest: Shaped[Array, "n ..."]) -> Memory:
 def check_queue(queue_size: int, batch_size: int) -> None:
     """Refuse a queue of which a batch cannot replace the oldest part.
 
+    Args:
+        queue_size: embeddings in the queue, at least 1.
+        batch_size: embeddings that a step puts into it.
+
     Raises:
         ArgumentError: with the nearest sizes that work.
 

@@ -142,6 +142,10 @@ def follow(key_params: PyTree, params: PyTree, *, rate: ArrayLike) -> PyTree:
         key_params: the momentum encoder's.
         params: the trained ones; entries that the momentum encoder does not have are passed over.
         rate: one minus the momentum. As the momentum goes to 1 this keeps the digits.
+
+    Example:
+        >>> follow({"w": jax.numpy.zeros(2)}, {"w": jax.numpy.ones(2)}, rate=0.25)
+        {'w': Array([0.25, 0.25], dtype=float32)}
     """
     leading = {name: params[name] for name in key_params}
     return optax.incremental_update(leading, key_params, step_size=rate)
@@ -151,7 +155,17 @@ FOLLOWERS = ("key_params", "target_params")  # what memories call momentum encod
 
 
 def follow_from(memory: PyTree, params: PyTree) -> PyTree:
-    """The memory of a method whose momentum encoder, if it has one, is where the parameters are."""
+    """The memory of a method whose momentum encoder, if it has one, is where the parameters are.
+
+    Args:
+        memory: of any method.
+        params: of the same method, for example taken from a file of weights.
+
+    Example:
+        >>> memory = {"key_params": {"encoder": 0}, "position": 3}
+        >>> follow_from(memory, {"encoder": 1, "predictor": 2})
+        {'key_params': {'encoder': 1}, 'position': 3}
+    """
     if not isinstance(memory, dict):
         return memory
     copy = lambda part: {name: params[name] for name in part}

@@ -52,6 +52,20 @@ def byol(
     Raises:
         ValueError: a number is out of range, or the predictor does not keep the width.
 
+    Example:
+        >>> from dystress_jax import augment, methods, models
+        >>> def views(key, images, rows):
+        ...     return augment.two_views(key, images, augment.simclr_cifar(), size=32, rows=rows)
+        >>> encoder = models.resnet("small", stem="patch")
+        >>> head = models.projector("byol", in_features=encoder.out_features, hidden=64, out=32)
+        >>> predictor = models.projector("byol", in_features=32, hidden=64, out=32)
+        >>> method = methods.byol(
+        ...     encoder, head, predictor, views=views, momentum=0.99, total_steps=1000
+        ... )
+        >>> params, stats, memory = jax.eval_shape(method.init, jax.random.key(0))
+        >>> sorted(params), sorted(memory), method.scheme_inputs is None
+        (['encoder', 'predictor', 'projector'], ['target_params'], True)
+
     References:
         Grill et al., [arXiv 2006.07733](https://arxiv.org/abs/2006.07733), Eq. 1 and 2 and section
         3; the authors' code (deepmind-research/byol). `embedding_std`: Chen and He,

@@ -61,6 +61,18 @@ def clip(
     Raises:
         ValueError: the towers differ in width.
 
+    Example:
+        >>> from dystress_jax import augment, methods, models
+        >>> image = models.image_tower("vit_tiny", dims=32)
+        >>> text = models.text_tower("text_small", vocab_size=100, dims=32)
+        >>> view = lambda key, images, rows: augment.view(
+        ...     key, images, augment.weak().first, size=32, rows=rows
+        ... )
+        >>> method = methods.clip(image, text, view=view)
+        >>> params, stats, memory = jax.eval_shape(method.init, jax.random.key(0))
+        >>> sorted(params), method.width
+        (['encoder', 'projector', 'text'], 32)
+
     References:
         Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020); Sun,
         [arXiv 2209.02127](https://arxiv.org/abs/2209.02127).
@@ -170,7 +182,32 @@ def siglip(
     tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, " n"]:
-    """`losses.siglip` with the scale and the bias of a `schemes.learned_scale_and_bias`."""
+    """`losses.siglip` with the scale and the bias of a `schemes.learned_scale_and_bias`.
+
+    Args:
+        images: one embedding an image.
+        texts: the text of each image, in the same order.
+        temperature: what such a scheme resolves to; it has a `scale` and a `bias`.
+        labels: as for `losses.siglip`, and so are the others.
+        similarity: how an image and a text are compared.
+        strategy: how the work is done.
+        tile_size: rows and columns of a tile.
+        axis_name: mesh axis over which the batch is split.
+
+    Returns:
+        One value a pair.
+
+    Example:
+        >>> from dystress_jax import methods, schemes
+        >>> import optax
+        >>> scheme = schemes.learned_scale_and_bias(optax.sgd(0.1))
+        >>> temperature = scheme.resolve(scheme.init(), None)
+        >>> methods.siglip(jnp.eye(2), jnp.eye(2), temperature=temperature)
+        Array([0.6932, 0.6932], dtype=float32)
+
+    References:
+        Zhai et al., [arXiv 2303.15343](https://arxiv.org/abs/2303.15343).
+    """
     return losses.siglip(
         images,
         texts,
@@ -187,7 +224,24 @@ def siglip(
 def embed_texts(
     text: tuple[Network, Network], params: PyTree, stats: PyTree, tokens: Int[Array, "n t"]
 ) -> Float[Array, "n d"]:
-    """The embeddings of texts by a trained method, in evaluation mode."""
+    """The embeddings of texts by a trained method, in evaluation mode.
+
+    Args:
+        text: encoder and projection of the texts, as `clip` was given them.
+        params: of the method; those of the texts are the entry `text`.
+        stats: likewise.
+        tokens: numbers of words, as the tokenizer gives them.
+
+    Example:
+        >>> from dystress_jax import methods, models
+        >>> image = models.image_tower("vit_tiny", dims=32)
+        >>> text = models.text_tower("text_small", vocab_size=100, dims=32)
+        >>> method = methods.clip(image, text, view=lambda key, images, rows: images)
+        >>> params, stats, _ = jax.eval_shape(method.init, jax.random.key(0))
+        >>> embed = functools.partial(methods.embed_texts, text)
+        >>> jax.eval_shape(embed, params, stats, jnp.ones((3, 8), jnp.int32)).shape
+        (3, 32)
+    """
     return Tower(*text).project(params["text"], stats["text"], tokens)
 
 

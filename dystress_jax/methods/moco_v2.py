@@ -58,6 +58,17 @@ def moco_v2(
         ValueError: a number is out of range; when the loss is traced, the queue is no multiple of
             the batch.
 
+    Example:
+        >>> from dystress_jax import augment, methods, models
+        >>> def views(key, images, rows):
+        ...     return augment.two_views(key, images, augment.simclr_cifar(), size=32, rows=rows)
+        >>> encoder = models.resnet("small", stem="patch")
+        >>> head = models.projector("moco_v2", in_features=encoder.out_features, out=32)
+        >>> method = methods.moco_v2(encoder, head, views=views, queue_size=4096, momentum=0.99)
+        >>> params, stats, memory = jax.eval_shape(method.init, jax.random.key(0))
+        >>> memory["queue"].shape, sorted(memory)
+        ((4096, 32), ['key_params', 'position', 'queue'])
+
     References:
         He et al., [arXiv 1911.05722](https://arxiv.org/abs/1911.05722), Algorithm 1 and section
         3.3; Chen et al., [arXiv 2003.04297](https://arxiv.org/abs/2003.04297); the authors' code

@@ -59,6 +59,20 @@ def moco_v3(
     Raises:
         ValueError: a number is out of range, or the predictor does not keep the width.
 
+    Example:
+        >>> from dystress_jax import augment, methods, models
+        >>> def views(key, images, rows):
+        ...     return augment.two_views(key, images, augment.simclr_cifar(), size=32, rows=rows)
+        >>> encoder = models.resnet("small", stem="patch")
+        >>> head = models.projector("byol", in_features=encoder.out_features, hidden=64, out=32)
+        >>> predictor = models.projector("byol", in_features=32, hidden=64, out=32)
+        >>> method = methods.moco_v3(
+        ...     encoder, head, predictor, views=views, momentum=0.99, total_steps=1000
+        ... )
+        >>> params, stats, memory = jax.eval_shape(method.init, jax.random.key(0))
+        >>> sorted(params), sorted(memory)
+        (['encoder', 'predictor', 'projector'], ['key_params'])
+
     References:
         Chen et al., [arXiv 2104.02057](https://arxiv.org/abs/2104.02057), Algorithm 1 and section
         3; the authors' code (facebookresearch/moco-v3).

@@ -64,6 +64,18 @@ def nnclr(
         ValueError: the queue is empty, or the predictor does not keep the width; when the step is
             traced, the queue is no multiple of the batch.
 
+    Example:
+        >>> from dystress_jax import augment, methods, models
+        >>> def views(key, images, rows):
+        ...     return augment.two_views(key, images, augment.simclr_cifar(), size=32, rows=rows)
+        >>> encoder = models.resnet("small", stem="patch")
+        >>> head = models.projector("byol", in_features=encoder.out_features, hidden=64, out=32)
+        >>> predictor = models.projector("byol", in_features=32, hidden=64, out=32)
+        >>> method = methods.nnclr(encoder, head, predictor, views=views, queue_size=4096)
+        >>> params, stats, memory = jax.eval_shape(method.init, jax.random.key(0))
+        >>> memory["queue"].shape, memory["labels"].shape
+        ((4096, 32), (4096,))
+
     References:
         Dwibedi et al., [arXiv 2104.14548](https://arxiv.org/abs/2104.14548), Eq. 3 and 4 and
         section 3.2; the logged share is in solo-learn's code (`nnclr.py`, `train_nn_acc`).

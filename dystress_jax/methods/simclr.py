@@ -35,6 +35,17 @@ def simclr(
             an image without a label is a class of its own.
         spread: puts a loss over the devices, such as `losses.on_mesh` with a mesh.
 
+    Example:
+        >>> from dystress_jax import augment, methods, models
+        >>> def views(key, images, rows):
+        ...     return augment.two_views(key, images, augment.simclr_cifar(), size=32, rows=rows)
+        >>> encoder = models.resnet("small", stem="patch")
+        >>> head = models.projector("simclr", in_features=encoder.out_features, out=32)
+        >>> method = methods.simclr(encoder, head, views=views)
+        >>> params, stats, memory = jax.eval_shape(method.init, jax.random.key(0))
+        >>> sorted(params), memory, method.num_features, method.width
+        (['encoder', 'projector'], (), 64, 32)
+
     References:
         Chen et al., [arXiv 2002.05709](https://arxiv.org/abs/2002.05709).
     """

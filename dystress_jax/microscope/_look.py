@@ -152,6 +152,18 @@ def histograms(found: Fetched) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
     Args:
         found: as `look` returns it, fetched.
+
+    Returns:
+        Edges [bins + 1] and counts [bins] for each name, such as `similarity_positive`.
+
+    Example:
+        >>> from dystress_jax import temperatures
+        >>> x, rows = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), jnp.arange(3)
+        >>> pairs = Compared(x, x, x, groups=(rows, rows), labels=(rows, rows))
+        >>> found = jax.device_get(look(pairs, temperatures.constant(0.5)))
+        >>> edges, counts = histograms(found)["similarity_positive"]
+        >>> len(edges), int(counts.sum())
+        (201, 3)
     """
     shown = {}
     for name in _HISTOGRAMS:
@@ -177,6 +189,14 @@ def scalars(found: Fetched) -> dict[str, float]:
 
     Args:
         found: as `look` returns it, fetched.
+
+    Example:
+        >>> from dystress_jax import temperatures
+        >>> x, rows = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), jnp.arange(3)
+        >>> pairs = Compared(x, x, x, groups=(rows, rows), labels=(rows, rows))
+        >>> found = jax.device_get(look(pairs, temperatures.constant(0.5)))
+        >>> scalars(found)["effective_negatives"]
+        1.627
     """
     numbers = {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}

@@ -62,7 +62,12 @@ class Recorder:
 
 
 class Named(NamedTuple):
-    """An array and the name of each of its axes."""
+    """An array and the name of each of its axes.
+
+    Attributes:
+        values: of any shape.
+        axes: one name an axis.
+    """
 
     values: np.ndarray
     axes: tuple[str, ...]

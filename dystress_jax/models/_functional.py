@@ -45,6 +45,19 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module], *, out_features: int) ->
 
     Returns:
         The network; parameters are the `nnx.Param` variables, statistics all the others.
+
+    Example:
+        >>> class Linear(nnx.Module):
+        ...     def __init__(self, rngs):
+        ...         self.layer = nnx.Linear(3, 2, rngs=rngs)
+        ...
+        ...     def __call__(self, inputs, *, train):
+        ...         return self.layer(inputs)
+        >>> network = functional(Linear, out_features=2)
+        >>> params, stats = network.init(jax.random.key(0))
+        >>> outputs, stats = network.apply(params, stats, jnp.ones((5, 3)), train=True)
+        >>> params["layer"]["kernel"].shape, outputs.shape
+        ((3, 2), (5, 2))
     """
     graph, *_ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param, ...)
 

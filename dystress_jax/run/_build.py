@@ -44,8 +44,18 @@ def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experim
         workdir: of the run, whose vocabulary is used if it has one.
         own: objects in place of names.
 
+    Returns:
+        The parts, with the images of each split.
+
     Raises:
         ConfigError: the settings do not fit the data, the devices, or each other.
+
+    Example:
+        >>> from dystress_jax import run
+        >>> config = run.from_config_dict({"temperature": {"tau_max": 0.5}})
+        >>> experiment = run.build(config, pathlib.Path("runs/new"))
+        >>> len(experiment.train), experiment.method.num_features
+        (2814, 128)
     """
     config = name_own(config, own)
     chosen, mesh = choose(config, own), sharding.make_mesh()

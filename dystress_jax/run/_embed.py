@@ -73,6 +73,12 @@ def embed(
         EmbedError: the file is there, is of another kind, or cannot be written; an image cannot be
             read.
         ConfigError: there are no such images, or no such run.
+
+    Example:
+        >>> from dystress_jax import run
+        >>> file = run.embed("runs/quickstart", "features.npz", splits=["test"])
+        >>> np.load(file)["features"].shape
+        (1563, 128)
     """
     out = pathlib.Path(out).expanduser().absolute()
     _check_out(out, overwrite)

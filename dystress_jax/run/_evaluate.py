@@ -24,9 +24,17 @@ from .tables import find
 def read_config(path: pathlib.Path) -> Config:
     """The settings of a run, from its config.json.
 
+    Args:
+        path: of the file.
+
     Raises:
         ConfigError: the file is damaged, or holds what is no setting of this version.
         CheckpointError: the run is of another version.
+
+    Example:
+        >>> from dystress_jax import run
+        >>> run.read_config(pathlib.Path("runs/quickstart/config.json")).method
+        'simclr'
     """
     checkpoint.check_version(path.parent / "checkpoints")
     try:
@@ -55,9 +63,20 @@ def restore(
         config: its settings, where something of them shall differ; None: as it was trained.
         own: the objects that the run was given in Python.
 
+    Returns:
+        The parts, with the images of each split, and the state on all devices.
+
     Raises:
         ConfigError: there is no such checkpoint, or the images are not those of the run.
         CheckpointError: the checkpoint cannot be used.
+
+    Example:
+        >>> import numpy as np
+        >>> from dystress_jax import run
+        >>> experiment, state = run.restore("runs/quickstart")
+        >>> encode = experiment.encoder(state)
+        >>> encode(experiment.train.gather(np.arange(8))["image"]).shape
+        (8, 128)
     """
     workdir = pathlib.Path(workdir)
     trained = read_config(workdir / "config.json")
@@ -103,6 +122,13 @@ def evaluate(
         ConfigError: the settings are not those of the run, or there is nothing to evaluate on, or
             an image cannot be read.
         CheckpointError: the checkpoint cannot be used.
+
+    Example:
+        >>> from dystress_jax import run
+        >>> config = run.read_config(pathlib.Path("runs/quickstart/config.json"))
+        >>> result, numbers = run.evaluate(config, "runs/quickstart", "knn")
+        >>> [row.name for row in result.rows], numbers["split"]
+        (['top1', 'top5'], 'test')
     """
     [found] = evaluate_all(config, workdir, [evaluation], which, on=on, own=own).values()
     return found
@@ -119,7 +145,26 @@ def evaluate_all(
     on: Mapping[str, Any] | None = None,
     own: Own = Own(),  # noqa: B008
 ) -> dict[str, tuple[Result, dict[str, Any]]]:
-    """What `evaluate` gives for several evaluations, by name; the images are opened once."""
+    """What `evaluate` gives for several evaluations, by name; the images are opened once.
+
+    Args:
+        config: as for `evaluate`, and so are the others.
+        workdir: of the run.
+        wanted: the evaluations.
+        which: `newest`, `best`, or a step.
+        on: other images than the run's.
+        own: the objects that the run was given in Python.
+
+    Raises:
+        ConfigError: as of `evaluate`.
+        CheckpointError: the checkpoint cannot be used.
+
+    Example:
+        >>> from dystress_jax import run
+        >>> config = run.read_config(pathlib.Path("runs/quickstart/config.json"))
+        >>> list(run.evaluate_all(config, "runs/quickstart", ["knn"]))
+        ['knn']
+    """
     workdir = pathlib.Path(workdir)
     trained = read_config(workdir / "config.json")
     config = name_own(config, own)

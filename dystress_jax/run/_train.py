@@ -76,6 +76,13 @@ def train(
         CheckpointError: there are checkpoints, but none can be used; or none can be written.
         FileError: something in `workdir` cannot be read or written.
         OtherProcessError: another process of the run cannot begin.
+
+    Example:
+        >>> from dystress_jax import run
+        >>> settings = {"batch_size": 32, "steps": 2, "knn_every": 0}
+        >>> summary = run.train(run.from_config_dict(settings), "runs/short")
+        >>> summary["steps"], sorted(summary)[:2]
+        (2, ['knn_raw_pixels', 'knn_trained'])
     """
     with contextlib.ExitStack() as until_the_end:
         with together("beginning"):

@@ -139,6 +139,12 @@ def export_weights(
     Raises:
         WeightsError: the library has no such network, or the file is there.
         ConfigError: there is no run, no such checkpoint, or no such format.
+
+    Example:
+        >>> from dystress_jax import run
+        >>> shapes = run.export_weights("runs/quickstart", "encoder.safetensors")
+        >>> "params.encoder.stem.kernel" in shapes
+        True
     """
     workdir, out = (pathlib.Path(path).expanduser() for path in (workdir, out))
     if format not in FORMATS:
@@ -193,6 +199,13 @@ def import_weights(
     Raises:
         WeightsError: the weights are those of another model, or the file cannot be used.
         ConfigError: the directory holds a run, or the settings do not fit each other.
+
+    Example:
+        >>> from dystress_jax import run
+        >>> config = run.read_config(pathlib.Path("runs/quickstart/config.json"))
+        >>> taken = run.import_weights(config, "runs/quickstart", "runs/copy")
+        >>> run.read_config(pathlib.Path("runs/copy/config.json")).model == config.model
+        True
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
     if (workdir / SETTINGS_FILE).exists() or checkpoint.steps(workdir / "checkpoints"):

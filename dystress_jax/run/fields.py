@@ -21,6 +21,9 @@ from .config import Config, ConfigError, Names, Table, taking
 def defaults() -> ConfigDict:
     """Every field at its default, as the `ConfigDict` that a config file starts from.
 
+    Returns:
+        The settings as a `ConfigDict`, which config files change.
+
     Example:
         >>> defaults().temperature.name
         'dystress'
@@ -29,7 +32,15 @@ def defaults() -> ConfigDict:
 
 
 def to_config_dict(config: Config) -> ConfigDict:
-    """The same settings as a `ConfigDict`."""
+    """The same settings as a `ConfigDict`.
+
+    Args:
+        config: the settings.
+
+    Example:
+        >>> settings = to_config_dict(Config())
+        >>> settings.temperature.tau_max = 0.5
+    """
     settings = ConfigDict(dataclasses.asdict(config))
     for field in fields():  # so that a number can be put where None stands
         if field.takes == (float, type(None)) and field.value(config) is None:

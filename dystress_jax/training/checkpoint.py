@@ -38,12 +38,19 @@ class CheckpointError(UserError, RuntimeError):
 
 
 class Restored(NamedTuple):
-    """What came back from disk."""
+    """What came back from disk.
+
+    Attributes:
+        step: steps done.
+        state: the arrays.
+        record: what was saved beside them.
+        damaged: checkpoints that cannot be read: the reason, and where each is now.
+    """
 
     step: int
     state: PyTree
     record: Record
-    damaged: list[tuple[str, pathlib.Path]]  # those that cannot be read: the reason, where it is
+    damaged: list[tuple[str, pathlib.Path]]
 
 
 class Saver:
@@ -209,8 +216,19 @@ def _is_leftover(name: str) -> bool:
 def steps(directory: pathlib.Path) -> list[int]:
     """The steps that have a finished checkpoint, oldest first.
 
+    Args:
+        directory: of all checkpoints of a run; it need not be there.
+
     Raises:
         FileError: there is something of that name that is no directory.
+
+    Example:
+        >>> directory = pathlib.Path("saved")
+        >>> saver = Saver(directory, keep=2)
+        >>> saver.save(10, {"w": jnp.ones(3)}, {"score": 0.5})
+        >>> saver.wait()
+        >>> steps(directory)
+        [10]
     """
     if not directory.exists():
         return []
@@ -221,7 +239,19 @@ def steps(directory: pathlib.Path) -> list[int]:
 
 
 def scores(directory: pathlib.Path) -> dict[int, float]:
-    """How good the checkpoints are whose record says so: step to score."""
+    """How good the checkpoints are whose record says so: step to score.
+
+    Args:
+        directory: of all checkpoints of a run.
+
+    Example:
+        >>> directory = pathlib.Path("saved")
+        >>> saver = Saver(directory, keep=2)
+        >>> saver.save(10, {"w": jnp.ones(3)}, {"score": 0.5})
+        >>> saver.wait()
+        >>> scores(directory)
+        {10: 0.5}
+    """
     found = {step: read_record(directory, step).get("score") for step in steps(directory)}
     return {step: score for step, score in found.items() if score is not None}
 
@@ -229,8 +259,14 @@ def scores(directory: pathlib.Path) -> dict[int, float]:
 def check_version(directory: pathlib.Path) -> None:
     """Refuse checkpoints of another version of this package.
 
+    Args:
+        directory: of all checkpoints of a run; without any nothing is refused.
+
     Raises:
         CheckpointError: in one line.
+
+    Example:
+        >>> check_version(pathlib.Path("runs/new/checkpoints"))
     """
     record = newest_record(directory)
     if record and record["version"] != VERSION:
@@ -245,7 +281,20 @@ def _of_another_version(directory: pathlib.Path) -> CheckpointError:
 
 
 def read_record(directory: pathlib.Path, step: int) -> Record:
-    """What was saved beside the arrays of one checkpoint; empty if it is damaged."""
+    """What was saved beside the arrays of one checkpoint; empty if it is damaged.
+
+    Args:
+        directory: of all checkpoints of a run.
+        step: which one.
+
+    Example:
+        >>> directory = pathlib.Path("saved")
+        >>> saver = Saver(directory, keep=2)
+        >>> saver.save(10, {"w": jnp.ones(3)}, {"score": 0.5})
+        >>> saver.wait()
+        >>> read_record(directory, 10)["score"]
+        0.5
+    """
     try:
         return _read(directory, step)[1]
     except CheckpointError:
@@ -253,7 +302,19 @@ def read_record(directory: pathlib.Path, step: int) -> Record:
 
 
 def newest_record(directory: pathlib.Path) -> Record:
-    """The record of the newest checkpoint that has one; empty without any."""
+    """The record of the newest checkpoint that has one; empty without any.
+
+    Args:
+        directory: of all checkpoints of a run.
+
+    Example:
+        >>> directory = pathlib.Path("saved")
+        >>> saver = Saver(directory, keep=2)
+        >>> saver.save(10, {"w": jnp.ones(3)}, {"score": 0.5})
+        >>> saver.wait()
+        >>> newest_record(directory)["step"]
+        10
+    """
     records = (read_record(directory, step) for step in reversed(steps(directory)))
     return next((record for record in records if record), {})
 
@@ -289,8 +350,20 @@ def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
         step: which one.
         abstract: the state's shapes, types and placement.
 
+    Returns:
+        The state on its devices, and the record.
+
     Raises:
         CheckpointError: it cannot be read, or its fingerprint does not fit.
+
+    Example:
+        >>> directory = pathlib.Path("saved")
+        >>> saver = Saver(directory, keep=2)
+        >>> saver.save(10, {"w": jnp.ones(3)}, {"score": 0.5})
+        >>> saver.wait()
+        >>> abstract = {"w": jax.ShapeDtypeStruct((3,), jnp.float32)}
+        >>> restore(directory, 10, abstract).state
+        {'w': Array([1., 1., 1.], dtype=float32)}
     """
     metadata, record = _read(directory, step)
     if record["version"] != VERSION:
@@ -310,12 +383,25 @@ def restore_newest(directory: pathlib.Path, abstract: PyTree) -> Restored | None
     They go to `damaged/` beside `directory`, since nothing is deleted that a person may want
     to look at. Of those that are older than the one that is used only the record is looked at.
 
+    Args:
+        directory: of all checkpoints of a run.
+        abstract: the state's shapes, types and placement.
+
     Returns:
         None where there is no checkpoint at all.
 
     Raises:
         CheckpointError: there are checkpoints, but none can be used.
         FileError: a damaged one cannot be moved.
+
+    Example:
+        >>> directory = pathlib.Path("saved")
+        >>> saver = Saver(directory, keep=2)
+        >>> saver.save(10, {"w": jnp.ones(3)}, {"score": 0.5})
+        >>> saver.wait()
+        >>> found = restore_newest(directory, {"w": jax.ShapeDtypeStruct((3,), jnp.float32)})
+        >>> found.step, found.damaged
+        (10, [])
     """
     restored, damaged = None, {}
     with _quiet():
@@ -347,6 +433,9 @@ def fingerprint(tree: PyTree) -> UInt32[Array, ""]:
 
     Each leaf's words are summed with odd weights modulo 2^32; odd numbers are invertible there, so
     no change of a single word can cancel.
+
+    Args:
+        tree: arrays of any shape and type, keys too.
 
     Example:
         >>> a = fingerprint({"w": jnp.ones(3)})

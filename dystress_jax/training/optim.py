@@ -75,6 +75,16 @@ def adamw(
         weight_decay: $\lambda$, at least 0.
         decay_vectors: whether biases and norms decay too, as in PyTorch.
 
+    Raises:
+        ArgumentError: the weight decay is out of range.
+
+    Example:
+        >>> optimizer = adamw(0.1)
+        >>> params = {"w": jnp.zeros((1, 2))}
+        >>> updates, _ = optimizer.update({"w": jnp.ones((1, 2))}, optimizer.init(params), params)
+        >>> updates["w"]
+        Array([[-0.1, -0.1]], dtype=float32)
+
     References:
         Loshchilov and Hutter, [arXiv 1711.05101](https://arxiv.org/abs/1711.05101).
     """
@@ -151,6 +161,14 @@ def lars(
 
     Raises:
         ArgumentError: the form is unknown or a number is out of range.
+
+    Example:
+        >>> optimizer = lars(1.0, momentum=0.0)
+        >>> params = {"kernel": jnp.full((1, 4), 2.0), "bias": jnp.zeros(1)}
+        >>> gradient = {"kernel": jnp.full((1, 4), 50.0), "bias": jnp.ones(1)}
+        >>> updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+        >>> float(updates["kernel"][0, 0]), float(updates["bias"][0])
+        (-0.002, -1.0)
 
     References:
         You et al., [arXiv 1708.03888](https://arxiv.org/abs/1708.03888). `moco_v3`:

@@ -66,6 +66,11 @@ def together(topic: str) -> Iterator[None]:
 
     Raises:
         OtherProcessError: with what another process has raised.
+
+    Example:
+        >>> with together("beginning"):
+        ...     print("the images are there")
+        the images are there
     """
     try:
         yield
@@ -82,6 +87,11 @@ def ending_together() -> Iterator[None]:
     """End this process where another one ends early, and the others where this one does.
 
     For scripts: a process that waits for one that is gone would wait for minutes, or for ever.
+
+    Example:
+        >>> with ending_together():
+        ...     print("trained")
+        trained
     """
     done = threading.Event()
     watch = threading.Thread(target=_watch, args=(done,), name="other processes")
@@ -100,7 +110,12 @@ def ending_together() -> Iterator[None]:
 
 
 def has_joined() -> bool:
-    """Whether this process is one of several."""
+    """Whether this process is one of several.
+
+    Example:
+        >>> has_joined()
+        False
+    """
     return distributed.global_state.client is not None
 
 

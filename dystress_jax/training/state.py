@@ -16,14 +16,24 @@ PyTree = Any
 
 
 class TrainState(NamedTuple):
-    """The state of a run between two steps."""
+    """The state of a run between two steps.
 
-    step: Int[Array, ""]  # steps done
-    key: PRNGKeyArray  # root of all randomness of the steps; never changes
+    Attributes:
+        step: steps done.
+        key: root of all randomness of the steps; never changes.
+        params: what the optimiser trains.
+        stats: running statistics.
+        memory: what the method remembers; () for most.
+        scheme: what the temperature's scheme remembers; () for most.
+        opt_state: of the optimiser.
+    """
+
+    step: Int[Array, ""]
+    key: PRNGKeyArray
     params: PyTree
-    stats: PyTree  # running statistics
-    memory: PyTree  # what the method remembers; () for most
-    scheme: PyTree  # what the temperature's scheme remembers; () for most
+    stats: PyTree
+    memory: PyTree
+    scheme: PyTree
     opt_state: PyTree
 
 
@@ -41,6 +51,17 @@ def new_state(
         optimizer: of its parameters.
         key: one half of it makes the initial weights, the other is the root of all randomness.
         scheme: of the method's temperature; None for a method that has none.
+
+    Example:
+        >>> from dystress_jax import methods, models, schemes
+        >>> flat = lambda params, stats, x, *, train: (x.reshape(len(x), -1), stats)
+        >>> pixels = models.Network(lambda key: ({}, {}), flat, 48)
+        >>> head = models.projector("moco_v2", in_features=48, hidden=8, out=4)
+        >>> views = lambda key, images, rows: (images / 255, images[:, :, ::-1] / 255)
+        >>> method, scheme = methods.simclr(pixels, head, views=views), schemes.fixed(0.1)
+        >>> state = new_state(method, optax.sgd(0.1), jax.random.key(0), scheme=scheme)
+        >>> int(state.step), sorted(state.params), state.memory
+        (0, ['encoder', 'projector'], ())
     """
     init_key, step_key = jax.random.split(key)
     params, stats, memory = method.init(init_key)
@@ -57,7 +78,27 @@ def init_state(
     seed: int,
     mesh: Mesh,
 ) -> TrainState:
-    """The state before the first step, made on the devices that will hold it."""
+    """The state before the first step, made on the devices that will hold it.
+
+    Args:
+        method: what to learn.
+        optimizer: of its parameters.
+        scheme: of the method's temperature; None for a method that has none.
+        seed: of all randomness, in [0, 2^32).
+        mesh: the devices; each holds the whole state.
+
+    Example:
+        >>> from dystress_jax import methods, models, schemes, sharding
+        >>> flat = lambda params, stats, x, *, train: (x.reshape(len(x), -1), stats)
+        >>> pixels = models.Network(lambda key: ({}, {}), flat, 48)
+        >>> head = models.projector("moco_v2", in_features=48, hidden=8, out=4)
+        >>> views = lambda key, images, rows: (images / 255, images[:, :, ::-1] / 255)
+        >>> method, scheme = methods.simclr(pixels, head, views=views), schemes.fixed(0.1)
+        >>> mesh = sharding.make_mesh()
+        >>> state = init_state(method, optax.sgd(0.1), scheme=scheme, seed=0, mesh=mesh)
+        >>> int(state.step), len(state.step.sharding.device_set) == mesh.size
+        (0, True)
+    """
     place = sharding.replicated(mesh)
     make = lambda seed: new_state(method, optimizer, jax.random.key(seed), scheme=scheme)
     return jax.jit(make, static_argnums=0, out_shardings=place)(seed)
@@ -70,7 +111,25 @@ def abstract_state(
     scheme: Scheme | None = None,
     mesh: Mesh,
 ) -> TrainState:
-    """Shapes, types and placement of the state, without its values: what a checkpoint must fit."""
+    """Shapes, types and placement of the state, without its values: what a checkpoint must fit.
+
+    Args:
+        method: what to learn.
+        optimizer: of its parameters.
+        scheme: of the method's temperature; None for a method that has none.
+        mesh: the devices; each holds the whole state.
+
+    Example:
+        >>> from dystress_jax import methods, models, schemes, sharding
+        >>> flat = lambda params, stats, x, *, train: (x.reshape(len(x), -1), stats)
+        >>> pixels = models.Network(lambda key: ({}, {}), flat, 48)
+        >>> head = models.projector("moco_v2", in_features=48, hidden=8, out=4)
+        >>> views = lambda key, images, rows: (images / 255, images[:, :, ::-1] / 255)
+        >>> method, scheme = methods.simclr(pixels, head, views=views), schemes.fixed(0.1)
+        >>> state = abstract_state(method, optax.sgd(0.1), scheme=scheme, mesh=sharding.make_mesh())
+        >>> state.step.shape, state.step.dtype
+        ((), dtype('int32'))
+    """
     make = lambda: new_state(method, optimizer, jax.random.key(0), scheme=scheme)
     place = sharding.replicated(mesh)
     shaped = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)

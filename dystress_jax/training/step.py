@@ -137,7 +137,20 @@ def gradcache(
             batch.
 
     Example:
-        The last lines of the example of `whole_gradient`.
+        >>> from dystress_jax import methods, models, schemes, training
+        >>> flat = lambda params, stats, x, *, train: (x.reshape(len(x), -1), stats)
+        >>> pixels = models.Network(lambda key: ({}, {}), flat, 48)
+        >>> head = models.projector("moco_v2", in_features=48, hidden=8, out=4)
+        >>> views = lambda key, images, rows: (images / 255, images[:, :, ::-1] / 255)
+        >>> method, scheme = methods.simclr(pixels, head, views=views), schemes.fixed(0.1)
+        >>> state = training.new_state(method, optax.sgd(0.1), jax.random.key(0), scheme=scheme)
+        >>> images = jax.random.randint(jax.random.key(1), (8, 4, 4, 3), 0, 256).astype(jnp.uint8)
+        >>> batch = {"image": images, "label": jnp.arange(8), "index": jnp.arange(8)}
+        >>> batch = prepared(method, batch, state.key)
+        >>> in_parts = gradcache(method, scheme, micro_batches=2)(state, batch, state.key)
+        >>> at_once = jax.jit(whole_gradient(method, scheme))(state, batch, state.key)
+        >>> bool(jnp.allclose(in_parts.loss, at_once.loss))
+        True
 
     References:
         Gao et al. (GradCache), [arXiv 2101.06983](https://arxiv.org/abs/2101.06983), section 3.
@@ -195,6 +208,21 @@ def prepared(method: Method, batch: DeviceBatch, key: PRNGKeyArray) -> DeviceBat
         batch: "image", "label" and "index"; "extent" where images are whole pictures in larger
             arrays; "tokens" where images have captions.
         key: randomness of the step.
+
+    Returns:
+        The batch, with an entry "row" more.
+
+    Example:
+        >>> from dystress_jax import methods, models
+        >>> flat = lambda params, stats, x, *, train: (x.reshape(len(x), -1), stats)
+        >>> pixels = models.Network(lambda key: ({}, {}), flat, 48)
+        >>> head = models.projector("moco_v2", in_features=48, hidden=8, out=4)
+        >>> views = lambda key, images, rows: (images / 255, images[:, :, ::-1] / 255)
+        >>> method, scheme = methods.simclr(pixels, head, views=views).fixed(0.1)
+        >>> images = jax.random.randint(jax.random.key(1), (8, 4, 4, 3), 0, 256).astype(jnp.uint8)
+        >>> batch = {"image": images, "label": jnp.arange(8), "index": jnp.arange(8)}
+        >>> sorted(prepared(method, batch, jax.random.key(0)))
+        ['image', 'index', 'label', 'row']
     """
     row = jnp.arange(len(batch["index"]), dtype=jnp.int32)
     return method.prepare({**batch, "image": augment.seen(batch), "row": row}, key)
@@ -226,8 +254,27 @@ def make_train_step(
         mesh: the devices; a mesh of one computes the same as a mesh of many.
         micro_batches: 1: one program, with `whole_gradient`. More: several, with `gradcache`.
 
+    Returns:
+        The step. Its metrics are numbers for the log, such as `loss`.
+
     Raises:
         ArgumentError: as `whole_gradient`.
+
+    Example:
+        >>> from dystress_jax import methods, models, schemes, sharding, training
+        >>> flat = lambda params, stats, x, *, train: (x.reshape(len(x), -1), stats)
+        >>> pixels = models.Network(lambda key: ({}, {}), flat, 48)
+        >>> head = models.projector("moco_v2", in_features=48, hidden=8, out=4)
+        >>> views = lambda key, images, rows: (images / 255, images[:, :, ::-1] / 255)
+        >>> method, scheme = methods.simclr(pixels, head, views=views), schemes.fixed(0.1)
+        >>> mesh, rate = sharding.make_mesh(), lambda step: 0.1
+        >>> step = make_train_step(method, optax.sgd(rate), rate, scheme=scheme, mesh=mesh)
+        >>> state = training.init_state(method, optax.sgd(rate), scheme=scheme, seed=0, mesh=mesh)
+        >>> images = jax.random.randint(jax.random.key(1), (8, 4, 4, 3), 0, 256).astype(jnp.uint8)
+        >>> batch = {"image": images, "label": jnp.arange(8), "index": jnp.arange(8)}
+        >>> state, metrics, points = step(state, sharding.shard_batch(batch, mesh))
+        >>> int(state.step), metrics["loss"].shape, points["view_a"].shape
+        (1, (), (8, 4))
     """
     whole, rows = sharding.replicated(mesh), sharding.split_rows(mesh)
 

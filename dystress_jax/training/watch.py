@@ -22,15 +22,37 @@ PyTree = Any
 
 
 class Before(NamedTuple):
-    """What a look needs of the state before the step, which writes over it."""
+    """What a look needs of the state before the step, which writes over it.
 
-    key: PRNGKeyArray  # of the step
+    Attributes:
+        key: randomness of the step.
+        memory: of the method.
+        scheme: what the temperature's scheme remembers.
+    """
+
+    key: PRNGKeyArray
     memory: PyTree
     scheme: PyTree
 
 
 def before(state: TrainState) -> Before:
-    """Copy what `look` needs of the state before the step."""
+    """Copy what `look` needs of the state before the step.
+
+    Args:
+        state: of training, before the step that is to be looked at.
+
+    Example:
+        >>> from dystress_jax import methods, models, schemes, training
+        >>> flat = lambda params, stats, x, *, train: (x.reshape(len(x), -1), stats)
+        >>> pixels = models.Network(lambda key: ({}, {}), flat, 48)
+        >>> head = models.projector("moco_v2", in_features=48, hidden=8, out=4)
+        >>> views = lambda key, images, rows: (images / 255, images[:, :, ::-1] / 255)
+        >>> method, scheme = methods.simclr(pixels, head, views=views), schemes.fixed(0.1)
+        >>> import optax
+        >>> state = training.new_state(method, optax.sgd(0.1), jax.random.key(0), scheme=scheme)
+        >>> before(state).memory
+        ()
+    """
     copied = jax.tree.map(jnp.copy, (state.memory, state.scheme))
     return Before(jax.random.fold_in(state.key, state.step), *copied)
 
@@ -49,6 +71,24 @@ def make_look(method: Method, *, scheme: Scheme | None = None, mesh: Mesh) -> Lo
     Returns:
         The function; its points are those that the step returns. None where the method does not
         say what it compares.
+
+    Example:
+        >>> from dystress_jax import methods, models, schemes, sharding, training
+        >>> flat = lambda params, stats, x, *, train: (x.reshape(len(x), -1), stats)
+        >>> pixels = models.Network(lambda key: ({}, {}), flat, 48)
+        >>> head = models.projector("moco_v2", in_features=48, hidden=8, out=4)
+        >>> views = lambda key, images, rows: (images / 255, images[:, :, ::-1] / 255)
+        >>> method, scheme = methods.simclr(pixels, head, views=views), schemes.fixed(0.1)
+        >>> import optax
+        >>> mesh = sharding.make_mesh()
+        >>> state = training.new_state(method, optax.sgd(0.1), jax.random.key(0), scheme=scheme)
+        >>> look = make_look(method, scheme=scheme, mesh=mesh)
+        >>> images = jax.random.randint(jax.random.key(1), (8, 4, 4, 3), 0, 256).astype(jnp.uint8)
+        >>> batch = {"image": images, "label": jnp.arange(8), "index": jnp.arange(8)}
+        >>> points = {"view_a": jnp.eye(8, 4), "view_b": jnp.eye(8, 4)}
+        >>> found = look(before(state), batch, points)
+        >>> int(found["similarity"][0].sum())
+        8
     """
     compared = method.compared
     if compared is None:

@@ -73,6 +73,12 @@ def write(
 
     Raises:
         WeightsError: it is there, or it would be no safetensors by its name.
+
+    Example:
+        >>> path = pathlib.Path("bias.safetensors")
+        >>> write(path, {"fc.bias": np.ones(3, np.float32)}, {"made by": "me"})
+        >>> read(path)["fc.bias"].tolist()
+        [1.0, 1.0, 1.0]
     """
     check_writable(path)
     whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
@@ -82,8 +88,17 @@ def write(
 def check_writable(path: pathlib.Path) -> None:
     """Refuse a file that `write` would refuse, before there is anything to write.
 
+    Args:
+        path: of the file that is to be written.
+
     Raises:
         WeightsError: it is there, or it would be no safetensors by its name.
+
+    Example:
+        >>> check_writable(pathlib.Path("encoder.safetensors"))
+        >>> check_writable(pathlib.Path("encoder.pth"))
+        Traceback (most recent call last):
+        dystress_jax.weights._errors.WeightsError: encoder.pth: found a name that ends in .pth; ...
     """
     if path.suffix != ".safetensors":
         raise WeightsError(

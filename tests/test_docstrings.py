@@ -1,0 +1,164 @@
+"""What the docstring of every public function says: held for the names that the site shows."""
+
+import ast
+import collections.abc
+import dataclasses
+import doctest
+import functools
+import importlib
+import inspect
+import re
+import textwrap
+import typing
+
+import jax
+import numpy as np
+import pytest
+
+from dystress_jax import run
+from tools import site
+
+MODULES = [
+    f"dystress_jax.{name}"
+    for group, inner in site.MODULES.items()
+    for name in (group, *(f"{group}.{each}" for each in inner))
+]
+# What nobody has published: plain tools, or our own ways.
+WITHOUT_SOURCE = {
+    *("temperatures.as_temperature", "temperatures.constant", "temperatures.exponential"),
+    *("temperatures.linear", "temperatures.monotone_cosine"),
+    *("temperatures.per_anchor", "temperatures.separate"),
+    *("schemes.as_scheme", "schemes.fixed", "schemes.of_views", "schemes.scheduled"),
+    *("methods.with_online_probe", "methods.with_probe_optimizer", "methods.without_probe"),
+    *("methods.check_queue", "methods.follow", "methods.follow_from", "methods.embed_texts"),
+    *("losses.on_mesh", "losses.dense", "losses.tiled", "losses.gathered", "losses.ring"),
+    *("similarities.oblique_geodesic",),
+    *("metrics.negative_similarities", "metrics.pair_statistics", "metrics.recall_at_k"),
+}
+TOLD = {"FileNotFoundError": "FileError"}
+SCIENCE = {"losses", "temperatures", "similarities", "schemes", "metrics", "methods"}
+
+
+class Public(typing.NamedTuple):
+    """A public function or class, and the module that users import it from."""
+
+    module: str
+    name: str
+
+    def __str__(self):
+        return f"{self.module.removeprefix('dystress_jax.')}.{self.name}"
+
+    @property
+    def object(self):
+        return getattr(importlib.import_module(self.module), self.name)
+
+    @property
+    def function(self):
+        """As it is written, without decorators."""
+        return inspect.unwrap(self.object)
+
+    @property
+    def text(self):
+        return inspect.getdoc(self.object) or ""
+
+    def section(self, name):
+        """The lines of a section of the docstring."""
+        found = re.search(rf"^{name}:\n((?: .*\n|\n)+)", self.text + "\n", flags=re.MULTILINE)
+        return found[1] if found else ""
+
+
+PUBLIC = [Public(module, name) for module in MODULES for name in site.public_names(module)]
+FUNCTIONS = [
+    each
+    for each in PUBLIC
+    if not isinstance(each.object, type) and inspect.isfunction(inspect.unwrap(each.object))
+]
+CLASSES = [each for each in PUBLIC if inspect.isclass(each.object)]
+each_function = pytest.mark.parametrize("public", FUNCTIONS, ids=str)
+
+
+def test_there_are_names_to_hold():
+    assert len(FUNCTIONS) > 150
+    assert len(CLASSES) > 50
+    assert {str(each) for each in FUNCTIONS} >= WITHOUT_SOURCE
+
+
+@pytest.mark.parametrize("public", [*FUNCTIONS, *CLASSES], ids=str)
+def test_it_begins_with_one_line(public):
+    first, _, rest = public.text.partition("\n")
+    assert first.endswith("."), first
+    assert not rest or rest.startswith("\n")
+
+
+@each_function
+def test_every_argument_has_its_line(public):
+    listed = re.findall(r"^ {4}\**(\w+):", public.section("Args"), flags=re.MULTILINE)
+    assert listed == list(inspect.signature(public.function).parameters)
+
+
+@each_function
+def test_what_it_raises_is_said(public):
+    """What its own code raises; what it calls may raise more."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(public.function)))
+    raised = {
+        ast.unparse(node.exc.func)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+    }
+    said = public.section("Raises")
+    # A function that makes the error has a small letter; `files.told` tells of what OSErrors say.
+    for error in (name for name in raised if name[:1].isupper()):
+        assert re.search(rf"\b({error}|{TOLD.get(error, 'ValueError')})\b", said), error
+
+
+@functools.cache
+def examples(module):
+    """The examples that doctest finds in a module, by the name of what has them."""
+    found = doctest.DocTestFinder(exclude_empty=False).find(importlib.import_module(module))
+    return {test.name.removeprefix(f"{module}."): test.examples for test in found}
+
+
+@each_function
+def test_it_has_an_example_that_doctest_runs(public):
+    made = public.function
+    shown = examples(made.__module__)[made.__name__]
+    assert shown, "no example"
+    assert not any(doctest.SKIP in example.options for example in shown)
+
+
+@each_function
+def test_its_arrays_have_shapes(public):
+    def bare(annotation):
+        if typing.get_origin(annotation) in (collections.abc.Callable, collections.abc.Mapping):
+            return False  # of their arrays each has a shape of its own
+        return annotation in (jax.Array, np.ndarray) or any(
+            bare(each) for each in typing.get_args(annotation)
+        )
+
+    parameters = inspect.signature(public.function).parameters.values()
+    assert [each.name for each in parameters if bare(each.annotation)] == []
+
+
+@each_function
+def test_its_source_is_named(public):
+    if public.module.split(".")[1] in SCIENCE and str(public) not in WITHOUT_SOURCE:
+        assert public.section("References"), "no source"
+
+
+@pytest.mark.parametrize("public", CLASSES, ids=str)
+def test_every_field_of_a_class_is_explained(public):
+    """In its docstring, or beside the field."""
+    made = public.object
+    if issubclass(made, BaseException):
+        return
+    fields = list(getattr(made, "_fields", ()))
+    if made is run.Config:
+        return  # each has a description, which the page of settings shows
+    if re.fullmatch(r"See `\w+`\.", public.text):
+        return  # of the function that makes it
+    if dataclasses.is_dataclass(made):
+        fields = [field.name for field in dataclasses.fields(made)]
+    source = inspect.getsource(made)
+    for name in (name for name in fields if not name.startswith("_")):
+        beside = re.search(rf"^    {name}: [^#\n]*#", source, flags=re.MULTILINE)
+        assert beside or re.search(rf"\b{name}\b", public.text), name
