@@ -25,18 +25,11 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
-# Examples that train or measure on all images.
-LONG_EXAMPLES = {
-    f"dystress_jax.run.{name}"
-    for name in ("_train.train", "_evaluate.evaluate", "_evaluate.evaluate_all", "_embed.embed")
-}
-
-
 def pytest_collection_modifyitems(items):
     """The long files first, so that neither worker waits for the other at the end."""
     for item in items:
-        if item.name in LONG_EXAMPLES:
-            item.add_marker("ci")
+        if isinstance(item, pytest.DoctestItem) and "runs/" in item.dtest.docstring:
+            item.add_marker("ci")  # an example that has, or makes, a run
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
@@ -45,6 +38,7 @@ def example_directory(request):
     """Examples of docstrings write files, and read those of runs, in a directory of their own."""
     if not isinstance(request.node, pytest.DoctestItem):
         return
+    request.getfixturevalue("quick_compile")
     directory = request.getfixturevalue("tmp_path")
     request.getfixturevalue("monkeypatch").chdir(directory)
     docstring = request.node.dtest.docstring

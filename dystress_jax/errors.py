@@ -64,6 +64,10 @@ def look_up(table: Mapping[str, Entry], name: str, *, argument: str = "name") ->
 def hint(name: str, known: Iterable[str]) -> str:
     """The words `Did you mean X?` after a space if a known name is near, else nothing.
 
+    Args:
+        name: what somebody has written.
+        known: what is allowed.
+
     Example:
         >>> hint("resnet55", ["small", "resnet50"])
         ' Did you mean resnet50?'

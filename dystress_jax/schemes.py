@@ -502,8 +502,8 @@ def isogclr(
         >>> views, rows = jnp.eye(2), jnp.array([3, 1])
         >>> inputs = of_views(views, views, example=rows, key=jax.random.key(0))
         >>> state = scheme.init()
-        >>> scheme.resolve(state, inputs).tau
-        Array([0.1, 0.1, 0.1, 0.1], dtype=float32)
+        >>> scheme.resolve(state, inputs).tau.tolist()
+        [0.1, 0.1, 0.1, 0.1]
 
     References:
         Qiu et al., [arXiv 2305.11965](https://arxiv.org/abs/2305.11965), and the authors' code;
@@ -589,7 +589,8 @@ def tempnet(
 
     Example:
         >>> import optax
-        >>> scheme = tempnet(jax.random.key(0), 2, num_examples=4, optimizer=optax.adam(1e-3))
+        >>> optimizer = optax.adam(1e-3)
+        >>> scheme = tempnet(jax.random.key(0), 2, num_examples=4, optimizer=optimizer, hidden=8)
         >>> inputs = of_views(jnp.eye(2), jnp.eye(2), example=jnp.array([3, 1]))
         >>> tau = scheme.resolve(scheme.init(), inputs).tau
         >>> tau.shape, bool(jnp.all((0.005 < tau) & (tau < 0.05)))

@@ -1,4 +1,4 @@
-"""What the docstring of every public function says: held for the names that the site shows."""
+"""What the docstring of every public function says."""
 
 import ast
 import collections.abc
@@ -14,15 +14,11 @@ import typing
 import jax
 import numpy as np
 import pytest
+from jax.typing import ArrayLike
 
 from dystress_jax import run
-from tools import site
+from tests import public
 
-MODULES = [
-    f"dystress_jax.{name}"
-    for group, inner in site.MODULES.items()
-    for name in (group, *(f"{group}.{each}" for each in inner))
-]
 # What nobody has published: plain tools, or our own ways.
 WITHOUT_SOURCE = {
     *("temperatures.as_temperature", "temperatures.constant", "temperatures.exponential"),
@@ -67,14 +63,16 @@ class Public(typing.NamedTuple):
         return found[1] if found else ""
 
 
-PUBLIC = [Public(module, name) for module in MODULES for name in site.public_names(module)]
+PUBLIC = [
+    Public(module.__name__, name) for module in public.modules() for name in public.names(module)
+]
 FUNCTIONS = [
     each
     for each in PUBLIC
     if not isinstance(each.object, type) and inspect.isfunction(inspect.unwrap(each.object))
 ]
 CLASSES = [each for each in PUBLIC if inspect.isclass(each.object)]
-each_function = pytest.mark.parametrize("public", FUNCTIONS, ids=str)
+each_function = pytest.mark.parametrize("name", FUNCTIONS, ids=str)
 
 
 def test_there_are_names_to_hold():
@@ -83,31 +81,31 @@ def test_there_are_names_to_hold():
     assert {str(each) for each in FUNCTIONS} >= WITHOUT_SOURCE
 
 
-@pytest.mark.parametrize("public", [*FUNCTIONS, *CLASSES], ids=str)
-def test_it_begins_with_one_line(public):
-    first, _, rest = public.text.partition("\n")
+@pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES], ids=str)
+def test_it_begins_with_one_line(name):
+    first, _, rest = name.text.partition("\n")
     assert first.endswith("."), first
     assert not rest or rest.startswith("\n")
 
 
 @each_function
-def test_every_argument_has_its_line(public):
-    listed = re.findall(r"^ {4}\**(\w+):", public.section("Args"), flags=re.MULTILINE)
-    assert listed == list(inspect.signature(public.function).parameters)
+def test_every_argument_has_its_line(name):
+    listed = re.findall(r"^ {4}\**(\w+):", name.section("Args"), flags=re.MULTILINE)
+    assert listed == list(inspect.signature(name.function).parameters)
 
 
 @each_function
-def test_what_it_raises_is_said(public):
+def test_what_it_raises_is_said(name):
     """What its own code raises; what it calls may raise more."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(public.function)))
+    tree = ast.parse(textwrap.dedent(inspect.getsource(name.function)))
     raised = {
         ast.unparse(node.exc.func)
         for node in ast.walk(tree)
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
     }
-    said = public.section("Raises")
+    said = name.section("Raises")
     # A function that makes the error has a small letter; `files.told` tells of what OSErrors say.
-    for error in (name for name in raised if name[:1].isupper()):
+    for error in (each for each in raised if each[:1].isupper()):
         assert re.search(rf"\b({error}|{TOLD.get(error, 'ValueError')})\b", said), error
 
 
@@ -119,46 +117,48 @@ def examples(module):
 
 
 @each_function
-def test_it_has_an_example_that_doctest_runs(public):
-    made = public.function
+def test_it_has_an_example_that_doctest_runs(name):
+    made = name.function
     shown = examples(made.__module__)[made.__name__]
     assert shown, "no example"
     assert not any(doctest.SKIP in example.options for example in shown)
 
 
 @each_function
-def test_its_arrays_have_shapes(public):
+def test_its_arrays_have_shapes(name):
     def bare(annotation):
         if typing.get_origin(annotation) in (collections.abc.Callable, collections.abc.Mapping):
             return False  # of their arrays each has a shape of its own
+        if set(typing.get_args(ArrayLike)) <= set(typing.get_args(annotation)):
+            return False  # a number, or what stands for one
         return annotation in (jax.Array, np.ndarray) or any(
             bare(each) for each in typing.get_args(annotation)
         )
 
-    parameters = inspect.signature(public.function).parameters.values()
+    parameters = inspect.signature(name.function).parameters.values()
     assert [each.name for each in parameters if bare(each.annotation)] == []
 
 
 @each_function
-def test_its_source_is_named(public):
-    if public.module.split(".")[1] in SCIENCE and str(public) not in WITHOUT_SOURCE:
-        assert public.section("References"), "no source"
+def test_its_source_is_named(name):
+    if name.module.split(".")[1] in SCIENCE and str(name) not in WITHOUT_SOURCE:
+        assert name.section("References"), "no source"
 
 
-@pytest.mark.parametrize("public", CLASSES, ids=str)
-def test_every_field_of_a_class_is_explained(public):
+@pytest.mark.parametrize("name", CLASSES, ids=str)
+def test_every_field_of_a_class_is_explained(name):
     """In its docstring, or beside the field."""
-    made = public.object
+    made = name.object
     if issubclass(made, BaseException):
         return
     fields = list(getattr(made, "_fields", ()))
     if made is run.Config:
         return  # each has a description, which the page of settings shows
-    if re.fullmatch(r"See `\w+`\.", public.text):
+    if re.fullmatch(r"See `\w+`\.", name.text):
         return  # of the function that makes it
     if dataclasses.is_dataclass(made):
         fields = [field.name for field in dataclasses.fields(made)]
     source = inspect.getsource(made)
-    for name in (name for name in fields if not name.startswith("_")):
-        beside = re.search(rf"^    {name}: [^#\n]*#", source, flags=re.MULTILINE)
-        assert beside or re.search(rf"\b{name}\b", public.text), name
+    for field in (field for field in fields if not field.startswith("_")):
+        beside = re.search(rf"^    {field}: [^#\n]*#", source, flags=re.MULTILINE)
+        assert beside or re.search(rf"\b{field}\b", name.text), field

@@ -3,10 +3,8 @@
 import contextlib
 import doctest
 import io
-import os
 import pathlib
 import re
-import subprocess
 import sys
 import textwrap
 
@@ -18,12 +16,11 @@ DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 # Their blocks are files, sources of data, or commands: tests of their own run them.
 ELSEWHERE = ("extending.md", "data.md")
-TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
 PAGES = [
     page
     for page in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
     if "```python\n" in page.read_text(encoding="utf-8")
-    and page not in TUTORIALS
+    and page.parent.name != "tutorials"  # `test_notebooks.py`
     and page.name not in ELSEWHERE
 ]
 
@@ -59,24 +56,6 @@ def run(page, namespace):
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_block_of_a_page_runs_and_prints_what_the_page_shows(page):
     run(page, {"__name__": "page"})
-
-
-@pytest.mark.ci
-@pytest.mark.parametrize("page", TUTORIALS, ids=name)
-def test_a_tutorial_runs_from_its_first_line_to_its_last_in_an_empty_directory(page, tmp_path):
-    """In a process of its own, as a reader runs it."""
-    blocks = "\n".join(code.strip("\n") for code, _ in program(page))
-    (tmp_path / "tutorial.py").write_text(blocks, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "tutorial.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_what_a_page_shows_must_be_what_its_code_prints(tmp_path, monkeypatch):

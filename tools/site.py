@@ -1,7 +1,7 @@
 """What the site has beside docs/: a MkDocs hook (see mkdocs.yml).
 
 Files of the root that people read on GitHub are pages too, and each public module has a page that
-mkdocstrings fills from its docstrings.
+mkdocstrings fills from its docstrings. Each tutorial is a notebook too.
 """
 
 import ast
@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 
 import latex2mathml.converter
+import nbformat
+import notebooks
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -24,6 +26,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
+    "CODE_OF_CONDUCT.md": "conduct.md",
     "dystress_jax/data/embedded/NOTICE.md": "notice.md",
     "LICENSE": "license.md",
 }
@@ -137,7 +140,7 @@ def relinked(text: str, source: str, page: str) -> str:
 
 
 def generated() -> Iterator[tuple[str, str]]:
-    """Each page that is no file in docs/, and its text."""
+    """Each page, and each notebook, that is no file in docs/, and its text."""
     for source, page in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         if source == "LICENSE":
@@ -145,6 +148,8 @@ def generated() -> Iterator[tuple[str, str]]:
         yield page, relinked(text, source, page)
     for group in MODULES:
         yield f"reference/{group}.md", reference(group)
+    for page in notebooks.TUTORIALS:
+        yield f"tutorials/{page.stem}.ipynb", nbformat.writes(notebooks.notebook(page))
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -155,9 +160,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Called by MkDocs: links of a page in docs/ to files outside it."""
+    """Called by MkDocs: links of a page in docs/ to files outside it, and to its notebook."""
     if page.file.generated_by is not None:
         return markdown
+    if page.file.src_uri.startswith("tutorials/"):
+        title, _, rest = markdown.partition("\n")
+        file = pathlib.PurePosixPath(page.file.src_uri).stem + ".ipynb"
+        markdown = f"{title}\n\n[Download this page as a notebook]({file})\n{rest}"
     return relinked(markdown, f"docs/{page.file.src_uri}", page.file.src_uri)
 
 

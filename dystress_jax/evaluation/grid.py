@@ -46,7 +46,7 @@ def retrieval_grid(embedded: EmbeddedImages, *, rows: int = 12, columns: int = 8
         ... )
         >>> embedded = evaluation.embed_images(encoder, source, mesh=sharding.make_mesh())
         >>> evaluation.retrieval_grid(embedded, rows=2, columns=3).size
-        (412, 144)
+        (484, 140)
     """
     encoder, source, images = embedded
     captions = data.list_captions(source)

@@ -53,6 +53,7 @@ def byol(
         ValueError: a number is out of range, or the predictor does not keep the width.
 
     Example:
+        >>> import jax
         >>> from dystress_jax import augment, methods, models
         >>> def views(key, images, rows):
         ...     return augment.two_views(key, images, augment.simclr_cifar(), size=32, rows=rows)

@@ -63,15 +63,14 @@ def clip(
 
     Example:
         >>> from dystress_jax import augment, methods, models
-        >>> image = models.image_tower("vit_tiny", dims=32)
+        >>> image = models.image_tower("vit_micro", dims=32)
         >>> text = models.text_tower("text_small", vocab_size=100, dims=32)
         >>> view = lambda key, images, rows: augment.view(
         ...     key, images, augment.weak().first, size=32, rows=rows
         ... )
         >>> method = methods.clip(image, text, view=view)
-        >>> params, stats, memory = jax.eval_shape(method.init, jax.random.key(0))
-        >>> sorted(params), method.width
-        (['encoder', 'projector', 'text'], 32)
+        >>> method.num_features, method.width
+        (64, 32)
 
     References:
         Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020); Sun,
@@ -234,13 +233,14 @@ def embed_texts(
 
     Example:
         >>> from dystress_jax import methods, models
-        >>> image = models.image_tower("vit_tiny", dims=32)
-        >>> text = models.text_tower("text_small", vocab_size=100, dims=32)
-        >>> method = methods.clip(image, text, view=lambda key, images, rows: images)
-        >>> params, stats, _ = jax.eval_shape(method.init, jax.random.key(0))
-        >>> embed = functools.partial(methods.embed_texts, text)
-        >>> jax.eval_shape(embed, params, stats, jnp.ones((3, 8), jnp.int32)).shape
-        (3, 32)
+        >>> mean = lambda params, stats, x, *, train: (params["table"][x].mean(axis=1), stats)
+        >>> words = models.Network(lambda key: ({"table": jnp.eye(5, 4)}, {}), mean, 4)
+        >>> same = lambda params, stats, x, *, train: (x, stats)
+        >>> projection = models.Network(lambda key: ({}, {}), same, 4)
+        >>> params = {"text": {"encoder": {"table": jnp.eye(5, 4)}, "projector": {}}}
+        >>> stats = {"text": {"encoder": {}, "projector": {}}}
+        >>> methods.embed_texts((words, projection), params, stats, jnp.array([[0, 1]]))
+        Array([[0.5, 0.5, 0. , 0. ]], dtype=float32)
     """
     return Tower(*text).project(params["text"], stats["text"], tokens)
 

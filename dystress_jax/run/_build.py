@@ -55,7 +55,7 @@ def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experim
         >>> config = run.from_config_dict({"temperature": {"tau_max": 0.5}})
         >>> experiment = run.build(config, pathlib.Path("runs/new"))
         >>> len(experiment.train), experiment.method.num_features
-        (2814, 128)
+        (2814, 64)
     """
     config = name_own(config, own)
     chosen, mesh = choose(config, own), sharding.make_mesh()

@@ -76,7 +76,7 @@ def restore(
         >>> experiment, state = run.restore("runs/quickstart")
         >>> encode = experiment.encoder(state)
         >>> encode(experiment.train.gather(np.arange(8))["image"]).shape
-        (8, 128)
+        (8, 64)
     """
     workdir = pathlib.Path(workdir)
     trained = read_config(workdir / "config.json")

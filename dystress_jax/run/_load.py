@@ -61,7 +61,7 @@ class Encoder:
         >>> import dystress_jax
         >>> encoder = dystress_jax.load("runs/quickstart")
         >>> encoder(np.zeros((2, 40, 60, 3), np.uint8)).shape
-        (2, 128)
+        (2, 64)
     """
 
     params: PyTree
@@ -288,7 +288,7 @@ def load(
         >>> import dystress_jax
         >>> encoder = dystress_jax.load("runs/quickstart", checkpoint="best")
         >>> encoder.config.method, encoder.num_features
-        ('simclr', 128)
+        ('simclr', 64)
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
     experiment = rebuild(read_config(workdir / "config.json"), workdir, own=own)

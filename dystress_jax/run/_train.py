@@ -81,6 +81,7 @@ def train(
         >>> from dystress_jax import run
         >>> settings = {"batch_size": 32, "steps": 2, "knn_every": 0}
         >>> summary = run.train(run.from_config_dict(settings), "runs/short")
+        devices: ...
         >>> summary["steps"], sorted(summary)[:2]
         (2, ['knn_raw_pixels', 'knn_trained'])
     """

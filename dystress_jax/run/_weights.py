@@ -142,9 +142,9 @@ def export_weights(
 
     Example:
         >>> from dystress_jax import run
-        >>> shapes = run.export_weights("runs/quickstart", "encoder.safetensors")
-        >>> "params.encoder.stem.kernel" in shapes
-        True
+        >>> shapes = run.export_weights("runs/quickstart", "a.safetensors", format="torchvision")
+        >>> "conv1.weight" in shapes, "fc.weight" in shapes
+        (True, False)
     """
     workdir, out = (pathlib.Path(path).expanduser() for path in (workdir, out))
     if format not in FORMATS:
@@ -202,10 +202,10 @@ def import_weights(
 
     Example:
         >>> from dystress_jax import run
-        >>> config = run.read_config(pathlib.Path("runs/quickstart/config.json"))
-        >>> taken = run.import_weights(config, "runs/quickstart", "runs/copy")
-        >>> run.read_config(pathlib.Path("runs/copy/config.json")).model == config.model
-        True
+        >>> config = run.from_config_dict({"augment": {"size": 32}})
+        >>> said = run.import_weights(config, "runs/quickstart", "runs/copy")
+        >>> run.load("runs/copy").num_features
+        64
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
     if (workdir / SETTINGS_FILE).exists() or checkpoint.steps(workdir / "checkpoints"):

@@ -361,7 +361,8 @@ def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
         >>> saver = Saver(directory, keep=2)
         >>> saver.save(10, {"w": jnp.ones(3)}, {"score": 0.5})
         >>> saver.wait()
-        >>> abstract = {"w": jax.ShapeDtypeStruct((3,), jnp.float32)}
+        >>> place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        >>> abstract = {"w": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=place)}
         >>> restore(directory, 10, abstract).state
         {'w': Array([1., 1., 1.], dtype=float32)}
     """
@@ -399,7 +400,9 @@ def restore_newest(directory: pathlib.Path, abstract: PyTree) -> Restored | None
         >>> saver = Saver(directory, keep=2)
         >>> saver.save(10, {"w": jnp.ones(3)}, {"score": 0.5})
         >>> saver.wait()
-        >>> found = restore_newest(directory, {"w": jax.ShapeDtypeStruct((3,), jnp.float32)})
+        >>> place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        >>> abstract = {"w": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=place)}
+        >>> found = restore_newest(directory, abstract)
         >>> found.step, found.damaged
         (10, [])
     """

@@ -218,7 +218,7 @@ def prepared(method: Method, batch: DeviceBatch, key: PRNGKeyArray) -> DeviceBat
         >>> pixels = models.Network(lambda key: ({}, {}), flat, 48)
         >>> head = models.projector("moco_v2", in_features=48, hidden=8, out=4)
         >>> views = lambda key, images, rows: (images / 255, images[:, :, ::-1] / 255)
-        >>> method, scheme = methods.simclr(pixels, head, views=views).fixed(0.1)
+        >>> method = methods.simclr(pixels, head, views=views)
         >>> images = jax.random.randint(jax.random.key(1), (8, 4, 4, 3), 0, 256).astype(jnp.uint8)
         >>> batch = {"image": images, "label": jnp.arange(8), "index": jnp.arange(8)}
         >>> sorted(prepared(method, batch, jax.random.key(0)))
