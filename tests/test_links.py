@@ -1,6 +1,6 @@
 """Links to other sites, by their form: nothing is asked over the network.
 
-Links between pages, and their anchors, are checked when the site is built (`mkdocs build --strict`).
+Links between pages, and their anchors, are checked when the site is built (mkdocs build --strict).
 """
 
 import pathlib
