@@ -3,9 +3,9 @@
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import sys
-import time
 
 import nbformat
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from tests import test_pages
 from tools import notebooks
 
-MOST_SECONDS = 120  # on two cores
+MOST_SECONDS = 2 * 120  # two minutes on two cores
 
 
 @pytest.mark.parametrize("page", notebooks.TUTORIALS, ids=lambda page: page.stem)
@@ -22,10 +22,10 @@ def test_a_notebook_has_all_that_its_page_has(page):
     nbformat.validate(made)
     code = [cell.source for cell in made.cells if cell.cell_type == "code"]
     assert code == [block.strip("\n") for block, _ in test_pages.program(page)]
-    text = "".join(cell.source for cell in made.cells if cell.cell_type == "markdown")
+    text = "\n".join(cell.source for cell in made.cells if cell.cell_type == "markdown")
     assert "](../" not in text, "a link that leads nowhere"
     written = test_pages.BLOCK.sub("", page.read_text(encoding="utf-8"))
-    headings = lambda text: re.findall(r"^#+ .*", text, flags=re.MULTILINE)
+    headings = lambda text: re.findall(r"^##* .*", text, flags=re.MULTILINE)
     assert headings(text) == headings(written)
     pictures = [name for cell in made.cells for name in cell.get("attachments", {})]
     assert pictures == re.findall(r"attachment:(\S+)\)", text)
@@ -37,9 +37,9 @@ def test_a_notebook_has_all_that_its_page_has(page):
 def test_a_notebook_runs_from_its_first_cell_to_its_last_in_an_empty_directory(page, tmp_path):
     path = tmp_path / f"{page.stem}.ipynb"
     nbformat.write(notebooks.notebook(page), path)
-    began = time.perf_counter()
+    before = computed()
     done = subprocess.run(
-        [sys.executable, "-m", "nbclient.cli", "--inplace", str(path)],
+        [pathlib.Path(sys.executable).with_name("jupyter-execute"), "--inplace", str(path)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
         capture_output=True,
@@ -51,4 +51,9 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last_in_an_empty_directory(p
     run = nbformat.read(path, as_version=4)
     cells = [cell for cell in run.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert time.perf_counter() - began < MOST_SECONDS
+    assert computed() - before < MOST_SECONDS
+
+
+def computed():
+    """Seconds that the processes of this one have computed, on all cores together."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime

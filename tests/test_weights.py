@@ -311,6 +311,20 @@ def test_a_file_that_is_cut_off_is_refused_in_one_line(name, tmp_path):
         assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("start", [b"\x80", b"PK"])
+def test_safetensors_that_begin_like_pytorch_are_read(tmp_path, start):
+    """The first eight bytes are the length of the header."""
+    wanted = int.from_bytes(start, "little") % 256**2
+    path, filler = tmp_path / "a.safetensors", ""
+    for _ in range(2):  # the second time with what the first time was too short by
+        path.unlink(missing_ok=True)
+        weights.write(path, {"a": np.ones(3, np.float32)}, {"filler": filler})
+        length = int.from_bytes(path.read_bytes()[:8], "little")
+        filler += "x" * ((wanted - length) % 256 ** len(start))
+    assert path.read_bytes().startswith(start)
+    np.testing.assert_array_equal(weights.read(path)["a"], np.ones(3))
+
+
 def test_what_the_parser_reads_is_what_safetensors_has():
     expected = weights.read(FILES / "torchvision_basic.safetensors")
     for name in ("moco_v2.pth.tar", "moco_v2_legacy.pth.tar"):

@@ -1,5 +1,6 @@
 """Files of weights: names and arrays."""
 
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -41,13 +42,16 @@ def read(path: pathlib.Path) -> Tensors:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(16)
+            start, size = file.read(16), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise WeightsError(
             f"{path}: cannot be read ({error.strerror}); allowed: a file of weights, .safetensors "
             "or .pth."
         ) from error
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+    # First the length of the header of safetensors, whose bytes may look like the beginning of a
+    # file of PyTorch.
+    has_header = int.from_bytes(start[:8], "little") <= size - 8 and start[8:9] == b"{"
+    if not has_header and (start[:2] == b"PK" or start[:1] == b"\x80"):
         return _tensors_of(path, read_torch(path))
     if start[8:9] != b"{":
         raise WeightsError(
