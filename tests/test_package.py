@@ -24,7 +24,8 @@ def test_the_version_stands_in_one_place():
     assert "version" in PROJECT["project"]["dynamic"]
     assert PROJECT["tool"]["hatch"]["version"]["path"] == "dystress_jax/__init__.py"
     assert read_yaml(ROOT / "CITATION.cff")["version"] == dystress_jax.__version__
-    assert f"dystress_jax {dystress_jax.__version__} |" in README
+    for text in (README, (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")):
+        assert f"dystress_jax {dystress_jax.__version__} |" in text
 
 
 def test_the_citation_says_what_the_format_asks_for():

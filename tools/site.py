@@ -145,6 +145,8 @@ def generated() -> Iterator[tuple[str, str]]:
         text = (ROOT / source).read_text(encoding="utf-8")
         if source == "LICENSE":
             text = f"# License\n\n```text\n{text}```\n"
+        if source == "README.md":  # the whole width is for it
+            text = f"---\nhide: [navigation, toc]\n---\n\n{text}"
         yield page, relinked(text, source, page)
     for group in MODULES:
         yield f"reference/{group}.md", reference(group)

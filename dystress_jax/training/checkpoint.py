@@ -266,7 +266,7 @@ def check_version(directory: pathlib.Path) -> None:
         CheckpointError: in one line.
 
     Example:
-        >>> check_version(pathlib.Path("runs/new/checkpoints"))
+        >>> check_version(pathlib.Path("new/checkpoints"))
     """
     record = newest_record(directory)
     if record and record["version"] != VERSION:
