@@ -346,8 +346,8 @@ def learned_scale_and_bias(
     Example:
         >>> import optax
         >>> scheme = learned_scale_and_bias(optax.sgd(0.1))
-        >>> temperature = scheme.resolve(scheme.init(), None)
-        >>> float(temperature.scale), float(temperature.bias)
+        >>> learned = scheme.resolve(scheme.init(), None)
+        >>> float(learned.scale), float(learned.bias)
         (10.0, -10.0)
 
     References:
