@@ -157,13 +157,13 @@ def histograms(found: Fetched) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         Edges [bins + 1] and counts [bins] for each name, such as `similarity_positive`.
 
     Example:
-        >>> from dystress_jax import temperatures
-        >>> x, rows = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), jnp.arange(3)
-        >>> pairs = Compared(x, x, x, groups=(rows, rows), labels=(rows, rows))
-        >>> found = jax.device_get(look(pairs, temperatures.constant(0.5)))
-        >>> edges, counts = histograms(found)["similarity_positive"]
-        >>> len(edges), int(counts.sum())
-        (201, 3)
+        >>> found = {
+        ...     "similarity": np.array([[0, 3], [2, 4], [0, 0], [0, 0]]),
+        ...     "similarity_edges": np.array([-1.0, 0.0, 1.0]),
+        ... }
+        >>> shown = histograms(found)
+        >>> list(shown), shown["similarity_negative"][1].tolist()
+        (['similarity_positive', 'similarity_negative'], [2, 4])
     """
     shown = {}
     for name in _HISTOGRAMS:
@@ -191,12 +191,8 @@ def scalars(found: Fetched) -> dict[str, float]:
         found: as `look` returns it, fetched.
 
     Example:
-        >>> from dystress_jax import temperatures
-        >>> x, rows = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]), jnp.arange(3)
-        >>> pairs = Compared(x, x, x, groups=(rows, rows), labels=(rows, rows))
-        >>> found = jax.device_get(look(pairs, temperatures.constant(0.5)))
-        >>> scalars(found)["effective_negatives"]
-        1.627
+        >>> scalars({"entropy": np.float32(1.5), "tolerance": np.float32("nan"), "tau": np.zeros(3)})
+        {'entropy': 1.5}
     """
     numbers = {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
