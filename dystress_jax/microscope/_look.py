@@ -191,7 +191,7 @@ def scalars(found: Fetched) -> dict[str, float]:
         found: as `look` returns it, fetched.
 
     Example:
-        >>> scalars({"entropy": np.float32(1.5), "tolerance": np.float32("nan"), "tau": np.zeros(3)})
+        >>> scalars({"entropy": np.float32(1.5), "tolerance": np.float32("nan"), "tau": np.ones(3)})
         {'entropy': 1.5}
     """
     numbers = {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
