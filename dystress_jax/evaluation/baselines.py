@@ -55,6 +55,19 @@ def evaluate_baselines(
 
     Raises:
         ArgumentError: a source has no labels, the classes differ, or a setting is out of range.
+
+    Example:
+        >>> from dystress_jax import data, evaluation, sharding
+        >>> images = np.zeros((20, 4, 4, 3), np.uint8)
+        >>> images[:10, ..., 0] = images[10:, ..., 1] = 200
+        >>> labels = np.repeat([0, 1], 10).astype(np.int32)
+        >>> source = data.from_arrays(images, labels, class_names=("red", "green"))
+        >>> mesh = sharding.make_mesh()
+        >>> result = evaluation.evaluate_baselines(
+        ...     evaluation.raw_pixels, source, source, k=(3,), mesh=mesh
+        ... )
+        >>> result.value("mean_colour_top1")
+        1.0
     """
     num_classes = check_classes(train, test)
     rows, by_k, used = [], {}, {}
@@ -116,6 +129,9 @@ def raw_pixels(images: UInt8[Array, "n h w c"]) -> Float[Array, "n d"]:
 
     Sides above 32 pixels are averaged down to 32, so that large data sets fit in memory.
 
+    Args:
+        images: of one size.
+
     Example:
         >>> raw_pixels(jnp.zeros((2, 4, 4, 3), jnp.uint8)).shape
         (2, 48)
@@ -132,6 +148,9 @@ def histogram(images: UInt8[Array, "n h w c"]) -> Float[Array, "n bins"]:
 
     The cosine of two of them is the Bhattacharyya coefficient of the histograms. 8 x 8 x 8 bins of
     colours; of grey images 64 bins of brightness.
+
+    Args:
+        images: of one size.
 
     Example:
         >>> histogram(jnp.zeros((2, 4, 4, 3), jnp.uint8)).shape
@@ -153,6 +172,9 @@ def mean_colour(images: UInt8[Array, "n h w c"]) -> Float[Array, "n d"]:
 
     so that the cosine of two images falls with the difference of their colours, from 1 to -1. Of
     grey images it is the mean brightness.
+
+    Args:
+        images: of one size.
 
     Example:
         >>> black, white = (jnp.full((1, 4, 4, 3), value, jnp.uint8) for value in (0, 255))

@@ -52,6 +52,11 @@ def feature_map(features: Float[np.ndarray, "n d"], source: data.Source) -> Imag
 
     Returns:
         The picture.
+
+    Example:
+        >>> images = np.zeros((3, 8, 8, 3), np.uint8)
+        >>> feature_map(np.eye(3), data.from_arrays(images)).size
+        (1280, 960)
     """
     places, shares = principal_plane(features)
     low, high = places.min(axis=0), places.max(axis=0)

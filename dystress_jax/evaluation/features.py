@@ -39,6 +39,18 @@ def encode_source(
     Raises:
         ArgumentError: no image has a label.
         NotFiniteError: a feature is NaN or infinite.
+
+    Example:
+        >>> from dystress_jax import data, evaluation, sharding
+        >>> images = np.zeros((20, 4, 4, 3), np.uint8)
+        >>> images[:10, ..., 0] = images[10:, ..., 1] = 200
+        >>> labels = np.repeat([0, 1], 10).astype(np.int32)
+        >>> source = data.from_arrays(images, labels, class_names=("red", "green"))
+        >>> mesh = sharding.make_mesh()
+        >>> pixels = lambda images: images.reshape(len(images), -1)
+        >>> features, labels = evaluation.encode_source(pixels, source, mesh=mesh)
+        >>> features.shape, labels[:3].tolist()
+        ((20, 48), [0, 0, 0])
     """
     known = data.labelled(source)
     if not len(known):

@@ -78,7 +78,7 @@ def embed(
         >>> from dystress_jax import run
         >>> file = run.embed("runs/quickstart", "features.npz", splits=["test"])
         >>> np.load(file)["features"].shape
-        (1563, 64)
+        (1051, 64)
     """
     out = pathlib.Path(out).expanduser().absolute()
     _check_out(out, overwrite)

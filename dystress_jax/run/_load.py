@@ -60,7 +60,7 @@ class Encoder:
     Example:
         >>> import dystress_jax
         >>> encoder = dystress_jax.load("runs/quickstart")
-        >>> encoder(np.zeros((2, 40, 60, 3), np.uint8)).shape
+        >>> encoder(np.zeros((2, 40, 60, 1), np.uint8)).shape
         (2, 64)
     """
 

@@ -203,7 +203,7 @@ def import_weights(
     Example:
         >>> from dystress_jax import run
         >>> config = run.from_config_dict({"augment": {"size": 32}})
-        >>> said = run.import_weights(config, "runs/quickstart", "runs/copy")
+        >>> said = run.import_weights(config, "runs/drawings", "runs/copy")
         >>> run.load("runs/copy").num_features
         64
     """
