@@ -82,8 +82,8 @@ def train(
         >>> settings = {"batch_size": 32, "steps": 2, "knn_every": 0}
         >>> summary = run.train(run.from_config_dict(settings), "runs/short")
         devices: ...
-        >>> summary["steps"], sorted(summary)[:2]
-        (2, ['knn_raw_pixels', 'knn_trained'])
+        >>> summary["steps"], 0 < summary["knn_trained"] < 1
+        (2, True)
     """
     with contextlib.ExitStack() as until_the_end:
         with together("beginning"):
