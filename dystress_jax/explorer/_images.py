@@ -16,6 +16,16 @@ def plain_images(images: Watched, *, pictures: bool = True) -> dict[str, Any]:
     Args:
         images: at least one.
         pictures: whether they come along, as far as there are any.
+
+    Returns:
+        What JSON can say.
+
+    Example:
+        >>> from dystress_jax import microscope
+        >>> np.savez("z.npz", features=np.eye(3), labels=[0, 1, 1])
+        >>> images = microscope.read_embeddings("z.npz")
+        >>> plain_images(images)["labels"]
+        [0, 1, 1]
     """
     shown = images.pictures if pictures else None
     similarity = images.similarity[-1]

@@ -20,12 +20,28 @@ PLACES = "/*CURVES*/", "/*DATA*/null"  # the data last: a run may have any name
 
 
 def curves() -> dict[str, Any]:
-    """Every temperature, for `SCRIPT`."""
+    """Every temperature, for `SCRIPT`.
+
+    Returns:
+        What JSON can say.
+
+    Example:
+        >>> isinstance(curves(), dict)
+        True
+    """
     return {name: curve._asdict() for name, curve in CURVES.items()}
 
 
 def as_script(content: Any) -> str:
-    """Plain data as a script has it; whatever a run is called, it cannot end the script."""
+    """Plain data as a script has it; whatever a run is called, it cannot end the script.
+
+    Args:
+        content: what JSON can say.
+
+    Example:
+        >>> as_script({"name": "<b>"}) == '{"name": "' + chr(92) + 'u003cb>"}'
+        True
+    """
     return json.dumps(content, sort_keys=True).replace("<", "\\u003c")
 
 

@@ -88,7 +88,19 @@ def found_of(
     partners: Float[Array, "n d"] | None,
     similarity: Similarity = sphere,
 ) -> dict[str, np.ndarray]:
-    """What a record holds of the images that are watched, in half precision."""
+    """What a record holds of the images that are watched, in half precision.
+
+    Args:
+        features: of the encoder.
+        embeddings: what the loss compares.
+        partners: the embeddings of what belongs to the images; None: nothing does.
+        similarity: how they are compared.
+
+    Example:
+        >>> found = found_of(jnp.eye(3), jnp.eye(3), None)
+        >>> {array.dtype.name for array in found.values()}
+        {'float16'}
+    """
     others = embeddings if partners is None else partners
     found = {
         "watched_features": features,
@@ -118,7 +130,21 @@ def about(
     pictures: UInt8[np.ndarray, "n h w c"],
     captions: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """What a run keeps of the images that it watches: see `Watched`; pictures are made small."""
+    """What a run keeps of the images that it watches: see `Watched`; pictures are made small.
+
+    Args:
+        split: of the images.
+        ids: their numbers in the data set.
+        labels: -1 where there is none.
+        class_names: in the order of the labels; () without labels.
+        pictures: of any size.
+        captions: of the images; () without.
+
+    Example:
+        >>> ids, pictures = np.arange(2), np.zeros((2, 8, 8, 3), np.uint8)
+        >>> sorted(about("test", ids, ids, ("cat", "dog"), pictures))
+        ['captions', 'class_names', 'ids', 'labels', 'pictures', 'split']
+    """
     return {
         "split": split,
         "ids": ids,
@@ -141,6 +167,14 @@ def watched(workdir: pathlib.Path | str, records: Records) -> Watched | None:
 
     Raises:
         FileError: the file with the images is damaged.
+
+    Example:
+        >>> from dystress_jax import microscope
+        >>> pathlib.Path("mine").mkdir()
+        >>> recorder = microscope.Recorder(pathlib.Path("mine"), first_step=0)
+        >>> recorder.write(10, {"entropy": np.float32(1.5)})
+        >>> watched("mine", microscope.read("mine")) is None
+        True
     """
     path = pathlib.Path(workdir) / FOLDER / IMAGES
     if "watched_features" not in records.arrays or not path.exists():
@@ -277,6 +311,17 @@ def as_records(images: Watched, temperature: Temperature) -> Records:
 
     Each image is held against all others, and against the other views where there are some. Without
     these there are no positives.
+
+    Args:
+        images: with their embeddings.
+        temperature: under which the pairs are weighed.
+
+    Example:
+        >>> from dystress_jax import temperatures
+        >>> np.savez("z.npz", features=np.eye(3), labels=[0, 1, 1])
+        >>> records = as_records(read_embeddings("z.npz"), temperatures.constant(0.5))
+        >>> len(records.steps)
+        1
     """
 
     def of_step(t: int) -> dict[str, Any]:

@@ -33,6 +33,12 @@ def page(runs: Sequence[Run]) -> str:
 
     Returns:
         The page. It asks for nothing when it is opened, and forbids itself to.
+
+    Example:
+        >>> from dystress_jax import report
+        >>> written = report.page(report.gather(["runs/quickstart"]))
+        >>> "quickstart" in written
+        True
     """
     frames = [charts.frames(run) for run in runs]
     images = _images.of_images(runs)

@@ -17,7 +17,12 @@ Flat = dict[str, Any]
 
 
 class Curve(NamedTuple):
-    """A number over the steps of a run."""
+    """A number over the steps of a run.
+
+    Attributes:
+        steps: ascending.
+        values: one a step.
+    """
 
     steps: Int[np.ndarray, " n"]
     values: Float[np.ndarray, " n"]
@@ -42,7 +47,12 @@ class Measured(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """How often images of each class, a row, were taken for each, a column."""
+    """How often images of each class, a row, were taken for each, a column.
+
+    Attributes:
+        class_names: in the order of the rows.
+        counts: of images.
+    """
 
     class_names: tuple[str, ...]
     counts: Int[np.ndarray, "classes classes"]
@@ -101,6 +111,12 @@ def gather(workdirs: Iterable[pathlib.Path | str]) -> list[Run]:
 
     Raises:
         FileError: a directory is not there, or is none of a run.
+
+    Example:
+        >>> from dystress_jax import report
+        >>> [run] = report.gather(["runs/quickstart"])
+        >>> run.name, run.config["method"]
+        ('quickstart', 'simclr')
     """
     paths = [pathlib.Path(workdir).expanduser().absolute() for workdir in workdirs]
     paths = list(dict.fromkeys(paths))
@@ -114,9 +130,18 @@ def of_embeddings(path: pathlib.Path | str, temperature: Temperature) -> Run:
         path: the file.
         temperature: under which the pairs are weighed.
 
+    Returns:
+        The run.
+
     Raises:
         EmbeddingsError: it has no embeddings that can be used.
         FileError: it cannot be read.
+
+    Example:
+        >>> from dystress_jax import report, temperatures
+        >>> np.savez("z.npz", features=np.eye(3), labels=[0, 1, 1])
+        >>> report.of_embeddings("z.npz", temperatures.constant(0.5)).name
+        'z'
     """
     path = pathlib.Path(path).expanduser().absolute()
     images = microscope.read_embeddings(path)

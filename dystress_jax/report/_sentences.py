@@ -11,14 +11,32 @@ from ._run import Run
 
 
 class Sentence(NamedTuple):
-    """A sentence with its numbers, and the rule that it comes from."""
+    """A sentence with its numbers, and the rule that it comes from.
+
+    Attributes:
+        text: the sentence.
+        rule: when it is said.
+    """
 
     text: str
     rule: str
 
 
 def stand_out(run: Run) -> list[Sentence]:
-    """All that a run gives reason to say, in the order of the report."""
+    """All that a run gives reason to say, in the order of the report.
+
+    Args:
+        run: of `gather` or `of_embeddings`.
+
+    Returns:
+        The sentences; there may be none.
+
+    Example:
+        >>> from dystress_jax import report
+        >>> [run] = report.gather(["runs/quickstart"])
+        >>> all(sentence.text for sentence in report.stand_out(run))
+        True
+    """
     return [found for rule in RULES if (found := rule(run)) is not None]
 
 
