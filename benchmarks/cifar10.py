@@ -79,7 +79,7 @@ def floors(config: run_lib.Config, workdir: pathlib.Path) -> dict[str, float]:
                 candidates=config.probe.learning_rates,
                 epochs=config.probe.epochs,
                 batch_size=256,
-                seed=config.seed,
+                seeds=(config.seed,),
                 mesh=experiment.mesh,
                 progress=iter,
             )

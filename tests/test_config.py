@@ -555,7 +555,8 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
         *("loss.strategy", "loss.tile_size", "loss.precision", "microscope.every"),
         *("knn.k", "knn.temperature", "knn.bank"),
         *("probe.features", "probe.solver", "probe.epochs", "probe.learning_rates", "probe.l2"),
-        *("labels.fractions", "labels.shots", "labels.draws"),
+        *("labels.fractions", "labels.shots", "labels.share", "labels.seeds"),
+        *(field.name for field in fields() if field.name.startswith("finetune.")),
         *("probe.batch_size", "zero_shot.prompts", "zero_shot.classes", "zero_shot.class_names"),
     }
 

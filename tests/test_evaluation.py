@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from dystress_jax import data, errors, evaluation, sharding
+from dystress_jax.evaluation._draws import share_of_each_class
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -500,6 +501,43 @@ def test_the_probe_says_how_it_was_measured_and_fits_in_json():
     assert (protocol["train_images"], protocol["test_images"]) == (200, 90)
     sgd = probe(TRAIN, TEST).protocol
     assert (sgd["epochs"], sgd["batch_size"], sgd["learning_rate"]) == (20, 200, 5.0)
+
+
+def test_a_share_of_the_labels_is_that_of_every_class_and_several_seeds_have_a_mean():
+    settings = {"fractions": (0.1, 1.0), "seeds": (2, 5), "solver": "lbfgs", "candidates": (0.1,)}
+    result = probe(TRAIN, TEST, **settings)
+    found = json.loads(json.dumps(result.to_json()))
+    for name in ("10_percent_top1", "10_percent_top5", "top1", "top5"):
+        each = [found["by_seed"][seed][name] for seed in ("2", "5")]
+        assert found[name] == pytest.approx(np.mean(each))
+        assert found[f"{name}_std"] == pytest.approx(np.std(each, ddof=1))
+    (x, y), (test_x, test_y) = (
+        evaluation.encode_source(evaluation.raw_pixels, source, mesh=one_device())
+        for source in (TRAIN, TEST)
+    )
+    for seed, rows in result.by_seed.items():
+        some = share_of_each_class(y, 0.1, seed)
+        assert np.bincount(y[some]).tolist() == [round(0.1 * n) for n in np.bincount(y)]
+        oracle = LogisticRegression(C=1 / (0.1 * some.sum()), tol=1e-7, max_iter=5000)
+        assert rows[0].value == pytest.approx(oracle.fit(x[some], y[some]).score(test_x, test_y))
+    assert found["10_percent_top1"] < found["top1"]
+    assert found["top1_std"] == 0  # all labels: nothing was drawn
+    images = [of["train_images"] for of in found["protocol"]["measured"]]
+    assert images == [some.sum(), 200, some.sum(), 200]
+    assert not probe(TRAIN, TEST).by_seed.keys() - {0}
+
+
+def test_every_seed_of_the_probe_on_views_is_that_seed_alone():
+    settings = {"encode_view": jax.jit(view_of_pixels), "batch_size": 20, "fractions": (0.5,)}
+    both = probe(TRAIN, TEST, epochs=2, seeds=(0, 1), **settings)
+    for seed in (0, 1):
+        alone = probe(TRAIN, TEST, epochs=2, seeds=(seed,), **settings)
+        assert alone.by_seed[seed] == both.by_seed[seed]
+        assert alone.protocol["train_images"] == pytest.approx(100, abs=3)
+    assert both.by_seed[0] != both.by_seed[1]
+    for fractions in ((), (0.0,), (1.5,)):
+        with pytest.raises(ValueError, match=r"fractions: found .*allowed: in \(0, 1\]"):
+            probe(TRAIN, TEST, fractions=fractions)
 
 
 def test_the_default_protocol_is_the_papers():

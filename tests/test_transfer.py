@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from dystress_jax import data, evaluation, run, sharding
 from dystress_jax.errors import ArgumentError
-from dystress_jax.evaluation.transfer import some_of_each_class
+from dystress_jax.evaluation._draws import some_of_each_class
 from dystress_jax.run import evaluations
 from tests import runs
 
@@ -83,9 +83,31 @@ def test_without_held_out_images_a_tenth_of_each_class_chooses():
     assert result.protocol["validation_images"] == sum(round(0.1 * size) for size in sizes)
 
 
+def test_several_seeds_of_transfer_draw_the_images_that_choose():
+    result = evaluation.evaluate_transfer(
+        encode, TRAIN, TEST, holdout=HOLDOUT, seeds=(0, 3), **MESH
+    )
+    (x, y), held_out, test = arrays(TRAIN), arrays(HOLDOUT), arrays(TEST)
+    x, y = np.concatenate([x, held_out[0]]), np.concatenate([y, held_out[1]])
+    scores = []
+    for seed, of in zip((0, 3), result.protocol["chosen"], strict=True):
+        tenth = some_of_each_class(y, lambda size: round(0.1 * size), seed)
+        few, strength = (x[tenth], y[tenth]), of["l2_of_the_sum"]
+        on_few = fitted(x[~tenth], y[~tenth], strength).score(*few)
+        assert of["validation_top1"] == pytest.approx(on_few)
+        # Of so few images one more or less makes another strength the best.
+        assert on_few >= chosen((x[~tenth], y[~tenth]), few)[1] - 1.01 / len(few[1])
+        scores.append(fitted(x, y, strength).score(*test))
+    assert result.value("top1") == pytest.approx(np.mean(scores))
+    assert [row[0].value for row in result.by_seed.values()] == pytest.approx(scores)
+    for seeds in ((), (1, 1), (-1,)):
+        with pytest.raises(ArgumentError, match=r"seeds: found .*allowed: different num"):
+            evaluation.evaluate_transfer(encode, TRAIN, TEST, seeds=seeds, **MESH)
+
+
 def test_few_shots_are_the_published_classifier():
     result = evaluation.evaluate_few_shot(
-        encode, TRAIN, TEST, shots=(1, 5), draws=3, seed=7, **MESH
+        encode, TRAIN, TEST, shots=(1, 5), seeds=(7, 8, 9), **MESH
     )
     unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
     (x, y), (test_x, test_y) = arrays(TRAIN), arrays(TEST)
@@ -96,14 +118,17 @@ def test_few_shots_are_the_published_classifier():
             assert np.bincount(y[some]).tolist() == [shot] * 3
             scores.append(fitted(unit(x[some]), y[some], 0.5).score(unit(test_x), test_y))
         assert result.value(f"{shot}_shot_top1") == pytest.approx(np.mean(scores))
-        assert result.value(f"{shot}_shot_top1_std") == pytest.approx(np.std(scores, ddof=1))
+        in_json = result.to_json()
+        assert in_json[f"{shot}_shot_top1_std"] == pytest.approx(np.std(scores, ddof=1))
+        of_each = [in_json["by_seed"][seed][f"{shot}_shot_top1"] for seed in ("7", "8", "9")]
+        assert of_each == pytest.approx(scores)
     with pytest.raises(ArgumentError, match=r"shots: found 99, but the smallest class has \d+ tr"):
         evaluation.evaluate_few_shot(encode, TRAIN, TEST, shots=(1, 99), **MESH)
 
 
 def test_few_labels_are_balanced_and_choose_by_held_out_images():
     result = evaluation.evaluate_few_labels(
-        encode, TRAIN, TEST, holdout=HOLDOUT, fractions=(0.6,), draws=2, **MESH
+        encode, TRAIN, TEST, holdout=HOLDOUT, fractions=(0.6,), seeds=(0, 1), **MESH
     )
     (x, y), test = arrays(TRAIN), arrays(TEST)
     scores = []
@@ -129,7 +154,7 @@ def test_draws_are_seeded_and_nested():
 @pytest.mark.ci
 def test_a_run_is_evaluated_by_each_with_its_settings(tmp_path):
     folder = runs.write_images(tmp_path / "images")
-    labels = {"labels.shots": (2.0,), "labels.fractions": (0.5,), "labels.draws": 1}
+    labels = {"labels.shots": (2.0,), "labels.fractions": (0.5,), "labels.seeds": 1}
     experiment, state = runs.saved(runs.settings(folder, **labels), tmp_path / "run", steps=(1,))
     measure = lambda experiment, name: evaluations.measure(
         evaluations.EVALUATIONS[name], experiment, state, name=name
@@ -142,6 +167,7 @@ def test_a_run_is_evaluated_by_each_with_its_settings(tmp_path):
         found = measure(experiment, name)
         assert found.split == "test"
         assert 0 <= found.value(row) <= 1
+        assert found.confusion.counts.sum() == 16
     config = runs.settings(folder, **{"labels.shots": (500.0,)})
     with pytest.raises(run.ConfigError, match=r"config\.labels\.shots: found 500, but"):
         measure(experiment._replace(config=config), "few_shot")

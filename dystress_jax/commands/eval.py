@@ -6,6 +6,9 @@ dystress eval --workdir=runs/quickstart --evaluation=knn,linear_probe
 dystress eval --workdir=runs/quickstart --evaluation=knn --config.knn.k=1,20,200
     with several settings of an evaluation, each of which is measured
 
+dystress eval --workdir=runs/photos --evaluation=finetune --label_fraction=0.01,0.1 --seeds=3
+    by fine-tuning with 1% and 10% of the labels, mean and deviation of three seeds
+
 dystress eval --workdir=runs/photos --evaluation=knn --on.source=folder --on.path=~/sketches
     on other images, which may have other classes: learned from their training images, measured
     on their test images, or on those that --on.holdout keeps out
@@ -17,6 +20,8 @@ from ml_collections import config_flags
 from .. import run
 from ..run import cli, show, summary
 from ..run.evaluations import EVALUATIONS
+
+SHORT = {"seeds": "labels.seeds", "label_fraction": "labels.share"}
 
 
 def main(argv: list[str]) -> None:
@@ -62,11 +67,13 @@ def define() -> None:
         required=True,
     )
     flags.DEFINE_string("checkpoint", "newest", "newest, best (by kNN), or a step.")
+    for flag, field in SHORT.items():
+        flags.DEFINE_string(flag, None, f"The same as --config.{field}.")
 
 
 def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags; `--config.FIELD` overrides the run's own config.json."""
-    arguments = command.read(command.read_on(arguments, "on"))
+    arguments = command.read(cli.in_full(command.read_on(arguments, "on"), SHORT))
     flags.FLAGS(arguments, known_only=True)
     path = cli.directory(flags.FLAGS.workdir) / "config.json"
     if not path.is_file():

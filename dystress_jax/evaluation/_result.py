@@ -2,6 +2,8 @@
 
 import functools
 import math
+import types
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +26,7 @@ class Row(NamedTuple):
         balanced: of an accuracy, the mean over the classes of the share that is right; None where
             it is not known.
         note: what is shown behind the number, such as `k 20`.
+        std: the standard deviation where the value is the mean of several seeds; None: of one.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Row(NamedTuple):
     share: bool = True
     balanced: float | None = None
     note: str = ""
+    std: float | None = None
 
 
 class Result(NamedTuple):
@@ -44,6 +48,7 @@ class Result(NamedTuple):
             with `_replace`.
         confusion: which classes were taken for which, of a classification.
         notes: what a person should know who reads the numbers.
+        by_seed: where the rows are means over seeds, the rows of each.
 
     Example:
         >>> result = Result((Row("top1", 0.75, chance=0.5),), {"k": 20}, split="test")
@@ -58,6 +63,7 @@ class Result(NamedTuple):
     split: str = ""
     confusion: Confusion | None = None
     notes: tuple[str, ...] = ()
+    by_seed: Mapping[int, tuple[Row, ...]] = types.MappingProxyType({})
 
     def value(self, name: str) -> float:
         """The number of this name.
@@ -78,10 +84,12 @@ class Result(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """One key for each row, then `chance` and `balanced` of the rows that have them.
 
-        Then `protocol` and `split`; of a classification `balanced_accuracy` and
-        `per_class_accuracy` too; `notes` if any.
+        Then `protocol` and `split`; of several seeds `NAME_std` of each row and `by_seed`, the rows
+        of each; of a classification `balanced_accuracy` and `per_class_accuracy` too; `notes` if
+        any.
         """
         found: dict[str, Any] = {row.name: row.value for row in self.rows}
+        found |= {f"{row.name}_std": row.std for row in self.rows if row.std is not None}
         for beside in ("chance", "balanced"):
             known = {row.name: getattr(row, beside) for row in self.rows}
             known = {name: value for name, value in known.items() if value is not None}
@@ -91,6 +99,11 @@ class Result(NamedTuple):
             of_each = zip(self.confusion.class_names, self.confusion.per_class(), strict=True)
             found["balanced_accuracy"] = self.confusion.balanced()
             found["per_class_accuracy"] = dict(of_each)
+        if len(self.by_seed) > 1:
+            found["by_seed"] = {
+                str(seed): {row.name: row.value for row in rows}
+                for seed, rows in self.by_seed.items()
+            }
         return found | ({"notes": list(self.notes)} if self.notes else {})
 
 

@@ -1,7 +1,7 @@
 """The linear probe: fitted on train, chosen on the holdout, scored on test."""
 
-import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,18 @@ from jax.sharding import Mesh
 
 from .. import data
 from ..errors import ArgumentError, look_up
-from ._result import Result, accuracies, top_accuracy
-from .confusion import confusion
+from ._draws import (
+    check_fractions,
+    check_seeds,
+    mean_and_std,
+    of_share,
+    share_of_each_class,
+    with_share_of_labels,
+)
+from ._result import Result, Row, accuracies, top_accuracy
+from .confusion import Confusion, confusion
 from .features import Encode, check_classes, encode_source
-from .linear_head import EncodeView, Progress, fit_augmented, fit_lbfgs, fit_sgd
+from .linear_head import EncodeView, LinearHead, Progress, fit_augmented, fit_lbfgs, fit_sgd
 
 MOMENTUM = 0.9  # of sgd
 
@@ -29,7 +37,8 @@ def evaluate_linear_probe(
     candidates: Sequence[float] = (0.1,),
     epochs: int = 90,
     batch_size: int = 256,
-    seed: int = 0,
+    fractions: Sequence[float] = (1.0,),
+    seeds: Sequence[int] = (0,),
     mesh: Mesh,
     progress: Progress = iter,
 ) -> Result:
@@ -51,12 +60,15 @@ def evaluate_linear_probe(
         epochs: of sgd.
         batch_size: of sgd; no more than there are images, and with views a multiple of the devices,
             to which it is lowered.
-        seed: of the order of the images and the views.
+        fractions: shares of the labels to fit with, each in (0, 1], of every class alike.
+        seeds: of the order of the images, the views, and the share of the labels; each is measured.
         mesh: the devices that encode.
         progress: wraps the range of all steps with `encode_view`, for example `tqdm.tqdm`.
 
     Returns:
-        The rows `top1` and `top5`, and the settings with what was chosen and why.
+        The rows `top1` and `top5`, for a smaller share as `1_percent_top1`; of several seeds their
+        means. The settings with what was chosen and why, and the confusion of the first share and
+        seed.
 
     Raises:
         ArgumentError: a source has no labels, the classes differ, the settings contradict, or
@@ -76,71 +88,101 @@ def evaluate_linear_probe(
         1.0
     """
     num_classes = check_classes(train, test)
-    train = data.labelled(train)
-    batch_size = min(batch_size, len(train))
-    solvers = {
-        "sgd": functools.partial(
-            fit_sgd,
-            jax.random.key(seed),
-            epochs=epochs,
-            batch_size=batch_size,
-            momentum=MOMENTUM,
-        ),
-        "lbfgs": fit_lbfgs,
-    }
-    fit = look_up(solvers, solver, argument="solver")
     _check(solver, candidates, holdout, encode_view)
-    tried = jnp.array(candidates, jnp.float32)
-    protocol = {"evaluation": "linear_probe", "solver": solver, "seed": seed}
-    if encode_view is not None:
-        batch_size = max(batch_size // mesh.size * mesh.size, mesh.size)
-        head = fit_augmented(
-            encode_view,
-            train,
-            tried,
-            epochs=epochs,
-            batch_size=batch_size,
-            momentum=MOMENTUM,
-            seed=seed,
-            mesh=mesh,
-            progress=progress,
-        )
-    else:
-        x, y = map(jnp.asarray, encode_source(encode, train, mesh=mesh))
-        head = fit(x, y, tried, num_classes=num_classes)
+    check_seeds(seeds)
+    check_fractions(fractions)
+    look_up(dict.fromkeys(("sgd", "lbfgs")), solver, argument="solver")
+    tried, notes = jnp.array(candidates, jnp.float32), []
+    if solver == "lbfgs" and len(seeds) > 1 and set(fractions) == {1.0}:
+        notes.append("lbfgs with all labels draws nothing: every seed gives the same")
+    cached = encode_source(encode, train, mesh=mesh) if encode_view is None else None
 
-    def scores(source):
-        x, y = map(jnp.asarray, encode_source(encode, source, mesh=mesh))
-        return head(x), y
+    def fit(fraction: float, seed: int) -> tuple[LinearHead, int, int]:
+        """The classifiers, how many images they were fitted on, and how many a step."""
+        if encode_view is not None:
+            some = with_share_of_labels(train, fraction, seed)
+            batch = min(batch_size, len(some)) // mesh.size * mesh.size
+            head = fit_augmented(
+                encode_view,
+                some,
+                tried,
+                epochs=epochs,
+                batch_size=max(batch, mesh.size),
+                momentum=MOMENTUM,
+                seed=seed,
+                mesh=mesh,
+                progress=progress,
+            )
+            return head, len(some), max(batch, mesh.size)
+        assert cached is not None
+        x, y = cached
+        if fraction < 1:
+            few = share_of_each_class(y, fraction, seed)
+            x, y = x[few], y[few]
+        x, y = jnp.asarray(x), jnp.asarray(y)
+        batch = min(batch_size, len(y))
+        if solver == "lbfgs":
+            return fit_lbfgs(x, y, tried, num_classes=num_classes), len(y), batch
+        key, sizes = jax.random.key(seed), {"epochs": epochs, "batch_size": batch}
+        head = fit_sgd(key, x, y, tried, num_classes=num_classes, momentum=MOMENTUM, **sizes)
+        return head, len(y), batch
 
-    chosen, on_holdout = 0, None
-    if holdout is not None:
-        every, labels = scores(holdout)
-        on_holdout = [float(top_accuracy(one, labels, top=1)) for one in every]
-        chosen = int(np.argmax(np.nan_to_num(on_holdout, nan=-1.0)))
-    every, labels = scores(test)
-    if not np.isfinite(every[chosen]).all():
-        raise ArgumentError(
-            "candidates",
-            f"found {tuple(candidates)}, with which the classifier has diverged; allowed: smaller "
-            "learning rates, or a stronger L2.",
-        )
-    protocol |= {
+    scored = {
+        name: tuple(map(jnp.asarray, encode_source(encode, source, mesh=mesh)))
+        for name, source in (("holdout", holdout), ("test", test))
+        if source is not None
+    }
+    by_seed: dict[int, tuple[Row, ...]] = {}
+    measured: list[dict[str, Any]] = []
+    first: Confusion | None = None
+    for seed in seeds:
+        rows: tuple[Row, ...] = ()
+        for fraction in fractions:
+            head, images, batch = fit(fraction, seed)
+            chosen, on_holdout = 0, None
+            if "holdout" in scored:
+                x, y = scored["holdout"]
+                on_holdout = [float(top_accuracy(one, y, top=1)) for one in head(x)]
+                chosen = int(np.argmax(np.nan_to_num(on_holdout, nan=-1.0)))
+            x, y = scored["test"]
+            scores = head(x)[chosen]
+            if not np.isfinite(scores).all():
+                raise ArgumentError(
+                    "candidates",
+                    f"found {tuple(candidates)}, with which the classifier has diverged; allowed: "
+                    "smaller learning rates, or a stronger L2.",
+                )
+            rows += of_share(fraction, accuracies(scores, y))
+            if first is None:
+                predicted = np.asarray(scores.argmax(axis=1))
+                first = confusion(predicted, np.asarray(y), test.class_names)
+            told = on_holdout and [None if np.isnan(top1) else top1 for top1 in on_holdout]
+            measured.append(
+                {
+                    "fraction": fraction,
+                    "seed": seed,
+                    "holdout_top1": told,
+                    "l2" if solver == "lbfgs" else "learning_rate": candidates[chosen],
+                    "train_images": images,
+                    **({"batch_size": batch} if solver == "sgd" else {}),
+                }
+            )
+        by_seed[seed] = rows
+    protocol = {
+        "evaluation": "linear_probe",
+        "solver": solver,
+        "seeds": list(seeds),
+        "fractions": list(fractions),
         "features": "cached" if encode_view is None else "augmented",
         "candidates": list(candidates),
-        "holdout_top1": on_holdout and [None if np.isnan(top1) else top1 for top1 in on_holdout],
-        "l2" if solver == "lbfgs" else "learning_rate": candidates[chosen],
-        "train_images": len(train),
-        "test_images": len(labels),
+        "test_images": len(scored["test"][1]),
         "classes": num_classes,
     }
     if solver == "sgd":
-        protocol |= {"epochs": epochs, "batch_size": batch_size, "momentum": MOMENTUM}
-    predicted = np.asarray(every[chosen].argmax(axis=1))
+        protocol |= {"epochs": epochs, "momentum": MOMENTUM}
+    protocol |= measured[0] if len(measured) == 1 else {"measured": measured}
     return Result(
-        accuracies(every[chosen], labels),
-        protocol,
-        confusion=confusion(predicted, np.asarray(labels), test.class_names),
+        mean_and_std(by_seed), protocol, confusion=first, notes=tuple(notes), by_seed=by_seed
     )
 
 

@@ -1,6 +1,6 @@
 """Logistic regression on frozen features: all labels, a few of them, or a few images a class."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -10,7 +10,15 @@ from jaxtyping import Bool, Float, Int
 
 from .. import data
 from ..errors import ArgumentError
+from ._draws import (
+    check_fractions,
+    check_seeds,
+    mean_and_std,
+    share_of_each_class,
+    some_of_each_class,
+)
 from ._result import Result, Row, accuracies, top_accuracy
+from .confusion import Confusion, confusion
 from .features import Encode, check_classes, encode_source
 from .linear_head import LinearHead, fit_lbfgs
 
@@ -35,36 +43,13 @@ class _Features(NamedTuple):
         return self._replace(x=self.x / np.maximum(lengths, 1e-12))
 
 
-def some_of_each_class(
-    labels: Int[np.ndarray, " n"], count: Callable[[int], int], seed: int
-) -> Bool[np.ndarray, " n"]:
-    """Choose images of every class at random.
-
-    Args:
-        labels: at least 0.
-        count: how many of a class, given how many it has; no more than these are taken.
-        seed: of the choice. A larger count keeps what a smaller one has chosen.
-
-    Example:
-        >>> chosen = some_of_each_class(np.array([0, 1, 0, 1, 1]), lambda size: 1, seed=0)
-        >>> sorted(np.array([0, 1, 0, 1, 1])[chosen].tolist())
-        [0, 1]
-    """
-    # The legacy generator's stream is frozen for all versions of NumPy; the new one's is not.
-    shuffled = np.random.RandomState(seed).permutation(len(labels))
-    chosen = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        of_class = shuffled[labels[shuffled] == label]
-        chosen[of_class[: count(len(of_class))]] = True
-    return chosen
-
-
 def evaluate_transfer(
     encode: Encode,
     train: data.Source,
     test: data.Source,
     *,
     holdout: data.Source | None = None,
+    seeds: Sequence[int] = (0,),
     mesh: Mesh,
 ) -> Result:
     r"""Fit a logistic regression by L-BFGS, its L2 chosen on validation images.
@@ -80,10 +65,13 @@ def evaluate_transfer(
         train: images to fit on; those without a label do not count.
         test: images to score, likewise.
         holdout: the validation images, likewise; None: a tenth of each class of `train`.
+        seeds: of the validation images. Of several seeds each draws its tenth of each class, of
+            `train` and `holdout` together: with a fixed `holdout` nothing would be drawn.
         mesh: the devices that encode.
 
     Returns:
-        The rows `top1` and `top5`, and the settings with what was chosen.
+        The rows `top1` and `top5`, of several seeds their means, the confusion of the first, and
+        the settings with what was chosen.
 
     Raises:
         ArgumentError: a source has no labels, or the classes differ.
@@ -104,24 +92,36 @@ def evaluate_transfer(
         that of the first author's code, `linear_eval.py` of
         [google-research](https://github.com/google-research/google-research/tree/master/linear_eval).
     """
+    check_seeds(seeds)
     classes = check_classes(train, test)
-    fitted, scored = _encoded(encode, train, mesh), _encoded(encode, test, mesh)
-    fitted, validation = _with_validation(encode, fitted, holdout, mesh)
-    strength, on_validation = _choose(fitted, validation, classes)
-    head = _fit(fitted.join(validation), strength, classes)
+    every, scored = _encoded(encode, train, mesh), _encoded(encode, test, mesh)
+    held_out = None if holdout is None else _encoded(encode, holdout, mesh)
+    if held_out is not None and len(seeds) > 1:
+        every, held_out = every.join(held_out), None
+    by_seed: dict[int, tuple[Row, ...]] = {}
+    chosen: list[dict[str, float]] = []
+    first: Confusion | None = None
+    fitted, validation = _with_validation(every, held_out, seeds[0])
+    sizes = {"train_images": len(fitted.y), "validation_images": len(validation.y)}
+    for seed in seeds:
+        fitted, validation = _with_validation(every, held_out, seed)
+        strength, on_validation = _choose(fitted, validation, classes)
+        head = _fit(fitted.join(validation), strength, classes)
+        by_seed[seed] = accuracies(head(jnp.asarray(scored.x))[0], jnp.asarray(scored.y))
+        chosen.append({"l2_of_the_sum": strength, "validation_top1": on_validation})
+        first = first or _confusion(head, scored, test.class_names)
     protocol = {
         "evaluation": "transfer",
         "solver": "lbfgs",
         "candidates": _CHOICE,
-        "l2_of_the_sum": strength,
-        "validation_top1": on_validation,
-        "validation": "a tenth of each class" if holdout is None else "held-out images",
-        "train_images": len(fitted.y),
-        "validation_images": len(validation.y),
+        "seeds": list(seeds),
+        **(chosen[0] if len(chosen) == 1 else {"chosen": chosen}),
+        "validation": "a tenth of each class" if held_out is None else "held-out images",
+        **sizes,
         "test_images": len(scored.y),
         "classes": classes,
     }
-    return Result(accuracies(head(jnp.asarray(scored.x))[0], jnp.asarray(scored.y)), protocol)
+    return Result(mean_and_std(by_seed), protocol, confusion=first, by_seed=by_seed)
 
 
 def evaluate_few_labels(
@@ -131,8 +131,7 @@ def evaluate_few_labels(
     *,
     holdout: data.Source | None = None,
     fractions: Sequence[float] = (0.01, 0.1),
-    draws: int = 5,
-    seed: int = 0,
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
     mesh: Mesh,
 ) -> Result:
     """Fit as `evaluate_transfer` does, on a share of the labels, balanced between the classes.
@@ -145,12 +144,12 @@ def evaluate_few_labels(
         test: likewise.
         holdout: likewise.
         fractions: shares of the training images, each in (0, 1].
-        draws: how many draws of each share, at least 1.
-        seed: of the first draw; the next one has the next seed.
+        seeds: of the draws of each share.
         mesh: the devices that encode.
 
     Returns:
-        For each share the mean of `top1` and its standard deviation over the draws.
+        For each share the mean of `top1` and its standard deviation over the seeds, and the
+        confusion of the first share and seed.
 
     Raises:
         ArgumentError: a number is out of range, a source has no labels, or the classes differ.
@@ -172,32 +171,35 @@ def evaluate_few_labels(
         1% and 10% of the labels, balanced: Chen et al.,
         [arXiv 2002.05709](https://arxiv.org/abs/2002.05709), section 6.
     """
-    _check(draws, fractions, "fractions", lambda fraction: 0 < fraction <= 1, "in (0, 1]")
+    check_seeds(seeds)
+    check_fractions(fractions)
     classes = check_classes(train, test)
-    fitted, scored = _encoded(encode, train, mesh), _encoded(encode, test, mesh)
-    fitted, validation = _with_validation(encode, fitted, holdout, mesh)
-    rows: list[Row] = []
-    for fraction in fractions:
-        found = []
-        for draw in range(draws):
-            share = lambda size, fraction=fraction: max(1, round(fraction * size))
-            some = fitted.take(some_of_each_class(fitted.y, share, seed + draw))
+    every, scored = _encoded(encode, train, mesh), _encoded(encode, test, mesh)
+    held_out = None if holdout is None else _encoded(encode, holdout, mesh)
+    fitted, validation = _with_validation(every, held_out, 0)
+    by_seed: dict[int, tuple[Row, ...]] = {}
+    first: Confusion | None = None
+    for seed in seeds:
+        rows: tuple[Row, ...] = ()
+        for fraction in fractions:
+            some = fitted.take(share_of_each_class(fitted.y, fraction, seed))
             strength, _ = _choose(some, validation, classes)
-            found.append(_top1(_fit(some, strength, classes), scored))
-        rows += _mean_and_std(f"{100 * fraction:g}_percent_top1", found)
+            head = _fit(some, strength, classes)
+            rows += (Row(f"{100 * fraction:g}_percent_top1", _top1(head, scored)),)
+            first = first or _confusion(head, scored, test.class_names)
+        by_seed[seed] = rows
     protocol = {
         "evaluation": "few_labels",
         "solver": "lbfgs",
         "candidates": _CHOICE,
         "fractions": list(fractions),
-        "draws": draws,
-        "seed": seed,
+        "seeds": list(seeds),
         "train_images": len(fitted.y),
         "validation_images": len(validation.y),
         "test_images": len(scored.y),
         "classes": classes,
     }
-    return Result(tuple(rows), protocol)
+    return Result(mean_and_std(by_seed), protocol, confusion=first, by_seed=by_seed)
 
 
 def evaluate_few_shot(
@@ -206,8 +208,7 @@ def evaluate_few_shot(
     test: data.Source,
     *,
     shots: Sequence[float] = (1, 5, 10),
-    draws: int = 5,
-    seed: int = 0,
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
     mesh: Mesh,
 ) -> Result:
     r"""Fit a logistic regression on a few images of each class, among all classes.
@@ -222,12 +223,12 @@ def evaluate_few_shot(
         train: likewise; of each class so many images are drawn.
         test: likewise.
         shots: images a class, each a whole number and at least 1.
-        draws: how many draws of each number, at least 1.
-        seed: of the first draw; the next one has the next seed.
+        seeds: of the draws of each number.
         mesh: the devices that encode.
 
     Returns:
-        For each number the mean of `top1` and its standard deviation over the draws.
+        For each number the mean of `top1` and its standard deviation over the seeds, and the
+        confusion of the first number and seed.
 
     Raises:
         ArgumentError: a number is out of range, or a class has fewer images; a source has no
@@ -251,7 +252,10 @@ def evaluate_few_shot(
         [WangYueFt/rfs](https://github.com/WangYueFt/rfs), whose episodes of five classes are all
         classes here.
     """
-    _check(draws, shots, "shots", lambda n: n >= 1 and n == int(n), "whole numbers, at least 1")
+    check_seeds(seeds)
+    if not shots or not all(shot >= 1 and shot == int(shot) for shot in shots):
+        allowed = "whole numbers, at least 1"
+        raise ArgumentError("shots", f"found {tuple(shots)}; allowed: {allowed}.")
     classes = check_classes(train, test)
     fitted = _encoded(encode, train, mesh).normalized()
     scored = _encoded(encode, test, mesh).normalized()
@@ -262,26 +266,27 @@ def evaluate_few_shot(
             f"found {max(shots):g}, but the smallest class has {fewest} training images; allowed: "
             f"at most {fewest}.",
         )
-    rows: list[Row] = []
-    for shot in map(int, shots):
-        found = []
-        for draw in range(draws):
-            count = lambda size, shot=shot: shot
-            some = fitted.take(some_of_each_class(fitted.y, count, seed + draw))
-            found.append(_top1(_fit(some, 0.5, classes), scored))
-        rows += _mean_and_std(f"{shot}_shot_top1", found)
+    by_seed: dict[int, tuple[Row, ...]] = {}
+    first: Confusion | None = None
+    for seed in seeds:
+        rows: tuple[Row, ...] = ()
+        for shot in map(int, shots):
+            some = fitted.take(some_of_each_class(fitted.y, lambda size, n=shot: n, seed))
+            head = _fit(some, 0.5, classes)
+            rows += (Row(f"{shot}_shot_top1", _top1(head, scored)),)
+            first = first or _confusion(head, scored, test.class_names)
+        by_seed[seed] = rows
     protocol = {
         "evaluation": "few_shot",
         "solver": "lbfgs",
         "features": "of length 1",
         "l2_of_the_sum": 0.5,
         "shots": [int(shot) for shot in shots],
-        "draws": draws,
-        "seed": seed,
+        "seeds": list(seeds),
         "test_images": len(scored.y),
         "classes": classes,
     }
-    return Result(tuple(rows), protocol)
+    return Result(mean_and_std(by_seed), protocol, confusion=first, by_seed=by_seed)
 
 
 def _encoded(encode: Encode, source: data.Source, mesh: Mesh) -> _Features:
@@ -289,12 +294,12 @@ def _encoded(encode: Encode, source: data.Source, mesh: Mesh) -> _Features:
 
 
 def _with_validation(
-    encode: Encode, fitted: _Features, holdout: data.Source | None, mesh: Mesh
+    fitted: _Features, held_out: _Features | None, seed: int
 ) -> tuple[_Features, _Features]:
     """What is fitted and what it is chosen by."""
-    if holdout is not None:
-        return fitted, _encoded(encode, holdout, mesh)
-    tenth = some_of_each_class(fitted.y, lambda size: round(VALIDATION * size), seed=0)
+    if held_out is not None:
+        return fitted, held_out
+    tenth = some_of_each_class(fitted.y, lambda size: round(VALIDATION * size), seed)
     if not tenth.any():
         raise ArgumentError(
             "holdout",
@@ -326,24 +331,10 @@ def _fit(fitted: _Features, strength: float, classes: int) -> LinearHead:
     return fit_lbfgs(jnp.asarray(fitted.x), jnp.asarray(fitted.y), l2, num_classes=classes)
 
 
+def _confusion(head: LinearHead, scored: _Features, class_names: Sequence[str]) -> Confusion:
+    predicted = np.asarray(head(jnp.asarray(scored.x))[0].argmax(axis=1))
+    return confusion(predicted, scored.y, class_names)
+
+
 def _top1(head: LinearHead, scored: _Features) -> float:
     return float(top_accuracy(head(jnp.asarray(scored.x))[0], jnp.asarray(scored.y), top=1))
-
-
-def _mean_and_std(name: str, found: Sequence[float]) -> list[Row]:
-    """The mean; and the sample's standard deviation, where there is more than one."""
-    rows = [Row(name, float(np.mean(found)))]
-    return rows + ([Row(f"{name}_std", float(np.std(found, ddof=1)))] if len(found) > 1 else [])
-
-
-def _check(
-    draws: int,
-    numbers: Sequence[float],
-    argument: str,
-    fits: Callable[[float], bool],
-    allowed: str,
-) -> None:
-    if draws < 1:
-        raise ArgumentError("draws", f"found {draws}; allowed: at least 1.")
-    if not numbers or not all(map(fits, numbers)):
-        raise ArgumentError(argument, f"found {tuple(numbers)}; allowed: {allowed}.")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..microscope import Compared
+from ..models import Network
 from ..schemes import SchemeInputs
 from ..temperatures import Temperature
 
@@ -83,6 +84,8 @@ class Method(NamedTuple):
             None: the method has no temperature, and `contrast` is given None.
         compared: `(embedded, memory, batch, key) -> microscope.Compared`, the pairs that the loss
             compares, for the records of a run. None: nothing is recorded.
+        encoder: the network behind `encode`, to be fine-tuned. Its parameters and its statistics
+            are the entries `encoder` of `params` and `stats`. None: it cannot be.
         prepare: `(batch, key) -> batch`, what needs the whole batch before it is cut into pieces.
         after_update: `(memory, params, step) -> memory` once the optimiser has moved `params`;
             `step` counts the steps that are done with it. By default memory stays as it is.
@@ -104,6 +107,7 @@ class Method(NamedTuple):
         None
     )
     compared: Callable[[Embedded, PyTree, DeviceBatch, PRNGKeyArray], Compared] | None = None
+    encoder: Network | None = None
     prepare: Callable[[DeviceBatch, PRNGKeyArray], DeviceBatch] = _no_prepare
     after_update: Callable[[PyTree, PyTree, Int[Array, ""]], PyTree] = _keep_memory
     beside: (

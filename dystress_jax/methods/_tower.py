@@ -88,6 +88,7 @@ def method_of(tower: Tower, **functions: Any) -> Method:
         num_features=tower.encoder.out_features,
         width=tower.projector.out_features,
         project=tower.project,
+        encoder=tower.encoder,
         **functions,
     )
 

@@ -1,5 +1,6 @@
 """Encoders, projection heads and the towers of image-text training, as pure functions."""
 
+from ._depth import depths as depths
 from ._functional import Network as Network
 from ._functional import functional as functional
 from .clip_vit import clip_vit as clip_vit

@@ -79,7 +79,7 @@ class Command:
         settings = parsed.to_dict()
         for field, several in self._several.items():
             group, _, last = field.rpartition(".")
-            settings[group][last] = several
+            (settings[group] if group else settings)[last] = several
         for field, options in self._options.items():
             group, _, last = field.rpartition(".")
             holder = settings[group] if group else settings
@@ -208,6 +208,29 @@ def _machine() -> str:
     kind = re.findall(r"^(?:flags|Features|model name)\s*:.*", told, re.MULTILINE) or [told]
     digest = hashlib.sha256("\n".join(sorted(set(kind))).encode()).hexdigest()[:8]
     return f"{platform.machine()}-{digest}"
+
+
+def in_full(arguments: list[str], short: Mapping[str, str]) -> list[str]:
+    """The command line with `--config.FIELD=VALUE` in place of a shorter flag.
+
+    Args:
+        arguments: of the command line.
+        short: the shorter flags, and their fields.
+
+    Example:
+        >>> in_full(["eval", "--seeds=3", "--x", "1"], {"seeds": "labels.seeds"})
+        ['eval', '--config.labels.seeds=3', '--x', '1']
+    """
+    found, rest = [], iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        field = short.get(flag.lstrip("-")) if flag.startswith("-") else None
+        if field is not None:
+            if not equals and (value := next(rest, None)) is None:
+                raise ConfigError(f"{flag}: found no value; allowed: {flag}=VALUE.")
+            argument = f"--config.{field}={value}"
+        found.append(argument)
+    return found
 
 
 def directory(workdir: str | pathlib.Path) -> pathlib.Path:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from ..augment import RECIPES
 from ..data import SOURCES
 from ..errors import UserError
+from ..evaluation import FINETUNE_RECIPES
+from ..evaluation.finetune import OPTIMIZERS as FINETUNE_OPTIMIZERS
 from ..losses import FOR_QUEUE, STRATEGIES
 from ..models import ENCODERS, HEADS, MODES, POOLINGS, POSITIONS, STEMS, TEXTS, projector
 from ..similarities import PRECISIONS
@@ -587,7 +589,7 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Evaluations with few labels: few_labels and few_shot."""
+    """Evaluations with few labels."""
 
     fractions: tuple[float, ...] = _field(
         (0.01, 0.1), "few_labels: shares of the labels, of every class alike", may_change=True
@@ -595,8 +597,83 @@ class Labels:
     shots: tuple[float, ...] = _field(
         (1.0, 5.0, 10.0), "few_shot: training images of a class", may_change=True
     )
-    draws: int = _field(
-        5, "draws of both, of which mean and deviation are told", at_least=1, may_change=True
+    share: float | tuple[float, ...] = _field(
+        1.0,
+        "linear_probe and finetune: share of the labels, of every class alike; 0.01,0.1 measures "
+        "with each",
+        above=0.0,
+        at_most=1.0,
+        may_change=True,
+    )
+    seeds: int = _field(
+        0,
+        "seeds of every evaluation that draws something, of which mean and deviation are told; 0 = "
+        "5 of few_labels and few_shot, 1 of all others",
+        at_least=0,
+        may_change=True,
+    )
+
+
+_RECIPES_OWN = "; None = the recipe's"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """The whole network trained on labels, after the run."""
+
+    recipe: str = _field(
+        "simclr",
+        "whose settings, where the fields below say nothing else",
+        among=FINETUNE_RECIPES,
+        may_change=True,
+    )
+    optimizer: str = _field(
+        "auto",
+        "optimiser; auto: the recipe's",
+        among=("auto", *FINETUNE_OPTIMIZERS),
+        may_change=True,
+    )
+    learning_rate: float | None = _field(
+        None, f"base rate, x batch / 256{_RECIPES_OWN}", above=0.0, may_change=True
+    )
+    batch_size: int = _field(
+        256,
+        "images a step; 0 = the recipe's (simclr 4096, mae 1024)",
+        at_least=0,
+        may_change=True,
+    )
+    epochs: int = _field(0, "epochs; 0 = the recipe's", at_least=0, may_change=True)
+    weight_decay: float | None = _field(
+        None, f"weight decay, not of norms and biases{_RECIPES_OWN}", at_least=0.0, may_change=True
+    )
+    layer_decay: float | None = _field(
+        None,
+        f"each layer has this times the rate of the one behind it{_RECIPES_OWN}",
+        above=0.0,
+        at_most=1.0,
+        may_change=True,
+    )
+    warmup_epochs: float | None = _field(
+        None, f"linear warm-up, then a cosine{_RECIPES_OWN}", at_least=0.0, may_change=True
+    )
+    label_smoothing: float | None = _field(
+        None,
+        f"share of each label that is spread over all classes{_RECIPES_OWN}",
+        at_least=0.0,
+        below=1.0,
+        may_change=True,
+    )
+    mixup: float | None = _field(
+        None,
+        f"alpha of the share by which two images are mixed, 0 = never{_RECIPES_OWN}",
+        at_least=0.0,
+        may_change=True,
+    )
+    cutmix: float | None = _field(
+        None,
+        f"alpha of the share that a box of another image takes, 0 = never{_RECIPES_OWN}",
+        at_least=0.0,
+        may_change=True,
     )
 
 
@@ -715,6 +792,7 @@ class Config:
     knn: Knn = _group(Knn)
     probe: Probe = _group(Probe)
     labels: Labels = _group(Labels)
+    finetune: Finetune = _group(Finetune)
     zero_shot: ZeroShot = _group(ZeroShot, only_for=_CLIP)
 
     @property
@@ -727,7 +805,7 @@ class Config:
 
 
 # Names of earlier versions and what they are called now.
-RENAMED_FIELDS = {"data.wrong_pairs": "data.caption_noise"}
+RENAMED_FIELDS = {"data.wrong_pairs": "data.caption_noise", "labels.draws": "labels.seeds"}
 RENAMED_VALUES = {
     "temperature.name": {"free": "temperature_free", "per_sample": "isogclr"},
 }

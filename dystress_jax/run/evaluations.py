@@ -4,9 +4,10 @@ The closing table of a run and `eval.py` measure by the same functions.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -71,7 +72,7 @@ def _first(value: float | tuple[float, ...]) -> float:
 
 
 def linear_probe(experiment: Experiment, state: TrainState) -> Result:
-    """A linear classifier on the frozen features."""
+    """A linear classifier on the frozen features, of all labels or a share of them."""
     split, train = _labelled_split(experiment), experiment.train
     config, probe = experiment.config, experiment.config.probe
     candidates = probe.learning_rates if probe.solver == "sgd" else probe.l2
@@ -100,13 +101,67 @@ def linear_probe(experiment: Experiment, state: TrainState) -> Result:
         candidates=candidates,
         epochs=probe.epochs,
         batch_size=probe.batch_size,
-        seed=config.seed,
+        fractions=_shares(config),
+        seeds=_seeds(config),
         mesh=experiment.mesh,
-        progress=functools.partial(
-            tqdm.tqdm, unit="step", dynamic_ncols=True, disable=jax.process_index() != 0
-        ),
+        progress=_progress(),
     )
     return result._replace(split=split)
+
+
+def finetune(experiment: Experiment, state: TrainState) -> Result:
+    """The whole network trained on the labels, of all images or a share of them."""
+    split, config, method = _labelled_split(experiment), experiment.config, experiment.method
+    if method.encoder is None:
+        raise CannotEvaluate(
+            f"config.method: found {config.method}, which does not say what is to be fine-tuned; "
+            "allowed: a methods.Method with an `encoder`."
+        )
+    inputs = experiment.inputs
+    with as_fields("finetune", fractions="labels.share"):
+        result = evaluation.evaluate_finetune(
+            method.encoder,
+            state.params["encoder"],
+            state.stats["encoder"],
+            experiment.train,
+            experiment.sources[split],
+            view=inputs.weak_view,
+            centre=inputs.centre,
+            settings=finetuning(config),
+            fractions=_shares(config),
+            seeds=_seeds(config),
+            mesh=experiment.mesh,
+            progress=_progress(),
+        )
+    result.protocol["recipe"] = config.finetune.recipe
+    return result._replace(split=split)
+
+
+def finetuning(config: Config) -> evaluation.Finetuning:
+    """The recipe for fine-tuning, with what the settings change of it."""
+    f, recipe = config.finetune, evaluation.FINETUNE_RECIPES[config.finetune.recipe]
+    changes = {name: value for name, value in dataclasses.asdict(f).items() if value is not None}
+    del changes["recipe"]
+    for name, of_recipe in (("optimizer", "auto"), ("batch_size", 0), ("epochs", 0)):
+        if changes[name] == of_recipe:
+            del changes[name]
+    if "epochs" in changes:
+        changes["few_epochs"] = 0
+    return dataclasses.replace(recipe, **changes)
+
+
+def _shares(config: Config) -> tuple[float, ...]:
+    share = config.labels.share
+    return share if isinstance(share, tuple) else (share,)
+
+
+def _seeds(config: Config, default: int = 1) -> range:
+    return range(config.seed, config.seed + (config.labels.seeds or default))
+
+
+def _progress() -> Callable[[range], Iterable[int]]:
+    quiet = jax.process_index() != 0
+    return functools.partial(tqdm.tqdm, unit="step", dynamic_ncols=True, disable=quiet)
 
 
 def retrieval(
@@ -140,6 +195,7 @@ def transfer(experiment: Experiment, state: TrainState) -> Result:
         experiment.train,
         experiment.sources[split],
         holdout=_validation(experiment, split),
+        seeds=_seeds(experiment.config),
         mesh=experiment.mesh,
     )
     return result._replace(split=split)
@@ -155,8 +211,7 @@ def few_labels(experiment: Experiment, state: TrainState) -> Result:
             experiment.sources[split],
             holdout=_validation(experiment, split),
             fractions=settings.fractions,
-            draws=settings.draws,
-            seed=experiment.config.seed,
+            seeds=_seeds(experiment.config, DRAWS),
             mesh=experiment.mesh,
         )
     return result._replace(split=split)
@@ -171,11 +226,13 @@ def few_shot(experiment: Experiment, state: TrainState) -> Result:
             experiment.train,
             experiment.sources[split],
             shots=settings.shots,
-            draws=settings.draws,
-            seed=experiment.config.seed,
+            seeds=_seeds(experiment.config, DRAWS),
             mesh=experiment.mesh,
         )
     return result._replace(split=split)
+
+
+DRAWS = 5  # where nobody says how many, and a single one says little
 
 
 def _validation(experiment: Experiment, split: str) -> data.Source | None:
@@ -228,6 +285,7 @@ EVALUATIONS: dict[str, Evaluate] = {
     "knn": knn,
     "baselines": baselines,
     "linear_probe": linear_probe,
+    "finetune": finetune,
     "transfer": transfer,
     "few_labels": few_labels,
     "few_shot": few_shot,

@@ -4,6 +4,9 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from .. import augment, data
@@ -31,7 +34,7 @@ class Inputs(NamedTuple):
     channels: int
     views: Views
     view: OneView
-    weak_view: Callable[[PRNGKeyArray, Images], Seen]
+    weak_view: Callable[[PRNGKeyArray, Images | augment.Pictures], Seen]
     normalize: Callable[[Seen], Seen]
     centre: Callable[[Images], Seen]
 
@@ -66,6 +69,21 @@ def make_inputs(config: Config, source: data.Source) -> Inputs:
         return normalize(augment.to_float(images[:, top : top + size, left : left + size]))
 
     return Inputs(size, channels, views, view, weak_view, normalize, centre)
+
+
+def picture_of_views(config: Config, batch: data.Batch, size: int) -> UInt8[np.ndarray, "h w c"]:
+    """The two views of some images of a batch, those of an image above each other."""
+    recipe = make_recipe(config, augment.RECIPES[config.augment.recipe])
+    some = {"image": jnp.asarray(batch["image"][:SHOWN])}
+    if "extent" in batch:
+        some["extent"] = jnp.asarray(batch["extent"][:SHOWN])
+    draw = jax.jit(augment.two_views, static_argnames=("recipe", "size"))
+    both = np.stack(draw(jax.random.key(config.seed), augment.seen(some), recipe, size=size))
+    rows = both.transpose(0, 2, 1, 3, 4).reshape(2 * size, -1, both.shape[-1])
+    return np.round(255 * rows).astype(np.uint8)
+
+
+SHOWN = 8  # images at most
 
 
 def make_recipe(config: Config, recipe: augment.Recipe) -> augment.Recipe:

@@ -84,7 +84,7 @@ def moco_v2(parts: Parts, *, queue_size: int, momentum: float, bn_groups: int) -
     groups = bn_groups if parts.has_batchnorm else 1
     encoder = parts.encoder(bn_groups=groups)
     projector = parts.projector("moco_v2", encoder.out_features, bn_groups=groups)
-    return methods.moco_v2(
+    method = methods.moco_v2(
         encoder,
         projector,
         views=parts.views,
@@ -93,6 +93,8 @@ def moco_v2(parts: Parts, *, queue_size: int, momentum: float, bn_groups: int) -
         loss=parts.loss(),
         spread=parts.spread,
     )
+    # Groups keep keys and queries apart; fine-tuned it is with the statistics of the whole batch.
+    return method if groups == 1 else method._replace(encoder=parts.encoder())
 
 
 def moco_v3(parts: Parts, *, momentum: float, scale_by_tau: bool) -> Method:

@@ -54,9 +54,13 @@ def cells(row: Row) -> Cells:
         ('images', '1,563', '', '', '')
         >>> cells(Row("top1", 1.0, chance=1.0, balanced=0.5, note="k 20"))
         ('top1', '100.0 %', 'chance 100 %', 'balanced 50.0 %', 'k 20')
+        >>> cells(Row("top1", 0.5, std=0.012))[1]  # the mean of several seeds
+        '50.0 % (1.2)'
     """
     plain = f"{row.value:,}" if isinstance(row.value, int) else f"{row.value:.3f}"
     value = f"{100 * row.value:.1f} %" if row.share else plain
+    if row.std is not None:
+        value += f" ({100 * row.std:.1f})" if row.share else f" ({row.std:.3f})"
     guessed = f"{_short(100 * row.chance, 2)} %" if row.share and row.chance else None
     guessed = _short(row.chance, 3) if not row.share and row.chance is not None else guessed
     chance = f"chance {guessed}" if guessed else ""

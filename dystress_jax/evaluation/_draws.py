@@ -1,0 +1,106 @@
+"""Measurements that draw something: shares of the labels, and the mean of several seeds."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from .. import data
+from ..errors import ArgumentError
+from ._result import Row
+
+BySeed = Mapping[int, tuple[Row, ...]]
+
+
+def some_of_each_class(
+    labels: Int[np.ndarray, " n"], count: Callable[[int], int], seed: int
+) -> Bool[np.ndarray, " n"]:
+    """Choose images of every class at random.
+
+    Args:
+        labels: of the images; those below 0 are never chosen.
+        count: how many of a class, given how many it has; no more than these are taken.
+        seed: of the choice. A larger count keeps what a smaller one has chosen.
+
+    Example:
+        >>> chosen = some_of_each_class(np.array([0, 1, 0, 1, 1]), lambda size: 1, seed=0)
+        >>> sorted(np.array([0, 1, 0, 1, 1])[chosen].tolist())
+        [0, 1]
+    """
+    # The legacy generator's stream is frozen for all versions of NumPy; the new one's is not.
+    shuffled = np.random.RandomState(seed).permutation(len(labels))
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels[labels >= 0]):
+        of_class = shuffled[labels[shuffled] == label]
+        chosen[of_class[: count(len(of_class))]] = True
+    return chosen
+
+
+def share_of_each_class(
+    labels: Int[np.ndarray, " n"], fraction: float, seed: int
+) -> Bool[np.ndarray, " n"]:
+    """Choose a share of the images of every class, at least one of each.
+
+    Example:
+        >>> labels = np.repeat([0, 1], [100, 3])
+        >>> np.bincount(labels[share_of_each_class(labels, 0.1, seed=0)]).tolist()
+        [10, 1]
+    """
+    return some_of_each_class(labels, lambda size: max(1, round(fraction * size)), seed)
+
+
+def with_share_of_labels(source: data.Source, fraction: float, seed: int) -> data.Source:
+    """The labelled images of a source, or a share of each class of them."""
+    source = data.labelled(source)
+    if fraction == 1:
+        return source
+    return source.take(share_of_each_class(source.labels(), fraction, seed))
+
+
+def of_share(fraction: float, rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows under the names that say which share of the labels they had; all: as they are.
+
+    Example:
+        >>> [row.name for row in of_share(0.01, [Row("top1", 0.5)])]
+        ['1_percent_top1']
+    """
+    prefix = "" if fraction == 1 else f"{100 * fraction:g}_percent_"
+    return tuple(row._replace(name=prefix + row.name) for row in rows)
+
+
+def mean_and_std(by_seed: BySeed) -> tuple[Row, ...]:
+    """The mean of each row over the seeds; of several the sample's standard deviation too.
+
+    Example:
+        >>> [row] = mean_and_std({0: (Row("top1", 0.5),), 1: (Row("top1", 0.7),)})
+        >>> row.value, row.std
+        (0.6, 0.141)
+    """
+    means = []
+    for same in zip(*by_seed.values(), strict=True):
+        values = [row.value for row in same]
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        balanced = [row.balanced for row in same if row.balanced is not None]
+        mean = float(np.mean(balanced)) if balanced else None
+        means.append(same[0]._replace(value=float(np.mean(values)), std=std, balanced=mean))
+    return tuple(means)
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that are none.
+
+    Raises:
+        ArgumentError: there is none, one is below 0, or one is there twice.
+    """
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ArgumentError("seeds", f"found {tuple(seeds)}; allowed: different numbers from 0.")
+
+
+def check_fractions(fractions: Sequence[float], argument: str = "fractions") -> None:
+    """Refuse shares that are none.
+
+    Raises:
+        ArgumentError: there is none, or one is not in (0, 1].
+    """
+    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
+        raise ArgumentError(argument, f"found {tuple(fractions)}; allowed: in (0, 1].")
