@@ -539,6 +539,9 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
             "init_from",
             "init_prefix",
             "knn_every",
+            "loggers",
+            "project",
+            "run_name",
         ),
         *(
             "evaluation",

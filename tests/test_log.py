@@ -149,11 +149,6 @@ def test_a_step_is_read_when_the_next_has_been_handed_to_the_devices(tmp_path, m
     log.close()
 
 
-def test_tensorboard_events_are_written(tmp_path):
-    run_steps(tmp_path, 0, 3)
-    assert list(tmp_path.glob("events.out.tfevents.*"))
-
-
 def test_a_json_file_is_replaced_whole(tmp_path):
     path = tmp_path / "deep" / "a.json"
     write_json(path, {"a": 1})

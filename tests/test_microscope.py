@@ -19,7 +19,7 @@ from dystress_jax.files import FileError
 from dystress_jax.microscope import KINDS, Compared, Recorder
 from dystress_jax.run import networks
 from dystress_jax.training import init_state, prepared
-from dystress_jax.training.log import Log
+from dystress_jax.training.loggers import Begun, open_loggers
 from dystress_jax.training.watch import before, make_look
 from tests import steps, test_clip
 from tests.test_methods import SOURCE, pixels
@@ -358,9 +358,10 @@ def test_a_run_learns_the_same_with_the_microscope_and_records_the_same_in_two_p
 
 def test_tensorboard_has_the_histograms(tmp_path):
     found = look(pairs(), TEMPERATURES["dystress"])
-    log = Log(tmp_path, first_step=0, total_steps=9, log_every=1, batch_size=4)
-    log.histograms(3, microscope.histograms(found))
-    log.close()
+    begun = Begun(tmp_path, "", "", {}, {}, first_step=0, known_as=None, tell=print)
+    opened = open_loggers(["tensorboard"], begun)
+    opened.histograms(3, microscope.histograms(found))
+    opened.close()
     [path] = tmp_path.glob("events.out.tfevents.*")
     content, at, shown = path.read_bytes(), 0, {}
     while at < len(content):  # length, its checksum, the event, its checksum

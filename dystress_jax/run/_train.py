@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import filelock
 import grain
 import jax
+import numpy as np
 import tqdm
 from PIL import Image
 
@@ -20,6 +21,14 @@ from ..files import FileError, told, write_json, write_text
 from ..training import TrainState, checkpoint, make_train_step
 from ..training.interrupt import StopRequest
 from ..training.log import DivergedError, Log
+from ..training.loggers import (
+    NO_LOGGERS,
+    Begun,
+    LoggerError,
+    Loggers,
+    importable,
+    open_loggers,
+)
 from ..training.processes import exchange, together
 from ..training.watch import before, make_look
 from . import evaluations, language, show, summary
@@ -39,7 +48,8 @@ from .data import (
 )
 from .evaluations import CannotEvaluate, Evaluate
 from .experiment import Experiment
-from .fields import differences, may_change_on_resume
+from .fields import differences, fields, may_change_on_resume
+from .inputs import picture_of_views
 from .other import open_other
 from .pictures import pictures
 from .tables import find
@@ -57,7 +67,7 @@ def train(
 ) -> dict[str, Any]:
     """Train, or go on with the run in `workdir`, and write its closing numbers.
 
-    Writes `config.json`, `metrics.jsonl`, TensorBoard events, `checkpoints/` and, at the end,
+    Writes `config.json`, `metrics.jsonl`, what the loggers write, `checkpoints/` and, at the end,
     `summary.json`.
 
     Args:
@@ -92,8 +102,9 @@ def train(
         _compare_processes(run)
         start = _start(run)
         _write_run_files(run, start)
+        loggers = until_the_end.enter_context(_loggers(run, start))
         with StopRequest(_note) as stop:
-            state, last_step, seconds, signal = _train_steps(run, start, stop)
+            state, last_step, seconds, signal = _train_steps(run, start, stop, loggers)
             if signal is not None:
                 saved = f"saved in {run.checkpoints}; the same command goes on from there"
                 lost = "nothing saved (checkpoint_every is 0)"
@@ -105,12 +116,13 @@ def train(
         # All is saved: from here on a signal ends the run at once.
         began = time.perf_counter()
         found = _measure(run, state)
-        _draw(run, state)
+        drawn = _draw(run, state)
         numbers = {"steps": int(state.step), "seed": config.seed, **summary.of_results(found)}
         numbers["seconds"] = round(seconds + time.perf_counter() - began, 1)
         if jax.process_index() == 0:
             _check_still_there(run)
             write_json(run.workdir / SUMMARY_FILE, numbers)
+            _log_closing(loggers, found, drawn, run)
             print(_closing_table(run.experiment, found, numbers))
             print(f"to look at the run: dystress report {shlex.quote(_shown(run.workdir))}")
         return numbers
@@ -177,6 +189,10 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
     began = time.perf_counter()
     config = name_own(with_absolute_paths(config), own)
     _check_run(config, workdir)
+    try:
+        importable(config.loggers)  # told now, not when all is compiled
+    except LoggerError as error:
+        raise ConfigError(f"config.loggers: {error}") from error
     devices = jax.devices()
     _note(f"devices: {len(devices)} x {devices[0].device_kind}; workdir: {workdir}")
     experiment = build(config, workdir, own=own)
@@ -302,8 +318,63 @@ def _first_state(config: Config, experiment: Experiment) -> TrainState:
     return begun.state
 
 
+@contextlib.contextmanager
+def _loggers(run: _Run, start: _Start) -> Iterator[Loggers]:
+    """The loggers of the run, told how it ends."""
+    if jax.process_index() != 0:
+        yield NO_LOGGERS
+        return
+    config = run.config
+    begun = Begun(
+        workdir=run.workdir,
+        name=config.run_name or run.workdir.name,
+        project=config.project,
+        config=dataclasses.asdict(config),
+        hparams={field.name: _plain(field.value(config)) for field in fields()},
+        first_step=start.step,
+        known_as=None,
+        tell=_note,
+    )
+    try:
+        loggers = open_loggers(config.loggers, begun)
+    except LoggerError as error:
+        raise ConfigError(f"config.loggers: {error}") from error
+    try:
+        yield loggers
+    except BaseException:
+        loggers.close(failed=True)
+        raise
+    loggers.close()
+
+
+def _plain(value: Any) -> Any:
+    """A setting as a number, a text or a bool, as loggers compare them."""
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _log_closing(
+    loggers: Loggers, found: Mapping[str, Result], drawn: Mapping[str, Image.Image], run: _Run
+) -> None:
+    """The closing numbers, and the pictures that belong to them."""
+    step = run.experiment.schedule.total_steps
+    shown = {
+        f"{name}/{row.name}": row.value for name, result in found.items() for row in result.rows
+    }
+    confusions = {
+        f"{name}/confusion": result.confusion.picture()
+        for name, result in found.items()
+        if result.confusion is not None
+    }
+    every = {**drawn, **confusions}
+    if "retrieval" in found:
+        with Image.open(run.workdir / "retrieval.png") as picture:
+            every["retrieval"] = picture.convert("RGB")
+    loggers.scalars(step, shown)
+    loggers.images(step, {name: np.asarray(x.convert("RGB")) for name, x in every.items()})
+
+
 def _train_steps(
-    run: _Run, start: _Start, stop: StopRequest
+    run: _Run, start: _Start, stop: StopRequest, loggers: Loggers
 ) -> tuple[TrainState, int, float, str | None]:
     """Step until the end or a signal; returns state, last step, seconds so far, signal's name."""
     config, experiment = run.config, run.experiment
@@ -339,13 +410,18 @@ def _train_steps(
         log_every=config.log_every,
         batch_size=config.batch_size,
         quiet=jax.process_index() != 0,
+        loggers=loggers,
         tell=_note,
     )
     records = _Microscope(run, start.step)
     step, signal = start.step, None
     try:
         for step in range(start.step + 1, total_steps + 1):
-            batch = sharding.shard_batch(next(batches), experiment.mesh)
+            on_host = next(batches)
+            if step == 1 and loggers:
+                views = picture_of_views(config, on_host, experiment.inputs.size)
+                loggers.images(0, {"views": views})
+            batch = sharding.shard_batch(on_host, experiment.mesh)
             look = records.before(step, state)
             state, metrics, points = train_step(state, batch)
             stop.listen()  # compiled, and so far there was nothing to save
@@ -490,14 +566,15 @@ def _shown(path: pathlib.Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _draw(run: _Run, state: TrainState) -> None:
+def _draw(run: _Run, state: TrainState) -> dict[str, Image.Image]:
     """Pictures of what the encoder makes of the images; every process encodes its share."""
     try:
         drawn = pictures(run.experiment, state)
     except evaluation.NotFiniteError as error:
         _note(f"no pictures of the features: {error}")
-    else:
-        _save(run, drawn)
+        return {}
+    _save(run, drawn)
+    return drawn
 
 
 def _save(run: _Run, drawn: Mapping[str, Image.Image]) -> None:

@@ -34,6 +34,7 @@ _TAKES = {
     bool: "True or False",
     tuple[float, ...]: "a tuple of numbers",
     tuple[int, ...]: "a tuple of whole numbers",
+    tuple[str, ...]: "names, with commas between them",
     dict: "names and values",
 }
 
@@ -151,6 +152,10 @@ def _checked(value: Any, field: Field) -> Any:
         if not value or any(isinstance(one, tuple | list) for one in value):
             raise wrong
         return tuple(_checked(one, field) for one in value)
+    if field.takes_names:
+        if not isinstance(value, tuple | list) or len(set(value)) < len(value):
+            raise wrong
+        return tuple(_checked_name(str(name), field) for name in value)
     if isinstance(kinds[0], types.GenericAlias):  # tuple[float, ...]
         if not isinstance(value, tuple | list) or not all(_is_number(v) for v in value):
             raise wrong

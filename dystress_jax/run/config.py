@@ -20,6 +20,7 @@ from ..evaluation.finetune import OPTIMIZERS as FINETUNE_OPTIMIZERS
 from ..losses import FOR_QUEUE, STRATEGIES
 from ..models import ENCODERS, HEADS, MODES, POOLINGS, POSITIONS, STEMS, TEXTS, projector
 from ..similarities import PRECISIONS
+from ..training.loggers import LOGGERS
 from ..training.optim import LARS_FORMS, OPTIMIZERS, RULES
 from .methods import (
     ALL_LOSSES,
@@ -712,6 +713,19 @@ class Config:
     steps: int = _field(0, "if above 0: steps, in place of epochs", at_least=0, may_change=True)
     log_every: int = _field(
         10, "steps between two logged lines; 0 = never", at_least=0, may_change=True
+    )
+    loggers: tuple[str, ...] = _field(
+        ("tensorboard",),
+        "where the numbers can be watched, beside metrics.jsonl, several with commas between them; "
+        "those but tensorboard need the package of their name",
+        among=LOGGERS,
+        may_change=True,
+    )
+    run_name: str = _field(
+        "", "what loggers call the run; '' = as its directory is called", may_change=True
+    )
+    project: str = _field(
+        "dystress", "what wandb, mlflow and trackio put the run under", may_change=True
     )
     init_from: str = _field(
         "",

@@ -74,6 +74,11 @@ class Field(NamedTuple):
         """Whether it takes one value or several."""
         return len(self.takes) == 2 and isinstance(self.takes[1], types.GenericAlias)
 
+    @property
+    def takes_names(self) -> bool:
+        """Whether it takes any number of names, none too."""
+        return self.takes == (tuple[str, ...],)
+
     def value(self, config: Config) -> Any:
         """What a config holds there."""
         return get(config, self.name)

@@ -119,13 +119,14 @@ def take_options(arguments: Iterable[str]) -> tuple[list[str], dict[str, dict[st
 
 
 def take_several(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Take the fields that may hold several values out of a command line that was checked.
+    """Take the fields that hold several values out of a command line that was checked.
 
     Example:
         >>> take_several(["eval", "--config.knn.k=20,200", "--config.seed=1"])
         (['eval', '--config.seed=1'], {'knn.k': (20, 200)})
     """
-    named = {f"config.{field.name}": field for field in fields() if field.may_be_several}
+    several = [field for field in fields() if field.may_be_several or field.takes_names]
+    named = {f"config.{field.name}": field for field in several}
     others, found = [], {}
     for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")
@@ -138,7 +139,7 @@ def take_several(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 
 def _several(text: str, field: Field) -> Any:
     parts = [_read(part, field) for part in text.strip("()[] ").split(",") if part.strip()]
-    return parts[0] if len(parts) == 1 else tuple(parts)
+    return parts[0] if len(parts) == 1 and not field.takes_names else tuple(parts)
 
 
 def take_group(
@@ -191,11 +192,15 @@ def calling_group(flag: str, group: str = "data") -> Iterator[None]:
     except ConfigError as error:
         dashes = "" if flag.startswith("config.") else "--"
         prefix = f"{dashes}{flag}." if flag else dashes
-        raise ConfigError(str(error).replace(f"config.{group}.", prefix)) from error
+        said = str(error).replace(f"config.{group}.", prefix)
+        said = said.replace(f"config.{group}:", f"{prefix.rstrip('.') or group}:")
+        raise type(error)(said) from error
 
 
 def _read(text: str, field: Field) -> Any:
     kind = field.takes[0]
+    if field.takes_names:
+        return text.strip(" '\"")
     if kind is bool:
         return text.lower() in ("true", "t", "1")
     return kind(text) if kind in (int, float) else text

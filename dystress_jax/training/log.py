@@ -1,4 +1,4 @@
-"""What a run tells while it runs: metrics.jsonl, TensorBoard events, a progress bar.
+"""What a run tells while it runs: metrics.jsonl, its loggers, a progress bar.
 
 The log never waits for the step that runs: it fetches the numbers of the step before.
 """
@@ -17,12 +17,10 @@ import jax
 import numpy as np
 import tqdm
 from jaxtyping import Array, Float
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
-from tensorboardX.summary import histogram_raw, scalar
 
 from ..errors import UserError
 from ..files import parse_json, told, write_bytes
+from .loggers import NO_LOGGERS, Loggers
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -35,13 +33,14 @@ class Log:
     """The log of one run; every logged step has one line in metrics.jsonl, also after a restart.
 
     Args:
-        workdir: where metrics.jsonl and the TensorBoard events go.
+        workdir: where metrics.jsonl goes.
         first_step: steps done before this part of the run; later lines of an earlier part go.
         total_steps: for the progress bar.
         log_every: steps between two lines; 0 = only lines with an evaluation. The last step of
             the run has a line unless this is 0.
         batch_size: images a step, for images/s.
         quiet: no files and no bar; for all processes but the first.
+        loggers: where the numbers go too; whoever has opened them closes them.
         tell: shows a person what the log cannot do, in one line.
 
     Raises:
@@ -57,10 +56,11 @@ class Log:
         log_every: int,
         batch_size: int,
         quiet: bool = False,
+        loggers: Loggers = NO_LOGGERS,
         tell: Callable[[str], None] = print,
     ):
         self._log_every, self._batch_size, self._quiet = log_every, batch_size, quiet
-        self._total_steps = total_steps
+        self._total_steps, self._loggers = total_steps, loggers
         self._pending: tuple[int, Mapping[str, Any], dict[str, float]] | None = None
         self._shown: dict[str, str] = {}
         self._clock: tuple[int, float] | None = None  # step and time of the last rate
@@ -76,7 +76,6 @@ class Log:
         if not quiet:
             _keep_lines_up_to(workdir / METRICS_FILE, first_step, tell)
             self._lines = _Lines(workdir / METRICS_FILE, tell)
-            self._events = _Events(workdir, first_step + 1, tell)
 
     def step(self, step: int, metrics: Mapping[str, Float[Array, ""]]) -> None:
         """Take the numbers of a step that may still run; write those of the step before.
@@ -95,14 +94,13 @@ class Log:
         self._shown.update({k: f"{scalars[k]:.3f}" for k in show if k in scalars})
 
     def histograms(self, step: int, shown: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """Show histograms in TensorBoard.
+        """Show histograms in the loggers.
 
         Args:
             step: of what they show.
             shown: edges and counts by name.
         """
-        if not self._quiet:
-            self._events.write_histograms(step, shown)
+        self._loggers.histograms(step, shown)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -146,7 +144,6 @@ class Log:
         self._bar.close()
         if not self._quiet:
             self._lines.close()
-            self._events.close()
 
     def _fetch(self) -> None:
         """Wait for the numbers of the newest step."""
@@ -164,7 +161,7 @@ class Log:
         if self._quiet:
             return
         self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._events.write(step, scalars)
+        self._loggers.scalars(step, scalars)
 
 
 class _Lines:
@@ -193,62 +190,6 @@ class _Lines:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
-
-
-class _Events:
-    """TensorBoard's file; what cannot be written is left out, since metrics.jsonl has it too."""
-
-    def __init__(self, workdir: pathlib.Path, first_step: int, tell: Callable[[str], None]):
-        self._prefix, self._tell = str(workdir / "events"), tell
-        self._told, self._writer = False, None
-        # A step that is written again replaces the events of the part that was lost.
-        started = SessionLog(status=SessionLog.START)
-        self._write([Event(step=first_step, wall_time=time.time(), session_log=started)])
-
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        now = time.time()
-        self._write(
-            [Event(step=step, wall_time=now, summary=scalar(n, v)) for n, v in scalars.items()]
-        )
-
-    def write_histograms(
-        self, step: int, shown: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    ) -> None:
-        now = time.time()
-        events = []
-        for name, (edges, counts) in shown.items():
-            middles = (edges[1:] + edges[:-1]) / 2
-            made = histogram_raw(
-                name,
-                min=edges[0],
-                max=edges[-1],
-                num=np.sum(counts),
-                sum=np.sum(counts * middles),
-                sum_squares=np.sum(counts * middles**2),
-                bucket_limits=edges[1:].tolist(),
-                bucket_counts=counts.tolist(),
-            )
-            events.append(Event(step=step, wall_time=now, summary=made))
-        self._write(events)
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._writer is not None:
-                self._writer.close()
-
-    def _write(self, events: Collection[Event]) -> None:
-        try:
-            if self._writer is None:
-                self._writer = EventsWriter(self._prefix)
-            for event in events:
-                self._writer.write_event(event)
-            self._writer.flush()
-        except OSError as error:
-            if not self._told:
-                self._tell(f"TensorBoard events cannot be written: {error.strerror}")
-            self._told = True
-            self.close()
-            self._writer = None  # half a record may be in the file: the next goes to a new one
 
 
 def _keep_lines_up_to(path: pathlib.Path, step: int, tell: Callable[[str], None]) -> None:
