@@ -123,7 +123,7 @@ def test_what_cannot_be_opened_is_told_in_the_names_of_the_flags(place, fields, 
 def test_images_without_labels_cannot_be_classified(place, tmp_path):
     np.savez(tmp_path / "x.npz", train_images=np.zeros((8, 12, 12, 3), np.uint8))
     source = {"source": "npz", "path": str(tmp_path / "x.npz")}
-    with pytest.raises(run.ConfigError, match="without labels"):
+    with pytest.raises(run.ConfigError, match=r"^--on: found training images without labels"):
         run.evaluate(settings(place), place / "run", "knn", on=source)
 
 
@@ -132,7 +132,9 @@ def test_the_command_measures_and_keeps_the_confusion(place, capsys):
     arguments = [
         "dystress eval",
         f"--workdir={place / 'run'}",
-        "--evaluation=knn",
+        "--evaluation=knn,few_shot",
+        "--seeds=2",
+        "--config.labels.shots=(2,)",
         "--config.knn.k=3,1",
         "--config.knn.temperature=0.1,0.5",
         *(f"--on.{name}={value}" for name, value in on(place).items()),
@@ -151,7 +153,10 @@ def test_the_command_measures_and_keeps_the_confusion(place, capsys):
     assert "top1 k1 t0.5" in said.out
     assert re.search(r"^top1 +\d+\.\d % +balanced +\d+\.\d % +k 3$", said.out, re.MULTILINE)
     assert "by class: " in said.out
-    [picture] = (place / "run" / "eval").glob("*_confusion.png")
+    assert re.search(r"2 shot top1 +\d+\.\d % \(\d+\.\d\)", said.out)
+    [few] = (place / "run" / "eval").glob("few_shot*[!n].json")
+    assert set(json.loads(few.read_text())["by_seed"]) == {"0", "1"}
+    [picture] = (place / "run" / "eval").glob("knn*_confusion.png")
     with Image.open(picture) as image:
         assert image.size[0] > 100
     counts = json.loads(picture.with_suffix(".json").read_text())

@@ -45,6 +45,12 @@ def test_a_run_goes_out_and_comes_in_with_the_same_features(trained, tmp_path):
     assert said[1].startswith("not in it, so as new: params.projector.")
     old, new = dystress_jax.load(workdir), dystress_jax.load(tmp_path / "new")
     np.testing.assert_array_equal(old(IMAGES), new(IMAGES))
+    config = run.read_config(tmp_path / "new" / "config.json")
+    with pytest.raises(run.ConfigError, match=r"^--on\.source and --on\.path: found none, and the"):
+        run.evaluate(config, tmp_path / "new", "knn")
+    with pytest.raises(run.ConfigError, match=r"^--source and --path: found none, and the run in"):
+        run.embed(tmp_path / "new", tmp_path / "z.npz")
+    assert not list(tmp_path.glob("z.npz*"))
     with pytest.raises(run.ConfigError, match="holds a run already"):
         run.import_weights(imported_settings(), out, tmp_path / "new")
     with pytest.raises(weights.WeightsError, match="is there already"):
@@ -131,10 +137,13 @@ def test_training_starts_from_them_once(trained, folder, tmp_path, capsys):
         ({"model.name": "resnet18"}, "run", r"missing params\.encoder\.blocks\."),
         ({}, "nothing", r"nothing: cannot be read"),
         ({}, "empty", r"empty: found no run"),
+        ({}, "unsaved", r"unsaved: found a run without a checkpoint; allowed"),
     ],
 )
 def test_weights_of_another_model_start_no_run(changes, source, message, trained, folder, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "unsaved").mkdir()
+    (tmp_path / "unsaved" / "config.json").write_text("{}")
     place = trained[0] if source == "run" else tmp_path / source
     config = runs.settings(folder, **{"init_from": str(place), **changes})
     with pytest.raises((weights.WeightsError, run.ConfigError), match=message):

@@ -18,7 +18,7 @@ from ._environment import usable_jax
 from ._load import Encoder, load
 from ._own import Own, choose
 from .config import ConfigError
-from .data import Sources, describe, open_sources
+from .data import Sources, check_trained_on_images, describe, open_sources
 from .other import open_other
 
 KINDS = (".npz", ".parquet")
@@ -142,6 +142,8 @@ def _sources(encoder: Encoder, on: Mapping[str, Any] | None, own: Own) -> Source
     config = encoder.config
     if on:
         return open_other(config, {"holdout": 0.0, **on}, encoder.image_shape, flag="")
+    checkpoints = encoder.origin.workdir / "checkpoints"
+    check_trained_on_images(config, checkpoints, flags="--source and --path")
     return open_sources(config, choose(config, own).source)
 
 

@@ -1,5 +1,6 @@
 """Evaluation from start to end: the run's parts, a checkpoint, one evaluation. No mathematics."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,19 @@ from ._environment import usable_jax
 from ._own import Own, check_given_again, choose, name_of, name_own
 from .checks import from_config_dict
 from .config import Config, ConfigError
-from .data import changed_images, check_same, describe, open_sources, reporting_unreadable_images
+from .data import (
+    changed_images,
+    check_same,
+    check_trained_on_images,
+    describe,
+    open_sources,
+    reporting_unreadable_images,
+)
 from .evaluations import EVALUATIONS, Evaluate, check_options, embedded_by, measure
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume, put
 from .other import open_other
+from .overrides import calling_group
 from .tables import find
 
 
@@ -37,6 +46,10 @@ def read_config(path: pathlib.Path) -> Config:
         'simclr'
     """
     checkpoint.check_version(path.parent / "checkpoints")
+    if not path.exists():
+        raise ConfigError(
+            f"{path.parent}: found no run (no {path.name}); allowed: the directory of a run."
+        )
     try:
         settings = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -184,7 +197,8 @@ def evaluate_all(
             raise ConfigError(
                 f"config.{field}: found {new!r}, but the run was trained with {old!r}; allowed: "
                 "settings of the evaluation: config.knn, config.probe, config.labels, "
-                "config.zero_shot and config.seed; and other images with --on.source and --on.path."
+                "config.finetune, config.zero_shot and config.seed; and other images with "
+                "--on.source and --on.path."
             )
     if "knn.bank" not in changes:
         # A run compares with some training images while it goes on; here there is time for all.
@@ -195,7 +209,8 @@ def evaluate_all(
     state = checkpoint.restore(directory, step, experiment.abstract_state()).state
     shared, found = embedded_by(experiment, state), {}
     for name, function in functions.items():
-        result = measure(function, experiment, state, name=name, embedded=shared)
+        with calling_group("on") if on else contextlib.nullcontext():
+            result = measure(function, experiment, state, name=name, embedded=shared)
         result = result._replace(notes=(*result.notes, *notes))
         found[name] = (
             result,
@@ -219,6 +234,7 @@ def _with_images(
     shape = experiment.train.image_shape
     if on:
         return with_images(experiment, open_other(config, on, shape)), []
+    check_trained_on_images(config, workdir / "checkpoints", flags="--on.source and --on.path")
     sources = open_sources(config, choose(config, own).source)
     if sources["train"].image_shape != shape:
         raise ConfigError(

@@ -78,6 +78,11 @@ def _read(path: pathlib.Path) -> weights.Tensors:
             f"{path}: found no run (no {SETTINGS_FILE}); allowed: the directory of a run, or a "
             "file of weights."
         )
+    if not checkpoint.steps(path / "checkpoints"):
+        raise ConfigError(
+            f"{path}: found a run without a checkpoint; allowed: one that has saved its weights, "
+            "or a file of weights."
+        )
     _, state = _saved(path, "newest", Own())
     return weights.give(_tree(state), weights.NATIVE)
 

@@ -15,7 +15,7 @@ from .. import data, evaluation
 from ..data.tokenizer import Tokenizer
 from ..files import parse_json, write_json
 from ..training import checkpoint
-from .config import Config, ConfigError, arguments
+from .config import Config, ConfigError, Data, arguments
 from .fields import as_fields
 from .methods import ALL_LOSSES
 from .tables import is_own, make, needed
@@ -284,6 +284,25 @@ def check_same(now: str, checkpoints: pathlib.Path) -> str:
             "compared"
         )
     return ""
+
+
+def check_trained_on_images(config: Config, checkpoints: pathlib.Path, *, flags: str) -> None:
+    """Refuse to open the images of a run that was imported: it has none of its own.
+
+    Args:
+        config: of the run; an import that names its images has some.
+        checkpoints: of the run, which say what it was trained on.
+        flags: what names other images.
+
+    Raises:
+        ConfigError: with what to give.
+    """
+    record = checkpoint.newest_record(checkpoints)
+    if record and "data" not in record and config.data.source == Data().source:
+        raise ConfigError(
+            f"{flags}: found none, and the run in {checkpoints.parent} is imported weights, which "
+            f"have no images of their own; allowed: {flags} of the images that are meant."
+        )
 
 
 def changed_images(now: str, checkpoints: pathlib.Path) -> tuple[str, str]:
