@@ -47,7 +47,7 @@ MODULES = {
     "explorer": (),
     "report": (),
     "evaluation": (),
-    "training": ("optim", "checkpoint", "log", "interrupt", "processes", "watch"),
+    "training": ("optim", "checkpoint", "log", "loggers", "interrupt", "processes", "watch"),
     "run": (),
     "sharding": (),
     "errors": (),

@@ -13,7 +13,8 @@ from ._run import Begun, Histograms, Logger
 from ._services import Mlflow, Trackio, Wandb
 from ._tensorboard import TensorBoard
 
-FILE = "loggers.json"  # what the services call the run
+FILE = "loggers.json"
+"""What the services call the run, in its directory."""
 
 LOGGERS: dict[str, Callable[[Begun], Logger]] = {
     "tensorboard": TensorBoard,
@@ -70,6 +71,7 @@ class Loggers:
 
 
 NO_LOGGERS = Loggers({}, print)
+"""None at all, for processes that tell nothing."""
 
 
 def importable(names: Collection[str]) -> None:
