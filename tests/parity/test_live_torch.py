@@ -50,7 +50,7 @@ def shaken(module, seed=0):
     return module.eval()
 
 
-def images(side, count=3):
+def images(side, count=2):
     return np.random.default_rng(0).random((count, side, side, 3), dtype=np.float32)
 
 
@@ -74,8 +74,8 @@ def without_classifier(name):
 
 
 CASES = {  # theirs, our encoder, its side, whose names
-    "resnet18": (lambda: models.resnet("resnet18"), 64, "torchvision"),
-    "resnet50": (lambda: models.resnet("resnet50"), 64, "torchvision"),
+    "resnet18": (lambda: models.resnet("resnet18"), 48, "torchvision"),
+    "resnet50": (lambda: models.resnet("resnet50"), 32, "torchvision"),
     "vit_tiny_patch16_224": (
         lambda: models.vit("vit_tiny", positions="learned", image_size=224),
         224,
