@@ -51,6 +51,8 @@ class Similarity:
         between_reverse: `between` for reverse mode only, with a faster gradient, if there is one.
         symmetric: whether `between` of two points does not depend on their order, which saves the
             losses half of the pairs.
+        positive: what the losses make of the cosine of a positive pair, elementwise, such as a
+            margin; None: nothing.
     """
 
     project: Callable[[Float[Array, "n d"]], Float[Array, "n d"]]
@@ -59,6 +61,7 @@ class Similarity:
     high: float = math.inf
     between_reverse: Callable[..., Float[Array, "n m"]] | None = None
     symmetric: bool = False
+    positive: Callable[[Float[Array, "..."]], Float[Array, "..."]] | None = None
 
     def __call__(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
         """Returns the similarity of every row of a with every row of b."""
@@ -71,6 +74,49 @@ class Similarity:
     def for_reverse_mode(self) -> "Similarity":
         """Returns the same similarity for code that is never differentiated forward."""
         return replace(self, between=self.between_reverse or self.between)
+
+    @property
+    def for_positives(self) -> "Similarity":
+        """The similarity of positive pairs."""
+        if self.positive is None:
+            return self
+        after = lambda measure: measure and _Then(measure, self.positive)
+        between, reverse = after(self.between), after(self.between_reverse)
+        ends = {"low": -math.inf, "high": math.inf}  # of a function that nobody knows
+        return replace(self, between=between, between_reverse=reverse, positive=None, **ends)
+
+    def with_angular_margin(self, margin: float) -> "Similarity":
+        r"""The same similarity, with an additive angular margin for positive pairs.
+
+        $$s_{ip} = \cos(\theta_{ip} + m) \text{ where } \cos \theta_{ip} \text{ is the similarity}$$
+
+        A positive must then be nearer than all negatives by the angle m. Where $\theta + m$ would
+        pass $\pi$ it is $\cos\theta - m \sin m$, as in the authors' code, so that the value falls
+        with every angle. The losses apply it to their positives, and to no others.
+
+        Args:
+            margin: m in radians, in [0, pi).
+
+        Raises:
+            ArgumentError: for another margin, or a similarity that is no cosine.
+
+        Example:
+            >>> similarity = sphere.with_angular_margin(0.5)
+            >>> similarity.for_positives(jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])).round(4)
+            Array([[-0.4794]], dtype=float32)
+
+        References:
+            Deng et al. (ArcFace), [arXiv 1801.07698](https://arxiv.org/abs/1801.07698), Eq. 3.
+        """
+        if not 0 <= margin < math.pi:
+            raise ArgumentError("margin", f"found {margin}; allowed: in [0, pi), in radians.")
+        if (self.low, self.high) != (-1.0, 1.0):
+            raise ArgumentError(
+                "margin",
+                f"found one for a similarity of [{self.low}, {self.high}]; allowed: for a cosine, "
+                "such as `sphere`.",
+            )
+        return replace(self, positive=_AngularMargin(margin))
 
     def with_precision(self, precision: PrecisionLike) -> "Similarity":
         """The same similarity, with its matrix products in another precision.
@@ -141,6 +187,33 @@ class _InPrecision:
 
     def __call__(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
         return self.measure(a, b, precision=self.precision)
+
+
+@dataclass(frozen=True)
+class _Then:
+    """A measure, and a function of its values; hashable."""
+
+    measure: Callable[..., Float[Array, "n m"]]
+    function: Callable[[Float[Array, "n m"]], Float[Array, "n m"]]
+
+    def __call__(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        return self.function(self.measure(a, b))
+
+
+@dataclass(frozen=True)
+class _AngularMargin:
+    """cos(theta + m) of cos(theta); hashable."""
+
+    margin: float
+
+    def __call__(self, cosine: Float[Array, "..."]) -> Float[Array, "..."]:
+        sin, cos = math.sin(self.margin), math.cos(self.margin)
+        inside = cosine > -cos  # theta + m < pi
+        s = jnp.where(inside, cosine, 0.0)
+        # The slope of a sine is infinite at s = 1: stop a few units in the last place before it.
+        limit = 1.0 - 4 * float(jnp.finfo(cosine.dtype).eps)
+        sine = jnp.sqrt(1.0 - jnp.clip(s, -limit, limit) ** 2)
+        return jnp.where(inside, s * cos - sine * sin, cosine - self.margin * sin)
 
 
 def _einsum(subscripts: str, a: Array, b: Array, precision: PrecisionLike) -> Float[Array, "..."]:

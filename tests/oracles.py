@@ -183,6 +183,23 @@ def many_positives(anchors, candidates, tau, positive, allowed=None, decoupled=F
     return np.array(losses)
 
 
+def shaped(anchors, candidates, tau, positive, negative, *, smoothing=0.0, weights=1.0, margin=0.0):
+    """-sum_j q_j log P_j with P = softmax(log w + l), w = 1 and cos(theta + m) for positives.
+
+    The target q is 1 - epsilon over the positives, and epsilon over all candidates.
+    """
+    s = unit(anchors) @ unit(candidates).T
+    s = np.where(positive, np.cos(np.arccos(np.clip(s, -1, 1)) + margin), s)
+    with np.errstate(divide="ignore"):
+        logits = s / tau(s) + np.where(positive, 0.0, np.log(np.broadcast_to(weights, s.shape)))
+    losses = []
+    for row, p, n in zip(logits, positive, negative, strict=True):
+        kept = (p | n) & np.isfinite(row)
+        target = (1 - smoothing) * p[kept] / p.sum() + smoothing / kept.sum()
+        losses.append(-np.sum(target * (row[kept] - _log_sum(row[kept]))))
+    return np.array(losses)
+
+
 def clip_by_labels(images, texts, labels, tau):
     """Both directions, with the mean over the texts of each image in the second."""
     same = labels[0][:, None] == labels[1][None, :]

@@ -1,6 +1,6 @@
 """Losses between two kinds of embeddings, such as images and texts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from ._partition import Side, logits
 from ._plan import (
     Options,
     SimilarityLike,
+    Weighed,
     as_labels,
     as_mask,
     check_count,
@@ -35,6 +36,8 @@ def clip(
     *,
     temperature: TemperatureLike,
     labels: Labels | tuple[Labels, Labels] | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    weights: ArrayLike | None = None,
     where: Bool[Array, " n"] | None = None,
     where_texts: Bool[Array, " m"] | None = None,
     similarity: SimilarityLike = sphere,
@@ -58,6 +61,10 @@ def clip(
         labels: the class or the caption of each pair, as in `supcon`: [n] integers, or [n, labels]
             bools. Pairs of images and texts that share one are positives, not negatives. For other
             numbers of texts than of images two arrays, (those of the images, those of the texts).
+        label_smoothing: see `nt_xent`.
+        weights: see `nt_xent`: a number, one for each example, [n], the same for its image and its
+            text, or one for each pair of an image and a text, [n n]. For other numbers of texts
+            than of images a number only.
         where: which images, and their texts, are real, as in `nt_xent`.
         where_texts: which texts are real, where the mask of the images does not say it.
         similarity: see `nt_xent`.
@@ -84,30 +91,36 @@ def clip(
         Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020), Figure 3.
     """
     images, texts = _flatten(images), _flatten(texts)
-    options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
+    options = Options(
+        temperature,
+        similarity,
+        normalize,
+        strategy,
+        tile_size,
+        axis_name,
+        label_smoothing,
+        weights,
+    )
     pairs = _pairs(images, texts, labels, where, where_texts, options.axis)
     (n, d), m = images.shape, texts.shape[0]
     plan = options.plan(anchors=n, candidates=m, length=d)
     real, real_texts = pairs.real
     a, b = plan.points(images, real), plan.points(texts, real_texts)
+    by_image, by_text = _weighed_both_ways(options, n, m)
     if labels is None:
         image, text = plan.partners(n, m)
         # Only a whole pair has a loss; half of one is still a candidate.
         pair = real if real is None or real_texts is None else real & real_texts[:n]
         positives = plan.positives(a, b[:n])
-        of_image = plan.negatives(a, b, groups=(image, text), real=(pair, real_texts))
-        of_text = plan.negatives(b[:n], a, groups=(text[:n], image), real=(pair, real))
-        both = jax.nn.softplus(of_image - positives) + jax.nn.softplus(of_text - positives)
-        return keep(both / 2, pair)
+        texts_of = plan.negatives(a, b, (image, text), real=(pair, real_texts), weighed=by_image)
+        images_of = plan.negatives(b[:n], a, (text[:n], image), real=(pair, real), weighed=by_text)
+        of_image = plan.against_one(plan.sums(texts_of), positives)
+        of_text = plan.against_one(plan.sums(images_of), positives)
+        return keep((of_image + of_text) / 2, pair)
 
-    def against(a, b, groups, real, plan=plan):
-        return plan.against_many(
-            a,
-            b,
-            negatives=(groups, _partition.not_same),
-            positives=(groups, _partition.same),
-            real=real,
-        )
+    def against(a, b, groups, real, weighed):
+        negatives = plan.negatives(a, b, groups, _partition.not_same, real=real, weighed=weighed)
+        return plan.against_many(negatives, (groups, _partition.same))
 
     image, text = pairs.labels
     if n != m and plan.temperature.is_per_anchor:
@@ -116,14 +129,34 @@ def clip(
             f"found one per anchor, with {n} images and {m} texts; allowed: as many of both, or "
             "one of another kind.",
         )
-    of_image = against(a, b, (image, text), (real, real_texts))
-    of_text = keep(against(b, a, (text, image), (real_texts, real)), real_texts)
+    of_image = against(a, b, (image, text), (real, real_texts), by_image)
+    of_text = keep(against(b, a, (text, image), (real_texts, real), by_text), real_texts)
     if isinstance(labels, tuple):
         rows, columns = Side(a, image, real), Side(of_text, text, real_texts)
         sums = lambda term: plan.strategy.row_sum(term, (), rows, columns)
         total, count = sums(_partner_value), sums(_partition.PairCount(_partition.same))
         of_text = total / jnp.maximum(count, 1.0)
     return keep((of_image + of_text) / 2, real)
+
+
+def _weighed_both_ways(options: Options, n: int, m: int) -> tuple[Weighed, Weighed]:
+    """The weights of the texts for each image, and of the images for each text."""
+    if options.weights is None or jnp.ndim(options.weights) == 0:
+        weighed = options.weighed(n, m)
+        return weighed, weighed
+    if isinstance(m - n, int) and m != n:
+        raise ArgumentError(
+            "weights",
+            f"found shape {jnp.shape(options.weights)} with {n} images and {m} texts; allowed: one "
+            "number.",
+        )
+    of_texts = options.weighed(n, n)
+    if jnp.ndim(options.weights) == 1:
+        return of_texts, of_texts
+    weights = jnp.asarray(options.weights)
+    if options.axis is not None:  # this device has rows: it needs the columns of its own texts
+        weights = jax.lax.all_to_all(weights, options.axis, 1, 0, tiled=True)
+    return of_texts, replace(options, weights=weights.T).weighed(n, n)
 
 
 def _partner_value(params: Any, rows: Side, columns: Side) -> Float[Array, "n m"]:
@@ -213,8 +246,11 @@ class PairSigmoid:
     ) -> Float[Array, "n m"]:
         temperature, bias = params
         value = self.similarity.between(rows.points, columns.points)
+        same = _partition.same(rows.group, columns.group)
+        if self.similarity.positive is not None:
+            value = jnp.where(same, self.similarity.positive(value), value)
         logit = logits(self.similarity, temperature, value) + bias
-        term = jax.nn.softplus(jnp.where(_partition.same(rows.group, columns.group), -logit, logit))
+        term = jax.nn.softplus(jnp.where(same, -logit, logit))
         return term if columns.real is None else jnp.where(columns.real[None, :], term, 0.0)
 
 

@@ -30,8 +30,9 @@ STRATEGIES: dict[str, None] = FOR_QUEUE | dict.fromkeys(("gathered", "ring"))
 """The strategies of `on_mesh`."""
 DECIDED = ("strategy", "tile_size", "axis_name")
 # Keywords whose arrays have one entry per example, as those given by position have.
-BY_ROWS = ("where", "where_keys", "where_texts", "labels", "positives")
-WHOLE = ("queue", "where_queue")
+BY_ROWS = ("where", "where_keys", "where_texts", "labels", "positives", "weights")
+WHOLE = ("queue", "where_queue", "negatives", "where_negatives")
+VIEWS = "view_a"  # may hold all views, one after another, [k n d]
 
 
 def on_mesh(
@@ -139,7 +140,9 @@ def on_mesh(
         # Traced, not computed: errors of the loss count the rows of the whole batch.
         alone = {"strategy": "dense", "tile_size": None}
         jax.eval_shape(lambda: call(place(arguments, whole), alone))
-        rows = {name: x for name, x in arguments.items() if _has_rows(signature, name)}
+        if VIEWS in arguments:
+            arguments[VIEWS] = one_by_one(arguments[VIEWS])
+        rows = {name: x for name, x in arguments.items() if _has_rows(signature, name, x)}
         shared = {name: x for name, x in arguments.items() if name in WHOLE}
         others = {name: x for name, x in arguments.items() if name not in rows | shared}
         n = _count(rows, devices, axis)
@@ -195,6 +198,8 @@ def by_own_devices(loss: Callable[P, Array]) -> Callable[P, Array]:
         strategy = keywords.get("strategy", "auto")
         if isinstance(strategy, Gathered | Ring) or keywords.get("axis_name") is not None:
             return loss(*positional, **keywords)
+        if positional and next(iter(signature.parameters)) == VIEWS:
+            positional = (one_by_one(positional[0]), *positional[1:])
         shardings = [_sharding(x) for x in jax.tree.leaves((positional, keywords))]
         split = [s for s in shardings if s is not None and not s.is_fully_replicated]
         if not split:
@@ -306,8 +311,15 @@ def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
     return arguments
 
 
-def _has_rows(signature: inspect.Signature, name: str) -> bool:
+def one_by_one(views: Any) -> Any:
+    """Views that are stacked, [k n d], as k arrays: each has the rows of the batch."""
+    return tuple(views) if isinstance(views, Array) and views.ndim == 3 else views
+
+
+def _has_rows(signature: inspect.Signature, name: str, argument: Any) -> bool:
     """Whether the argument is an array with one row per example."""
+    if name == "weights" and (argument is None or jnp.ndim(argument) == 0):
+        return False
     if name in BY_ROWS or name not in signature.parameters:
         return name in BY_ROWS
     parameter = signature.parameters[name]
@@ -326,7 +338,7 @@ def _count(rows: dict[str, Any], devices: int, axis: AxisName) -> int:
                     f"found {jnp.shape(x)[0]} rows, which the {devices} devices of the mesh axis "
                     f"{axis!r} cannot share equally; allowed: a multiple of {devices}.",
                 )
-    return jnp.shape(rows[first])[0]
+    return jnp.shape(jax.tree.leaves(rows[first])[0])[0]
 
 
 def _is_per_anchor(node: Any) -> bool:

@@ -32,8 +32,19 @@ class Side(NamedTuple):
     real: Bool[Array, " n"] | None = None  # not a row that only fills up the batch
     temperature: Temperature | None = None
     shift: Float[Array, " n"] | None = None
+    weight: Array | None = None  # of each column; or of a row, one for each number of a column
+    number: Integer[Array, " n"] | None = None  # of a column among the weights of a row
 
 
+class Weights(NamedTuple):
+    """How much each pair counts, >= 0: of a candidate, or of an anchor and a candidate's number."""
+
+    of_candidates: Float[Array, " m"] | None = None
+    of_pairs: Float[Array, "n c"] | None = None
+    numbers: Integer[Array, " m"] | None = None
+
+
+ALIKE = Weights()
 Real = tuple[Bool[Array, " n"] | None, Bool[Array, " m"] | None]
 
 
@@ -124,7 +135,7 @@ def not_listed(a: Array, b: Integer[Array, " m"]) -> Bool[Array, "n m"]:
     return ~listed(a, b)
 
 
-def _is_allowed(
+def takes_part_in(
     allowed: Callable[[Any, Any], Bool[Array, "n m"]], rows: Side, columns: Side
 ) -> Bool[Array, "n m"] | None:
     """Which pairs take part; None: all of them."""
@@ -134,12 +145,21 @@ def _is_allowed(
     # Rows too: the matrix of two equal sides stays its own transpose.
     parts += [] if rows.real is None else [rows.real[:, None]]
     parts += [] if columns.real is None else [columns.real[None, :]]
+    weight = _weight(rows, columns)
+    parts += [] if weight is None else [weight > 0]
     return functools.reduce(operator.and_, parts) if parts else None
+
+
+def _weight(rows: Side, columns: Side) -> Float[Array, "..."] | None:
+    """How much each pair counts; None: all the same."""
+    if rows.weight is not None:
+        return jnp.take(rows.weight, columns.number, axis=1)
+    return None if columns.weight is None else columns.weight[None, :]
 
 
 @dataclass(frozen=True)
 class PairLogit:
-    """The term l_ij, with `excluded` in place of the pairs that are not allowed."""
+    """The term l_ij + log w_ij, with `excluded` in place of the pairs that are not allowed."""
 
     similarity: Similarity
     allowed: Callable[[Any, Any], Bool[Array, "n m"]] = different
@@ -150,7 +170,10 @@ class PairLogit:
             temperature = rows.temperature
         value = self.similarity.between(rows.points, columns.points)
         logit = logits(self.similarity, temperature, value)
-        takes_part = _is_allowed(self.allowed, rows, columns)
+        takes_part = takes_part_in(self.allowed, rows, columns)
+        weight = _weight(rows, columns)
+        if weight is not None:  # weights of no pair are 1: their logarithm is a number
+            logit = logit + jnp.log(jnp.where(weight > 0, weight, 1.0))
         return logit if takes_part is None else jnp.where(takes_part, logit, self.excluded)
 
 
@@ -162,9 +185,10 @@ class PairCount:
 
     def __call__(self, params: Any, rows: Side, columns: Side) -> Float[Array, "n m"]:
         del params
-        takes_part = _is_allowed(self.allowed, rows, columns)
-        assert takes_part is not None  # whoever counts has groups
-        return takes_part.astype(rows.points.dtype)
+        takes_part = takes_part_in(self.allowed, rows, columns)
+        shape = len(rows.points), len(columns.points)
+        counts = jnp.ones(shape, bool) if takes_part is None else takes_part
+        return jnp.broadcast_to(counts, shape).astype(rows.points.dtype)
 
 
 @dataclass(frozen=True)
@@ -180,51 +204,93 @@ class PairWeight:
         return jnp.exp(logit if rows.shift is None else logit - rows.shift[:, None])
 
 
-def log_partition(
-    anchors: Float[Array, "n d"],
-    candidates: Float[Array, "m d"],
-    *,
-    temperature: Temperature,
-    similarity: Similarity,
-    strategy: Strategy,
-    groups: tuple[Any, Any] | None = None,
-    allowed: Callable[[Any, Any], Bool[Array, "n m"]] = different,
-    real: Real = (None, None),
-) -> Float[Array, " n"]:
-    r"""The log-partition of each anchor over the candidates.
+class Pairs(NamedTuple):
+    """Anchors and those of the candidates that they are compared with.
 
-    $$\log \sum_{j \text{ allowed}} \exp(s_{ij} / \tau(s_{ij}))$$
-
-    Args:
+    Attributes:
         anchors: points on the manifold of the similarity.
         candidates: points on the manifold of the similarity.
         temperature: tau.
         similarity: s.
-        strategy: how the sum is carried out.
+        strategy: how sums over the candidates are carried out.
         groups: the group of each anchor and of each candidate; None allows all pairs.
         allowed: which pairs of groups take part.
         real: which anchors and which candidates do not only fill up the batch.
+        weights: how much each pair counts.
+    """
+
+    anchors: Float[Array, "n d"]
+    candidates: Float[Array, "m d"]
+    temperature: Temperature
+    similarity: Similarity
+    strategy: Strategy
+    groups: tuple[Any, Any] | None = None
+    allowed: Callable[[Any, Any], Bool[Array, "n m"]] = different
+    real: Real = (None, None)
+    weights: Weights = ALIKE
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether both sides are the same, and the matrix its own transpose."""
+        return (
+            self.similarity.symmetric
+            and self.candidates is self.anchors
+            and (self.groups is None or self.groups[0] is self.groups[1])
+            and self.real[0] is self.real[1]
+            and not self.temperature.is_per_anchor
+            and not self.weighted
+        )
+
+    @property
+    def weighted(self) -> bool:
+        """Whether pairs count differently."""
+        return self.weights.of_candidates is not None or self.weights.of_pairs is not None
+
+    def sides(self) -> tuple[Temperature, Side, Side]:
+        """The temperature, the rows and the columns, in one float dtype."""
+        dtype = jnp.promote_types(self.anchors.dtype, self.candidates.dtype)
+        cast = lambda x: None if x is None else x.astype(dtype)
+        anchor_group, candidate_group = self.groups or (None, None)
+        temperature = _cast(self.temperature, dtype)
+        per_anchor = temperature if temperature.is_per_anchor else None
+        of_candidates, of_pairs, numbers = self.weights
+        rows = Side(
+            self.anchors.astype(dtype),
+            anchor_group,
+            self.real[0],
+            per_anchor,
+            weight=cast(of_pairs),
+        )
+        columns = Side(
+            self.candidates.astype(dtype),
+            candidate_group,
+            self.real[1],
+            weight=cast(of_candidates),
+            number=numbers,
+        )
+        return temperature, rows, columns
+
+
+def log_partition(pairs: Pairs) -> Float[Array, " n"]:
+    r"""The log-partition of each anchor over its candidates.
+
+    $$\log \sum_{j \text{ allowed}} w_{ij} \exp(s_{ij} / \tau(s_{ij}))$$
+
+    Args:
+        pairs: who is compared with whom, and how.
 
     Returns:
         The log-partition, -inf for an anchor without any allowed candidate.
     """
-    anchor_group, candidate_group = groups or (None, None)
-    symmetric = (
-        similarity.symmetric
-        and candidates is anchors
-        and candidate_group is anchor_group
-        and real[0] is real[1]
-        and not temperature.is_per_anchor
-    )
-    if candidates.dtype != anchors.dtype:
-        wider = jnp.promote_types(anchors.dtype, candidates.dtype)
-        anchors, candidates = anchors.astype(wider), candidates.astype(wider)
-    fits = strategy.one_pass and _fits(temperature, similarity, anchors.dtype)
-    temperature = _cast(temperature, anchors.dtype)
-    columns = Side(candidates, candidate_group, real[1])
-    rows = Side(anchors, anchor_group, real[0], temperature if temperature.is_per_anchor else None)
+    strategy, symmetric = pairs.strategy, pairs.symmetric
+    temperature, rows, columns = pairs.sides()
+    dtype = rows.points.dtype
+    # A weight may be as small or as large as it likes.
+    bounded = strategy.one_pass and not pairs.weighted
+    fits = bounded and _fits(pairs.temperature, pairs.similarity, dtype)
+    similarity = pairs.similarity
     measure = similarity.for_reverse_mode() if strategy.reverse_only else similarity
-    logit = PairLogit(measure, allowed)
+    logit = PairLogit(measure, pairs.allowed)
     weight = PairWeight(logit)
 
     def direct():
@@ -298,27 +364,15 @@ def log_add(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, " n"]:
     return jnp.where(empty, -jnp.inf, total)
 
 
-def mean_logit(
-    anchors: Float[Array, "n d"],
-    candidates: Float[Array, "m d"],
-    *,
-    temperature: Temperature,
-    similarity: Similarity,
-    strategy: Strategy,
-    groups: tuple[Any, Any],
-    allowed: Callable[[Any, Any], Bool[Array, "n m"]],
-    real: Real = (None, None),
-) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+def mean_logit(pairs: Pairs) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Returns the mean logit of each anchor with its allowed candidates, and how many these are."""
-    temperature = _cast(temperature, anchors.dtype)
-    per_anchor = temperature if temperature.is_per_anchor else None
-    rows = Side(anchors, groups[0], real[0], per_anchor)
-    columns = Side(candidates, groups[1], real[1])
-    same_sides = candidates is anchors and groups[0] is groups[1] and real[0] is real[1]
-    symmetric = similarity.symmetric and per_anchor is None and same_sides
-    reduce = lambda term: strategy.row_sum(term, temperature, rows, columns, symmetric=symmetric)
-    count = reduce(PairCount(allowed))
-    return reduce(PairLogit(similarity, allowed, excluded=0.0)) / jnp.maximum(count, 1.0), count
+    temperature, rows, columns = pairs.sides()
+    reduce = lambda term: pairs.strategy.row_sum(
+        term, temperature, rows, columns, symmetric=pairs.symmetric
+    )
+    count = reduce(PairCount(pairs.allowed))
+    total = reduce(PairLogit(pairs.similarity, pairs.allowed, excluded=0.0))
+    return total / jnp.maximum(count, 1.0), count
 
 
 def paired_logits(

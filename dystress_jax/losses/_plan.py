@@ -1,18 +1,20 @@
 """From what the caller of a loss passes to what the losses work with: checks and defaults."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ..errors import ArgumentError
 from ..similarities import Similarity, as_similarity, at_least_float32
 from ..temperatures import Temperature, TemperatureLike, as_temperature, concrete
 from . import _partition
+from ._partition import Pairs, Weights
 from ._strategies import (
     Auto,
     AxisName,
@@ -22,6 +24,7 @@ from ._strategies import (
     as_strategy,
     axis_of,
     axis_size,
+    on_one_device,
     prepare,
 )
 
@@ -31,7 +34,7 @@ SimilarityLike = Similarity | Callable[[Array, Array], Array]
 
 @dataclass(frozen=True)
 class Options:
-    """The keywords that all losses share, in the order of their signatures."""
+    """The keywords that losses share: in the order of their signatures, then those of some."""
 
     temperature: TemperatureLike
     similarity: SimilarityLike
@@ -39,6 +42,10 @@ class Options:
     strategy: StrategyLike
     tile_size: TileSize
     axis_name: AxisName | None = None
+    label_smoothing: ArrayLike = 0.0
+    weights: ArrayLike | None = None
+    negatives: Float[Array, "k d"] | None = None
+    where_negatives: Bool[Array, " k"] | None = None
 
     @functools.cached_property
     def chosen(self) -> Strategy | Auto:
@@ -61,21 +68,102 @@ class Options:
                         f"found shape {jnp.shape(leaf)} of a temperature per anchor; allowed: "
                         f"{anchors} entries here, one for each value of the loss.",
                     )
+        _check_smoothing(self.label_smoothing)
         chosen = prepare(self.chosen, anchors, candidates, length)
         similarity = as_similarity(self.similarity)
         if chosen.reverse_only:
             _check_closed(similarity, length)
-        return Plan(temperature, similarity, self.normalize, chosen, self.axis)
+        plan = Plan(
+            temperature, similarity, self.normalize, chosen, self.axis, self.label_smoothing
+        )
+        return plan._replace(further=self._further(plan, anchors, length))
+
+    def _further(self, plan: "Plan", anchors: int, length: int) -> "Further | None":
+        """The negatives that all anchors have beside the candidates."""
+        if self.negatives is None:
+            if self.where_negatives is not None:
+                raise ArgumentError(
+                    "where_negatives", "found a mask without `negatives`; allowed: None."
+                )
+            return None
+        check_rows("negatives", self.negatives, "negatives", self.negatives)
+        k, d = jnp.shape(self.negatives)
+        if d != length:
+            raise ArgumentError(
+                "negatives", f"found shape {(k, d)}; allowed: rows of {length} numbers, as others."
+            )
+        real = as_mask("where_negatives", self.where_negatives, k, "row")
+        strategy = prepare(on_one_device(self.chosen), anchors, k, length)
+        return Further(plan.points(self.negatives, real), real, strategy)
+
+    def weighed(self, anchors: int, *blocks: int) -> "Weighed":
+        """The weights for that many anchors and these blocks of candidates, on this device.
+
+        Over devices candidates are counted block by block: those of the first block of all
+        devices, then those of the second.
+        """
+        weights, candidates = self.weights, sum(blocks)
+        if weights is None:
+            return Weighed()
+        axis = self.axis
+        devices = 1 if axis is None else axis_size(axis)
+        shape = jnp.shape(weights)
+        allowed = (), (candidates,), (anchors, candidates * devices)
+        if shape not in allowed or not jnp.issubdtype(jnp.result_type(weights), jnp.floating):
+            raise ArgumentError(
+                "weights",
+                f"found shape {shape} of {jnp.result_type(weights)}; allowed: floats of the shape "
+                f"{', '.join(map(str, allowed))}: one for all negatives, for each candidate, or "
+                "for each pair.",
+            )
+        check_not_negative("weights", weights)
+        weights = jnp.asarray(weights)
+        if weights.ndim == 0:
+            return Weighed(log_of_all=jnp.log(at_least_float32(weights)))
+        if weights.ndim == 1:
+            return Weighed(Weights(weights))
+        numbers, before = [], 0
+        here = 0 if axis is None else jax.lax.axis_index(axis)
+        for size in blocks:
+            numbers.append(before + here * size + jnp.arange(size, dtype=jnp.int32))
+            before += devices * size
+        return Weighed(Weights(None, weights, jnp.concatenate(numbers)))
+
+
+class Weighed(NamedTuple):
+    """How much negatives count: each pair, and the logarithm of what all of them do."""
+
+    pairs: Weights = Weights()
+    log_of_all: Float[Array, ""] | None = None
+
+    def block(self, number: int, size: int) -> Weights:
+        """The weights of one of several equal blocks of candidates."""
+        cut = lambda x: None if x is None else x[number * size : (number + 1) * size]
+        of_candidates, of_pairs, numbers = self.pairs
+        return Weights(cut(of_candidates), of_pairs, cut(numbers))
+
+
+ALIKE = Weighed()
+
+
+class Further(NamedTuple):
+    """Negatives of every anchor, whole on every device."""
+
+    points: Float[Array, "k d"]
+    real: Bool[Array, " k"] | None
+    strategy: _partition.Strategy
 
 
 class Plan(NamedTuple):
-    """What the caller chose, ready for use."""
+    """What the caller chose, ready for use: the one place where the shape of a loss is decided."""
 
     temperature: Temperature
     similarity: Similarity
     normalize: bool
     strategy: _partition.Strategy
     axis_name: AxisName | None
+    label_smoothing: ArrayLike = 0.0
+    further: Further | None = None
 
     def points(
         self, x: Float[Array, "n d"], real: Bool[Array, " n"] | None = None
@@ -100,48 +188,101 @@ class Plan(NamedTuple):
             return numbers, numbers
         return numbers, jnp.concatenate([numbers, jnp.full(m - n, -1, jnp.int32)])
 
+    def negatives(
+        self,
+        anchors: Float[Array, "n d"],
+        candidates: Float[Array, "m d"],
+        groups: tuple[Any, Any] | None,
+        allowed: Allowed = _partition.different,
+        *,
+        real: _partition.Real = (None, None),
+        weighed: Weighed = ALIKE,
+    ) -> "Negatives":
+        """The candidates, and all further ones, that are negatives of the anchors."""
+        how = {"real": real, "weights": weighed.pairs}
+        of_batch = self._pairs(anchors, candidates, groups, allowed, **how)
+        return Negatives((of_batch, *self._further(anchors, real[0])), weighed.log_of_all)
+
+    def _pairs(self, anchors: Array, candidates: Array, *which: Any, **how: Any) -> Pairs:
+        shared = self.temperature.for_negatives, self.similarity, self.strategy
+        return Pairs(anchors, candidates, *shared, *which, **how)
+
+    def _further(self, anchors: Array, real: Bool[Array, " n"] | None) -> tuple[Pairs, ...]:
+        if self.further is None:
+            return ()
+        points, of_points, strategy = self.further
+        pairs = self._pairs(anchors, points, real=(real, of_points))
+        return (pairs._replace(strategy=strategy),)
+
+    def sums(self, negatives: "Negatives") -> "Sums":
+        """What the loss needs of them."""
+        parts = []
+        for pairs in negatives.parts:
+            log_sum = _partition.log_partition(pairs)
+            parts.append(Sums(log_sum, *(_partition.mean_logit(pairs) if self.is_smooth else ())))
+        log_sum, mean, count = _joined(*parts)
+        if negatives.log_of_all is not None:
+            more = negatives.log_of_all.astype(log_sum.dtype)
+            log_sum, mean = log_sum + more, mean if mean is None else mean + more
+        return Sums(log_sum, mean, count)
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether the target is spread over the candidates."""
+        return not concrete(self.label_smoothing) or self.label_smoothing != 0
+
     def between_views(
         self,
         view_a: Float[Array, "n d"],
         view_b: Float[Array, "n d"],
         real: Bool[Array, " n"] | None = None,
-    ) -> tuple[Float[Array, " 2*n"], Float[Array, " 2*n"]]:
-        """N_i over the views of all other examples, and l_ip, for the anchors a, then b."""
+        weighed: Weighed = ALIKE,
+    ) -> tuple["Sums", Float[Array, " 2*n"]]:
+        """The sums over the views of all other examples, and l_ip, for the anchors a, then b."""
         a, b = self.points(view_a, real), self.points(view_b, real)
         views = jnp.concatenate([a, b])
         sample = jnp.tile(self.row_numbers(a.shape[0]), 2)
         both = twice(real)
-        negatives = _partition.log_partition(
-            views,
-            views,
-            temperature=self.temperature.for_negatives,
-            similarity=self.similarity,
-            strategy=self.strategy,
-            groups=(sample, sample),
-            real=(both, both),
-        )
-        return negatives, self.positives(a, b, copies=2)
+        how = {"real": (both, both), "weighed": weighed}
+        sums = self.sums(self.negatives(views, views, (sample, sample), **how))
+        return sums, self.positives(a, b, copies=2)
 
-    def negatives(
+    def between_many_views(
         self,
-        anchors: Float[Array, "n d"],
-        candidates: Float[Array, "m d"],
-        *,
-        groups: tuple[Any, Any] | None,
-        allowed: Allowed = _partition.different,
-        real: _partition.Real = (None, None),
-    ) -> Float[Array, " n"]:
-        """N_i, the log-partition over the candidates that are no positives."""
-        return _partition.log_partition(
-            anchors,
-            candidates,
-            temperature=self.temperature.for_negatives,
-            similarity=self.similarity,
-            strategy=self.strategy,
-            groups=groups,
-            allowed=allowed,
-            real=real,
-        )
+        views: Sequence[Float[Array, "n d"]],
+        targets: int,
+        real: Bool[Array, " n"] | None = None,
+        weighed: Weighed = ALIKE,
+    ) -> Float[Array, " anchors"]:
+        """The mean, over the other views v < targets, of the loss of each view's anchors with v."""
+        points = [self.points(view, real) for view in views]
+        k, n = len(points), points[0].shape[0]
+        sample, anchors = self.row_numbers(n), jnp.concatenate(points)
+        groups = jnp.tile(sample, k), sample
+        of_anchors = None if real is None else jnp.tile(real, k)
+        by_view = lambda x: x.reshape(k, n)
+        further = self._further(anchors, of_anchors)
+        others = [self.sums(Negatives((part,), weighed.log_of_all)) for part in further]
+        others = jax.tree.map(by_view, others)
+        among, logits = [], []
+        for v, of_view in enumerate(points):  # the negatives of all anchors in one view
+            how = {"real": (of_anchors, real), "weights": weighed.block(v, n)}
+            pairs = self._pairs(anchors, of_view, groups, **how)
+            sums = self.sums(Negatives((pairs,), weighed.log_of_all))
+            among.append(jax.tree.map(by_view, sums))
+            logits.append(by_view(self.positives(anchors, jnp.tile(of_view, (k, 1)))))
+        value = []
+        for u in range(k):
+            at = lambda sums, u=u: jax.tree.map(lambda x: x[u], sums)
+            with_each = [
+                self.against_one(
+                    _joined(at(among[u]), at(among[v]), *map(at, others)), logits[v][u]
+                )
+                for v in range(targets)
+                if v != u
+            ]
+            value.append(functools.reduce(jnp.add, with_each) / len(with_each))
+        return jnp.concatenate(value)
 
     def positives(
         self, a: Float[Array, "n d"], b: Float[Array, "n d"], *, copies: int = 1
@@ -151,39 +292,86 @@ class Plan(NamedTuple):
             a,
             b,
             temperature=self.temperature.for_positives,
-            similarity=self.similarity,
+            similarity=self.similarity.for_positives,
             copies=copies,
         )
 
+    def against_one(
+        self, negatives: "Sums", positives: Float[Array, " n"], *, decoupled: bool = False
+    ) -> Float[Array, " n"]:
+        """The loss of each anchor with the one logit of its positive."""
+        over_positive = negatives.log_sum - positives
+        value = over_positive if decoupled else jax.nn.softplus(over_positive)
+        return self._smoothed(value, negatives, positives, 1.0)
+
     def against_many(
         self,
-        anchors: Float[Array, "n d"],
-        candidates: Float[Array, "m d"],
-        *,
-        negatives: tuple[tuple[Any, Any], Allowed],
+        negatives: "Negatives",
         positives: tuple[tuple[Any, Any], Allowed],
-        real: _partition.Real = (None, None),
+        *,
         decoupled: bool = False,
     ) -> Float[Array, " n"]:
         """The loss of each anchor, with the mean over its positives; 0 for one that has none."""
         groups, allowed = positives
-        shared = {
-            "temperature": self.temperature.for_positives,
-            "similarity": self.similarity,
-            "strategy": self.strategy,
-            "groups": groups,
-            "allowed": allowed,
-            "real": real,
-        }
-        total = self.negatives(
-            anchors, candidates, groups=negatives[0], allowed=negatives[1], real=real
+        pairs = negatives.parts[0]._replace(
+            temperature=self.temperature.for_positives,
+            similarity=self.similarity.for_positives,
+            groups=groups,
+            allowed=allowed,
+            weights=Weights(),
         )
+        sums = self.sums(negatives)
+        total = sums.log_sum
         if not decoupled:
-            total = _partition.log_add(
-                total, _partition.log_partition(anchors, candidates, **shared)
-            )
-        mean, count = _partition.mean_logit(anchors, candidates, **shared)
-        return jnp.where(count > 0, total - mean, 0.0)
+            total = _partition.log_add(total, _partition.log_partition(pairs))
+        mean, count = _partition.mean_logit(pairs)
+        value = self._smoothed(total - mean, sums, mean, count)
+        return jnp.where(count > 0, value, 0.0)
+
+    def _smoothed(
+        self,
+        value: Float[Array, " n"],
+        negatives: "Sums",
+        positive: Float[Array, " n"],
+        count: Float[Array, " n"] | float,
+    ) -> Float[Array, " n"]:
+        """The cross-entropy whose target is spread, in part, over all candidates alike."""
+        if negatives.mean is None or negatives.count is None:
+            return value
+        smoothing = jnp.asarray(self.label_smoothing, value.dtype)
+        share = smoothing * negatives.count / jnp.maximum(negatives.count + count, 1.0)
+        return value + share * (positive - negatives.mean)
+
+
+class Negatives(NamedTuple):
+    """All negatives of the anchors: those of the batch, then further ones."""
+
+    parts: tuple[Pairs, ...]
+    log_of_all: Float[Array, ""] | None = None  # logarithm of the weight of each
+
+
+class Sums(NamedTuple):
+    """What negatives add up to.
+
+    Attributes:
+        log_sum: N_i, their log-partition.
+        mean: the mean of their logits, where it is needed.
+        count: how many they are, where it is needed.
+    """
+
+    log_sum: Float[Array, "..."]
+    mean: Float[Array, "..."] | None = None
+    count: Float[Array, "..."] | None = None
+
+
+def _joined(*parts: Sums) -> Sums:
+    """The sums over all of the negatives of several parts."""
+    log_sum = functools.reduce(_partition.log_add, [part.log_sum for part in parts])
+    if parts[0].mean is None:
+        return Sums(log_sum)
+    count = functools.reduce(jnp.add, [part.count for part in parts])
+    total = functools.reduce(jnp.add, [part.mean * part.count for part in parts])
+    return Sums(log_sum, total / jnp.maximum(count, 1.0), count)
 
 
 def twice(x: Array | None) -> Array | None:
@@ -194,6 +382,18 @@ def twice(x: Array | None) -> Array | None:
 def keep(value: Float[Array, " n"], real: Bool[Array, " n"] | None) -> Float[Array, " n"]:
     """Zero, without a gradient, for the anchors that only fill up the batch."""
     return value if real is None else jnp.where(real, value, 0.0)
+
+
+def _check_smoothing(value: ArrayLike) -> None:
+    """Refuses concrete numbers that are no share."""
+    if concrete(value) and not 0 <= float(value) < 1:
+        raise ArgumentError("label_smoothing", f"found {value}; allowed: in [0, 1).")
+
+
+def check_not_negative(name: str, x: ArrayLike) -> None:
+    """Refuses concrete numbers below 0."""
+    if concrete(x) and np.any(np.asarray(x) < 0):
+        raise ArgumentError(name, f"found {np.min(np.asarray(x))}; allowed: >= 0.")
 
 
 def _check_closed(similarity: Similarity, length: int) -> None:

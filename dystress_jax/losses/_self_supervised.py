@@ -8,10 +8,13 @@ pair, l_ip. With the positive in the denominator the loss is
 which keeps its relative precision, and its gradient, where the positive pair dominates.
 """
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Integer
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer
 
 from ..errors import ArgumentError
 from ..similarities import rows_or_nan, sphere
@@ -45,17 +48,22 @@ from ._strategies import AxisName, StrategyLike, TileSize, axis_size
 
 @by_own_devices
 def nt_xent(
-    view_a: Float[Array, "n d"],
-    view_b: Float[Array, "n d"],
+    view_a: Float[Array, "n d"] | Float[Array, "k n d"] | Sequence[Float[Array, "n d"]],
+    view_b: Float[Array, "n d"] | None = None,
     *,
     temperature: TemperatureLike,
+    global_views: int | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    weights: ArrayLike | None = None,
+    negatives: Float[Array, "k d"] | None = None,
     where: Bool[Array, " n"] | None = None,
+    where_negatives: Bool[Array, " k"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
     axis_name: AxisName | None = None,
-) -> Float[Array, " 2*n"]:
+) -> Float[Array, " anchors"]:
     r"""The NT-Xent loss of SimCLR, with any temperature.
 
     Over the 2n views, with p the other view of anchor i,
@@ -64,14 +72,37 @@ def nt_xent(
 
     The positive pair is part of the sum, as in SimCLR; `dcl` leaves it out.
 
+    More than two views, [k n d], are compared pair by pair: the loss of an anchor is the mean over
+    the other views of its loss with each, as if these two were the batch. Of multi-crop, whose
+    local crops look for global ones and nobody looks for a local crop, `global_views` is the number
+    of global views, which come first: the mean is then over these.
+
+    With label smoothing $\epsilon$, weights $w_{ij}$ of the negatives and the softmax
+    $P_{ij} = w_{ij} e^{s_{ij} / \tau(s_{ij})} / \sum_k w_{ik} e^{s_{ik} / \tau(s_{ik})}$ over the K
+    candidates, where $w_{ip} = 1$,
+
+    $$L_i = -(1 - \epsilon) \log P_{ip} - \frac{\epsilon}{K} \sum_j \log P_{ij}$$
+
     Args:
-        view_a: embeddings of the first view of n examples, n >= 2, any float dtype.
-        view_b: embeddings of the second view of the same examples.
-        temperature: a float, an array [2n], a function or a `Temperature`.
+        view_a: embeddings of the first view of n examples, n >= 2, any float dtype; or those of all
+            views, [k n d] or k arrays [n d] with k >= 2.
+        view_b: embeddings of the second view of the same examples; None: all are in `view_a`.
+        temperature: a float, an array [2n] (of k views [k n]), a function or a `Temperature`.
+        global_views: how many of k views are global, 2 to k; None: all.
+        label_smoothing: epsilon in [0, 1): the share of the target that all candidates have alike.
+        weights: w >= 0, how much negatives count: a number for all, one for each candidate, [2n],
+            or one for each pair, [2n 2n], in the order of the values of the loss (of k views k n).
+            0 leaves a pair out. log w is a bias of the logit of a negative, so exp(bias) is what a
+            bias needs. Weights that depend on the similarity alone are a temperature, see
+            `temperatures.hard_negatives`; those of whole anchors go outside, into the mean.
+        negatives: embeddings of further negatives of all anchors, [k d], such as a queue or hard
+            negatives. With devices each has all of them.
         where: which examples are real, [n]; the others only fill up the batch. They are neither
             anchors nor candidates: loss 0 and no gradient, whatever their rows hold. Divide the sum
             by the number of real anchors in place of the mean. None: all of them.
-        similarity: one of `similarities`, or a function (a [n d], b [m d]) -> [n m].
+        where_negatives: which rows of `negatives` are real, [k].
+        similarity: one of `similarities`, or a function (a [n d], b [m d]) -> [n m]. With
+            `sphere.with_angular_margin` positives have to be nearer by an angle.
         normalize: whether to put the rows onto the manifold of the similarity (unit length for
             `sphere`) first. False trusts that they are.
         strategy: how the sum over the pairs is carried out, see `dystress_jax.losses`.
@@ -82,12 +113,12 @@ def nt_xent(
             whole batch.
 
     Returns:
-        The loss of each anchor, first all of `view_a`, then all of `view_b`, in float32 or
-        float64. Take the mean to train.
+        The loss of each anchor, first all of `view_a`, then all of `view_b` (and so on of k views),
+        in float32 or float64. Take the mean to train.
 
     Raises:
-        ArgumentError: for shapes that differ, n < 2, a bad temperature, an unknown strategy, or an
-            axis_name outside `shard_map`.
+        ArgumentError: for shapes that differ or do not fit, n < 2, a bad temperature, an unknown
+            strategy, or an axis_name outside `shard_map`.
         TypeError: for embeddings that are not floating point.
 
     Example:
@@ -98,14 +129,41 @@ def nt_xent(
         Array([0.4563, 0.4563, 1.2243, 1.2243], dtype=float32)
 
     References:
-        Chen et al., [arXiv 2002.05709](https://arxiv.org/abs/2002.05709), Eq. 1; Manna et al.,
-        [arXiv 2308.01140](https://arxiv.org/abs/2308.01140), for the dynamic temperature.
+        Chen et al. (SimCLR), [arXiv 2002.05709](https://arxiv.org/abs/2002.05709), Eq. 1; Caron
+        et al. (SwAV), [arXiv 2006.09882](https://arxiv.org/abs/2006.09882), for multi-crop; Manna
+        et al., [arXiv 2308.01140](https://arxiv.org/abs/2308.01140), for the dynamic temperature.
     """
-    options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
-    plan = _plan_of_views(options, view_a, view_b)
-    real = as_mask("where", where, view_a.shape[0], "example")
-    negatives, positives = plan.between_views(view_a, view_b, real)
-    return keep(jax.nn.softplus(negatives - positives), twice(real))
+    options = Options(
+        temperature,
+        similarity,
+        normalize,
+        strategy,
+        tile_size,
+        axis_name,
+        label_smoothing,
+        weights,
+        negatives,
+        where_negatives,
+    )
+    if view_b is not None and global_views is None:
+        plan = _plan_of_views(options, view_a, view_b)
+        n = view_a.shape[0]
+        real = as_mask("where", where, n, "example")
+        weighed = options.weighed(2 * n, n, n)
+        sums, positives = plan.between_views(view_a, view_b, real, weighed)
+        return keep(plan.against_one(sums, positives), twice(real))
+    views = _views(view_a, view_b)
+    for view in views[1:]:
+        check_pairs("view_a", views[0], "view_a", view, options.axis)
+    k, (n, d) = len(views), views[0].shape
+    targets = k if global_views is None else global_views
+    if not 2 <= targets <= k:
+        raise ArgumentError("global_views", f"found {targets}; allowed: 2 to {k}, or None.")
+    plan = options.plan(anchors=k * n, candidates=n, length=d)
+    real = as_mask("where", where, n, "example")
+    weighed = options.weighed(k * n, *[n] * k)
+    value = plan.between_many_views(views, targets, real, weighed)
+    return keep(value, None if real is None else jnp.tile(real, k))
 
 
 @by_own_devices
@@ -115,7 +173,10 @@ def dcl(
     *,
     temperature: TemperatureLike,
     joint: bool = True,
+    weights: ArrayLike | None = None,
+    negatives: Float[Array, "k d"] | None = None,
     where: Bool[Array, " n"] | None = None,
+    where_negatives: Bool[Array, " k"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: StrategyLike = "auto",
@@ -134,7 +195,10 @@ def dcl(
         joint: True takes one logarithm of the sum over all 2n - 2 negatives, as published. False
             adds two logarithms, one over the n - 1 negatives of each view, as the DySTreSS code
             does: another loss, larger by about ln(n - 1).
+        weights: see `nt_xent`; with `joint` only.
+        negatives: see `nt_xent`; with `joint` only.
         where: see `nt_xent`.
+        where_negatives: see `nt_xent`.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
         strategy: see `nt_xent`.
@@ -156,18 +220,33 @@ def dcl(
     References:
         Yeh et al., [arXiv 2110.06848](https://arxiv.org/abs/2110.06848), Eq. 5.
     """
-    options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
+    options = Options(
+        temperature,
+        similarity,
+        normalize,
+        strategy,
+        tile_size,
+        axis_name,
+        weights=weights,
+        negatives=negatives,
+        where_negatives=where_negatives,
+    )
     plan = _plan_of_views(options, view_a, view_b, candidates=2 if joint else 1)
     real = as_mask("where", where, view_a.shape[0], "example")
+    n = view_a.shape[0]
     if joint:
-        negatives, positives = plan.between_views(view_a, view_b, real)
-        return keep(negatives - positives, twice(real))
+        weighed = options.weighed(2 * n, n, n)
+        sums, positives = plan.between_views(view_a, view_b, real, weighed)
+        return keep(plan.against_one(sums, positives, decoupled=True), twice(real))
+    for name, given in (("weights", weights), ("negatives", negatives)):
+        if given is not None:
+            raise ArgumentError(name, "found one with joint=False; allowed: None.")
     a, b = plan.points(view_a, real), plan.points(view_b, real)
     views = jnp.concatenate([a, b])
-    sample = plan.row_numbers(a.shape[0])
-    how = {"groups": (jnp.tile(sample, 2), sample), "real": (twice(real), real)}
-    in_a, in_b = plan.negatives(views, a, **how), plan.negatives(views, b, **how)
-    return keep(in_a + in_b - plan.positives(a, b, copies=2), twice(real))
+    sample = plan.row_numbers(n)
+    groups, both = (jnp.tile(sample, 2), sample), (twice(real), real)
+    in_each = lambda view: plan.sums(plan.negatives(views, view, groups, real=both)).log_sum
+    return keep(in_each(a) + in_each(b) - plan.positives(a, b, copies=2), twice(real))
 
 
 @by_own_devices
@@ -234,7 +313,7 @@ def dclw(
     sums = jnp.stack([jnp.sum(hardness), jnp.sum(real.astype(hardness.dtype))])
     total, count = on_all(jax.lax.psum, sums)
     weight = 2.0 - hardness * jnp.where(count > 0, count / total, 0.0)
-    return keep(negatives - jnp.tile(weight, 2) * positives, twice(real))
+    return keep(negatives.log_sum - jnp.tile(weight, 2) * positives, twice(real))
 
 
 @by_own_devices
@@ -307,8 +386,8 @@ def rgcl(
     options = Options(plain, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b)
     real = as_mask("where", where, view_a.shape[0], "example")
-    negatives, positives = plan.between_views(view_a, view_b, real)
-    log_mean = keep(negatives - positives, twice(real)) - jnp.log(
+    sums, positives = plan.between_views(view_a, view_b, real)
+    log_mean = keep(sums.log_sum - positives, twice(real)) - jnp.log(
         _negatives_of_all(plan, view_a, real)
     )
     if isinstance(found, PerExample):
@@ -335,8 +414,12 @@ def info_nce(
     temperature: TemperatureLike,
     positives: Int[Array, " n"] | Int[Array, "n p"] | Bool[Array, "n c"] | None = None,
     decoupled: bool = False,
+    label_smoothing: ArrayLike = 0.0,
+    weights: ArrayLike | None = None,
+    negatives: Float[Array, "k d"] | None = None,
     where: Bool[Array, " n"] | None = None,
     where_keys: Bool[Array, " m"] | None = None,
+    where_negatives: Bool[Array, " k"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: StrategyLike = "auto",
@@ -361,9 +444,15 @@ def info_nce(
             all devices, in the order of the devices. Under `jit` an index that no key has gives
             NaN.
         decoupled: leave the positive out of the sum, as `dcl` does for two views.
+        label_smoothing: see `nt_xent`.
+        weights: see `nt_xent`: a number, one for each key, [m], or for each pair, [n m]. With
+            `axis_name` those of a pair are this device's queries with the keys of all devices:
+            first their first n, of which key i belongs to query i, then the others.
+        negatives: see `nt_xent`: a queue, beside the keys of the batch.
         where: which queries are real, as in `nt_xent`. Where key i belongs to query i, so does its
             mask.
         where_keys: which keys are real, where the mask of the queries does not say it.
+        where_negatives: see `nt_xent`.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
         strategy: see `nt_xent`.
@@ -388,7 +477,18 @@ def info_nce(
     """
     check_rows("queries", queries, "keys", keys)
     (n, d), m = queries.shape, keys.shape[0]
-    options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
+    options = Options(
+        temperature,
+        similarity,
+        normalize,
+        strategy,
+        tile_size,
+        axis_name,
+        label_smoothing,
+        weights,
+        negatives,
+        where_negatives,
+    )
     devices = 1 if options.axis is None else axis_size(options.axis)
     check_count("keys", m, options.axis)
     positives = _positive_keys(positives, n, m, devices)
@@ -400,21 +500,23 @@ def info_nce(
     q, k = plan.points(queries, real), plan.points(keys, real_keys)
     key = plan.row_numbers(m)
     both = (real, real_keys)
+    _check_decoupled(decoupled, label_smoothing)
+    blocks = (n, m - n) if positives is None and m != n else (m,)
+    weighed = options.weighed(n, *blocks)
+    among = functools.partial(plan.negatives, q, k, real=both, weighed=weighed)
     if positives is None:
-        negatives = plan.negatives(q, k, groups=plan.partners(n, m), real=both)
-        return keep(_contrast(negatives - plan.positives(q, k[:n]), decoupled), real)
+        sums = plan.sums(among(plan.partners(n, m)))
+        of_each = plan.positives(q, k[:n])
+        return keep(plan.against_one(sums, of_each, decoupled=decoupled), real)
     key = key if is_bool(positives) else key.astype(positives.dtype)
     if positives.ndim == 1 and devices == 1 and real_keys is None:
-        negatives = plan.negatives(q, k, groups=(positives, key), real=both)
+        sums = plan.sums(among((positives, key)))
         of_each = plan.positives(q, rows_or_nan(k, positives))
-        return keep(_contrast(negatives - of_each, decoupled), real)
+        return keep(plan.against_one(sums, of_each, decoupled=decoupled), real)
     positives = positives if positives.ndim == 2 else positives[:, None]
     value = plan.against_many(
-        q,
-        k,
-        negatives=((positives, key), _partition.not_listed),
-        positives=((positives, key), _partition.listed),
-        real=both,
+        among((positives, key), _partition.not_listed),
+        ((positives, key), _partition.listed),
         decoupled=decoupled,
     )
     if not is_bool(positives):
@@ -431,6 +533,8 @@ def moco(
     *,
     temperature: TemperatureLike,
     decoupled: bool = False,
+    label_smoothing: ArrayLike = 0.0,
+    weights: ArrayLike | None = None,
     where: Bool[Array, " n"] | None = None,
     where_queue: Bool[Array, " k"] | None = None,
     similarity: SimilarityLike = sphere,
@@ -443,7 +547,8 @@ def moco(
     $$L_i = -\frac{s_{ii}}{\tau(s_{ii})} + \log \Big( \exp \frac{s_{ii}}{\tau(s_{ii})} +
       \sum_{j=1}^k \exp \frac{q_i \cdot u_j}{\tau(q_i \cdot u_j)} \Big)$$
 
-    The keys of the batch are no negatives of each other, so a device needs nothing from the others:
+    The keys of the batch are no negatives of each other (where they should be, take `info_nce` with
+    the queue as its `negatives`), so a device needs nothing from the others:
     call it on each device's rows with the whole queue, as `on_mesh` does.
 
     Args:
@@ -452,6 +557,9 @@ def moco(
         queue: embeddings u of earlier keys.
         temperature: a float, an array [n], a function or a `Temperature`.
         decoupled: leave the positive out of the sum, as `dcl` does for two views.
+        label_smoothing: see `nt_xent`.
+        weights: see `nt_xent`: a number, one for each row of the queue, [k], or for each pair,
+            [n k].
         where: which queries, and their keys, are real, as in `nt_xent`.
         where_queue: which rows of the queue are real, while it is not full.
         similarity: see `nt_xent`.
@@ -479,18 +587,26 @@ def moco(
     check_rows("queries", queries, "keys", keys)
     check_same_shape("queries", queries, "keys", keys)
     (n, d), k = queries.shape, queue.shape[0]
-    options = Options(temperature, similarity, normalize, strategy, tile_size)
+    options = Options(
+        temperature,
+        similarity,
+        normalize,
+        strategy,
+        tile_size,
+        label_smoothing=label_smoothing,
+        weights=weights,
+    )
+    _check_decoupled(decoupled, label_smoothing)
     plan = options.plan(anchors=n, candidates=k, length=d)
     real, real_queue = (
         as_mask("where", where, n, "query"),
         as_mask("where_queue", where_queue, k, "row"),
     )
-    q = plan.points(queries, real)
-    negatives = plan.negatives(
-        q, plan.points(queue, real_queue), groups=None, real=(real, real_queue)
-    )
+    q, u = plan.points(queries, real), plan.points(queue, real_queue)
+    how = {"real": (real, real_queue), "weighed": options.weighed(n, k)}
+    sums = plan.sums(plan.negatives(q, u, None, **how))
     positives = plan.positives(q, plan.points(keys, real))
-    return keep(_contrast(negatives - positives, decoupled), real)
+    return keep(plan.against_one(sums, positives, decoupled=decoupled), real)
 
 
 @by_own_devices
@@ -500,7 +616,11 @@ def supcon(
     labels: Integer[Array, " n"] | Bool[Array, "n c"],
     *,
     temperature: TemperatureLike,
+    label_smoothing: ArrayLike = 0.0,
+    weights: ArrayLike | None = None,
+    negatives: Float[Array, "k d"] | None = None,
     where: Bool[Array, " n"] | None = None,
+    where_negatives: Bool[Array, " k"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     strategy: StrategyLike = "auto",
@@ -521,7 +641,11 @@ def supcon(
         labels: the class of each example, [n]; or bools, [n, classes], True for each class that it
             has: then a class in common makes two examples positives.
         temperature: a float, an array [2n], a function or a `Temperature`.
+        label_smoothing: see `nt_xent`; the rest of the target is shared by the positives.
+        weights: see `nt_xent`.
+        negatives: see `nt_xent`.
         where: see `nt_xent`.
+        where_negatives: see `nt_xent`.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
         strategy: see `nt_xent`.
@@ -544,7 +668,18 @@ def supcon(
     References:
         Khosla et al., [arXiv 2004.11362](https://arxiv.org/abs/2004.11362), Eq. 2.
     """
-    options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
+    options = Options(
+        temperature,
+        similarity,
+        normalize,
+        strategy,
+        tile_size,
+        axis_name,
+        label_smoothing,
+        weights,
+        negatives,
+        where_negatives,
+    )
     plan = _plan_of_views(options, view_a, view_b)
     n = view_a.shape[0]
     real = as_mask("where", where, n, "example")
@@ -552,14 +687,25 @@ def supcon(
     real = twice(real)
     label = twice(as_labels("labels", labels, n))
     other = (label, plan.row_numbers(2 * n))
-    value = plan.against_many(
-        views,
-        views,
-        negatives=((label, label), _partition.not_same),
-        positives=((other, other), _partition.same_label_other_row),
-        real=(real, real),
-    )
-    return keep(value, real)
+    how = {"real": (real, real), "weighed": options.weighed(2 * n, n, n)}
+    negatives_of = plan.negatives(views, views, (label, label), _partition.not_same, **how)
+    positives = (other, other), _partition.same_label_other_row
+    return keep(plan.against_many(negatives_of, positives), real)
+
+
+def _views(
+    view_a: Float[Array, "n d"] | Float[Array, "k n d"] | Sequence[Float[Array, "n d"]],
+    view_b: Float[Array, "n d"] | None,
+) -> list[Float[Array, "n d"]]:
+    """All views, one by one."""
+    views = list(view_a if view_b is None else (view_a, view_b))
+    if len(views) < 2 or any(jnp.ndim(view) != 2 for view in views):
+        raise ArgumentError(
+            "view_a",
+            f"found shapes {[jnp.shape(view) for view in views]}; allowed: [views, rows, features] "
+            "of at least two views, or `view_b` beside it.",
+        )
+    return views
 
 
 def _plan_of_views(
@@ -571,9 +717,12 @@ def _plan_of_views(
     return options.plan(anchors=2 * n, candidates=candidates * n, length=d)
 
 
-def _contrast(negatives_over_positive: Float[Array, " n"], decoupled: bool) -> Float[Array, " n"]:
-    """The loss from N_i - l_ip, with or without the positive in the denominator."""
-    return negatives_over_positive if decoupled else jax.nn.softplus(negatives_over_positive)
+def _check_decoupled(decoupled: bool, label_smoothing: ArrayLike) -> None:
+    """Refuses a smooth target of what is no softmax."""
+    if decoupled and (not concrete(label_smoothing) or label_smoothing != 0):
+        raise ArgumentError(
+            "label_smoothing", f"found {label_smoothing} with decoupled=True; allowed: 0."
+        )
 
 
 def _positive_keys(positives: Array | None, n: int, m: int, devices: int) -> Array | None:

@@ -193,6 +193,18 @@ def axis_of(strategy: Strategy | Auto) -> AxisName | None:
     return getattr(strategy, "axis", None)
 
 
+def on_one_device(strategy: Strategy | Auto) -> Strategy | Auto:
+    """How a device compares its rows with candidates that it has anyway."""
+    match strategy:
+        case Gathered(_, within):
+            return within
+        case Ring(_, tile):
+            return Tiled(tile)
+        case Auto(_, tile):
+            return Auto(tile=tile)
+    return strategy
+
+
 def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _partition.Strategy:
     """Returns how to reduce terms for n anchors and m candidates of length d, per device."""
     axis = axis_of(strategy)

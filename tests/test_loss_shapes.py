@@ -1,0 +1,344 @@
+"""Views of any number, smooth labels, weights, further negatives and margins, in every strategy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dystress_jax import losses, similarities, temperatures
+from dystress_jax.errors import ArgumentError
+from tests import oracles
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("strict_dtypes"),
+    pytest.mark.usefixtures("quick_compile"),
+]
+
+N, D, K = 8, 4, 5
+TAU = lambda s: oracles.dystress(s, 0.1, 0.3)
+TEMPERATURE = jax.tree.map(jnp.float32, temperatures.dystress(0.1, 0.3, stop_gradient=False))
+SMOOTHING, MARGIN = 0.2, 0.3
+LABELS = np.arange(N) % 3
+in_ci = pytest.mark.ci
+
+
+def make_views(k=2, dtype=None):
+    first, *others = jax.random.normal(jax.random.key(0), (k, N, D), dtype)
+    return (first, *(first + other for other in others))
+
+
+def further(dtype=None):
+    return jax.random.normal(jax.random.key(7), (K, D), dtype)
+
+
+def weights(*shape):
+    """Some of them 0: these pairs are left out."""
+    random = np.random.default_rng(1)
+    return (random.uniform(0.2, 3.0, shape) * (random.random(shape) > 0.2)).astype(np.float32)
+
+
+VIEWS = functools.partial(np.tile, np.eye(N, dtype=bool), (2, 2))
+OWN = np.eye(2 * N, dtype=bool)
+SAME = np.tile(LABELS[:, None] == LABELS, (2, 2))
+# The loss, its further arguments, anchors and candidates of (a, b), positives and negatives.
+two = lambda a, b: (np.concatenate([a, b]),) * 2
+LOSSES = {
+    "nt_xent": (losses.nt_xent, {}, two, VIEWS() & ~OWN, ~VIEWS()),
+    "supcon": (losses.supcon, {"labels": LABELS}, two, SAME & ~OWN, ~SAME),
+    "info_nce": (
+        losses.info_nce,
+        {},
+        lambda a, b: (a, b),
+        np.eye(N, dtype=bool),
+        ~np.eye(N, dtype=bool),
+    ),
+    "info_nce, positives": (
+        losses.info_nce,
+        {"positives": np.stack([np.arange(N), (np.arange(N) + 3) % N], axis=1)},
+        lambda a, b: (a, b),
+        np.eye(N, dtype=bool) | np.eye(N, k=3, dtype=bool) | np.eye(N, k=3 - N, dtype=bool),
+        ~(np.eye(N, dtype=bool) | np.eye(N, k=3, dtype=bool) | np.eye(N, k=3 - N, dtype=bool)),
+    ),
+}
+
+
+def shapes(name):
+    """Every keyword alone, and all of them at once."""
+    *_, positive, _ = LOSSES[name]
+    n, m = positive.shape
+    alone = {
+        "smoothing": {"label_smoothing": SMOOTHING},
+        "a weight for all": {"weights": np.float32(0.3)},
+        "weights of candidates": {"weights": weights(m)},
+        "weights of pairs": {"weights": weights(n, m)},
+        "further negatives": {"negatives": further()},
+        "margin": {"similarity": similarities.sphere.with_angular_margin(MARGIN)},
+    }
+    both = alone["smoothing"] | alone["weights of pairs"] | alone["further negatives"]
+    return alone | {"all at once": both | alone["margin"]}
+
+
+CASES = [(name, shape) for name in LOSSES for shape in shapes(name)]
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_every_shape_equals_the_oracle(name, shape):
+    loss, more, sides, positive, negative = LOSSES[name]
+    how = shapes(name)[shape]
+    with jax.enable_x64(True):
+        a, b = make_views(dtype=jnp.float64)
+        wide = {k: jnp.asarray(v, jnp.float64) for k, v in how.items() if k != "similarity"}
+        wide |= {k: v for k, v in how.items() if k == "similarity"}
+        temperature = temperatures.dystress(0.1, 0.3)
+        found = loss(a, b, temperature=temperature, **jax.tree.map(jnp.asarray, more), **wide)
+        a, b = np.asarray(a), np.asarray(b)
+    anchors, candidates = sides(a, b)
+    w = np.asarray(how.get("weights", 1.0), np.float64)
+    scalar = w if w.ndim == 0 else 1.0
+    w = np.broadcast_to(w, positive.shape)
+    if "negatives" in how:
+        extra = np.asarray(how["negatives"], np.float64)
+        candidates = np.concatenate([candidates, extra])
+        positive = np.pad(positive, ((0, 0), (0, K)))
+        negative = np.pad(negative, ((0, 0), (0, K)), constant_values=True)
+        w = np.pad(w, ((0, 0), (0, K)), constant_values=scalar)
+    expected = oracles.shaped(
+        anchors,
+        candidates,
+        TAU,
+        positive,
+        negative,
+        smoothing=how.get("label_smoothing", 0.0),
+        weights=w,
+        margin=MARGIN if "similarity" in how else 0.0,
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_clip_is_the_mean_of_both_directions_in_every_shape():
+    w = weights(N, N)
+    with jax.enable_x64(True):
+        a, b = make_views(dtype=jnp.float64)
+        how = {"label_smoothing": SMOOTHING, "weights": jnp.asarray(w, jnp.float64)}
+        temperature = temperatures.dystress(0.1, 0.3)
+        found = losses.clip(a, b, temperature=temperature, **how)
+        labelled = losses.clip(a, b, temperature=temperature, labels=jnp.asarray(LABELS), **how)
+        a, b = np.asarray(a), np.asarray(b)
+    for value, same in ((found, np.eye(N, dtype=bool)), (labelled, SAME[:N, :N])):
+        each = functools.partial(
+            oracles.shaped, tau=TAU, positive=same, negative=~same, smoothing=SMOOTHING
+        )
+        expected = (each(a, b, weights=w) + each(b, a, weights=w.T)) / 2
+        np.testing.assert_allclose(value, expected, rtol=1e-9)
+
+
+def test_moco_weighs_its_queue_and_smooths_its_target():
+    queue, w = further(), weights(N, K)
+    a, b = make_views()
+    how = {"label_smoothing": SMOOTHING, "weights": jnp.asarray(w)}
+    found = losses.moco(a, b, queue, temperature=TEMPERATURE, **how)
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    for i in range(N):
+        candidates = np.concatenate([b[i : i + 1], queue])
+        positive = np.arange(K + 1)[None] == 0
+        expected = oracles.shaped(
+            a[i : i + 1],
+            candidates,
+            TAU,
+            positive,
+            ~positive,
+            smoothing=SMOOTHING,
+            weights=np.concatenate([[1.0], w[i]]),
+        )
+        np.testing.assert_allclose(found[i], expected[0], rtol=1e-5)
+
+
+def test_a_queue_beside_the_negatives_of_the_batch():
+    a, b = make_views()
+    found = losses.info_nce(a, b, temperature=TEMPERATURE, negatives=further())
+    more = losses.info_nce(a, jnp.concatenate([b, further()]), temperature=TEMPERATURE)
+    np.testing.assert_allclose(found, more, rtol=1e-6)
+
+
+def with_gradients(loss):
+    """(arrays, others) -> weighted sum, values and all gradients, compiled."""
+
+    def weighted(arrays, temperature, others):
+        value = loss(*arrays, temperature=temperature, **others)
+        return jnp.sum(value * jnp.linspace(0.5, 1.5, value.size, dtype=value.dtype)), value
+
+    return jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2), has_aux=True, allow_int=True))
+
+
+def as_strategy(loss, strategy, **how):
+    if strategy in ("dense", "tiled"):
+        return functools.partial(loss, strategy=strategy, tile_size=3, **how)
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((2,), ("data",), auto, devices=jax.devices()[:2])
+    alone = functools.partial(loss, **how)
+    return losses.on_mesh(alone, mesh, strategy=strategy, tile_size=3)
+
+
+def assert_same(found, expected, rtol=1e-5):
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        if x.dtype != jax.dtypes.float0:
+            np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * max(np.abs(y).max(), 1e-30))
+
+
+def case(name):
+    """The loss, its arrays, and every shape at once."""
+    margin = {"similarity": similarities.sphere.with_angular_margin(MARGIN)}
+    if name == "clip":
+        more = {"weights": weights(N, N), "label_smoothing": np.float32(SMOOTHING)}
+        return losses.clip, make_views(), more, margin
+    if name == "dcl":
+        return losses.dcl, make_views(), {"weights": weights(2 * N), "negatives": further()}, margin
+    if name == "three views":
+        more = {"weights": weights(3 * N, 3 * N), "negatives": further()}
+        views = (jnp.stack(make_views(3)),)
+        return losses.nt_xent, views, more | {"label_smoothing": np.float32(SMOOTHING)}, margin
+    if name == "global and local":
+        return losses.nt_xent, (jnp.stack(make_views(4)),), {}, {"global_views": 2}
+    if name == "siglip":
+        siglip = lambda a, b, *, temperature, **how: losses.siglip(
+            a, b, scale=1 / temperature.tau_min, bias=-temperature.tau_max, **how
+        )
+        return siglip, make_views(), {}, margin
+    loss, more, *_ = LOSSES[name]
+    every = {k: v for k, v in shapes(name)["all at once"].items() if k != "similarity"}
+    return loss, make_views(), every | more, margin
+
+
+@functools.cache
+def dense(name):
+    loss, arrays, others, how = case(name)
+    others = jax.tree.map(jnp.asarray, others)
+    expected = with_gradients(as_strategy(loss, "dense", **how))(arrays, TEMPERATURE, others)
+    return arrays, others, expected
+
+
+NAMES = (*LOSSES, "clip", "dcl", "siglip", "three views", "global and local")
+QUICK = ("nt_xent", "clip", "three views")
+
+
+@pytest.mark.parametrize("strategy", ["tiled", "gathered", "ring"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else in_ci) for name in NAMES]
+)
+def test_every_strategy_equals_dense(name, strategy):
+    """In value and in every gradient: of embeddings, temperature, weights and negatives."""
+    arrays, others, expected = dense(name)
+    loss, _, _, how = case(name)
+    found = with_gradients(as_strategy(loss, strategy, **how))(arrays, TEMPERATURE, others)
+    assert_same(found, expected, 2e-5)
+
+
+def test_many_views_are_compared_pair_by_pair():
+    views = make_views(4)
+    of_pair = lambda u, v: losses.nt_xent(views[u], views[v], temperature=TEMPERATURE)[:N]
+    found = losses.nt_xent(jnp.stack(views), temperature=TEMPERATURE).reshape(4, N)
+    cropped = losses.nt_xent(views, temperature=TEMPERATURE, global_views=2).reshape(4, N)
+    for u in range(4):
+        others = [of_pair(u, v) for v in range(4) if v != u]
+        np.testing.assert_allclose(found[u], sum(others) / 3, rtol=1e-5)
+        of_global = [of_pair(u, v) for v in range(2) if v != u]
+        np.testing.assert_allclose(cropped[u], sum(of_global) / len(of_global), rtol=1e-5)
+
+
+def test_two_views_in_one_argument_are_two_views():
+    views = make_views()
+    how = {"temperature": jnp.linspace(0.1, 0.3, 2 * N), "where": jnp.arange(N) < 6}
+    expected = losses.nt_xent(*views, **how)
+    np.testing.assert_allclose(losses.nt_xent(jnp.stack(views), **how), expected, rtol=1e-6)
+
+
+def test_stacked_views_are_split_over_the_devices_that_hold_their_rows():
+    """On the compiled program: nobody gets all similarities."""
+    mesh = jax.make_mesh((8,), ("data",))
+    views = jax.device_put(jnp.stack(make_views(3)), jax.NamedSharding(mesh, jax.P(None, "data")))
+    loss = jax.jit(lambda views: losses.nt_xent(views, temperature=TEMPERATURE))
+    assert "f32[24,8]" not in loss.lower(views).compile().as_text()
+    expected = losses.nt_xent(jnp.stack(make_views(3)), temperature=TEMPERATURE)
+    np.testing.assert_allclose(loss(views), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.nt_xent(views, temperature=TEMPERATURE), expected, rtol=1e-5)
+
+
+def test_margins_fall_with_the_angle_and_have_finite_slopes():
+    margin = similarities.sphere.with_angular_margin(0.5).positive
+    for dtype in (jnp.float32, jnp.float64):
+        with jax.enable_x64(dtype == jnp.float64):
+            cosine = jnp.linspace(-1, 1, 2001, dtype=dtype)
+            value = margin(cosine)
+            inside = np.arccos(np.asarray(cosine, np.float64)) + 0.5 < np.pi
+            expected = np.cos(np.arccos(np.asarray(cosine, np.float64)) + 0.5)
+            np.testing.assert_allclose(value[inside], expected[inside], atol=2e-3)
+            assert np.all(np.diff(value) > 0)
+            assert np.isfinite(jax.vmap(jax.grad(margin))(cosine)).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda x: losses.nt_xent(x, x, temperature=0.1, label_smoothing=1.0),
+            r"label_smoothing: found 1.0; allowed: in \[0, 1\)",
+        ),
+        (
+            lambda x: losses.nt_xent(x, x, temperature=0.1, weights=jnp.ones(4)),
+            r"weights: found shape \(4,\) of float32; allowed: floats of the shape \(\), \(8,\), "
+            r"\(8, 8\)",
+        ),
+        (
+            lambda x: losses.nt_xent(x, x, temperature=0.1, weights=-jnp.ones(8)),
+            r"weights: found -1.0; allowed: >= 0",
+        ),
+        (
+            lambda x: losses.nt_xent(x, x, temperature=0.1, negatives=jnp.ones((3, 5))),
+            r"negatives: found shape \(3, 5\); allowed: rows of 8 numbers",
+        ),
+        (
+            lambda x: losses.nt_xent(x, x, temperature=0.1, where_negatives=jnp.ones(3, bool)),
+            "where_negatives: found a mask without `negatives`",
+        ),
+        (
+            lambda x: losses.nt_xent(x, temperature=0.1),
+            r"view_a: found shapes .*; allowed: \[views, rows, features\]",
+        ),
+        (
+            lambda x: losses.nt_xent(x, x, temperature=0.1, global_views=3),
+            "global_views: found 3; allowed: 2 to 2",
+        ),
+        (
+            lambda x: losses.info_nce(x, x, temperature=0.1, decoupled=True, label_smoothing=0.1),
+            "label_smoothing: found 0.1 with decoupled=True; allowed: 0",
+        ),
+        (
+            lambda x: losses.dcl(x, x, temperature=0.1, joint=False, weights=jnp.ones(8)),
+            "weights: found one with joint=False",
+        ),
+        (
+            lambda x: losses.clip(
+                x,
+                x[:2],
+                temperature=0.1,
+                labels=(jnp.arange(4), jnp.arange(2)),
+                weights=jnp.ones(4),
+            ),
+            r"weights: found shape \(4,\) with 4 images and 2 texts; allowed: one number",
+        ),
+        (
+            lambda x: similarities.sphere.with_angular_margin(4.0),
+            r"margin: found 4.0; allowed: in \[0, pi\)",
+        ),
+        (
+            lambda x: similarities.geodesic.with_angular_margin(0.1),
+            "margin: found one for a similarity of",
+        ),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused(call, message, unchecked_shapes):
+    with pytest.raises(ArgumentError, match=message):
+        call(jnp.ones((4, 8)))
