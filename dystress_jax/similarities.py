@@ -157,7 +157,7 @@ class Similarity:
         return (value - self.low) * (2.0 / (self.high - self.low)) - 1.0
 
 
-def at_least_float32(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Casts half precision to float32, the least in which similarities are computed."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 

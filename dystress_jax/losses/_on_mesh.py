@@ -32,7 +32,7 @@ DECIDED = ("strategy", "tile_size", "axis_name")
 # Keywords whose arrays have one entry per example, as those given by position have.
 BY_ROWS = ("where", "where_keys", "where_texts", "labels", "positives", "weights")
 WHOLE = ("queue", "where_queue", "negatives", "where_negatives")
-VIEWS = "view_a"  # may hold all views, one after another, [k n d]
+VIEWS = "view_a"  # may hold all views, one after another, [v n d]
 
 
 def on_mesh(
@@ -158,10 +158,12 @@ def on_mesh(
 
         def cut(x):
             """The rows that belong to those of the first array, and further ones, split apart."""
-            if own_order or jnp.shape(x)[0] <= n:
+            m = jnp.shape(x)[0]
+            if own_order or m <= n:
                 return [x]
             x = place(x, whole)
-            return [x[:n], x[n:]]
+            starts = range(n, m, n) if VIEWS in arguments else [n]
+            return jnp.split(x, list(starts))
 
         specs = (by_rows, whole, _specs(entering, by_side))
         mapped = jax.shard_map(
@@ -312,7 +314,7 @@ def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
 
 
 def one_by_one(views: Any) -> Any:
-    """Views that are stacked, [k n d], as k arrays: each has the rows of the batch."""
+    """Views that are stacked, [v n d], as v arrays: each has the rows of the batch."""
     return tuple(views) if isinstance(views, Array) and views.ndim == 3 else views
 
 

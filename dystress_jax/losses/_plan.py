@@ -229,7 +229,7 @@ class Plan(NamedTuple):
     @property
     def is_smooth(self) -> bool:
         """Whether the target is spread over the candidates."""
-        return not concrete(self.label_smoothing) or self.label_smoothing != 0
+        return not concrete(self.label_smoothing) or bool(self.label_smoothing != 0)
 
     def between_views(
         self,

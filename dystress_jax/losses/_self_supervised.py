@@ -48,7 +48,7 @@ from ._strategies import AxisName, StrategyLike, TileSize, axis_size
 
 @by_own_devices
 def nt_xent(
-    view_a: Float[Array, "n d"] | Float[Array, "k n d"] | Sequence[Float[Array, "n d"]],
+    view_a: Float[Array, "n d"] | Float[Array, "v n d"] | Sequence[Float[Array, "n d"]],
     view_b: Float[Array, "n d"] | None = None,
     *,
     temperature: TemperatureLike,
@@ -72,7 +72,7 @@ def nt_xent(
 
     The positive pair is part of the sum, as in SimCLR; `dcl` leaves it out.
 
-    More than two views, [k n d], are compared pair by pair: the loss of an anchor is the mean over
+    More than two views, [v n d], are compared pair by pair: the loss of an anchor is the mean over
     the other views of its loss with each, as if these two were the batch. Of multi-crop, whose
     local crops look for global ones and nobody looks for a local crop, `global_views` is the number
     of global views, which come first: the mean is then over these.
@@ -85,13 +85,13 @@ def nt_xent(
 
     Args:
         view_a: embeddings of the first view of n examples, n >= 2, any float dtype; or those of all
-            views, [k n d] or k arrays [n d] with k >= 2.
+            views, [v n d] or v arrays [n d] with v >= 2.
         view_b: embeddings of the second view of the same examples; None: all are in `view_a`.
-        temperature: a float, an array [2n] (of k views [k n]), a function or a `Temperature`.
-        global_views: how many of k views are global, 2 to k; None: all.
+        temperature: a float, an array [2n] (of v views [v n]), a function or a `Temperature`.
+        global_views: how many of v views are global, 2 to v; None: all.
         label_smoothing: epsilon in [0, 1): the share of the target that all candidates have alike.
         weights: w >= 0, how much negatives count: a number for all, one for each candidate, [2n],
-            or one for each pair, [2n 2n], in the order of the values of the loss (of k views k n).
+            or one for each pair, [2n 2n], in the order of the values of the loss (of v views v n).
             0 leaves a pair out. log w is a bias of the logit of a negative, so exp(bias) is what a
             bias needs. Weights that depend on the similarity alone are a temperature, see
             `temperatures.hard_negatives`; those of whole anchors go outside, into the mean.
@@ -113,7 +113,7 @@ def nt_xent(
             whole batch.
 
     Returns:
-        The loss of each anchor, first all of `view_a`, then all of `view_b` (and so on of k views),
+        The loss of each anchor, first all of `view_a`, then all of `view_b` (and so on of v views),
         in float32 or float64. Take the mean to train.
 
     Raises:
@@ -694,7 +694,7 @@ def supcon(
 
 
 def _views(
-    view_a: Float[Array, "n d"] | Float[Array, "k n d"] | Sequence[Float[Array, "n d"]],
+    view_a: Float[Array, "n d"] | Float[Array, "v n d"] | Sequence[Float[Array, "n d"]],
     view_b: Float[Array, "n d"] | None,
 ) -> list[Float[Array, "n d"]]:
     """All views, one by one."""
