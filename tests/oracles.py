@@ -191,7 +191,9 @@ def shaped(anchors, candidates, tau, positive, negative, *, smoothing=0.0, weigh
     s = unit(anchors) @ unit(candidates).T
     s = np.where(positive, np.cos(np.arccos(np.clip(s, -1, 1)) + margin), s)
     with np.errstate(divide="ignore"):
-        logits = s / tau(s) + np.where(positive, 0.0, np.log(np.broadcast_to(np.float64(weights), s.shape)))
+        logits = s / tau(s) + np.where(
+            positive, 0.0, np.log(np.broadcast_to(np.float64(weights), s.shape))
+        )
     losses = []
     for row, p, n in zip(logits, positive, negative, strict=True):
         kept = (p | n) & np.isfinite(row)

@@ -60,6 +60,10 @@ from ._self_supervised import moco as moco
 from ._self_supervised import nt_xent as nt_xent
 from ._self_supervised import rgcl as rgcl
 from ._self_supervised import supcon as supcon
+from ._statistics import Kind as Kind
+from ._statistics import Spread as Spread
+from ._statistics import Statistics as Statistics
+from ._statistics import statistics as statistics
 from ._strategies import Dense as Dense
 from ._strategies import Gathered as Gathered
 from ._strategies import Ring as Ring

@@ -6,9 +6,10 @@ An array tells over which devices it is split, unless it is traced and the axes 
 
 import functools
 import inspect
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, ParamSpec
+from collections.abc import Callable, MutableMapping
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,11 @@ from jaxtyping import Array
 from ..errors import ArgumentError, look_up
 from ..temperatures import Function, Temperature, as_temperature
 from ._partition import AxisName
-from ._strategies import Dense, Gathered, Ring, Strategy, StrategyLike, Tiled, TileSize
+from ._strategies import Dense, Gathered, Ring, Strategy, StrategyLike, Tiled, TileSize, Watched
 
 Loss = Callable[..., Array]
 P = ParamSpec("P")
+T = TypeVar("T")
 
 FOR_QUEUE: dict[str, None] = dict.fromkeys(("auto", "dense", "tiled"))
 """The strategies of a loss with a queue."""
@@ -154,7 +156,8 @@ def on_mesh(
             others = _in_order(_combine(entering, staying))
             rows = [part[0] if len(part) == 1 else jnp.concatenate(part) for part in parts]
             arguments = treedef.unflatten(rows) | shared | others
-            return call(arguments, how).reshape(-1, n // devices)
+            by_side = lambda x: x.reshape(-1, n // devices, *x.shape[1:])
+            return jax.tree.map(by_side, call(arguments, how))
 
         def cut(x):
             """The rows that belong to those of the first array, and further ones, split apart."""
@@ -179,10 +182,12 @@ def on_mesh(
             of_rows = place([cut(x) for x in parts], by_rows)
             entering = _by_side(place(entering, whole), n)
             entering = _map_per_anchor(lambda leaf: place(leaf, by_side), entering)
-            value = mapped(of_rows, place(shared, whole), entering)
+            return jax.tree.map(in_order, mapped(of_rows, place(shared, whole), entering))
+
+        def in_order(value):
             if value.shape[0] == 1:
                 return value[0]
-            return place(place(value, whole).reshape(-1), by_rows)
+            return place(place(value, whole).reshape(-1, *value.shape[2:]), by_rows)
 
         # Step by step, outside jit, a shard_map takes no derivatives such as those of the tiles.
         return jax.jit(on_all)(parts, shared, entering)
@@ -191,14 +196,14 @@ def on_mesh(
     return over_devices
 
 
-def by_own_devices(loss: Callable[P, Array]) -> Callable[P, Array]:
+def by_own_devices(loss: Callable[P, T]) -> Callable[P, T]:
     """The loss, computed by the devices over which its arrays are split, where they tell so."""
     signature = inspect.signature(loss)
 
     @functools.wraps(loss)
-    def placed(*positional: P.args, **keywords: P.kwargs) -> Array:
+    def placed(*positional: P.args, **keywords: P.kwargs) -> T:
         strategy = keywords.get("strategy", "auto")
-        if isinstance(strategy, Gathered | Ring) or keywords.get("axis_name") is not None:
+        if isinstance(strategy, Gathered | Ring | Watched) or keywords.get("axis_name") is not None:
             return loss(*positional, **keywords)
         if positional and next(iter(signature.parameters)) == VIEWS:
             positional = (one_by_one(positional[0]), *positional[1:])
@@ -225,7 +230,7 @@ def by_own_devices(loss: Callable[P, Array]) -> Callable[P, Array]:
 
 
 # What a loss is where somebody else has decided about the devices.
-_UNASKED: dict[Any, Loss] = {}
+_UNASKED: MutableMapping[Any, Loss] = weakref.WeakKeyDictionary()
 
 
 def _unasked(loss: Loss) -> Loss:
@@ -325,8 +330,8 @@ def _has_rows(signature: inspect.Signature, name: str, argument: Any) -> bool:
     if name in BY_ROWS or name not in signature.parameters:
         return name in BY_ROWS
     parameter = signature.parameters[name]
-    by_position = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    return by_position and name not in (*WHOLE, "temperature")
+    by_keyword = parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD)
+    return not by_keyword and name not in (*WHOLE, "temperature")
 
 
 def _count(rows: dict[str, Any], devices: int, axis: AxisName) -> int:

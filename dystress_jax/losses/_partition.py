@@ -57,6 +57,9 @@ class Strategy(NamedTuple):
             matrix its own transpose.
         row_max: (term, params, rows, columns, *, symmetric) -> the largest term of each row, which
             counts as a number in gradients.
+        fold: (visit, rows, columns, state) -> the state of each row after
+            `state = visit(rows, columns, there, state)` of all columns, some at a time and in any
+            order; `there` says which of them do not only fill up a tile, None: all. No gradients.
         one_pass: whether it pays to avoid `row_max` where exp cannot overflow.
         reverse_only: whether forward mode is out of the question anyway.
         agree: makes a decision the same on all devices that work together.
@@ -64,6 +67,7 @@ class Strategy(NamedTuple):
 
     row_sum: Callable[..., Float[Array, " n"]]
     row_max: Callable[..., Float[Array, " n"]]
+    fold: Callable[[Callable, Any, Any, Any], Any]
     one_pass: bool
     reverse_only: bool
     agree: Callable[[Bool[Array, ""]], Bool[Array, ""]] = lambda decision: decision
@@ -83,7 +87,11 @@ def _dense_max(
     return jax.lax.stop_gradient(jnp.max(term(params, rows, columns), axis=1))
 
 
-dense = Strategy(_dense_sum, _dense_max, one_pass=False, reverse_only=False)
+def _dense_fold(visit: Callable, rows: Any, columns: Any, state: Any) -> Any:
+    return visit(*jax.lax.stop_gradient((rows, columns)), None, state)
+
+
+dense = Strategy(_dense_sum, _dense_max, _dense_fold, one_pass=False, reverse_only=False)
 """The reference: the whole matrix of terms at once, O(n m) memory."""
 
 
@@ -145,12 +153,12 @@ def takes_part_in(
     # Rows too: the matrix of two equal sides stays its own transpose.
     parts += [] if rows.real is None else [rows.real[:, None]]
     parts += [] if columns.real is None else [columns.real[None, :]]
-    weight = _weight(rows, columns)
+    weight = weight_of(rows, columns)
     parts += [] if weight is None else [weight > 0]
     return functools.reduce(operator.and_, parts) if parts else None
 
 
-def _weight(rows: Side, columns: Side) -> Float[Array, "..."] | None:
+def weight_of(rows: Side, columns: Side) -> Float[Array, "..."] | None:
     """How much each pair counts; None: all the same."""
     if rows.weight is not None:
         return jnp.take(rows.weight, columns.number, axis=1)
@@ -171,7 +179,7 @@ class PairLogit:
         value = self.similarity.between(rows.points, columns.points)
         logit = logits(self.similarity, temperature, value)
         takes_part = takes_part_in(self.allowed, rows, columns)
-        weight = _weight(rows, columns)
+        weight = weight_of(rows, columns)
         if weight is not None:  # weights of no pair are 1: their logarithm is a number
             logit = logit + jnp.log(jnp.where(weight > 0, weight, 1.0))
         return logit if takes_part is None else jnp.where(takes_part, logit, self.excluded)
@@ -249,9 +257,9 @@ class Pairs(NamedTuple):
     def sides(self) -> tuple[Temperature, Side, Side]:
         """The temperature, the rows and the columns, in one float dtype."""
         dtype = jnp.promote_types(self.anchors.dtype, self.candidates.dtype)
-        cast = lambda x: None if x is None else x.astype(dtype)
+        as_wide = lambda x: None if x is None else x.astype(dtype)
         anchor_group, candidate_group = self.groups or (None, None)
-        temperature = _cast(self.temperature, dtype)
+        temperature = cast(self.temperature, dtype)
         per_anchor = temperature if temperature.is_per_anchor else None
         of_candidates, of_pairs, numbers = self.weights
         rows = Side(
@@ -259,13 +267,13 @@ class Pairs(NamedTuple):
             anchor_group,
             self.real[0],
             per_anchor,
-            weight=cast(of_pairs),
+            weight=as_wide(of_pairs),
         )
         columns = Side(
             self.candidates.astype(dtype),
             candidate_group,
             self.real[1],
-            weight=cast(of_candidates),
+            weight=as_wide(of_candidates),
             number=numbers,
         )
         return temperature, rows, columns
@@ -338,17 +346,17 @@ def _all_true_vmap(axis_size, in_batched, decision):
     return _all_true(jnp.all(decision, axis=0)), False
 
 
-def _cast(temperature: Temperature, dtype: jnp.dtype) -> Temperature:
+def cast(temperature: Temperature, dtype: jnp.dtype) -> Temperature:
     # What a function closes over keeps the types that the function was written for.
     is_function = lambda node: isinstance(node, Function)
 
-    def cast(leaf):
+    def narrow(leaf):
         if is_function(leaf):
             return leaf
         # Numbers stay numbers: a leaf that is not traced needs no gradient.
         return jnp.asarray(leaf, dtype) if isinstance(leaf, Array) else dtype.type(leaf)
 
-    return jax.tree.map(cast, temperature, is_leaf=is_function)
+    return jax.tree.map(narrow, temperature, is_leaf=is_function)
 
 
 def _log(total: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -382,7 +390,7 @@ def paired_logits(
     temperature: Temperature,
     similarity: Similarity,
     copies: int = 1,
-) -> Float[Array, " anchors"]:
-    """Returns the logit of each point a[i] with b[i], that many times over for as many anchors."""
+) -> tuple[Float[Array, " anchors"], Float[Array, " anchors"]]:
+    """The similarity and the logit of each a[i] with b[i], repeated for as many anchors."""
     value = jnp.concatenate([similarity.paired(a, b)] * copies)
-    return logits(similarity, _cast(temperature, a.dtype), value)
+    return value, logits(similarity, cast(temperature, a.dtype), value)

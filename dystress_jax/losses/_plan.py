@@ -21,6 +21,7 @@ from ._strategies import (
     Strategy,
     StrategyLike,
     TileSize,
+    Watched,
     as_strategy,
     axis_of,
     axis_size,
@@ -50,6 +51,8 @@ class Options:
     @functools.cached_property
     def chosen(self) -> Strategy | Auto:
         """The strategy as a value."""
+        if isinstance(self.strategy, Watched):
+            return self.strategy.strategy
         return as_strategy(self.strategy, self.tile_size, self.axis_name)
 
     @property
@@ -76,6 +79,8 @@ class Options:
         plan = Plan(
             temperature, similarity, self.normalize, chosen, self.axis, self.label_smoothing
         )
+        if isinstance(self.strategy, Watched):
+            plan = plan._replace(seen=self.strategy.seen)
         return plan._replace(further=self._further(plan, anchors, length))
 
     def _further(self, plan: "Plan", anchors: int, length: int) -> "Further | None":
@@ -164,6 +169,7 @@ class Plan(NamedTuple):
     axis_name: AxisName | None
     label_smoothing: ArrayLike = 0.0
     further: Further | None = None
+    seen: list | None = None  # of who is compared with whom, for `statistics`
 
     def points(
         self, x: Float[Array, "n d"], real: Bool[Array, " n"] | None = None
@@ -237,15 +243,15 @@ class Plan(NamedTuple):
         view_b: Float[Array, "n d"],
         real: Bool[Array, " n"] | None = None,
         weighed: Weighed = ALIKE,
-    ) -> tuple["Sums", Float[Array, " 2*n"]]:
-        """The sums over the views of all other examples, and l_ip, for the anchors a, then b."""
+    ) -> "Contrast":
+        """The views of all other examples beside the own one, for the anchors a, then b."""
         a, b = self.points(view_a, real), self.points(view_b, real)
         views = jnp.concatenate([a, b])
         sample = jnp.tile(self.row_numbers(a.shape[0]), 2)
         both = twice(real)
         how = {"real": (both, both), "weighed": weighed}
-        sums = self.sums(self.negatives(views, views, (sample, sample), **how))
-        return sums, self.positives(a, b, copies=2)
+        negatives = self.negatives(views, views, (sample, sample), **how)
+        return self.contrast(negatives, self.positives(a, b, copies=2))
 
     def between_many_views(
         self,
@@ -262,21 +268,28 @@ class Plan(NamedTuple):
         of_anchors = None if real is None else jnp.tile(real, k)
         by_view = lambda x: x.reshape(k, n)
         further = self._further(anchors, of_anchors)
-        others = [self.sums(Negatives((part,), weighed.log_of_all)) for part in further]
-        others = jax.tree.map(by_view, others)
-        among, logits = [], []
+        of_further = [self.sums(Negatives((part,), weighed.log_of_all)) for part in further]
+        among, positives, parts = [], [], list(further)
         for v, of_view in enumerate(points):  # the negatives of all anchors in one view
             how = {"real": (of_anchors, real), "weights": weighed.block(v, n)}
-            pairs = self._pairs(anchors, of_view, groups, **how)
-            sums = self.sums(Negatives((pairs,), weighed.log_of_all))
-            among.append(jax.tree.map(by_view, sums))
-            logits.append(by_view(self.positives(anchors, jnp.tile(of_view, (k, 1)))))
+            parts.append(self._pairs(anchors, of_view, groups, **how))
+            among.append(self.sums(Negatives((parts[-1],), weighed.log_of_all)))
+            others = jnp.repeat(jnp.arange(k) != v, n)
+            with_it = self.positives(anchors, jnp.tile(of_view, (k, 1)))
+            positives.append(with_it._replace(of=others))
+        if self.seen is not None:
+            negatives = Negatives(tuple(parts), weighed.log_of_all)
+            everything = _joined(*among, *of_further)
+            self.seen.append(Seen(self, negatives, tuple(positives[:targets]), everything))
         value = []
         for u in range(k):
-            at = lambda sums, u=u: jax.tree.map(lambda x: x[u], sums)
+            at = lambda x, u=u: jax.tree.map(lambda leaf: by_view(leaf)[u], x)
             with_each = [
                 self.against_one(
-                    _joined(at(among[u]), at(among[v]), *map(at, others)), logits[v][u]
+                    Contrast(
+                        _joined(*map(at, (among[u], among[v], *of_further))),
+                        at(positives[v].logit),
+                    )
                 )
                 for v in range(targets)
                 if v != u
@@ -286,23 +299,34 @@ class Plan(NamedTuple):
 
     def positives(
         self, a: Float[Array, "n d"], b: Float[Array, "n d"], *, copies: int = 1
-    ) -> Float[Array, " anchors"]:
-        """l_i, the logit of each point a[i] with b[i], repeated for both of them with copies=2."""
-        return _partition.paired_logits(
+    ) -> "Positives":
+        """Each point a[i] with b[i], repeated for both of them with copies=2."""
+        value, logit = _partition.paired_logits(
             a,
             b,
             temperature=self.temperature.for_positives,
             similarity=self.similarity.for_positives,
             copies=copies,
         )
+        return Positives(value, logit)
 
-    def against_one(
-        self, negatives: "Sums", positives: Float[Array, " n"], *, decoupled: bool = False
-    ) -> Float[Array, " n"]:
-        """The loss of each anchor with the one logit of its positive."""
-        over_positive = negatives.log_sum - positives
+    def contrast(self, negatives: "Negatives", positives: "Positives") -> "Contrast":
+        """What the loss needs of anchors with one positive each."""
+        found = Contrast(self.sums(negatives), positives.logit)
+        self.show(negatives, positives, found.negatives)
+        return found
+
+    def show(self, negatives: "Negatives", positives: "Positives | Pairs", sums: "Sums") -> None:
+        """Shows to whoever watches who is compared with whom."""
+        if self.seen is not None:
+            self.seen.append(Seen(self, negatives, (positives,), sums))
+
+    def against_one(self, contrast: "Contrast", *, decoupled: bool = False) -> Float[Array, " n"]:
+        """The loss of each anchor with one positive."""
+        sums, positive = contrast
+        over_positive = sums.log_sum - positive
         value = over_positive if decoupled else jax.nn.softplus(over_positive)
-        return self._smoothed(value, negatives, positives, 1.0)
+        return self._smoothed(value, sums, positive, 1.0)
 
     def against_many(
         self,
@@ -321,6 +345,7 @@ class Plan(NamedTuple):
             weights=Weights(),
         )
         sums = self.sums(negatives)
+        self.show(negatives, pairs, sums)
         total = sums.log_sum
         if not decoupled:
             total = _partition.log_add(total, _partition.log_partition(pairs))
@@ -349,6 +374,18 @@ class Negatives(NamedTuple):
     parts: tuple[Pairs, ...]
     log_of_all: Float[Array, ""] | None = None  # logarithm of the weight of each
 
+    def beside(self, others: "Negatives") -> "Negatives":
+        """Both together, of the same anchors."""
+        return self._replace(parts=self.parts + others.parts)
+
+
+class Positives(NamedTuple):
+    """The one positive of each anchor; `of` says which anchors have this one, None: all."""
+
+    similarity: Float[Array, " n"]
+    logit: Float[Array, " n"]
+    of: Bool[Array, " n"] | None = None
+
 
 class Sums(NamedTuple):
     """What negatives add up to.
@@ -362,6 +399,26 @@ class Sums(NamedTuple):
     log_sum: Float[Array, "..."]
     mean: Float[Array, "..."] | None = None
     count: Float[Array, "..."] | None = None
+
+    def beside(self, others: "Sums") -> "Sums":
+        """The sums over both together."""
+        return _joined(self, others)
+
+
+class Contrast(NamedTuple):
+    """N_i, and l_ip."""
+
+    negatives: Sums
+    positives: Float[Array, "..."]
+
+
+class Seen(NamedTuple):
+    """Who is compared with whom, and how."""
+
+    plan: Plan
+    negatives: Negatives
+    positives: tuple[Positives | Pairs, ...]
+    sums: Sums
 
 
 def _joined(*parts: Sums) -> Sums:

@@ -150,8 +150,8 @@ def nt_xent(
         n = view_a.shape[0]
         real = as_mask("where", where, n, "example")
         weighed = options.weighed(2 * n, n, n)
-        sums, positives = plan.between_views(view_a, view_b, real, weighed)
-        return keep(plan.against_one(sums, positives), twice(real))
+        contrast = plan.between_views(view_a, view_b, real, weighed)
+        return keep(plan.against_one(contrast), twice(real))
     views = _views(view_a, view_b)
     for view in views[1:]:
         check_pairs("view_a", views[0], "view_a", view, options.axis)
@@ -236,8 +236,8 @@ def dcl(
     n = view_a.shape[0]
     if joint:
         weighed = options.weighed(2 * n, n, n)
-        sums, positives = plan.between_views(view_a, view_b, real, weighed)
-        return keep(plan.against_one(sums, positives, decoupled=True), twice(real))
+        contrast = plan.between_views(view_a, view_b, real, weighed)
+        return keep(plan.against_one(contrast, decoupled=True), twice(real))
     for name, given in (("weights", weights), ("negatives", negatives)):
         if given is not None:
             raise ArgumentError(name, "found one with joint=False; allowed: None.")
@@ -245,8 +245,11 @@ def dcl(
     views = jnp.concatenate([a, b])
     sample = plan.row_numbers(n)
     groups, both = (jnp.tile(sample, 2), sample), (twice(real), real)
-    in_each = lambda view: plan.sums(plan.negatives(views, view, groups, real=both)).log_sum
-    return keep(in_each(a) + in_each(b) - plan.positives(a, b, copies=2), twice(real))
+    positives = plan.positives(a, b, copies=2)
+    in_a, in_b = (plan.negatives(views, view, groups, real=both) for view in (a, b))
+    of_a, of_b = plan.sums(in_a), plan.sums(in_b)
+    plan.show(in_a.beside(in_b), positives, of_a.beside(of_b))
+    return keep(of_a.log_sum + of_b.log_sum - positives.logit, twice(real))
 
 
 @by_own_devices
@@ -505,14 +508,13 @@ def info_nce(
     weighed = options.weighed(n, *blocks)
     among = functools.partial(plan.negatives, q, k, real=both, weighed=weighed)
     if positives is None:
-        sums = plan.sums(among(plan.partners(n, m)))
-        of_each = plan.positives(q, k[:n])
-        return keep(plan.against_one(sums, of_each, decoupled=decoupled), real)
+        contrast = plan.contrast(among(plan.partners(n, m)), plan.positives(q, k[:n]))
+        return keep(plan.against_one(contrast, decoupled=decoupled), real)
     key = key if is_bool(positives) else key.astype(positives.dtype)
     if positives.ndim == 1 and devices == 1 and real_keys is None:
-        sums = plan.sums(among((positives, key)))
         of_each = plan.positives(q, rows_or_nan(k, positives))
-        return keep(plan.against_one(sums, of_each, decoupled=decoupled), real)
+        contrast = plan.contrast(among((positives, key)), of_each)
+        return keep(plan.against_one(contrast, decoupled=decoupled), real)
     positives = positives if positives.ndim == 2 else positives[:, None]
     value = plan.against_many(
         among((positives, key), _partition.not_listed),
@@ -604,9 +606,9 @@ def moco(
     )
     q, u = plan.points(queries, real), plan.points(queue, real_queue)
     how = {"real": (real, real_queue), "weighed": options.weighed(n, k)}
-    sums = plan.sums(plan.negatives(q, u, None, **how))
     positives = plan.positives(q, plan.points(keys, real))
-    return keep(plan.against_one(sums, positives, decoupled=decoupled), real)
+    contrast = plan.contrast(plan.negatives(q, u, None, **how), positives)
+    return keep(plan.against_one(contrast, decoupled=decoupled), real)
 
 
 @by_own_devices

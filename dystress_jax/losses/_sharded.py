@@ -23,6 +23,7 @@ from ._tiled import (
     add_gradients,
     add_sums,
     combine,
+    fold_tiles,
     keep_largest,
     length,
     partition,
@@ -50,8 +51,12 @@ def gathered(local: Strategy, axis_name: AxisName) -> Strategy:
         del symmetric
         return local.row_max(term, params, rows, gather(jax.lax.stop_gradient(columns)))
 
+    def fold(visit, rows, columns, state):
+        rows, columns, state = vary_alike(*jax.lax.stop_gradient((rows, columns)), state)
+        return local.fold(visit, rows, gather(columns), state)
+
     agree = functools.partial(_on_all, axis_name)
-    return Strategy(row_sum, row_max, local.one_pass, local.reverse_only, agree)
+    return Strategy(row_sum, row_max, fold, local.one_pass, local.reverse_only, agree)
 
 
 def ring(tile: Tile, axis_name: AxisName) -> Strategy:
@@ -81,8 +86,17 @@ def ring(tile: Tile, axis_name: AxisName) -> Strategy:
         lowest = jnp.full_like(per_row(rows), -jnp.inf)
         return _travel(axis_name, columns, lowest, visit).reshape(-1)[:n]
 
+    def fold(visit, rows, columns, state):
+        n = length(rows)
+        rows, columns, state = vary_alike(*jax.lax.stop_gradient((rows, columns)), state)
+        (rows, _), columns = tiles(rows, tile.rows), tiles(columns, tile.columns)
+        state, _ = tiles(state, tile.rows)
+        see = lambda block, state: fold_tiles(visit, rows, block, state)
+        state = _travel(axis_name, columns, state, see)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], state)
+
     agree = functools.partial(_on_all, axis_name)
-    return Strategy(row_sum, row_max, one_pass=True, reverse_only=True, agree=agree)
+    return Strategy(row_sum, row_max, fold, one_pass=True, reverse_only=True, agree=agree)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -90,8 +90,16 @@ class Auto:
     tile: TileSize = None
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A strategy, and a list to which a loss adds what it compares; of `statistics` only."""
+
+    strategy: "Strategy | Auto"
+    seen: list
+
+
 Strategy = Dense | Tiled | Gathered | Ring
-StrategyLike = Name | Strategy
+StrategyLike = Name | Strategy | Watched
 
 
 def dense() -> Dense:
@@ -226,6 +234,7 @@ def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _partition.Str
             return _partition.Strategy(
                 functools.partial(_tiled.row_sum, tile=tile),
                 functools.partial(_tiled.row_max, tile=tile),
+                functools.partial(_tiled.fold, tile=tile),
                 one_pass=True,
                 reverse_only=True,
             )

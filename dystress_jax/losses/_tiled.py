@@ -22,6 +22,8 @@ Tree = Any
 # term(params, rows, columns) -> [n m], where every leaf of rows and of columns has one entry per
 # row or column in its leading axis, and params is whatever all pairs share.
 Term = Callable[[Tree, Tree, Tree], Float[Array, "n m"]]
+# visit(rows, columns, there, state) -> state, where every leaf of state has one entry per row.
+Visit = Callable[[Tree, Tree, Bool[Array, " m"] | None, Tree], Tree]
 
 
 class Tile(NamedTuple):
@@ -92,6 +94,27 @@ def row_max(
     lowest = jnp.full_like(per_row(rows), -jnp.inf)
     masked = Masked(term, -jnp.inf)
     return keep_largest(masked, walk, params, rows, columns, lowest).reshape(-1)[:n]
+
+
+def fold(visit: Visit, rows: Tree, columns: Tree, state: Tree, *, tile: Tile) -> Tree:
+    """Returns the state of each row after a visit of all columns, without a gradient."""
+    n = length(rows)
+    rows, columns = jax.lax.stop_gradient((rows, columns))
+    (rows, columns), state = vary_alike((rows, columns), state)
+    (rows, _), columns = tiles(rows, tile.rows), tiles(columns, tile.columns)
+    state, _ = tiles(state, tile.rows)
+    state = fold_tiles(visit, rows, columns, state)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], state)
+
+
+def fold_tiles(visit: Visit, rows: Tree, columns: Tree, state: Tree) -> Tree:
+    """Folds `visit` over all tiles of the columns, for each tile of the rows."""
+
+    def step(i, j, state):
+        of_columns, there = _at(columns, j)
+        return _put(state, i, visit(_at(rows, i), of_columns, there, _at(state, i)))
+
+    return _for_each_tile(rows, columns, EVERY_TILE, step, state)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
