@@ -42,6 +42,7 @@ __all__ = [
     "SchemeInputs",
     "as_scheme",
     "cosine_schedule",
+    "dual_temperature_reweight",
     "fixed",
     "isogclr",
     "learned_scale",
@@ -437,6 +438,36 @@ def macl_reweight(loss: Float[Array, " n"]) -> Float[Array, " n"]:
     """
     smallest = jnp.finfo(loss.dtype).eps  # 1 - P is 0 where the loss is
     return loss / jax.lax.stop_gradient(jnp.maximum(-jnp.expm1(-loss), smallest))
+
+
+def dual_temperature_reweight(
+    loss: Float[Array, " n"], wide: Float[Array, " n"]
+) -> Float[Array, " n"]:
+    r"""The dual temperature: a loss at one temperature, its anchors weighed as at another.
+
+    $$-\mathrm{sg}\Big[\frac{1 - P_i^b}{1 - P_i^a}\Big] \log P_i^a, \qquad P_i = e^{-L_i}$$
+
+    The temperature a says which negatives of an anchor count, b which anchors do.
+
+    Args:
+        loss: L_i at the temperature a, such as `losses.nt_xent` returns at 0.1.
+        wide: L_i of the same anchors at the temperature b, ten times a in the authors' code.
+
+    Returns:
+        The weighted loss of each anchor. No gradient reaches `wide`.
+
+    Example:
+        >>> dual_temperature_reweight(jnp.array([0.6931472]), jnp.array([1.3862944]))
+        Array([1.0397], dtype=float32)
+
+    References:
+        Zhang et al., CVPR 2022, and the authors' code
+        ([ChaoningZhang/Dual-temperature](https://github.com/ChaoningZhang/Dual-temperature)).
+    """
+    not_sure = lambda loss: -jnp.expm1(-loss)
+    smallest = jnp.finfo(loss.dtype).eps  # 1 - P is 0 where the loss is
+    ratio = not_sure(wide) / jnp.maximum(not_sure(loss), smallest)
+    return loss * jax.lax.stop_gradient(ratio)
 
 
 class ExampleState(NamedTuple):

@@ -22,6 +22,7 @@ __all__ = [
     "euclidean",
     "geodesic",
     "inner_product",
+    "kernel",
     "oblique",
     "oblique_geodesic",
     "sphere",
@@ -439,6 +440,55 @@ squared_euclidean = Similarity(_identity, _negative_squares, high=0.0, symmetric
 
 euclidean = Similarity(_identity, _negative_distance, high=0.0, symmetric=True)
 """Minus the distance, -|u - v|, of the rows as they are; range (-inf, 0]."""
+
+
+@dataclass(frozen=True)
+class _Powers:
+    """Minus the sum of powers of the distance on the sphere; hashable."""
+
+    gammas: tuple[float, ...]
+
+    def __call__(
+        self,
+        a: Float[Array, "n d"],
+        b: Float[Array, "m d"],
+        *,
+        precision: PrecisionLike = "float32",
+    ) -> Float[Array, "n m"]:
+        squares = jnp.maximum(2.0 - 2.0 * _dot(a, b, precision=precision), 0.0) + _TINY
+        return -sum(
+            (squares ** (gamma / 2.0) for gamma in self.gammas), start=jnp.zeros_like(squares)
+        )
+
+
+def kernel(*gammas: float) -> Similarity:
+    r"""The exponential kernels of Kernel-InfoNCE: minus a power of the distance on the sphere.
+
+    $$s = -|u - v|^\gamma = -(2 - 2\, u \cdot v)^{\gamma / 2}, \qquad |u| = |v| = 1$$
+
+    With $\gamma = 2$ (the Gaussian kernel) a loss at temperature tau is that of `sphere` at
+    tau / 2; $\gamma = 1$ is the Laplacian kernel. Several powers are added: exp(s / tau) is the
+    product of their kernels. The range is [-sum of 2^gamma, 0].
+
+    Args:
+        *gammas: the powers, each in (0, 2].
+
+    Raises:
+        ArgumentError: for no power, or one that is not in (0, 2].
+
+    Example:
+        >>> a = jnp.array([[1.0, 0.0]])
+        >>> kernel(1)(a, -a)
+        Array([[-2.]], dtype=float32)
+
+    References:
+        The authors' code ([yifanzhang-pro/Kernel-InfoNCE](https://github.com/yifanzhang-pro/Kernel-InfoNCE)).
+    """
+    if not gammas or not all(0 < gamma <= 2 for gamma in gammas):
+        raise ArgumentError("gammas", f"found {gammas}; allowed: one or more numbers in (0, 2].")
+    lowest = -sum(2.0**gamma for gamma in gammas)
+    powers = _Powers(tuple(float(gamma) for gamma in gammas))
+    return Similarity(normalize, powers, lowest, 0.0, symmetric=True)
 
 
 def as_similarity(

@@ -39,6 +39,7 @@ __all__ = [
     "constant",
     "dystress",
     "exponential",
+    "hard_negatives",
     "learned",
     "linear",
     "monotone_cosine",
@@ -47,6 +48,7 @@ __all__ = [
     "shifted_dystress",
     "temo",
     "temperature_free",
+    "uncertainty",
 ]
 
 # A number or an array; tree operations may put anything into a leaf, so it is not checked.
@@ -700,6 +702,93 @@ def separate(positives: TemperatureLike, negatives: TemperatureLike) -> Separate
         Constant(tau=0.1)
     """
     return Separate(as_temperature(positives), as_temperature(negatives))
+
+
+@register_dataclass
+@dataclass(frozen=True)
+class Hardened(Temperature):
+    """See `hard_negatives`: the temperature of the negatives."""
+
+    temperature: Leaf
+    beta: Leaf
+
+    def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
+        return _hardened(self.temperature(similarity), self.beta)
+
+    def lower_bound(self) -> ArrayLike | None:
+        bound = self.temperature.lower_bound()
+        return None if bound is None else _hardened(bound, self.beta)
+
+
+def _hardened(tau: ArrayLike, beta: ArrayLike) -> Any:
+    return tau / (1.0 + beta * tau)
+
+
+def hard_negatives(temperature: TemperatureLike, beta: NumberLike = 1.0) -> Separate:
+    r"""Counts a negative the more, the more similar it is: with the weight e^(beta s).
+
+    $$e^{\beta s} \, e^{s / \tau(s)} = e^{s / \tau'(s)}, \qquad
+      \tau'(s) = \frac{\tau(s)}{1 + \beta\, \tau(s)}$$
+
+    So hard-negative weighting is a lower temperature for the negatives alone. The published form
+    also divides by the mean of the weights, which changes the loss of an anchor by a number of its
+    own and the balance between its positive and its negatives with it; `weights` of the losses can
+    say so.
+
+    Args:
+        temperature: of the positives, and of the negatives before they are weighed.
+        beta: how much harder negatives count, >= 0; 0 changes nothing.
+
+    Returns:
+        A temperature with the leaves of `temperature` and `beta`.
+
+    Raises:
+        ArgumentError: when beta < 0.
+
+    Example:
+        >>> hard_negatives(0.1, 10.0).for_negatives(jnp.zeros(1))
+        Array([0.05], dtype=float32)
+
+    References:
+        Robinson et al., "Contrastive Learning with Hard Negative Samples",
+        [arXiv 2010.04592](https://arxiv.org/abs/2010.04592), for the weights.
+    """
+    if concrete(beta) and np.any(_numbers(beta) < 0):
+        raise ArgumentError("beta", f"found {beta}; allowed: >= 0.")
+    found = as_temperature(temperature)
+    of_negatives = found.for_negatives
+    if isinstance(of_negatives, PerAnchor):  # every leaf of one per anchor is per anchor
+        return Separate(found.for_positives, PerAnchor(_hardened(of_negatives.tau, beta)))
+    return Separate(found.for_positives, Hardened(of_negatives, beta))
+
+
+def uncertainty(logit: Float[ArrayLike, " n"] | HoldsArray, tau: NumberLike = 0.07) -> PerAnchor:
+    r"""Temperature as uncertainty (TaU): one for each anchor, which the encoder puts out.
+
+    $$\frac{s_{ij}}{\tau_i} = \frac{s_{ij}\, \sigma(t_i)}{\tau_0}, \qquad
+      \tau_i = \frac{\tau_0}{\sigma(t_i)}$$
+
+    Args:
+        logit: t, one further output of the encoder for each anchor of the loss, [n]. The smaller,
+            the less sure; gradients reach it.
+        tau: tau_0 > 0, the temperature of an anchor that is sure.
+
+    Returns:
+        A temperature with the leaf `tau`.
+
+    Raises:
+        ArgumentError: when tau <= 0, or the shape is not one axis.
+
+    Example:
+        >>> uncertainty(jnp.array([0.0, 9.0])).tau.round(3)
+        Array([0.14, 0.07], dtype=float32)
+
+    References:
+        The authors' code
+        ([mhw32/temperature-as-uncertainty-public](https://github.com/mhw32/temperature-as-uncertainty-public)).
+    """
+    check_positive("tau", tau)
+    return per_anchor(tau / jax.nn.sigmoid(jnp.asarray(array_of(logit))))
 
 
 @register_dataclass

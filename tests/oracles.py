@@ -109,6 +109,13 @@ def dcl(view_a, view_b, tau):
     return np.array([_log_sum(logits[i, rest]) - logits[i, p] for i, p, rest in anchors])
 
 
+def dhel(view_a, view_b, tau):
+    """-l_ip + the logarithm of the sum over the other examples in the view of the anchor."""
+    logits, _, anchors = _views(view_a, view_b, tau)
+    own = lambda i, rest: [k for k in rest if (k < len(view_a)) == (i < len(view_a))]
+    return np.array([_log_sum(logits[i, own(i, rest)]) - logits[i, p] for i, p, rest in anchors])
+
+
 def dcl_two_logarithms(view_a, view_b, tau):
     """The form of the DySTreSS code: the negatives of each view in a logarithm of their own."""
     logits, _, anchors = _views(view_a, view_b, tau)

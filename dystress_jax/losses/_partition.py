@@ -194,7 +194,7 @@ class PairCount:
     def __call__(self, params: Any, rows: Side, columns: Side) -> Float[Array, "n m"]:
         del params
         takes_part = takes_part_in(self.allowed, rows, columns)
-        shape = len(rows.points), len(columns.points)
+        shape = rows.points.shape[0], columns.points.shape[0]
         counts = jnp.ones(shape, bool) if takes_part is None else takes_part
         return jnp.broadcast_to(counts, shape).astype(rows.points.dtype)
 

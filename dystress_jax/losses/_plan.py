@@ -243,14 +243,20 @@ class Plan(NamedTuple):
         view_b: Float[Array, "n d"],
         real: Bool[Array, " n"] | None = None,
         weighed: Weighed = ALIKE,
+        own_view: bool = False,
     ) -> "Contrast":
-        """The views of all other examples beside the own one, for the anchors a, then b."""
+        """The other examples, in both views or the anchor's own one, for the anchors a, then b."""
         a, b = self.points(view_a, real), self.points(view_b, real)
         views = jnp.concatenate([a, b])
         sample = jnp.tile(self.row_numbers(a.shape[0]), 2)
         both = twice(real)
         how = {"real": (both, both), "weighed": weighed}
-        negatives = self.negatives(views, views, (sample, sample), **how)
+        if own_view:
+            view = jnp.repeat(jnp.arange(2, dtype=jnp.int32), a.shape[0])
+            group, allowed = (view, sample), _partition.same_label_other_row
+        else:
+            group, allowed = sample, _partition.different
+        negatives = self.negatives(views, views, (group, group), allowed, **how)
         return self.contrast(negatives, self.positives(a, b, copies=2))
 
     def between_many_views(

@@ -173,6 +173,7 @@ def dcl(
     *,
     temperature: TemperatureLike,
     joint: bool = True,
+    own_view: bool = False,
     weights: ArrayLike | None = None,
     negatives: Float[Array, "k d"] | None = None,
     where: Bool[Array, " n"] | None = None,
@@ -195,6 +196,8 @@ def dcl(
         joint: True takes one logarithm of the sum over all 2n - 2 negatives, as published. False
             adds two logarithms, one over the n - 1 negatives of each view, as the DySTreSS code
             does: another loss, larger by about ln(n - 1).
+        own_view: whether the n - 1 negatives of the anchor's own view are its only ones, as in
+            DHEL, which also decouples the view of the positive.
         weights: see `nt_xent`; with `joint` only.
         negatives: see `nt_xent`; with `joint` only.
         where: see `nt_xent`.
@@ -218,7 +221,8 @@ def dcl(
         Array([-1.3069, -1.3069, -1.3069, -1.3069], dtype=float32)
 
     References:
-        Yeh et al., [arXiv 2110.06848](https://arxiv.org/abs/2110.06848), Eq. 5.
+        Yeh et al., [arXiv 2110.06848](https://arxiv.org/abs/2110.06848), Eq. 5; DHEL,
+        [arXiv 2405.18045](https://arxiv.org/abs/2405.18045).
     """
     options = Options(
         temperature,
@@ -236,11 +240,13 @@ def dcl(
     n = view_a.shape[0]
     if joint:
         weighed = options.weighed(2 * n, n, n)
-        contrast = plan.between_views(view_a, view_b, real, weighed)
+        contrast = plan.between_views(view_a, view_b, real, weighed, own_view=own_view)
         return keep(plan.against_one(contrast, decoupled=True), twice(real))
     for name, given in (("weights", weights), ("negatives", negatives)):
         if given is not None:
             raise ArgumentError(name, "found one with joint=False; allowed: None.")
+    if own_view:
+        raise ArgumentError("own_view", "found True with joint=False; allowed: False.")
     a, b = plan.points(view_a, real), plan.points(view_b, real)
     views = jnp.concatenate([a, b])
     sample = plan.row_numbers(n)
