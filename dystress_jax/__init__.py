@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from . import gradcache as gradcache
     from . import losses as losses
     from . import metrics as metrics
     from . import microscope as microscope
@@ -34,7 +35,15 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_MODULES, "load"])
 
 
-_MODULES = ("losses", "metrics", "microscope", "schemes", "similarities", "temperatures")
+_MODULES = (
+    "gradcache",
+    "losses",
+    "metrics",
+    "microscope",
+    "schemes",
+    "similarities",
+    "temperatures",
+)
 _MOVED = {
     "config": "dystress_jax.run (defaults, from_config_dict, ConfigError)",
     "trainer": "dystress_jax.run (train)",

@@ -37,6 +37,7 @@ MODULES = {
     "temperatures": (),
     "similarities": (),
     "schemes": (),
+    "gradcache": (),
     "metrics": (),
     "models": (),
     "augment": (),

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import augment, sharding
 from ..errors import ArgumentError
+from ..gradcache import cut, join
 from ..methods import DeviceBatch, Embedded, Method, Outcome, without_probe
 from ..schemes import Scheme
 from ..temperatures import as_temperature
@@ -159,22 +160,16 @@ def gradcache(
     if micro_batches < 1:
         raise ArgumentError("micro_batches", f"found {micro_batches}; allowed: at least 1.")
 
-    def cut(tree: PyTree) -> list[PyTree]:
-        # Row i goes to part i modulo their number, so every device has its share of each part.
-        rows = lambda part: jax.tree.map(lambda x: x[part::micro_batches], tree)
-        return [rows(part) for part in range(micro_batches)]
-
     def embed(state, stats, part, key):
         return method.embed(state.params, stats, state.memory, part, key)
 
     def contrast(state, parts: Sequence[Embedded], batch, key):
-        in_order = lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:])
-        return _contrast(method, scheme, state, jax.tree.map(in_order, *parts), batch, key)
+        return _contrast(method, scheme, state, join(parts), batch, key)
 
     whole = rows = None
     if mesh is not None:
         whole, rows = sharding.replicated(mesh), sharding.split_rows(mesh)
-    cut = jax.jit(cut, out_shardings=rows)
+    parts_of = jax.jit(functools.partial(cut, micro_batches=micro_batches), out_shardings=rows)
     embed = jax.jit(embed, out_shardings=mesh and (rows, whole))
     found = Gradient._make([whole] * 5 + [rows])
     contrast = jax.jit(contrast, out_shardings=mesh and (found, rows))
@@ -182,18 +177,13 @@ def gradcache(
     add_gradient = jax.jit(add_gradient, out_shardings=whole, donate_argnums=0)
 
     def gradient(state: TrainState, batch: DeviceBatch, key: PRNGKeyArray) -> Gradient:
-        if len(batch["row"]) % micro_batches:
-            raise ArgumentError(
-                "micro_batches",
-                f"found {micro_batches} with a batch of {len(batch['row'])}; allowed: a divisor.",
-            )
-        parts, embedded, stats = cut(batch), [], state.stats
+        parts, embedded, stats = parts_of(batch), [], state.stats
         for part in parts:
             of_part, stats = embed(state, stats, part, key)
             embedded.append(of_part)
         found, of_embedded = contrast(state, embedded, batch, key)
         grads = found.grads
-        for part, of_part in zip(parts, cut(of_embedded), strict=True):
+        for part, of_part in zip(parts, parts_of(of_embedded), strict=True):
             grads = add_gradient(grads, state, part, key, of_part)
         return found._replace(grads=grads, stats=stats)
 
