@@ -79,9 +79,10 @@ class Similarity:
     @property
     def for_positives(self) -> "Similarity":
         """The similarity of positive pairs."""
-        if self.positive is None:
+        positive = self.positive
+        if positive is None:
             return self
-        after = lambda measure: measure and _Then(measure, self.positive)
+        after = lambda measure: measure and _Then(measure, positive)
         between, reverse = after(self.between), after(self.between_reverse)
         ends = {"low": -math.inf, "high": math.inf}  # of a function that nobody knows
         return replace(self, between=between, between_reverse=reverse, positive=None, **ends)

@@ -758,7 +758,7 @@ def hard_negatives(temperature: TemperatureLike, beta: NumberLike = 1.0) -> Sepa
     found = as_temperature(temperature)
     of_negatives = found.for_negatives
     if isinstance(of_negatives, PerAnchor):  # every leaf of one per anchor is per anchor
-        return Separate(found.for_positives, PerAnchor(_hardened(of_negatives.tau, beta)))
+        return Separate(found.for_positives, PerAnchor(_hardened(of_negatives.tau, array_of(beta))))
     return Separate(found.for_positives, Hardened(of_negatives, beta))
 
 
@@ -788,7 +788,7 @@ def uncertainty(logit: Float[ArrayLike, " n"] | HoldsArray, tau: NumberLike = 0.
         ([mhw32/temperature-as-uncertainty-public](https://github.com/mhw32/temperature-as-uncertainty-public)).
     """
     check_positive("tau", tau)
-    return per_anchor(tau / jax.nn.sigmoid(jnp.asarray(array_of(logit))))
+    return per_anchor(array_of(tau) / jax.nn.sigmoid(jnp.asarray(array_of(logit))))
 
 
 @register_dataclass

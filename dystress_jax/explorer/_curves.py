@@ -159,7 +159,7 @@ CURVES: dict[str, Curve] = {
     ),
     "per_anchor": Curve((_TAU,), "tau", "0", "temperatures.per_anchor(jnp.full(n, {tau}))", ""),
     "uncertainty": Curve(
-        (Parameter("logit", 0.0, -4.0, 8.0), Parameter("tau", 0.07, 0.01, 1.0)),
+        (Parameter("logit", 0.5, -4.0, 8.0), Parameter("tau", 0.07, 0.01, 1.0)),
         "tau * (1 + exp(0 - logit))",
         "0",
         "temperatures.uncertainty(jnp.full(n, {logit}), {tau})",

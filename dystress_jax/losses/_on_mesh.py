@@ -20,9 +20,9 @@ from jaxtyping import Array
 from ..errors import ArgumentError, look_up
 from ..temperatures import Function, Temperature, as_temperature
 from ._partition import AxisName
-from ._strategies import Dense, Gathered, Ring, Strategy, StrategyLike, Tiled, TileSize, Watched
+from ._strategies import Dense, Gathered, Ring, StrategyLike, Tiled, TileSize, Watched
 
-Loss = Callable[..., Array]
+Loss = Callable[..., Any]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -38,13 +38,13 @@ VIEWS = "view_a"  # may hold all views, one after another, [v n d]
 
 
 def on_mesh(
-    loss: Loss,
+    loss: Callable[..., T],
     mesh: Mesh | AbstractMesh,
     *,
     axis: AxisName = "data",
     strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
-) -> Loss:
+) -> Callable[..., T]:
     r"""The same loss, of a batch whose rows are split over the devices of a mesh.
 
     $$L_i^{\text{on mesh}}(x_1, \dots, x_n) = L_i(x_1, \dots, x_n)$$
@@ -110,7 +110,7 @@ def on_mesh(
         split = True
     elif explicit.issuperset(axes) and strategy != "auto":
         split = devices > 1
-        within = how["strategy"] if isinstance(strategy, Strategy) else _WITHIN[strategy](tile_size)
+        within = how["strategy"] if not isinstance(strategy, str) else _WITHIN[strategy](tile_size)
         how = {"strategy": Gathered(axis, within)} if split else how
     else:
         split = strategy == "auto" and devices > 1
@@ -126,14 +126,14 @@ def on_mesh(
     place = functools.partial(_place, mesh=mesh) if explicit else (lambda x, spec: x)
     by_rows, by_side, whole = PartitionSpec(axis), PartitionSpec(None, axis), PartitionSpec()
 
-    def call(arguments: dict[str, Any], how: dict[str, Any]) -> Array:
+    def call(arguments: dict[str, Any], how: dict[str, Any]) -> Any:
         named = {name: x for name, x in arguments.items() if name in signature.parameters}
         passed_on = {name: x for name, x in arguments.items() if name not in named}
         bound = inspect.BoundArguments(signature, OrderedDict(named))
         return loss(*bound.args, **bound.kwargs, **passed_on, **how)
 
     @functools.wraps(loss)
-    def over_devices(*positional: Any, **keywords: Any) -> Array:
+    def over_devices(*positional: Any, **keywords: Any) -> Any:
         bound = signature.bind(*positional, **keywords)
         bound.apply_defaults()
         arguments = _by_name(bound)
@@ -206,7 +206,8 @@ def by_own_devices(loss: Callable[P, T]) -> Callable[P, T]:
         if isinstance(strategy, Gathered | Ring | Watched) or keywords.get("axis_name") is not None:
             return loss(*positional, **keywords)
         if positional and next(iter(signature.parameters)) == VIEWS:
-            positional = (one_by_one(positional[0]), *positional[1:])
+            views: Any = (one_by_one(positional[0]), *positional[1:])
+            positional = views
         shardings = [_sharding(x) for x in jax.tree.leaves((positional, keywords))]
         split = [s for s in shardings if s is not None and not s.is_fully_replicated]
         if not split:

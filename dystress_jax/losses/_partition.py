@@ -160,7 +160,7 @@ def takes_part_in(
 
 def weight_of(rows: Side, columns: Side) -> Float[Array, "..."] | None:
     """How much each pair counts; None: all the same."""
-    if rows.weight is not None:
+    if rows.weight is not None and columns.number is not None:
         return jnp.take(rows.weight, columns.number, axis=1)
     return None if columns.weight is None else columns.weight[None, :]
 

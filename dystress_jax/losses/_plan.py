@@ -51,8 +51,6 @@ class Options:
     @functools.cached_property
     def chosen(self) -> Strategy | Auto:
         """The strategy as a value."""
-        if isinstance(self.strategy, Watched):
-            return self.strategy.strategy
         return as_strategy(self.strategy, self.tile_size, self.axis_name)
 
     @property
@@ -367,10 +365,10 @@ class Plan(NamedTuple):
         count: Float[Array, " n"] | float,
     ) -> Float[Array, " n"]:
         """The cross-entropy whose target is spread, in part, over all candidates alike."""
-        if negatives.mean is None or negatives.count is None:
+        if negatives.mean is None or negatives.number is None:
             return value
         smoothing = jnp.asarray(self.label_smoothing, value.dtype)
-        share = smoothing * negatives.count / jnp.maximum(negatives.count + count, 1.0)
+        share = smoothing * negatives.number / jnp.maximum(negatives.number + count, 1.0)
         return value + share * (positive - negatives.mean)
 
 
@@ -399,12 +397,12 @@ class Sums(NamedTuple):
     Attributes:
         log_sum: N_i, their log-partition.
         mean: the mean of their logits, where it is needed.
-        count: how many they are, where it is needed.
+        number: how many they are, where it is needed.
     """
 
     log_sum: Float[Array, "..."]
     mean: Float[Array, "..."] | None = None
-    count: Float[Array, "..."] | None = None
+    number: Float[Array, "..."] | None = None
 
     def beside(self, others: "Sums") -> "Sums":
         """The sums over both together."""
@@ -430,11 +428,16 @@ class Seen(NamedTuple):
 def _joined(*parts: Sums) -> Sums:
     """The sums over all of the negatives of several parts."""
     log_sum = functools.reduce(_partition.log_add, [part.log_sum for part in parts])
-    if parts[0].mean is None:
+    counted = [
+        (part.mean, part.number)
+        for part in parts
+        if part.mean is not None and part.number is not None
+    ]
+    if not counted:
         return Sums(log_sum)
-    count = functools.reduce(jnp.add, [part.count for part in parts])
-    total = functools.reduce(jnp.add, [part.mean * part.count for part in parts])
-    return Sums(log_sum, total / jnp.maximum(count, 1.0), count)
+    number = functools.reduce(jnp.add, [number for _, number in counted])
+    total = functools.reduce(jnp.add, [mean * number for mean, number in counted])
+    return Sums(log_sum, total / jnp.maximum(number, 1.0), number)
 
 
 def twice(x: Array | None) -> Array | None:
@@ -449,7 +452,7 @@ def keep(value: Float[Array, " n"], real: Bool[Array, " n"] | None) -> Float[Arr
 
 def _check_smoothing(value: ArrayLike) -> None:
     """Refuses concrete numbers that are no share."""
-    if concrete(value) and not 0 <= float(value) < 1:
+    if concrete(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) < 1)):
         raise ArgumentError("label_smoothing", f"found {value}; allowed: in [0, 1).")
 
 

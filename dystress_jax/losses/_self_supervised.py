@@ -10,6 +10,7 @@ which keeps its relative precision, and its gradient, where the positive pair do
 
 import functools
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -145,14 +146,15 @@ def nt_xent(
         negatives,
         where_negatives,
     )
-    if view_b is not None and global_views is None:
-        plan = _plan_of_views(options, view_a, view_b)
-        n = view_a.shape[0]
+    views = _views(view_a, view_b)
+    if len(views) == 2 and global_views is None:
+        first, second = views
+        plan = _plan_of_views(options, first, second)
+        n = first.shape[0]
         real = as_mask("where", where, n, "example")
         weighed = options.weighed(2 * n, n, n)
-        contrast = plan.between_views(view_a, view_b, real, weighed)
+        contrast = plan.between_views(first, second, real, weighed)
         return keep(plan.against_one(contrast), twice(real))
-    views = _views(view_a, view_b)
     for view in views[1:]:
         check_pairs("view_a", views[0], "view_a", view, options.axis)
     k, (n, d) = len(views), views[0].shape
@@ -706,12 +708,14 @@ def _views(
     view_b: Float[Array, "n d"] | None,
 ) -> list[Float[Array, "n d"]]:
     """All views, one by one."""
-    views = list(view_a if view_b is None else (view_a, view_b))
+    if view_b is not None:
+        return [cast(Array, view_a), view_b]
+    views = list(view_a)
     if len(views) < 2 or any(jnp.ndim(view) != 2 for view in views):
         raise ArgumentError(
             "view_a",
-            f"found shapes {[jnp.shape(view) for view in views]}; allowed: [views, rows, features] "
-            "of at least two views, or `view_b` beside it.",
+            f"found views of the shapes {[jnp.shape(view) for view in views]}; allowed: two or "
+            "more, each [rows, features], or a `view_b` beside it.",
         )
     return views
 

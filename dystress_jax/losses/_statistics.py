@@ -45,12 +45,12 @@ class Kind(NamedTuple):
     """The pairs of one kind.
 
     Attributes:
-        count: how many each anchor has.
+        number: how many each anchor has.
         similarity: s on the scale of the cosine; bins of equal width from -1 to 1.
         tau: the temperature; bins of equal width in log10 tau, from 0.001 to 10.
     """
 
-    count: Float[Array, " anchors"]
+    number: Float[Array, " anchors"]
     similarity: Spread
     tau: Spread
 
@@ -127,8 +127,8 @@ def statistics(
         `Statistics`, with one row for each anchor, in the order of the values of the loss; of
         `clip` first the images, then the texts. Rows that only fill up the batch have no negatives.
         The limit of the most similar 1 % or 10 % is found to a 128th of the range of the
-        similarities of the anchor: a bin in which it lies counts in part. Of more than two views
-        the negatives are those in all views. No gradients.
+        similarities of the anchor: the bin in which it lies counts in part, its pairs alike. Of
+        more than two views the negatives are those in all views. No gradients.
 
     Raises:
         ArgumentError: as the loss, for a loss without a softmax, and when bins < 1.
@@ -176,7 +176,7 @@ def _statistics(
 class _Sums(NamedTuple):
     """Sums over pairs, of each anchor."""
 
-    count: Array
+    number: Array
     entropy: Array
     pull: Array
     similarity: tuple[Array, Array, Array]  # sum, least, greatest
@@ -327,7 +327,7 @@ def _add_sums(found: _Seen, sums: _Sums) -> _Sums:
 
     finite = jnp.where(found.counts, found.log_weight, 0.0)
     return _Sums(
-        sums.count + jnp.sum(found.counts.astype(sums.count.dtype), axis=1),
+        sums.number + jnp.sum(found.counts.astype(sums.number.dtype), axis=1),
         sums.entropy - total(jnp.exp(finite) * finite),
         sums.pull + total(found.pull),
         spread(found.similarity, sums.similarity),
@@ -372,7 +372,7 @@ def _hardest(bins: _Bins, sums: _Sums) -> Callable[[float], Array]:
     before = jnp.cumsum(own, axis=1) - own
 
     def share(part: float) -> Array:
-        number = jnp.maximum(jnp.ceil(part * sums.count), 1.0)[:, None]
+        number = jnp.maximum(jnp.ceil(part * sums.number), 1.0)[:, None]
         taken = jnp.clip((number - before) / jnp.maximum(own, 1.0), 0.0, 1.0)
         return jnp.sum(taken * pull, axis=1) / sums.pull
 
@@ -382,10 +382,10 @@ def _hardest(bins: _Bins, sums: _Sums) -> Callable[[float], Array]:
 def _kind(sums: _Sums, bins: _Bins) -> Kind:
     def spread(found, histogram):
         total, low, high = found
-        return Spread(total / sums.count, low, high, histogram)
+        return Spread(total / sums.number, low, high, histogram)
 
     return Kind(
-        sums.count,
+        sums.number,
         spread(sums.similarity, bins.similarity),
         spread(sums.tau, bins.tau),
     )

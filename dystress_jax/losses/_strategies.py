@@ -177,6 +177,8 @@ def as_strategy(
                     name, f"found {given!r} beside {strategy}; allowed: None, as it has its own."
                 )
         return strategy
+    if isinstance(strategy, Watched):
+        return strategy.strategy
     _check_tile("tile_size", tile_size)
     if axis_name is None:
         choices = {"dense": Dense(), "tiled": Tiled(tile_size), "auto": Auto(tile=tile_size)}
