@@ -1,0 +1,198 @@
+"""The losses under every strict setting of JAX, and inside every transformation and library."""
+
+import contextlib
+import functools
+
+import equinox
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dystress_jax import losses, temperatures
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+
+N, D = 6, 4
+SETTINGS = {
+    "numpy_rank_promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "numpy_dtype_promotion": lambda: jax.numpy_dtype_promotion("strict"),
+    "debug_key_reuse": lambda: jax.debug_key_reuse(True),
+    "debug_nans": lambda: jax.debug_nans(True),
+    "enable_checks": lambda: jax.enable_checks(True),
+    "transfer_guard": lambda: jax.transfer_guard("disallow"),
+}
+
+
+@contextlib.contextmanager
+def settings(names):
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(SETTINGS[name]())
+        yield
+
+
+def make(dtype):
+    a, b, queue = jax.random.normal(jax.random.key(0), (3, N, D), dtype)
+    labels = jnp.arange(N, dtype=jnp.int32) % 3
+    return {"a": a, "b": a + b, "queue": queue, "labels": labels, "real": labels < 2}
+
+
+TEMPERATURE = temperatures.dystress(0.1, 0.3, stop_gradient=False)
+
+
+def nt_xent(arrays, **how):
+    return losses.nt_xent(arrays["a"], arrays["b"], temperature=TEMPERATURE, **how).mean()
+
+
+def every(arrays, **how):
+    """All of the losses, with masks, weights, smooth labels and further negatives."""
+    a, b, labels = arrays["a"], arrays["b"], arrays["labels"]
+    how |= {"temperature": TEMPERATURE}
+    shaped = {"negatives": arrays["queue"], "weights": jnp.abs(a[:, 0]) + 1, "label_smoothing": 0.1}
+    values = [
+        losses.nt_xent(jnp.stack([a, b, a - b]), where=arrays["real"], **how),
+        losses.dcl(a, b, **how),
+        losses.dclw(a, b, **how),
+        losses.supcon(a, b, labels, **how),
+        losses.info_nce(a, b, **shaped, **how),
+        losses.moco(a, b, arrays["queue"], **how),
+        losses.clip(a, b, labels=labels, **how),
+        losses.rgcl(a, b, **how | {"temperature": 0.2}),
+        losses.statistics(losses.nt_xent, a, b, **how).entropy,
+    ]
+    del how["temperature"]
+    values.append(losses.siglip(a, b, scale=10.0, bias=-5.0, **how))
+    return sum(value.mean() for value in values)
+
+
+@pytest.mark.parametrize("strategy", ["dense", "tiled"])
+@pytest.mark.parametrize("x64", [False, True])
+def test_every_loss_under_every_setting(strategy, x64):
+    with jax.enable_x64(x64):
+        arrays = make(jnp.float64 if x64 else jnp.float32)
+        of_floats = {name: arrays.pop(name) for name in ("a", "b", "queue")}
+        every_loss = functools.partial(every, strategy=strategy, tile_size=4)
+        loss = lambda floats, others: every_loss(floats | others)
+        with settings(SETTINGS):
+            value, slopes = jax.jit(jax.value_and_grad(loss))(of_floats, arrays)
+        assert value.dtype == of_floats["a"].dtype
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves((value, slopes)))
+
+
+def by_vmap(loss, arrays):
+    return jax.vmap(lambda a: loss(arrays | {"a": a}))(jnp.stack([arrays["a"]] * 2))[1]
+
+
+def by_scan(loss, arrays):
+    step = lambda total, b: (total + loss(arrays | {"b": b}), None)
+    return jax.lax.scan(step, jnp.zeros((), arrays["a"].dtype), arrays["b"][None])[0]
+
+
+def by_jvp(loss, arrays):
+    one = jnp.ones_like(arrays["a"])
+    return jax.jvp(lambda a: loss(arrays | {"a": a}), (arrays["a"],), (one,))[0]
+
+
+def by_checkpoint(loss, arrays):
+    return jax.value_and_grad(lambda a: jax.checkpoint(loss)(arrays | {"a": a}))(arrays["a"])[0]
+
+
+def by_shard_map(loss, arrays, *, check_vma):
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((2,), ("data",), auto, devices=jax.devices()[:2])
+    rows = jax.P("data")
+    local = lambda a, b: losses.nt_xent(
+        a, b, temperature=TEMPERATURE, strategy="ring", axis_name="data", tile_size=4
+    )
+    spread = jax.shard_map(
+        local, mesh=mesh, in_specs=(rows, rows), out_specs=rows, check_vma=check_vma
+    )
+    mean = lambda a: spread(a, arrays["b"]).mean()
+    return jax.value_and_grad(mean)(arrays["a"])[0]
+
+
+def by_linen(loss, arrays):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, arrays):
+            scale = self.param("scale", lambda key: jnp.ones((), arrays["a"].dtype))
+            return loss(arrays | {"a": scale * arrays["a"]})
+
+    variables = {"params": {"scale": jnp.ones((), arrays["a"].dtype)}}
+    apply = lambda variables: Model().apply(variables, arrays)
+    return jax.value_and_grad(apply)(variables)[0]
+
+
+def by_nnx(loss, arrays):
+    class Model(nnx.Module):
+        def __init__(self):
+            self.scale = nnx.Param(jnp.ones((), arrays["a"].dtype))
+
+    of_model = lambda model: loss(arrays | {"a": model.scale[...] * arrays["a"]})
+    return nnx.jit(nnx.value_and_grad(of_model))(Model())[0]
+
+
+def by_equinox(loss, arrays):
+    class Model(equinox.Module):
+        scale: jax.Array
+
+    of_model = lambda model: loss(arrays | {"a": model.scale * arrays["a"]})
+    model = Model(jnp.ones((), arrays["a"].dtype))
+    return equinox.filter_jit(equinox.filter_value_and_grad(of_model))(model)[0]
+
+
+def by_haiku(loss, arrays):
+    import haiku
+
+    def of_model(arrays):
+        init = lambda shape, dtype: jnp.ones(shape, dtype)
+        scale = haiku.get_parameter("scale", (), arrays["a"].dtype, init)
+        return loss(arrays | {"a": scale * arrays["a"]})
+
+    model = haiku.without_apply_rng(haiku.transform(of_model))
+    params = model.init(None, arrays)
+    return jax.value_and_grad(model.apply)(params, arrays)[0]
+
+
+WAYS = {
+    "jit": lambda loss, arrays: loss(arrays),
+    "vmap": by_vmap,
+    "scan": by_scan,
+    "grad": lambda loss, arrays: jax.value_and_grad(lambda a: loss(arrays | {"a": a}))(arrays["a"])[
+        0
+    ],
+    "jvp": by_jvp,
+    "checkpoint": by_checkpoint,
+    "shard_map": functools.partial(by_shard_map, check_vma=True),
+    "shard_map, unchecked": functools.partial(by_shard_map, check_vma=False),
+    "linen": by_linen,
+    "nnx.jit": by_nnx,
+    "equinox.filter_jit": by_equinox,
+    "haiku": by_haiku,
+}
+OUTSIDE_JIT = ("nnx.jit", "equinox.filter_jit")  # which compile themselves
+
+
+@pytest.mark.parametrize(
+    ("way", "strategy"),
+    [
+        pytest.param(way, strategy, marks=pytest.mark.ci if way == "haiku" else ())
+        for way in WAYS
+        for strategy in ("dense", "tiled")
+        if (way, strategy) != ("jvp", "tiled")  # which has no forward mode
+    ],
+)
+def test_every_transformation_and_library(way, strategy):
+    """With all settings at once, and the same value in all of them."""
+    arrays = make(jnp.float32)
+    loss = functools.partial(nt_xent, strategy=strategy, tile_size=4)
+    expected = losses.nt_xent(arrays["a"], arrays["b"], temperature=TEMPERATURE).mean()
+    run = functools.partial(WAYS[way], loss)
+    # Modules are made outside of jit, of numbers that have to reach the device.
+    names = SETTINGS.keys() - ({"transfer_guard"} if way in OUTSIDE_JIT else set())
+    with settings(names):
+        found = run(arrays) if way in OUTSIDE_JIT else jax.jit(run)(arrays)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
