@@ -30,6 +30,8 @@ COMPETITORS = [
     ("tiled, constant", "jax", 16384),
     ("tiled, constant 0.01", "jax", 8192),
     ("dense, constant", "jax", 8192),
+    ("tiled, InfoNCE", "jax", 16384),
+    ("torch linear_cross_entropy, InfoNCE", "torch", 16384),
     ("lightly NTXentLoss", "torch", 8192),
     ("pytorch-metric-learning NTXentLoss", "torch", 512),
     ("optax ntxent", "jax", 1024),

@@ -41,6 +41,7 @@ COMPETITORS = {
     "dense, constant": ours(TAU, "dense"),
     "tiled, constant": ours(TAU, "tiled"),
     "tiled, constant 0.01": ours(0.01, "tiled"),
+    "tiled, InfoNCE": lambda a, b: losses.info_nce(a, b, temperature=0.1, strategy="tiled").mean(),
     "optax ntxent": optax_ntxent,
 }
 

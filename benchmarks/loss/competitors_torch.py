@@ -37,6 +37,17 @@ def without_torchvision_operators():
         operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
+def chunked(queries, keys):
+    """InfoNCE as a linear classifier whose weights are the keys, in torch's own chunks.
+
+    Its classes cannot be left out row by row, so it has no NT-Xent, and no tau(s).
+    """
+    q, k = (torch.nn.functional.normalize(x, dim=1) for x in (queries, keys))
+    labels = torch.arange(q.shape[0])
+    options = torch.nn.LinearCrossEntropyOptions()
+    return torch.nn.functional.linear_cross_entropy(q / TAU, k, labels, options=options)
+
+
 def competitor(name):
     """Returns a function (view_a, view_b) -> mean loss."""
     if name == "torch eager":
@@ -45,6 +56,10 @@ def competitor(name):
         return torch.compile(dystress)
     if name == "torch compile, through tau":
         return torch.compile(lambda a, b: dystress(a, b, stop_gradient=False))
+    if name == "torch linear_cross_entropy, InfoNCE":
+        if not hasattr(torch.nn, "LinearCrossEntropyOptions"):
+            raise SystemExit(f"torch {torch.__version__} has no chunked linear_cross_entropy")
+        return chunked
     if name == "lightly NTXentLoss":
         without_torchvision_operators()
         from lightly.loss.ntx_ent_loss import NTXentLoss

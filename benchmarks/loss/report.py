@@ -18,9 +18,33 @@ SPEED = [
 ]
 OTHERS = [
     ("tiled, constant", "dense, constant"),
+    ("tiled, InfoNCE", "torch linear_cross_entropy, InfoNCE"),
     ("tiled, constant", "lightly NTXentLoss"),
     ("tiled, constant", "pytorch-metric-learning NTXentLoss"),
     ("tiled, constant", "optax ntxent"),
+]
+
+
+# Read in their documentation and code, in November 2026.
+EXPRESSED = [
+    "We know of no other library that combines a temperature of each pair, the anchor's own row "
+    "left out (NT-Xent), a queue, and learned or per-sample temperatures in one loss of linear "
+    "memory. Parts of it others have:",
+    "",
+    "| | memory | tau(s) | own row left out | queue | temperature |",
+    "| --- | --- | --- | --- | --- | --- |",
+    "| dystress_jax | linear | yes | yes | yes | any, learned too |",
+    "| torch `linear_cross_entropy` with `LinearCrossEntropyOptions` (2.13) | linear, in chunks "
+    "of rows | no | no | as more classes | outside: constant, of each row, learned |",
+    "| memeff 0.3.1 | linear, fused, CUDA | no | no | no | a constant |",
+    "| Inf-CL | linear, fused, CUDA | no | no | | one number, or one of each row |",
+    "| TeMo's code | | yes | | | of each pair |",
+    "| lightly NTXentLoss | whole matrix | no | yes | yes | a constant |",
+    "| optax ntxent | whole matrix | no | yes | no | a constant |",
+    "",
+    "Where a cell is empty we do not know. The chunks of torch have neither forward mode nor "
+    "`torch.compile`. Its FlexAttention can express tau(s) and returns a differentiable "
+    "log-sum-exp; we know of nobody who uses it so.",
 ]
 
 
@@ -54,6 +78,7 @@ def markdown(results: Result) -> str:
         f"Targets, at {ROWS:,} rows": _targets(find, sizes, results),
         "Where the time goes": _limits(find, results),
         "The ring on simulated devices": _ring(find, results["ring"]),
+        "What the others cannot express": EXPRESSED,
     }
     lines = [
         "# Speed and memory of the loss",
