@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ __all__ = [
     "squared_euclidean",
 ]
 
-PrecisionLike = str | DotAlgorithmPreset
+PrecisionLike = Literal["float32", "tensorfloat32", "bfloat16"] | DotAlgorithmPreset
 PRECISIONS: dict[str, Precision | None] = {
     "float32": Precision.HIGHEST,
     "tensorfloat32": Precision.HIGH,

@@ -194,6 +194,6 @@ def test_tiles_keep_the_precision():
         ),
     ],
 )
-def test_a_precision_that_cannot_be_is_refused(similarity, precision, message):
+def test_a_precision_that_cannot_be_is_refused(similarity, precision, message, unchecked_shapes):
     with pytest.raises(ValueError, match=message):
         similarity.with_precision(precision)

@@ -17,7 +17,7 @@ from .. import data, losses, methods, schemes, sharding
 from ..data.tokenizer import Tokenizer
 from ..methods import Loss, Method, Views
 from ..schemes import Scheme
-from ..similarities import as_similarity
+from ..similarities import PrecisionLike, as_similarity
 from ..training import optim
 from . import language, networks
 from ._own import Chosen, Own, choose, name_own
@@ -307,7 +307,7 @@ def _in_precision(config: Config, loss: Loss) -> Loss:
 
     @functools.wraps(loss)
     def in_precision(*arguments: Any, similarity: Any = taken.default, **options: Any) -> Array:
-        similar = as_similarity(similarity).with_precision(precision)
+        similar = as_similarity(similarity).with_precision(cast(PrecisionLike, precision))
         return loss(*arguments, similarity=similar, **options)
 
     return in_precision
