@@ -78,7 +78,8 @@ def on_mesh(
     Returns:
         The loss with the signature of `loss`, less what is decided here. Arguments that may be
         given by position are arrays, and row i of all of them belongs to example i; so are masks,
-        `labels` and `positives`; `queue` is whole on every device. Give `temperature` and options
+        `labels`, `positives` and `weights`; `queue` and `negatives` are whole on every device. Of
+        views that are stacked, [v n d], each is split. Give `temperature` and options
         by keyword. A temperature per anchor has the order and the length of the values of the loss.
 
     Raises:

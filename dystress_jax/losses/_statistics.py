@@ -1,6 +1,8 @@
 """What a loss and its temperature do to the pairs of a batch, anchor by anchor, in linear memory.
 
-A loss shows who is compared with whom; the same strategy then visits the pairs twice more.
+A loss shows who is compared with whom; the same strategy then visits the pairs twice more. The
+microscope of a run is another look: of a few anchors on one device, with true and false negatives
+apart and the exact order of each anchor's negatives.
 """
 
 import functools
