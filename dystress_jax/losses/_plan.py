@@ -218,8 +218,8 @@ class Plan(NamedTuple):
         pairs = self._pairs(anchors, points, real=(real, of_points))
         return (pairs._replace(strategy=strategy),)
 
-    def sums(self, negatives: "Negatives") -> "Sums":
-        """What the loss needs of them."""
+    def sums(self, negatives: "Negatives", positives: "Positives | Pairs | None" = None) -> "Sums":
+        """What the loss needs of the negatives; shown, with the positives, to whoever watches."""
         parts = []
         for pairs in negatives.parts:
             log_sum = _partition.log_partition(pairs)
@@ -228,7 +228,10 @@ class Plan(NamedTuple):
         if negatives.log_of_all is not None:
             more = negatives.log_of_all.astype(log_sum.dtype)
             log_sum, mean = log_sum + more, mean if mean is None else mean + more
-        return Sums(log_sum, mean, count)
+        sums = Sums(log_sum, mean, count)
+        if positives is not None:
+            self.show(negatives, positives, sums)
+        return sums
 
     @property
     def is_smooth(self) -> bool:
@@ -242,7 +245,7 @@ class Plan(NamedTuple):
         real: Bool[Array, " n"] | None = None,
         weighed: Weighed = ALIKE,
         own_view: bool = False,
-    ) -> "Contrast":
+    ) -> tuple["Negatives", "Positives"]:
         """The other examples, in both views or the anchor's own one, for the anchors a, then b."""
         a, b = self.points(view_a, real), self.points(view_b, real)
         views = jnp.concatenate([a, b])
@@ -255,7 +258,7 @@ class Plan(NamedTuple):
         else:
             group, allowed = sample, _partition.different
         negatives = self.negatives(views, views, (group, group), allowed, **how)
-        return self.contrast(negatives, self.positives(a, b, copies=2))
+        return negatives, self.positives(a, b, copies=2)
 
     def between_many_views(
         self,
@@ -290,10 +293,7 @@ class Plan(NamedTuple):
             at = lambda x, u=u: jax.tree.map(lambda leaf: by_view(leaf)[u], x)
             with_each = [
                 self.against_one(
-                    Contrast(
-                        _joined(*map(at, (among[u], among[v], *of_further))),
-                        at(positives[v].logit),
-                    )
+                    _joined(*map(at, (among[u], among[v], *of_further))), at(positives[v])
                 )
                 for v in range(targets)
                 if v != u
@@ -314,23 +314,18 @@ class Plan(NamedTuple):
         )
         return Positives(value, logit)
 
-    def contrast(self, negatives: "Negatives", positives: "Positives") -> "Contrast":
-        """What the loss needs of anchors with one positive each."""
-        found = Contrast(self.sums(negatives), positives.logit)
-        self.show(negatives, positives, found.negatives)
-        return found
-
     def show(self, negatives: "Negatives", positives: "Positives | Pairs", sums: "Sums") -> None:
         """Shows to whoever watches who is compared with whom."""
         if self.seen is not None:
             self.seen.append(Seen(self, negatives, (positives,), sums))
 
-    def against_one(self, contrast: "Contrast", *, decoupled: bool = False) -> Float[Array, " n"]:
+    def against_one(
+        self, negatives: "Sums", positives: "Positives", *, decoupled: bool = False
+    ) -> Float[Array, " n"]:
         """The loss of each anchor with one positive."""
-        sums, positive = contrast
-        over_positive = sums.log_sum - positive
+        over_positive = negatives.log_sum - positives.logit
         value = over_positive if decoupled else jax.nn.softplus(over_positive)
-        return self._smoothed(value, sums, positive, 1.0)
+        return self._smoothed(value, negatives, positives.logit, 1.0)
 
     def against_many(
         self,
@@ -348,8 +343,7 @@ class Plan(NamedTuple):
             allowed=allowed,
             weights=Weights(),
         )
-        sums = self.sums(negatives)
-        self.show(negatives, pairs, sums)
+        sums = self.sums(negatives, pairs)
         total = sums.log_sum
         if not decoupled:
             total = _partition.log_add(total, _partition.log_partition(pairs))
@@ -407,13 +401,6 @@ class Sums(NamedTuple):
     def beside(self, others: "Sums") -> "Sums":
         """The sums over both together."""
         return _joined(self, others)
-
-
-class Contrast(NamedTuple):
-    """N_i, and l_ip."""
-
-    negatives: Sums
-    positives: Float[Array, "..."]
 
 
 class Seen(NamedTuple):

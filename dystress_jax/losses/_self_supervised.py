@@ -153,8 +153,9 @@ def nt_xent(
         n = first.shape[0]
         real = as_mask("where", where, n, "example")
         weighed = options.weighed(2 * n, n, n)
-        contrast = plan.between_views(first, second, real, weighed)
-        return keep(plan.against_one(contrast), twice(real))
+        others, positives = plan.between_views(first, second, real, weighed)
+        sums = plan.sums(others, positives)
+        return keep(plan.against_one(sums, positives), twice(real))
     for view in views[1:]:
         check_pairs("view_a", views[0], "view_a", view, options.axis)
     k, (n, d) = len(views), views[0].shape
@@ -242,8 +243,9 @@ def dcl(
     n = view_a.shape[0]
     if joint:
         weighed = options.weighed(2 * n, n, n)
-        contrast = plan.between_views(view_a, view_b, real, weighed, own_view=own_view)
-        return keep(plan.against_one(contrast, decoupled=True), twice(real))
+        others, positives = plan.between_views(view_a, view_b, real, weighed, own_view)
+        sums = plan.sums(others, positives)
+        return keep(plan.against_one(sums, positives, decoupled=True), twice(real))
     for name, given in (("weights", weights), ("negatives", negatives)):
         if given is not None:
             raise ArgumentError(name, "found one with joint=False; allowed: None.")
@@ -313,7 +315,8 @@ def dclw(
     options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b)
     real = as_mask("where", where, view_a.shape[0], "example")
-    negatives, positives = plan.between_views(view_a, view_b, real)
+    others, positives = plan.between_views(view_a, view_b, real)
+    negatives = plan.sums(others, positives).log_sum
     paired = plan.similarity.paired(plan.points(view_a, real), plan.points(view_b, real))
     hardness = jax.lax.stop_gradient(paired) / sigma
     on_all = lambda reduce, x: x if plan.axis_name is None else reduce(x, plan.axis_name)
@@ -324,7 +327,7 @@ def dclw(
     sums = jnp.stack([jnp.sum(hardness), jnp.sum(real.astype(hardness.dtype))])
     total, count = on_all(jax.lax.psum, sums)
     weight = 2.0 - hardness * jnp.where(count > 0, count / total, 0.0)
-    return keep(negatives.log_sum - jnp.tile(weight, 2) * positives, twice(real))
+    return keep(negatives - jnp.tile(weight, 2) * positives.logit, twice(real))
 
 
 @by_own_devices
@@ -397,8 +400,9 @@ def rgcl(
     options = Options(plain, similarity, normalize, strategy, tile_size, axis_name)
     plan = _plan_of_views(options, view_a, view_b)
     real = as_mask("where", where, view_a.shape[0], "example")
-    sums, positives = plan.between_views(view_a, view_b, real)
-    log_mean = keep(sums.log_sum - positives, twice(real)) - jnp.log(
+    others, positives = plan.between_views(view_a, view_b, real)
+    sums = plan.sums(others, positives)
+    log_mean = keep(sums.log_sum - positives.logit, twice(real)) - jnp.log(
         _negatives_of_all(plan, view_a, real)
     )
     if isinstance(found, PerExample):
@@ -516,13 +520,14 @@ def info_nce(
     weighed = options.weighed(n, *blocks)
     among = functools.partial(plan.negatives, q, k, real=both, weighed=weighed)
     if positives is None:
-        contrast = plan.contrast(among(plan.partners(n, m)), plan.positives(q, k[:n]))
-        return keep(plan.against_one(contrast, decoupled=decoupled), real)
+        own = plan.positives(q, k[:n])
+        sums = plan.sums(among(plan.partners(n, m)), own)
+        return keep(plan.against_one(sums, own, decoupled=decoupled), real)
     key = key if is_bool(positives) else key.astype(positives.dtype)
     if positives.ndim == 1 and devices == 1 and real_keys is None:
         of_each = plan.positives(q, rows_or_nan(k, positives))
-        contrast = plan.contrast(among((positives, key)), of_each)
-        return keep(plan.against_one(contrast, decoupled=decoupled), real)
+        sums = plan.sums(among((positives, key)), of_each)
+        return keep(plan.against_one(sums, of_each, decoupled=decoupled), real)
     positives = positives if positives.ndim == 2 else positives[:, None]
     value = plan.against_many(
         among((positives, key), _partition.not_listed),
@@ -615,8 +620,8 @@ def moco(
     q, u = plan.points(queries, real), plan.points(queue, real_queue)
     how = {"real": (real, real_queue), "weighed": options.weighed(n, k)}
     positives = plan.positives(q, plan.points(keys, real))
-    contrast = plan.contrast(plan.negatives(q, u, None, **how), positives)
-    return keep(plan.against_one(contrast, decoupled=decoupled), real)
+    sums = plan.sums(plan.negatives(q, u, None, **how), positives)
+    return keep(plan.against_one(sums, positives, decoupled=decoupled), real)
 
 
 @by_own_devices
