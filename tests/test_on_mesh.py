@@ -236,11 +236,13 @@ def test_the_signature_is_that_of_the_loss_less_what_is_decided():
     mesh = make_mesh(2)
     names = lambda loss: list(inspect.signature(losses.on_mesh(loss, mesh)).parameters)
     how = ["similarity", "normalize"]
-    assert names(losses.nt_xent) == ["view_a", "view_b", "temperature", "where", *how]
+    shape, rows = ["label_smoothing", "weights"], ["negatives", "where", "where_negatives"]
+    views = ["view_a", "view_b", "temperature", "global_views"]
+    assert names(losses.nt_xent) == [*views, *shape, *rows, *how]
     decoupled = functools.partial(losses.moco, decoupled=True)
     arrays = ["queries", "keys", "queue"]
     masks = ["where", "where_queue"]
-    assert names(decoupled) == [*arrays, "temperature", "decoupled", *masks, *how]
+    assert names(decoupled) == [*arrays, "temperature", "decoupled", *shape, *masks, *how]
     assert losses.on_mesh(losses.nt_xent, mesh).__doc__ == losses.nt_xent.__doc__
     with pytest.raises(TypeError, match="unexpected keyword argument 'strategy'"):
         losses.on_mesh(losses.nt_xent, mesh)(*make_views(), temperature=0.1, strategy="ring")

@@ -209,6 +209,8 @@ def by_own_devices(loss: Callable[P, T]) -> Callable[P, T]:
         if positional and next(iter(signature.parameters)) == VIEWS:
             views: Any = (one_by_one(positional[0]), *positional[1:])
             positional = views
+        elif VIEWS in keywords:
+            keywords[VIEWS] = one_by_one(keywords[VIEWS])
         shardings = [_sharding(x) for x in jax.tree.leaves((positional, keywords))]
         split = [s for s in shardings if s is not None and not s.is_fully_replicated]
         if not split:
