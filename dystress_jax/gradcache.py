@@ -58,6 +58,9 @@ def cut(batch: PyTree, micro_batches: int) -> list[PyTree]:
 def join(parts: Sequence[PyTree]) -> PyTree:
     """The whole batch of its micro-batches: the inverse of `cut`.
 
+    Args:
+        parts: the micro-batches, as `cut` returns them.
+
     Example:
         >>> join(cut(jnp.arange(6), 3))
         Array([0, 1, 2, 3, 4, 5], dtype=int32)
@@ -116,7 +119,9 @@ def pull_back(
         ArgumentError: as `cut`.
 
     Example:
-        See `embed`.
+        >>> w, x = jnp.float32(1), jnp.arange(4.0)
+        >>> pull_back(lambda w, x: w * x, w, x, jnp.ones(4), micro_batches=2)
+        Array(6., dtype=float32)
     """
     parts = zip(cut(batch, micro_batches), cut(of_embeddings, micro_batches), strict=True)
     shares = (_share(function, params, *part) for part in parts)
