@@ -101,6 +101,11 @@ def simclr_finetuning() -> Finetuning:
 
     60 epochs on 1% of the labels, 30 on 10%, and on all, which is the setting of SimCLR v2.
 
+    Example:
+        >>> settings = simclr_finetuning()
+        >>> settings.epochs_of(0.01), settings.epochs_of(0.1)
+        (60, 30)
+
     References:
         Chen et al., [arXiv 2002.05709](https://arxiv.org/abs/2002.05709), appendix B.5; the cosine
         is that of the authors' code, `model_util.py` of
@@ -117,6 +122,10 @@ def mae_finetuning() -> Finetuning:
 
     Not here, and so different from the authors': RandAugment (9, 0.5) and random erasing (0.25) of
     the views, dropped paths (0.1), and the mean of the patches in place of the class token.
+
+    Example:
+        >>> mae_finetuning().layer_decay
+        0.65
 
     References:
         He et al., [arXiv 2111.06377](https://arxiv.org/abs/2111.06377); `FINETUNE.md` and
@@ -190,6 +199,31 @@ def evaluate_finetune(
     Raises:
         ArgumentError: a source has no labels, the classes differ, a number is out of range, the
             layers of the encoder are not known, or the network diverges.
+
+    Example:
+        >>> from dystress_jax import data, evaluation, models, sharding
+        >>> images = np.zeros((20, 4, 4, 3), np.uint8)
+        >>> images[:10, ..., 0] = images[10:, ..., 1] = 200
+        >>> labels = np.repeat([0, 1], 10).astype(np.int32)
+        >>> source = data.from_arrays(images, labels, class_names=("red", "green"))
+        >>> mesh = sharding.make_mesh()
+        >>> flat = lambda p, stats, x, *, train: (x.reshape(len(x), -1) * p["scale"], stats)
+        >>> encoder = models.Network(lambda key: ({"scale": jnp.ones(())}, {}), flat, 48)
+        >>> result = evaluation.evaluate_finetune(
+        ...     encoder,
+        ...     {"scale": jnp.ones(())},
+        ...     {},
+        ...     source,
+        ...     source,
+        ...     view=lambda key, images: images / 255,
+        ...     centre=lambda images: images / 255,
+        ...     settings=evaluation.Finetuning(
+        ...         optimizer="sgd", learning_rate=1.0, batch_size=8, epochs=4
+        ...     ),
+        ...     mesh=mesh,
+        ... )
+        >>> result.value("top1")
+        1.0
     """
     check_seeds(seeds)
     check_fractions(fractions)

@@ -77,8 +77,14 @@ NO_LOGGERS = Loggers({}, print)
 def importable(names: Collection[str]) -> None:
     """Refuse loggers whose package is not there, before anything has begun.
 
+    Args:
+        names: of `LOGGERS`.
+
     Raises:
         LoggerError: what to install.
+
+    Example:
+        >>> importable(["tensorboard"])
     """
     for name in names:
         if name == "tensorboard":
@@ -99,8 +105,18 @@ def open_loggers(names: Sequence[str], run: Begun) -> Loggers:
         names: of `LOGGERS`.
         run: what begins; `known_as` is filled in here.
 
+    Returns:
+        All of them as one.
+
     Raises:
         LoggerError: one cannot begin, or its package is not installed.
+
+    Example:
+        >>> run = Begun(pathlib.Path("mine"), "mine", "tries", {}, {}, 0, None, print)
+        >>> loggers = open_loggers([], run)
+        >>> loggers.scalars(10, {"loss": 1.5})
+        >>> bool(loggers)
+        False
     """
     importable(names)
     known, opened = _known(run.workdir), {}
