@@ -13,6 +13,9 @@ import pytest
 collect_ignore = ["tests/fixtures", "tests/site", "tests/wheel"]
 
 jax.config.update("jax_num_cpu_devices", 8)
+# Devices that wait for each other hold a thread each. With fewer threads than devices, as on two
+# cores, a program can wait for ever: XLA then aborts.
+os.environ.setdefault("PJRT_NPROC", "16")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Workers and repeated runs compile the same programs: keep them.
 CACHE = os.environ.get(

@@ -72,7 +72,8 @@ def checked(loss: Loss, config: Config, like: Loss | None) -> Loss:
     allowed = "what JAX can trace and differentiate"
     if like is not None:
         parameters = inspect.signature(like).parameters.values()
-        given = ", ".join(p.name for p in parameters if p.default is p.empty)
+        is_given = lambda p: p.default is p.empty or p.kind is p.POSITIONAL_OR_KEYWORD
+        given = ", ".join(p.name for p in parameters if is_given(p))
         allowed += f", called with {given}"
 
     @functools.wraps(loss)
