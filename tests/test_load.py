@@ -136,7 +136,7 @@ def test_other_checkpoints_are_found(finished):
 
 
 def test_a_run_without_what_is_needed_is_told(finished, tmp_path):
-    with pytest.raises(run.ConfigError, match=r"config\.json: found no settings"):
+    with pytest.raises(run.ConfigError, match=r"found no run \(no config\.json\)"):
         dystress_jax.load(tmp_path)
     shutil.copytree(finished[0], tmp_path / "run")
     (tmp_path / "run" / "images.json").write_text("{}")
