@@ -29,14 +29,9 @@ def test_it_is_accepted(name):
     load(name)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
-    "name",
-    [
-        "simclr_imagenet",
-        "moco_v2_cifar10",
-        pytest.param("moco_v3_vit_imagenet", marks=pytest.mark.ci),
-        pytest.param("clip_oblique_vit_b16", marks=pytest.mark.ci),
-    ],
+    "name", ["simclr_imagenet", "moco_v2_cifar10", "moco_v3_vit_imagenet", "clip_oblique_vit_b16"]
 )
 def test_its_step_lowers_for_accelerators(name, monkeypatch, tmp_path):
     """On eight devices, for both at once; nothing is compiled and no image is read from a disk."""

@@ -221,7 +221,7 @@ def dense(name):
 
 
 NAMES = (*LOSSES, "clip", "dcl", "siglip", "three views", "global and local")
-QUICK = ("nt_xent", "clip", "three views")
+QUICK = ("nt_xent", "clip")
 
 
 @pytest.mark.parametrize("strategy", ["tiled", "gathered", "ring"])

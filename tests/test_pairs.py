@@ -142,7 +142,15 @@ def test_zero_shot_accuracies_of_embeddings_made_by_hand():
     source = labelled([0, 1, 3, 3, 5, -1, 2])
     found = evaluate_zero_shot(embed(encoder, source), templates=templates)
     assert found.rows == (
-        ("top1", pytest.approx(4 / 6), pytest.approx(1 / 6), True, pytest.approx(3.5 / 5), "", None),
+        (
+            "top1",
+            pytest.approx(4 / 6),
+            pytest.approx(1 / 6),
+            True,
+            pytest.approx(3.5 / 5),
+            "",
+            None,
+        ),
         ("top5", pytest.approx(5 / 6), pytest.approx(5 / 6), True, None, "", None),
     )
     assert found.protocol == {

@@ -27,10 +27,8 @@ def mixed(tmp_path):
     return str(tmp_path / "pets")
 
 
-@pytest.mark.parametrize(
-    "case",
-    [name if name == "simclr" else pytest.param(name, marks=pytest.mark.ci) for name in CASES],
-)
+@pytest.mark.ci
+@pytest.mark.parametrize("case", CASES)
 def test_a_run_trains_and_records_on_whole_pictures(case, mixed, tmp_path):
     settings = {
         **{"batch_size": 16, "steps": 2, "log_every": 1, "knn_every": 0, "checkpoint_every": 0},

@@ -162,10 +162,10 @@ def evaluate_few_labels(
         >>> source = data.from_arrays(images, labels, class_names=("red", "green"))
         >>> mesh = sharding.make_mesh()
         >>> result = evaluation.evaluate_few_labels(
-        ...     evaluation.raw_pixels, source, source, fractions=(0.2,), draws=2, mesh=mesh
+        ...     evaluation.raw_pixels, source, source, fractions=(0.2,), seeds=(0, 1), mesh=mesh
         ... )
-        >>> [row.name for row in result.rows]
-        ['20_percent_top1', '20_percent_top1_std']
+        >>> [(row.name, row.value, row.std) for row in result.rows]
+        [('20_percent_top1', 1.0, 0.0)]
 
     References:
         1% and 10% of the labels, balanced: Chen et al.,
@@ -242,7 +242,7 @@ def evaluate_few_shot(
         >>> source = data.from_arrays(images, labels, class_names=("red", "green"))
         >>> mesh = sharding.make_mesh()
         >>> result = evaluation.evaluate_few_shot(
-        ...     evaluation.raw_pixels, source, source, shots=(1,), draws=2, mesh=mesh
+        ...     evaluation.raw_pixels, source, source, shots=(1,), seeds=(0, 1), mesh=mesh
         ... )
         >>> result.value("1_shot_top1")
         1.0
