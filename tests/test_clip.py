@@ -643,6 +643,7 @@ def task(fields, **sources):
     return evaluations.zero_shot_task(made.experiment(sources))
 
 
+@pytest.mark.ci
 def test_zero_shot_is_measured_on_the_first_split_that_has_what_it_needs(tmp_path):
     silent = dataclasses.replace(SOURCE, captions=None)
     nameless = silent.relabel(np.full(STORED, -1), ())

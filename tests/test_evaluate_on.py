@@ -83,6 +83,7 @@ def test_neighbours_among_other_images_are_those_by_hand(place):
     assert "k is 5, but 1 of 3 classes have fewer images in the bank, z only 3" in note
 
 
+@pytest.mark.ci
 def test_several_evaluations_share_the_images(place):
     config = run.override(
         run.to_config_dict(settings(place)),

@@ -80,6 +80,7 @@ def copied(finished, tmp_path):
     return pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
 
 
+@pytest.mark.ci
 def test_a_finished_run_that_is_made_longer_is_not_complete(
     finished, tmp_path, images, monkeypatch
 ):
@@ -161,6 +162,7 @@ def test_a_run_without_its_last_checkpoint_ends_with_the_reason(
     assert not (tmp_path / "summary.json").exists()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("every", [1, pytest.param(0, marks=pytest.mark.ci)])
 def test_a_directory_that_is_removed_while_the_run_goes_on_is_told(
     tmp_path, images, monkeypatch, every

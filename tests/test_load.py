@@ -198,6 +198,7 @@ def test_texts_and_images_are_compared(image_text):
     assert one(images).shape == (16, 2)
 
 
+@pytest.mark.ci
 def test_texts_are_lists(image_text):
     encoder = image_text[0]
     with pytest.raises(ArgumentError, match="texts: found 'red'; allowed: a list of texts"):

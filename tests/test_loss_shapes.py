@@ -236,6 +236,7 @@ def test_every_strategy_equals_dense(name, strategy):
     assert_same(found, expected, 2e-5)
 
 
+@pytest.mark.ci
 def test_many_views_are_compared_pair_by_pair():
     views = make_views(4)
     of_pair = lambda u, v: losses.nt_xent(views[u], views[v], temperature=TEMPERATURE)[:N]

@@ -167,6 +167,7 @@ def test_a_step_repeated_is_the_same_step_and_the_next_is_another():
     assert twice[0]["positive_similarity"] != twice[1]["positive_similarity"]
 
 
+@pytest.mark.ci
 def test_the_online_probe_does_not_change_what_the_encoder_learns():
     batches = make_batches(3)
     plain, plain_log = take(make_parts(), batches)

@@ -222,6 +222,7 @@ def test_a_killed_run_goes_on_with_the_temperatures_of_its_examples(per_example,
     assert len(np.unique(tau)) > 61
 
 
+@pytest.mark.ci
 def test_a_run_without_texts_has_nothing_to_retrieve(per_example):
     workdir, _ = per_example
     with pytest.raises(ConfigError, match=r"method simclr, .* allowed: knn, .*linear_probe"):

@@ -83,6 +83,7 @@ def test_without_held_out_images_a_tenth_of_each_class_chooses():
     assert result.protocol["validation_images"] == sum(round(0.1 * size) for size in sizes)
 
 
+@pytest.mark.ci
 def test_several_seeds_of_transfer_draw_the_images_that_choose():
     result = evaluation.evaluate_transfer(
         encode, TRAIN, TEST, holdout=HOLDOUT, seeds=(0, 3), **MESH
