@@ -423,6 +423,9 @@ def test_compiled_programs_are_kept_for_the_next_run(tmp_path, images, monkeypat
     assert list((tmp_path / "cache").rglob("jit_*"))
     finish(start(command("train.py", tmp_path / "again", **settings(images))))
     assert curve(tmp_path / "none") == curve(tmp_path / "kept") == curve(tmp_path / "again")
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")  # read back, those of several could hang
+    output = finish(start(command("train.py", tmp_path / "two", **settings(images))))
+    assert "compiled programs: not kept (with several CPU devices" in output
 
 
 @pytest.mark.ci

@@ -47,8 +47,8 @@ def train(command: cli.Command) -> None:
     args = flags.FLAGS
     join_others(args)
     with processes.ending_together():
-        kept = cli.keep_compiled_programs()
         config = command.settings(args.config)
+        kept = cli.keep_compiled_programs()
         if not processes.has_joined() or jax.process_index() == 0:
             print(kept, *command.put_back, sep="\n")
         name = pathlib.Path(config_flags.get_config_filename(args["config"])).stem

@@ -27,8 +27,19 @@ def usable_jax() -> Iterator[None]:
     Raises:
         ConfigError: JAX has no device.
     """
+    find_devices()
+    with jax.numpy_dtype_promotion("standard"), jax.transfer_guard("allow"):
+        yield
+
+
+def find_devices() -> list[jax.Device]:
+    """The devices of all processes.
+
+    Raises:
+        ConfigError: JAX has none.
+    """
     try:
-        jax.devices()
+        return jax.devices()
     except (RuntimeError, AssertionError) as error:
         said = str(error).partition("\n")[0] or "the platform is not there."
         asked = jax.config.values["jax_platforms"] or "any"
@@ -36,8 +47,6 @@ def usable_jax() -> Iterator[None]:
             f"JAX_PLATFORMS: found {asked}: {said} Allowed: a platform that is there, such as cpu, "
             "or unset it."
         ) from error
-    with jax.numpy_dtype_promotion("standard"), jax.transfer_guard("allow"):
-        yield
 
 
 def environment() -> dict[str, Any]:

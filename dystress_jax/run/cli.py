@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from ..errors import UserError, hint
 from ..training import processes
+from ._environment import find_devices
 from .checks import from_config_dict, put_back
 from .config import Config, ConfigError
 from .fields import fields
@@ -178,9 +179,19 @@ def _leave(said: str) -> NoReturn:
 def keep_compiled_programs() -> str:
     """Make the same program compile once, for all runs of this user on this kind of machine.
 
+    Not with several devices that are CPUs: there a program that was kept has lost the order of its
+    collectives (jaxlib 0.10), and its devices may wait for each other for ever.
+
     Returns:
         What to tell: where they are kept, and how to keep none.
+
+    Raises:
+        ConfigError: JAX has no device.
     """
+    devices = find_devices()
+    if len(devices) > 1 and devices[0].platform == "cpu":
+        jax.config.update("jax_enable_compilation_cache", False)
+        return "compiled programs: not kept (with several CPU devices they could hang)"
     if not flags.FLAGS.compilation_cache:
         jax.config.update("jax_enable_compilation_cache", False)
     if not jax.config.values["jax_enable_compilation_cache"]:
