@@ -550,6 +550,7 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
             "eval_on",
             "data.path",
             "data.captions",
+            "data.on_device",
             "data.outside",
             "data.threads",
             "text.vocabulary",

@@ -32,7 +32,7 @@ def usable_jax() -> Iterator[None]:
         yield
 
 
-def find_devices() -> list[jax.Device]:
+def find_devices() -> list[Any]:
     """The devices of all processes.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import shlex
 import time
@@ -30,6 +31,7 @@ from ..training.loggers import (
     open_loggers,
 )
 from ..training.processes import exchange, together
+from ..training.resident import Resident, bytes_for_images, bytes_of_images
 from ..training.watch import before, make_look
 from . import evaluations, language, show, summary
 from ._build import build, with_images
@@ -162,6 +164,7 @@ class _Start(NamedTuple):
 
     state: TrainState
     batches: grain.DatasetIterator
+    put: Callable[[data.Batch], dict[str, jax.Array]]  # a batch onto the devices
     step: int
     seconds: float  # that earlier parts took
 
@@ -287,26 +290,46 @@ def _write_run_files(run: _Run, start: _Start) -> None:
 def _start(run: _Run) -> _Start:
     """Restore the newest checkpoint that is whole, or begin."""
     experiment = run.experiment
+    changed = check_same(experiment.trained_on, run.checkpoints)
+    if changed:
+        _note(changed)
+    restored = checkpoint.restore_newest(run.checkpoints, experiment.abstract_state())
+    if restored is None:
+        state, step, seconds = _first_state(run.config, experiment), 0, 0.0
+    else:
+        for reason, place in restored.damaged:
+            _note(f"{reason}; moved to {place}")
+        state, step, seconds = restored.state, restored.step, restored.record["seconds"]
+    done = step >= experiment.schedule.total_steps
+    if restored is not None:
+        _note(f"{'complete' if done else 'going on from the checkpoint'} at step {step}")
+    resident = None if done else _on_devices(experiment)
     batches = data.batches(
-        experiment.train,
+        experiment.train if resident is None else resident.source,
         batch_size=run.config.batch_size,
         seed=run.config.seed,
         threads=run.config.data.threads,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    changed = check_same(experiment.trained_on, run.checkpoints)
-    if changed:
-        _note(changed)
-    restored = checkpoint.restore_newest(run.checkpoints, experiment.abstract_state())
-    if restored is None:
-        return _Start(_first_state(run.config, experiment), batches, 0, 0.0)
-    for reason, place in restored.damaged:
-        _note(f"{reason}; moved to {place}")
-    done = restored.step >= experiment.schedule.total_steps
-    _note(f"{'complete' if done else 'going on from the checkpoint'} at step {restored.step}")
-    batches.set_state(restored.record["position"])
-    return _Start(restored.state, batches, restored.step, restored.record["seconds"])
+    if restored is not None:
+        batches.set_state(restored.record["position"])
+    if resident is None:
+        put = functools.partial(sharding.shard_batch, mesh=experiment.mesh)
+    else:
+        put = resident.put
+    return _Start(state, batches, put, step, seconds)
+
+
+def _on_devices(experiment: Experiment) -> Resident | None:
+    """The training images on the devices, if they are to stay there."""
+    asked, mesh, source = experiment.config.data.on_device, experiment.mesh, experiment.train
+    allowed = None if asked is False else bytes_for_images(mesh)
+    if not asked and (allowed is None or bytes_of_images(source) > allowed):
+        return None
+    taken = bytes_of_images(source) / 2**20
+    _note(f"training images kept on each device: {taken:,.0f} MiB (config.data.on_device)")
+    return Resident.of(source, mesh)
 
 
 def _first_state(config: Config, experiment: Experiment) -> TrainState:
@@ -417,11 +440,10 @@ def _train_steps(
     step, signal = start.step, None
     try:
         for step in range(start.step + 1, total_steps + 1):
-            on_host = next(batches)
             if step == 1 and loggers:
-                views = picture_of_views(config, on_host, experiment.inputs.size)
+                views = picture_of_views(config, experiment.train, experiment.inputs.size)
                 loggers.images(0, {"views": views})
-            batch = sharding.shard_batch(on_host, experiment.mesh)
+            batch = start.put(next(batches))
             look = records.before(step, state)
             state, metrics, points = train_step(state, batch)
             stop.listen()  # compiled, and so far there was nothing to save

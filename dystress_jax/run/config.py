@@ -275,6 +275,12 @@ class Data:
     threads: int = _field(
         2, "threads that read ahead; 0 = read in the loop", at_least=0, may_change=True
     )
+    on_device: bool | None = _field(
+        None,
+        "keep the training images on every device; None = where they take at most a quarter of its "
+        "memory, and on no CPU",
+        may_change=True,
+    )
     options: dict = _field({}, OPTIONS)
 
 

@@ -71,12 +71,14 @@ def make_inputs(config: Config, source: data.Source) -> Inputs:
     return Inputs(size, channels, views, view, weak_view, normalize, centre)
 
 
-def picture_of_views(config: Config, batch: data.Batch, size: int) -> UInt8[np.ndarray, "h w c"]:
-    """The two views of some images of a batch, those of an image above each other."""
+def picture_of_views(config: Config, source: data.Source, size: int) -> UInt8[np.ndarray, "h w c"]:
+    """The two views of some images of a source, those of an image above each other."""
     recipe = make_recipe(config, augment.RECIPES[config.augment.recipe])
-    some = {"image": jnp.asarray(batch["image"][:SHOWN])}
+    rows = np.linspace(0, len(source) - 1, min(SHOWN, len(source))).astype(int)
+    batch = source.gather(rows, whole=True)
+    some = {"image": jnp.asarray(batch["image"])}
     if "extent" in batch:
-        some["extent"] = jnp.asarray(batch["extent"][:SHOWN])
+        some["extent"] = jnp.asarray(batch["extent"])
     draw = jax.jit(augment.two_views, static_argnames=("recipe", "size"))
     both = np.stack(draw(jax.random.key(config.seed), augment.seen(some), recipe, size=size))
     rows = both.transpose(0, 2, 1, 3, 4).reshape(2 * size, -1, both.shape[-1])
