@@ -403,7 +403,7 @@ def test_records_that_cannot_be_read_are_refused(tmp_path):
     whole = (tmp_path / "microscope" / "00000002.npz").read_bytes()
     for broken in (b"", b"nothing", whole[: len(whole) // 2], whole[:-30]):
         (tmp_path / "microscope" / "00000002.npz").write_bytes(broken)
-        with pytest.raises(FileError, match=r"00000002\.npz cannot be read: it is no record"):
+        with pytest.raises(FileError, match=r"00000002\.npz cannot be read: it is no whole"):
             microscope.read(tmp_path)
 
 

@@ -8,6 +8,8 @@ import sys
 import types
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -396,6 +398,59 @@ def test_embeddings_from_elsewhere_are_a_run_of_one_record(tmp_path):
 def test_embeddings_that_cannot_be_used_are_refused(tmp_path, arrays, told):
     with pytest.raises(microscope.EmbeddingsError, match=told):
         microscope.read_embeddings(npz(tmp_path / "z.npz", **arrays))
+
+
+def parquet(path, **columns):
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_a_table_from_elsewhere_is_read_too(tmp_path):
+    x = np.random.default_rng(0).normal(size=(6, 3))
+    names = pa.array(["dog", "cat", None, "dog", "cat", "cat"])
+    vectors = {"view_a": x.tolist(), "view_b": (x + 1).tolist(), "more": ["x"] * 6}
+    path = parquet(tmp_path / "z.parquet", class_name=names, caption=list("abcdef"), **vectors)
+    found = microscope.read_embeddings(path)
+    assert (found.class_names, found.partner) == (("cat", "dog"), "view")
+    assert found.labels.tolist() == [1, 0, -1, 1, 0, 0]
+    assert found.captions == tuple("abcdef")
+    np.testing.assert_allclose(found.embeddings[0], x, rtol=1e-6)
+    np.testing.assert_allclose(found.partners[0], x + 1, rtol=1e-6)
+    halves = pa.FixedSizeListArray.from_arrays(pa.array(np.float16(x.ravel())), 3)
+    columns = {"features": halves, "label": pa.array([0, 1, None, 0, 1, 1])}
+    found = microscope.read_embeddings(
+        parquet(tmp_path / "h.parquet", class_name=names.dictionary_encode(), **columns)
+    )
+    assert found.labels.tolist() == [1, 0, -1, 1, 0, 0]
+    np.testing.assert_array_equal(found.features[0], np.float16(x))
+    del columns["label"]
+    numbered = parquet(tmp_path / "n.parquet", label=pa.array([0, 1, None, 0, 1, 1]), **columns)
+    assert microscope.read_embeddings(numbered).labels.tolist() == [0, 1, -1, 0, 1, 1]
+    assert report.page([report.of_embeddings(path, temperatures.constant(0.2))])
+
+
+def test_files_of_another_kind_and_broken_ones_are_refused(tmp_path, monkeypatch):
+    read = microscope.read_embeddings
+    for name, told in (("z.csv", "ends in .csv; allowed: .* .npz or .parquet"), ("z", "nothing")):
+        (tmp_path / name).write_text("1,2")
+        with pytest.raises(microscope.EmbeddingsError, match=told):
+            read(tmp_path / name)
+    for name in ("z.npz", "z.parquet"):
+        with pytest.raises(FileError, match="No such file"):
+            read(tmp_path / name)
+        (tmp_path / name).write_bytes(b"PAR1 and nothing of it")
+        with pytest.raises(FileError, match=f"{name} cannot be read: it is no whole"):
+            read(tmp_path / name)
+    uneven = parquet(tmp_path / "u.parquet", features=[[1.0], [1.0, 2.0]])
+    missing = parquet(tmp_path / "m.parquet", features=[[1.0], None])
+    for path in (uneven, missing):
+        with pytest.raises(microscope.EmbeddingsError, match="features that differ in length"):
+            read(path)
+    with pytest.raises(microscope.EmbeddingsError, match="found nothing; allowed"):
+        read(parquet(tmp_path / "o.parquet", other=[1.0]))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(microscope.EmbeddingsError, match=r"pip install 'dystress-jax\[hf\]'"):
+        read(uneven)
 
 
 def test_the_command_writes_the_page_and_says_what_is_missing(
