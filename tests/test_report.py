@@ -16,8 +16,18 @@ from hypothesis import strategies as st
 
 from dystress_jax import commands, explorer, microscope, report, temperatures
 from dystress_jax.files import FileError
-from dystress_jax.microscope import KINDS, Recorder
-from dystress_jax.report import Confusion, Curve, Measured, Run, _charts, _images, _layout, _tables
+from dystress_jax.microscope import KINDS, Recorder, Records
+from dystress_jax.report import (
+    Confusion,
+    Curve,
+    Measured,
+    Run,
+    _charts,
+    _images,
+    _layout,
+    _run,
+    _tables,
+)
 from dystress_jax.report._sentences import RULES
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -214,7 +224,7 @@ def test_runs_that_differ_in_their_seed_only_are_one_line_and_a_band(tmp_path):
         return Run(name, name, config, {"loss": Curve(np.array([1, 2, 3]), values)})
 
     runs = [of("a", 0, 0.1), of("b", 1, 0.1), of("c", 0, 0.2)]
-    assert [group.runs for group in _charts.groups_of(runs)] == [(0, 1), (2,)]
+    assert [group.runs for group in _run.groups_of(runs)] == [(0, 1), (2,)]
     [chart] = _charts.curves(runs)
     kinds = [type(drawn.glyph).__name__ for drawn in chart.figure.renderers]
     assert kinds == ["VArea", "Line", "Line"]
@@ -223,6 +233,90 @@ def test_runs_that_differ_in_their_seed_only_are_one_line_and_a_band(tmp_path):
     np.testing.assert_array_equal(band["y2"], [2, 3, 4])
     np.testing.assert_array_equal(mean["y"], [1.5, 2.5, 3.5])
     assert "temperature.tau" in _tables.differences(runs)
+    # A group has the colour of its first run, which is that of its switch.
+    [single] = [drawn.glyph for drawn in chart.figure.renderers[2:]]
+    assert single.line_color == _charts.style_of(2)[0]
+
+
+def of_group(name, tau, accuracies, **changes):
+    """Runs of other seeds each, of one temperature, which may depend on s."""
+    edges = np.linspace(-1, 1, BINS + 1)
+    found = record(curve_tau=tau + 0 * edges, **changes)
+    records = Records.of(np.array([5]), {n: np.asarray(x)[None] for n, x in found.items()})
+    return [
+        Run(
+            f"{name}{seed}",
+            f"/{name}{seed}",
+            {"seed": seed, "temperature.name": name},
+            baselines={"trained": value},
+            records=records,
+        )
+        for seed, value in enumerate(accuracies)
+    ]
+
+
+def test_runs_are_held_against_the_first_one_with_their_numbers():
+    edges = np.linspace(-1, 1, BINS + 1)
+    base = of_group("a", 0.2, [0.40, 0.42])
+    # Lower above 0.5 by 0.1 at most, and the same elsewhere.
+    other = of_group(
+        "b",
+        np.where(edges > 0.5, 0.2 - 0.2 * (edges - 0.5), 0.2),
+        [0.50, 0.54, 0.55],
+        hardest_for_80_percent=np.float32(2.0),
+        uniformity=np.float32(-2.5),
+    )
+    said = [sentence.text for sentence in report.compare([*base, *other])]
+    ours, theirs = np.array([0.50, 0.54, 0.55]), np.array([0.40, 0.42])
+    points = 100 * (ours.mean() - theirs.mean())
+    whole = " ".join(said)
+    assert "Over the 2 seeds of “a0” the kNN accuracy is 41.0 % on average, with a st" in whole
+    assert "“b0” beside “a0”: temperature.name is b, not a." in said
+    assert (
+        f"The kNN accuracy of “b0” is {points:.1f} points higher than that of “a0”: 53.0 % and "
+        f"41.0 % (3 and 2 seeds, standard deviations {100 * ours.std(ddof=1):.1f} and "
+        f"{100 * theirs.std(ddof=1):.1f}: more than seeds alone explain)."
+    ) in said
+    negatives = other[0].records.of_kind("similarity", "negative")[0]
+    middles = (edges[1:] + edges[:-1]) / 2
+    lower = middles > 0.51  # from there on by more than 1 %
+    share = 100 * negatives[lower].sum() / negatives.sum()
+    assert (
+        "The temperature of “b0”, beside that of “a0”, is lower where s > 0.51 (by up to 0.099, at "
+        f"s = 0.99), where {share:.1f} % of its negatives lie."
+    ) in said
+    assert "comes from 2 of 38 negatives, in “a0” from 1 of 38" in whole
+    assert "“b0” listens to more of them" in whole
+    assert "uniformity -2.50 and -2.00" in whole
+    assert all(sentence.rule for sentence in report.compare([*base, *other]))
+    # The other way round, what was higher is lower.
+    back = " ".join(sentence.text for sentence in report.compare([*other, *base]))
+    assert f"{points:.1f} points lower" in back
+    assert "is higher where s > 0.51" in back
+
+
+def test_what_does_not_differ_is_not_said():
+    base = of_group("a", 0.2, [0.40, 0.42])
+    assert report.compare(base[:1]) == []
+    assert report.compare([]) == []
+    same = [run._replace(config=run.config | {"x": 1}) for run in base]
+    said = [sentence.text for sentence in report.compare([*base, *same])]
+    assert [text for text in said if not text.startswith("Over the")] == [
+        "“a0” beside “a0”: x is 1, not unset.",
+        "The kNN accuracy of “a0” is the same as that of “a0”: 41.0 % and 41.0 % (2 seeds each, "
+        "standard deviations 1.4 and 1.4: no more than seeds alone explain).",
+    ]
+    one = [run.text for run in report.compare([base[0], same[1]])]
+    assert "2.0 points higher" in one[1]
+    assert "(one seed each: what seeds do is not known)" in one[1]
+    assert report.compare([bare(), bare(place="/s")]) == []
+    broken = base[0]._replace(
+        records=Records.of(
+            np.array([5]),
+            {"similarity_edges": np.full((1, 3), np.nan), "curve_tau": np.full((1, 3), np.nan)},
+        )
+    )
+    assert len(report.compare([broken, *same])) == 3
 
 
 def test_the_page_holds_everything_and_asks_for_nothing(workdir):

@@ -14,6 +14,7 @@ from .. import explorer
 from . import _charts as charts
 from . import _images, _tables
 from ._charts import Chart
+from ._comparisons import compare
 from ._run import Run
 from ._sentences import stand_out
 
@@ -165,17 +166,15 @@ def _head(runs: Sequence[Run]) -> str:
 
 
 def _standing_out(runs: Sequence[Run]) -> str:
+    said = {"Between the runs": compare(runs)} | {run.name: stand_out(run) for run in runs}
     parts = []
-    for run in runs:
-        found = stand_out(run)
-        if not found:
-            continue
+    for name, found in said.items():
         items = "".join(
             f"<li>{_safe(s.text)} <span class=rule>Rule: {_safe(s.rule)}.</span></li>"
             for s in found
         )
-        title = f"<h3>{_safe(run.name)}</h3>" if len(runs) > 1 else ""
-        parts.append(f"{title}<ul>{items}</ul>")
+        title = f"<h3>{_safe(name)}</h3>" if len(runs) > 1 else ""
+        parts.append(f"{title}<ul>{items}</ul>" if found else "")
     return "".join(parts) or _none("Nothing does, by the rules of this page.")
 
 
