@@ -26,6 +26,7 @@ from dystress_jax.report import (
     _images,
     _layout,
     _run,
+    _sentences,
     _tables,
 )
 from dystress_jax.report._sentences import RULES
@@ -333,6 +334,25 @@ def test_the_page_holds_everything_and_asks_for_nothing(workdir):
     outside = page.replace(re.search(r"const DATA = .*;\n", page)[0], "")
     assert "&lt;/script&gt;" in outside
     assert "“</script>" not in outside
+
+
+def test_the_modality_gap_is_that_of_numpy(tmp_path):
+    texts = np.random.default_rng(1).normal(size=(N, 4)).astype(np.float16)
+    records = {step: record(step, watched_partners=texts) for step in (1, 5)}
+    [run] = report.gather([write(tmp_path / "r", records, captions=["text"] * N)])
+    gap, pairs = _sentences.gaps_of(run.images)
+    assert gap.steps.tolist() == [1, 5]
+    for t in range(2):
+        a, b = (
+            np.float64(x) / np.linalg.norm(np.float64(x), axis=1, keepdims=True)
+            for x in (run.images.embeddings[t], texts)
+        )
+        assert gap.values[t] == pytest.approx(np.linalg.norm(a.mean(axis=0) - b.mean(axis=0)))
+        assert pairs.values[t] == pytest.approx(np.linalg.norm(a - b, axis=1).mean())
+    assert f"gap is {gap.values[-1]:.2f}" in " ".join(s.text for s in report.stand_out(run))
+    chart = _charts.modality_gap([run])
+    np.testing.assert_array_equal(chart.figure.renderers[0].data_source.data["y"], gap.values)
+    assert _charts.modality_gap([bare()]) is None
 
 
 def test_runs_that_watch_the_same_images_share_pictures_and_a_layout(tmp_path):

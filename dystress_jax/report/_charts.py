@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 
 from ..microscope import KINDS
 from ._run import Curve, Group, Run, groups_of
-from ._sentences import falls
+from ._sentences import falls, gaps_of
 
 # Told apart by people who see colours differently, on white, and on black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b07d00", "#777777")
@@ -553,6 +553,34 @@ def _of_records(run: Run, scalar: str) -> Curve | None:
     return Curve(run.records.steps, values) if np.isfinite(values).any() else None
 
 
+def modality_gap(runs: Sequence[Run]) -> Chart | None:
+    """How far images and texts lie apart over the steps."""
+    made, keys, told = None, [], []
+    for i, run in enumerate(runs):
+        found = None if run.images is None else gaps_of(run.images)
+        if found is None or len(found[0].steps) < 2:
+            continue
+        made = made or plain(x="step", y="distance", y_range=DataRange1d(start=0))
+        labels = "mean image to mean text: the gap", "an image to its own text, on average"
+        for number, (label, curve) in enumerate(zip(labels, found, strict=True)):
+            colour = COLOURS[number] if len(runs) == 1 else style_of(i)[0]
+            made.line(
+                x=curve.steps,
+                y=curve.values,
+                line_color=colour,
+                line_dash=DASHES[number],
+                line_width=2,
+                name=f"r{i}",
+            )
+            name = label if len(runs) == 1 else f"{run.name}: {label}"
+            keys.append(Key(name, colour, DASHES[number]))
+            told.append(f"{name} from {curve.values[0]:.3g} to {curve.values[-1]:.3g}")
+    if made is None:
+        return None
+    title = "Modality gap: how far images and texts lie apart"
+    return Chart("modality-gap", title, f"{'; '.join(told)}.", made, tuple(keys))
+
+
 HOVER = """<div style="max-width: 180px"><img src="@picture" alt="" style="width: 96px;
 image-rendering: pixelated; display: @display"><div>@label</div></div>"""
 
@@ -580,6 +608,19 @@ def map_of_images() -> Chart:
         nonselection_alpha=0.2,
         size=9,
         source=source,
+    )
+    drawn.name = "points"
+    thumbs = ColumnDataSource({"x": [], "y": [], "picture": []}, name="thumbs")
+    made.image_url(
+        url="picture",
+        x="x",
+        y="y",
+        w=20,
+        h=20,
+        w_units="screen",
+        h_units="screen",
+        anchor="center",
+        source=thumbs,
     )
     ring = ColumnDataSource({"x": [], "y": []}, name="anchor")
     made.scatter(x="x", y="y", size=20, fill_alpha=0, line_width=3, line_color=BAD, source=ring)

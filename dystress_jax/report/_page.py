@@ -20,8 +20,7 @@ from ._sentences import stand_out
 
 HERE = pathlib.Path(__file__).parent
 PICTURES = {
-    "neighbours.png": "Test images and their nearest training images, by the encoder and by pixels",
-    "retrieval.png": "Texts, their own images, and the images that they find",
+    "neighbours.png": "Test images and their nearest training images, by the encoder and by pixels"
 }
 LARGEST_PICTURE = 1_000_000  # bytes
 
@@ -48,6 +47,7 @@ def page(runs: Sequence[Run]) -> str:
         "temperature": charts.of_temperature(runs, frames),
         "over-time": charts.over_time(runs),
         "space": [charts.map_of_images()] if any(images) else [],
+        "gap": [x for x in (charts.modality_gap(runs),) if x is not None],
     }
     drawn = {chart.name: chart for group in groups.values() for chart in group}
     script, places = _components(drawn)
@@ -73,7 +73,7 @@ def page(runs: Sequence[Run]) -> str:
         "OVER": figures["over-time"],
         "SPACE": figures["space"],
         "NO_SPACE": "" if any(images) else _none("No images have been recorded to be drawn."),
-        "PICTURES": "".join(map(_pictures, runs)),
+        "PICTURES": figures["gap"] + "".join(map(_pictures, runs)),
         "GOOD": _good(runs),
         "WHAT": _what(runs),
         "BOKEH": Resources(mode="inline", components=["bokeh"]).render_js(),

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..microscope import KINDS
-from ._run import Run
+from ..microscope import KINDS, Watched
+from ._run import Curve, Run
 
 
 class Sentence(NamedTuple):
@@ -159,17 +159,29 @@ def collapsed(run: Run) -> Sentence | None:
 
 def modality_gap(run: Run) -> Sentence | None:
     """How far images and texts lie from each other as a whole."""
-    images = run.images
-    if images is None or images.partner != "text" or images.partners is None:
+    found = None if run.images is None else gaps_of(run.images)
+    if found is None:
         return None
-    a, b = (_unit(x[-1]) for x in (images.embeddings, images.partners))
-    gap = float(np.linalg.norm(a.mean(axis=0) - b.mean(axis=0)))
-    pairs = float(np.linalg.norm(a - b, axis=1).mean())
+    gap, pairs = (float(curve.values[-1]) for curve in found)
     return Sentence(
         f"The modality gap is {gap:.2f}: so far apart are the mean image and the mean text, where "
         f"an image and its own text are {pairs:.2f} apart on average.",
         "Euclidean distances of the images that are watched and their texts, at length 1",
     )
+
+
+def gaps_of(images: Watched) -> tuple[Curve, Curve] | None:
+    """The distance of the mean image and the mean text, and of an image and its text on average.
+
+    None where there are no texts.
+    """
+    if images.partner != "text" or images.partners is None:
+        return None
+    unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    a, b = (unit(np.asarray(x, np.float64)) for x in (images.embeddings, images.partners))
+    between_means = np.linalg.norm(a.mean(axis=1) - b.mean(axis=1), axis=-1)
+    of_pairs = np.linalg.norm(a - b, axis=-1).mean(axis=1)
+    return Curve(images.steps, between_means), Curve(images.steps, of_pairs)
 
 
 def weakest_class(run: Run) -> Sentence | None:
@@ -245,10 +257,6 @@ def negatives_of(run: Run) -> float:
     if anchors.sum() > 0:
         return float(pairs.sum() / anchors.sum())
     return float(len(run.images.ids) - 1) if run.images is not None else 0.0
-
-
-def _unit(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
 def percent(share: float) -> str:
