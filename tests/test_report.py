@@ -423,6 +423,8 @@ def test_a_page_says_what_is_missing(tmp_path, name):
     text = " ".join(run.missing) + " ".join(s.text for s in report.stand_out(run))
     says = {
         "no records": "no records yet",
+        "one class": "All images with a label are of one class, “</script>”: there is nothing",
+        "no labels": "No image has a label",
         "NaN records": "2 of 2 records are not finite",
         "earlier version": "No record has images",
         "pairs": "The modality gap is",

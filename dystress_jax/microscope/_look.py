@@ -74,7 +74,8 @@ def look(
     n = min(len(compared.anchors), max_anchors)
     anchors, positives = (at_least_float32(x[:n]) for x in (compared.anchors, compared.positives))
     labels = compared.labels[0][:n]
-    found = _of_embeddings(anchors, positives, labels)
+    # No effective rank of each: with a busy processor LAPACK's threads take half a second for it.
+    found = on_sphere(anchors, labels) | {"alignment": metrics.alignment(anchors, positives)}
     similarity = compared.similarity
     points = similarity.project(anchors)
     positive = similarity.paired(points, similarity.project(positives))
@@ -185,7 +186,9 @@ def scalars(found: Fetched) -> dict[str, float]:
     `hardest_10_percent`, what the most similar negatives have of the weights;
     `hardest_for_80_percent`, how many of the most similar negatives have 80 % of the weights;
     `emd_positive_negative` and `emd_true_false`, how far apart the histograms of similarities are.
-    What is said of an anchor is the mean over the anchors.
+    What is said of an anchor is the mean over the anchors. Of the features of the images that a run
+    watches there are `watched_uniformity`, `watched_tolerance`, `watched_inter_class_uniformity`,
+    `watched_effective_rank`, and `watched_embeddings_effective_rank` of their embeddings.
 
     Args:
         found: as `look` returns it, fetched.
@@ -235,16 +238,13 @@ class _Anchor(NamedTuple):
     row: Int[Array, ""]
 
 
-def _of_embeddings(
-    anchors: Float[Array, "n d"], positives: Float[Array, "n d"], labels: Int[Array, " n"]
-) -> Found:
+def on_sphere(points: Float[Array, "n d"], labels: Int[Array, " n"]) -> Found:
+    """How embeddings lie on the sphere; measures of classes are NaN unless all have a label."""
     labelled = lambda value: jnp.where(jnp.all(labels >= 0), value, jnp.nan)
-    # No effective rank: with a busy processor LAPACK's threads take half a second for it.
     return {
-        "alignment": metrics.alignment(anchors, positives),
-        "uniformity": metrics.uniformity(anchors),
-        "tolerance": labelled(metrics.tolerance(anchors, labels)),
-        "inter_class_uniformity": labelled(metrics.inter_class_uniformity(anchors, labels)),
+        "uniformity": metrics.uniformity(points),
+        "tolerance": labelled(metrics.tolerance(points, labels)),
+        "inter_class_uniformity": labelled(metrics.inter_class_uniformity(points, labels)),
     }
 
 

@@ -140,6 +140,21 @@ def false_negatives(run: Run) -> Sentence | None:
     )
 
 
+def few_classes(run: Run) -> Sentence | None:
+    """Whether there are classes to tell apart."""
+    if run.images is None:
+        return None
+    known = np.unique(run.images.labels[run.images.labels >= 0])
+    if len(known) > 1:
+        return None
+    if len(known):
+        name = dict(enumerate(run.images.class_names)).get(int(known[0]), f"class {known[0]}")
+        said = f"All images with a label are of one class, “{name}”: there is nothing to tell apart"
+    else:
+        said = "No image has a label: what is said of classes is left out"
+    return Sentence(f"{said}.", "the labels of the images that are watched; fewer than two classes")
+
+
 def collapsed(run: Run) -> Sentence | None:
     """Whether all images have nearly the same features."""
     if run.images is None or len(run.images.ids) < 2:
@@ -219,6 +234,7 @@ RULES: tuple[Callable[[Run], Sentence | None], ...] = (
     hardest,
     falling_logit,
     false_negatives,
+    few_classes,
     not_finite,
     collapsed,
     modality_gap,
