@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
-from dystress_jax import metrics, microscope, run, sharding, similarities, temperatures
+from dystress_jax import metrics, microscope, report, run, sharding, similarities, temperatures
 from dystress_jax.files import FileError
 from dystress_jax.microscope import KINDS, Compared, Recorder
 from dystress_jax.run import networks
@@ -278,6 +278,13 @@ def test_every_method_says_what_it_compares_on_one_device_and_eight(name, monkey
     for key in one:
         np.testing.assert_allclose(one[key], eight[key], rtol=1e-5, atol=1e-6, err_msg=key)
     assert ("tau" in one) == (name != "byol")
+    # What the report says and draws of it: all it can, and why there is no more.
+    records = microscope.Records.of(np.array([5]), {key: x[None] for key, x in one.items()})
+    page = report.page([report.Run(name, f"/{name}", records=records)])
+    assert 'id="figure-similarities"' in page
+    assert ('id="figure-logits"' in page) == (name != "byol")
+    assert ('id="figure-gradients"' in page) == (name != "byol")
+    assert ("No curve of a temperature: the method has none" in page) == (name == "byol")
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -53,7 +53,8 @@ function drawMap() {
   // Drawn over the markers, which are then their frames.
   const drawn = state.thumbs && im.pictures_of !== null ? ks.filter(k => !isPartner(im, k)) : [];
   named("thumbs").data = {x: drawn.map(k => p[k][0]), y: drawn.map(k => p[k][1]), picture: drawn.map(k => picture(state.run, k))};
-  for (const m of models()) if (m.name === "points") m.glyph.size = {value: drawn.length ? 28 : 9};
+  const size = {value: drawn.length ? 28 : 9};
+  for (const m of models()) if (m.name === "points") for (const glyph of [m.glyph, m.selection_glyph, m.nonselection_glyph]) if (glyph?.size) glyph.size = size;
   named("anchor").data = {x: [p[state.anchor][0]], y: [p[state.anchor][1]]};
 }
 function card(im, k, says, more = {}) {
