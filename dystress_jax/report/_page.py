@@ -19,9 +19,8 @@ from ._run import Run
 from ._sentences import stand_out
 
 HERE = pathlib.Path(__file__).parent
-PICTURES = {
-    "neighbours.png": "Test images and their nearest training images, by the encoder and by pixels"
-}
+PICTURE = "neighbours.png"
+SHOWN = "Test images and their nearest training images, by the encoder and by pixels"
 LARGEST_PICTURE = 1_000_000  # bytes
 
 
@@ -73,7 +72,7 @@ def page(runs: Sequence[Run]) -> str:
         "OVER": figures["over-time"],
         "SPACE": figures["space"],
         "NO_SPACE": "" if any(images) else _none("No images have been recorded to be drawn."),
-        "PICTURES": figures["gap"] + "".join(map(_pictures, runs)),
+        "PICTURES": figures["gap"] + "".join(map(_neighbours, runs)),
         "GOOD": _good(runs),
         "WHAT": _what(runs),
         "BOKEH": Resources(mode="inline", components=["bokeh"]).render_js(),
@@ -195,18 +194,16 @@ def _what(runs: Sequence[Run]) -> str:
     return "".join(parts)
 
 
-def _pictures(run: Run) -> str:
-    """Pictures that a run has drawn itself."""
-    found = []
-    for name, about in PICTURES.items():
-        path = pathlib.Path(run.place) / name
-        if path.is_file() and path.stat().st_size <= LARGEST_PICTURE:
-            content = base64.b64encode(path.read_bytes()).decode()
-            found.append(
-                f'<figure><figcaption>{_safe(run.name)}: {about}</figcaption><img class="wide" '
-                f'src="data:image/png;base64,{content}" alt="{about}"></figure>'
-            )
-    return "".join(found)
+def _neighbours(run: Run) -> str:
+    """The picture of neighbours that a run has drawn itself."""
+    path = pathlib.Path(run.place) / PICTURE
+    if not path.is_file() or path.stat().st_size > LARGEST_PICTURE:
+        return ""
+    content = base64.b64encode(path.read_bytes()).decode()
+    return (
+        f'<figure><figcaption>{_safe(run.name)}: {SHOWN}</figcaption><img class="wide" '
+        f'src="data:image/png;base64,{content}" alt="{SHOWN}"></figure>'
+    )
 
 
 def _none(text: str) -> str:
