@@ -310,7 +310,7 @@ def test_what_does_not_differ_is_not_said():
     one = [run.text for run in report.compare([base[0], same[1]])]
     assert "2.0 points higher" in one[1]
     assert "(one seed each: what seeds do is not known)" in one[1]
-    assert report.compare([bare(), bare(place="/s")]) == []
+    assert report.compare([bare(), bare()._replace(place="/s")]) == []
     broken = base[0]._replace(
         records=Records.of(
             np.array([5]),
@@ -339,7 +339,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(workdir):
 def test_the_modality_gap_is_that_of_numpy(tmp_path):
     texts = np.random.default_rng(1).normal(size=(N, 4)).astype(np.float16)
     records = {step: record(step, watched_partners=texts) for step in (1, 5)}
-    [run] = report.gather([write(tmp_path / "r", records, captions=["text"] * N)])
+    [run] = report.gather([write(tmp_path / "r", records, captions=("text",) * N)])
     gap, pairs = _sentences.gaps_of(run.images)
     assert gap.steps.tolist() == [1, 5]
     for t in range(2):

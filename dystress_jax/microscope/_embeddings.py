@@ -135,7 +135,7 @@ def _read_parquet(path: pathlib.Path) -> dict[str, np.ndarray]:
             # Opened by Python, whose errors say why.
             with path.open("rb") as raw, pq.ParquetFile(raw) as file:
                 there = file.schema_arrow
-                wanted = [name for name in there.names if name in (*_KNOWN, *_COLUMNS)]
+                wanted = [str(name) for name in there.names if name in (*_KNOWN, *_COLUMNS)]
                 wanted += ["class_name"] * ("class_name" in there.names)
                 table = file.read(wanted)
                 stated = parse_json((there.metadata or {}).get(b"class_names", b"null"))
@@ -154,7 +154,6 @@ def _read_parquet(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _column(path: pathlib.Path, name: str, column: Any) -> np.ndarray:
     """Rows of one length, or one value a row; what is missing is NaN, -1 or no text."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -163,14 +162,18 @@ def _column(path: pathlib.Path, name: str, column: Any) -> np.ndarray:
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             return np.array(column.fill_null("").to_pylist(), dtype=np.str_)
         return (column.fill_null(-1) if pa.types.is_integer(kind) else column).to_numpy()
-    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
-    if len(lengths) > 1 or None in lengths:
+    array = column.combine_chunks()
+    if isinstance(kind, pa.FixedSizeListType):
+        lengths = {kind.list_size}
+    else:
+        lengths = set(array.value_lengths().to_pylist())
+    if array.null_count or len(lengths) > 1:
         raise EmbeddingsError(
             f"{path}: found rows of {name} that differ in length or are missing; allowed: numbers "
             "[n d]."
         )
     width = lengths.pop() if lengths else 0
-    return pc.list_flatten(column).to_numpy().reshape(len(column), width)
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), width)
 
 
 _READERS = {".npz": load, ".parquet": _read_parquet}

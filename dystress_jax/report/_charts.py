@@ -587,7 +587,7 @@ image-rendering: pixelated; display: @display"><div>@label</div></div>"""
 
 def map_of_images() -> Chart:
     """An empty map; the page fills it with the images of a run at a step."""
-    columns = ("x", "y", "colour", "marker", "picture", "display", "label")
+    columns = ("x", "y", "colour", "marker", "size", "picture", "display", "label")
     source = ColumnDataSource({name: [] for name in columns}, name="map")
     made = plain(
         x="",
@@ -606,11 +606,10 @@ def map_of_images() -> Chart:
         line_color="colour",
         fill_alpha=0.75,
         nonselection_alpha=0.2,
-        size=9,
+        size="size",
         source=source,
     )
-    drawn.name = "points"
-    thumbs = ColumnDataSource({"x": [], "y": [], "picture": []}, name="thumbs")
+    thumbs = ColumnDataSource({"x": [], "y": [], "picture": [], "alpha": []}, name="thumbs")
     made.image_url(
         url="picture",
         x="x",
@@ -620,12 +619,14 @@ def map_of_images() -> Chart:
         w_units="screen",
         h_units="screen",
         anchor="center",
+        global_alpha="alpha",
         source=thumbs,
     )
     ring = ColumnDataSource({"x": [], "y": []}, name="anchor")
     made.scatter(x="x", y="y", size=20, fill_alpha=0, line_width=3, line_color=BAD, source=ring)
     lasso = LassoSelectTool(renderers=[drawn])
-    made.add_tools(HoverTool(renderers=[drawn], tooltips=HOVER), lasso, TapTool(renderers=[drawn]))
+    hover = HoverTool(renderers=[drawn], tooltips=HOVER, limit=3)
+    made.add_tools(hover, lasso, TapTool(renderers=[drawn]))
     made.add_tools(WheelZoomTool(), PanTool(), ResetTool())
     made.toolbar_location, made.toolbar.logo = "above", None
     made.toolbar.active_drag, made.toolbar.active_scroll = lasso, None

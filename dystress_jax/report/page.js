@@ -48,15 +48,18 @@ function drawMap() {
   if (!source || state.run === undefined) return;
   const im = runs[state.run].images, p = places(), ks = p.map((_, k) => k);
   const style = ks.map(k => styled(im, k));
-  source.data = {x: p.map(x => x[0]), y: p.map(x => x[1]), colour: style.map(s => s.colour), marker: style.map(s => s.marker),
+  source.data = {x: p.map(x => x[0]), y: p.map(x => x[1]), colour: style.map(s => s.colour), marker: ks.map((k, i) => framed(im, k) ? "square" : style[i].marker), size: ks.map(k => framed(im, k) ? 26 : 9),
     picture: ks.map(k => picture(state.run, k) ?? "data:,"), display: ks.map(() => im.pictures_of !== null ? "block" : "none"), label: ks.map(k => labelOf(im, k))};
-  // Drawn over the markers, which are then their frames.
-  const drawn = state.thumbs && im.pictures_of !== null ? ks.filter(k => !isPartner(im, k)) : [];
-  named("thumbs").data = {x: drawn.map(k => p[k][0]), y: drawn.map(k => p[k][1]), picture: drawn.map(k => picture(state.run, k))};
-  const size = {value: drawn.length ? 28 : 9};
-  for (const m of models()) if (m.name === "points") for (const glyph of [m.glyph, m.selection_glyph, m.nonselection_glyph]) if (glyph?.size) glyph.size = size;
+  drawThumbs();
   named("anchor").data = {x: [p[state.anchor][0]], y: [p[state.anchor][1]]};
 }
+// Drawn over the markers, which are then their frames; those that are not chosen are pale.
+function drawThumbs() {
+  const im = runs[state.run].images, p = places(), ks = p.map((_, k) => k).filter(k => framed(im, k)), chosen = new Set(state.chosen);
+  named("thumbs").data = {x: ks.map(k => p[k][0]), y: ks.map(k => p[k][1]), picture: ks.map(k => picture(state.run, k)),
+    alpha: ks.map(k => chosen.size && !chosen.has(k) ? 0.3 : 1)};
+}
+const framed = (im, k) => state.thumbs && im.pictures_of !== null && !isPartner(im, k);
 function card(im, k, says, more = {}) {
   const src = picture(state.run, k), about = labelOf(im, k);
   return make("button", {type: "button", title: about, ariaLabel: `${about}. ${says}. Make it the anchor`, onclick: () => setAnchor(k % count(im)), ...more},
@@ -65,6 +68,7 @@ function card(im, k, says, more = {}) {
 function choose(rows) {
   state.chosen = rows;
   const im = runs[state.run].images;
+  if (named("thumbs")) drawThumbs();
   by("chosen-title").textContent = rows.length ? `Chosen images: ${rows.length}` : "Chosen images: none yet";
   by("chosen").replaceChildren(...rows.map(k => card(im, k, isPartner(im, k) ? im.captions[k % count(im)] || "other view" : classOf(im, k))));
 }
@@ -111,7 +115,7 @@ function drawAnchor() {
 // An image that a text finds; those with this very text are framed.
 function found(im, a, j, s) {
   const right = im.captions[j] === im.captions[a];
-  return card(im, j, `${right ? "✓ " : ""}${short(s)}`, right ? {className: "right"} : {});
+  return card(im, j, `${right ? "✓ " : ""}${s.toFixed(3)}`, right ? {className: "right"} : {});
 }
 const ROWS = 10, COLUMNS = 8;
 function drawRetrieval() {
@@ -123,7 +127,7 @@ function drawRetrieval() {
   by("retrieval-says").textContent = `Of the ${n} texts that are watched, ${within(1)} find their own image first and ${within(10)} among the first 10, at the last record; by guessing it would be 1 and ${Math.min(10, n)}.`;
   by("retrieval").tHead.replaceChildren(make("tr", {}, ...["text", "its image", "images that it finds, from the most similar on; its own is framed"].map((t, i) => make("th", {scope: "col", textContent: t, colSpan: i === 2 ? COLUMNS : 1}))));
   by("retrieval").tBodies[0].replaceChildren(...texts.map(a => { const to = similaritiesTo(im, a);
-    return make("tr", {}, make("th", {scope: "row", textContent: im.captions[a]}), make("td", {className: "cell"}, card(im, a, short(to[a]))),
+    return make("tr", {}, make("th", {scope: "row", textContent: im.captions[a]}), make("td", {className: "cell"}, card(im, a, to[a].toFixed(3))),
       ...bestOf(to).slice(0, COLUMNS).map(j => make("td", {className: "cell"}, found(im, a, j, to[j])))); }));
 }
 function otherSliders() {
