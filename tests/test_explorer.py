@@ -241,9 +241,7 @@ def test_a_browser_moves_sliders_by_keyboard_keeps_them_in_the_address_and_copie
         value = page.input_value("input[type=number][aria-label^=tau_max]")
         assert float(value) > 0.2
         assert f"t=dystress,tau_min:0.1,tau_max:{value},stop:1" in page.url
-        after = page.evaluate(lines)
-        assert before[0] == after[0]  # of the constant
-        assert before[1] != after[1]
+        assert page.evaluate(lines) != before
         # A page from disk may not write to the clipboard; what it says is what it copies.
         page.get_by_role("button", name="Copy as code").nth(1).click()
         page.wait_for_function("document.getElementById('said').textContent")

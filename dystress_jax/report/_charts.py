@@ -126,6 +126,7 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
             {
                 "label": [label for label, *_ in own],
                 "mean": [float(np.mean(values)) for _, values, _ in own],
+                "end": [float(np.max(values)) for _, values, _ in own],
                 "alpha": [0.9 if label.startswith("trained") else 0.45 for label, *_ in own],
                 "text": [f"{np.mean(values):.1f}" for _, values, _ in own],
             }
@@ -140,7 +141,7 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
             line_color=colour,
         )
         made.text(
-            x="mean",
+            x="end",
             y="label",
             text="text",
             source=source,
