@@ -110,6 +110,16 @@ def test_histograms_and_weights_are_those_of_numpy(name):
     expected = [np.histogram(x, found["similarity_edges"])[0] for x in chosen]
     np.testing.assert_array_equal(found["similarity"], expected)
 
+    middles = (found["similarity_edges"][1:] + found["similarity_edges"][:-1]) / 2
+    for name, a, b in (
+        ("positive_negative", 0, 1),
+        ("positive_true", 0, 2),
+        ("positive_false", 0, 3),
+        ("true_false", 2, 3),
+    ):
+        oracle = scipy.stats.wasserstein_distance(middles, middles, expected[a], expected[b])
+        assert found[f"emd_{name}"] == pytest.approx(oracle, abs=1e-5)
+
     def tau(part, s):
         if part.is_per_anchor:
             part = jax.tree.map(lambda leaf: leaf[:N], part)
@@ -206,6 +216,7 @@ def test_what_cannot_be_said_is_left_out():
     nobody = tuple(jnp.full_like(label, -1) for label in compared.labels)
     found = look(compared._replace(labels=nobody), temperatures.constant(0.1))
     left_out = {"tolerance", "inter_class_uniformity", "emd_true_false"}
+    left_out |= {"emd_positive_true", "emd_positive_false"}
     said = microscope.scalars(found)
     assert left_out == set(microscope.scalars(look(compared, temperatures.constant(0.1)))) - set(
         said

@@ -220,7 +220,8 @@ def as_records(images: Watched, temperature: Temperature) -> Records:
         if images.partners is None:  # what was compared is the image itself
             for name in ("similarity", "tau"):
                 found[name] = np.where(np.arange(len(KINDS))[:, None] == 0, 0, found[name])
-            for name in ("alignment", "emd_positive_negative"):
+            of_positives = [name for name in found if name.startswith("emd_positive")]
+            for name in ("alignment", *of_positives):
                 found[name] = np.float32(np.nan)
         return found
 

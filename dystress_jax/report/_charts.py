@@ -509,6 +509,8 @@ OVER_TIME = {
         {
             "emd_positive_negative": "positives from negatives",
             "emd_true_false": "negatives of other classes from those of the own",
+            "emd_positive_true": "positives from negatives of other classes",
+            "emd_positive_false": "positives from negatives of the own class",
         },
     ),
 }
