@@ -74,8 +74,7 @@ def look(
     n = min(len(compared.anchors), max_anchors)
     anchors, positives = (at_least_float32(x[:n]) for x in (compared.anchors, compared.positives))
     labels = compared.labels[0][:n]
-    # No effective rank of each: with a busy processor LAPACK's threads take half a second for it.
-    found = on_sphere(anchors, labels) | {"alignment": metrics.alignment(anchors, positives)}
+    found = _of_embeddings(anchors, positives, labels)
     similarity = compared.similarity
     points = similarity.project(anchors)
     positive = similarity.paired(points, similarity.project(positives))
@@ -191,9 +190,7 @@ def scalars(found: Fetched) -> dict[str, float]:
     `hardest_for_80_percent`, how many of the most similar negatives have 80 % of the weights;
     `emd_positive_negative`, `emd_positive_true`, `emd_positive_false` and `emd_true_false`, how far
     apart the histograms of the similarities of two kinds are (true and false negatives).
-    What is said of an anchor is the mean over the anchors. Of the features of the images that a run
-    watches there are `watched_uniformity`, `watched_tolerance`, `watched_inter_class_uniformity`,
-    `watched_effective_rank`, and `watched_embeddings_effective_rank` of their embeddings.
+    What is said of an anchor is the mean over the anchors.
 
     Args:
         found: as `look` returns it, fetched.
@@ -243,13 +240,16 @@ class _Anchor(NamedTuple):
     row: Int[Array, ""]
 
 
-def on_sphere(points: Float[Array, "n d"], labels: Int[Array, " n"]) -> Found:
-    """How embeddings lie on the sphere; measures of classes are NaN unless all have a label."""
+def _of_embeddings(
+    anchors: Float[Array, "n d"], positives: Float[Array, "n d"], labels: Int[Array, " n"]
+) -> Found:
     labelled = lambda value: jnp.where(jnp.all(labels >= 0), value, jnp.nan)
+    # No effective rank: with a busy processor LAPACK's threads take half a second for it.
     return {
-        "uniformity": metrics.uniformity(points),
-        "tolerance": labelled(metrics.tolerance(points, labels)),
-        "inter_class_uniformity": labelled(metrics.inter_class_uniformity(points, labels)),
+        "alignment": metrics.alignment(anchors, positives),
+        "uniformity": metrics.uniformity(anchors),
+        "tolerance": labelled(metrics.tolerance(anchors, labels)),
+        "inter_class_uniformity": labelled(metrics.inter_class_uniformity(anchors, labels)),
     }
 
 

@@ -5,13 +5,10 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from .. import metrics
 from ..similarities import Similarity, at_least_float32, sphere
-from ._look import on_sphere
 from ._records import FOLDER, IMAGES, Records, load
 
 WATCHED = 256  # images at most: one batch of an evaluation
@@ -78,26 +75,20 @@ def found_of(
     features: Float[Array, "n f"],
     embeddings: Float[Array, "n d"],
     partners: Float[Array, "n d"] | None,
-    labels: Int[np.ndarray, " n"],
     similarity: Similarity = sphere,
 ) -> dict[str, np.ndarray]:
-    """What a record holds of the images that are watched: places in half precision, and measures.
+    """What a record holds of the images that are watched, in half precision.
 
     Args:
         features: of the encoder.
         embeddings: what the loss compares.
         partners: the embeddings of what belongs to the images; None: nothing does.
-        labels: of the images, -1 where there is none.
         similarity: how they are compared.
 
-    Returns:
-        `watched_features`, `watched_embeddings`, `watched_similarity` and, with partners,
-        `watched_partners`; and the single numbers that `scalars` names.
-
     Example:
-        >>> found = found_of(jnp.eye(3), jnp.eye(3), None, np.array([0, 0, 1]))
-        >>> found["watched_features"].dtype.name, float(found["watched_effective_rank"])
-        ('float16', 3.0)
+        >>> found = found_of(jnp.eye(3), jnp.eye(3), None)
+        >>> {array.dtype.name for array in found.values()}
+        {'float16'}
     """
     others = embeddings if partners is None else partners
     found = {
@@ -109,18 +100,7 @@ def found_of(
         found["watched_partners"] = partners
     largest = float(np.finfo(np.float16).max)
     half = lambda x: np.clip(np.asarray(x, np.float32), -largest, largest).astype(np.float16)
-    measures = jax.device_get(_measures(features, embeddings, jnp.asarray(labels)))
-    return {name: half(value) for name, value in found.items()} | measures
-
-
-@jax.jit
-def _measures(
-    features: Float[Array, "n f"], embeddings: Float[Array, "n d"], labels: Int[Array, " n"]
-) -> dict[str, Array]:
-    found = {f"watched_{name}": value for name, value in on_sphere(features, labels).items()}
-    found["watched_effective_rank"] = metrics.effective_rank(features)
-    found["watched_embeddings_effective_rank"] = metrics.effective_rank(embeddings)
-    return found
+    return {name: half(value) for name, value in found.items()}
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -92,6 +92,9 @@ CURVES = {
     "positive_similarity": "similarity of positive pairs",
     "negative_similarity": "similarity of negative pairs",
     "gradient_norm": "norm of the gradient",
+    "features_uniformity": "uniformity of held-out features (lower: more even)",
+    "features_tolerance": "tolerance of held-out features (higher: classes closer)",
+    "features_effective_rank": "effective rank of held-out features",
 }
 
 

@@ -56,8 +56,9 @@ def watch_images(experiment: Experiment) -> WatchedImages:
                 encoder = dual_encoder(experiment, *trained)
                 similarity = encoder.similarity
                 partners = encoder.embed_texts(texts) if texts else None
-            of_encoder, of_head = jnp.asarray(both[:, :width]), jnp.asarray(both[:, width:])
-            return microscope.found_of(of_encoder, of_head, partners, batch["label"], similarity)
+            return microscope.found_of(
+                jnp.asarray(both[:, :width]), jnp.asarray(both[:, width:]), partners, similarity
+            )
         return {}
 
     return WatchedImages(about, found)
