@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from ..errors import UserError
 from ..files import parse_json, told
@@ -16,7 +16,7 @@ from ..temperatures import Temperature
 from ._compared import Compared
 from ._look import KINDS, look
 from ._records import Records, load
-from ._watched import Watched, similarities, small
+from ._watched import SIDE, Watched, similarities, small
 
 
 class EmbeddingsError(UserError, ValueError):
@@ -29,10 +29,10 @@ def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
     Args:
         path: an .npz or a .parquet file with `features` [n f] and, where the loss compares others,
             `embeddings` [n d]; or with two views, `view_a` and `view_b` [n d]. Also `labels` [n]
-            (-1: none), `class_names`, `ids` [n], `images` [n h w c] uint8 (of .npz) and `captions`
-            [n], as far as there are; in Parquet the columns may be called `label`, `id` and
-            `caption`, and `class_name` has the name of each row. The files of `dystress embed` are
-            such files.
+            (-1: none), `class_names`, `ids` [n], `images` [n h w c] uint8 (of .npz) or `paths` [n]
+            of image files, and `captions` [n], as far as there are; in Parquet the columns may be
+            called `label`, `id`, `path` and `caption`, and `class_name` has the name of each row.
+            The files of `dystress embed` are such files.
         at_most: rows, evenly spread if there are more.
 
     Raises:
@@ -69,7 +69,7 @@ def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
             )
     if "view_b" in vectors and vectors["view_b"].shape != embeddings.shape:
         raise EmbeddingsError(f"{path}: found views of two shapes; allowed: one shape.")
-    for name in ("labels", "ids", "images", "captions"):
+    for name in ("labels", "ids", "images", "paths", "captions"):
         if name in arrays and (not arrays[name].ndim or len(arrays[name]) != n):
             raise EmbeddingsError(f"{path}: found {n} rows and another number of {name}.")
     finite = np.logical_and.reduce([np.isfinite(x).all(axis=1) for x in vectors.values()])
@@ -86,13 +86,20 @@ def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
     pictures = arrays.get("images")
     if pictures is not None and (pictures.ndim != 4 or pictures.dtype != np.uint8):
         raise EmbeddingsError(f"{path}: found images of another kind; allowed: uint8 [n h w c].")
+    if pictures is not None:
+        pictures = small(pictures[rows])
+    elif "paths" in arrays and (arrays["paths"][rows] != "").all():
+        try:
+            pictures = np.stack([_thumbnail(str(file)) for file in arrays["paths"][rows]])
+        except OSError as error:
+            notes.append(f"There are no pictures: an image cannot be read ({error}).")
     others = vectors["embeddings"] if partners is None else partners
     return Watched(
         split=path.stem,
         ids=np.asarray(arrays.get("ids", np.arange(n)))[rows],
         labels=labels[rows],
         class_names=names,
-        pictures=None if pictures is None else small(pictures[rows]),
+        pictures=pictures,
         captions=tuple(map(str, arrays["captions"][rows])) if "captions" in arrays else (),
         partner="" if partners is None else "view",
         steps=np.zeros(1, np.int64),
@@ -102,6 +109,14 @@ def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
         similarity=np.asarray(similarities(sphere, vectors["embeddings"], others))[None],
         notes=tuple(notes),
     )
+
+
+def _thumbnail(file: str) -> UInt8[np.ndarray, "s s 3"]:
+    """The central square of an image file, small."""
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as image:
+        return np.asarray(ImageOps.fit(image.convert("RGB"), (SIDE, SIDE)))
 
 
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -116,9 +131,9 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 _KNOWN = ("features", "embeddings", "view_a", "view_b")
-_KNOWN += ("labels", "class_names", "ids", "images", "captions")
+_KNOWN += ("labels", "class_names", "ids", "images", "paths", "captions")
 # What a table calls that of one row.
-_COLUMNS = {"label": "labels", "id": "ids", "caption": "captions"}
+_COLUMNS = {"label": "labels", "id": "ids", "path": "paths", "caption": "captions"}
 
 
 def _read_parquet(path: pathlib.Path) -> dict[str, np.ndarray]:
