@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import dystress_jax
-from dystress_jax import run
+from dystress_jax import microscope, run
 from dystress_jax.run import _embed
 from tests import runs
 
@@ -74,6 +74,19 @@ def test_parquet_has_the_same_rows(workdir, other, tmp_path, monkeypatch):
     names = npz["class_names"][npz["labels"]]
     assert table["class_name"].to_pylist() == names.tolist()
     assert json.loads(table.schema.metadata[b"class_names"]) == ["x", "y", "z"]
+    # The report and the explorer read both.
+    a, b = (microscope.read_embeddings(tmp_path / name) for name in ("z.npz", "z.parquet"))
+    for name in ("ids", "labels", "class_names", "features", "embeddings", "similarity"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    # With the pictures of the files.
+    np.testing.assert_array_equal(a.pictures, b.pictures)
+    with Image.open(npz["paths"][3]) as image:
+        expected = np.asarray(ImageOps.fit(image.convert("RGB"), (48, 48)))
+    np.testing.assert_array_equal(a.pictures[3], expected)
+    pathlib.Path(npz["paths"][5]).unlink()
+    without = microscope.read_embeddings(tmp_path / "z.npz")
+    assert without.pictures is None
+    assert "an image cannot be read" in " ".join(without.notes)
 
 
 def test_the_run_s_own_images_keep_their_splits(workdir, tmp_path):

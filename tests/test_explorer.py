@@ -226,6 +226,47 @@ def test_a_browser_lists_the_hardest_negatives_under_each_temperature(tmp_path):
         assert float(rows[10][2]) == pytest.approx(effective, rel=1e-2)
 
 
+@pytest.mark.ci
+def test_a_browser_moves_sliders_by_keyboard_keeps_them_in_the_address_and_copies(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(explorer.page(records([2, 3])), encoding="utf-8")
+    with opened(path) as page:
+        said = lambda: page.inner_text("#said")
+        lines = (
+            "[...document.querySelectorAll('#charts polyline')].map(x => x.getAttribute('points'))"
+        )
+        before = page.evaluate(lines)
+        page.focus("input[type=range][aria-label=tau_max]")
+        page.keyboard.press("PageUp")
+        value = page.input_value("input[type=number][aria-label^=tau_max]")
+        assert float(value) > 0.2
+        assert f"t=dystress,tau_min:0.1,tau_max:{value},stop:1" in page.url
+        assert page.evaluate(lines) != before
+        # A page from disk may not write to the clipboard; what it says is what it copies.
+        page.get_by_role("button", name="Copy as code").nth(1).click()
+        page.wait_for_function("document.getElementById('said').textContent")
+        code = f"temperatures.dystress(0.1, {value}, stop_gradient=True)"
+        assert said() == f"Copied: {code}"
+        page.get_by_role("button", name="Copy as flags").nth(1).click()
+        page.wait_for_function("document.getElementById('said').textContent.includes('--')")
+        assert f"--config.temperature.tau_max={value}" in said()
+        page.click("#add")
+        page.click("#add")
+        assert page.is_disabled("#add")
+        page.fill("#n-number", "64")
+        page.keyboard.press("Enter")
+        floor = page.locator("#numbers tbody tr").first.inner_text().split("\t")
+        # InfoNCE on the regular simplex with the constant 0.1.
+        assert float(floor[1]) == pytest.approx(
+            math.log1p(63 * math.exp(-(1 + 1 / 63) / 0.1)), 1e-3
+        )
+        table = page.inner_text("#numbers")
+        page.reload()
+        page.wait_for_selector("html[data-ready]")
+        assert page.inner_text("#numbers") == table
+        assert page.locator("#temperatures fieldset").count() == 4
+
+
 IN_BROWSER = """<script>
 const at = %s;
 document.documentElement.replaceChildren(document.createTextNode(JSON.stringify({

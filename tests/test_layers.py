@@ -27,7 +27,7 @@ LIBRARY = [
     {"schemes"},
 ]
 PARTS = [
-    {"files", "sharding", "models", "augment", "data"},
+    {"_pca", "files", "sharding", "models", "augment", "data"},
     {"microscope"},
     {"methods", "evaluation", "weights"},
 ]

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
-from dystress_jax import microscope, run, sharding, similarities, temperatures
+from dystress_jax import microscope, report, run, sharding, similarities, temperatures
 from dystress_jax.files import FileError
 from dystress_jax.microscope import KINDS, Compared, Recorder
 from dystress_jax.run import networks
@@ -109,6 +109,16 @@ def test_histograms_and_weights_are_those_of_numpy(name):
     chosen = [positive, *(s[kind] for kind in negatives)]
     expected = [np.histogram(x, found["similarity_edges"])[0] for x in chosen]
     np.testing.assert_array_equal(found["similarity"], expected)
+
+    middles = (found["similarity_edges"][1:] + found["similarity_edges"][:-1]) / 2
+    for name, a, b in (
+        ("positive_negative", 0, 1),
+        ("positive_true", 0, 2),
+        ("positive_false", 0, 3),
+        ("true_false", 2, 3),
+    ):
+        oracle = scipy.stats.wasserstein_distance(middles, middles, expected[a], expected[b])
+        assert found[f"emd_{name}"] == pytest.approx(oracle, abs=1e-5)
 
     def tau(part, s):
         if part.is_per_anchor:
@@ -206,6 +216,7 @@ def test_what_cannot_be_said_is_left_out():
     nobody = tuple(jnp.full_like(label, -1) for label in compared.labels)
     found = look(compared._replace(labels=nobody), temperatures.constant(0.1))
     left_out = {"tolerance", "inter_class_uniformity", "emd_true_false"}
+    left_out |= {"emd_positive_true", "emd_positive_false"}
     said = microscope.scalars(found)
     assert left_out == set(microscope.scalars(look(compared, temperatures.constant(0.1)))) - set(
         said
@@ -278,6 +289,13 @@ def test_every_method_says_what_it_compares_on_one_device_and_eight(name, monkey
     for key in one:
         np.testing.assert_allclose(one[key], eight[key], rtol=1e-5, atol=1e-6, err_msg=key)
     assert ("tau" in one) == (name != "byol")
+    # What the report says and draws of it: all it can, and why there is no more.
+    records = microscope.Records.of(np.array([5]), {key: x[None] for key, x in one.items()})
+    page = report.page([report.Run(name, f"/{name}", records=records)])
+    assert 'id="figure-similarities"' in page
+    assert ('id="figure-logits"' in page) == (name != "byol")
+    assert ('id="figure-gradients"' in page) == (name != "byol")
+    assert ("No curve of a temperature: the method has none" in page) == (name == "byol")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -403,7 +421,7 @@ def test_records_that_cannot_be_read_are_refused(tmp_path):
     whole = (tmp_path / "microscope" / "00000002.npz").read_bytes()
     for broken in (b"", b"nothing", whole[: len(whole) // 2], whole[:-30]):
         (tmp_path / "microscope" / "00000002.npz").write_bytes(broken)
-        with pytest.raises(FileError, match=r"00000002\.npz cannot be read: it is no record"):
+        with pytest.raises(FileError, match=r"00000002\.npz cannot be read: it is no whole"):
             microscope.read(tmp_path)
 
 

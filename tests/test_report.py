@@ -8,14 +8,27 @@ import sys
 import types
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dystress_jax import commands, explorer, microscope, report, temperatures
 from dystress_jax.files import FileError
-from dystress_jax.microscope import KINDS, Recorder
-from dystress_jax.report import Confusion, Curve, Measured, Run, _charts, _images, _layout, _tables
+from dystress_jax.microscope import KINDS, Recorder, Records
+from dystress_jax.report import (
+    Confusion,
+    Curve,
+    Measured,
+    Run,
+    _charts,
+    _images,
+    _layout,
+    _run,
+    _sentences,
+    _tables,
+)
 from dystress_jax.report._sentences import RULES
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -212,7 +225,7 @@ def test_runs_that_differ_in_their_seed_only_are_one_line_and_a_band(tmp_path):
         return Run(name, name, config, {"loss": Curve(np.array([1, 2, 3]), values)})
 
     runs = [of("a", 0, 0.1), of("b", 1, 0.1), of("c", 0, 0.2)]
-    assert [group.runs for group in _charts.groups_of(runs)] == [(0, 1), (2,)]
+    assert [group.runs for group in _run.groups_of(runs)] == [(0, 1), (2,)]
     [chart] = _charts.curves(runs)
     kinds = [type(drawn.glyph).__name__ for drawn in chart.figure.renderers]
     assert kinds == ["VArea", "Line", "Line"]
@@ -221,6 +234,90 @@ def test_runs_that_differ_in_their_seed_only_are_one_line_and_a_band(tmp_path):
     np.testing.assert_array_equal(band["y2"], [2, 3, 4])
     np.testing.assert_array_equal(mean["y"], [1.5, 2.5, 3.5])
     assert "temperature.tau" in _tables.differences(runs)
+    # A group has the colour of its first run, which is that of its switch.
+    [single] = [drawn.glyph for drawn in chart.figure.renderers[2:]]
+    assert single.line_color == _charts.style_of(2)[0]
+
+
+def of_group(name, tau, accuracies, **changes):
+    """Runs of other seeds each, of one temperature, which may depend on s."""
+    edges = np.linspace(-1, 1, BINS + 1)
+    found = record(curve_tau=tau + 0 * edges, **changes)
+    records = Records.of(np.array([5]), {n: np.asarray(x)[None] for n, x in found.items()})
+    return [
+        Run(
+            f"{name}{seed}",
+            f"/{name}{seed}",
+            {"seed": seed, "temperature.name": name},
+            baselines={"trained": value},
+            records=records,
+        )
+        for seed, value in enumerate(accuracies)
+    ]
+
+
+def test_runs_are_held_against_the_first_one_with_their_numbers():
+    edges = np.linspace(-1, 1, BINS + 1)
+    base = of_group("a", 0.2, [0.40, 0.42])
+    # Lower above 0.5 by 0.1 at most, and the same elsewhere.
+    other = of_group(
+        "b",
+        np.where(edges > 0.5, 0.2 - 0.2 * (edges - 0.5), 0.2),
+        [0.50, 0.54, 0.55],
+        hardest_for_80_percent=np.float32(2.0),
+        uniformity=np.float32(-2.5),
+    )
+    said = [sentence.text for sentence in report.compare([*base, *other])]
+    ours, theirs = np.array([0.50, 0.54, 0.55]), np.array([0.40, 0.42])
+    points = 100 * (ours.mean() - theirs.mean())
+    whole = " ".join(said)
+    assert "Over the 2 seeds of “a0” the kNN accuracy is 41.0 % on average, with a st" in whole
+    assert "“b0” beside “a0”: temperature.name is b, not a." in said
+    assert (
+        f"The kNN accuracy of “b0” is {points:.1f} points higher than that of “a0”: 53.0 % and "
+        f"41.0 % (3 and 2 seeds, standard deviations {100 * ours.std(ddof=1):.1f} and "
+        f"{100 * theirs.std(ddof=1):.1f}: more than seeds alone explain)."
+    ) in said
+    negatives = other[0].records.of_kind("similarity", "negative")[0]
+    middles = (edges[1:] + edges[:-1]) / 2
+    lower = middles > 0.51  # from there on by more than 1 %
+    share = 100 * negatives[lower].sum() / negatives.sum()
+    assert (
+        "The temperature of “b0”, beside that of “a0”, is lower where s > 0.51 (by up to 0.099, at "
+        f"s = 0.99), where {share:.1f} % of its negatives lie."
+    ) in said
+    assert "comes from 2 of 38 negatives, in “a0” from 1 of 38" in whole
+    assert "“b0” listens to more of them" in whole
+    assert "uniformity -2.50 and -2.00" in whole
+    assert all(sentence.rule for sentence in report.compare([*base, *other]))
+    # The other way round, what was higher is lower.
+    back = " ".join(sentence.text for sentence in report.compare([*other, *base]))
+    assert f"{points:.1f} points lower" in back
+    assert "is higher where s > 0.51" in back
+
+
+def test_what_does_not_differ_is_not_said():
+    base = of_group("a", 0.2, [0.40, 0.42])
+    assert report.compare(base[:1]) == []
+    assert report.compare([]) == []
+    same = [run._replace(config=run.config | {"x": 1}) for run in base]
+    said = [sentence.text for sentence in report.compare([*base, *same])]
+    assert [text for text in said if not text.startswith("Over the")] == [
+        "“a0” beside “a0”: x is 1, not unset.",
+        "The kNN accuracy of “a0” is the same as that of “a0”: 41.0 % and 41.0 % (2 seeds each, "
+        "standard deviations 1.4 and 1.4: no more than seeds alone explain).",
+    ]
+    one = [run.text for run in report.compare([base[0], same[1]])]
+    assert "2.0 points higher" in one[1]
+    assert "(one seed each: what seeds do is not known)" in one[1]
+    assert report.compare([bare(), bare()._replace(place="/s")]) == []
+    broken = base[0]._replace(
+        records=Records.of(
+            np.array([5]),
+            {"similarity_edges": np.full((1, 3), np.nan), "curve_tau": np.full((1, 3), np.nan)},
+        )
+    )
+    assert len(report.compare([broken, *same])) == 3
 
 
 def test_the_page_holds_everything_and_asks_for_nothing(workdir):
@@ -237,6 +334,25 @@ def test_the_page_holds_everything_and_asks_for_nothing(workdir):
     outside = page.replace(re.search(r"const DATA = .*;\n", page)[0], "")
     assert "&lt;/script&gt;" in outside
     assert "“</script>" not in outside
+
+
+def test_the_modality_gap_is_that_of_numpy(tmp_path):
+    texts = np.random.default_rng(1).normal(size=(N, 4)).astype(np.float16)
+    records = {step: record(step, watched_partners=texts) for step in (1, 5)}
+    [run] = report.gather([write(tmp_path / "r", records, captions=("text",) * N)])
+    gap, pairs = _sentences.gaps_of(run.images)
+    assert gap.steps.tolist() == [1, 5]
+    for t in range(2):
+        a, b = (
+            np.float64(x) / np.linalg.norm(np.float64(x), axis=1, keepdims=True)
+            for x in (run.images.embeddings[t], texts)
+        )
+        assert gap.values[t] == pytest.approx(np.linalg.norm(a.mean(axis=0) - b.mean(axis=0)))
+        assert pairs.values[t] == pytest.approx(np.linalg.norm(a - b, axis=1).mean())
+    assert f"gap is {gap.values[-1]:.2f}" in " ".join(s.text for s in report.stand_out(run))
+    chart = _charts.modality_gap([run])
+    np.testing.assert_array_equal(chart.figure.renderers[0].data_source.data["y"], gap.values)
+    assert _charts.modality_gap([bare()]) is None
 
 
 def test_runs_that_watch_the_same_images_share_pictures_and_a_layout(tmp_path):
@@ -307,6 +423,8 @@ def test_a_page_says_what_is_missing(tmp_path, name):
     text = " ".join(run.missing) + " ".join(s.text for s in report.stand_out(run))
     says = {
         "no records": "no records yet",
+        "one class": "All images with a label are of one class, “</script>”: there is nothing",
+        "no labels": "No image has a label",
         "NaN records": "2 of 2 records are not finite",
         "earlier version": "No record has images",
         "pairs": "The modality gap is",
@@ -396,6 +514,59 @@ def test_embeddings_from_elsewhere_are_a_run_of_one_record(tmp_path):
 def test_embeddings_that_cannot_be_used_are_refused(tmp_path, arrays, told):
     with pytest.raises(microscope.EmbeddingsError, match=told):
         microscope.read_embeddings(npz(tmp_path / "z.npz", **arrays))
+
+
+def parquet(path, **columns):
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_a_table_from_elsewhere_is_read_too(tmp_path):
+    x = np.random.default_rng(0).normal(size=(6, 3))
+    names = pa.array(["dog", "cat", None, "dog", "cat", "cat"])
+    vectors = {"view_a": x.tolist(), "view_b": (x + 1).tolist(), "more": ["x"] * 6}
+    path = parquet(tmp_path / "z.parquet", class_name=names, caption=list("abcdef"), **vectors)
+    found = microscope.read_embeddings(path)
+    assert (found.class_names, found.partner) == (("cat", "dog"), "view")
+    assert found.labels.tolist() == [1, 0, -1, 1, 0, 0]
+    assert found.captions == tuple("abcdef")
+    np.testing.assert_allclose(found.embeddings[0], x, rtol=1e-6)
+    np.testing.assert_allclose(found.partners[0], x + 1, rtol=1e-6)
+    halves = pa.FixedSizeListArray.from_arrays(pa.array(np.float16(x.ravel())), 3)
+    columns = {"features": halves, "label": pa.array([0, 1, None, 0, 1, 1])}
+    found = microscope.read_embeddings(
+        parquet(tmp_path / "h.parquet", class_name=names.dictionary_encode(), **columns)
+    )
+    assert found.labels.tolist() == [1, 0, -1, 1, 0, 0]
+    np.testing.assert_array_equal(found.features[0], np.float16(x))
+    del columns["label"]
+    numbered = parquet(tmp_path / "n.parquet", label=pa.array([0, 1, None, 0, 1, 1]), **columns)
+    assert microscope.read_embeddings(numbered).labels.tolist() == [0, 1, -1, 0, 1, 1]
+    assert report.page([report.of_embeddings(path, temperatures.constant(0.2))])
+
+
+def test_files_of_another_kind_and_broken_ones_are_refused(tmp_path, monkeypatch):
+    read = microscope.read_embeddings
+    for name, told in (("z.csv", "ends in .csv; allowed: .* .npz or .parquet"), ("z", "nothing")):
+        (tmp_path / name).write_text("1,2")
+        with pytest.raises(microscope.EmbeddingsError, match=told):
+            read(tmp_path / name)
+    for name in ("z.npz", "z.parquet"):
+        with pytest.raises(FileError, match="No such file"):
+            read(tmp_path / name)
+        (tmp_path / name).write_bytes(b"PAR1 and nothing of it")
+        with pytest.raises(FileError, match=f"{name} cannot be read: it is no whole"):
+            read(tmp_path / name)
+    uneven = parquet(tmp_path / "u.parquet", features=[[1.0], [1.0, 2.0]])
+    missing = parquet(tmp_path / "m.parquet", features=[[1.0], None])
+    for path in (uneven, missing):
+        with pytest.raises(microscope.EmbeddingsError, match="features that differ in length"):
+            read(path)
+    with pytest.raises(microscope.EmbeddingsError, match="found nothing; allowed"):
+        read(parquet(tmp_path / "o.parquet", other=[1.0]))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(microscope.EmbeddingsError, match=r"pip install 'dystress-jax\[hf\]'"):
+        read(uneven)
 
 
 def test_the_command_writes_the_page_and_says_what_is_missing(

@@ -153,6 +153,44 @@ def test_negatives_are_weighed_under_the_run_and_under_another_temperature(two):
         assert "tau_min must be at most tau_max" in page.inner_text("#other-problem")
 
 
+def test_texts_find_images_and_pictures_lie_on_the_map(tmp_path):
+    rng = np.random.default_rng(0)
+    partners = lambda: rng.normal(size=(N, 4)).astype(np.float16)
+    records = {step: record(step, watched_partners=partners()) for step in (1, 5)}
+    texts = tuple(f"text {i % 20}" for i in range(N))  # four of them twice
+    [run] = report.gather([write(tmp_path / "r", records, captions=texts)])
+    path = tmp_path / "report.html"
+    path.write_text(report.page([run]), encoding="utf-8")
+    # As the page holds them.
+    s = np.round(np.float64(run.images.similarity[-1]) * 32767)
+    order = np.argsort(-s, axis=0, kind="stable")
+    is_of = np.arange(N) % 20
+    with opened(path) as page:
+        named = lambda place: page.locator(f"{place} button").evaluate_all(
+            "all => all.map(b => Number(b.ariaLabel.match(/test (\\d+)/)[1]))"
+        )
+        page.fill("#anchor", "3")
+        page.keyboard.press("Enter")
+        assert named("#found") == order[:12, 3].tolist()
+        right = np.sum(is_of[order[:12, 3]] == 3)
+        assert page.locator("#found button.right").count() == right
+        rows = np.arange(10) * N // 10
+        expected = np.concatenate([[a, *order[:8, a]] for a in rows])
+        assert named("#retrieval") == expected.tolist()
+        rank = [1 + np.sum((s[:, a] > s[a, a]) & (is_of != is_of[a])) for a in range(N)]
+        first, ten = (np.sum(np.array(rank) <= k) for k in (1, 10))
+        assert f"{first} find their own image first and {ten} among" in page.inner_text(
+            "#retrieval-says"
+        )
+        assert "Modality gap" in page.inner_text("#figure-modality-gap")
+        assert len(column(page, "thumbs", "x")) == 0
+        page.focus("#thumbs")
+        page.keyboard.press("Space")
+        x = column(page, "map", "x")  # of images and texts
+        assert len(x) == 2 * N
+        np.testing.assert_array_equal(column(page, "thumbs", "x"), x[:N])
+
+
 def test_it_is_read_in_the_dark_on_a_phone_and_by_those_who_do_not_see_it(two):
     with opened(two, width=390, height=844, color_scheme="dark", has_touch=True) as page:
         wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -191,6 +229,8 @@ def test_a_page_of_anything_opens(tmp_path, name):
         text = page.inner_text("body")
         says = {
             "no records": "No records of pairs",
+            "one class": "are of one class, “</script>”",
+            "no labels": "No image has a label",
             "NaN records": "records are not finite",
             "one image": "There is one row only",
             "pairs": "Its own text “text 0” is number",

@@ -8,8 +8,8 @@ dystress explore runs/quickstart --open
     hardest negatives of its images, and opens it
 
 dystress explore --embeddings=z.npz
-    the same of embeddings made anywhere: an .npz with features [n d], or view_a and view_b [n d],
-    and labels, class_names, images and captions as far as there are
+    the same of embeddings made anywhere: an .npz or .parquet with features [n d], or view_a
+    and view_b [n d], and labels, class_names, images and captions as far as there are
 
 dystress explore --out=docs/temperatures.html
     writes it elsewhere

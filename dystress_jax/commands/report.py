@@ -7,8 +7,8 @@ dystress report runs/a runs/b runs/c --out=abc.html --open
     lays runs over one another, and opens the page; runs that differ in their seed only are a band
 
 dystress report --embeddings=z.npz
-    of embeddings made anywhere: an .npz with features [n d], or view_a and view_b [n d], and
-    labels, class_names, images and captions as far as there are
+    of embeddings made anywhere: an .npz or .parquet with features [n d], or view_a and
+    view_b [n d], and labels, class_names, images and captions as far as there are
 """
 
 import argparse

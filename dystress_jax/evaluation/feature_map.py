@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 
 from .. import data
+from .._pca import centred, principal_axes
 from ._drawing import class_colour, plain, thumbnail
 
 WIDTH, HEIGHT, MARGIN, HEAD = 1280, 960, 40, 56  # pixels
@@ -29,15 +30,9 @@ def principal_plane(
         >>> places.shape, round(float(shares.sum()), 6)
         ((3, 2), 1.0)
     """
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    unit = features / np.maximum(lengths, np.finfo(np.float32).tiny)
-    centred = unit - unit.mean(axis=0)
-    _, strengths, directions = np.linalg.svd(centred, full_matrices=False)
-    directions = np.pad(directions[:2], ((0, 2 - len(directions[:2])), (0, 0)))
-    largest = np.take_along_axis(directions, np.abs(directions).argmax(1)[:, None], axis=1)
-    directions = directions * np.where(largest < 0, -1, 1)
-    variances = np.pad(strengths**2, (0, 2))
-    return centred @ directions.T, variances[:2] / max(float(variances.sum()), 1e-30)
+    rows = centred(features)
+    axes, shares = principal_axes(rows)
+    return rows @ axes.T, shares
 
 
 def feature_map(features: Float[np.ndarray, "n d"], source: data.Source) -> Image.Image:

@@ -9,14 +9,17 @@ function labelOf(im, k) {
   return `${what}${im.split} ${im.ids[own]}${known}${caption}`;
 }
 const matrices = new Map();
-// The similarities of an image to all, or to all that belongs to them.
-function similaritiesOf(im, anchor) {
+function matrixOf(im) {
   if (!matrices.has(im)) matrices.set(im, new Int16Array(Uint8Array.from(atob(im.similarity), c => c.charCodeAt(0)).buffer));
-  const n = count(im), row = matrices.get(im).subarray(anchor * n, anchor * n + n);
-  return Array.from(row, x => x / 32767 * im.largest);
+  return matrices.get(im);
 }
+// The similarities of an image to all, or to all that belongs to them.
+const similaritiesOf = (im, anchor) => im.ids.map((_, j) => matrixOf(im)[anchor * count(im) + j] / 32767 * im.largest);
+// The similarities of all images to what belongs to one of them, such as its text.
+const similaritiesTo = (im, anchor) => im.ids.map((_, j) => matrixOf(im)[j * count(im) + anchor] / 32767 * im.largest);
+const bestOf = s => s.map((_, j) => j).sort((i, j) => s[j] - s[i]);
 // All but the anchor itself and what belongs to it, the most similar first.
-const hardestOf = (s, anchor) => s.map((_, j) => j).filter(j => j !== anchor).sort((i, j) => s[j] - s[i]);
+const hardestOf = (s, anchor) => bestOf(s).filter(j => j !== anchor);
 const effectiveOf = weights => Math.exp(-weights.reduce((sum, x) => sum + (x > 0 ? x * Math.log(x) : 0), 0));
 const percent = x => !isFinite(x) ? "–" : `${(100 * x).toPrecision(3)} %`;
 // The first cell of a row of the hardest negatives.

@@ -6,6 +6,9 @@ gives all records of a run as arrays with named axes.
 """
 
 from ._compared import Compared as Compared
+from ._embeddings import EmbeddingsError as EmbeddingsError
+from ._embeddings import as_records as as_records
+from ._embeddings import read_embeddings as read_embeddings
 from ._look import KINDS as KINDS
 from ._look import earth_movers_distance as earth_movers_distance
 from ._look import histograms as histograms
@@ -16,10 +19,7 @@ from ._records import Recorder as Recorder
 from ._records import Records as Records
 from ._records import read as read
 from ._watched import WATCHED as WATCHED
-from ._watched import EmbeddingsError as EmbeddingsError
 from ._watched import Watched as Watched
 from ._watched import about as about
-from ._watched import as_records as as_records
 from ._watched import found_of as found_of
-from ._watched import read_embeddings as read_embeddings
 from ._watched import watched as watched

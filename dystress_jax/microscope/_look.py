@@ -136,14 +136,18 @@ def look(
         )
     found |= {name: jnp.mean(value) for name, value in numbers.items()}
     bins = found["similarity"].astype(points.dtype)
-    distance = lambda a, b: earth_movers_distance(
-        bins[KINDS.index(a)], bins[KINDS.index(b)], found["similarity_edges"]
-    )
-    found["emd_positive_negative"] = distance("positive", "negative")
-    found["emd_true_false"] = distance("true_negative", "false_negative")
+    for name, (a, b) in _DISTANCES.items():
+        of_kinds = bins[KINDS.index(a)], bins[KINDS.index(b)]
+        found[name] = earth_movers_distance(*of_kinds, found["similarity_edges"])
     return found
 
 
+_DISTANCES = {
+    "emd_positive_negative": ("positive", "negative"),
+    "emd_positive_true": ("positive", "true_negative"),
+    "emd_positive_false": ("positive", "false_negative"),
+    "emd_true_false": ("true_negative", "false_negative"),
+}
 _HISTOGRAMS = ("similarity", "tau", "weight", "gradient")
 
 
@@ -184,7 +188,8 @@ def scalars(found: Fetched) -> dict[str, float]:
     the weights of an anchor, and `effective_negatives`, e to the entropy; `hardest_1_percent` and
     `hardest_10_percent`, what the most similar negatives have of the weights;
     `hardest_for_80_percent`, how many of the most similar negatives have 80 % of the weights;
-    `emd_positive_negative` and `emd_true_false`, how far apart the histograms of similarities are.
+    `emd_positive_negative`, `emd_positive_true`, `emd_positive_false` and `emd_true_false`, how far
+    apart the histograms of the similarities of two kinds are (true and false negatives).
     What is said of an anchor is the mean over the anchors.
 
     Args:

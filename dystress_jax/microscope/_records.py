@@ -179,4 +179,4 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
         except OSError:
             raise
         except Exception as error:  # zipfile and NumPy have many kinds
-            raise OSError(f"it is no record ({type(error).__name__})") from error
+            raise OSError(f"it is no whole .npz file ({type(error).__name__})") from error

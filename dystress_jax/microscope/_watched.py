@@ -1,29 +1,18 @@
-"""A few images that are looked at again and again, of a run or from a file of embeddings."""
+"""A few images that a run looks at again and again."""
 
 import functools
 import pathlib
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from ..errors import UserError
-from ..files import told
 from ..similarities import Similarity, at_least_float32, sphere
-from ..temperatures import Temperature
-from ._compared import Compared
-from ._look import KINDS, look
 from ._records import FOLDER, IMAGES, Records, load
 
 WATCHED = 256  # images at most: one batch of an evaluation
 SIDE = 48  # pixels of a small picture
-
-
-class EmbeddingsError(UserError, ValueError):
-    """A file of embeddings that cannot be used; the message says why."""
 
 
 class Watched(NamedTuple):
@@ -105,7 +94,7 @@ def found_of(
     found = {
         "watched_features": features,
         "watched_embeddings": embeddings,
-        "watched_similarity": _similarities(similarity, embeddings, others),
+        "watched_similarity": similarities(similarity, embeddings, others),
     }
     if partners is not None:
         found["watched_partners"] = partners
@@ -115,9 +104,10 @@ def found_of(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _similarities(
+def similarities(
     similarity: Similarity, a: Float[Array, "n d"], b: Float[Array, "m d"]
 ) -> Float[Array, "n m"]:
+    """Of each row and each other row, on the scale of the cosine."""
     a, b = (similarity.project(at_least_float32(x)) for x in (a, b))
     return similarity.as_cosine(similarity.between(a, b))
 
@@ -203,151 +193,3 @@ def watched(workdir: pathlib.Path | str, records: Records) -> Watched | None:
         partners=partners,
         similarity=arrays["watched_similarity"],
     )
-
-
-def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
-    """Embeddings that were made anywhere, as if a run had watched these images once.
-
-    Args:
-        path: an .npz file with `features` [n f] and, where the loss compares others, `embeddings`
-            [n d]; or with two views, `view_a` and `view_b` [n d]. Also `labels` [n] (-1: none),
-            `class_names`, `ids` [n], `images` [n h w c] uint8 and `captions` [n], as far as there
-            are. The files of `dystress embed` are such files.
-        at_most: rows, evenly spread if there are more.
-
-    Raises:
-        EmbeddingsError: the file has no such arrays, or they do not fit.
-        FileError: the file cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "z.npz"
-        >>> np.savez(path, features=np.eye(3), labels=[0, 1, 1])
-        >>> read_embeddings(path).similarity[0, 0]
-        array([1., 0., 0.], dtype=float32)
-    """
-    path = pathlib.Path(path)
-    arrays = _arrays(path)
-    embeddings = arrays.get("view_a", arrays.get("embeddings", arrays.get("features")))
-    if embeddings is None:
-        raise EmbeddingsError(
-            f"{path}: found {', '.join(arrays) or 'nothing'}; allowed: the array features, or "
-            "view_a and view_b."
-        )
-    features = arrays.get("features", embeddings)
-    vectors = {"features": features, "embeddings": embeddings}
-    if "view_a" in arrays:
-        if "view_b" not in arrays:
-            raise EmbeddingsError(f"{path}: found view_a alone; allowed: with view_b.")
-        vectors["view_b"] = arrays["view_b"]
-    n = len(embeddings) if embeddings.ndim else 0
-    for name, x in vectors.items():
-        if x.ndim != 2 or not np.issubdtype(x.dtype, np.number) or len(x) != n or not x.size:
-            raise EmbeddingsError(
-                f"{path}: found {name} of shape {list(x.shape)} and type {x.dtype}; allowed: "
-                "numbers [n d], n the same for all and at least 1."
-            )
-    if "view_b" in vectors and vectors["view_b"].shape != embeddings.shape:
-        raise EmbeddingsError(f"{path}: found views of two shapes; allowed: one shape.")
-    for name in ("labels", "ids", "images", "captions"):
-        if name in arrays and (not arrays[name].ndim or len(arrays[name]) != n):
-            raise EmbeddingsError(f"{path}: found {n} rows and another number of {name}.")
-    finite = np.logical_and.reduce([np.isfinite(x).all(axis=1) for x in vectors.values()])
-    notes = [] if finite.all() else [f"{n - finite.sum():,} of {n:,} rows are NaN or infinite."]
-    rows = np.flatnonzero(finite)
-    if not len(rows):
-        raise EmbeddingsError(f"{path}: found no row of finite numbers; allowed: at least one.")
-    if len(rows) > at_most:
-        notes.append(f"{at_most:,} of {len(rows):,} rows are looked at, evenly spread.")
-        rows = rows[np.arange(at_most) * len(rows) // at_most]
-    labels, names = _labels(path, arrays, n)
-    vectors = {name: np.asarray(x[rows], np.float32) for name, x in vectors.items()}
-    partners = vectors.get("view_b")
-    pictures = arrays.get("images")
-    if pictures is not None and (pictures.ndim != 4 or pictures.dtype != np.uint8):
-        raise EmbeddingsError(f"{path}: found images of another kind; allowed: uint8 [n h w c].")
-    others = vectors["embeddings"] if partners is None else partners
-    return Watched(
-        split=path.stem,
-        ids=np.asarray(arrays.get("ids", np.arange(n)))[rows],
-        labels=labels[rows],
-        class_names=names,
-        pictures=None if pictures is None else small(pictures[rows]),
-        captions=tuple(map(str, arrays["captions"][rows])) if "captions" in arrays else (),
-        partner="" if partners is None else "view",
-        steps=np.zeros(1, np.int64),
-        features=vectors["features"][None],
-        embeddings=vectors["embeddings"][None],
-        partners=None if partners is None else partners[None],
-        similarity=np.asarray(_similarities(sphere, vectors["embeddings"], others))[None],
-        notes=tuple(notes),
-    )
-
-
-def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with told(path, "read"):
-        found = load(path)
-    known = ("features", "embeddings", "view_a", "view_b")
-    known += ("labels", "class_names", "ids", "images", "captions")
-    return {name: found[name] for name in known if name in found}
-
-
-def _labels(
-    path: pathlib.Path, arrays: Mapping[str, np.ndarray], n: int
-) -> tuple[Int[np.ndarray, " n"], tuple[str, ...]]:
-    labels = arrays.get("labels", np.full(n, -1))
-    names = tuple(map(str, arrays.get("class_names", np.zeros(0, np.str_)).ravel()))
-    if labels.dtype.kind in "US":  # they are the names themselves
-        names, labels = np.unique(labels, return_inverse=True)
-        return labels.astype(np.int64), tuple(map(str, names))
-    if labels.dtype.kind not in "iu":
-        raise EmbeddingsError(f"{path}: found labels of {labels.dtype}; allowed: whole numbers.")
-    labels = np.where(labels < 0, -1, labels.astype(np.int64))
-    return labels, (*names, *(str(i) for i in range(len(names), int(labels.max(initial=-1)) + 1)))
-
-
-def as_records(images: Watched, temperature: Temperature) -> Records:
-    """A record of each step of the images that are watched, under a temperature.
-
-    Each image is held against all others, and against the other views where there are some. Without
-    these there are no positives.
-
-    Args:
-        images: with their embeddings.
-        temperature: under which the pairs are weighed.
-
-    Example:
-        >>> from dystress_jax import temperatures
-        >>> np.savez("z.npz", features=np.eye(3), labels=[0, 1, 1])
-        >>> records = as_records(read_embeddings("z.npz"), temperatures.constant(0.5))
-        >>> len(records.steps)
-        1
-    """
-
-    def of_step(t: int) -> dict[str, Any]:
-        points = jnp.asarray(images.embeddings[t])
-        others = points if images.partners is None else jnp.asarray(images.partners[t])
-        labels = jnp.asarray(images.labels, jnp.int32)
-        found = dict(jax.device_get(_look_at(points, others, labels, temperature)))
-        if images.partners is None:  # what was compared is the image itself
-            for name in ("similarity", "tau"):
-                found[name] = np.where(np.arange(len(KINDS))[:, None] == 0, 0, found[name])
-            for name in ("alignment", "emd_positive_negative"):
-                found[name] = np.float32(np.nan)
-        return found
-
-    found = [of_step(t) for t in range(len(images.steps))]
-    stacked = {name: np.stack([record[name] for record in found]) for name in found[0]}
-    return Records.of(images.steps, stacked)
-
-
-@jax.jit
-def _look_at(
-    points: Float[Array, "n d"],
-    others: Float[Array, "n d"],
-    labels: Int[Array, " n"],
-    temperature: Temperature,
-) -> dict[str, Array]:
-    rows = jnp.arange(len(points))
-    pairs = Compared(points, others, others, (rows, rows), (labels, labels))
-    return look(pairs, temperature, max_anchors=len(points))

@@ -1,10 +1,11 @@
 """One page about a run, or several: did it learn, what does the temperature do, what was it?
 
-`gather` reads what the directories of runs hold into plain data, `stand_out` finds what is worth a
-sentence, and `page` writes it all into one HTML file that needs no network. The charts need
-`bokeh`: pip install 'dystress-jax[report]'.
+`gather` reads what the directories of runs hold into plain data, `stand_out` and `compare` find
+what is worth a sentence, and `page` writes it all into one HTML file that needs no network. The
+charts need `bokeh`: pip install 'dystress-jax[report]'.
 """
 
+from ._comparisons import compare as compare
 from ._page import page as page
 from ._run import Confusion as Confusion
 from ._run import Curve as Curve

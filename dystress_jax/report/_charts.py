@@ -21,8 +21,8 @@ from bokeh.plotting import figure
 from jaxtyping import Float, Int
 
 from ..microscope import KINDS
-from ._run import Run
-from ._sentences import falls
+from ._run import Curve, Group, Run, groups_of
+from ._sentences import falls, gaps_of
 
 # Told apart by people who see colours differently, on white, and on black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b07d00", "#777777")
@@ -60,29 +60,8 @@ class Chart(NamedTuple):
     keys: tuple[Key, ...] = ()
 
 
-class Group(NamedTuple):
-    """Runs that differ in nothing but their seeds."""
-
-    name: str
-    runs: tuple[int, ...]
-
-
-def groups_of(runs: Sequence[Run]) -> list[Group]:
-    """Runs of equal settings belong together; a run without settings is alone."""
-    found: dict[Any, list[int]] = {}
-    for number, run in enumerate(runs):
-        found.setdefault(run.settings if run.config else run.place, []).append(number)
-    return [
-        Group(
-            runs[members[0]].name + (f" and {len(members) - 1} more seeds" if members[1:] else ""),
-            tuple(members),
-        )
-        for members in found.values()
-    ]
-
-
 def style_of(number: int) -> tuple[str, str]:
-    """Colour and dash of a run or a group; beyond the colours the dashes differ too."""
+    """Colour and dash of a run; those of a group are those of its first run."""
     return COLOURS[number % len(COLOURS)], DASHES[(number // len(COLOURS)) % len(DASHES)]
 
 
@@ -113,6 +92,9 @@ CURVES = {
     "positive_similarity": "similarity of positive pairs",
     "negative_similarity": "similarity of negative pairs",
     "gradient_norm": "norm of the gradient",
+    "features_uniformity": "uniformity of held-out features (lower: more even)",
+    "features_tolerance": "tolerance of held-out features (higher: classes closer)",
+    "features_effective_rank": "effective rank of held-out features",
 }
 
 
@@ -142,11 +124,12 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
     made.ygrid.grid_line_color = None
     for number, group in enumerate(groups):
         own = [row for row in rows if row[2] == number]
-        colour = style_of(number)[0]
+        colour = style_of(group.runs[0])[0]
         source = ColumnDataSource(
             {
                 "label": [label for label, *_ in own],
                 "mean": [float(np.mean(values)) for _, values, _ in own],
+                "end": [float(np.max(values)) for _, values, _ in own],
                 "alpha": [0.9 if label.startswith("trained") else 0.45 for label, *_ in own],
                 "text": [f"{np.mean(values):.1f}" for _, values, _ in own],
             }
@@ -161,7 +144,7 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
             line_color=colour,
         )
         made.text(
-            x="mean",
+            x="end",
             y="label",
             text="text",
             source=source,
@@ -197,7 +180,7 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
     groups, charts = groups_of(runs), []
     for name, title in CURVES.items():
         made, keys, told = None, [], []
-        for number, group in enumerate(groups):
+        for group in groups:
             found = [runs[i].curves[name] for i in group.runs if name in runs[i].curves]
             if not found:
                 continue
@@ -205,20 +188,9 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
             if not len(steps):
                 continue
             made = made or plain(x="step", y="")
-            colour, dash = style_of(number)
-            tag = " ".join(f"r{i}" for i in group.runs)
-            mean = values.mean(axis=0)
-            if len(values) > 1:
-                made.varea(
-                    x=steps,
-                    y1=values.min(axis=0),
-                    y2=values.max(axis=0),
-                    fill_color=colour,
-                    fill_alpha=0.2,
-                    name=tag,
-                )
-            made.line(x=steps, y=mean, line_color=colour, line_dash=dash, line_width=2, name=tag)
-            keys.append(Key(group.name, colour, dash))
+            ink = style_of(group.runs[0])
+            mean = _with_band(made, steps, values, ink, group)
+            keys.append(Key(group.name, *ink))
             told.append(f"{group.name}: from {mean[0]:.3g} to {mean[-1]:.3g}")
         if made is not None:
             about = f"{title} over the steps. {'; '.join(told)}."
@@ -228,8 +200,21 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
     return charts
 
 
+def _with_band(
+    made: Any, steps: Any, values: Any, ink: tuple[str, str], group: Group
+) -> Float[np.ndarray, " n"]:
+    """Draw the mean over the seeds and, of several, the range of their values; return the mean."""
+    (colour, dash), tag = ink, " ".join(f"r{i}" for i in group.runs)
+    mean = values.mean(axis=0)
+    if len(values) > 1:
+        band = {"y1": values.min(axis=0), "y2": values.max(axis=0)}
+        made.varea(x=steps, **band, fill_color=colour, fill_alpha=0.2, name=tag)
+    made.line(x=steps, y=mean, line_color=colour, line_dash=dash, line_width=2, name=tag)
+    return mean
+
+
 def together(
-    found: Sequence[Any],
+    found: Sequence[Curve],
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "seeds n"]]:
     """Curves at the steps that all of them have.
 
@@ -527,39 +512,37 @@ OVER_TIME = {
         {
             "emd_positive_negative": "positives from negatives",
             "emd_true_false": "negatives of other classes from those of the own",
+            "emd_positive_true": "positives from negatives of other classes",
+            "emd_positive_false": "positives from negatives of the own class",
         },
     ),
 }
 
 
 def over_time(runs: Sequence[Run]) -> list[Chart]:
-    """The single numbers of the records; a line marks the step of the slider."""
-    charts = []
+    """The single numbers of the records, as `curves`; a line marks the step of the slider."""
+    groups, charts = groups_of(runs), []
     for name, (title, unit, lines) in OVER_TIME.items():
         made, told = None, []
         keys: dict[str, Key] = {}
-        for i, run in enumerate(runs):
+        for group in groups:
             for number, (scalar, label) in enumerate(lines.items()):
-                if run.records is None or scalar not in run.records.arrays:
+                found = [curve for i in group.runs if (curve := _of_records(runs[i], scalar))]
+                if not found:
                     continue
-                values = np.asarray(run.records[scalar], np.float64)
-                if len(values) < 2 or not np.isfinite(values).any():
+                steps, values = together(found)
+                known = values.mean(axis=0)
+                known = known[np.isfinite(known)]
+                if len(known) < 2:
                     continue
                 made = made or plain(x="step", y=unit, y_range=DataRange1d(start=0))
-                colour = COLOURS[number] if len(runs) == 1 else style_of(i)[0]
-                made.line(
-                    x=run.records.steps,
-                    y=values,
-                    line_color=colour,
-                    line_width=2,
-                    line_dash=DASHES[number],
-                    name=f"r{i}",
-                )
-                prefix = "" if len(runs) == 1 else f"{run.name}: "
-                keys[label] = Key(label, colour if len(runs) == 1 else SOFT, DASHES[number])
-                if len(runs) > 1:
-                    keys[run.name] = Key(run.name, colour)
-                known = values[np.isfinite(values)]
+                own = style_of(group.runs[0])[0]
+                ink = COLOURS[number] if len(groups) == 1 else own, DASHES[number]
+                _with_band(made, steps, values, ink, group)
+                prefix = "" if len(groups) == 1 else f"{group.name}: "
+                keys[label] = Key(label, ink[0] if len(groups) == 1 else SOFT, ink[1])
+                if len(groups) > 1:
+                    keys[group.name] = Key(group.name, own)
                 told.append(f"{prefix}{label} from {known[0]:.3g} to {known[-1]:.3g}")
         if made is not None:
             made.add_layout(Span(dimension="height", location=0, line_color=SOFT, name="now"))
@@ -568,13 +551,49 @@ def over_time(runs: Sequence[Run]) -> list[Chart]:
     return charts
 
 
+def _of_records(run: Run, scalar: str) -> Curve | None:
+    """A single number of the records, with NaN where there is none; None: nowhere is one."""
+    if run.records is None or scalar not in run.records.arrays:
+        return None
+    values = np.asarray(run.records[scalar], np.float64)
+    return Curve(run.records.steps, values) if np.isfinite(values).any() else None
+
+
+def modality_gap(runs: Sequence[Run]) -> Chart | None:
+    """How far images and texts lie apart over the steps."""
+    made, keys, told = None, [], []
+    for i, run in enumerate(runs):
+        found = None if run.images is None else gaps_of(run.images)
+        if found is None or len(found[0].steps) < 2:
+            continue
+        made = made or plain(x="step", y="distance", y_range=DataRange1d(start=0))
+        labels = "mean image to mean text: the gap", "an image to its own text, on average"
+        for number, (label, curve) in enumerate(zip(labels, found, strict=True)):
+            colour = COLOURS[number] if len(runs) == 1 else style_of(i)[0]
+            made.line(
+                x=curve.steps,
+                y=curve.values,
+                line_color=colour,
+                line_dash=DASHES[number],
+                line_width=2,
+                name=f"r{i}",
+            )
+            name = label if len(runs) == 1 else f"{run.name}: {label}"
+            keys.append(Key(name, colour, DASHES[number]))
+            told.append(f"{name} from {curve.values[0]:.3g} to {curve.values[-1]:.3g}")
+    if made is None:
+        return None
+    title = "Modality gap: how far images and texts lie apart"
+    return Chart("modality-gap", title, f"{'; '.join(told)}.", made, tuple(keys))
+
+
 HOVER = """<div style="max-width: 180px"><img src="@picture" alt="" style="width: 96px;
 image-rendering: pixelated; display: @display"><div>@label</div></div>"""
 
 
 def map_of_images() -> Chart:
     """An empty map; the page fills it with the images of a run at a step."""
-    columns = ("x", "y", "colour", "marker", "picture", "display", "label")
+    columns = ("x", "y", "colour", "marker", "size", "picture", "display", "label")
     source = ColumnDataSource({name: [] for name in columns}, name="map")
     made = plain(
         x="",
@@ -593,13 +612,27 @@ def map_of_images() -> Chart:
         line_color="colour",
         fill_alpha=0.75,
         nonselection_alpha=0.2,
-        size=9,
+        size="size",
         source=source,
+    )
+    thumbs = ColumnDataSource({"x": [], "y": [], "picture": [], "alpha": []}, name="thumbs")
+    made.image_url(
+        url="picture",
+        x="x",
+        y="y",
+        w=20,
+        h=20,
+        w_units="screen",
+        h_units="screen",
+        anchor="center",
+        global_alpha="alpha",
+        source=thumbs,
     )
     ring = ColumnDataSource({"x": [], "y": []}, name="anchor")
     made.scatter(x="x", y="y", size=20, fill_alpha=0, line_width=3, line_color=BAD, source=ring)
     lasso = LassoSelectTool(renderers=[drawn])
-    made.add_tools(HoverTool(renderers=[drawn], tooltips=HOVER), lasso, TapTool(renderers=[drawn]))
+    hover = HoverTool(renderers=[drawn], tooltips=HOVER, limit=3)
+    made.add_tools(hover, lasso, TapTool(renderers=[drawn]))
     made.add_tools(WheelZoomTool(), PanTool(), ResetTool())
     made.toolbar_location, made.toolbar.logo = "above", None
     made.toolbar.active_drag, made.toolbar.active_scroll = lasso, None

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from .._pca import centred, principal_axes
+
 Points = Float[np.ndarray, "n _"]
 Places = Float[np.ndarray, "n 2"]
 Rows = Float[np.ndarray, "m _"]
@@ -38,7 +40,7 @@ def lay_out(steps: Sequence[Points], *, layout: str = "PCA") -> list[Places]:
         >>> bool(np.allclose(here, turned))
         True
     """
-    ready = [_centred(x) for x in steps]
+    ready = [centred(x) for x in steps]
     reference = ready[-1]
     turned = [_turned(x, reference) for x in ready[:-1]]
     place = _umap if layout == "UMAP" else _pca
@@ -49,25 +51,15 @@ def lay_out(steps: Sequence[Points], *, layout: str = "PCA") -> list[Places]:
     return np.split(placed, np.cumsum([len(x) for x in ready[:-1]]))
 
 
-def _centred(x: Points) -> Points:
-    x = np.asarray(x, np.float64)
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    x = x / np.where(length > 0, length, 1)
-    return x - x.mean(axis=0)
-
-
 def _turned(x: Points, reference: Float[np.ndarray, "n r"]) -> Float[np.ndarray, "n r"]:
     u, _, vt = np.linalg.svd(x.T @ reference, full_matrices=False)
     return x @ u @ vt
 
 
 def _pca(reference: Points, rows: Rows) -> Float[np.ndarray, "m 2"]:
-    """Onto the two axes of most variance, each turned so that its largest part is positive."""
-    _, _, axes = np.linalg.svd(reference, full_matrices=False)
-    axes = axes[:2]
-    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1, keepdims=True), axis=1)
-    places = rows @ (axes * np.where(largest < 0, -1.0, 1.0)).T
-    return np.pad(places, ((0, 0), (0, 2 - places.shape[1])))
+    """Onto the two axes of most variance."""
+    axes, _ = principal_axes(reference)
+    return rows @ axes.T
 
 
 def _umap(reference: Points, rows: Rows) -> Float[np.ndarray, "m 2"]:

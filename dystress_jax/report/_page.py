@@ -14,14 +14,13 @@ from .. import explorer
 from . import _charts as charts
 from . import _images, _tables
 from ._charts import Chart
+from ._comparisons import compare
 from ._run import Run
 from ._sentences import stand_out
 
 HERE = pathlib.Path(__file__).parent
-PICTURES = {
-    "neighbours.png": "Test images and their nearest training images, by the encoder and by pixels",
-    "retrieval.png": "Texts, their own images, and the images that they find",
-}
+PICTURE = "neighbours.png"
+SHOWN = "Test images and their nearest training images, by the encoder and by pixels"
 LARGEST_PICTURE = 1_000_000  # bytes
 
 
@@ -47,6 +46,7 @@ def page(runs: Sequence[Run]) -> str:
         "temperature": charts.of_temperature(runs, frames),
         "over-time": charts.over_time(runs),
         "space": [charts.map_of_images()] if any(images) else [],
+        "gap": [x for x in (charts.modality_gap(runs),) if x is not None],
     }
     drawn = {chart.name: chart for group in groups.values() for chart in group}
     script, places = _components(drawn)
@@ -72,7 +72,7 @@ def page(runs: Sequence[Run]) -> str:
         "OVER": figures["over-time"],
         "SPACE": figures["space"],
         "NO_SPACE": "" if any(images) else _none("No images have been recorded to be drawn."),
-        "PICTURES": "".join(map(_pictures, runs)),
+        "PICTURES": figures["gap"] + "".join(map(_neighbours, runs)),
         "GOOD": _good(runs),
         "WHAT": _what(runs),
         "BOKEH": Resources(mode="inline", components=["bokeh"]).render_js(),
@@ -165,17 +165,15 @@ def _head(runs: Sequence[Run]) -> str:
 
 
 def _standing_out(runs: Sequence[Run]) -> str:
+    said = {"Between the runs": compare(runs)} | {run.name: stand_out(run) for run in runs}
     parts = []
-    for run in runs:
-        found = stand_out(run)
-        if not found:
-            continue
+    for name, found in said.items():
         items = "".join(
             f"<li>{_safe(s.text)} <span class=rule>Rule: {_safe(s.rule)}.</span></li>"
             for s in found
         )
-        title = f"<h3>{_safe(run.name)}</h3>" if len(runs) > 1 else ""
-        parts.append(f"{title}<ul>{items}</ul>")
+        title = f"<h3>{_safe(name)}</h3>" if len(runs) > 1 else ""
+        parts.append(f"{title}<ul>{items}</ul>" if found else "")
     return "".join(parts) or _none("Nothing does, by the rules of this page.")
 
 
@@ -196,18 +194,16 @@ def _what(runs: Sequence[Run]) -> str:
     return "".join(parts)
 
 
-def _pictures(run: Run) -> str:
-    """Pictures that a run has drawn itself."""
-    found = []
-    for name, about in PICTURES.items():
-        path = pathlib.Path(run.place) / name
-        if path.is_file() and path.stat().st_size <= LARGEST_PICTURE:
-            content = base64.b64encode(path.read_bytes()).decode()
-            found.append(
-                f'<figure><figcaption>{_safe(run.name)}: {about}</figcaption><img class="wide" '
-                f'src="data:image/png;base64,{content}" alt="{about}"></figure>'
-            )
-    return "".join(found)
+def _neighbours(run: Run) -> str:
+    """The picture of neighbours that a run has drawn itself."""
+    path = pathlib.Path(run.place) / PICTURE
+    if not path.is_file() or path.stat().st_size > LARGEST_PICTURE:
+        return ""
+    content = base64.b64encode(path.read_bytes()).decode()
+    return (
+        f'<figure><figcaption>{_safe(run.name)}: {SHOWN}</figcaption><img class="wide" '
+        f'src="data:image/png;base64,{content}" alt="{SHOWN}"></figure>'
+    )
 
 
 def _none(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,6 +98,39 @@ class Run(NamedTuple):
     def settings(self) -> tuple[tuple[str, str], ...]:
         """Everything but the seed: runs that share it are repetitions of each other."""
         return tuple((name, repr(x)) for name, x in sorted(self.config.items()) if name != "seed")
+
+
+class Group(NamedTuple):
+    """Runs that differ in nothing but their seeds.
+
+    Attributes:
+        name: that of the first one.
+        runs: their places among all runs.
+    """
+
+    name: str
+    runs: tuple[int, ...]
+
+
+def groups_of(runs: Sequence[Run]) -> list[Group]:
+    """Runs of equal settings belong together; a run without settings is alone.
+
+    Example:
+        >>> runs = [Run("a", "a", {"seed": 0}), Run("b", "b", {"seed": 1}), Run("c", "c")]
+        >>> [group.name for group in groups_of(runs)]
+        ['a and 1 more seed', 'c']
+    """
+    found: dict[Any, list[int]] = {}
+    for number, run in enumerate(runs):
+        found.setdefault(run.settings if run.config else run.place, []).append(number)
+    return [
+        Group(runs[first].name + (_more(len(others)) if others else ""), (first, *others))
+        for first, *others in found.values()
+    ]
+
+
+def _more(count: int) -> str:
+    return f" and {count} more seed{'s' if count > 1 else ''}"
 
 
 def gather(workdirs: Iterable[pathlib.Path | str]) -> list[Run]:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ..microscope import KINDS
-from ._run import Run
+from ..microscope import KINDS, Watched
+from ._run import Curve, Run
 
 
 class Sentence(NamedTuple):
@@ -55,8 +55,8 @@ def against_baselines(run: Run) -> Sentence | None:
     else:
         verdict = f"the best baseline is better by {-points:.1f} points"
     return Sentence(
-        f"Nearest neighbours recognise {_percent(trained)} of the images by the trained encoder, "
-        f"and {_percent(other)} by the baseline “{best}”: {verdict}.",
+        f"Nearest neighbours recognise {percent(trained)} of the images by the trained encoder, "
+        f"and {percent(other)} by the baseline “{best}”: {verdict}.",
         "the trained encoder against the best baseline; a clear gain is 5 points or more",
     )
 
@@ -81,7 +81,7 @@ def still_learning(run: Run) -> Sentence | None:
 
 def hardest(run: Run) -> Sentence | None:
     """How few negatives carry the gradient."""
-    count, of = _last(run, "hardest_for_80_percent"), _negatives(run)
+    count, of = last_of(run, "hardest_for_80_percent"), negatives_of(run)
     if count is None or not of:
         return None
     share = count / of
@@ -93,7 +93,7 @@ def hardest(run: Run) -> Sentence | None:
         verdict = "between the two ends"
     return Sentence(
         f"{count:.0f} of {of:.0f} negatives carry 80 % of the gradient of an anchor "
-        f"({_percent(share)}): {verdict}.",
+        f"({percent(share)}): {verdict}.",
         "the most similar negatives that hold 80 % of the weights, mean over the anchors of the "
         "last record; low below 5 %, high above 60 %",
     )
@@ -104,14 +104,14 @@ def falling_logit(run: Run) -> Sentence | None:
     if run.records is None or "curve_logit" not in run.records.arrays:
         return None
     logit = run.records["curve_logit"][-1]
-    counts = _kind(run, "similarity", "negative")
+    counts = of_kind(run, "similarity", "negative")
     if counts is None or counts.sum() <= 0 or not np.isfinite(logit).all():
         return None
     share = float(counts[falls(logit)].sum() / counts.sum())
     if share < 0.01:
         return None
     return Sentence(
-        f"{_percent(share)} of the negatives lie where the logit falls as they become more "
+        f"{percent(share)} of the negatives lie where the logit falls as they become more "
         "similar: tau grows faster there than s, so that the harder of two negatives has the "
         "smaller logit. If the gradient goes through tau, they are pulled closer.",
         "the share of negatives of the last record in bins over which s / tau(s) decreases; "
@@ -121,16 +121,16 @@ def falling_logit(run: Run) -> Sentence | None:
 
 def false_negatives(run: Run) -> Sentence | None:
     """What images of the anchor's own class have of the gradient."""
-    same = [_kind(run, name, "false_negative") for name in ("similarity", "gradient")]
-    all_of = [_kind(run, name, "negative") for name in ("similarity", "gradient")]
+    same = [of_kind(run, name, "false_negative") for name in ("similarity", "gradient")]
+    all_of = [of_kind(run, name, "negative") for name in ("similarity", "gradient")]
     found = [x for x in (*same, *all_of) if x is not None and np.isfinite(x).all()]
     if len(found) < 4 or not all(x.sum() > 0 for x in found):
         return None
     of_pairs, of_gradient = (a.sum() / b.sum() for a, b in zip(found[:2], found[2:], strict=True))
     factor = of_gradient / of_pairs
     return Sentence(
-        f"{_percent(of_pairs)} of the negatives are of the anchor's own class (false negatives), "
-        f"and they have {_percent(of_gradient)} of the gradient, {factor:.1f} times their share: "
+        f"{percent(of_pairs)} of the negatives are of the anchor's own class (false negatives), "
+        f"and they have {percent(of_gradient)} of the gradient, {factor:.1f} times their share: "
         + (
             "what is alike is pushed apart most."
             if factor > 1.2
@@ -138,6 +138,21 @@ def false_negatives(run: Run) -> Sentence | None:
         ),
         "the share of the weights over the share of the pairs, last record; most above 1.2",
     )
+
+
+def few_classes(run: Run) -> Sentence | None:
+    """Whether there are classes to tell apart."""
+    if run.images is None:
+        return None
+    known = np.unique(run.images.labels[run.images.labels >= 0])
+    if len(known) > 1:
+        return None
+    if len(known):
+        name = dict(enumerate(run.images.class_names)).get(int(known[0]), f"class {known[0]}")
+        said = f"All images with a label are of one class, “{name}”: there is nothing to tell apart"
+    else:
+        said = "No image has a label: what is said of classes is left out"
+    return Sentence(f"{said}.", "the labels of the images that are watched; fewer than two classes")
 
 
 def collapsed(run: Run) -> Sentence | None:
@@ -159,17 +174,29 @@ def collapsed(run: Run) -> Sentence | None:
 
 def modality_gap(run: Run) -> Sentence | None:
     """How far images and texts lie from each other as a whole."""
-    images = run.images
-    if images is None or images.partner != "text" or images.partners is None:
+    found = None if run.images is None else gaps_of(run.images)
+    if found is None:
         return None
-    a, b = (_unit(x[-1]) for x in (images.embeddings, images.partners))
-    gap = float(np.linalg.norm(a.mean(axis=0) - b.mean(axis=0)))
-    pairs = float(np.linalg.norm(a - b, axis=1).mean())
+    gap, pairs = (float(curve.values[-1]) for curve in found)
     return Sentence(
         f"The modality gap is {gap:.2f}: so far apart are the mean image and the mean text, where "
         f"an image and its own text are {pairs:.2f} apart on average.",
         "Euclidean distances of the images that are watched and their texts, at length 1",
     )
+
+
+def gaps_of(images: Watched) -> tuple[Curve, Curve] | None:
+    """The distance of the mean image and the mean text, and of an image and its text on average.
+
+    None where there are no texts.
+    """
+    if images.partner != "text" or images.partners is None:
+        return None
+    unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    a, b = (unit(np.asarray(x, np.float64)) for x in (images.embeddings, images.partners))
+    between_means = np.linalg.norm(a.mean(axis=1) - b.mean(axis=1), axis=-1)
+    of_pairs = np.linalg.norm(a - b, axis=-1).mean(axis=1)
+    return Curve(images.steps, between_means), Curve(images.steps, of_pairs)
 
 
 def weakest_class(run: Run) -> Sentence | None:
@@ -180,8 +207,8 @@ def weakest_class(run: Run) -> Sentence | None:
             continue
         low, high = min(known, key=lambda n: known[n]), max(known, key=lambda n: known[n])
         return Sentence(
-            f"By {name}, the class recognised least is “{low}” ({_percent(known[low])}), the one "
-            f"recognised most “{high}” ({_percent(known[high])}).",
+            f"By {name}, the class recognised least is “{low}” ({percent(known[low])}), the one "
+            f"recognised most “{high}” ({percent(known[high])}).",
             "the lowest and the highest accuracy of a class, first evaluation that has them",
         )
     return None
@@ -207,6 +234,7 @@ RULES: tuple[Callable[[Run], Sentence | None], ...] = (
     hardest,
     falling_logit,
     false_negatives,
+    few_classes,
     not_finite,
     collapsed,
     modality_gap,
@@ -224,22 +252,22 @@ def falls(logit: Float[np.ndarray, " edges"]) -> np.ndarray:
     return np.diff(logit) <= 0
 
 
-def _kind(run: Run, name: str, kind: str) -> Float[np.ndarray, " bins"] | None:
+def of_kind(run: Run, name: str, kind: str) -> Float[np.ndarray, " bins"] | None:
     if run.records is None or name not in run.records.arrays:
         return None
     return np.asarray(run.records[name][-1, KINDS.index(kind)], np.float64)
 
 
-def _last(run: Run, name: str) -> float | None:
+def last_of(run: Run, name: str) -> float | None:
     if run.records is None or name not in run.records.arrays:
         return None
     value = float(run.records[name][-1])
     return value if np.isfinite(value) else None
 
 
-def _negatives(run: Run) -> float:
+def negatives_of(run: Run) -> float:
     """Negatives of an anchor."""
-    pairs, anchors = (_kind(run, "similarity", kind) for kind in ("negative", "positive"))
+    pairs, anchors = (of_kind(run, "similarity", kind) for kind in ("negative", "positive"))
     if pairs is None or anchors is None:
         return 0.0
     if anchors.sum() > 0:
@@ -247,9 +275,5 @@ def _negatives(run: Run) -> float:
     return float(len(run.images.ids) - 1) if run.images is not None else 0.0
 
 
-def _unit(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     return f"{100 * share:.1f} %"

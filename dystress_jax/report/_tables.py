@@ -88,7 +88,7 @@ def differences(runs: Sequence[Run]) -> str:
     """The settings in which runs differ."""
     rows = []
     for name in dict.fromkeys(name for run in runs for name in run.config):
-        values = [_value(run.config[name]) if name in run.config else "—" for run in runs]
+        values = [value_of(run.config[name]) if name in run.config else "—" for run in runs]
         if len(set(values)) > 1:
             rows.append([name, *values])
     if not rows:
@@ -98,7 +98,7 @@ def differences(runs: Sequence[Run]) -> str:
 
 def settings(run: Run) -> str:
     """All settings of a run."""
-    rows = [[name, _value(value)] for name, value in run.config.items()]
+    rows = [[name, value_of(value)] for name, value in run.config.items()]
     return _details(f"{run.name}: all settings", table(["setting", "value"], rows, kind="texts"))
 
 
@@ -109,11 +109,11 @@ def environment(runs: Sequence[Run]) -> str:
         column = {"directory or file": run.place}
         for name, value in run.environment.items():
             if isinstance(value, dict):
-                column |= {f"{name}: {inner}": _value(x) for inner, x in value.items()}
+                column |= {f"{name}: {inner}": value_of(x) for inner, x in value.items()}
             elif name == "command" and isinstance(value, list):
                 column[name] = " ".join(map(str, value))
             else:
-                column[name] = _value(value)
+                column[name] = value_of(value)
         columns.append(column)
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [[name, *(column.get(name, "—") for column in columns)] for name in names]
@@ -157,7 +157,8 @@ def _bar(share: float | None) -> str:
     return f'<td class="bar" style="--share:{share:.3f}"><span>{100 * share:.1f} %</span></td>'
 
 
-def _value(value: Any) -> str:
+def value_of(value: Any) -> str:
+    """A setting as it is written."""
     if value is None or isinstance(value, str):
         return value or "—"
     return json.dumps(value, default=str)

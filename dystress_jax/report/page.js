@@ -2,7 +2,7 @@
 const by = id => document.getElementById(id);
 const runs = DATA.runs, withImages = runs.map((r, i) => i).filter(i => runs[i].images);
 const allSteps = [...new Set(runs.flatMap(r => r.steps))].sort((a, b) => a - b);
-const state = {step: allSteps.length - 1, run: withImages[0], space: "embeddings", layout: "PCA", anchor: 0, chosen: [], other: null};
+const state = {step: allSteps.length - 1, run: withImages[0], space: "embeddings", layout: "PCA", anchor: 0, chosen: [], thumbs: false, other: null};
 // Another one than the run's, to begin with.
 state.other = first(withImages.length && runs[state.run].temperature !== "constant" ? "constant" : "dystress");
 let doc = null; // of the charts
@@ -31,7 +31,8 @@ function drawStep() {
   drawMap();
 }
 
-const picture = (run, k) => { const im = runs[run].images; return im.pictures_of === null ? null : runs[im.pictures_of].images.pictures[k]; };
+// Of what belongs to an image, the image.
+const picture = (run, k) => { const im = runs[run].images; return im.pictures_of === null ? null : runs[im.pictures_of].images.pictures[k % count(im)]; };
 function styled(im, k) {
   const l = im.labels[k % count(im)], c = DATA.colours, m = DATA.markers;
   if (isPartner(im, k)) return {colour: paint(l < 0 ? c[1] : c[l % c.length]), marker: "x"};
@@ -47,18 +48,27 @@ function drawMap() {
   if (!source || state.run === undefined) return;
   const im = runs[state.run].images, p = places(), ks = p.map((_, k) => k);
   const style = ks.map(k => styled(im, k));
-  source.data = {x: p.map(x => x[0]), y: p.map(x => x[1]), colour: style.map(s => s.colour), marker: style.map(s => s.marker),
-    picture: ks.map(k => isPartner(im, k) ? "data:," : picture(state.run, k) ?? "data:,"), display: ks.map(k => !isPartner(im, k) && im.pictures_of !== null ? "block" : "none"), label: ks.map(k => labelOf(im, k))};
+  source.data = {x: p.map(x => x[0]), y: p.map(x => x[1]), colour: style.map(s => s.colour), marker: ks.map((k, i) => framed(im, k) ? "square" : style[i].marker), size: ks.map(k => framed(im, k) ? 26 : 9),
+    picture: ks.map(k => picture(state.run, k) ?? "data:,"), display: ks.map(() => im.pictures_of !== null ? "block" : "none"), label: ks.map(k => labelOf(im, k))};
+  drawThumbs();
   named("anchor").data = {x: [p[state.anchor][0]], y: [p[state.anchor][1]]};
 }
+// Drawn over the markers, which are then their frames; those that are not chosen are pale.
+function drawThumbs() {
+  const im = runs[state.run].images, p = places(), ks = p.map((_, k) => k).filter(k => framed(im, k)), chosen = new Set(state.chosen);
+  named("thumbs").data = {x: ks.map(k => p[k][0]), y: ks.map(k => p[k][1]), picture: ks.map(k => picture(state.run, k)),
+    alpha: ks.map(k => chosen.size && !chosen.has(k) ? 0.3 : 1)};
+}
+const framed = (im, k) => state.thumbs && im.pictures_of !== null && !isPartner(im, k);
 function card(im, k, says, more = {}) {
-  const src = isPartner(im, k) ? null : picture(state.run, k), about = labelOf(im, k);
+  const src = picture(state.run, k), about = labelOf(im, k);
   return make("button", {type: "button", title: about, ariaLabel: `${about}. ${says}. Make it the anchor`, onclick: () => setAnchor(k % count(im)), ...more},
     ...(src ? [make("img", {src, alt: ""})] : []), make("span", {textContent: says}));
 }
 function choose(rows) {
   state.chosen = rows;
   const im = runs[state.run].images;
+  if (named("thumbs")) drawThumbs();
   by("chosen-title").textContent = rows.length ? `Chosen images: ${rows.length}` : "Chosen images: none yet";
   by("chosen").replaceChildren(...rows.map(k => card(im, k, isPartner(im, k) ? im.captions[k % count(im)] || "other view" : classOf(im, k))));
 }
@@ -83,8 +93,14 @@ function drawAnchor() {
   const s = similaritiesOf(im, a), order = hardestOf(s, a);
   const rank = s.filter((x, j) => j !== a && x > s[a]).length + 1;
   by("of-partner").textContent = !im.partner ? "" : im.partner === "text"
-    ? `Its own text “${im.captions[a]}” is number ${rank} of ${n} by similarity (${short(s[a])}). The texts that it finds first: ${s.map((_, j) => j).sort((i, j) => s[j] - s[i]).slice(0, 8).map(j => `“${im.captions[j]}” ${short(s[j])}`).join(", ")}.`
+    ? `Its own text “${im.captions[a]}” is number ${rank} of ${n} by similarity (${short(s[a])}). The texts that it finds first: ${bestOf(s).slice(0, 8).map(j => `“${im.captions[j]}” ${short(s[j])}`).join(", ")}.`
     : `Its other view is number ${rank} of ${n} by similarity (${short(s[a])}).`;
+  by("of-text").hidden = im.partner !== "text";
+  if (im.partner === "text") {
+    const to = similaritiesTo(im, a);
+    by("text-is").textContent = `Images that the text “${im.captions[a]}” finds`;
+    by("found").replaceChildren(...bestOf(to).slice(0, 12).map(j => found(im, a, j, to[j])));
+  }
   const wrong = problem(state.other);
   by("other-problem").textContent = wrong;
   const own = softmax(order.map(j => ownLogWeight(state.run, s[j]))), other = wrong ? order.map(() => NaN) : weightsUnder(state.other, order.map(j => s[j]));
@@ -95,6 +111,24 @@ function drawAnchor() {
     return make("tr", {}, negativeCell(im, a, j, picture(state.run, j)),
       make("td", {textContent: short(s[j])}), make("td", {textContent: percent(own[i])}), make("td", {textContent: percent(other[i])}));
   }));
+}
+// An image that a text finds; those with this very text are framed.
+function found(im, a, j, s) {
+  const right = im.captions[j] === im.captions[a];
+  return card(im, j, `${right ? "✓ " : ""}${s.toFixed(3)}`, right ? {className: "right"} : {});
+}
+const ROWS = 10, COLUMNS = 8;
+function drawRetrieval() {
+  const im = runs[state.run].images, n = count(im), texts = [...new Set(im.ids.map((_, k) => Math.floor(k * n / Math.min(n, ROWS))))].slice(0, Math.min(n, ROWS));
+  by("retrieval-place").hidden = im.partner !== "text";
+  if (im.partner !== "text") return;
+  const ranks = im.ids.map((_, a) => { const to = similaritiesTo(im, a); return 1 + to.filter((x, j) => x > to[a] && im.captions[j] !== im.captions[a]).length; });
+  const within = k => `${ranks.filter(r => r <= k).length}`;
+  by("retrieval-says").textContent = `Of the ${n} texts that are watched, ${within(1)} find their own image first and ${within(10)} among the first 10, at the last record; by guessing it would be 1 and ${Math.min(10, n)}.`;
+  by("retrieval").tHead.replaceChildren(make("tr", {}, ...["text", "its image", "images that it finds, from the most similar on; its own is framed"].map((t, i) => make("th", {scope: "col", textContent: t, colSpan: i === 2 ? COLUMNS : 1}))));
+  by("retrieval").tBodies[0].replaceChildren(...texts.map(a => { const to = similaritiesTo(im, a);
+    return make("tr", {}, make("th", {scope: "row", textContent: im.captions[a]}), make("td", {className: "cell"}, card(im, a, to[a].toFixed(3))),
+      ...bestOf(to).slice(0, COLUMNS).map(j => make("td", {className: "cell"}, found(im, a, j, to[j])))); }));
 }
 function otherSliders() {
   by("other-sliders").replaceChildren(...sliders(state.other, drawAnchor));
@@ -118,7 +152,8 @@ function spaceControls() {
     ...(im.partner ? [make("li", {textContent: `× ${im.partner === "text" ? "texts" : "other views"} (in the space of embeddings)`})] : []));
   by("anchor").max = count(im) - 1;
   by("anchor").onchange = () => setAnchor(Number(by("anchor").value));
-  setAnchor(state.anchor); choose([]);
+  by("thumbs-label").hidden = im.pictures_of === null;
+  setAnchor(state.anchor); choose([]); drawRetrieval();
 }
 const SIGNS = {circle: "●", square: "■", triangle: "▲", diamond: "◆", inverted_triangle: "▼", hex: "⬢", star: "★", plus: "+", x: "×"};
 function arrow(event) {
@@ -181,6 +216,7 @@ function begin() {
       if (rows.length === 1) setAnchor(rows[0] % count(runs[state.run].images));
       if (rows.length) choose(rows);
     });
+    by("thumbs").onchange = () => { state.thumbs = by("thumbs").checked; drawMap(); };
     by("map-place").onkeydown = arrow;
     const figure = models().find(m => m.type === "Toolbar" && m.tools.some(t => t.type === "LassoSelectTool"));
     if (figure && matchMedia("(pointer: coarse)").matches) for (const t of figure.tools) if (t.type === "LassoSelectTool" || t.type === "PanTool") t.active = false;

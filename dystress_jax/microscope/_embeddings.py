@@ -1,0 +1,257 @@
+"""Embeddings that were made anywhere, from a file."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from ..errors import UserError
+from ..files import parse_json, told
+from ..similarities import sphere
+from ..temperatures import Temperature
+from ._compared import Compared
+from ._look import KINDS, look
+from ._records import Records, load
+from ._watched import SIDE, Watched, similarities, small
+
+
+class EmbeddingsError(UserError, ValueError):
+    """A file of embeddings that cannot be used; the message says why."""
+
+
+def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
+    """Embeddings that were made anywhere, as if a run had watched these images once.
+
+    Args:
+        path: an .npz or a .parquet file with `features` [n f] and, where the loss compares others,
+            `embeddings` [n d]; or with two views, `view_a` and `view_b` [n d]. Also `labels` [n]
+            (-1: none), `class_names`, `ids` [n], `images` [n h w c] uint8 (of .npz) or `paths` [n]
+            of image files, and `captions` [n], as far as there are; in Parquet the columns may be
+            called `label`, `id`, `path` and `caption`, and `class_name` has the name of each row.
+            The files of `dystress embed` are such files.
+        at_most: rows, evenly spread if there are more.
+
+    Raises:
+        EmbeddingsError: the file is of another kind, has no such arrays, or they do not fit.
+        FileError: the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "z.npz"
+        >>> np.savez(path, features=np.eye(3), labels=[0, 1, 1])
+        >>> read_embeddings(path).similarity[0, 0]
+        array([1., 0., 0.], dtype=float32)
+    """
+    path = pathlib.Path(path)
+    arrays = _arrays(path)
+    embeddings = arrays.get("view_a", arrays.get("embeddings", arrays.get("features")))
+    if embeddings is None:
+        raise EmbeddingsError(
+            f"{path}: found {', '.join(arrays) or 'nothing'}; allowed: the array features, or "
+            "view_a and view_b."
+        )
+    features = arrays.get("features", embeddings)
+    vectors = {"features": features, "embeddings": embeddings}
+    if "view_a" in arrays:
+        if "view_b" not in arrays:
+            raise EmbeddingsError(f"{path}: found view_a alone; allowed: with view_b.")
+        vectors["view_b"] = arrays["view_b"]
+    n = len(embeddings) if embeddings.ndim else 0
+    for name, x in vectors.items():
+        if x.ndim != 2 or not np.issubdtype(x.dtype, np.number) or len(x) != n or not x.size:
+            raise EmbeddingsError(
+                f"{path}: found {name} of shape {list(x.shape)} and type {x.dtype}; allowed: "
+                "numbers [n d], n the same for all and at least 1."
+            )
+    if "view_b" in vectors and vectors["view_b"].shape != embeddings.shape:
+        raise EmbeddingsError(f"{path}: found views of two shapes; allowed: one shape.")
+    for name in ("labels", "ids", "images", "paths", "captions"):
+        if name in arrays and (not arrays[name].ndim or len(arrays[name]) != n):
+            raise EmbeddingsError(f"{path}: found {n} rows and another number of {name}.")
+    finite = np.logical_and.reduce([np.isfinite(x).all(axis=1) for x in vectors.values()])
+    notes = [] if finite.all() else [f"{n - finite.sum():,} of {n:,} rows are NaN or infinite."]
+    rows = np.flatnonzero(finite)
+    if not len(rows):
+        raise EmbeddingsError(f"{path}: found no row of finite numbers; allowed: at least one.")
+    if len(rows) > at_most:
+        notes.append(f"{at_most:,} of {len(rows):,} rows are looked at, evenly spread.")
+        rows = rows[np.arange(at_most) * len(rows) // at_most]
+    labels, names = _labels(path, arrays, n)
+    vectors = {name: np.asarray(x[rows], np.float32) for name, x in vectors.items()}
+    partners = vectors.get("view_b")
+    pictures = arrays.get("images")
+    if pictures is not None and (pictures.ndim != 4 or pictures.dtype != np.uint8):
+        raise EmbeddingsError(f"{path}: found images of another kind; allowed: uint8 [n h w c].")
+    if pictures is not None:
+        pictures = small(pictures[rows])
+    elif "paths" in arrays and (arrays["paths"][rows] != "").all():
+        try:
+            pictures = np.stack([_thumbnail(str(file)) for file in arrays["paths"][rows]])
+        except OSError as error:
+            notes.append(f"There are no pictures: an image cannot be read ({error}).")
+    others = vectors["embeddings"] if partners is None else partners
+    return Watched(
+        split=path.stem,
+        ids=np.asarray(arrays.get("ids", np.arange(n)))[rows],
+        labels=labels[rows],
+        class_names=names,
+        pictures=pictures,
+        captions=tuple(map(str, arrays["captions"][rows])) if "captions" in arrays else (),
+        partner="" if partners is None else "view",
+        steps=np.zeros(1, np.int64),
+        features=vectors["features"][None],
+        embeddings=vectors["embeddings"][None],
+        partners=None if partners is None else partners[None],
+        similarity=np.asarray(similarities(sphere, vectors["embeddings"], others))[None],
+        notes=tuple(notes),
+    )
+
+
+def _thumbnail(file: str) -> UInt8[np.ndarray, "s s 3"]:
+    """The central square of an image file, small."""
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as image:
+        return np.asarray(ImageOps.fit(image.convert("RGB"), (SIDE, SIDE)))
+
+
+def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file that are known, by the names that an .npz has."""
+    if path.suffix not in _READERS:
+        raise EmbeddingsError(
+            f"{path}: found a name that ends in {path.suffix or 'nothing'}; allowed: a file of "
+            f"embeddings, whose name ends in {' or '.join(_READERS)}."
+        )
+    found = _READERS[path.suffix](path)
+    return {name: array for name, array in found.items() if name in _KNOWN}
+
+
+_KNOWN = ("features", "embeddings", "view_a", "view_b")
+_KNOWN += ("labels", "class_names", "ids", "images", "paths", "captions")
+# What a table calls that of one row.
+_COLUMNS = {"label": "labels", "id": "ids", "path": "paths", "caption": "captions"}
+
+
+def _read_parquet(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise EmbeddingsError(
+            f"{path}: .parquet needs the package pyarrow; allowed: with it, pip install "
+            "'dystress-jax[hf]', or .npz."
+        ) from error
+    with told(path, "read"):
+        try:
+            # Opened by Python, whose errors say why.
+            with path.open("rb") as raw, pq.ParquetFile(raw) as file:
+                there = file.schema_arrow
+                wanted = [str(name) for name in there.names if name in (*_KNOWN, *_COLUMNS)]
+                wanted += ["class_name"] * ("class_name" in there.names)
+                table = file.read(wanted)
+                stated = parse_json((there.metadata or {}).get(b"class_names", b"null"))
+        except (pa.ArrowException, ValueError) as error:
+            raise OSError(f"it is no whole Parquet file ({type(error).__name__})") from error
+    found = {name: _column(path, name, table[name]) for name in wanted}
+    found = {_COLUMNS.get(name, name): array for name, array in found.items()}
+    names = found.pop("class_name", None)
+    if stated is not None:
+        found["class_names"] = np.array(stated, dtype=np.str_)
+    elif names is not None:
+        found["labels"] = names
+    return found
+
+
+def _column(path: pathlib.Path, name: str, column: Any) -> np.ndarray:
+    """Rows of one length, or one value a row; what is missing is NaN, -1 or no text."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if not isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return np.array(column.fill_null("").to_pylist(), dtype=np.str_)
+        return (column.fill_null(-1) if pa.types.is_integer(kind) else column).to_numpy()
+    array = column.combine_chunks()
+    if isinstance(kind, pa.FixedSizeListType):
+        lengths = {kind.list_size}
+    else:
+        lengths = set(array.value_lengths().to_pylist())
+    if array.null_count or len(lengths) > 1:
+        raise EmbeddingsError(
+            f"{path}: found rows of {name} that differ in length or are missing; allowed: numbers "
+            "[n d]."
+        )
+    width = lengths.pop() if lengths else 0
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), width)
+
+
+_READERS = {".npz": load, ".parquet": _read_parquet}
+
+
+def _labels(
+    path: pathlib.Path, arrays: Mapping[str, np.ndarray], n: int
+) -> tuple[Int[np.ndarray, " n"], tuple[str, ...]]:
+    labels = arrays.get("labels", np.full(n, -1))
+    names = tuple(map(str, arrays.get("class_names", np.zeros(0, np.str_)).ravel()))
+    if labels.dtype.kind in "US":  # they are the names themselves
+        names, labels = np.unique(labels, return_inverse=True)
+        without = int("" in names)  # which comes first
+        return labels.astype(np.int64) - without, tuple(map(str, names[without:]))
+    if labels.dtype.kind not in "iu":
+        raise EmbeddingsError(f"{path}: found labels of {labels.dtype}; allowed: whole numbers.")
+    labels = np.where(labels < 0, -1, labels.astype(np.int64))
+    return labels, (*names, *(str(i) for i in range(len(names), int(labels.max(initial=-1)) + 1)))
+
+
+def as_records(images: Watched, temperature: Temperature) -> Records:
+    """A record of each step of the images that are watched, under a temperature.
+
+    Each image is held against all others, and against the other views where there are some. Without
+    these there are no positives.
+
+    Args:
+        images: with their embeddings.
+        temperature: under which the pairs are weighed.
+
+    Example:
+        >>> from dystress_jax import temperatures
+        >>> np.savez("z.npz", features=np.eye(3), labels=[0, 1, 1])
+        >>> records = as_records(read_embeddings("z.npz"), temperatures.constant(0.5))
+        >>> len(records.steps)
+        1
+    """
+
+    def of_step(t: int) -> dict[str, Any]:
+        points = jnp.asarray(images.embeddings[t])
+        others = points if images.partners is None else jnp.asarray(images.partners[t])
+        labels = jnp.asarray(images.labels, jnp.int32)
+        found = dict(jax.device_get(_look_at(points, others, labels, temperature)))
+        if images.partners is None:  # what was compared is the image itself
+            for name in ("similarity", "tau"):
+                found[name] = np.where(np.arange(len(KINDS))[:, None] == 0, 0, found[name])
+            of_positives = [name for name in found if name.startswith("emd_positive")]
+            for name in ("alignment", *of_positives):
+                found[name] = np.float32(np.nan)
+        return found
+
+    found = [of_step(t) for t in range(len(images.steps))]
+    stacked = {name: np.stack([record[name] for record in found]) for name in found[0]}
+    return Records.of(images.steps, stacked)
+
+
+@jax.jit
+def _look_at(
+    points: Float[Array, "n d"],
+    others: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    temperature: Temperature,
+) -> dict[str, Array]:
+    rows = jnp.arange(len(points))
+    pairs = Compared(points, others, others, (rows, rows), (labels, labels))
+    return look(pairs, temperature, max_anchors=len(points))

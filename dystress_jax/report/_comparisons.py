@@ -1,0 +1,273 @@
+"""What stands out between runs, in plain sentences; each comes from a rule that is said beside it.
+
+Runs that differ in their seed only speak together. Every other group of runs is held against the
+first one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ._run import Run, groups_of
+from ._sentences import Sentence, last_of, negatives_of, of_kind, percent
+from ._tables import SHARES, value_of
+
+SETTINGS = 3  # that differ, at most, named in a sentence
+STRETCHES = 3  # of similarities, at most, named in a sentence
+
+
+class Side(NamedTuple):
+    """Runs that differ in their seed only.
+
+    Attributes:
+        name: of the first one.
+        runs: at least one.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+
+
+def compare(runs: Sequence[Run]) -> list[Sentence]:
+    """All that several runs give reason to say of each other.
+
+    Args:
+        runs: of `gather` or `of_embeddings`; the first one, with its other seeds, is what the
+            others are held against.
+
+    Returns:
+        The sentences; there are none of a single run.
+
+    Example:
+        >>> from dystress_jax import report
+        >>> report.compare(report.gather(["runs/quickstart"]))
+        []
+    """
+    sides = [
+        Side(runs[group.runs[0]].name, tuple(runs[i] for i in group.runs))
+        for group in groups_of(runs)
+    ]
+    found = [s for side in sides if len(side.runs) > 1 for s in seeds(side)]
+    found += [s for side in sides[1:] for rule in RULES for s in rule(side, sides[0])]
+    return found
+
+
+def seeds(side: Side) -> Iterator[Sentence]:
+    """How far the seeds of equal settings differ."""
+    for name, values in _measures(side).items():
+        if len(values) > 1:
+            yield Sentence(
+                f"Over the {len(values)} seeds of “{side.name}” the {name} is "
+                f"{percent(float(values.mean()))} on average, with a standard deviation of "
+                f"{100 * values.std(ddof=1):.1f} points.",
+                "runs that differ in their seed only, where two or more have been measured",
+            )
+
+
+def settings(side: Side, base: Side) -> Iterator[Sentence]:
+    """What was set differently."""
+    ours, theirs = side.runs[0].config, base.runs[0].config
+    if not ours or not theirs:
+        return
+    said = lambda config, name: value_of(config[name]) if name in config else "unset"
+    differing = [
+        f"{name} is {said(ours, name)}, not {said(theirs, name)}"
+        for name in dict.fromkeys([*ours, *theirs])
+        if name != "seed" and said(ours, name) != said(theirs, name)
+    ]
+    if differing:
+        more = len(differing) - SETTINGS
+        told = differing[:SETTINGS] + ([f"{more} more settings differ"] if more > 0 else [])
+        yield Sentence(
+            f"“{side.name}” beside “{base.name}”: {'; '.join(told)}.",
+            f"the settings that differ, the seed aside; at most {SETTINGS} are named",
+        )
+
+
+def accuracies(side: Side, base: Side) -> Iterator[Sentence]:
+    """Which is better, by how much, and whether seeds alone could make the difference."""
+    other = _measures(base)
+    for name, ours in _measures(side).items():
+        theirs = other.get(name, np.zeros(0))
+        if not len(theirs):
+            continue
+        points = 100 * float(ours.mean() - theirs.mean())
+        way = f"{abs(points):.1f} points {'higher' if points > 0 else 'lower'} than"
+        if abs(points) < 0.05:
+            way = "the same as"
+        yield Sentence(
+            f"The {name} of “{side.name}” is {way} that of “{base.name}”: "
+            f"{percent(float(ours.mean()))} and {percent(float(theirs.mean()))} "
+            f"({_verdict(ours, theirs)}).",
+            "the means over the seeds; more than seeds alone explain from two standard errors of "
+            "the difference on",
+        )
+
+
+def _verdict(ours: Float[np.ndarray, " a"], theirs: Float[np.ndarray, " b"]) -> str:
+    """Whether seeds alone could make the difference of two means."""
+    a, b = len(ours), len(theirs)
+    if min(a, b) < 2:
+        return f"{'one seed each' if a == b else f'{a} and {b} seeds'}: what seeds do is not known"
+    error = float(np.sqrt(ours.var(ddof=1) / a + theirs.var(ddof=1) / b))
+    clear = abs(float(ours.mean() - theirs.mean())) > 2 * error
+    spread = " and ".join(f"{100 * x.std(ddof=1):.1f}" for x in (ours, theirs))
+    return (
+        f"{f'{a} seeds each' if a == b else f'{a} and {b} seeds'}, standard deviations {spread}: "
+        f"{'more' if clear else 'no more'} than seeds alone explain"
+    )
+
+
+def temperatures(side: Side, base: Side) -> Iterator[Sentence]:
+    """Where the temperature is lower and where it is higher."""
+    found, other = _tau(side), _tau(base)
+    if found is None or other is None:
+        return
+    edges, ours = found
+    middles = (edges[1:] + edges[:-1]) / 2
+    theirs = np.interp(middles, (other[0][1:] + other[0][:-1]) / 2, other[1])
+    # Where a similarity has no limits, what only one of the runs has seen is left out.
+    both = (middles >= other[0][0]) & (middles <= other[0][-1])
+    clear = both & (np.abs(ours - theirs) > 0.01 * np.minimum(ours, theirs))
+    pairs = of_kind(side.runs[0], "similarity", "negative")
+    parts = []
+    for word, there in {"lower": ours < theirs, "higher": ours > theirs}.items():
+        if not (there & clear).any():
+            continue
+        gap = np.where(there & clear, np.abs(ours - theirs), 0)
+        most = int(gap.argmax())
+        held = ""
+        if pairs is not None and len(pairs) == len(gap) and pairs.sum() > 0:
+            share = float(pairs[gap > 0].sum() / pairs.sum())
+            held = f", where {percent(share)} of its negatives lie"
+        parts.append(
+            f"{word} {_where(edges, gap > 0)} (by up to {gap[most]:.3f}, at s = "
+            f"{_number(middles[most])}){held}"
+        )
+    if parts:
+        yield Sentence(
+            f"The temperature of “{side.name}”, beside that of “{base.name}”, is "
+            f"{', and '.join(parts)}.",
+            "τ(s) of the last records, the mean over the seeds, where the two differ by more than "
+            "1 %",
+        )
+
+
+def focus(side: Side, base: Side) -> Iterator[Sentence]:
+    """Which of them takes its gradient from fewer negatives."""
+    ours, theirs = _focus(side), _focus(base)
+    if ours is None or theirs is None or max(ours[0] / theirs[0], theirs[0] / ours[0]) < 1.2:
+        return
+    told = lambda found: f"{found[1]:.0f} of {found[2]:.0f} negatives"
+    word = "fewer" if ours[0] < theirs[0] else "more"
+    yield Sentence(
+        f"In “{side.name}” 80 % of the gradient of an anchor comes from {told(ours)}, in "
+        f"“{base.name}” from {told(theirs)}: “{side.name}” listens to {word} of them.",
+        "the most similar negatives that hold 80 % of the weights, last record, mean over the "
+        "seeds; said when the shares differ by a factor of 1.2",
+    )
+
+
+def spread(side: Side, base: Side) -> Iterator[Sentence]:
+    """Which of them spreads its embeddings more evenly, and keeps classes closer together."""
+    ours, theirs = (_mean(s, "uniformity") for s in (side, base))
+    if ours is None or theirs is None or abs(ours - theirs) < 0.1:
+        return
+    word = "more" if ours < theirs else "less"
+    told = f"uniformity {ours:.2f} and {theirs:.2f}, lower is more even"
+    closer, theirs_closer = (_mean(s, "tolerance") for s in (side, base))
+    if closer is not None and theirs_closer is not None:
+        told += f"; tolerance, the mean cosine inside a class, {closer:.2f} and {theirs_closer:.2f}"
+    yield Sentence(
+        f"The embeddings of “{side.name}” cover the sphere {word} evenly than those of "
+        f"“{base.name}” ({told}).",
+        "the batch of the last record, mean over the seeds; said when uniformity differs by 0.1",
+    )
+
+
+RULES: tuple[Callable[[Side, Side], Iterator[Sentence]], ...] = (
+    settings,
+    accuracies,
+    temperatures,
+    focus,
+    spread,
+)
+
+
+def _measures(side: Side) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """The first share of each evaluation, one number a seed that has it."""
+    found: dict[str, list[float]] = {}
+    for run in side.runs:
+        own = {"kNN accuracy": run.baselines["trained"]} if "trained" in run.baselines else {}
+        for name, evaluation in run.evaluations.items():
+            shares = [row for row in evaluation.rows if any(part in row for part in SHARES)]
+            if shares and name not in ("knn", "baselines"):
+                own[f"{name} {shares[0].replace('_', ' ')}"] = evaluation.rows[shares[0]]
+        for name, value in own.items():
+            found.setdefault(name, []).append(value)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def _mean(side: Side, scalar: str) -> float | None:
+    """Of the last records."""
+    found = [value for run in side.runs if (value := last_of(run, scalar)) is not None]
+    return float(np.mean(found)) if found else None
+
+
+def _focus(side: Side) -> tuple[float, float, float] | None:
+    """The share of the negatives that has 80 % of the gradient, their number, and that of all."""
+    count, of = _mean(side, "hardest_for_80_percent"), negatives_of(side.runs[0])
+    return (count / of, count, of) if count and of else None
+
+
+def _tau(side: Side) -> tuple[Float[np.ndarray, " edges"], Float[np.ndarray, " bins"]] | None:
+    """The edges of the first run's bins, and the temperature in the middle of each."""
+    found = []
+    for run in side.runs:
+        if run.records is None or "curve_tau" not in run.records.arrays:
+            continue
+        edges, tau = (
+            np.asarray(run.records[name][-1], np.float64)
+            for name in ("similarity_edges", "curve_tau")
+        )
+        if np.isfinite(edges).all() and np.isfinite(tau).all():
+            found.append((edges, tau))
+    if not found:
+        return None
+    edges = found[0][0]
+    middles = (edges[1:] + edges[:-1]) / 2
+    return edges, np.mean([np.interp(middles, *own) for own in found], axis=0)
+
+
+def _where(edges: Float[np.ndarray, " edges"], there: Bool[np.ndarray, " bins"]) -> str:
+    """Stretches of similarities in words.
+
+    Example:
+        >>> _where(np.array([-1.0, -0.5, 0.0, 0.5, 1.0]), np.array([True, False, False, True]))
+        'where s < -0.50 or s > 0.50'
+    """
+    if there.all():
+        return "at every similarity"
+    steps = np.diff(np.concatenate([[0], there.astype(int), [0]]))
+    parts = []
+    for low, high in zip(np.flatnonzero(steps == 1), np.flatnonzero(steps == -1), strict=True):
+        if low == 0:
+            parts.append(f"s < {_number(edges[high])}")
+        elif high == len(there):
+            parts.append(f"s > {_number(edges[low])}")
+        else:
+            parts.append(f"{_number(edges[low])} < s < {_number(edges[high])}")
+    more = len(parts) - STRETCHES
+    return "where " + " or ".join(parts[:STRETCHES]) + (f" or {more} more" if more > 0 else "")
+
+
+def _number(value: float) -> str:
+    """Two digits, and no sign of nothing.
+
+    Example:
+        >>> _number(-0.001), _number(-0.25)
+        ('0.00', '-0.25')
+    """
+    return f"{round(float(value), 2) + 0.0:.2f}"
