@@ -5,12 +5,10 @@ Those of docs/extending.md run in `test_extending.py`.
 
 import dataclasses
 import functools
-import importlib
 import json
 import pathlib
 import re
 import sys
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -19,10 +17,10 @@ import pytest
 from absl import flags
 
 from dystress_jax import data, run
-from dystress_jax.run import cli
 from dystress_jax.run.evaluations import EVALUATIONS
 from dystress_jax.run.fields import differences, may_change_on_resume
 from dystress_jax.training import make_train_step
+from tests.command_lines import parsed
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
@@ -95,27 +93,15 @@ def shown():
 SHOWN = shown()
 
 
-def parsed(name, arguments):
+def read(name, arguments):
     """The settings and the evaluations that a command reads from its command line."""
-    module = importlib.import_module(f"dystress_jax.commands.{name}")
-    before, command = set(flags.FLAGS), cli.Command()
-    try:
-        module.define()
-        with warnings.catch_warnings():
-            # ml_collections opens config files the old way.
-            warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
-            rest = module.parse([name, *arguments], command)
-        assert rest[1:] == []
+    with parsed(name, *arguments) as (_, command):
         return command.settings(flags.FLAGS.config), getattr(flags.FLAGS, "evaluation", None)
-    finally:
-        for name in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
 
 
 @functools.cache
 def train_settings(arguments):
-    return parsed("train", arguments)[0]
+    return read("train", arguments)[0]
 
 
 def configs_for(page):
@@ -224,7 +210,7 @@ def test_what_is_shown_of_evaluations_is_accepted(command, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(trained)))
     own = [flag for flag in command.flags if not flag.startswith("--workdir")]
     missing = [] if any("--evaluation" in flag for flag in own) else ["--evaluation=knn"]
-    settings, names = parsed("eval", [*own, *missing, f"--workdir={tmp_path}"])
+    settings, names = read("eval", [*own, *missing, f"--workdir={tmp_path}"])
     assert set(names) <= {*EVALUATIONS, "NAME"}
     changed = differences(dataclasses.asdict(trained), dataclasses.asdict(settings))
     assert all(may_change_on_resume(field) for field in changed)
