@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import pathlib
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -98,13 +99,14 @@ def train(
         (2, True)
     """
     with contextlib.ExitStack() as until_the_end:
-        with together("beginning"):
-            run = _prepare(config, pathlib.Path(workdir).absolute(), own)
-            until_the_end.enter_context(_lock_workdir(run.workdir))
-        _compare_processes(run)
-        start = _start(run)
-        _write_run_files(run, start)
-        loggers = until_the_end.enter_context(_loggers(run, start))
+        with _leaving_nothing() as made:
+            with together("beginning"):
+                run = _prepare(config, pathlib.Path(workdir).absolute(), own)
+                until_the_end.enter_context(_lock_workdir(run.workdir, made))
+            _compare_processes(run)
+            start = _start(run)
+            _write_run_files(run, start)
+            loggers = until_the_end.enter_context(_loggers(run, start))
         with StopRequest(_note) as stop:
             state, last_step, seconds, signal = _train_steps(run, start, stop, loggers)
             if signal is not None:
@@ -131,19 +133,42 @@ def train(
 
 
 @contextlib.contextmanager
-def _lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
+def _leaving_nothing() -> Iterator[list[pathlib.Path]]:
+    """Where a run is refused, remove the directories that were made for it: those in the list."""
+    made: list[pathlib.Path] = []
+    try:
+        yield made
+    except BaseException:
+        for directory in made[-1:]:
+            shutil.rmtree(directory, ignore_errors=True)
+        for around in reversed(made[:-1]):
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                around.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _lock_workdir(workdir: pathlib.Path, made: list[pathlib.Path]) -> Iterator[None]:
     """Hold the directory: two runs would write over each other.
 
     The system lets go of the lock when the process ends, however it ends.
+
+    Args:
+        workdir: is made if it is not there.
+        made: what was made is added, the outermost first.
     """
     if jax.process_index() != 0:
         yield
         return
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        missing = [path for path in (workdir, *workdir.parents) if not path.is_dir()]
+        for path in reversed(missing):
+            path.mkdir()
+            made.append(path)
         lock = filelock.FileLock(workdir / ".lock", blocking=False)
         lock.acquire()
     except filelock.Timeout as error:
+        made.clear()  # it is the other run's now
         raise ConfigError(
             f"--workdir: another run is writing to {workdir}. Wait for it, stop it, or give a new "
             "--workdir."
