@@ -16,8 +16,9 @@ from typing import Any
 
 import jax
 
-# The store has no public name up to JAX 0.12: `jax.distributed` only starts and ends the service, and
-# what `multihost_utils` exchanges goes through the devices, where nothing says that one has ended.
+# The store has no public name up to JAX 0.12: `jax.distributed` only starts and ends the service,
+# and what `multihost_utils` exchanges goes through the devices, where nothing says that one has
+# ended.
 from jax._src import distributed
 
 from ..errors import UserError
