@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 from ..augment import RECIPES
 from ..data import SOURCES
 from ..errors import UserError
-from ..evaluation import FINETUNE_RECIPES
-from ..evaluation.finetune import OPTIMIZERS as FINETUNE_OPTIMIZERS
+from ..evaluation import FINETUNE_OPTIMIZERS, FINETUNE_RECIPES
 from ..losses import FOR_QUEUE, STRATEGIES
 from ..models import ENCODERS, HEADS, MODES, POOLINGS, POSITIONS, STEMS, TEXTS, projector
 from ..similarities import PRECISIONS
