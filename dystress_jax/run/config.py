@@ -470,7 +470,10 @@ class Temperature:
         None, "radius of the robust objective; None = as published", at_least=0
     )
     learning_rate: float | None = _field(
-        None, "the temperature's own learning rate; None = as published", at_least=0.0
+        None,
+        "the temperature's own learning rate; None = as published; learned: None = the run's (with "
+        "lars 5e-4), else Adam's",
+        at_least=0.0,
     )
     options: dict = _field({}, OPTIONS)
 
