@@ -508,13 +508,15 @@ class TestProcesses:
     def test_one_that_is_refused_ends_the_other(self, tmp_path, images):
         address = free_address()
         arguments = [
-            command("train.py", tmp_path, **settings(path)) for path in (images, "nowhere.npz")
+            command("train.py", tmp_path / "run", **settings(path))
+            for path in (images, "nowhere.npz")
         ]
         first, second = (
             start([*each, *join(address, number)]) for number, each in enumerate(arguments)
         )
         assert "nowhere.npz" in finish(second, code=1, seconds=60)
         assert "process 1 cannot begin: config.data.path" in finish(first, code=1, seconds=60)
+        assert list(tmp_path.iterdir()) == []
 
     def test_those_whose_settings_differ_are_refused(self, tmp_path, images):
         address = free_address()
