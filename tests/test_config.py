@@ -436,6 +436,16 @@ def test_the_name_of_a_data_set_goes_with_its_source(on_the_command_line):
         assert (found.data.name, len(told)) == ("", 1)
 
 
+def test_the_names_of_classes_go_with_their_data_set(on_the_command_line, tmp_path):
+    file = tmp_path / "pairs.py"
+    names = 'config.method, config.zero_shot.class_names = "clip", "names.txt"\n    return config'
+    file.write_text(FOLDER.replace("return config", names))
+    assert on_the_command_line(file=file)[0].zero_shot.class_names == "names.txt"
+    found, told = on_the_command_line("--config.data.source=embedded", file=file)
+    assert found.zero_shot.class_names == ""
+    assert any(line.startswith("config.zero_shot.class_names: names.txt") for line in told)
+
+
 def test_further_images_of_another_source_drop_what_the_file_says_of_them(on_the_command_line):
     change = "--config.eval_on.sketches.source=embedded"
     found, told = on_the_command_line(change)

@@ -249,16 +249,18 @@ def _without_old_choices(config: Config, overridden: Mapping[str, Any]) -> Confi
         ConfigError: the new choice needs one of its own.
     """
     for field in fields():
-        if not field.limits["of_choice"] or field.name in overridden or not field.is_set(config):
+        about = field.limits["about"]
+        if not about or field.name in overridden or not field.is_set(config):
             continue
-        new = get(config, field.axis)
-        old = overridden.get(field.axis, new)
-        if old in (None, new) or not (is_own(old) or old in field.takers):
+        new = get(config, about)
+        old = overridden.get(about, new)
+        argument = field.axis == about  # of what the choice builds
+        if old in (None, new) or (argument and not is_own(old) and old not in field.takers):
             continue
-        if not is_own(new) and field.last in needed(field.table[new]):
+        if argument and not is_own(new) and field.last in needed(field.table[new]):
             raise ConfigError(
-                f"config.{field.name}: found {field.value(config)!r} of the config's "
-                f"{field.axis} {old}, and none for {new}; allowed: one for {new}, with "
+                f"config.{field.name}: found {field.value(config)!r} of the config's {about} "
+                f"{old}, and none for {new}; allowed: one for {new}, with "
                 f"--config.{field.name}=VALUE."
             )
         config = put(config, field.name, field.default)

@@ -92,7 +92,7 @@ def _field(
     needs: Mapping[str, Sequence[Need]] = types.MappingProxyType({}),
     only_for: Mapping[str, Names] = types.MappingProxyType({}),
     parts: Collection[str] = (),
-    of_choice: bool = False,
+    about: str = "",
     may_change: bool = False,
     above: float | None = None,
     at_least: float | None = None,
@@ -110,8 +110,8 @@ def _field(
         only_for: what it applies to, beside what follows from its group: field to names.
         parts: those of `Parts` that read it, where a method may have no use for them; (): those of
             its group.
-        of_choice: whether it is about what the group's axis has chosen and nothing else, such as
-            the path of a data set: a flag that changes the choice puts it back.
+        about: the field whose choice it is about and nothing else, as the path of a data set is
+            about `data.source`: a flag that changes that one puts it back; "": none.
         may_change: whether a run may go on with another value: neither the model nor the data
             change.
         above: its range, this limit excluded.
@@ -126,7 +126,7 @@ def _field(
         "needs": needs,
         "only_for": only_for,
         "parts": parts,
-        "of_choice": of_choice,
+        "about": about,
         "may_change": may_change,
         "above": above,
         "at_least": at_least,
@@ -229,9 +229,11 @@ class Data:
     name: str = _field(
         "",
         "embedded: emoji or patches, '' = emoji; tfds: the data set's name, such as `cifar10`",
-        of_choice=True,
+        about="data.source",
     )
-    path: str = _field("", "the directory or the file of the data", of_choice=True, may_change=True)
+    path: str = _field(
+        "", "the directory or the file of the data", about="data.source", may_change=True
+    )
     image_size: int = _field(
         0, "side of the square that images are brought to, in pixels; 0 = as stored", at_least=0
     )
@@ -252,13 +254,13 @@ class Data:
         "",
         "folder: .csv, .tsv or .jsonl of path and caption; else the column or feature with the "
         "text; '' = none",
-        of_choice=True,
+        about="data.source",
         may_change=True,
     )
     outside: bool = _field(
         False,
         "a caption file, or a column of paths, may name images outside data.path",
-        of_choice=True,
+        about="data.source",
         may_change=True,
     )
     prompts: str = _field(
@@ -709,7 +711,9 @@ class ZeroShot:
         among=("labels", "captions"),
         may_change=True,
     )
-    class_names: str = _field("", "file with one name a line; '' = the data's own", may_change=True)
+    class_names: str = _field(
+        "", "file with one name a line; '' = the data's own", about="data.source", may_change=True
+    )
 
 
 _BUILD = {name: entry.build for name, entry in METHODS.items()}
