@@ -53,7 +53,7 @@ from .evaluations import CannotEvaluate, Evaluate
 from .experiment import Experiment
 from .fields import differences, fields, may_change_on_resume
 from .inputs import picture_of_views
-from .other import open_other
+from .other import for_other_images, open_other
 from .pictures import pictures
 from .tables import find
 
@@ -246,9 +246,10 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
 def _on_other_images(experiment: Experiment) -> dict[str, Experiment]:
     """The parts of the run with each of the further images that it is measured on."""
     others, shape = {}, experiment.train.image_shape
+    without_own = experiment._replace(config=for_other_images(experiment.config))
     for name, on in experiment.config.eval_on.items():
         sources = open_other(experiment.config, on, shape, flag=f"config.eval_on.{name}")
-        others[name] = with_images(experiment, sources)
+        others[name] = with_images(without_own, sources)
         counts = ", ".join(f"{len(source):,} {split}" for split, source in sources.items())
         _note(f"measured too on {name}: {counts}")
     return others
