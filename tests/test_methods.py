@@ -132,7 +132,7 @@ def test_a_learned_temperature_has_the_rate_of_the_run_but_not_that_of_lars(
     slopes = jax.tree.map(np.ones_like, scheme.resolve(state, None))
     after = scheme.update(state, None, slopes)
     moved = jax.tree.map(lambda old, new: old - new, state[0], after[0])
-    np.testing.assert_allclose(jax.tree.leaves(moved), expected, rtol=1e-4)
+    np.testing.assert_allclose(jax.tree.leaves(moved), expected, rtol=2e-3)  # of a bias near -10
 
 
 @pytest.mark.parametrize("interval", ["epoch", "step"])
