@@ -3,6 +3,7 @@ import functools
 import inspect
 
 import pytest
+from absl import flags
 
 import dystress_jax
 from dystress_jax import augment, data, losses, models, run, sharding
@@ -23,6 +24,7 @@ from dystress_jax.run.overrides import check_overrides, take_options
 from dystress_jax.run.tables import find
 from dystress_jax.run.temperature import TEMPERATURES
 from dystress_jax.training import optim
+from tests.command_lines import parsed
 
 
 def test_the_defaults_are_a_valid_config():
@@ -312,10 +314,11 @@ def test_a_flag_puts_back_what_the_file_has_set_for_another_name():
     """A file for one temperature goes with every other that the command line names."""
     file = {"temperature": {"name": "constant", "tau": 0.5}}
     settings = with_setting(file, "temperature.name", "dystress")
-    found = from_config_dict(settings, overridden=["temperature.name"])
+    found = from_config_dict(settings, overridden={"temperature.name": "constant"})
     assert found.temperature.tau == Config().temperature.tau
     # What the command line itself has set is never dropped in silence.
-    for overridden in (["temperature.name", "temperature.tau"], ["seed"]):
+    both = {"temperature.name": "constant", "temperature.tau": 0.1}
+    for overridden in (both, {"seed": 0}):
         with pytest.raises(ConfigError, match=r"config\.temperature\.tau: found 0\.5 with"):
             from_config_dict(settings, overridden=overridden)
 
@@ -324,23 +327,24 @@ def test_a_flag_puts_a_name_back_where_the_new_one_leaves_no_other():
     """And where it leaves several, says which."""
     file = {"loss": {"name": "dcl", "strategy": "dense"}, "projector": {"out": 64}}
     moco = {**file, "method": "moco_v2"}
-    found = from_config_dict(moco, overridden=["method"])
+    found = from_config_dict(moco, overridden={"method": "simclr"})
     assert (found.loss.name, found.loss.strategy) == ("auto", "dense")
-    for overridden in ((), ["method", "loss.name"]):  # nobody has changed it; it was asked for
+    both = {"method": "simclr", "loss.name": "auto"}
+    for overridden in ({}, both):  # nobody has changed it; it was asked for
         with pytest.raises(ConfigError, match=r"loss\.name: found dcl with config\.method moco_v2"):
             from_config_dict(moco, overridden=overridden)
     # What belongs to the name that is put back goes with it.
     siglip = {"loss": {"name": "siglip"}, "temperature": {"name": "learned", "bias": -5.0}}
-    found = from_config_dict({**siglip, "method": "moco_v2"}, overridden=["method"])
+    found = from_config_dict({**siglip, "method": "moco_v2"}, overridden={"method": "clip"})
     assert (found.loss.name, found.temperature.bias) == ("auto", -10.0)
     with pytest.raises(
         ConfigError, match=r"siglip with config\.method simclr; allowed: auto, softmax, dcl"
     ):
-        from_config_dict({**siglip, "method": "simclr"}, overridden=["method"])
+        from_config_dict({**siglip, "method": "simclr"}, overridden={"method": "clip"})
     # Nobody wants to train with dystress who has asked for MACL.
     weighed = {"loss": {"name": "dcl"}, "temperature": {"name": "macl"}}
     with pytest.raises(ConfigError, match=r"temperature\.name: found macl with config\.loss\.name"):
-        from_config_dict(weighed, overridden=["loss.name"])
+        from_config_dict(weighed, overridden={"loss.name": "softmax"})
 
 
 def test_what_a_flag_puts_back_is_told():
@@ -350,15 +354,108 @@ def test_what_a_flag_puts_back_is_told():
         "loss": {"name": "nt_xent"},
         "batch_size": 64,
     }
-    found = from_config_dict(settings, overridden=["temperature.name"])
+    found = from_config_dict(settings, overridden={"temperature.name": "dystress"})
     assert checks.put_back(settings, found) == [
         "config.temperature.tau_max: 0.5 of the config does not go with the flags; back to 0.2"
     ]
     settings = {"temperature": {"name": "constant", "options": {"slope": 2.0}}}
-    found = from_config_dict(settings, overridden=["temperature.name"])
+    found = from_config_dict(settings, overridden={"temperature.name": "dystress"})
     assert checks.put_back(settings, found) == [
         "config.temperature.options.slope: does not go with the flags; left out"
     ]
+
+
+FOLDER = """
+from dystress_jax import run
+
+def get_config():
+    config = run.defaults()
+    config.data.source, config.data.path = "folder", "/photos"
+    config.data.captions, config.data.outside, config.data.holdout = "names.csv", True, 0.2
+    config.eval_on = {"sketches": {"source": "folder", "path": "/sketches", "holdout": 0.5}}
+    return config
+"""
+
+
+@pytest.fixture
+def on_the_command_line(tmp_path):
+    """What a command line makes of a config file of a folder: the settings, and what it tells."""
+    (tmp_path / "mine.py").write_text(FOLDER)
+
+    def read(*arguments, file=tmp_path / "mine.py"):
+        with parsed("train", f"--config={file}", *arguments) as (_, command):
+            return command.settings(flags.FLAGS.config), command.put_back
+
+    return read
+
+
+def test_a_flag_for_another_source_drops_what_the_file_says_of_the_old_one(on_the_command_line):
+    found, told = on_the_command_line("--config.data.source=tfds", "--config.data.name=cifar10")
+    of = found.data
+    assert (of.source, of.name, of.path, of.captions) == ("tfds", "cifar10", "", "")
+    assert (of.outside, of.holdout) == (False, 0.2)
+    assert told == [
+        f"config.data.{name} of the config does not go with the flags; back to {default!r}"
+        for name, default in (("path: /photos", ""), ("captions: names.csv", ""))
+    ] + ["config.data.outside: True of the config does not go with the flags; back to False"]
+
+
+def test_what_the_command_line_says_of_another_source_stays(on_the_command_line):
+    for path in ("/photos", "/other.npz"):  # that of the file too, where it is given again
+        flags_given = ("--config.data.source=hf", f"--config.data.path={path}")
+        found, told = on_the_command_line(*flags_given, "--config.data.captions=text")
+        assert (found.data.path, found.data.captions) == (path, "text")
+        assert [line.partition(":")[0] for line in told] == ["config.data.outside"]
+
+
+def test_a_path_of_the_file_stays_with_its_own_source(on_the_command_line, tmp_path):
+    for arguments in ((), ("--config.data.source=folder",), ("--config.seed=1",)):
+        found, told = on_the_command_line(*arguments)
+        assert (found.data.path, told) == ("/photos", [])
+    # A file may leave the source to the command line.
+    file = tmp_path / "open.py"
+    file.write_text(FOLDER.replace('"folder", "/photos"', '"embedded", "/photos"'))
+    arguments = ("--config.data.source=folder",)
+    found, told = on_the_command_line(*arguments, file=file)
+    assert (found.data.path, told) == ("/photos", [])
+
+
+def test_a_source_that_needs_a_path_does_not_take_that_of_another(on_the_command_line):
+    said = r"data\.path: found '/photos' of the config's data\.source folder, and none for npz; "
+    with pytest.raises(ConfigError, match=said):
+        on_the_command_line("--config.data.source=npz")
+    settings = run.to_config_dict(on_the_command_line()[0])
+    with pytest.raises(ConfigError, match=said):
+        run.override(settings, {"data.source": "npz"})
+
+
+def test_the_name_of_a_data_set_goes_with_its_source(on_the_command_line):
+    arguments = ("--config.data.source=folder", "--config.data.path=/photos")
+    for name in ("quickstart", "cifar10_small"):
+        found, told = on_the_command_line(*arguments, file=name)
+        assert (found.data.name, len(told)) == ("", 1)
+
+
+def test_the_names_of_classes_go_with_their_data_set(on_the_command_line, tmp_path):
+    file = tmp_path / "pairs.py"
+    names = 'config.method, config.zero_shot.class_names = "clip", "names.txt"\n    return config'
+    file.write_text(FOLDER.replace("return config", names))
+    assert on_the_command_line(file=file)[0].zero_shot.class_names == "names.txt"
+    found, told = on_the_command_line("--config.data.source=embedded", file=file)
+    assert found.zero_shot.class_names == ""
+    assert any(line.startswith("config.zero_shot.class_names: names.txt") for line in told)
+
+
+def test_further_images_of_another_source_drop_what_the_file_says_of_them(on_the_command_line):
+    change = "--config.eval_on.sketches.source=embedded"
+    found, told = on_the_command_line(change)
+    assert found.eval_on == {"sketches": {"source": "embedded", "holdout": 0.5}}
+    assert told == [
+        "config.eval_on.sketches.path: '/sketches' of the config does not go with the flags; left "
+        "out"
+    ]
+    found, told = on_the_command_line(change, "--config.eval_on.sketches.path=/new")
+    assert (found.eval_on["sketches"]["path"], told) == ("/new", [])
 
 
 def test_settings_with_other_names_are_made_in_python_as_by_the_command_line():

@@ -10,19 +10,19 @@ import json
 import pathlib
 import re
 import sys
-import warnings
 from typing import NamedTuple
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 from absl import flags
 
-from dystress_jax import data, run
-from dystress_jax.run import cli
+from dystress_jax import commands, data, run
 from dystress_jax.run.evaluations import EVALUATIONS
 from dystress_jax.run.fields import differences, may_change_on_resume
 from dystress_jax.training import make_train_step
+from tests.command_lines import parsed
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
@@ -39,12 +39,14 @@ COMMAND = re.compile(
     r"(?:python (?=\w+\.py)|dystress )(train|eval)(?:\.py)?"
     r"((?:[\s\\]+(?:--\S+|\[--config\S+ ?(?:\.\.\.)?\]))*)"
 )
+OTHERS = re.compile(r"(?<!\w)dystress (embed|export|import|report|explore)\b((?:\\\n|[^`\n\"{)])*)")
 FRAGMENT = re.compile(r"--config\.[\w.]+=[^\s`]+(?:\s+--config\.[\w.]+=[^\s`]+)*")
 # What stands for something of the reader's; paths stay as they are, their content is stood in for.
 STANDS_FOR = {
     "configs/NAME.py": "configs/quickstart.py",
     "=NAME": "=quickstart",
     "=mine.py": "=configs/quickstart.py",
+    "=my_clip.py": "=configs/clip_quickstart.py",
     "=photos.py": "=configs/quickstart.py",
     "=my_temperature:quadratic": "=tests.own:falling",
     ":METHOD": ":moco_v2",
@@ -95,27 +97,15 @@ def shown():
 SHOWN = shown()
 
 
-def parsed(name, arguments):
+def read(name, arguments):
     """The settings and the evaluations that a command reads from its command line."""
-    module = importlib.import_module(f"dystress_jax.commands.{name}")
-    before, command = set(flags.FLAGS), cli.Command()
-    try:
-        module.define()
-        with warnings.catch_warnings():
-            # ml_collections opens config files the old way.
-            warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
-            rest = module.parse([name, *arguments], command)
-        assert rest[1:] == []
+    with parsed(name, *arguments) as (_, command):
         return command.settings(flags.FLAGS.config), getattr(flags.FLAGS, "evaluation", None)
-    finally:
-        for name in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
 
 
 @functools.cache
 def train_settings(arguments):
-    return parsed("train", arguments)[0]
+    return read("train", arguments)[0]
 
 
 def configs_for(page):
@@ -224,7 +214,46 @@ def test_what_is_shown_of_evaluations_is_accepted(command, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(trained)))
     own = [flag for flag in command.flags if not flag.startswith("--workdir")]
     missing = [] if any("--evaluation" in flag for flag in own) else ["--evaluation=knn"]
-    settings, names = parsed("eval", [*own, *missing, f"--workdir={tmp_path}"])
+    settings, names = read("eval", [*own, *missing, f"--workdir={tmp_path}"])
     assert set(names) <= {*EVALUATIONS, "NAME"}
     changed = differences(dataclasses.asdict(trained), dataclasses.asdict(settings))
     assert all(may_change_on_resume(field) for field in changed)
+
+
+def shown_of_others():
+    found = []
+    for page in PAGES:
+        name, text = str(page.relative_to(ROOT)), page.read_text(encoding="utf-8")
+        for script, rest in OTHERS.findall(text):
+            for old, new in STANDS_FOR.items():
+                rest = re.sub(re.escape(old) + r"\b", new, rest)
+            given = tuple(rest.replace("\\\n", " ").split())
+            if given and given not in (("--help",), ("FILE",)):
+                found.append(Shown(name, script, given))
+    return list(dict.fromkeys(found))
+
+
+SHOWN_OF_OTHERS = shown_of_others()
+
+
+def test_the_other_commands_are_found():
+    assert {each.script for each in SHOWN_OF_OTHERS} == {*commands.COMMANDS} - {"train", "eval"}
+
+
+@pytest.mark.parametrize("command", SHOWN_OF_OTHERS, ids=str)
+def test_what_is_shown_of_other_commands_is_accepted(command, monkeypatch):
+    """Their flags are read and checked; what a page would be made of is stood in for."""
+    name, given = command.script, command.flags
+    if name not in ("report", "explore"):
+        named = [argument for argument in given if argument.startswith("--")]
+        with parsed(name, *named) as (_, read):
+            if name == "import":
+                read.settings(flags.FLAGS.config)
+        return
+    module = importlib.import_module(f"dystress_jax.commands.{name}")
+    anything = mock.MagicMock()
+    anything.gather.return_value, anything.page.return_value = [], "a page"
+    for used in ("report", "explorer", "microscope", "write_text", "webbrowser"):
+        monkeypatch.setattr(module, used, anything, raising=False)
+    module.main([name, *given])
+    assert anything.page.called

@@ -108,6 +108,28 @@ def test_without_test_images_held_out_ones_are_measured(place, tmp_path):
     assert result.split == "holdout"
 
 
+@pytest.fixture(scope="module")
+def pairs(place, tmp_path_factory):
+    """An image-text run with a file of names for its own two classes."""
+    pairs = tmp_path_factory.mktemp("pairs")
+    (pairs / "names.txt").write_text("crimson\nlime\n")
+    folder = runs.write_images(pairs / "images")
+    named = {"zero_shot.class_names": str(pairs / "names.txt")}
+    runs.saved(runs.clip_settings(folder, **named), pairs / "run")
+    return pairs
+
+
+def test_names_of_the_runs_own_classes_are_not_those_of_other_images(place, pairs):
+    config, workdir = settings(pairs), pairs / "run"
+    result, _ = run.evaluate(config, workdir, "zero_shot", on=on(place))
+    assert result.confusion.class_names == NAMES
+    (pairs / "others.txt").write_text("a\nb\nc\n")
+    change = {"zero_shot.class_names": str(pairs / "others.txt")}
+    config = run.override(run.to_config_dict(config), change)
+    result, _ = run.evaluate(config, workdir, "zero_shot", on=on(place))
+    assert result.confusion.class_names == ("a", "b", "c")
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

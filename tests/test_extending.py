@@ -1,7 +1,6 @@
 """Parts of one's own, by name and from Python: trained with, continued, evaluated, misused."""
 
 import dataclasses
-import importlib
 import json
 import pathlib
 import re
@@ -10,12 +9,10 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import warnings
 
 import jax
 import numpy as np
 import pytest
-from absl import flags
 
 from dystress_jax import losses, run, schemes, sharding, temperatures
 from dystress_jax.run import Own, cli
@@ -25,6 +22,7 @@ from dystress_jax.run.fields import put
 from dystress_jax.run.tables import make
 from dystress_jax.training import checkpoint
 from tests import own
+from tests.command_lines import parsed
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 4
@@ -78,21 +76,8 @@ def small(images, **fields):
 
 def start(name, *arguments):
     """What a command does with a command line, in this process."""
-    module = importlib.import_module(f"dystress_jax.commands.{name}")
-    before, command = set(flags.FLAGS), cli.Command()
-    try:
-        module.define()
-        flags.DEFINE_bool("compilation_cache", True, "As in cli.start.")
-        with warnings.catch_warnings():
-            # ml_collections opens config files the old way.
-            warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
-            rest = module.parse([name, *map(str, arguments)], command)
-        assert rest[1:] == []
+    with parsed(name, *arguments) as (module, command):
         getattr(module, {"train": "train", "eval": "evaluate"}[name])(command)
-    finally:
-        for flag in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, flag)
-        flags.FLAGS.unparse_flags()
 
 
 def train(*arguments, workdir="run"):

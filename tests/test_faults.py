@@ -217,6 +217,44 @@ def test_processes_with_other_settings_are_refused_before_the_first_step(
         train(tmp_path, images)
 
 
+def refused(monkeypatch, name):
+    """Something that goes wrong once the directory of a run is there."""
+
+    def refuse(*_):
+        raise ConfigError("refused")
+
+    monkeypatch.setattr(_train, name, refuse)
+
+
+@pytest.mark.parametrize("late", ["_compare_processes", "_start", "open_loggers"])
+def test_a_refused_start_leaves_nothing_behind(tmp_path, images, monkeypatch, late):
+    refused(monkeypatch, late)
+    with pytest.raises(ConfigError, match="refused"):
+        train(tmp_path / "runs" / "new", images)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_start_leaves_what_was_there_before(tmp_path, images, monkeypatch):
+    refused(monkeypatch, "_start")
+    (tmp_path / "runs" / "new").mkdir(parents=True)
+    (tmp_path / "runs" / "new" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="refused"):
+        train(tmp_path / "runs" / "new", images)
+    assert (tmp_path / "runs" / "new" / "notes.txt").read_text() == "mine"
+
+
+def test_a_directory_that_another_run_has_taken_meanwhile_is_left_to_it(
+    tmp_path, images, monkeypatch
+):
+    def taken(*_, **__):
+        raise _train.filelock.Timeout(".lock")
+
+    monkeypatch.setattr(_train.filelock.FileLock, "acquire", taken)
+    with pytest.raises(ConfigError, match="another run is writing to"):
+        train(tmp_path / "new", images)
+    assert (tmp_path / "new").is_dir()
+
+
 def test_where_another_process_cannot_begin_this_one_does_not(monkeypatch):
     monkeypatch.setattr(processes, "exchange", lambda topic, mine: [mine, "the data are not there"])
     with (
@@ -470,13 +508,15 @@ class TestProcesses:
     def test_one_that_is_refused_ends_the_other(self, tmp_path, images):
         address = free_address()
         arguments = [
-            command("train.py", tmp_path, **settings(path)) for path in (images, "nowhere.npz")
+            command("train.py", tmp_path / "run", **settings(path))
+            for path in (images, "nowhere.npz")
         ]
         first, second = (
             start([*each, *join(address, number)]) for number, each in enumerate(arguments)
         )
         assert "nowhere.npz" in finish(second, code=1, seconds=60)
         assert "process 1 cannot begin: config.data.path" in finish(first, code=1, seconds=60)
+        assert list(tmp_path.iterdir()) == []
 
     def test_those_whose_settings_differ_are_refused(self, tmp_path, images):
         address = free_address()

@@ -10,7 +10,8 @@ import pytest
 
 from dystress_jax import data, evaluation, methods, models, run, sharding
 from dystress_jax.errors import ArgumentError
-from dystress_jax.evaluation.finetune import Trained, make_fit, mixed
+from dystress_jax.evaluation._finetune_fit import Trained, make_fit
+from dystress_jax.evaluation._mixing import mixed
 from dystress_jax.run import evaluations
 from tests import runs
 

@@ -107,6 +107,34 @@ def test_every_method_learns_with_every_temperature(method, name, monkeypatch):
         assert not moved[sides:].any()
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "own", "expected"),
+    [("sgd", None, 0.3), ("sgd", 0.01, 0.01), ("lars", None, 5e-4), ("lars", 0.01, 0.01)],
+)
+@pytest.mark.parametrize(("method", "loss"), [("simclr", "auto"), ("clip", "siglip")])
+def test_a_learned_temperature_has_the_rate_of_the_run_but_not_that_of_lars(
+    optimizer, own, expected, method, loss
+):
+    """By the first step under a slope of 1: that of SGD is the rate, and so is that of Adam."""
+    c = settings(
+        method=method,
+        loss={"name": loss},
+        projector={},
+        temperature={"name": "learned", "learning_rate": own},
+        optimizer={"name": optimizer, "learning_rate": 0.3},
+    )
+    chosen, schedule = choose(c), build.make_schedule(c, SOURCE)
+    with_temperature = build.Method._make([None] * len(build.Method._fields))._replace(
+        scheme_inputs=lambda *_: None, width=8
+    )
+    scheme = build.make_scheme(c, chosen, with_temperature, SOURCE, schedule)
+    state = scheme.init()
+    slopes = jax.tree.map(np.ones_like, scheme.resolve(state, None))
+    after = scheme.update(state, None, slopes)
+    moved = jax.tree.map(lambda old, new: old - new, state[0], after[0])
+    np.testing.assert_allclose(jax.tree.leaves(moved), expected, rtol=2e-3)  # of a bias near -10
+
+
 @pytest.mark.parametrize("interval", ["epoch", "step"])
 def test_kuklevas_temperature_moves_once_an_epoch_or_every_step(interval):
     facts = Facts(

@@ -22,7 +22,6 @@ from ..run._weights import FORMATS
 
 def main(argv: list[str]) -> None:
     """The command; `argv` is its name and its flags."""
-    parse = lambda arguments, command: flags.FLAGS(arguments)
     cli.start(argv, described=__doc__, define=define, parse=parse, run=export, settings={})
 
 
@@ -43,3 +42,9 @@ def define() -> None:
     flags.DEFINE_string("out", None, "The file to write, .safetensors.", required=True)
     flags.DEFINE_string("format", "safetensors", f"Whose names: {', '.join(FORMATS)}.")
     flags.DEFINE_string("checkpoint", "newest", "newest, best (by kNN), or a step.")
+
+
+def parse(arguments: list[str], command: cli.Command) -> list[str]:
+    """Parse the flags."""
+    del command
+    return flags.FLAGS(arguments)

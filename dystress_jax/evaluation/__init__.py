@@ -1,5 +1,10 @@
 """How good a frozen encoder is: on its features, and on embeddings of images and texts."""
 
+from ._finetune_settings import FINETUNE_OPTIMIZERS as FINETUNE_OPTIMIZERS
+from ._finetune_settings import FINETUNE_RECIPES as FINETUNE_RECIPES
+from ._finetune_settings import Finetuning as Finetuning
+from ._finetune_settings import mae_finetuning as mae_finetuning
+from ._finetune_settings import simclr_finetuning as simclr_finetuning
 from ._result import Result as Result
 from ._result import Row as Row
 from ._result import top_accuracy as top_accuracy
@@ -13,11 +18,7 @@ from .feature_map import feature_map as feature_map
 from .feature_map import principal_plane as principal_plane
 from .features import NotFiniteError as NotFiniteError
 from .features import encode_source as encode_source
-from .finetune import FINETUNE_RECIPES as FINETUNE_RECIPES
-from .finetune import Finetuning as Finetuning
 from .finetune import evaluate_finetune as evaluate_finetune
-from .finetune import mae_finetuning as mae_finetuning
-from .finetune import simclr_finetuning as simclr_finetuning
 from .grid import retrieval_grid as retrieval_grid
 from .knn import evaluate_knn as evaluate_knn
 from .knn import knn_votes as knn_votes

@@ -34,6 +34,7 @@ from .temperature import Facts
 from .trial import checked, try_step
 
 ONLINE_PROBE_RATE = 0.1
+CLIP_RATE = 5e-4  # of the Adam that learns CLIP's temperature
 
 
 def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experiment:  # noqa: B008
@@ -343,12 +344,7 @@ def make_scheme(
         width=method.width,
         steps_per_epoch=schedule.steps_per_epoch,
         total_steps=schedule.total_steps,
-        optimizer=make(
-            config,
-            "optimizer.name",
-            _undecayed(optim.OPTIMIZERS[config.optimizer.name]),
-            schedule=schedule.learning_rate,
-        ),
+        optimizer=_optimizer_of_numbers(config, schedule),
         sigmoid=config.loss_name in WITH_BIAS,
     )
     made = make(config, "temperature.name", chosen.temperature, facts=facts)
@@ -369,8 +365,16 @@ def _stands_for_a_temperature(made: object) -> bool:
     return callable(made) or isinstance(made, int | float | np.number | np.ndarray | jax.Array)
 
 
+def _optimizer_of_numbers(config: Config, schedule: Schedule) -> optax.GradientTransformation:
+    """For what is no weight, such as the logarithm of a scale."""
+    name = config.optimizer.name
+    if name in optim.LAYERWISE:
+        return optax.adam(CLIP_RATE)
+    build = _undecayed(optim.OPTIMIZERS[name])
+    return make(config, "optimizer.name", build, schedule=schedule.learning_rate)
+
+
 def _undecayed(build: Callable[..., Any]) -> Callable[..., Any]:
-    """An optimiser for what is no weight, such as the logarithm of a scale."""
 
     def undecayed(schedule, momentum=0.9):
         taken = {"momentum": momentum} if "momentum" in arguments(build) else {}

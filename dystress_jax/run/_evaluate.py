@@ -25,7 +25,7 @@ from .data import (
 from .evaluations import EVALUATIONS, Evaluate, check_options, embedded_by, measure
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume, put
-from .other import open_other
+from .other import for_other_images, open_other
 from .overrides import calling_group
 from .tables import find
 
@@ -203,6 +203,8 @@ def evaluate_all(
     if "knn.bank" not in changes:
         # A run compares with some training images while it goes on; here there is time for all.
         config = put(config, "knn.bank", 0)
+    if on:
+        config = for_other_images(config, keep=changes)
     experiment, notes = _with_images(config, workdir, on, own)
     directory = workdir / "checkpoints"
     step = choose_step(directory, which)

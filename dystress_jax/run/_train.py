@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import pathlib
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -52,7 +53,7 @@ from .evaluations import CannotEvaluate, Evaluate
 from .experiment import Experiment
 from .fields import differences, fields, may_change_on_resume
 from .inputs import picture_of_views
-from .other import open_other
+from .other import for_other_images, open_other
 from .pictures import pictures
 from .tables import find
 
@@ -98,13 +99,14 @@ def train(
         (2, True)
     """
     with contextlib.ExitStack() as until_the_end:
-        with together("beginning"):
-            run = _prepare(config, pathlib.Path(workdir).absolute(), own)
-            until_the_end.enter_context(_lock_workdir(run.workdir))
-        _compare_processes(run)
-        start = _start(run)
-        _write_run_files(run, start)
-        loggers = until_the_end.enter_context(_loggers(run, start))
+        with _leaving_nothing() as made:
+            with together("beginning"):
+                run = _prepare(config, pathlib.Path(workdir).absolute(), own)
+                until_the_end.enter_context(_lock_workdir(run.workdir, made))
+            _compare_processes(run)
+            start = _start(run)
+            _write_run_files(run, start)
+            loggers = until_the_end.enter_context(_loggers(run, start))
         with StopRequest(_note) as stop:
             state, last_step, seconds, signal = _train_steps(run, start, stop, loggers)
             if signal is not None:
@@ -131,19 +133,42 @@ def train(
 
 
 @contextlib.contextmanager
-def _lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
+def _leaving_nothing() -> Iterator[list[pathlib.Path]]:
+    """Where a run is refused, remove the directories that were made for it: those in the list."""
+    made: list[pathlib.Path] = []
+    try:
+        yield made
+    except BaseException:
+        for directory in made[-1:]:
+            shutil.rmtree(directory, ignore_errors=True)
+        for around in reversed(made[:-1]):
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                around.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _lock_workdir(workdir: pathlib.Path, made: list[pathlib.Path]) -> Iterator[None]:
     """Hold the directory: two runs would write over each other.
 
     The system lets go of the lock when the process ends, however it ends.
+
+    Args:
+        workdir: is made if it is not there.
+        made: what was made is added, the outermost first.
     """
     if jax.process_index() != 0:
         yield
         return
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        missing = [path for path in (workdir, *workdir.parents) if not path.is_dir()]
+        for path in reversed(missing):
+            path.mkdir()
+            made.append(path)
         lock = filelock.FileLock(workdir / ".lock", blocking=False)
         lock.acquire()
     except filelock.Timeout as error:
+        made.clear()  # it is the other run's now
         raise ConfigError(
             f"--workdir: another run is writing to {workdir}. Wait for it, stop it, or give a new "
             "--workdir."
@@ -221,9 +246,10 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
 def _on_other_images(experiment: Experiment) -> dict[str, Experiment]:
     """The parts of the run with each of the further images that it is measured on."""
     others, shape = {}, experiment.train.image_shape
+    without_own = experiment._replace(config=for_other_images(experiment.config))
     for name, on in experiment.config.eval_on.items():
         sources = open_other(experiment.config, on, shape, flag=f"config.eval_on.{name}")
-        others[name] = with_images(experiment, sources)
+        others[name] = with_images(without_own, sources)
         counts = ", ".join(f"{len(source):,} {split}" for split, source in sources.items())
         _note(f"measured too on {name}: {counts}")
     return others

@@ -40,16 +40,20 @@ _TAKES = {
 
 
 def from_config_dict(
-    settings: Mapping[str, Any] | ConfigDict, *, overridden: Collection[str] = ()
+    settings: Mapping[str, Any] | ConfigDict,
+    *,
+    overridden: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> Config:
     """Turn loose settings into a checked `Config`.
 
     A setting that the run would ignore is refused, unless it is at its default. If the command line
-    changes a name, settings of the file that do not apply to the new name return to their defaults.
+    changes a name, settings of the file that do not apply to the new name, or are about the old one
+    alone, return to their defaults.
 
     Args:
         settings: nested mapping, for example a `ConfigDict`; missing fields take their default.
-        overridden: fields that the command line has set, and options as `GROUP.options.NAME`.
+        overridden: fields that the command line has set, and options as `GROUP.options.NAME`, to
+            what the file has there.
 
     Raises:
         ConfigError: an unknown field, a wrong type, a value out of range, a setting that would be
@@ -63,6 +67,7 @@ def from_config_dict(
     if not isinstance(plain, Mapping):
         raise ConfigError(f"config: found {type(plain).__name__}; allowed: a ConfigDict.")
     config = _built(plain)
+    config = _without_old_choices(config, overridden)
     config = without_ignored(config, overridden)
     config = _keep_explicit_defaults(config, overridden)
     _check_relations(config)
@@ -78,7 +83,7 @@ def put_back(settings: Mapping[str, Any], config: Config) -> list[str]:
 
     Example:
         >>> settings = {"temperature": {"name": "constant", "tau_max": 0.5}}
-        >>> config = from_config_dict(settings, overridden=["temperature.name"])
+        >>> config = from_config_dict(settings, overridden={"temperature.name": "dystress"})
         >>> put_back(settings, config)
         ['config.temperature.tau_max: 0.5 of the config does not go with the flags; back to 0.2']
     """
@@ -235,6 +240,31 @@ def without_ignored(config: Config, overridden: Collection[str] = ()) -> Config:
             config = put(config, field.name, field.default)
             changed.add(field.name)
     return _without_old_options(config, changed)
+
+
+def _without_old_choices(config: Config, overridden: Mapping[str, Any]) -> Config:
+    """Put back what is about a choice of the file that an override has replaced.
+
+    Raises:
+        ConfigError: the new choice needs one of its own.
+    """
+    for field in fields():
+        about = field.limits["about"]
+        if not about or field.name in overridden or not field.is_set(config):
+            continue
+        new = get(config, about)
+        old = overridden.get(about, new)
+        argument = field.axis == about  # of what the choice builds
+        if old in (None, new) or (argument and not is_own(old) and old not in field.takers):
+            continue
+        if argument and not is_own(new) and field.last in needed(field.table[new]):
+            raise ConfigError(
+                f"config.{field.name}: found {field.value(config)!r} of the config's {about} "
+                f"{old}, and none for {new}; allowed: one for {new}, with "
+                f"--config.{field.name}=VALUE."
+            )
+        config = put(config, field.name, field.default)
+    return config
 
 
 def _without_old_options(config: Config, overridden: Collection[str]) -> Config:

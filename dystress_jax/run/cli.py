@@ -23,7 +23,13 @@ from ._environment import find_devices
 from .checks import from_config_dict, put_back
 from .config import Config, ConfigError
 from .fields import fields
-from .overrides import check_overrides, take_group, take_options, take_several
+from .overrides import (
+    check_overrides,
+    take_group,
+    take_options,
+    take_several,
+    without_old_sources,
+)
 
 _TOLD = (UserError, flags.Error)
 _HELP = ("-h", "-help", "--help", "--helpfull", "--helpshort")
@@ -77,17 +83,25 @@ class Command:
         Raises:
             ConfigError: as `from_config_dict`.
         """
-        settings = parsed.to_dict()
+        settings, told = parsed.to_dict(), []
+        # A flag's default is what the config file has: the parsed config no longer knows it.
+        file = {name: _default_of_flag(f"config.{name}") for name in self._overridden}
         for field, several in self._several.items():
             group, _, last = field.rpartition(".")
             (settings[group] if group else settings)[last] = several
         for field, options in self._options.items():
             group, _, last = field.rpartition(".")
             holder = settings[group] if group else settings
+            if field == "eval_on":
+                holder[last], told = without_old_sources(holder[last], options)
             holder[last] = _merged(holder[last], options)
-        config = from_config_dict(settings, overridden=self._overridden)
-        self.put_back = put_back(settings, config)
+        config = from_config_dict(settings, overridden=file)
+        self.put_back = [*told, *put_back(settings, config)]
         return config
+
+
+def _default_of_flag(name: str) -> Any:
+    return flags.FLAGS[name].default if name in flags.FLAGS else None
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

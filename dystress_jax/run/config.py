@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 from ..augment import RECIPES
 from ..data import SOURCES
 from ..errors import UserError
-from ..evaluation import FINETUNE_RECIPES
-from ..evaluation.finetune import OPTIMIZERS as FINETUNE_OPTIMIZERS
+from ..evaluation import FINETUNE_OPTIMIZERS, FINETUNE_RECIPES
 from ..losses import FOR_QUEUE, STRATEGIES
 from ..models import ENCODERS, HEADS, MODES, POOLINGS, POSITIONS, STEMS, TEXTS, projector
 from ..similarities import PRECISIONS
@@ -93,6 +92,7 @@ def _field(
     needs: Mapping[str, Sequence[Need]] = types.MappingProxyType({}),
     only_for: Mapping[str, Names] = types.MappingProxyType({}),
     parts: Collection[str] = (),
+    about: str = "",
     may_change: bool = False,
     above: float | None = None,
     at_least: float | None = None,
@@ -110,6 +110,8 @@ def _field(
         only_for: what it applies to, beside what follows from its group: field to names.
         parts: those of `Parts` that read it, where a method may have no use for them; (): those of
             its group.
+        about: the field whose choice it is about and nothing else, as the path of a data set is
+            about `data.source`: a flag that changes that one puts it back; "": none.
         may_change: whether a run may go on with another value: neither the model nor the data
             change.
         above: its range, this limit excluded.
@@ -124,6 +126,7 @@ def _field(
         "needs": needs,
         "only_for": only_for,
         "parts": parts,
+        "about": about,
         "may_change": may_change,
         "above": above,
         "at_least": at_least,
@@ -224,9 +227,13 @@ class Data:
 
     source: str = _field("embedded", "where the images come from", among=SOURCES, own=True)
     name: str = _field(
-        "", "embedded: emoji or patches, '' = emoji; tfds: the data set's name, such as `cifar10`"
+        "",
+        "embedded: emoji or patches, '' = emoji; tfds: the data set's name, such as `cifar10`",
+        about="data.source",
     )
-    path: str = _field("", "the directory or the file of the data", may_change=True)
+    path: str = _field(
+        "", "the directory or the file of the data", about="data.source", may_change=True
+    )
     image_size: int = _field(
         0, "side of the square that images are brought to, in pixels; 0 = as stored", at_least=0
     )
@@ -247,11 +254,13 @@ class Data:
         "",
         "folder: .csv, .tsv or .jsonl of path and caption; else the column or feature with the "
         "text; '' = none",
+        about="data.source",
         may_change=True,
     )
     outside: bool = _field(
         False,
         "a caption file, or a column of paths, may name images outside data.path",
+        about="data.source",
         may_change=True,
     )
     prompts: str = _field(
@@ -463,7 +472,10 @@ class Temperature:
         None, "radius of the robust objective; None = as published", at_least=0
     )
     learning_rate: float | None = _field(
-        None, "the temperature's own learning rate; None = as published", at_least=0.0
+        None,
+        "the temperature's own learning rate; None = as published; learned: None = the run's (with "
+        "lars 5e-4), else Adam's",
+        at_least=0.0,
     )
     options: dict = _field({}, OPTIONS)
 
@@ -699,7 +711,9 @@ class ZeroShot:
         among=("labels", "captions"),
         may_change=True,
     )
-    class_names: str = _field("", "file with one name a line; '' = the data's own", may_change=True)
+    class_names: str = _field(
+        "", "file with one name a line; '' = the data's own", about="data.source", may_change=True
+    )
 
 
 _BUILD = {name: entry.build for name, entry in METHODS.items()}

@@ -1,7 +1,7 @@
 """Other images than those that a run was trained on, for its encoder."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .. import data
@@ -9,6 +9,7 @@ from ..errors import ArgumentError
 from .checks import from_config_dict
 from .config import Config, ConfigError, Data, arguments
 from .data import Sources, open_sources, with_absolute_paths
+from .fields import fields, put
 from .overrides import calling_group
 from .tables import find
 
@@ -41,6 +42,20 @@ def open_other(
     except ArgumentError as error:
         whose = flag if flag.startswith("config.") else f"--{flag or 'source'}"
         raise ConfigError(f"{whose}: {error.text}") from error
+
+
+def for_other_images(config: Config, *, keep: Collection[str] = ()) -> Config:
+    """The settings of a run without what is about its own images, such as the names of classes.
+
+    Args:
+        config: of the run.
+        keep: fields that were set for the other images.
+    """
+    for field in fields():
+        of_images = field.limits["about"] == "data.source" != field.axis
+        if of_images and field.name not in keep:
+            config = put(config, field.name, field.default)
+    return config
 
 
 def other_images(config: Config, on: Mapping[str, Any], shape: tuple[int, int, int]) -> Config:

@@ -77,11 +77,12 @@ def override(settings: ConfigDict, changes: Mapping[str, Any]) -> Config:
     for name in changes:
         if name not in named:
             raise ConfigError(unknown(f"config.{name}", [f"config.{f}" for f in named]))
-    changed = settings.to_dict()
+    changed, before = settings.to_dict(), {}
     for name, value in changes.items():
         group, _, last = name.rpartition(".")
-        (changed[group] if group else changed)[last] = value
-    return from_config_dict(changed, overridden=changes)
+        holder = changed[group] if group else changed
+        before[name], holder[last] = holder[last], value
+    return from_config_dict(changed, overridden=before)
 
 
 def take_options(arguments: Iterable[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
@@ -140,6 +141,42 @@ def take_several(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 def _several(text: str, field: Field) -> Any:
     parts = [_read(part, field) for part in text.strip("()[] ").split(",") if part.strip()]
     return parts[0] if len(parts) == 1 and not field.takes_names else tuple(parts)
+
+
+def without_old_sources(
+    images: Mapping[str, Any], changes: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """The further images of a config, without what is about a source that flags replace.
+
+    Args:
+        images: the `eval_on` of the config.
+        changes: that of the flags.
+
+    Returns:
+        What goes on, and what does not, a line each.
+
+    Example:
+        >>> images = {"sketches": {"source": "folder", "path": "/photos", "holdout": 0.5}}
+        >>> kept, told = without_old_sources(images, {"sketches": {"source": "tfds"}})
+        >>> kept, len(told)
+        ({'sketches': {'source': 'folder', 'holdout': 0.5}}, 1)
+    """
+    kept, told = dict(images), []
+    of_source = [f for f in fields() if f.axis == f.limits["about"] == "data.source"]
+    for name, on in images.items():
+        new = changes.get(name)
+        if not isinstance(on, Mapping) or not isinstance(new, Mapping):
+            continue
+        if new.get("source", on.get("source")) == on.get("source"):
+            continue
+        gone = [f.last for f in of_source if f.last in on and f.last not in new]
+        kept[name] = {field: value for field, value in on.items() if field not in gone}
+        told += [
+            f"config.eval_on.{name}.{field}: {on[field]!r} of the config does not go with the "
+            "flags; left out"
+            for field in gone
+        ]
+    return kept, told
 
 
 def take_group(

@@ -22,7 +22,8 @@ class Facts(NamedTuple):
         width: of the embeddings.
         steps_per_epoch: for schedules in epochs.
         total_steps: for schedules over the run.
-        optimizer: of the run, without weight decay, for a temperature that is learned.
+        optimizer: for a temperature that is learned: that of the run, without weight decay; Adam
+            where that of the run has a rate for each layer.
         sigmoid: whether the loss is SigLIP's, which has a bias.
     """
 
@@ -87,12 +88,21 @@ def macl(*, tau: float, alpha: float, threshold: float) -> Scheme:
     return schemes.macl(tau=tau, alpha=alpha, threshold=threshold)
 
 
-def learned(facts: Facts, *, tau: float, min_scale: float, max_scale: float, bias: float) -> Scheme:
-    """CLIP's learned scale, or SigLIP's scale and bias."""
+def learned(
+    facts: Facts,
+    *,
+    tau: float,
+    min_scale: float,
+    max_scale: float,
+    bias: float,
+    learning_rate: float | None = None,
+) -> Scheme:
+    """CLIP's learned scale, or SigLIP's scale and bias; with a rate of their own, by Adam."""
+    optimizer = facts.optimizer if learning_rate is None else optax.adam(learning_rate)
     scale = {"log_scale": -math.log(tau), "min_scale": min_scale, "max_scale": max_scale}
     if facts.sigmoid:
-        return schemes.learned_scale_and_bias(facts.optimizer, bias=bias, **scale)
-    return schemes.learned_scale(facts.optimizer, **scale)
+        return schemes.learned_scale_and_bias(optimizer, bias=bias, **scale)
+    return schemes.learned_scale(optimizer, **scale)
 
 
 def isogclr(

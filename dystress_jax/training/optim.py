@@ -190,6 +190,8 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "lars": lars,
 }
 """Optimisers by name."""
+LAYERWISE = ("lars",)
+"""Those whose rate is for kernels, in proportion to their own length: too high for a number."""
 
 
 def _check(*, momentum: float = 0.0, weight_decay: float = 0.0) -> None:

@@ -1,7 +1,7 @@
 """Several processes of one run: what they tell each other, and how they end together.
 
 They talk through the key-value store of JAX's coordination service, which needs no device and no
-compiler, and has no public name yet. With one process all of this does nothing.
+compiler. With one process all of this does nothing.
 """
 
 import contextlib
@@ -14,6 +14,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+
+# The store has no public name up to JAX 0.12: `jax.distributed` only starts and ends the service,
+# and what `multihost_utils` exchanges goes through the devices, where nothing says that one has
+# ended.
 from jax._src import distributed
 
 from ..errors import UserError
@@ -95,7 +100,7 @@ def ending_together() -> Iterator[None]:
     """
     done = threading.Event()
     watch = threading.Thread(target=_watch, args=(done,), name="other processes")
-    if distributed.global_state.client is not None:
+    if has_joined():
         watch.start()
     try:
         yield
@@ -116,7 +121,7 @@ def has_joined() -> bool:
         >>> has_joined()
         False
     """
-    return distributed.global_state.client is not None
+    return jax.distributed.is_initialized()
 
 
 def _watch(done: threading.Event) -> None:
