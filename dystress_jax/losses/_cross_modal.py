@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 from ..errors import ArgumentError
 from ..similarities import Similarity, sphere
-from ..temperatures import Constant, TemperatureLike, check_positive
+from ..temperatures import Constant, Temperature, TemperatureLike, check_positive
 from . import _partition
 from ._on_mesh import by_own_devices
 from ._partition import Side, logits
@@ -220,16 +220,19 @@ def siglip(
         Zhai et al., [arXiv 2303.15343](https://arxiv.org/abs/2303.15343), Eq. 1.
     """
     images, texts = _flatten(images), _flatten(texts)
-    # The scale is applied below, in place of a temperature.
-    options = Options(1.0, similarity, normalize, strategy, tile_size, axis_name)
-    pairs = _pairs(images, texts, labels, where, where_texts, options.axis)
     check_positive("scale", scale)
+    tau = Constant(1.0 / scale)
+    options = Options(tau, similarity, normalize, strategy, tile_size, axis_name)
+    pairs = _pairs(images, texts, labels, where, where_texts, options.axis)
     (n, d), m = images.shape, texts.shape[0]
     plan = options.plan(anchors=n, candidates=m, length=d)
     real, real_texts = pairs.real
     a, b = plan.points(images, real), plan.points(texts, real_texts)
-    image, text = plan.partners(n, m) if labels is None else pairs.labels
-    params = (Constant(jnp.asarray(1.0 / scale, a.dtype)), jnp.asarray(bias, a.dtype))
+    groups = image, text = plan.partners(n, m) if labels is None else pairs.labels
+    bias = jnp.asarray(bias, a.dtype)
+    negatives = plan.negatives(a, b, groups, _partition.not_same, real=pairs.real)
+    plan.show(negatives, plan.many_positives(negatives, groups, _partition.same), None, bias)
+    params = (_partition.cast(plan.temperature, a.dtype), bias)
     term = PairSigmoid(plan.similarity)
     rows, columns = Side(a, image, real), Side(b, text, real_texts)
     return keep(plan.strategy.row_sum(term, params, rows, columns), real)
@@ -242,7 +245,7 @@ class PairSigmoid:
     similarity: Similarity
 
     def __call__(
-        self, params: tuple[Constant, Array], rows: Side, columns: Side
+        self, params: tuple[Temperature, Array], rows: Side, columns: Side
     ) -> Float[Array, "n m"]:
         temperature, bias = params
         value = self.similarity.between(rows.points, columns.points)

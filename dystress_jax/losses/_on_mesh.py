@@ -138,7 +138,7 @@ def on_mesh(
         bound = signature.bind(*positional, **keywords)
         bound.apply_defaults()
         arguments = _by_name(bound)
-        if "temperature" in arguments:
+        if arguments.get("temperature") is not None:
             arguments["temperature"] = as_temperature(arguments["temperature"])
         # Traced, not computed: errors of the loss count the rows of the whole batch.
         alone = {"strategy": "dense", "tile_size": None}

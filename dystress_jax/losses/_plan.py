@@ -314,10 +314,16 @@ class Plan(NamedTuple):
         )
         return Positives(value, logit)
 
-    def show(self, negatives: "Negatives", positives: "Positives | Pairs", sums: "Sums") -> None:
+    def show(
+        self,
+        negatives: "Negatives",
+        positives: "Positives | Pairs",
+        sums: "Sums | None",
+        bias: Float[Array, ""] | None = None,
+    ) -> None:
         """Shows to whoever watches who is compared with whom."""
         if self.seen is not None:
-            self.seen.append(Seen(self, negatives, (positives,), sums))
+            self.seen.append(Seen(self, negatives, (positives,), sums, bias))
 
     def against_one(
         self, negatives: "Sums", positives: "Positives", *, decoupled: bool = False
@@ -335,14 +341,7 @@ class Plan(NamedTuple):
         decoupled: bool = False,
     ) -> Float[Array, " n"]:
         """The loss of each anchor, with the mean over its positives; 0 for one that has none."""
-        groups, allowed = positives
-        pairs = negatives.parts[0]._replace(
-            temperature=self.temperature.for_positives,
-            similarity=self.similarity.for_positives,
-            groups=groups,
-            allowed=allowed,
-            weights=Weights(),
-        )
+        pairs = self.many_positives(negatives, *positives)
         sums = self.sums(negatives, pairs)
         total = sums.log_sum
         if not decoupled:
@@ -350,6 +349,18 @@ class Plan(NamedTuple):
         mean, count = _partition.mean_logit(pairs)
         value = self._smoothed(total - mean, sums, mean, count)
         return jnp.where(count > 0, value, 0.0)
+
+    def many_positives(
+        self, negatives: "Negatives", groups: tuple[Any, Any], allowed: Allowed
+    ) -> Pairs:
+        """Those of the candidates that are positives of the anchors."""
+        return negatives.parts[0]._replace(
+            temperature=self.temperature.for_positives,
+            similarity=self.similarity.for_positives,
+            groups=groups,
+            allowed=allowed,
+            weights=Weights(),
+        )
 
     def _smoothed(
         self,
@@ -404,12 +415,13 @@ class Sums(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Who is compared with whom, and how."""
+    """Who is compared with whom, and how: by a softmax, or by a sigmoid with its bias."""
 
     plan: Plan
     negatives: Negatives
     positives: tuple[Positives | Pairs, ...]
-    sums: Sums
+    sums: Sums | None
+    bias: Float[Array, ""] | None = None
 
 
 def _joined(*parts: Sums) -> Sums:
