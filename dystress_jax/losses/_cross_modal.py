@@ -11,17 +11,21 @@ from ..errors import ArgumentError
 from ..similarities import Similarity, sphere
 from ..temperatures import Constant, Temperature, TemperatureLike, check_positive
 from . import _partition
-from ._on_mesh import by_own_devices
-from ._partition import Side, logits
-from ._plan import (
-    Options,
-    SimilarityLike,
-    Weighed,
+from ._checks import (
     as_labels,
     as_mask,
     check_count,
     check_rows,
     check_same_shape,
+)
+from ._on_mesh import by_own_devices
+from ._options import (
+    Options,
+    SimilarityLike,
+)
+from ._partition import Side, logits
+from ._plan import (
+    Weighed,
     keep,
 )
 from ._strategies import AxisName, StrategyLike, TileSize

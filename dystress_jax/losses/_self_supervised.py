@@ -29,11 +29,7 @@ from ..temperatures import (
     concrete,
 )
 from . import _partition
-from ._on_mesh import by_own_devices
-from ._plan import (
-    Options,
-    Plan,
-    SimilarityLike,
+from ._checks import (
     as_labels,
     as_mask,
     check_count,
@@ -41,6 +37,14 @@ from ._plan import (
     check_rows,
     check_same_shape,
     is_bool,
+)
+from ._on_mesh import by_own_devices
+from ._options import (
+    Options,
+    SimilarityLike,
+)
+from ._plan import (
+    Plan,
     keep,
     twice,
 )

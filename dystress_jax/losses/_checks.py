@@ -1,0 +1,111 @@
+"""What is refused of the arguments of a loss, with what was found and what is allowed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool
+
+from ..errors import ArgumentError
+from ..similarities import Similarity
+from ..temperatures import concrete
+from ._partition import AxisName
+from ._strategies import axis_size
+
+
+def check_smoothing(value: ArrayLike) -> None:
+    """Refuses concrete numbers that are no share."""
+    if concrete(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) < 1)):
+        raise ArgumentError("label_smoothing", f"found {value}; allowed: in [0, 1).")
+
+
+def check_not_negative(name: str, x: ArrayLike) -> None:
+    """Refuses concrete numbers below 0."""
+    if concrete(x) and np.any(np.asarray(x) < 0):
+        raise ArgumentError(name, f"found {np.min(np.asarray(x))}; allowed: >= 0.")
+
+
+def check_closed(similarity: Similarity, length: int) -> None:
+    """Refuses a measure that closes over traced values, which a custom derivative cannot reach."""
+    point = jnp.zeros((1, length))
+    if not concrete(*jax.make_jaxpr(similarity.between)(point, point).consts):
+        raise ArgumentError(
+            "similarity",
+            "found a function that closes over traced values, such as a parameter to learn; "
+            "allowed with `strategy` dense only. Or apply the parameter to the embeddings before "
+            "the loss.",
+        )
+
+
+def check_rows(name_a: str, a: Array, name_b: str, b: Array) -> None:
+    """Refuses what is not floating point [rows, features] with rows of the same length."""
+    for name, x in ((name_a, a), (name_b, b)):
+        if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+            raise TypeError(f"{name} must be floating point; found {jnp.result_type(x)}.")
+        if jnp.ndim(x) != 2:
+            raise ArgumentError(name, f"found shape {jnp.shape(x)}; allowed: [rows, features].")
+    if jnp.shape(a)[1] != jnp.shape(b)[1]:
+        raise ArgumentError(
+            name_b,
+            f"found shape {jnp.shape(b)}; allowed: rows of the same length as those of `{name_a}`, "
+            f"whose shape is {jnp.shape(a)}.",
+        )
+
+
+def check_pairs(name_a: str, a: Array, name_b: str, b: Array, axis_name: AxisName | None) -> None:
+    """Refuses what is not two arrays of one shape, for at least two examples on all devices."""
+    check_rows(name_a, a, name_b, b)
+    check_same_shape(name_a, a, name_b, b)
+    check_count(name_a, jnp.shape(a)[0], axis_name)
+
+
+def check_same_shape(name_a: str, a: Array, name_b: str, b: Array) -> None:
+    """Refuses two arrays whose rows do not belong together one by one."""
+    if jnp.shape(a) != jnp.shape(b):
+        raise ArgumentError(
+            name_b,
+            f"found shape {jnp.shape(b)}; allowed: {jnp.shape(a)}, that of `{name_a}`: row i of "
+            "both belongs to example i.",
+        )
+
+
+def check_count(name: str, n: int, axis_name: AxisName | None) -> None:
+    """Refuses fewer than two rows on all devices together."""
+    n *= 1 if axis_name is None else axis_size(axis_name)
+    if isinstance(n, int) and n < 2:  # of a symbolic size nobody knows
+        raise ArgumentError(name, f"found {n} rows; allowed: at least 2, or nothing is contrasted.")
+
+
+def check_integers(name: str, x: Array, n: int, each: str) -> None:
+    """Refuses what is not one integer for each example or query."""
+    if jnp.shape(x) != (n,) or not jnp.issubdtype(jnp.result_type(x), jnp.integer):
+        raise ArgumentError(
+            name,
+            f"found shape {jnp.shape(x)} of {jnp.result_type(x)}; allowed: {n} integers, one for "
+            f"each {each}.",
+        )
+
+
+def is_bool(x: Array) -> bool:
+    """Whether it says yes or no of each entry."""
+    return jnp.issubdtype(jnp.result_type(x), jnp.bool_)
+
+
+def as_mask(name: str, x: Array | None, n: int, each: str) -> Bool[Array, " n"] | None:
+    """Refuses what is not one bool for each example, query or key."""
+    if x is None:
+        return None
+    if jnp.shape(x) != (n,) or not is_bool(x):
+        raise ArgumentError(
+            name,
+            f"found shape {jnp.shape(x)} of {jnp.result_type(x)}; allowed: {n} bools, False for "
+            f"each {each} that only fills up the batch.",
+        )
+    return jnp.asarray(x)
+
+
+def as_labels(name: str, x: Array, n: int) -> Array:
+    """Refuses what is neither one integer nor a row of bools for each example."""
+    if jnp.ndim(x) == 2 and is_bool(x) and jnp.shape(x)[0] == n:
+        return jnp.asarray(x)
+    check_integers(name, x, n, "example")
+    return jnp.asarray(x)

@@ -1,0 +1,131 @@
+"""The keywords that losses share: checked, and resolved for the arrays that they come with."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from ..errors import ArgumentError
+from ..similarities import Similarity, as_similarity, at_least_float32
+from ..temperatures import TemperatureLike, as_temperature
+from ._checks import as_mask, check_closed, check_not_negative, check_rows, check_smoothing
+from ._partition import Weights
+from ._plan import Further, Plan, Weighed
+from ._strategies import (
+    Auto,
+    AxisName,
+    Strategy,
+    StrategyLike,
+    TileSize,
+    Watched,
+    as_strategy,
+    axis_of,
+    axis_size,
+    on_one_device,
+    prepare,
+)
+
+SimilarityLike = Similarity | Callable[[Array, Array], Array]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keywords that losses share: in the order of their signatures, then those of some."""
+
+    temperature: TemperatureLike
+    similarity: SimilarityLike
+    normalize: bool
+    strategy: StrategyLike
+    tile_size: TileSize
+    axis_name: AxisName | None = None
+    label_smoothing: ArrayLike = 0.0
+    weights: ArrayLike | None = None
+    negatives: Float[Array, "k d"] | None = None
+    where_negatives: Bool[Array, " k"] | None = None
+
+    @functools.cached_property
+    def chosen(self) -> Strategy | Auto:
+        """The strategy as a value."""
+        return as_strategy(self.strategy, self.tile_size, self.axis_name)
+
+    @property
+    def axis(self) -> AxisName | None:
+        """The mesh axis over which the rows are split, if they are."""
+        return axis_of(self.chosen)
+
+    def plan(self, *, anchors: int, candidates: int, length: int) -> Plan:
+        """Resolves them for this number of anchors and candidates, and the length of their rows."""
+        temperature = as_temperature(self.temperature)
+        for part in (temperature.for_positives, temperature.for_negatives):
+            for leaf in jax.tree.leaves(part) if part.is_per_anchor else ():
+                if jnp.shape(leaf)[:1] != (anchors,):
+                    raise ArgumentError(
+                        "temperature",
+                        f"found shape {jnp.shape(leaf)} of a temperature per anchor; allowed: "
+                        f"{anchors} entries here, one for each value of the loss.",
+                    )
+        check_smoothing(self.label_smoothing)
+        chosen = prepare(self.chosen, anchors, candidates, length)
+        similarity = as_similarity(self.similarity)
+        if chosen.reverse_only:
+            check_closed(similarity, length)
+        plan = Plan(
+            temperature, similarity, self.normalize, chosen, self.axis, self.label_smoothing
+        )
+        if isinstance(self.strategy, Watched):
+            plan = plan._replace(seen=self.strategy.seen)
+        return plan._replace(further=self._further(plan, anchors, length))
+
+    def _further(self, plan: Plan, anchors: int, length: int) -> Further | None:
+        """The negatives that all anchors have beside the candidates."""
+        if self.negatives is None:
+            if self.where_negatives is not None:
+                raise ArgumentError(
+                    "where_negatives", "found a mask without `negatives`; allowed: None."
+                )
+            return None
+        check_rows("negatives", self.negatives, "negatives", self.negatives)
+        k, d = jnp.shape(self.negatives)
+        if d != length:
+            raise ArgumentError(
+                "negatives", f"found shape {(k, d)}; allowed: rows of {length} numbers, as others."
+            )
+        real = as_mask("where_negatives", self.where_negatives, k, "row")
+        strategy = prepare(on_one_device(self.chosen), anchors, k, length)
+        return Further(plan.points(self.negatives, real), real, strategy)
+
+    def weighed(self, anchors: int, *blocks: int) -> Weighed:
+        """The weights for that many anchors and these blocks of candidates, on this device.
+
+        Over devices candidates are counted block by block: those of the first block of all
+        devices, then those of the second.
+        """
+        weights, candidates = self.weights, sum(blocks)
+        if weights is None:
+            return Weighed()
+        axis = self.axis
+        devices = 1 if axis is None else axis_size(axis)
+        shape = jnp.shape(weights)
+        allowed = (), (candidates,), (anchors, candidates * devices)
+        if shape not in allowed or not jnp.issubdtype(jnp.result_type(weights), jnp.floating):
+            raise ArgumentError(
+                "weights",
+                f"found shape {shape} of {jnp.result_type(weights)}; allowed: floats of the shape "
+                f"{', '.join(map(str, allowed))}: one for all negatives, for each candidate, or "
+                "for each pair.",
+            )
+        check_not_negative("weights", weights)
+        weights = jnp.asarray(weights)
+        if weights.ndim == 0:
+            return Weighed(log_of_all=jnp.log(at_least_float32(weights)))
+        if weights.ndim == 1:
+            return Weighed(Weights(weights))
+        numbers, before = [], 0
+        here = 0 if axis is None else jax.lax.axis_index(axis)
+        for size in blocks:
+            numbers.append(before + here * size + jnp.arange(size, dtype=jnp.int32))
+            before += devices * size
+        return Weighed(Weights(None, weights, jnp.concatenate(numbers)))
