@@ -20,7 +20,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,20 @@ from jaxtyping import Array, ArrayLike, Float
 from .errors import ArgumentError
 
 __all__ = [
+    "Constant",
+    "Dystress",
+    "Exponential",
+    "Learned",
+    "LearnedWithBias",
+    "Linear",
+    "MonotoneCosine",
+    "PerAnchor",
+    "PerExample",
+    "Separate",
+    "ShiftedDystress",
+    "Temo",
     "Temperature",
+    "TemperatureFree",
     "TemperatureLike",
     "as_temperature",
     "constant",
@@ -561,7 +574,14 @@ class Learned(Temperature):
 @register_dataclass
 @dataclass(frozen=True)
 class LearnedWithBias(Learned):
-    """See `schemes.learned_scale_and_bias`: a learned temperature, and the bias of SigLIP."""
+    """A learned temperature with the bias of SigLIP, of `schemes.learned_scale_and_bias`.
+
+    Attributes:
+        log_scale: logarithm of 1 / tau.
+        min_scale: the least 1 / tau.
+        max_scale: the greatest 1 / tau.
+        bias: b, added to every logit.
+    """
 
     bias: Leaf = -10.0
 
@@ -805,6 +825,15 @@ class Function(Temperature):
         return jnp.vectorize(scalar)(similarity.astype(self.dtype)).astype(similarity.dtype)
 
 
+T = TypeVar("T", bound=Temperature)
+
+
+@overload
+def as_temperature(temperature: T) -> T: ...
+@overload
+def as_temperature(temperature: NumberLike) -> Constant | PerAnchor: ...
+@overload
+def as_temperature(temperature: TemperatureLike) -> Temperature: ...
 def as_temperature(temperature: TemperatureLike) -> Temperature:
     """Returns the Temperature that a float, an array [n], a function or a Temperature stands for.
 
