@@ -190,6 +190,17 @@ def many_positives(anchors, candidates, tau, positive, allowed=None, decoupled=F
     return np.array(losses)
 
 
+def weighed(anchors, candidates, tau, positive, negative, weights=1.0):
+    """l_ip, log sum_j w_ij exp(l_ij) and sum_j w_ij of each anchor, over its negatives."""
+    s = unit(anchors) @ unit(candidates).T
+    logits, weights = s / tau(s), np.where(negative, weights, 0.0)
+    with np.errstate(divide="ignore"):
+        log_sums = np.logaddexp.reduce(
+            np.where(negative, logits + np.log(weights), -np.inf), axis=1
+        )
+    return logits[positive], log_sums, weights.sum(axis=1)
+
+
 def shaped(anchors, candidates, tau, positive, negative, *, smoothing=0.0, weights=1.0, margin=0.0):
     """-sum_j q_j log P_j with P = softmax(log w + l), w = 1 and cos(theta + m) for positives.
 
@@ -217,6 +228,8 @@ def clip_by_labels(images, texts, labels, tau):
     return (of_image + same @ of_text / np.maximum(same.sum(1), 1)) / 2
 
 
-def siglip_by_labels(images, texts, labels, scale, bias):
-    z = np.where(labels[0][:, None] == labels[1][None, :], 1, -1)
-    return np.sum(np.log1p(np.exp(-z * (scale * unit(images) @ unit(texts).T + bias))), axis=1)
+def siglip_by_labels(images, texts, labels, scale, bias, weights=1.0):
+    """With weights of the pairs that share no label."""
+    same = labels[0][:, None] == labels[1][None, :]
+    x = np.where(same, 1, -1) * (scale * unit(images) @ unit(texts).T + bias)
+    return np.sum(np.where(same, 1.0, weights) * np.log1p(np.exp(-x)), axis=1)

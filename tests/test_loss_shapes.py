@@ -1,4 +1,4 @@
-"""Views of any number, smooth labels, weights, further negatives and margins, in every strategy."""
+"""Views of any number, smooth labels, weights, further negatives and margins, in NumPy."""
 
 import functools
 
@@ -118,6 +118,111 @@ def test_every_shape_equals_the_oracle(name, shape):
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+DECOUPLED = ("dcl", "dcl, own view", "dcl, two logarithms", "dclw", "rgcl")
+
+
+@pytest.mark.parametrize("shape", ["weights of candidates", "weights of pairs", "alike"])
+@pytest.mark.parametrize("name", DECOUPLED)
+def test_negatives_outside_a_softmax_are_weighed_too(name, shape):
+    w = np.float64(weights(*{"weights of candidates": (2 * N,)}.get(shape, (2 * N, 2 * N))))
+    how = {} if shape == "alike" else {"weights": w}
+    if name != "dcl, two logarithms":
+        how["negatives"] = np.asarray(further(), np.float64)
+    tau = 0.2 + 0 * np.arange(2 * N) if name == "rgcl" else None
+    loss = {
+        "dcl, own view": functools.partial(losses.dcl, own_view=True),
+        "dcl, two logarithms": functools.partial(losses.dcl, joint=False),
+    }.get(name) or getattr(losses, name)
+    with jax.enable_x64(True):
+        a, b = make_views(dtype=jnp.float64)
+        temperature = temperatures.dystress(0.1, 0.3) if tau is None else jnp.asarray(tau)
+        found = loss(a, b, temperature=temperature, **jax.tree.map(jnp.asarray, how))
+        views = np.concatenate([a, b])
+    z = np.concatenate([views, how.get("negatives", views[:0])])
+    extra = ((0, 0), (0, len(z) - 2 * N))
+    positive = np.pad(VIEWS() & ~OWN, extra)
+    w = np.pad(np.broadcast_to(how.get("weights", 1.0), (2 * N, 2 * N)), extra, constant_values=1)
+    of_tau = TAU if tau is None else lambda s: tau[:, None] + 0 * s
+    view = np.repeat(np.arange(2), N)
+    among = {"dcl, own view": view[:, None] == view}.get(name, True) & ~VIEWS()
+    negative = np.pad(among, extra, constant_values=True)
+    own, log_sum, total = oracles.weighed(views, z, of_tau, positive, negative, w)
+    expected = {
+        "dclw": lambda: log_sum - hardness(views) * own,
+        "rgcl": lambda: 2 * tau * (log_sum - own - np.log(total)),
+        "dcl, two logarithms": lambda: (
+            sum(
+                oracles.weighed(views, z, of_tau, positive, negative & (view == v), w)[1]
+                for v in range(2)
+            )
+            - own
+        ),
+    }.get(name, lambda: log_sum - own)()
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def hardness(views, sigma=0.5):
+    """The weights of the positives in DCLW."""
+    z = oracles.unit(views)
+    e = np.exp(np.sum(z[:N] * z[N:], axis=1) / sigma)
+    return np.tile(2 - e / e.mean(), 2)
+
+
+@pytest.mark.parametrize("labels", [None, LABELS])
+def test_clip_has_further_texts_and_images(labels):
+    """In NumPy: each direction with its own, of which some only fill up."""
+    texts, images = np.float64(further()), np.float64(further())[::-1] + 1.0
+    real = np.arange(K) != 1
+    same = np.eye(N, dtype=bool) if labels is None else SAME[:N, :N]
+    of_labels = {} if labels is None else {"labels": jnp.asarray(labels)}
+    with jax.enable_x64(True):
+        a, b = make_views(dtype=jnp.float64)
+        loss = functools.partial(
+            losses.clip, a, b, temperature=temperatures.dystress(0.1, 0.3), **of_labels
+        )
+        filled = np.where(real[:, None], texts, np.nan).reshape(K, 2, 2)
+        both = loss(
+            negatives=(jnp.asarray(filled), jnp.asarray(images)),
+            where_negatives=(jnp.asarray(real), None),
+            label_smoothing=SMOOTHING,
+        )
+        of_texts = loss(negatives=jnp.asarray(texts[real]), label_smoothing=SMOOTHING)
+        of_images = loss(negatives=(None, jnp.asarray(images)), label_smoothing=SMOOTHING)
+        a, b = np.asarray(a), np.asarray(b)
+
+    def one_way(x, y, more):
+        positive = np.pad(same, ((0, 0), (0, len(more))))
+        return oracles.shaped(
+            x, np.concatenate([y, more]), TAU, positive, ~positive, smoothing=SMOOTHING
+        )
+
+    none = texts[:0]
+    for found, more_texts, more_images in (
+        (both, texts[real], images),
+        (of_texts, texts[real], none),
+        (of_images, none, images),
+    ):
+        expected = (one_way(a, b, more_texts) + one_way(b, a, more_images)) / 2
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(), (K,), (N, K)], ids=str)
+def test_siglip_weighs_its_negatives(shape):
+    w = np.float64(weights(*shape)) if shape else np.float64(0.3)
+    labels = np.arange(N), np.arange(K)
+    with jax.enable_x64(True):
+        (a, _), texts = make_views(dtype=jnp.float64), further(jnp.float64)
+        found = losses.siglip(
+            *(a, texts),
+            scale=5.0,
+            bias=-2.0,
+            labels=tuple(map(jnp.asarray, labels)),
+            weights=jnp.asarray(w),
+        )
+    expected = oracles.siglip_by_labels(np.asarray(a), np.asarray(texts), labels, 5.0, -2.0, w)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 def test_clip_is_the_mean_of_both_directions_in_every_shape():
     w = weights(N, N)
     with jax.enable_x64(True):
@@ -161,79 +266,6 @@ def test_a_queue_beside_the_negatives_of_the_batch():
     found = losses.info_nce(a, b, temperature=TEMPERATURE, negatives=further())
     more = losses.info_nce(a, jnp.concatenate([b, further()]), temperature=TEMPERATURE)
     np.testing.assert_allclose(found, more, rtol=1e-6)
-
-
-def with_gradients(loss):
-    """(arrays, others) -> weighted sum, values and all gradients, compiled."""
-
-    def weighted(arrays, temperature, others):
-        value = loss(*arrays, temperature=temperature, **others)
-        return jnp.sum(value * jnp.linspace(0.5, 1.5, value.size, dtype=value.dtype)), value
-
-    return jax.jit(jax.value_and_grad(weighted, argnums=(0, 1, 2), has_aux=True, allow_int=True))
-
-
-def as_strategy(loss, strategy, **how):
-    if strategy in ("dense", "tiled"):
-        return functools.partial(loss, strategy=strategy, tile_size=3, **how)
-    auto = (jax.sharding.AxisType.Auto,)
-    mesh = jax.make_mesh((2,), ("data",), auto, devices=jax.devices()[:2])
-    alone = functools.partial(loss, **how)
-    return losses.on_mesh(alone, mesh, strategy=strategy, tile_size=3)
-
-
-def assert_same(found, expected, rtol=1e-5):
-    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        if x.dtype != jax.dtypes.float0:
-            np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * max(np.abs(y).max(), 1e-30))
-
-
-def case(name):
-    """The loss, its arrays, and every shape at once."""
-    margin = {"similarity": similarities.sphere.with_angular_margin(MARGIN)}
-    if name == "clip":
-        more = {"weights": weights(N, N), "label_smoothing": np.float32(SMOOTHING)}
-        return losses.clip, make_views(), more, margin
-    if name == "dcl":
-        return losses.dcl, make_views(), {"weights": weights(2 * N), "negatives": further()}, margin
-    if name == "three views":
-        more = {"weights": weights(3 * N, 3 * N), "negatives": further()}
-        views = (jnp.stack(make_views(3)),)
-        return losses.nt_xent, views, more | {"label_smoothing": np.float32(SMOOTHING)}, margin
-    if name == "global and local":
-        return losses.nt_xent, (jnp.stack(make_views(4)),), {}, {"global_views": 2}
-    if name == "siglip":
-        siglip = lambda a, b, *, temperature, **how: losses.siglip(
-            a, b, scale=1 / temperature.tau_min, bias=-temperature.tau_max, **how
-        )
-        return siglip, make_views(), {}, margin
-    loss, more, *_ = LOSSES[name]
-    every = {k: v for k, v in shapes(name)["all at once"].items() if k != "similarity"}
-    return loss, make_views(), every | more, margin
-
-
-@functools.cache
-def dense(name):
-    loss, arrays, others, how = case(name)
-    others = jax.tree.map(jnp.asarray, others)
-    expected = with_gradients(as_strategy(loss, "dense", **how))(arrays, TEMPERATURE, others)
-    return arrays, others, expected
-
-
-NAMES = (*LOSSES, "clip", "dcl", "siglip", "three views", "global and local")
-QUICK = ("nt_xent", "clip")
-
-
-@pytest.mark.parametrize("strategy", ["tiled", "gathered", "ring"])
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else in_ci) for name in NAMES]
-)
-def test_every_strategy_equals_dense(name, strategy):
-    """In value and in every gradient: of embeddings, temperature, weights and negatives."""
-    arrays, others, expected = dense(name)
-    loss, _, _, how = case(name)
-    found = with_gradients(as_strategy(loss, strategy, **how))(arrays, TEMPERATURE, others)
-    assert_same(found, expected, 2e-5)
 
 
 @pytest.mark.ci
@@ -317,8 +349,16 @@ def test_margins_fall_with_the_angle_and_have_finite_slopes():
             "label_smoothing: found 0.1 with decoupled=True; allowed: 0",
         ),
         (
-            lambda x: losses.dcl(x, x, temperature=0.1, joint=False, weights=jnp.ones(8)),
-            "weights: found one with joint=False",
+            lambda x: losses.dcl(x, x, temperature=0.1, joint=False, negatives=x),
+            "negatives: found some with joint=False",
+        ),
+        (
+            lambda x: losses.rgcl(x, x, temperature=0.1, weights=2.0),
+            "weights: found one number, which changes no mean",
+        ),
+        (
+            lambda x: losses.clip(x, x, temperature=0.1, where_negatives=(None, jnp.ones(4, bool))),
+            "where_negatives: found a mask without `negatives`",
         ),
         (
             lambda x: losses.clip(

@@ -33,12 +33,28 @@ def siglip(images, texts, *, temperature, **how):
     return losses.siglip(images, texts, scale=scale, bias=bias, **how)
 
 
+def three_views(a, b, **how):
+    return losses.nt_xent((a, b, a - b), **how)
+
+
+def rgcl(a, b, *, temperature, **how):
+    return losses.rgcl(a, b, temperature=temperature.tau_min + temperature.tau_max, **how)
+
+
+FURTHER = {"negatives": QUEUE}
 # The loss, its further arguments, and those of them that have one entry per example.
 LOSSES = {
     "nt_xent": (losses.nt_xent, {}),
+    "nt_xent, three views": (three_views, {}),
+    "nt_xent, smooth, further negatives": (
+        functools.partial(losses.nt_xent, label_smoothing=0.2),
+        FURTHER,
+    ),
     "dcl": (losses.dcl, {}),
     "dcl, two logarithms": (functools.partial(losses.dcl, joint=False), {}),
     "dclw": (losses.dclw, {}),
+    "rgcl": (rgcl, {}),
+    "rgcl, further negatives": (rgcl, FURTHER),
     "info_nce": (losses.info_nce, {}),
     "info_nce, decoupled": (functools.partial(losses.info_nce, decoupled=True), {}),
     "supcon": (losses.supcon, {"labels": LABELS}),
@@ -103,7 +119,7 @@ def test_rows_that_fill_up_the_batch_are_not_there(name, strategy):
     (_, value), (of_views, of_temperature) = with_gradients(as_strategy(loss, strategy))(
         padded, TEMPERATURE, by_rows | {"where": jnp.asarray(REAL)}
     )
-    few = {k: v if k == "queue" else v[REAL] for k, v in by_rows.items()}
+    few = {k: v if k in ("queue", "negatives") else v[REAL] for k, v in by_rows.items()}
     # The weights of the sum are those of the same rows.
     sides = len(value) // N
     weights = np.linspace(0.5, 1.5, len(value), dtype=np.float32)[np.tile(REAL, sides)]

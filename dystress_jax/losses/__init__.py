@@ -29,7 +29,8 @@ matrices of that size. None, the default, is what suits the platform. CPUs want 
 their cache: 1024, and 512 in the ring. Accelerators want few and long ones: 4096 rows, or as many
 as make 128 Mi pairs, and all columns.
 
-The precision of the matrix products belongs to the similarity: `sphere.with_precision("bfloat16")`.
+`precision` is that of the matrix products. It belongs to the similarity: `precision="bfloat16"` is
+short for `similarity.with_precision("bfloat16")`. All sums are float32.
 
 `axis_name` is the mesh axis over which the batch is split, inside `jax.shard_map`. The result holds
 this device's rows of the loss of the whole batch, and gradients are those of the whole batch. Take

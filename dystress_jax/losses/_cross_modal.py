@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 from ..errors import ArgumentError
-from ..similarities import Similarity, sphere
+from ..similarities import PrecisionLike, Similarity, sphere
 from ..temperatures import Constant, Temperature, TemperatureLike, check_positive
 from . import _partition
 from ._checks import (
@@ -31,6 +31,8 @@ from ._plan import (
 from ._strategies import AxisName, StrategyLike, TileSize
 
 Labels = Integer[Array, "_"] | Bool[Array, "_ _"]
+Rows = Float[Array, "_ ..."]
+Mask = Bool[Array, "_"]
 
 
 @by_own_devices
@@ -42,10 +44,13 @@ def clip(
     labels: Labels | tuple[Labels, Labels] | None = None,
     label_smoothing: ArrayLike = 0.0,
     weights: ArrayLike | None = None,
+    negatives: Rows | tuple[Rows | None, Rows | None] | None = None,
     where: Bool[Array, " n"] | None = None,
     where_texts: Bool[Array, " m"] | None = None,
+    where_negatives: Mask | tuple[Mask | None, Mask | None] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
+    precision: PrecisionLike | None = None,
     strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
     axis_name: AxisName | None = None,
@@ -69,10 +74,15 @@ def clip(
         weights: see `nt_xent`: a number, one for each example, [n], the same for its image and its
             text, or one for each pair of an image and a text, [n n]. For other numbers of texts
             than of images a number only.
+        negatives: embeddings of further texts, [k ...], that are negatives of all images, such as
+            hard captions or a queue, whole on every device; or a pair, (further texts, further
+            images), of which the second are negatives of all texts.
         where: which images, and their texts, are real, as in `nt_xent`.
         where_texts: which texts are real, where the mask of the images does not say it.
+        where_negatives: which rows of `negatives` are real, one mask for each of its arrays.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
+        precision: see `nt_xent`.
         strategy: see `nt_xent`.
         tile_size: see `nt_xent`.
         axis_name: see `nt_xent`.
@@ -104,10 +114,17 @@ def clip(
         axis_name,
         label_smoothing,
         weights,
+        precision=precision,
     )
     pairs = _pairs(images, texts, labels, where, where_texts, options.axis)
     (n, d), m = images.shape, texts.shape[0]
-    plan = options.plan(anchors=n, candidates=m, length=d)
+    # Of the images with all texts, and of the texts with all images.
+    plan, back = (
+        replace(options, negatives=further, where_negatives=there).plan(
+            anchors=n, candidates=m, length=d
+        )
+        for further, there in _further_both_ways(negatives, where_negatives)
+    )
     real, real_texts = pairs.real
     a, b = plan.points(images, real), plan.points(texts, real_texts)
     by_image, by_text = _weighed_both_ways(options, n, m)
@@ -117,12 +134,12 @@ def clip(
         pair = real if real is None or real_texts is None else real & real_texts[:n]
         positives = plan.positives(a, b[:n])
         texts_of = plan.negatives(a, b, (image, text), real=(pair, real_texts), weighed=by_image)
-        images_of = plan.negatives(b[:n], a, (text[:n], image), real=(pair, real), weighed=by_text)
+        images_of = back.negatives(b[:n], a, (text[:n], image), real=(pair, real), weighed=by_text)
         of_image = plan.against_one(plan.sums(texts_of, positives), positives)
-        of_text = plan.against_one(plan.sums(images_of, positives), positives)
+        of_text = back.against_one(back.sums(images_of, positives), positives)
         return keep((of_image + of_text) / 2, pair)
 
-    def against(a, b, groups, real, weighed):
+    def against(plan, a, b, groups, real, weighed):
         negatives = plan.negatives(a, b, groups, _partition.not_same, real=real, weighed=weighed)
         return plan.against_many(negatives, (groups, _partition.same))
 
@@ -133,14 +150,27 @@ def clip(
             f"found one per anchor, with {n} images and {m} texts; allowed: as many of both, or "
             "one of another kind.",
         )
-    of_image = against(a, b, (image, text), (real, real_texts), by_image)
-    of_text = keep(against(b, a, (text, image), (real_texts, real), by_text), real_texts)
+    of_image = against(plan, a, b, (image, text), (real, real_texts), by_image)
+    of_text = against(back, b, a, (text, image), (real_texts, real), by_text)
+    of_text = keep(of_text, real_texts)
     if isinstance(labels, tuple):
         rows, columns = Side(a, image, real), Side(of_text, text, real_texts)
         sums = lambda term: plan.strategy.row_sum(term, (), rows, columns)
         total, count = sums(_partner_value), sums(_partition.PairCount(_partition.same))
         of_text = total / jnp.maximum(count, 1.0)
     return keep((of_image + of_text) / 2, real)
+
+
+def _further_both_ways(
+    negatives: Rows | tuple[Rows | None, Rows | None] | None,
+    where: Mask | tuple[Mask | None, Mask | None] | None,
+) -> tuple[tuple[Rows | None, Mask | None], ...]:
+    """Further texts, then further images, each as rows with their mask."""
+    both = negatives if isinstance(negatives, tuple) else (negatives, None)
+    real = where if isinstance(where, tuple) else (where, None)
+    return tuple(
+        (None if x is None else _flatten(x), mask) for x, mask in zip(both, real, strict=True)
+    )
 
 
 def _weighed_both_ways(options: Options, n: int, m: int) -> tuple[Weighed, Weighed]:
@@ -177,18 +207,23 @@ def siglip(
     scale: ArrayLike,
     bias: ArrayLike,
     labels: Labels | tuple[Labels, Labels] | None = None,
+    weights: ArrayLike | None = None,
     where: Bool[Array, " n"] | None = None,
     where_texts: Bool[Array, " m"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
+    precision: PrecisionLike | None = None,
     strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
     axis_name: AxisName | None = None,
 ) -> Float[Array, " n"]:
     r"""The sigmoid loss of SigLIP: is this text the text of this image, for every pair.
 
-    $$L_i = -\sum_j \log \sigma\big( z_{ij} (t\, s_{ij} + b) \big), \qquad
-      z_{ii} = 1, \; z_{ij} = -1 \text{ for } i \ne j$$
+    $$L_i = -\sum_j w_{ij} \log \sigma\big( z_{ij} (t\, s_{ij} + b) \big), \qquad
+      z_{ii} = 1, \; z_{ij} = -1 \text{ for } i \ne j, \qquad w_{ij} = 1$$
+
+    There is no keyword for further negatives: they are texts beyond n. Nor is there one for label
+    smoothing, as the target of a pair is no distribution.
 
     Args:
         images: embeddings of n images, n >= 2, any float dtype. Further axes are flattened.
@@ -199,10 +234,14 @@ def siglip(
         labels: the class or the caption of each pair, as in `supcon`: [n] integers, or [n, labels]
             bools. Pairs of images and texts that share one are positives, not negatives. For other
             numbers of texts than of images two arrays, (those of the images, those of the texts).
+        weights: w >= 0, how much negatives count: a number for all, one for each text, [m], or one
+            for each pair of an image and a text, [n m], with `axis_name` as in `info_nce`.
+            Positives count 1.
         where: which images, and their texts, are real, as in `nt_xent`.
         where_texts: which texts are real, where the mask of the images does not say it.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
+        precision: see `nt_xent`.
         strategy: see `nt_xent`.
         tile_size: see `nt_xent`.
         axis_name: see `nt_xent`.
@@ -226,38 +265,55 @@ def siglip(
     images, texts = _flatten(images), _flatten(texts)
     check_positive("scale", scale)
     tau = Constant(1.0 / scale)
-    options = Options(tau, similarity, normalize, strategy, tile_size, axis_name)
+    options = Options(
+        tau,
+        similarity,
+        normalize,
+        strategy,
+        tile_size,
+        axis_name,
+        weights=weights,
+        precision=precision,
+    )
     pairs = _pairs(images, texts, labels, where, where_texts, options.axis)
     (n, d), m = images.shape, texts.shape[0]
     plan = options.plan(anchors=n, candidates=m, length=d)
     real, real_texts = pairs.real
     a, b = plan.points(images, real), plan.points(texts, real_texts)
-    groups = image, text = plan.partners(n, m) if labels is None else pairs.labels
+    groups = plan.partners(n, m) if labels is None else pairs.labels
+    blocks = (n, m - n) if isinstance(m - n, int) and m > n else (m,)
+    how = {"real": pairs.real, "weighed": options.weighed(n, *blocks)}
+    negatives = plan.negatives(a, b, groups, _partition.not_same, **how)
     bias = jnp.asarray(bias, a.dtype)
-    negatives = plan.negatives(a, b, groups, _partition.not_same, real=pairs.real)
     plan.show(negatives, plan.many_positives(negatives, groups, _partition.same), None, bias)
-    params = (_partition.cast(plan.temperature, a.dtype), bias)
+    temperature, rows, columns = negatives.parts[0].sides()
+    of_all = None if negatives.log_of_all is None else jnp.exp(negatives.log_of_all)
     term = PairSigmoid(plan.similarity)
-    rows, columns = Side(a, image, real), Side(b, text, real_texts)
-    return keep(plan.strategy.row_sum(term, params, rows, columns), real)
+    value = plan.strategy.row_sum(term, (temperature, bias, of_all), rows, columns)
+    return keep(value, real)
 
 
 @dataclass(frozen=True)
 class PairSigmoid:
-    """The term -log sigmoid(z_ij (l_ij + b)), with z = 1 within a group and -1 between groups."""
+    """The term -w_ij log sigmoid(z_ij (l_ij + b)), with z = 1 within a group and -1 between groups.
+
+    Within a group w is 1.
+    """
 
     similarity: Similarity
 
     def __call__(
-        self, params: tuple[Temperature, Array], rows: Side, columns: Side
+        self, params: tuple[Temperature, Array, Array | None], rows: Side, columns: Side
     ) -> Float[Array, "n m"]:
-        temperature, bias = params
+        temperature, bias, of_all = params
         value = self.similarity.between(rows.points, columns.points)
         same = _partition.same(rows.group, columns.group)
         if self.similarity.positive is not None:
             value = jnp.where(same, self.similarity.positive(value), value)
         logit = logits(self.similarity, temperature, value) + bias
         term = jax.nn.softplus(jnp.where(same, -logit, logit))
+        for weight in (_partition.weight_of(rows, columns), of_all):
+            term = term if weight is None else jnp.where(same, term, weight * term)
         return term if columns.real is None else jnp.where(columns.real[None, :], term, 0.0)
 
 

@@ -85,7 +85,7 @@ def on_mesh(
     Raises:
         ArgumentError: for an axis that the mesh does not have, a strategy that the loss does not
             have or over another axis, or a loss that does not take these keywords. When called: for
-            rows that the devices cannot share equally.
+            rows that the devices cannot share equally, or a loss that is a single number.
 
     Example:
         >>> from . import nt_xent
@@ -157,7 +157,7 @@ def on_mesh(
             others = _in_order(_combine(entering, staying))
             rows = [part[0] if len(part) == 1 else jnp.concatenate(part) for part in parts]
             arguments = treedef.unflatten(rows) | shared | others
-            by_side = lambda x: x.reshape(-1, n // devices, *x.shape[1:])
+            by_side = functools.partial(_sides, n=n // devices)
             return jax.tree.map(by_side, call(arguments, how))
 
         def cut(x):
@@ -350,6 +350,17 @@ def _count(rows: dict[str, Any], devices: int, axis: AxisName) -> int:
                     f"{axis!r} cannot share equally; allowed: a multiple of {devices}.",
                 )
     return jnp.shape(jax.tree.leaves(rows[first])[0])[0]
+
+
+def _sides(value: Array, n: int) -> Array:
+    """What a device has of the values, [sides, n, ...] for its n rows."""
+    if jnp.ndim(value) == 0 or value.shape[0] % n:
+        raise ArgumentError(
+            "loss",
+            f"found values of the shape {jnp.shape(value)} for {n} rows of a device; allowed: one "
+            "for each row, or as many for all of them. Take the mean outside.",
+        )
+    return value.reshape(-1, n, *value.shape[1:])
 
 
 def _is_per_anchor(node: Any) -> bool:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from ..errors import ArgumentError
-from ..similarities import Similarity, as_similarity, at_least_float32
+from ..similarities import PrecisionLike, Similarity, as_similarity, at_least_float32
 from ..temperatures import TemperatureLike, as_temperature
 from ._checks import as_mask, check_closed, check_not_negative, check_rows, check_smoothing
 from ._partition import Weights
@@ -45,6 +45,7 @@ class Options:
     weights: ArrayLike | None = None
     negatives: Float[Array, "k d"] | None = None
     where_negatives: Bool[Array, " k"] | None = None
+    precision: PrecisionLike | None = None
 
     @functools.cached_property
     def chosen(self) -> Strategy | Auto:
@@ -70,6 +71,8 @@ class Options:
         check_smoothing(self.label_smoothing)
         chosen = prepare(self.chosen, anchors, candidates, length)
         similarity = as_similarity(self.similarity)
+        if self.precision is not None:
+            similarity = similarity.with_precision(self.precision)
         if chosen.reverse_only:
             check_closed(similarity, length)
         plan = Plan(

@@ -200,6 +200,18 @@ class PairCount:
 
 
 @dataclass(frozen=True)
+class GivenWeight:
+    """The term w_ij of the pairs that are allowed, else 0."""
+
+    allowed: Callable[[Any, Any], Bool[Array, "n m"]]
+
+    def __call__(self, params: Any, rows: Side, columns: Side) -> Float[Array, "n m"]:
+        counts = PairCount(self.allowed)(params, rows, columns)
+        weight = weight_of(rows, columns)
+        return counts if weight is None else counts * weight
+
+
+@dataclass(frozen=True)
 class PairWeight:
     """The term exp(l_ij - shift_i)."""
 
@@ -381,6 +393,12 @@ def mean_logit(pairs: Pairs) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     count = reduce(PairCount(pairs.allowed))
     total = reduce(PairLogit(pairs.similarity, pairs.allowed, excluded=0.0))
     return total / jnp.maximum(count, 1.0), count
+
+
+def total_weight(pairs: Pairs) -> Float[Array, " n"]:
+    """Returns what the weights of the allowed candidates of each anchor add up to."""
+    temperature, rows, columns = pairs.sides()
+    return pairs.strategy.row_sum(GivenWeight(pairs.allowed), temperature, rows, columns)
 
 
 def paired_logits(

@@ -22,11 +22,11 @@ class Weighed(NamedTuple):
     pairs: Weights = Weights()
     log_of_all: Float[Array, ""] | None = None
 
-    def block(self, number: int, size: int) -> Weights:
-        """The weights of one of several equal blocks of candidates."""
+    def of_block(self, number: int, size: int) -> "Weighed":
+        """The same for one of several equal blocks of candidates."""
         cut = lambda x: None if x is None else x[number * size : (number + 1) * size]
         of_candidates, of_pairs, numbers = self.pairs
-        return Weights(cut(of_candidates), of_pairs, cut(numbers))
+        return self._replace(pairs=Weights(cut(of_candidates), of_pairs, cut(numbers)))
 
 
 ALIKE = Weighed()
@@ -38,6 +38,11 @@ class Further(NamedTuple):
     points: Float[Array, "k d"]
     real: Bool[Array, " k"] | None
     strategy: _partition.Strategy
+
+    @property
+    def number(self) -> Float[Array, ""]:
+        """How many they are."""
+        return jnp.sum(jnp.ones(len(self.points)) if self.real is None else self.real, dtype=float)
 
 
 class Plan(NamedTuple):
@@ -161,7 +166,7 @@ class Plan(NamedTuple):
         of_further = [self.sums(Negatives((part,), weighed.log_of_all)) for part in further]
         among, positives, parts = [], [], list(further)
         for v, of_view in enumerate(points):  # the negatives of all anchors in one view
-            how = {"real": (of_anchors, real), "weights": weighed.block(v, n)}
+            how = {"real": (of_anchors, real), "weights": weighed.of_block(v, n).pairs}
             parts.append(self._pairs(anchors, of_view, groups, **how))
             among.append(self.sums(Negatives((parts[-1],), weighed.log_of_all)))
             others = jnp.repeat(jnp.arange(k) != v, n)

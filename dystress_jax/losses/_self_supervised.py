@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Integer
 
 from ..errors import ArgumentError
-from ..similarities import rows_or_nan, sphere
+from ..similarities import PrecisionLike, rows_or_nan, sphere
 from ..temperatures import (
     Constant,
     PerAnchor,
@@ -44,6 +44,7 @@ from ._options import (
     SimilarityLike,
 )
 from ._plan import (
+    Negatives,
     Plan,
     keep,
     twice,
@@ -65,6 +66,7 @@ def nt_xent(
     where_negatives: Bool[Array, " k"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
+    precision: PrecisionLike | None = None,
     strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
     axis_name: AxisName | None = None,
@@ -110,6 +112,8 @@ def nt_xent(
             `sphere.with_angular_margin` positives have to be nearer by an angle.
         normalize: whether to put the rows onto the manifold of the similarity (unit length for
             `sphere`) first. False trusts that they are.
+        precision: of the matrix products, "float32", "tensorfloat32" or "bfloat16", see
+            `Similarity.with_precision`; sums are float32. None: that of the similarity.
         strategy: how the sum over the pairs is carried out, see `dystress_jax.losses`.
         tile_size: rows and columns of a tile, where the strategy uses tiles: one number, or a
             pair; None: what suits the platform.
@@ -149,6 +153,7 @@ def nt_xent(
         weights,
         negatives,
         where_negatives,
+        precision=precision,
     )
     views = _views(view_a, view_b)
     if len(views) == 2 and global_views is None:
@@ -187,6 +192,7 @@ def dcl(
     where_negatives: Bool[Array, " k"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
+    precision: PrecisionLike | None = None,
     strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
     axis_name: AxisName | None = None,
@@ -195,6 +201,9 @@ def dcl(
 
     $$L_i = -\frac{s_{ip}}{\tau(s_{ip})} +
       \log \sum_{k \ne i, p} \exp \frac{s_{ik}}{\tau(s_{ik})}$$
+
+    There is no keyword for label smoothing: without the positive in the sum there is no
+    distribution over the candidates that a smooth target could be compared with.
 
     Args:
         view_a: embeddings of the first view of n examples, n >= 2, any float dtype.
@@ -205,12 +214,13 @@ def dcl(
             does: another loss, larger by about ln(n - 1).
         own_view: whether the n - 1 negatives of the anchor's own view are its only ones, as in
             DHEL, which also decouples the view of the positive.
-        weights: see `nt_xent`; with `joint` only.
-        negatives: see `nt_xent`; with `joint` only.
+        weights: see `nt_xent`.
+        negatives: see `nt_xent`; with `joint` only, as they belong to neither view.
         where: see `nt_xent`.
         where_negatives: see `nt_xent`.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
+        precision: see `nt_xent`.
         strategy: see `nt_xent`.
         tile_size: see `nt_xent`.
         axis_name: see `nt_xent`.
@@ -241,18 +251,18 @@ def dcl(
         weights=weights,
         negatives=negatives,
         where_negatives=where_negatives,
+        precision=precision,
     )
     plan = _plan_of_views(options, view_a, view_b, candidates=2 if joint else 1)
     real = as_mask("where", where, view_a.shape[0], "example")
     n = view_a.shape[0]
+    weighed = options.weighed(2 * n, n, n)
     if joint:
-        weighed = options.weighed(2 * n, n, n)
         others, positives = plan.between_views(view_a, view_b, real, weighed, own_view)
         sums = plan.sums(others, positives)
         return keep(plan.against_one(sums, positives, decoupled=True), twice(real))
-    for name, given in (("weights", weights), ("negatives", negatives)):
-        if given is not None:
-            raise ArgumentError(name, "found one with joint=False; allowed: None.")
+    if negatives is not None:
+        raise ArgumentError("negatives", "found some with joint=False; allowed: None.")
     if own_view:
         raise ArgumentError("own_view", "found True with joint=False; allowed: False.")
     a, b = plan.points(view_a, real), plan.points(view_b, real)
@@ -260,7 +270,10 @@ def dcl(
     sample = plan.row_numbers(n)
     groups, both = (jnp.tile(sample, 2), sample), (twice(real), real)
     positives = plan.positives(a, b, copies=2)
-    in_a, in_b = (plan.negatives(views, view, groups, real=both) for view in (a, b))
+    in_a, in_b = (
+        plan.negatives(views, view, groups, real=both, weighed=weighed.of_block(v, n))
+        for v, view in enumerate((a, b))
+    )
     of_a, of_b = plan.sums(in_a), plan.sums(in_b)
     plan.show(in_a.beside(in_b), positives, of_a.beside(of_b))
     return keep(of_a.log_sum + of_b.log_sum - positives.logit, twice(real))
@@ -273,9 +286,13 @@ def dclw(
     *,
     temperature: TemperatureLike,
     sigma: float = 0.5,
+    weights: ArrayLike | None = None,
+    negatives: Float[Array, "k d"] | None = None,
     where: Bool[Array, " n"] | None = None,
+    where_negatives: Bool[Array, " k"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
+    precision: PrecisionLike | None = None,
     strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
     axis_name: AxisName | None = None,
@@ -286,16 +303,21 @@ def dclw(
       \log \sum_{k \ne i, p} \exp \frac{s_{ik}}{\tau(s_{ik})}, \qquad
       w_i = 2 - \frac{e^{s_{ip} / \sigma}}{\mathbb{E}_j\, e^{s_{jp} / \sigma}}$$
 
-    The weights, with mean 1 over the batch, count as numbers in the gradient.
+    The weights, with mean 1 over the batch, count as numbers in the gradient. Label smoothing has
+    no meaning here, see `dcl`.
 
     Args:
         view_a: embeddings of the first view of n examples, n >= 2, any float dtype.
         view_b: embeddings of the second view of the same examples.
         temperature: a float, an array [2n], a function or a `Temperature`.
-        sigma: how strongly the weights differ, > 0; smaller is stronger.
+        sigma: how strongly the weights $w_i$ differ, > 0; smaller is stronger.
+        weights: see `nt_xent`: of the negatives, beside the $w_i$ of the positives.
+        negatives: see `nt_xent`.
         where: see `nt_xent`.
+        where_negatives: see `nt_xent`.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
+        precision: see `nt_xent`.
         strategy: see `nt_xent`.
         tile_size: see `nt_xent`.
         axis_name: see `nt_xent`.
@@ -316,11 +338,24 @@ def dclw(
         Yeh et al., [arXiv 2110.06848](https://arxiv.org/abs/2110.06848), Eq. 6.
     """
     check_positive("sigma", sigma)
-    options = Options(temperature, similarity, normalize, strategy, tile_size, axis_name)
+    options = Options(
+        temperature,
+        similarity,
+        normalize,
+        strategy,
+        tile_size,
+        axis_name,
+        weights=weights,
+        negatives=negatives,
+        where_negatives=where_negatives,
+        precision=precision,
+    )
     plan = _plan_of_views(options, view_a, view_b)
-    real = as_mask("where", where, view_a.shape[0], "example")
-    others, positives = plan.between_views(view_a, view_b, real)
-    negatives = plan.sums(others, positives).log_sum
+    n = view_a.shape[0]
+    real = as_mask("where", where, n, "example")
+    weighed = options.weighed(2 * n, n, n)
+    others, positives = plan.between_views(view_a, view_b, real, weighed)
+    log_sum = plan.sums(others, positives).log_sum
     paired = plan.similarity.paired(plan.points(view_a, real), plan.points(view_b, real))
     hardness = jax.lax.stop_gradient(paired) / sigma
     on_all = lambda reduce, x: x if plan.axis_name is None else reduce(x, plan.axis_name)
@@ -331,7 +366,7 @@ def dclw(
     sums = jnp.stack([jnp.sum(hardness), jnp.sum(real.astype(hardness.dtype))])
     total, count = on_all(jax.lax.psum, sums)
     weight = 2.0 - hardness * jnp.where(count > 0, count / total, 0.0)
-    return keep(negatives - jnp.tile(weight, 2) * positives.logit, twice(real))
+    return keep(log_sum - jnp.tile(weight, 2) * positives.logit, twice(real))
 
 
 @by_own_devices
@@ -340,9 +375,13 @@ def rgcl(
     view_b: Float[Array, "n d"],
     *,
     temperature: TemperatureLike,
+    weights: ArrayLike | None = None,
+    negatives: Float[Array, "k d"] | None = None,
     where: Bool[Array, " n"] | None = None,
+    where_negatives: Bool[Array, " k"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
+    precision: PrecisionLike | None = None,
     strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
     axis_name: AxisName | None = None,
@@ -353,7 +392,8 @@ def rgcl(
 
     $$L_i = 2 \tau_i \log \mathbb{E}_j \, e^{h_{ij} / \tau_i}$$
 
-    The positive is not in the sum, and the factor $\tau_i$ gives anchors of any temperature the
+    The positive is not in the sum (so label smoothing has no meaning here, see `dcl`), and the
+    factor $\tau_i$ gives anchors of any temperature the
     same pull on their positive: `nt_xent` with the same temperatures pulls harder where it is
     small. The factor 2 makes the mean over the 2n anchors the sum of the means over both views, as
     the authors have it.
@@ -368,9 +408,15 @@ def rgcl(
         view_b: embeddings of the second view of the same examples.
         temperature: a float, an array [2n], or that of a scheme; it may not depend on the
             similarity.
+        weights: see `nt_xent`: one for each candidate or each pair. The mean over the negatives is
+            then the weighted one, with those of `negatives` counting 1; one number for all would
+            not change it.
+        negatives: see `nt_xent`.
         where: see `nt_xent`.
+        where_negatives: see `nt_xent`.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
+        precision: see `nt_xent`.
         strategy: see `nt_xent`.
         tile_size: see `nt_xent`.
         axis_name: see `nt_xent`.
@@ -379,7 +425,8 @@ def rgcl(
         The loss of each anchor, in the order of `nt_xent`. It can be negative.
 
     Raises:
-        ArgumentError: as `nt_xent`, and for a temperature that depends on the similarity.
+        ArgumentError: as `nt_xent`, for a temperature that depends on the similarity, and for one
+            number as weights.
         TypeError: as `nt_xent`.
 
     Example:
@@ -400,15 +447,31 @@ def rgcl(
             f"found {type(found).__name__}; allowed: a number, or one for each anchor: the loss is "
             "multiplied by it.",
         )
+    if weights is not None and jnp.ndim(weights) == 0:
+        raise ArgumentError(
+            "weights",
+            "found one number, which changes no mean; allowed: one for each candidate or pair.",
+        )
     plain = PerAnchor(found.tau) if isinstance(found, PerExample) else found
-    options = Options(plain, similarity, normalize, strategy, tile_size, axis_name)
-    plan = _plan_of_views(options, view_a, view_b)
-    real = as_mask("where", where, view_a.shape[0], "example")
-    others, positives = plan.between_views(view_a, view_b, real)
-    sums = plan.sums(others, positives)
-    log_mean = keep(sums.log_sum - positives.logit, twice(real)) - jnp.log(
-        _negatives_of_all(plan, view_a, real)
+    options = Options(
+        plain,
+        similarity,
+        normalize,
+        strategy,
+        tile_size,
+        axis_name,
+        weights=weights,
+        negatives=negatives,
+        where_negatives=where_negatives,
+        precision=precision,
     )
+    plan = _plan_of_views(options, view_a, view_b)
+    n = view_a.shape[0]
+    real = as_mask("where", where, n, "example")
+    others, positives = plan.between_views(view_a, view_b, real, options.weighed(2 * n, n, n))
+    sums = plan.sums(others, positives)
+    log_total = jnp.log(_total(plan, others, real).astype(sums.log_sum.dtype))
+    log_mean = keep(sums.log_sum - positives.logit - log_total, twice(real))
     if isinstance(found, PerExample):
         value = jax.lax.stop_gradient(log_mean)
         share = jax.lax.stop_gradient(jnp.exp(value - found.moved(value)))
@@ -416,13 +479,18 @@ def rgcl(
     return keep(2 * found.tau * log_mean, twice(real))
 
 
-def _negatives_of_all(
-    plan: Plan, view: Float[Array, "n d"], real: Bool[Array, " n"] | None
-) -> Float[Array, ""]:
-    """How many negatives each anchor has, 2n - 2 over the real examples of all devices."""
-    n = jnp.sum(jnp.ones(view.shape[0]) if real is None else real.astype(jnp.float32))
-    n = n if plan.axis_name is None else jax.lax.psum(n, plan.axis_name)
-    return jnp.maximum(2 * n - 2, 1)
+def _total(plan: Plan, negatives: Negatives, real: Bool[Array, " n"] | None) -> Float[Array, "..."]:
+    """What the weights of the negatives of an anchor add up to; without weights, how many."""
+    of_batch, *_ = negatives.parts
+    if of_batch.weighted:
+        total = _partition.total_weight(of_batch)
+    else:  # 2n - 2 over the real examples of all devices
+        n = len(of_batch.anchors) // 2
+        n = jnp.sum(jnp.ones(n) if real is None else real.astype(jnp.float32))
+        total = 2 * (n if plan.axis_name is None else jax.lax.psum(n, plan.axis_name)) - 2
+    if plan.further is not None:
+        total = total + plan.further.number.astype(total.dtype)
+    return jnp.where(total > 0, total, 1.0)
 
 
 @by_own_devices
@@ -441,6 +509,7 @@ def info_nce(
     where_negatives: Bool[Array, " k"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
+    precision: PrecisionLike | None = None,
     strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
     axis_name: AxisName | None = None,
@@ -474,6 +543,7 @@ def info_nce(
         where_negatives: see `nt_xent`.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
+        precision: see `nt_xent`.
         strategy: see `nt_xent`.
         tile_size: see `nt_xent`.
         axis_name: see `nt_xent`.
@@ -507,6 +577,7 @@ def info_nce(
         weights,
         negatives,
         where_negatives,
+        precision=precision,
     )
     devices = 1 if options.axis is None else axis_size(options.axis)
     check_count("keys", m, options.axis)
@@ -558,6 +629,7 @@ def moco(
     where_queue: Bool[Array, " k"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
+    precision: PrecisionLike | None = None,
     strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
 ) -> Float[Array, " n"]:
@@ -583,6 +655,7 @@ def moco(
         where_queue: which rows of the queue are real, while it is not full.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
+        precision: see `nt_xent`.
         strategy: see `nt_xent`.
         tile_size: see `nt_xent`.
 
@@ -614,6 +687,7 @@ def moco(
         tile_size,
         label_smoothing=label_smoothing,
         weights=weights,
+        precision=precision,
     )
     _check_decoupled(decoupled, label_smoothing)
     plan = options.plan(anchors=n, candidates=k, length=d)
@@ -642,6 +716,7 @@ def supcon(
     where_negatives: Bool[Array, " k"] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
+    precision: PrecisionLike | None = None,
     strategy: StrategyLike = "auto",
     tile_size: TileSize = None,
     axis_name: AxisName | None = None,
@@ -667,6 +742,7 @@ def supcon(
         where_negatives: see `nt_xent`.
         similarity: see `nt_xent`.
         normalize: see `nt_xent`.
+        precision: see `nt_xent`.
         strategy: see `nt_xent`.
         tile_size: see `nt_xent`.
         axis_name: see `nt_xent`.
@@ -698,6 +774,7 @@ def supcon(
         weights,
         negatives,
         where_negatives,
+        precision=precision,
     )
     plan = _plan_of_views(options, view_a, view_b)
     n = view_a.shape[0]

@@ -276,7 +276,7 @@ def make_loss(config: Config, chosen: Loss | None, softmax: Loss | None = None) 
     return checked(made, config, softmax if entry is None else entry.losses["softmax"])
 
 
-_GIVEN_TO_LOSS = ("labels", "queue", "temperature", "similarity", "axis_name")
+_GIVEN_TO_LOSS = ("labels", "queue", "temperature", "similarity", "precision", "axis_name")
 
 
 def spread(config: Config, mesh: Mesh, loss: Loss) -> Loss:
