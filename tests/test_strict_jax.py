@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from dystress_jax import losses, temperatures
+from tests import every_loss
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
@@ -47,40 +48,74 @@ def nt_xent(arrays, **how):
     return losses.nt_xent(arrays["a"], arrays["b"], temperature=TEMPERATURE, **how).mean()
 
 
-def every(arrays, **how):
-    """All of the losses, with masks, weights, smooth labels and further negatives."""
-    a, b, labels = arrays["a"], arrays["b"], arrays["labels"]
-    how |= {"temperature": TEMPERATURE}
-    shaped = {"negatives": arrays["queue"], "weights": jnp.abs(a[:, 0]) + 1, "label_smoothing": 0.1}
-    values = [
-        losses.nt_xent(jnp.stack([a, b, a - b]), where=arrays["real"], **how),
-        losses.dcl(a, b, **how),
-        losses.dclw(a, b, **how),
-        losses.supcon(a, b, labels, **how),
-        losses.info_nce(a, b, **shaped, **how),
-        losses.moco(a, b, arrays["queue"], **how),
-        losses.clip(a, b, labels=labels, **how),
-        losses.rgcl(a, b, **how | {"temperature": 0.2}),
-        losses.statistics(losses.nt_xent, a, b, **how).entropy,
-    ]
-    del how["temperature"]
-    values.append(losses.siglip(a, b, scale=10.0, bias=-5.0, **how))
-    return sum(value.mean() for value in values)
+def statistics(arrays, **how):
+    """Those of a softmax and of a sigmoid."""
+    a, b, weights = arrays["a"], arrays["b"], jnp.abs(arrays["queue"] @ arrays["a"].T)
+    of_softmax = losses.statistics(
+        losses.info_nce, a, b, temperature=TEMPERATURE, weights=weights, **how
+    )
+    of_sigmoid = losses.statistics(losses.siglip, a, b, scale=10.0, bias=-5.0, **how)
+    both = of_softmax.hardest_10_percent + of_sigmoid.hardest_10_percent
+    return (both + of_softmax.entropy + of_sigmoid.entropy).mean()
+
+
+def as_wide(tree, dtype):
+    """Floats in that type."""
+    floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
+    return jax.tree.map(lambda x: x.astype(dtype) if floating(x) else x, tree)
+
+
+# Each strategy, and each width of numbers.
+KINDS = [("dense", False), ("tiled", True)]
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("strategy", ["dense", "tiled"])
-@pytest.mark.parametrize("x64", [False, True])
-def test_every_loss_under_every_setting(strategy, x64):
+@pytest.mark.parametrize(("strategy", "x64"), KINDS)
+@pytest.mark.parametrize("name", every_loss.CASES)
+def test_every_loss_with_every_keyword_under_every_setting(name, strategy, x64):
+    with jax.enable_x64(x64):
+        dtype = jnp.float64 if x64 else jnp.float32
+        case = every_loss.CASES[name](N)
+        given = as_wide((case.arrays, case.numbers, case.fixed), dtype)
+        loss = every_loss.with_gradients(
+            functools.partial(case.loss, strategy=strategy, tile_size=4)
+        )
+        with settings(SETTINGS):
+            (_, value), slopes = loss(*given)
+        assert value.dtype == dtype
+        slopes = [x for x in jax.tree.leaves(slopes) if x.dtype != jax.dtypes.float0]
+        assert all(np.isfinite(x).all() for x in [value, *slopes])
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(("strategy", "x64"), KINDS)
+def test_statistics_under_every_setting(strategy, x64):
     with jax.enable_x64(x64):
         arrays = make(jnp.float64 if x64 else jnp.float32)
-        of_floats = {name: arrays.pop(name) for name in ("a", "b", "queue")}
-        every_loss = functools.partial(every, strategy=strategy, tile_size=4)
-        loss = lambda floats, others: every_loss(floats | others)
+        found = functools.partial(statistics, strategy=strategy, tile_size=4)
         with settings(SETTINGS):
-            value, slopes = jax.jit(jax.value_and_grad(loss))(of_floats, arrays)
-        assert value.dtype == of_floats["a"].dtype
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves((value, slopes)))
+            value = jax.jit(found)(arrays)
+        assert np.isfinite(value)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("strategy", ["gathered", "ring"])
+@pytest.mark.parametrize("name", [name for name in every_loss.PLAIN if name != "moco"])
+def test_every_loss_in_a_shard_map_that_is_checked_or_not(name, strategy, check_vma):
+    """Value and gradient; moco needs no axis."""
+    case, rows = every_loss.CASES[name](N), jax.P("data")
+    numbers = {"temperature": jnp.float32(0.2)} if name == "rgcl" else case.numbers
+    how = {"strategy": strategy, "axis_name": "data", "tile_size": 2}
+    local = lambda arrays, numbers: case.loss(*arrays, **numbers, **how)
+    spread = jax.shard_map(
+        local, mesh=make_mesh(), in_specs=(rows, jax.P()), out_specs=rows, check_vma=check_vma
+    )
+    slope = lambda loss: jax.jit(
+        jax.value_and_grad(lambda a, others: loss((a, *case.arrays[1:]), others).mean())
+    )(case.arrays[0], numbers)
+    alone = lambda arrays, numbers: case.loss(*arrays, **numbers, strategy="dense")
+    every_loss.assert_same(slope(spread), slope(alone))
 
 
 def by_vmap(loss, arrays):
@@ -106,17 +141,30 @@ def make_mesh():
     return jax.make_mesh((2,), ("data",), auto, devices=jax.devices()[:2])
 
 
-def by_shard_map(loss, arrays, *, check_vma):
+def by_shard_map(loss, arrays, *, check_vma, strategy):
     del loss  # which knows nothing of the axis
     mesh, rows = make_mesh(), jax.P("data")
-    local = lambda a, b: losses.nt_xent(
-        a, b, temperature=TEMPERATURE, strategy="ring", axis_name="data", tile_size=4
-    )
+    local = lambda a, b: losses.nt_xent(a, b, temperature=TEMPERATURE, strategy=strategy)
     spread = jax.shard_map(
         local, mesh=mesh, in_specs=(rows, rows), out_specs=rows, check_vma=check_vma
     )
     mean = lambda a: spread(a, arrays["b"]).mean()
     return jax.value_and_grad(mean)(arrays["a"])[0]
+
+
+OVER_DEVICES = {
+    "ring": losses.ring("data", tile=4),
+    "gathered": losses.gathered("data", within=losses.tiled(4)),
+    "gathered, dense": losses.gathered("data", within=losses.dense()),
+}
+
+
+def by_jvp_over_devices(loss, arrays):
+    del loss
+    how = {"strategy": losses.gathered("data", within=losses.dense())}
+    spread = losses.on_mesh(losses.nt_xent, make_mesh(), **how)
+    mean = lambda a: spread(a, arrays["b"], temperature=TEMPERATURE).mean()
+    return jax.jvp(mean, (arrays["a"],), (jnp.ones_like(arrays["a"]),))[0]
 
 
 def by_linen(loss, arrays):
@@ -171,8 +219,14 @@ WAYS = {
     ],
     "jvp": by_jvp,
     "checkpoint": by_checkpoint,
-    "shard_map": functools.partial(by_shard_map, check_vma=True),
-    "shard_map, unchecked": functools.partial(by_shard_map, check_vma=False),
+    **{
+        f"shard_map, {kind}, {'checked' if check_vma else 'unchecked'}": functools.partial(
+            by_shard_map, check_vma=check_vma, strategy=strategy
+        )
+        for kind, strategy in OVER_DEVICES.items()
+        for check_vma in (True, False)
+    },
+    "jvp, over devices": by_jvp_over_devices,
     "linen": by_linen,
     "nnx.jit": by_nnx,
     "equinox.filter_jit": by_equinox,
@@ -184,11 +238,13 @@ OUTSIDE_JIT = ("nnx.jit", "equinox.filter_jit")  # which compile themselves
 @pytest.mark.parametrize(
     ("way", "strategy"),
     [
-        pytest.param(way, strategy, marks=pytest.mark.ci if way == "haiku" else ())
+        pytest.param(
+            way, strategy, marks=pytest.mark.ci if way == "haiku" or "gathered" in way else ()
+        )
         for way in WAYS
         for strategy in ("dense", "tiled")
         # Tiles have no forward mode; over devices there is a strategy of its own.
-        if strategy == "dense" or not (way == "jvp" or way.startswith("shard_map"))
+        if strategy == "dense" or not way.startswith(("jvp", "shard_map"))
     ],
 )
 def test_every_transformation_and_library(way, strategy):
@@ -197,7 +253,7 @@ def test_every_transformation_and_library(way, strategy):
     loss = functools.partial(nt_xent, strategy=strategy, tile_size=4)
     expected = losses.nt_xent(arrays["a"], arrays["b"], temperature=TEMPERATURE).mean()
     run = functools.partial(WAYS[way], loss)
-    if way.startswith("shard_map"):  # moving arrays is not for jit to do
+    if way.startswith("shard_map") or "devices" in way:  # moving arrays is not for jit to do
         arrays = jax.device_put(arrays, jax.NamedSharding(make_mesh(), jax.P()))
     # Modules are made outside of jit, of numbers that have to reach the device.
     names = SETTINGS.keys() - ({"transfer_guard"} if way in OUTSIDE_JIT else set())
