@@ -48,9 +48,9 @@ def vit(side=32):
     )
 
 
-def towers(quick_gelu):
+def towers(quick_gelu, words=20):
     image = {"image_size": 32, "patch": 8, "class_tokens": 1, "channels": 3}
-    text, options = {"vocab_size": 20, "context": 7}, {**OPTIONS, "quick_gelu": quick_gelu}
+    text, options = {"vocab_size": words, "context": 7}, {**OPTIONS, "quick_gelu": quick_gelu}
     encoders = (
         functional(
             lambda rngs: ClipVisionTransformer(16, 2, 2, **image, **options, rngs=rngs),
@@ -147,6 +147,22 @@ def test_towers_make_the_embeddings_that_they_make_in_pytorch(file, quick_gelu):
     assert set(given) == set(tensors) - {"logit_scale"}
     for name, array in given.items():
         np.testing.assert_array_equal(array, tensors[name].astype(np.float32))
+
+
+@pytest.mark.parametrize("file", ["open_clip", "huggingface"])
+def test_words_that_have_larger_numbers_here_keep_their_rows(file):
+    """As with CLIP's own vocabulary, whose 0 is a word, and here padding."""
+    made = towers(False, words=21)
+    tensors = weights.read(FILES / f"{file}.safetensors")
+    [key] = (name for name in tensors if name.endswith("token_embedding.weight"))
+    with pytest.raises(weights.WeightsError, match=r"token_embedding\.weight: found \[20, 16\]"):
+        weights.take(initial_towers(made), tensors)
+    found = weights.take(initial_towers(made), tensors, shift=1)
+    rows = found.tree["params"]["text"]["encoder"]["words"]["embedding"]
+    np.testing.assert_array_equal(rows[1:], tensors[key])
+    assert not rows[0].any()
+    given = weights.give(found.tree, file, shift=1)
+    np.testing.assert_array_equal(given[key], tensors[key])
 
 
 @pytest.mark.ci

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import tokenizers
 
 import dystress_jax
 from dystress_jax import run, weights
@@ -90,6 +91,30 @@ def test_towers_go_out_with_their_scale(folder, tmp_path):
         np.testing.assert_array_equal(old.encode_images(IMAGES), new.encode_images(IMAGES))
         texts = ["a red drawing", "a green drawing"]
         np.testing.assert_array_equal(old.encode_texts(texts), new.encode_texts(texts))
+
+
+def test_towers_come_in_with_a_vocabulary_whose_first_number_is_a_word(folder, tmp_path):
+    """As CLIP's own, in which 0 is "!"."""
+    words = ["a", "red", "drawing", "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    pipeline = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="a"))
+    pipeline.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    pipeline.save(str(tmp_path / "tokenizer.json"))
+    config = runs.clip_settings(
+        folder,
+        **{"model.name": "vit_micro", "text.pooling": "eot", "augment.size": 12},
+        **{"text.vocabulary": str(tmp_path / "tokenizer.json")},
+        **{"text.vocab_size": run.Config().text.vocab_size},
+    )
+    runs.saved(config, tmp_path / "run", steps=(1,))
+    out = tmp_path / "open_clip.safetensors"
+    assert run.export_weights(tmp_path / "run", out, format="open_clip")[
+        "token_embedding.weight"
+    ] == (len(words), 64)
+    run.import_weights(config, out, tmp_path / "new")
+    old, new = (dystress_jax.load(tmp_path / name) for name in ("run", "new"))
+    texts = ["a red drawing", "a drawing"]
+    np.testing.assert_array_equal(old.encode_texts(texts), new.encode_texts(texts))
 
 
 @pytest.mark.parametrize(

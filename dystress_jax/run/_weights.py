@@ -58,7 +58,7 @@ def begin_from(experiment: Experiment, source: str, *, prefix: str = "auto") -> 
     tensors = _read(pathlib.Path(source).expanduser())
     state = experiment.init_state()
     try:
-        found = weights.take(_tree(state), tensors, prefix=prefix)
+        found = weights.take(_tree(state), tensors, prefix=prefix, shift=_shift(experiment))
     except weights.WeightsError as error:
         raise weights.WeightsError(f"{source}: {error}") from error
     placed = jax.tree.map(
@@ -98,6 +98,11 @@ def _saved(workdir: pathlib.Path, which: str, own: Own) -> tuple[Experiment, Tra
 def _tree(state: TrainState) -> dict[str, Any]:
     """What other libraries have a name for: no online probe."""
     return {"params": methods.without_probe(state.params), "stats": state.stats}
+
+
+def _shift(experiment: Experiment) -> int:
+    """By how much the ids of words are larger here than where the vocabulary comes from."""
+    return 0 if experiment.language is None else experiment.language.tokenizer.shift
 
 
 def _said(source: str, found: weights.Taken, tensors: weights.Tensors) -> list[str]:
@@ -163,6 +168,7 @@ def export_weights(
         weights.NATIVE if format == "safetensors" else format,
         channels=inputs.channels,
         side=inputs.size // config.model.patch,
+        shift=_shift(experiment),
     )
     if format in ("open_clip", "huggingface"):
         scale = getattr(_temperature(experiment, state), "scale", None)

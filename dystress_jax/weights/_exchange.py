@@ -44,7 +44,9 @@ class Taken(NamedTuple):
     left: tuple[str, ...]
 
 
-def take(tree: Tree, tensors: Mapping[str, np.ndarray], *, prefix: str = "auto") -> Taken:
+def take(
+    tree: Tree, tensors: Mapping[str, np.ndarray], *, prefix: str = "auto", shift: int = 0
+) -> Taken:
     r"""Put the arrays of a file into a network of the same kind.
 
     Every array of the encoder must be in the file and have its shape, and the file must have
@@ -55,6 +57,7 @@ def take(tree: Tree, tensors: Mapping[str, np.ndarray], *, prefix: str = "auto")
             and `text`, in each.
         tensors: name to array, as `read` gives them.
         prefix: what stands before each name, such as `module.encoder_q.`; `auto` finds it.
+        shift: the ids of words are larger here by this than in the file of another library.
 
     Raises:
         WeightsError: the names or shapes are others; with the first of them.
@@ -69,7 +72,7 @@ def take(tree: Tree, tensors: Mapping[str, np.ndarray], *, prefix: str = "auto")
     leaves = dict(_leaves(tree))
     if _native_name(next(iter(leaves))) in tensors:
         return _take_native(tree, leaves, tensors)
-    tables = _tables(leaves)
+    tables = _tables(leaves, shift)
     if not tables:
         raise WeightsError(
             "the encoder has no names in other libraries; allowed: resnet18 to resnet101 and small "
@@ -104,7 +107,9 @@ def take(tree: Tree, tensors: Mapping[str, np.ndarray], *, prefix: str = "auto")
     )
 
 
-def give(tree: Tree, name: str, *, channels: int = 3, side: int | None = None) -> Tensors:
+def give(
+    tree: Tree, name: str, *, channels: int = 3, side: int | None = None, shift: int = 0
+) -> Tensors:
     """The arrays of a network under the names of another library.
 
     Args:
@@ -112,6 +117,7 @@ def give(tree: Tree, name: str, *, channels: int = 3, side: int | None = None) -
         name: of `FAMILIES`, or `dystress`: all arrays under the names that they have here.
         channels: of the images.
         side: of the images in patches, where a ViT has fixed positions: timm has them in the file.
+        shift: as for `take`.
 
     Raises:
         WeightsError: the library has no such network.
@@ -124,7 +130,7 @@ def give(tree: Tree, name: str, *, channels: int = 3, side: int | None = None) -
     leaves = dict(_leaves(tree))
     if name == NATIVE:
         return {_native_name(path): np.asarray(leaf) for path, leaf in leaves.items()}
-    tables = {family.name: table for family, table in _tables(leaves)}
+    tables = {family.name: table for family, table in _tables(leaves, shift)}
     if name not in tables:
         raise WeightsError(
             f"{name} has no names for this network; allowed: {', '.join([*tables, NATIVE])}."
@@ -142,14 +148,14 @@ def give(tree: Tree, name: str, *, channels: int = 3, side: int | None = None) -
     return written
 
 
-def _tables(leaves: Mapping[Path, Any]) -> list[tuple[Family, list[Entry]]]:
+def _tables(leaves: Mapping[Path, Any], shift: int) -> list[tuple[Family, list[Entry]]]:
     """The tables that have a name for every array of the encoder, and of the towers."""
     shapes = {path: np.shape(leaf) for path, leaf in leaves.items()}
     towers = any(path[1] == "text" for path in leaves)
     needed = {p for p in leaves if p[1] == "encoder" or (towers and p[1] in ("projector", "text"))}
     found = []
     for family in FAMILIES.values():
-        rows = entries(family, shapes)
+        rows = entries(family, shapes, shift=shift)
         paths = {entry.path for entry in rows}
         if needed and needed <= paths and all(map(_fits, rows)):
             found.append((family, [entry for entry in rows if entry.path in needed]))
@@ -233,8 +239,8 @@ def _in_shape(entry: Entry, parts: Sequence[np.ndarray], before: str) -> np.ndar
 
 
 def _is_small(entry: Entry, parts: Sequence[np.ndarray]) -> bool:
-    """Whether the parts have as many numbers as the whole: before they are copied."""
-    return sum(part.size for part in parts) == int(np.prod(entry.shape))
+    """Whether the parts have no more numbers than the whole: before they are copied."""
+    return sum(part.size for part in parts) <= int(np.prod(entry.shape))
 
 
 def _check_positions(

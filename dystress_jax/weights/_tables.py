@@ -45,6 +45,16 @@ TOKENS = Layout(lambda theirs: theirs[0], lambda ours, channels: ours[None])
 FIRST_TOKEN = Layout(lambda theirs: theirs[None], lambda ours, channels: ours[0])
 
 
+WORDS = "text.encoder.words.embedding"
+
+
+def _words(shift: int) -> Layout:
+    """One row a word; ours before the first of theirs are for padding."""
+    return Layout(
+        lambda theirs: np.pad(theirs, ((shift, 0), (0, 0))), lambda ours, channels: ours[shift:]
+    )
+
+
 class Row(NamedTuple):
     """One row of a table.
 
@@ -225,12 +235,15 @@ class Entry(NamedTuple):
     shape: Shape
 
 
-def entries(family: Family, leaves: Mapping[tuple[str, ...], Shape]) -> list[Entry]:
+def entries(
+    family: Family, leaves: Mapping[tuple[str, ...], Shape], *, shift: int = 0
+) -> list[Entry]:
     """The rows of a table for the arrays of a network; those that it has no name for are left out.
 
     Args:
         family: the table.
         leaves: the shapes of the arrays by their names, from `params` or `stats` on.
+        shift: the ids of words are larger here by this.
 
     Example:
         >>> leaves = {("params", "encoder", "norm", "bias"): (64,)}
@@ -238,7 +251,8 @@ def entries(family: Family, leaves: Mapping[tuple[str, ...], Shape]) -> list[Ent
         >>> entry.keys
         ('bn1.bias',)
     """
-    patterns = [(_pattern(row.ours), row) for row in family.rows]
+    rows = (row._replace(layout=_words(shift)) if row.ours == WORDS else row for row in family.rows)
+    patterns = [(_pattern(row.ours), row) for row in rows]
     return list(_entries(patterns, leaves))
 
 
