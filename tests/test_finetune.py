@@ -232,6 +232,10 @@ def test_images_and_targets_are_mixed_by_the_same_share():
     [
         ("resnet18", {}, 9, {("conv", "kernel"): 0, ("norm", "scale"): 0}),
         ("vit_tiny", {"patch": 8}, 13, {("class_token",): 0, ("norm", "scale"): 13}),
+        (
+            *("vit_tiny", {"patch": 8, "pooling": "attention"}, 13),
+            {("patches", "bias"): 0, ("norm", "bias"): 13, ("pool", "token"): 13},
+        ),
         ("convnext_tiny", {}, 22, {("layers", "stem", "conv", "kernel"): 0}),
     ],
 )

@@ -14,15 +14,24 @@ from dystress_jax.models import vit
 from dystress_jax.models._functional import functional
 from dystress_jax.models._transformer import Block, Blocks
 from dystress_jax.models.vit import VisionTransformer, sincos_positions
-from tests.transformer_oracles import blocks, count, layer_norm, linear, patches, scattered
+from tests.transformer_oracles import (
+    attention_pool,
+    blocks,
+    count,
+    layer_norm,
+    linear,
+    patches,
+    scattered,
+    tanh_gelu,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @functools.cache
-def tiny(*, frozen=False, dtype=jnp.float32):
+def tiny(*, frozen=False, pool=False, dtype=jnp.float32):
     """Two blocks of 8 channels."""
-    build = functools.partial(VisionTransformer, 8, 2, 2, patch=4, channels=3)
+    build = functools.partial(VisionTransformer, 8, 2, 2, patch=4, channels=3, pool=pool)
     return functional(
         lambda rngs: build(freeze_patches=frozen, dtype=dtype, rngs=rngs), out_features=8
     )
@@ -81,6 +90,29 @@ def test_network_equals_a_float64_oracle_at_any_image_size(shape):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     evaluated, _ = apply(params, stats, images, train=False)
     np.testing.assert_array_equal(evaluated, found)
+
+
+def test_attention_pooling_equals_a_float64_oracle():
+    network = tiny(pool=True)
+    params, stats = scattered(network)
+    images = jax.random.normal(jax.random.key(1), (2, 4, 12, 3))
+    found, _ = jax.jit(functools.partial(network.apply, train=False))(params, stats, images)
+    assert "class_token" not in params
+    wide = jax.tree.map(np.float64, params)
+    x = linear(patches(np.asarray(images), 4), wide["patches"]) + positions(1, 3, 8).reshape(
+        1, 3, 8
+    )
+    x = layer_norm(blocks(x, wide["blocks"], 2, gelu=tanh_gelu), wide["norm"])
+    expected = attention_pool(x, wide["pool"], 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_learned_positions_are_those_of_the_patches_where_there_is_no_class_token():
+    network = vit("vit_micro", patch=4, positions="learned", pooling="attention", image_size=8)
+    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    assert params["positions"].shape == (4, 64)
+    with pytest.raises(ArgumentError, match=r"pooling: found 'map'; allowed: .*attention"):
+        vit("vit_micro", pooling="map")
 
 
 def test_blocks_run_in_the_order_of_their_numbers(monkeypatch):

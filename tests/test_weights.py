@@ -41,8 +41,8 @@ def resnet(block):
     )
 
 
-def vit(side=32):
-    shape = {"patch": 8, "channels": 3, "freeze_patches": False, "side": side}
+def vit(side=32, pool=False):
+    shape = {"patch": 8, "channels": 3, "freeze_patches": False, "side": side, "pool": pool}
     return functional(
         lambda rngs: VisionTransformer(16, 2, 2, **shape, **OPTIONS, rngs=rngs), out_features=16
     )
@@ -105,6 +105,8 @@ RESNET = resnet(BasicBlock)
         ("moco_v2_legacy.pth.tar", "torchvision_basic", RESNET, "torchvision", "module.encoder_q."),
         ("lightly.ckpt", "torchvision_basic", RESNET, "lightly", "backbone."),
         ("timm.safetensors", "timm", vit(), "timm", ""),
+        ("timm_attention.safetensors", "timm_attention", vit(pool=True), "timm", ""),
+        ("siglip.safetensors", "siglip", vit(pool=True), "huggingface", ""),
     ],
 )
 def test_an_encoder_makes_the_features_that_it_makes_in_pytorch(
@@ -194,15 +196,41 @@ def test_published_sizes_have_the_published_names_and_shapes():
     assert given | {"logit_scale": []} == published["ViT-B-16"]
 
 
-def test_fixed_positions_go_out_and_come_back():
-    network = vit(side=None)
-    tree = initial(network)
-    given = weights.give(tree, "timm", side=4)
-    assert given["pos_embed"].shape == (1, 17, 16)
+@pytest.mark.parametrize(
+    ("pool", "family", "shape"),
+    [
+        (False, "timm", {"pos_embed": (1, 17, 16)}),
+        (True, "timm", {"pos_embed": (1, 16, 16)}),
+        (True, "huggingface", {"vision_model.embeddings.position_embedding.weight": (16, 16)}),
+    ],
+)
+def test_fixed_positions_go_out_and_come_back(pool, family, shape):
+    tree = initial(vit(side=None, pool=pool))
+    given = weights.give(tree, family, side=4)
+    assert shape.items() <= {name: array.shape for name, array in given.items()}.items()
     back = weights.take(jax.tree.map(np.zeros_like, tree), given).tree
     jax.tree.map(np.testing.assert_array_equal, back, tree)
-    with pytest.raises(weights.WeightsError, match=r"pos_embed: found learned positions"):
-        weights.take(tree, weights.read(FILES / "timm.safetensors"))
+    [name] = shape
+    with pytest.raises(weights.WeightsError, match=rf"{name}: found learned positions"):
+        weights.take(tree, {**given, name: given[name] + 1})
+    with pytest.raises(weights.WeightsError, match=rf"{name}: found \[\]; allowed: positions 16"):
+        weights.take(tree, {**given, name: np.ones(())})
+
+
+def test_the_image_tower_of_a_file_with_texts_is_taken_alone():
+    """Of Hugging Face's SigLIP; open_clip puts timm's names under visual.trunk."""
+    network = vit(pool=True)
+    theirs = weights.read(FILES / "siglip.safetensors")
+    both = {**theirs, "text_model.head.bias": np.ones(3), "logit_bias": np.ones(1)}
+    found = weights.take(initial(network), both)
+    assert set(found.left) == {"text_model.head.bias", "logit_bias"}
+    timms = weights.read(FILES / "timm_attention.safetensors")
+    both = {f"visual.trunk.{name}": array for name, array in timms.items()}
+    found = weights.take(initial(network), {**both, "text.ln_final.bias": np.ones(3)})
+    assert found.prefix == "visual.trunk."
+    np.testing.assert_allclose(
+        features_of(network, found.tree), OUTPUTS["timm_attention"], atol=1e-4
+    )
 
 
 def test_an_own_file_has_everything(tmp_path):
@@ -237,7 +265,7 @@ def test_an_own_file_has_everything(tmp_path):
         (lambda t: {"x": np.zeros(3)}, r"found 0 of the encoder's arrays"),
         (
             lambda t: {"vision_model.head.attention.in_proj_weight": np.zeros(3)},
-            r"a tower that pools by attention, as SigLIP's",
+            r"an encoder that pools by attention, as SigLIP's",
         ),
     ],
 )

@@ -50,22 +50,44 @@ def gelu(x):
     return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
 
-def mlp(x, params):
+def tanh_gelu(x):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def mlp(x, params, gelu=gelu):
     return linear(gelu(linear(x, params["mlp1"])), params["mlp2"])
 
 
-def blocks(x, params, heads, *, seen=None, norm_first=True, epsilon=1e-6):
+def blocks(x, params, heads, *, seen=None, norm_first=True, epsilon=1e-6, gelu=gelu):
     norm = functools.partial(layer_norm, epsilon=epsilon)
     for i in range(len(params)):
         p = params[f"block{i + 1}"]
         attend = lambda x, p=p: linear(attention(x, p["qkv"], heads, seen), p["projection"])
         if norm_first:
             x = x + attend(norm(x, p["norm1"]))
-            x = x + mlp(norm(x, p["norm2"]), p)
+            x = x + mlp(norm(x, p["norm2"]), p, gelu)
         else:
             x = norm(x + attend(x), p["norm1"])
-            x = norm(x + mlp(x, p), p["norm2"])
+            x = norm(x + mlp(x, p, gelu), p["norm2"])
     return x
+
+
+def attention_pool(x, params, heads):
+    """One token for all: it asks, head by head, and an MLP adds to what it hears."""
+    n, _, width = x.shape
+    size = width // heads
+    kernels = np.split(params["qkv"]["kernel"], 3, axis=1)
+    biases = np.split(params["qkv"]["bias"], 3)
+    query = params["token"] @ kernels[0] + biases[0]
+    heard = np.zeros((n, width))
+    for image in range(n):
+        keys, values = (x[image] @ kernels[i] + biases[i] for i in (1, 2))
+        for head in range(heads):
+            part = slice(head * size, (head + 1) * size)
+            weights = np.exp(keys[:, part] @ query[part] / math.sqrt(size))
+            heard[image, part] = weights / weights.sum() @ values[:, part]
+    heard = linear(heard, params["projection"])
+    return heard + mlp(layer_norm(heard, params["norm"]), params, tanh_gelu)
 
 
 def patches(images, patch):

@@ -18,5 +18,6 @@ from .towers import MODES as MODES
 from .towers import image_tower as image_tower
 from .towers import text_tower as text_tower
 from .towers import token_projection as token_projection
+from .vit import IMAGE_POOLINGS as IMAGE_POOLINGS
 from .vit import POSITIONS as POSITIONS
 from .vit import vit as vit

@@ -57,7 +57,7 @@ def depths(params: Tree) -> tuple[Tree, int]:
     number = {key: i + 1 - len(stems) for i, key in enumerate(order)}
     last = len(order) - len(stems) + 1
     # A ResNet's own norm belongs to its first convolution; the norm of the others comes last.
-    after = () if "conv" in params else ("norm",)
+    after = () if "conv" in params else ("norm", "pool")
 
     def layer(path: tuple[Any, ...], leaf: Any) -> int:
         del leaf

@@ -1,6 +1,7 @@
 """What the transformers share: attention, the MLP, LayerNorm and their initial values."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 CLIP_EPSILON = 1e-5  # PyTorch's default, which CLIP's towers keep; ViTs and ConvNeXt have 1e-6
+
+Gelu = Callable[[Array], Array]
+exact_gelu: Gelu = functools.partial(nnx.gelu, approximate=False)
+tanh_gelu: Gelu = functools.partial(nnx.gelu, approximate=True)
+
+
+def clip_gelu(quick: bool) -> Gelu:
+    """CLIP's: exact, or x sigmoid(1.702 x) as in OpenAI's weights."""
+    return (lambda x: x * nnx.sigmoid(1.702 * x)) if quick else exact_gelu
+
 
 xavier = nnx.initializers.xavier_uniform()
 
@@ -55,13 +66,13 @@ class Block(nnx.Module):
         *,
         norm_first: bool = True,
         epsilon: float = 1e-6,
-        quick_gelu: bool = False,
+        gelu: Gelu = exact_gelu,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         """Make the block; the MLP is four times as wide as the tokens, `epsilon` the norms'."""
         self.heads = heads
-        self.quick_gelu = quick_gelu
+        self.gelu = gelu
         self.norm_first = norm_first
         linear = functools.partial(nnx.Linear, kernel_init=xavier, dtype=dtype, rngs=rngs)
         self.norm1 = LayerNorm(width, epsilon=epsilon, rngs=rngs)
@@ -90,10 +101,7 @@ class Block(nnx.Module):
         return self.projection(attended.reshape(n, tokens, width))
 
     def _mlp(self, x: Float[Array, "n t d"]) -> Float[Array, "n t d"]:
-        x = self.mlp1(x)
-        if self.quick_gelu:
-            return self.mlp2(x * nnx.sigmoid(1.702 * x))
-        return self.mlp2(nnx.gelu(x, approximate=False))
+        return self.mlp2(self.gelu(self.mlp1(x)))
 
 
 class Blocks(nnx.Dict):
@@ -119,3 +127,29 @@ class Blocks(nnx.Dict):
         for i in range(len(self)):  # not .values(): they come sorted by name, block10 before block2
             x = (nnx.remat(apply) if remat else apply)(self[f"block{i + 1}"], x, mask)
         return x
+
+
+class AttentionPool(nnx.Module):
+    """A learned token asks the others; what it gathers passes an MLP, added to it."""
+
+    def __init__(self, width: int, heads: int, *, gelu: Gelu, dtype: DTypeLike, rngs: nnx.Rngs):
+        """Make the layer; the MLP is four times as wide as the tokens."""
+        self.heads = heads
+        self.gelu = gelu
+        linear = functools.partial(nnx.Linear, kernel_init=xavier, dtype=dtype, rngs=rngs)
+        self.token = nnx.Param(xavier(rngs.params(), (1, width), jnp.float32)[0])
+        self.qkv = linear(width, 3 * width, kernel_init=_xavier_qkv)
+        self.projection = linear(width, width)
+        self.norm = LayerNorm(width, rngs=rngs)
+        self.mlp1 = linear(width, 4 * width)
+        self.mlp2 = linear(4 * width, width)
+
+    def __call__(self, x: Float[Array, "n t d"]) -> Float[Array, "n d"]:
+        """Return one token for all of an image."""
+        n, tokens, width = x.shape
+        token = jnp.broadcast_to(self.token[...], (n, 1, width)).astype(x.dtype)
+        qkv = self.qkv(jnp.concatenate([token, x], axis=1))
+        qkv = qkv.reshape(n, 1 + tokens, 3, self.heads, width // self.heads)
+        attended = jax.nn.dot_product_attention(qkv[:, :1, 0], qkv[:, 1:, 1], qkv[:, 1:, 2])
+        x = self.projection(attended.reshape(n, width)).astype(x.dtype)
+        return x + self.mlp2(self.gelu(self.mlp1(self.norm(x)))).astype(x.dtype)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ..errors import look_up
 from ._arguments import at_least_one, check_patch, check_side
 from ._functional import Network, functional
-from ._transformer import CLIP_EPSILON, Blocks, LayerNorm
+from ._transformer import CLIP_EPSILON, Blocks, LayerNorm, clip_gelu
 from .vit import SIZES, PatchEmbedding
 
 
@@ -47,7 +47,7 @@ class ClipVisionTransformer(nnx.Module):
         self.blocks = Blocks(
             *(depth, width, heads),
             epsilon=CLIP_EPSILON,
-            quick_gelu=quick_gelu,
+            gelu=clip_gelu(quick_gelu),
             dtype=dtype,
             rngs=rngs,
         )

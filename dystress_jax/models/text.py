@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from ..errors import ArgumentError, look_up
 from ._arguments import at_least_one
 from ._functional import Network, functional
-from ._transformer import CLIP_EPSILON, Blocks, LayerNorm
+from ._transformer import CLIP_EPSILON, Blocks, LayerNorm, clip_gelu
 
 PADDING = 0
 
@@ -53,7 +53,7 @@ class BidirectionalTransformer(nnx.Module):
             *(depth, width, heads),
             norm_first=False,
             epsilon=CLIP_EPSILON,
-            quick_gelu=quick_gelu,
+            gelu=clip_gelu(quick_gelu),
             dtype=dtype,
             rngs=rngs,
         )
@@ -98,7 +98,7 @@ class CausalTransformer(nnx.Module):
         self.blocks = Blocks(
             *(depth, width, heads),
             epsilon=CLIP_EPSILON,
-            quick_gelu=quick_gelu,
+            gelu=clip_gelu(quick_gelu),
             dtype=dtype,
             rngs=rngs,
         )

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ..errors import ArgumentError, look_up
 from ._arguments import at_least_one, check_channels, check_patch, check_side
 from ._functional import Network, functional
-from ._transformer import Blocks, LayerNorm, xavier
+from ._transformer import AttentionPool, Blocks, LayerNorm, exact_gelu, tanh_gelu, xavier
 
 
 class Frozen(nnx.Variable):
@@ -86,7 +86,10 @@ def sincos_positions(rows: int, columns: int, width: int) -> Float[Array, "rows 
 
 
 class VisionTransformer(nnx.Module):
-    """Patches, a class token, blocks; the features are the class token's."""
+    """Patches, a class token, blocks; the features are the class token's.
+
+    Without a class token (`pool`) they are what a last attention gathers of the patches.
+    """
 
     def __init__(
         self,
@@ -98,6 +101,7 @@ class VisionTransformer(nnx.Module):
         channels: int,
         freeze_patches: bool,
         side: int | None = None,
+        pool: bool = False,
         remat: bool = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -109,32 +113,41 @@ class VisionTransformer(nnx.Module):
         self.patches = PatchEmbedding(
             patch, channels, width, frozen=freeze_patches, dtype=dtype, rngs=rngs
         )
-        self.class_token = nnx.Param(1e-6 * jax.random.normal(rngs.params(), (width,)))
+        token = lambda: nnx.Param(1e-6 * jax.random.normal(rngs.params(), (width,)))
+        self.class_token = None if pool else token()
         if side is not None:
-            shape = (1 + (side // patch) ** 2, width)
+            shape = ((not pool) + (side // patch) ** 2, width)
             self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
-        self.blocks = Blocks(depth, width, heads, dtype=dtype, rngs=rngs)
+        gelu = tanh_gelu if pool else exact_gelu  # of big_vision's ViTs, and of the others
+        self.blocks = Blocks(depth, width, heads, gelu=gelu, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm(width, rngs=rngs)
+        self.pool = AttentionPool(width, heads, gelu=gelu, dtype=dtype, rngs=rngs) if pool else None
 
     def __call__(self, images: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n d"]:
         """Return the features in float32; training and evaluation are the same function."""
         x = self.patches(images).astype(jnp.float32)
         n, rows, columns, width = x.shape
-        class_token = self.class_token[...]
+        x = x.reshape(n, rows * columns, width)
         if self.side is None:
-            x = x + sincos_positions(rows, columns, width)[None]
+            positions = sincos_positions(rows, columns, width).reshape(rows * columns, width)
         else:
             check_side(self.side, *images.shape[1:3])
-            x = x + self.positions[1:].reshape(rows, columns, width)[None]
-            class_token = class_token + self.positions[0]
-        class_token = jnp.broadcast_to(class_token, (n, 1, width))
-        x = jnp.concatenate([class_token, x.reshape(n, rows * columns, width)], axis=1)
+            positions = self.positions[...]
+        x = x + positions[-rows * columns :][None]
+        if self.class_token is not None:
+            class_token = self.class_token[...]
+            if self.side is not None:
+                class_token = class_token + positions[0]
+            x = jnp.concatenate([jnp.broadcast_to(class_token, (n, 1, width)), x], axis=1)
         x = self.blocks(x, remat=self.remat and train)
-        return self.norm(x[:, 0])
+        return self.norm(x[:, 0]) if self.pool is None else self.pool(self.norm(x))
 
 
 POSITIONS: dict[str, bool] = {"sincos": False, "learned": True}
 """The positions by name, and whether they are parameters."""
+
+IMAGE_POOLINGS: dict[str, bool] = {"token": False, "attention": True}
+"""What the features are made of, by name, and whether by an attention of its own."""
 
 SIZES = {  # width, depth, heads
     "vit_micro": (64, 2, 2),
@@ -153,6 +166,7 @@ def vit(
     channels: int = 3,
     freeze_patches: bool = False,
     positions: str = "sincos",
+    pooling: str = "token",
     image_size: int = 224,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
@@ -180,14 +194,16 @@ def vit(
         freeze_patches: keep the random patch embedding as it is, which steadies MoCo v3. It then
             belongs to the statistics: no optimiser sees it.
         positions: `sincos`, or `learned` as in ViT and DeiT, the class token's too.
+        pooling: `token`, the class token's output; or `attention` as in SigLIP's image tower: there
+            is no class token, a learned token attends to all patches after the last norm, and the
+            MLPs have the tanh form of GELU, as those of big_vision.
         image_size: side of the square images in pixels, a multiple of `patch`; for learned
             positions only.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, normalisation, sums of the blocks and features are float32.
 
     Returns:
-        The network: images `[n h w channels]` to features `[n out_features]`, the class token after
-        the last norm.
+        The network: images `[n h w channels]` to features `[n out_features]`.
 
     Raises:
         ArgumentError: a name is unknown, a number is below 1, the heads do not divide the width, or
@@ -207,7 +223,9 @@ def vit(
         al., [arXiv 2012.12877](https://arxiv.org/abs/2012.12877), table 1. Positions,
         initialisation and frozen patches: Chen et al.,
         [arXiv 2104.02057](https://arxiv.org/abs/2104.02057); `vits.py` of
-        [facebookresearch/moco-v3](https://github.com/facebookresearch/moco-v3).
+        [facebookresearch/moco-v3](https://github.com/facebookresearch/moco-v3). Attention pooling:
+        Zhai et al., [arXiv 2106.04560](https://arxiv.org/abs/2106.04560); `vit.py` of
+        [google-research/big_vision](https://github.com/google-research/big_vision).
     """
     width, depth, default_heads = look_up(SIZES, name)
     heads = heads or default_heads
@@ -231,6 +249,7 @@ def vit(
         channels=channels,
         freeze_patches=freeze_patches,
         side=image_size if learned else None,
+        pool=look_up(IMAGE_POOLINGS, pooling, argument="pooling"),
         remat=remat,
         dtype=dtype,
     )

@@ -17,7 +17,17 @@ from ..data import SOURCES
 from ..errors import UserError
 from ..evaluation import FINETUNE_OPTIMIZERS, FINETUNE_RECIPES
 from ..losses import FOR_QUEUE, STRATEGIES
-from ..models import ENCODERS, HEADS, MODES, POOLINGS, POSITIONS, STEMS, TEXTS, projector
+from ..models import (
+    ENCODERS,
+    HEADS,
+    IMAGE_POOLINGS,
+    MODES,
+    POOLINGS,
+    POSITIONS,
+    STEMS,
+    TEXTS,
+    projector,
+)
 from ..similarities import PRECISIONS
 from ..training.loggers import LOGGERS
 from ..training.optim import LARS_FORMS, OPTIMIZERS, RULES
@@ -343,6 +353,12 @@ class Model:
         "sincos",
         "sincos: fixed, as in MoCo v3; learned: as in ViT and DeiT, for one size of images",
         among=POSITIONS,
+        only_for=_NOT_CLIP,
+    )
+    pooling: str = _field(
+        "token",
+        "what a ViT's features are: token: its class token; attention: SigLIP's pooling of patches",
+        among=IMAGE_POOLINGS,
         only_for=_NOT_CLIP,
     )
     quick_gelu: bool = _field(

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._errors import WeightsError
 from ._files import Tensors
-from ._tables import FAMILIES, Entry, Family, entries, from_theirs, positions_of, to_theirs
+from ._tables import FAMILIES, Entry, Family, Row, entries, from_theirs, positions_of, to_theirs
 
 Tree = Any  # {"params": ..., "stats": ...} of nested dicts
 Path = tuple[str, ...]
@@ -21,7 +21,6 @@ PREFERRED = (
     *("teacher.backbone.", "student.backbone."),
 )
 SHOWN = 4  # names in an error
-_POSITIONS = "pos_embed"
 
 
 class Taken(NamedTuple):
@@ -87,15 +86,17 @@ def take(
     ]
     whole = [choice for choice in found if not choice[3]]
     if not whole:
-        _refuse_attention_pooling(tensors)
+        _say_how_it_is_pooled(leaves, tensors)
         raise WeightsError(_nothing_fits(found or [(*tables[0], "", list(_keys(tables[0][1])))]))
     family, table, before, _ = min(whole, key=lambda choice: _rank(choice[2]))
-    _check_surplus(family, table, before, tensors)
+    fixed = _fixed_positions(leaves, family)
+    _check_surplus(family, table, fixed, before, tensors)
     read = {}
     for entry in table:
         parts = [tensors[before + key] for key in entry.keys]
         read[entry.path] = _in_shape(entry, parts, before)
-    _check_positions(leaves, family, tensors, before)
+    if fixed is not None:
+        _check_positions(leaves, fixed, tensors, before)
     used = {before + key for key in _keys(table)}
     return Taken(
         _replaced(tree, read),
@@ -138,11 +139,12 @@ def give(
     written: Tensors = {}
     for entry in tables[name]:
         written |= to_theirs(entry, np.asarray(leaves[entry.path], np.float32), channels)
-    if name == "timm" and _POSITIONS not in written:
+    fixed = _fixed_positions(leaves, FAMILIES[name])
+    if fixed is not None:
         if side is None:
             raise WeightsError("the positions are fixed; allowed: with the number of patches.")
-        width = leaves["params", "encoder", "class_token"].shape[0]
-        written[_POSITIONS] = positions_of(1 + side**2, width)
+        positions = positions_of(side, *_tokens(leaves))
+        written[fixed.theirs[0]] = fixed.layout.write(positions, channels)
     for key in [key for key in written if key.endswith(".running_mean")]:
         written[key.replace("running_mean", "num_batches_tracked")] = np.zeros((), np.int64)
     return written
@@ -199,20 +201,27 @@ def _nothing_fits(found: Sequence[tuple[Family, list[Entry], str, list[str]]]) -
     )
 
 
-def _refuse_attention_pooling(tensors: Mapping[str, Any]) -> None:
-    pooled = [name for name in tensors if re.search(r"attn_pool\.|\.head\.attention\.", name)]
-    if pooled:
+def _say_how_it_is_pooled(leaves: Mapping[Path, Any], tensors: Mapping[str, Any]) -> None:
+    """Say that the encoder and the file end differently, where that is why nothing fits."""
+    pooled = [name for name in tensors if re.search(r"attn_pool\.|(^|\.)head\.attention\.", name)]
+    if pooled and ("params", "encoder", "pool", "token") not in leaves:
         raise WeightsError(
-            f"found {pooled[0]}: a tower that pools by attention, as SigLIP's and SigLIP 2's do; "
-            "allowed: towers with a class token, as CLIP's."
+            f"found {pooled[0]}: an encoder that pools by attention, as SigLIP's and SigLIP 2's "
+            "do; allowed: for a ViT that does the same, without a text tower."
         )
 
 
 def _check_surplus(
-    family: Family, table: Sequence[Entry], before: str, tensors: Mapping[str, Any]
+    family: Family,
+    table: Sequence[Entry],
+    fixed: Row | None,
+    before: str,
+    tensors: Mapping[str, Any],
 ) -> None:
-    known = set(_keys(table)) | {_POSITIONS}
-    heads = re.compile("|".join(f"(?:{head})" for head in family.heads) or r"(?!)")
+    known = {*_keys(table), *(fixed.theirs if fixed else ())}
+    alone = all(entry.path[1] == "encoder" for entry in table)
+    beside = [*family.heads, *(family.texts if alone else ())]
+    heads = re.compile("|".join(f"(?:{head})" for head in beside) or r"(?!)")
     inside = [name.removeprefix(before) for name in tensors if name.startswith(before)]
     surplus = [name for name in inside if name not in known and not heads.fullmatch(name)]
     if surplus:
@@ -243,24 +252,36 @@ def _is_small(entry: Entry, parts: Sequence[np.ndarray]) -> bool:
     return sum(part.size for part in parts) <= int(np.prod(entry.shape))
 
 
+def _fixed_positions(leaves: Mapping[Path, Any], family: Family) -> Row | None:
+    """What a file has of the positions that are computed here; None: there are none such."""
+    if ("params", "encoder", "positions") in leaves:
+        return None
+    return next((row for row in family.rows if row.ours == "encoder.positions"), None)
+
+
 def _check_positions(
-    leaves: Mapping[Path, Any], family: Family, tensors: Mapping[str, np.ndarray], before: str
+    leaves: Mapping[Path, Any], fixed: Row, tensors: Mapping[str, np.ndarray], before: str
 ) -> None:
     """Refuse learned positions for an encoder that has fixed ones."""
-    stored = tensors.get(before + _POSITIONS)
-    if family.name != "timm" or ("params", "encoder", "positions") in leaves or stored is None:
+    name = before + fixed.theirs[0]
+    if name not in tensors:
         return
-    width = np.shape(leaves["params", "encoder", "class_token"])[0]
-    if stored.ndim != 3 or stored.shape[::2] != (1, width):
+    (width, class_tokens), stored = _tokens(leaves), tensors[name]
+    if stored.ndim < 2 or stored.shape[-1] != width:
+        raise WeightsError(f"{name}: found {list(stored.shape)}; allowed: positions {width} wide.")
+    side = round(max(stored.shape[-2] - class_tokens, 0) ** 0.5)
+    expected = fixed.layout.write(positions_of(side, width, class_tokens), 0)
+    if stored.shape != expected.shape or np.abs(stored - expected).max() > 1e-4:
         raise WeightsError(
-            f"{before}{_POSITIONS}: found {list(stored.shape)}; allowed: [1 n {width}]."
+            f"{name}: found learned positions, and the encoder has fixed ones; allowed: an encoder "
+            "whose positions are learned."
         )
-    fixed = positions_of(stored.shape[1], width)
-    if stored.shape != fixed.shape or np.abs(stored - fixed).max() > 1e-4:
-        raise WeightsError(
-            f"{before}{_POSITIONS}: found learned positions, and the encoder has fixed ones; "
-            "allowed: an encoder whose positions are learned."
-        )
+
+
+def _tokens(leaves: Mapping[Path, Any]) -> tuple[int, int]:
+    """The width of a ViT's tokens, and how many stand before its patches."""
+    class_tokens = ("params", "encoder", "class_token") in leaves
+    return np.shape(leaves["params", "encoder", "norm", "scale"])[0], int(class_tokens)
 
 
 def _some(names: Sequence[str]) -> str:

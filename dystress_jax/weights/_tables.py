@@ -62,11 +62,13 @@ class Row(NamedTuple):
         ours: the name here, under `params` or `stats`.
         theirs: the names there; several are parts of ours, one after another.
         layout: how each lies there.
+        shares: how large each part is beside the others; (): all alike.
     """
 
     ours: str
     theirs: tuple[str, ...]
     layout: Layout = SAME
+    shares: tuple[int, ...] = ()
 
 
 class Family(NamedTuple):
@@ -76,11 +78,13 @@ class Family(NamedTuple):
         name: of the library.
         rows: the table.
         heads: what may stand beside it: a classifier and counters, which are not taken.
+        texts: what may stand beside the encoder of the images alone.
     """
 
     name: str
     rows: Sequence[Row]
     heads: Sequence[str] = ()
+    texts: Sequence[str] = ()
 
 
 def _norm(ours: str, theirs: str) -> list[Row]:
@@ -92,13 +96,19 @@ def _batch_norm(ours: str, theirs: str) -> list[Row]:
     return [*_norm(ours, theirs), Row(f"{ours}.mean", (mean,)), Row(f"{ours}.var", (var,))]
 
 
-def _linear(ours: str, *theirs: str) -> list[Row]:
+def _linear(ours: str, *theirs: str, shares: tuple[int, ...] = ()) -> list[Row]:
     weights, biases = (tuple(f"{name}.{kind}" for name in theirs) for kind in ("weight", "bias"))
-    return [Row(f"{ours}.kernel", weights, LINEAR), Row(f"{ours}.bias", biases)]
+    return [
+        Row(f"{ours}.kernel", weights, LINEAR, shares),
+        Row(f"{ours}.bias", biases, shares=shares),
+    ]
 
 
 def _within(ours: str, theirs: str, rows: Sequence[Row]) -> list[Row]:
-    return [Row(f"{ours}{a}", tuple(f"{theirs}{name}" for name in b), c) for a, b, c in rows]
+    return [
+        row._replace(ours=f"{ours}{row.ours}", theirs=tuple(f"{theirs}{n}" for n in row.theirs))
+        for row in rows
+    ]
 
 
 def _resnet(conv: str, norm: str, layer: str) -> list[Row]:
@@ -124,6 +134,14 @@ def _timm() -> list[Row]:
         *_linear("mlp1", "mlp.fc1"),
         *_linear("mlp2", "mlp.fc2"),
     ]
+    pool = [
+        Row("token", ("latent",), ONE_TOKEN),
+        *_linear("qkv", "q", "kv", shares=(1, 2)),
+        *_linear("projection", "proj"),
+        *_norm("norm", "norm"),
+        *_linear("mlp1", "mlp.fc1"),
+        *_linear("mlp2", "mlp.fc2"),
+    ]
     return [
         Row("encoder.class_token", ("cls_token",), ONE_TOKEN),
         Row("encoder.positions", ("pos_embed",), TOKENS),
@@ -131,6 +149,7 @@ def _timm() -> list[Row]:
         Row("encoder.patches.bias", ("patch_embed.proj.bias",)),
         *_within("encoder.blocks.block{block}.", "blocks.{block}.", block),
         *_norm("encoder.norm", "norm"),
+        *_within("encoder.pool.", "attn_pool.", pool),
     ]
 
 
@@ -180,13 +199,24 @@ def _hugging_face() -> list[Row]:
         *_linear("mlp2", "mlp.fc2"),
     ]
     blocks = _within("blocks.block{block}.", "encoder.layers.{block}.", block)
+    pool = [  # of SigLIP
+        Row("token", ("probe",), ONE_TOKEN),
+        Row("qkv.kernel", ("attention.in_proj_weight",), LINEAR),
+        Row("qkv.bias", ("attention.in_proj_bias",)),
+        *_linear("projection", "attention.out_proj"),
+        *_norm("norm", "layernorm"),
+        *_linear("mlp1", "mlp.fc1"),
+        *_linear("mlp2", "mlp.fc2"),
+    ]
     image = [
         Row("class_tokens", ("embeddings.class_embedding",), FIRST_TOKEN),
         Row("positions", ("embeddings.position_embedding.weight",)),
         Row("patches.kernel", ("embeddings.patch_embedding.weight",), PATCHES),
+        Row("patches.bias", ("embeddings.patch_embedding.bias",)),
         *_norm("norm_first", "pre_layrnorm"),  # so spelt
         *blocks,
         *_norm("norm", "post_layernorm"),
+        *_within("pool.", "head.", pool),
     ]
     text = [
         Row("words.embedding", ("embeddings.token_embedding.weight",)),
@@ -213,7 +243,7 @@ FAMILIES: dict[str, Family] = {
         Family("lightly", _resnet("0", "1", "{Sequential}"), _CLASSIFIER),
         Family("timm", _timm(), _CLASSIFIER),
         Family("open_clip", _open_clip(), _SCALE),
-        Family("huggingface", _hugging_face(), _SCALE),
+        Family("huggingface", _hugging_face(), _SCALE, texts=(r"text_model\..*",)),
     )
 }
 """The families by name."""
@@ -227,12 +257,14 @@ class Entry(NamedTuple):
         keys: its names there.
         layout: how each part lies there.
         shape: of ours.
+        shares: how large each part is beside the others; (): all alike.
     """
 
     path: tuple[str, ...]
     keys: tuple[str, ...]
     layout: Layout
     shape: Shape
+    shares: tuple[int, ...] = ()
 
 
 def entries(
@@ -265,7 +297,7 @@ def _entries(
             if found:
                 numbers = {name: int(number) for name, number in found.groupdict().items()}
                 keys = tuple(_fill(name, numbers) for name in row.theirs)
-                yield Entry(path, keys, row.layout, shape)
+                yield Entry(path, keys, row.layout, shape, row.shares)
 
 
 def _pattern(ours: str) -> re.Pattern[str]:
@@ -286,11 +318,12 @@ def from_theirs(entry: Entry, parts: Sequence[np.ndarray]) -> np.ndarray:
 def to_theirs(entry: Entry, ours: np.ndarray, channels: int) -> dict[str, np.ndarray]:
     """Their arrays of ours, by name."""
     whole = entry.layout.write(ours, channels)
-    return dict(zip(entry.keys, np.split(whole, len(entry.keys)), strict=True))
+    shares = np.cumsum(entry.shares or [1] * len(entry.keys))
+    ends = len(whole) * shares[:-1] // shares[-1]
+    return dict(zip(entry.keys, np.split(whole, ends), strict=True))
 
 
-def positions_of(tokens: int, width: int) -> np.ndarray:
-    """The fixed positions `[1 tokens width]` of square images, nothing for the class token."""
-    side = round((tokens - 1) ** 0.5)
-    patches = np.asarray(sincos_positions(side, side, width)).reshape(1, side * side, width)
-    return np.concatenate([np.zeros((1, 1, width), np.float32), patches], axis=1)
+def positions_of(side: int, width: int, class_tokens: int) -> np.ndarray:
+    """The fixed positions `[tokens width]` of square images, nothing for a class token."""
+    patches = np.asarray(sincos_positions(side, side, width)).reshape(side * side, width)
+    return np.concatenate([np.zeros((class_tokens, width), np.float32), patches])

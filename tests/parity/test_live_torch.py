@@ -63,7 +63,8 @@ def images(side, count=2):
 
 def theirs(module, x):
     with torch.no_grad():
-        return module(torch.from_numpy(x.transpose(0, 3, 1, 2))).numpy()
+        found = module(torch.from_numpy(x.transpose(0, 3, 1, 2)))
+    return getattr(found, "pooler_output", found).numpy()  # of Hugging Face
 
 
 def ours(network, tree, x):
@@ -72,12 +73,28 @@ def ours(network, tree, x):
     return np.asarray(apply(params, stats, x, train=False)[0])
 
 
+SIGLIP = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 64, "num_heads": 2}
+
+
 def without_classifier(name):
+    if name == "siglip":  # smaller, and with the GELU of its own code
+        return timm.create_model(
+            "vit_base_patch16_siglip_224", num_classes=0, act_layer="gelu_tanh", **SIGLIP
+        )
+    if name == "SiglipVisionModel":
+        sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2}
+        sizes |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+        return transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**sizes))
     if name.startswith("vit"):
         return timm.create_model(name, num_classes=0)
     module = torchvision.models.get_model(name)
     module.fc = torch.nn.Identity()
     return module
+
+
+def pooled_vit():
+    options = {"positions": "learned", "pooling": "attention", "image_size": 32}
+    return models.vit("vit_micro", patch=8, **options)
 
 
 CASES = {  # theirs, our encoder, its side, whose names
@@ -88,6 +105,8 @@ CASES = {  # theirs, our encoder, its side, whose names
         224,
         "timm",
     ),
+    "siglip": (pooled_vit, 32, "timm"),
+    "SiglipVisionModel": (pooled_vit, 32, "huggingface"),
 }
 
 
