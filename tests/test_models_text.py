@@ -10,8 +10,12 @@ import pytest
 from dystress_jax.errors import ArgumentError
 from dystress_jax.models import text_transformer
 from dystress_jax.models._functional import functional
-from dystress_jax.models.text import BidirectionalTransformer, CausalTransformer
-from tests.transformer_oracles import CLIP_EPSILON, blocks, layer_norm, scattered
+from dystress_jax.models.text import (
+    BidirectionalTransformer,
+    CausalTransformer,
+    PaddedTransformer,
+)
+from tests.transformer_oracles import CLIP_EPSILON, blocks, layer_norm, scattered, tanh_gelu
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -85,6 +89,23 @@ def test_network_equals_a_float64_oracle_that_never_saw_padding(case):
     found = features(network, params, stats, IDS)
     assert found.shape == (4, 8 * tokens)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_siglips_last_position_sees_all_of_the_context():
+    """Against float64, with the id that stands behind a text put in by hand."""
+    build = lambda rngs: PaddedTransformer(
+        *(8, 2, 2), **SIZES, padding=2, remat=False, dtype=jnp.float32, rngs=rngs
+    )
+    network = functional(build, out_features=8)
+    params, stats = scattered(network)
+    wide = jax.tree.map(np.float64, params)
+    filled = np.pad(IDS, ((0, 0), (0, 4)))
+    x = wide["words"]["embedding"][np.where(filled == 0, 2, filled)] + wide["positions"]
+    x = blocks(x, wide["blocks"], 2, gelu=tanh_gelu)
+    expected = layer_norm(x[:, -1], wide["norm"])
+    for ids in (IDS, filled):
+        found = features(network, params, stats, ids)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_more_padding_changes_nothing(case):
@@ -181,6 +202,9 @@ def test_an_id_outside_of_the_vocabulary_is_not_taken_for_another():
         ({"context": 0}, "context: found 0; allowed: at least 1"),
         ({"class_tokens": 0}, "class_tokens: found 0; allowed: at least 1"),
         ({"pooling": "eot", "class_tokens": 4}, "class_tokens: found 4 with `pooling` 'eot'"),
+        ({"pooling": "last", "class_tokens": 4}, "class_tokens: found 4 with `pooling` 'last'"),
+        ({"pooling": "last", "quick_gelu": True}, "quick_gelu: found True with `pooling` 'last'"),
+        ({"pooling": "eot", "padding": 2}, "padding: found 2 with `pooling` 'eot'; allowed: 0"),
     ],
 )
 def test_errors_say_what_was_found_and_what_is_allowed(keywords, message):

@@ -157,6 +157,29 @@ def test_errors_say_what_was_found_and_what_is_allowed(keywords, message):
             text_tower(**{"name": "text_micro", "vocab_size": 9, "dims": 8, **keywords})
 
 
+def test_siglips_images_have_no_projection_and_its_texts_have_one_with_a_bias():
+    encoder, same = image_tower("vit_micro", dims=64, pooling="attention", image_size=32)
+    assert "class_token" not in jax.eval_shape(encoder.init, KEY)[0]
+    params, stats = same.init(KEY)
+    x = jnp.arange(128.0).reshape(2, 64)
+    np.testing.assert_array_equal(same.apply(params, stats, x, train=False)[0], x)
+    _, projection = text_tower("text_micro", vocab_size=9, dims=64, pooling="last")
+    params, stats = projection.init(KEY)
+    moved = {**params, "bias": params["bias"] + 3}
+    apply = lambda params: projection.apply(params, stats, x, train=False)[0]
+    np.testing.assert_allclose(apply(moved), apply(params) + 3, rtol=1e-6)
+    for keywords, message in (
+        ({"dims": 32}, "dims: found 32 .* whose 64 features .* allowed: 64"),
+        (
+            {"dims": 16, "tokens": 4},
+            "mode: found 'multi' with `tokens` 4 and `pooling` 'attention'",
+        ),
+        ({"dims": 64, "quick_gelu": True}, "quick_gelu: found True with `pooling` 'attention'"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            image_tower("vit_micro", pooling="attention", image_size=32, **keywords)
+
+
 def test_a_projection_of_nothing_is_refused():
     with pytest.raises(ArgumentError, match="width: found 0; allowed: at least 1"):
         token_projection(width=0, dims=4)

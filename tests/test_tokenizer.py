@@ -209,6 +209,18 @@ def test_ids_make_room_for_padding_where_0_is_a_word(tmp_path, special, start, e
     assert tokenizer.fingerprint == load_tokenizer(path).fingerprint
 
 
+def test_texts_without_a_start_begin_with_a_word(tmp_path):
+    """As SigLIP's and T5's."""
+    path = tmp_path / "tokenizer.json"
+    byte_pairs("<pad>", "</s>", "<unk>").save(str(path))
+    tokenizer = load_tokenizer(path, context=4)
+    assert (tokenizer.start, tokenizer.end, tokenizer.shift) == (None, 1, 0)
+    ids = tokenizer.encode(["red </s> cat and two dogs", ""])
+    assert ids[0, -1] == 1
+    assert not np.isin(ids[0, :-1], (0, 1)).any()
+    assert ids[1].tolist() == [1, 0, 0, 0]
+
+
 def test_a_vocabulary_with_dropout_reads_a_caption_the_same_each_time(tmp_path):
     path = tmp_path / "bpe.json"
     byte_pairs("<pad>", "<s>", "</s>").save(str(path))

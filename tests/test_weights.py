@@ -19,7 +19,7 @@ from dystress_jax.models._functional import functional
 from dystress_jax.models._norm import BatchNorm
 from dystress_jax.models.clip_vit import ClipVisionTransformer
 from dystress_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
-from dystress_jax.models.text import CausalTransformer
+from dystress_jax.models.text import CausalTransformer, PaddedTransformer
 from dystress_jax.models.vit import VisionTransformer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -61,6 +61,18 @@ def towers(quick_gelu, words=20):
         ),
     )
     return [(encoder, models.token_projection(width=16, dims=8)) for encoder in encoders]
+
+
+def siglip_towers():
+    text = {"vocab_size": 20, "context": 7, "padding": 19}
+    encoder = functional(
+        lambda rngs: PaddedTransformer(16, 2, 2, **text, **OPTIONS, rngs=rngs), out_features=16
+    )
+    same = models.Network(lambda key: ({}, {}), lambda p, s, x, *, train: (x, s), 16)
+    return [
+        (vit(pool=True), same),
+        (encoder, models.token_projection(width=16, dims=16, use_bias=True)),
+    ]
 
 
 def initial(network):
@@ -106,7 +118,6 @@ RESNET = resnet(BasicBlock)
         ("lightly.ckpt", "torchvision_basic", RESNET, "lightly", "backbone."),
         ("timm.safetensors", "timm", vit(), "timm", ""),
         ("timm_attention.safetensors", "timm_attention", vit(pool=True), "timm", ""),
-        ("siglip.safetensors", "siglip", vit(pool=True), "huggingface", ""),
     ],
 )
 def test_an_encoder_makes_the_features_that_it_makes_in_pytorch(
@@ -126,27 +137,38 @@ def test_an_encoder_makes_the_features_that_it_makes_in_pytorch(
             np.testing.assert_array_equal(array, under[name].astype(np.float32))
 
 
+PADDED = np.array([[5, 7, 19, 0, 0, 0, 0], [4, 9, 8, 3, 11, 2, 19]], np.int32)
+
+
 @pytest.mark.ci
-@pytest.mark.parametrize(("file", "quick_gelu"), [("open_clip", False), ("huggingface", True)])
-def test_towers_make_the_embeddings_that_they_make_in_pytorch(file, quick_gelu):
-    made = towers(quick_gelu)
+@pytest.mark.parametrize(
+    ("file", "make", "ids", "left"),
+    [
+        ("open_clip", lambda: towers(quick_gelu=False), OUTPUTS["ids"], {"logit_scale"}),
+        ("huggingface", lambda: towers(quick_gelu=True), OUTPUTS["ids"], {"logit_scale"}),
+        ("open_clip_siglip", siglip_towers, PADDED, {"logit_scale", "logit_bias"}),
+        ("huggingface_siglip", siglip_towers, PADDED, {"logit_scale", "logit_bias"}),
+    ],
+)
+def test_towers_make_the_embeddings_that_they_make_in_pytorch(file, make, ids, left):
+    made, library = make(), file.removesuffix("_siglip")
     tensors = weights.read(FILES / f"{file}.safetensors")
     found = weights.take(initial_towers(made), tensors)
-    assert (found.family, found.prefix, found.kept) == (file, "", ())
-    assert set(found.left) == {"logit_scale"}
+    assert (found.family, found.prefix, found.kept) == (library, "", ())
+    assert set(found.left) == left
     params = found.tree["params"]
     parts = (
         ("images", params, OUTPUTS["images"], *made[0]),
-        ("texts", params["text"], OUTPUTS["ids"], *made[1]),
+        ("texts", params["text"], ids, *made[1]),
     )
     for name, params, inputs, encoder, projection in parts:
         features, _ = encoder.apply(params["encoder"], {}, jnp.asarray(inputs), train=False)
         embeddings, _ = projection.apply(params["projector"], {}, features, train=False)
-        if file == "huggingface":  # which gives them with length 1
+        if library == "huggingface":  # which gives them with length 1
             embeddings /= jnp.linalg.norm(embeddings, axis=1, keepdims=True)
         np.testing.assert_allclose(embeddings, OUTPUTS[f"{file}/{name}"], atol=1e-4)
-    given = weights.give(found.tree, file)
-    assert set(given) == set(tensors) - {"logit_scale"}
+    given = weights.give(found.tree, library)
+    assert set(given) == set(tensors) - left
     for name, array in given.items():
         np.testing.assert_array_equal(array, tensors[name].astype(np.float32))
 
@@ -182,18 +204,26 @@ def test_published_sizes_have_the_published_names_and_shapes():
         assert {n: list(array.shape) for n, array in given.items()} == {
             n: shape for n, shape in published[name].items() if not n.startswith(("fc.", "head."))
         }
-    made = (
+    clip = (
         models.image_tower("vit_base", dims=512),
         models.text_tower("text_base", vocab_size=49_408, dims=512, pooling="eot"),
     )
-    trees = []
-    for encoder, projection in made:
-        shapes = [jax.eval_shape(part.init, jax.random.key(0))[0] for part in (encoder, projection)]
-        trees.append(dict(zip(("encoder", "projector"), shapes, strict=True)))
-    tree = {"params": {**trees[0], "text": trees[1]}, "stats": {}}
-    zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), tree)
-    given = {n: list(array.shape) for n, array in weights.give(zeros, "open_clip").items()}
-    assert given | {"logit_scale": []} == published["ViT-B-16"]
+    siglip = (
+        models.image_tower("vit_base", dims=768, pooling="attention"),
+        models.text_tower("text_large", vocab_size=32_000, context=64, dims=768, pooling="last"),
+    )
+    for name, made, left in (
+        ("ViT-B-16", clip, {"logit_scale": []}),
+        ("ViT-B-16-SigLIP", siglip, {"logit_scale": [], "logit_bias": []}),
+    ):
+        trees = []
+        for parts in made:
+            shapes = [jax.eval_shape(part.init, jax.random.key(0))[0] for part in parts]
+            trees.append(dict(zip(("encoder", "projector"), shapes, strict=True)))
+        tree = {"params": {**trees[0], "text": trees[1]}, "stats": {}}
+        zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), tree)
+        given = {n: list(array.shape) for n, array in weights.give(zeros, "open_clip").items()}
+        assert given | left == published[name]
 
 
 @pytest.mark.parametrize(
@@ -217,20 +247,16 @@ def test_fixed_positions_go_out_and_come_back(pool, family, shape):
         weights.take(tree, {**given, name: np.ones(())})
 
 
-def test_the_image_tower_of_a_file_with_texts_is_taken_alone():
-    """Of Hugging Face's SigLIP; open_clip puts timm's names under visual.trunk."""
+@pytest.mark.parametrize("library", ["open_clip", "huggingface"])
+def test_the_image_tower_of_a_file_with_texts_is_taken_alone(library):
     network = vit(pool=True)
-    theirs = weights.read(FILES / "siglip.safetensors")
-    both = {**theirs, "text_model.head.bias": np.ones(3), "logit_bias": np.ones(1)}
-    found = weights.take(initial(network), both)
-    assert set(found.left) == {"text_model.head.bias", "logit_bias"}
-    timms = weights.read(FILES / "timm_attention.safetensors")
-    both = {f"visual.trunk.{name}": array for name, array in timms.items()}
-    found = weights.take(initial(network), {**both, "text.ln_final.bias": np.ones(3)})
-    assert found.prefix == "visual.trunk."
-    np.testing.assert_allclose(
-        features_of(network, found.tree), OUTPUTS["timm_attention"], atol=1e-4
-    )
+    found = weights.take(initial(network), weights.read(FILES / f"{library}_siglip.safetensors"))
+    assert found.family == library
+    assert "logit_scale" in found.left
+    features = features_of(network, found.tree)
+    if library == "huggingface":
+        features /= jnp.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(features, OUTPUTS[f"{library}_siglip/images"], atol=1e-4)
 
 
 def test_an_own_file_has_everything(tmp_path):

@@ -70,15 +70,22 @@ def test_a_vit_goes_out_for_timm_and_comes_in(positions, folder, tmp_path):
     np.testing.assert_array_equal(old(IMAGES), new(IMAGES))
 
 
+CLIP = {"text.pooling": "eot", "model.quick_gelu": True}
+SIGLIP = {"text.pooling": "last", "model.pooling": "attention", "loss.name": "siglip"}
+SIGLIP |= {"topology.dims": 64}
+
+
 @pytest.mark.ci
-def test_towers_go_out_with_their_scale(folder, tmp_path):
-    settings = {"model.name": "vit_micro", "text.pooling": "eot", "model.quick_gelu": True}
+@pytest.mark.parametrize("settings", [CLIP, SIGLIP], ids=["CLIP", "SigLIP"])
+def test_towers_go_out_with_their_scale(settings, folder, tmp_path):
+    settings = {"model.name": "vit_micro", **settings}
     runs.saved(runs.clip_settings(folder, **settings), tmp_path / "run", steps=(1,))
     for name in ("open_clip", "huggingface"):
         out = tmp_path / f"{name}.safetensors"
         run.export_weights(tmp_path / "run", out, format=name)
-        scale = np.exp(safetensors.numpy.load_file(out)["logit_scale"])
-        assert scale == pytest.approx(1 / 0.2)
+        file = safetensors.numpy.load_file(out)
+        assert np.exp(file["logit_scale"]) == pytest.approx(1 / 0.2)
+        assert ("logit_bias" in file) == ("loss.name" in settings)
         into = runs.clip_settings(
             folder,
             **settings,

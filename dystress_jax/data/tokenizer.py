@@ -19,6 +19,7 @@ from ..errors import ArgumentError
 
 PADDING = ("[PAD]", "<pad>")
 ENDS = (("[CLS]", "[SEP]"), ("<s>", "</s>"), ("<|startoftext|>", "<|endoftext|>"))
+END_ALONE = "</s>"  # of T5 and SigLIP, whose texts have no start
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 _SPARE = 1024  # ids that no token has, beside as many as there are tokens
 _AT_ONCE = 4096  # captions; the library's answer to one takes far more memory than its ids
@@ -28,15 +29,16 @@ _AT_ONCE = 4096  # captions; the library's answer to one takes far more memory t
 class Tokenizer:
     """A vocabulary and the rules by which a caption becomes ids of it.
 
-    A caption is `[start, words..., end, 0, 0, ...]`. The start token (`[CLS]`) is there once; the
-    text transformer repeats it as often as it has class tokens. The end token (`[SEP]`) comes after
-    the last word, also if words are cut off. 0 is padding, and nothing else. So the end is the last
-    id that is not 0. No word of a caption has one of these ids, whatever the caption says.
+    A caption is `[start, words..., end, 0, 0, ...]`. The start token (`[CLS]`) is there once, if
+    the vocabulary has one; the text transformer repeats it as often as it has class tokens. The end
+    token (`[SEP]`) comes after the last word, also if words are cut off. 0 is padding, and nothing
+    else. So the end is the last id that is not 0. No word of a caption has one of these ids,
+    whatever the caption says.
 
     Attributes:
         pipeline: of Hugging Face tokenizers.
         context: ids of every caption, at least 3.
-        start: id of the first token.
+        start: id of the first token; None = texts begin with a word.
         end: id of the last token.
         shift: ids are larger than the pipeline's by this: 1 if the pipeline's 0 is a word, else 0.
         padding: the pipeline's own id of padding; None = there is none.
@@ -44,7 +46,7 @@ class Tokenizer:
 
     pipeline: tokenizers.Tokenizer
     context: int
-    start: int
+    start: int | None
     end: int
     shift: int = 0
     padding: int | None = 0
@@ -70,14 +72,16 @@ class Tokenizer:
         """
         texts = [_text(i, caption) for i, caption in enumerate(captions)]
         ids = np.zeros((len(texts), self.context), np.int32)
-        reserved = (self.start - self.shift, self.end - self.shift, self.padding)
+        first_ids = [] if self.start is None else [self.start]
+        own = [i - self.shift for i in (*first_ids, self.end)]
+        reserved = (*own, self.padding)
         for first in range(0, len(ids), _AT_ONCE):
             some = slice(first, first + _AT_ONCE)
             encodings = self.pipeline.encode_batch_fast(texts[some], add_special_tokens=False)
             for row, encoding in zip(ids[some], encodings, strict=True):
                 words = [i + self.shift for i in encoding.ids if i not in reserved]
-                words = words[: self.context - 2]
-                row[: len(words) + 2] = [self.start, *words, self.end]
+                text = [*first_ids, *words[: self.context - len(own)], self.end]
+                row[: len(text)] = text
         return ids
 
     def save(self, path: str | os.PathLike) -> None:
@@ -258,8 +262,11 @@ def _ready(
         start_id, end_id = pipeline.token_to_id(start), pipeline.token_to_id(end)
         if start_id is not None and end_id is not None:
             return Tokenizer(pipeline, context, start_id + shift, end_id + shift, shift, padding)
+    end_id = pipeline.token_to_id(END_ALONE)
+    if end_id is not None:
+        return Tokenizer(pipeline, context, None, end_id + shift, shift, padding)
     raise ArgumentError(
         "path",
         f"{path} has no start and end tokens; allowed: one pair of "
-        f"{' or '.join(f'{start} {end}' for start, end in ENDS)}.",
+        f"{' or '.join(f'{start} {end}' for start, end in ENDS)}, or {END_ALONE} alone.",
     )

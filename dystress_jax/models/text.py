@@ -1,4 +1,4 @@
-"""Text transformers: bidirectional with repeated class tokens, and causal as in CLIP.
+"""Text transformers: bidirectional with repeated class tokens, causal as in CLIP, and SigLIP's.
 
 Texts come as token ids `[n t]`, the class (or start) token first, and 0 behind the last one. What
 stands behind the last token never changes the features, so t may differ from call to call.
@@ -15,9 +15,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from ..errors import ArgumentError, look_up
-from ._arguments import at_least_one
+from ._arguments import at_least_one, used_by
 from ._functional import Network, functional
-from ._transformer import CLIP_EPSILON, Blocks, LayerNorm, clip_gelu
+from ._transformer import CLIP_EPSILON, Blocks, LayerNorm, clip_gelu, tanh_gelu
 
 PADDING = 0
 
@@ -118,6 +118,46 @@ class CausalTransformer(nnx.Module):
         return self.norm(x)
 
 
+class PaddedTransformer(nnx.Module):
+    """Words and positions, pre-norm blocks, a norm; the features are the last position's.
+
+    Every text fills the context, and what stands behind it is seen like a word.
+    """
+
+    repeats_class_token: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        vocab_size: int,
+        context: int,
+        padding: int = PADDING,
+        remat: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        """Make the network; `padding` is the id of what stands behind a text."""
+        self.context = context
+        self.padding = padding
+        self.remat = remat
+        self.words = _embedding(vocab_size, width, rngs=rngs)
+        self.positions = _positions(context, width, std=width**-0.5, rngs=rngs)
+        self.blocks = Blocks(depth, width, heads, gelu=tanh_gelu, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(width, rngs=rngs)
+
+    def __call__(self, ids: Int[Array, "n t"], *, train: bool) -> Float[Array, "n d"]:
+        """Return the features in float32; training and evaluation are the same function."""
+        del train
+        _check_length(ids, self.context)
+        ids = jnp.pad(ids, ((0, 0), (0, self.context - ids.shape[1])))
+        ids = jnp.where(ids == PADDING, self.padding, ids)
+        x = _with_positions(self.words(ids), self.positions)
+        return self.norm(self.blocks(x, remat=self.remat)[:, -1])
+
+
 def _embedding(vocab_size: int, width: int, *, rngs: nnx.Rngs) -> nnx.Embed:
     initial = nnx.initializers.normal(0.02)
     return nnx.Embed(vocab_size, width, embedding_init=initial, dtype=jnp.float32, rngs=rngs)
@@ -145,11 +185,15 @@ SIZES = {  # width, depth, heads
     "text_mini": (128, 4, 4),
     "text_small": (384, 12, 6),
     "text_base": (512, 12, 8),
+    "text_large": (768, 12, 12),
 }
 
-POOLINGS: dict[str, type[BidirectionalTransformer] | type[CausalTransformer]] = {
+POOLINGS: dict[
+    str, type[BidirectionalTransformer] | type[CausalTransformer] | type[PaddedTransformer]
+] = {
     "cls": BidirectionalTransformer,
     "eot": CausalTransformer,
+    "last": PaddedTransformer,
 }
 """Text transformers, by where the embedding of a text is read."""
 
@@ -161,6 +205,7 @@ def text_transformer(
     context: int = 77,
     pooling: str = "cls",
     class_tokens: int = 1,
+    padding: int = PADDING,
     quick_gelu: bool = False,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
@@ -172,17 +217,21 @@ def text_transformer(
     | `text_micro` | 64    | 2      | 2     | for CPUs           |
     | `text_mini`  | 128   | 4      | 4     | for CPUs           |
     | `text_small` | 384   | 12     | 6     |                    |
-    | `text_base`  | 512   | 12     | 8     | the published size |
+    | `text_base`  | 512   | 12     | 8     | CLIP's             |
+    | `text_large` | 768   | 12     | 12    | SigLIP's           |
 
     | pooling | transformer | attention     | features, after a last norm           |
     | ------- | ----------- | ------------- | ------------------------------------- |
     | `cls`   | BERT's      | bidirectional | of the class tokens                   |
     | `eot`   | CLIP's      | causal        | of the last token that is not padding |
+    | `last`  | SigLIP's    | bidirectional | of the last position, often padding   |
 
     With `cls` the blocks are post-norm, after a norm of the embeddings. The last norm follows the
     public code of the oblique pair; BERT itself has none there. The first id of each text,
     the class token, is repeated `class_tokens` times; the copies differ by their position only.
-    With `eot` the blocks are pre-norm. The norms have the epsilon 1e-5 of CLIP.
+    With `eot` the blocks are pre-norm. The norms have the epsilon 1e-5 of CLIP. With `last` the
+    blocks are pre-norm too, all texts fill the context, and all that is in it is seen; the norms
+    have the epsilon 1e-6, and the MLPs the tanh form of GELU, as in big_vision.
 
     Neither has dropout. The MLPs are four times as wide as the tokens, with the exact GELU; the
     linear layers start as in `vit` (Xavier uniform) in place of BERT's normal of 0.02.
@@ -192,8 +241,11 @@ def text_transformer(
         vocab_size: number of ids, at least 1; an id outside of it gives NaN.
         context: the most tokens of a text, at least 1, its one class token included.
         pooling: `cls` or `eot`, see above.
-        class_tokens: $m$, at least 1; 1 for `eot`. There are `context` $+ m - 1$ positions.
-        quick_gelu: the MLPs have x sigmoid(1.702 x) in place of GELU, as OpenAI's weights need.
+        class_tokens: $m$, at least 1; 1 but for `cls`. There are `context` $+ m - 1$ positions.
+        padding: for `last`: the id that stands behind a text in place of 0. SigLIP repeats the end
+            token.
+        quick_gelu: the MLPs have x sigmoid(1.702 x) in place of GELU, as OpenAI's weights need; not
+            with `last`.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, normalisation, sums of the blocks and features are float32.
 
@@ -201,8 +253,8 @@ def text_transformer(
         The network: ids `[n t]`, padded with 0 at the end, to features `[n class_tokens*width]`.
 
     Raises:
-        ArgumentError: a name is unknown, a number is below 1, or `eot` has several class tokens;
-            when the network is applied, a text is longer than the context.
+        ArgumentError: a name is unknown, a number is below 1, or what the pooling does not have is
+            asked for; when the network is applied, a text is longer than the context.
 
     Example:
         >>> import jax
@@ -218,6 +270,10 @@ def text_transformer(
 
         `eot`: Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020); `model.py` of
         [openai/CLIP](https://github.com/openai/CLIP).
+
+        `last`: Zhai et al., [arXiv 2303.15343](https://arxiv.org/abs/2303.15343);
+        `text_transformer.py` of
+        [google-research/big_vision](https://github.com/google-research/big_vision).
     """
     width, depth, heads = look_up(SIZES, name)
     transformer = look_up(POOLINGS, pooling, argument="pooling")
@@ -227,6 +283,13 @@ def text_transformer(
             "class_tokens",
             f"found {class_tokens} with `pooling` {pooling!r}, which has one output; allowed: 1.",
         )
+    if quick_gelu and pooling == "last":
+        raise ArgumentError("quick_gelu", "found True with `pooling` 'last'; allowed: False.")
+    if padding and pooling != "last":
+        raise ArgumentError(
+            "padding", f"found {padding} with `pooling` {pooling!r}; allowed: 0, which is not seen."
+        )
+    own = {"class_tokens": class_tokens, "quick_gelu": quick_gelu, "padding": padding}
     build = functools.partial(
         transformer,
         width,
@@ -234,10 +297,9 @@ def text_transformer(
         heads,
         vocab_size=vocab_size,
         context=context,
-        quick_gelu=quick_gelu,
         remat=remat,
         dtype=dtype,
-        **({"class_tokens": class_tokens} if transformer.repeats_class_token else {}),
+        **used_by(transformer.__init__, **own),
     )
     return functional(lambda rngs: build(rngs=rngs), out_features=class_tokens * width)
 

@@ -17,16 +17,18 @@ from ._functional import Network, functional
 from .clip_vit import clip_vit
 from .encoders import ENCODERS
 from .text import POOLINGS, TEXTS
+from .vit import IMAGE_POOLINGS, vit
 from .vit import SIZES as VITS
 
 
 class TokenProjection(nnx.Module):
-    """One linear map without bias for all the tokens."""
+    """One linear map for all the tokens."""
 
-    def __init__(self, width: int, dims: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, width: int, dims: int, *, use_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs):
         """Make the map of `width` numbers to `dims`."""
         self.dtype = dtype
         self.kernel = nnx.Param(width**-0.5 * jax.random.normal(rngs.params(), (width, dims)))
+        self.bias = nnx.Param(jnp.zeros(dims)) if use_bias else None
 
     def __call__(self, x: Float[Array, "n d_in"], *, train: bool) -> Float[Array, "n d_out"]:
         """Return the tokens one after another, in float32, not normalised."""
@@ -34,11 +36,18 @@ class TokenProjection(nnx.Module):
         kernel = self.kernel[...].astype(self.dtype)
         tokens = x.astype(self.dtype).reshape(len(x), -1, kernel.shape[0])
         projected = jnp.einsum("nmw,wd->nmd", tokens, kernel, preferred_element_type=jnp.float32)
+        if self.bias is not None:
+            projected = projected + self.bias[...][None, None]
         return projected.reshape(len(x), -1)
 
 
 def token_projection(
-    *, width: int, dims: int, tokens: int = 1, dtype: DTypeLike = jnp.float32
+    *,
+    width: int,
+    dims: int,
+    tokens: int = 1,
+    use_bias: bool = False,
+    dtype: DTypeLike = jnp.float32,
 ) -> Network:
     r"""Make the linear projection that the tokens of a tower share.
 
@@ -49,6 +58,7 @@ def token_projection(
         width: size of a token, at least 1.
         dims: $n$, the size of a projected token, at least 1.
         tokens: $m$, at least 1.
+        use_bias: the same numbers are added to every token, as in SigLIP's text tower.
         dtype: compute type; parameters and outputs are float32.
 
     Returns:
@@ -73,7 +83,7 @@ def token_projection(
     """
     at_least_one(width=width, dims=dims, tokens=tokens)
     return functional(
-        lambda rngs: TokenProjection(width, dims, dtype=dtype, rngs=rngs),
+        lambda rngs: TokenProjection(width, dims, use_bias=use_bias, dtype=dtype, rngs=rngs),
         out_features=tokens * dims,
     )
 
@@ -102,9 +112,13 @@ def _layout(dims: int, tokens: int, mode: str, *, one_output: str = "") -> tuple
     return dims, class_tokens
 
 
-def _projection(encoder: Network, dims: int, class_tokens: int, dtype: DTypeLike) -> Network:
+def _projection(
+    encoder: Network, dims: int, class_tokens: int, dtype: DTypeLike, *, use_bias: bool = False
+) -> Network:
     width = encoder.out_features // class_tokens
-    return token_projection(width=width, dims=dims, tokens=class_tokens, dtype=dtype)
+    return token_projection(
+        width=width, dims=dims, tokens=class_tokens, use_bias=use_bias, dtype=dtype
+    )
 
 
 def _vit_tower(
@@ -115,11 +129,29 @@ def _vit_tower(
     mode: str = "multi",
     image_size: int = 224,
     patch: int = 16,
+    pooling: str = "token",
     channels: int = 3,
     quick_gelu: bool = False,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[Network, Network]:
+    if look_up(IMAGE_POOLINGS, pooling, argument="pooling"):
+        dims, _ = _layout(dims, tokens, mode, one_output="`pooling` 'attention'")
+        if quick_gelu:
+            raise ArgumentError(
+                "quick_gelu", "found True with `pooling` 'attention'; allowed: False."
+            )
+        encoder = vit(
+            name,
+            patch=patch,
+            channels=channels,
+            positions="learned",
+            pooling=pooling,
+            image_size=image_size,
+            remat=remat,
+            dtype=dtype,
+        )
+        return encoder, _no_projection(encoder, dims)
     dims, class_tokens = _layout(dims, tokens, mode)
     encoder = clip_vit(
         name,
@@ -132,6 +164,19 @@ def _vit_tower(
         dtype=dtype,
     )
     return encoder, _projection(encoder, dims, class_tokens, dtype)
+
+
+def _no_projection(encoder: Network, dims: int) -> Network:
+    """SigLIP compares the features of the images themselves."""
+    width = encoder.out_features
+    if dims != width:
+        raise ArgumentError(
+            "dims",
+            f"found {dims} numbers with `pooling` 'attention', whose {width} features are compared "
+            f"as they are; allowed: {width}.",
+        )
+    same = lambda params, stats, x, *, train: (x, stats)
+    return Network(lambda key: ({}, {}), same, width)
 
 
 def _with_projection(
@@ -176,6 +221,7 @@ def image_tower(
     mode: str = "multi",
     image_size: int | None = None,
     patch: int | None = None,
+    pooling: str | None = None,
     stem: str | None = None,
     channels: int = 3,
     quick_gelu: bool = False,
@@ -204,6 +250,8 @@ def image_tower(
             $m > 1$ `reshape`.
         image_size: side of the square images, for encoders that know it; None for their default.
         patch: side of the patches, for encoders that have any; None for their default.
+        pooling: of a ViT: `token` as CLIP, or `attention` as SigLIP, whose tower is `vit` with
+            learned positions and has no projection, so that `dims` is its width; None for `token`.
         stem: for encoders that have several; None for their default.
         channels: channels of the images.
         quick_gelu: of a ViT, see `clip_vit`.
@@ -228,7 +276,7 @@ def image_tower(
         [arXiv 2103.00020](https://arxiv.org/abs/2103.00020).
     """
     build = look_up(IMAGE_TOWERS, name)
-    own = {"image_size": image_size, "patch": patch, "stem": stem}
+    own = {"image_size": image_size, "patch": patch, "pooling": pooling, "stem": stem}
     options = {argument: value for argument, value in own.items() if value is not None}
     options |= {"channels": channels, "quick_gelu": quick_gelu, "remat": remat, "dtype": dtype}
     return build(dims=dims, tokens=tokens, mode=mode, **used_by(build, **options))
@@ -243,6 +291,7 @@ def text_tower(
     tokens: int = 1,
     mode: str = "multi",
     pooling: str = "cls",
+    padding: int = 0,
     quick_gelu: bool = False,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
@@ -256,8 +305,9 @@ def text_tower(
         dims: $n$, at least 1.
         tokens: $m$, at least 1; the embedding has $m n$ numbers.
         mode: as of `image_tower`.
-        pooling: `cls` or `eot`, see `text_transformer`; `eot` has one output, so for $m > 1$ mode
-            `reshape`.
+        pooling: `cls`, `eot` or `last`, see `text_transformer`; the last two have one output, so
+            for $m > 1$ mode `reshape`. The projection of `last` has a bias.
+        padding: see `text_transformer`.
         quick_gelu: see `text_transformer`.
         remat: see `text_transformer`.
         dtype: compute type; parameters, features and embeddings are float32.
@@ -288,8 +338,9 @@ def text_tower(
         context=context,
         pooling=pooling,
         class_tokens=class_tokens,
+        padding=padding,
         quick_gelu=quick_gelu,
         remat=remat,
         dtype=dtype,
     )
-    return encoder, _projection(encoder, dims, class_tokens, dtype)
+    return encoder, _projection(encoder, dims, class_tokens, dtype, use_bias=pooling == "last")

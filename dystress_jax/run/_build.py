@@ -213,7 +213,7 @@ def make_parts(
                 f"config.method: {config.method} asks for towers, which only clip has; allowed: a "
                 "method made of parts.encoder."
             )
-        return networks.make_towers(config, chosen.model, vocab_size=tokenizer.vocab_size, **shape)
+        return networks.make_towers(config, chosen.model, tokenizer=tokenizer, **shape)
 
     return Parts(
         encoder=functools.partial(networks.make_encoder, config, chosen.model, **shape),

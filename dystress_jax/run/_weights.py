@@ -25,7 +25,7 @@ ONNX = (
     "onnx is not written; allowed: torchvision, timm, open_clip or huggingface, from which "
     "torch.onnx.export makes it where PyTorch is installed."
 )
-FORMATS = ("safetensors", *(name for name in weights.FAMILIES if name != "lightly"))
+FORMATS = ("safetensors", *(name for name in weights.LIBRARIES if name != "lightly"))
 
 
 class Begun(NamedTuple):
@@ -171,10 +171,14 @@ def export_weights(
         shift=_shift(experiment),
     )
     if format in ("open_clip", "huggingface"):
-        scale = getattr(_temperature(experiment, state), "scale", None)
-        if scale is None:
-            scale = 1 / config.temperature.tau
-        tensors["logit_scale"] = np.log(np.asarray(scale, np.float32)).reshape(())
+        tau = _temperature(experiment, state)
+        scale = tau.scale if tau is not None else 1 / config.temperature.tau
+        scalars = {"logit_scale": np.log(np.asarray(scale, np.float32))}
+        if hasattr(tau, "bias"):
+            scalars["logit_bias"] = np.asarray(tau.bias, np.float32)
+        # Hugging Face's SigLIP has them as arrays of one number.
+        shape = (1,) if format == "huggingface" and config.model.pooling == "attention" else ()
+        tensors |= {name: number.reshape(shape) for name, number in scalars.items()}
     about = {"format": "pt", "model": config.model.name, "method": config.method}
     weights.write(out, tensors, {**about, "step": str(int(state.step))})
     return {name: array.shape for name, array in tensors.items()}

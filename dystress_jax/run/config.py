@@ -359,7 +359,6 @@ class Model:
         "token",
         "what a ViT's features are: token: its class token; attention: SigLIP's pooling of patches",
         among=IMAGE_POOLINGS,
-        only_for=_NOT_CLIP,
     )
     quick_gelu: bool = _field(
         False, "x sigmoid(1.702 x) in place of GELU, as OpenAI's weights need", only_for=_CLIP
@@ -376,7 +375,9 @@ class Text:
 
     name: str = _field("text_micro", "transformer: 64, 128, 384 or 512 wide", among=TEXTS)
     pooling: str = _field(
-        "cls", "cls: BERT's class tokens; eot: CLIP's causal end of text", among=POOLINGS
+        "cls",
+        "cls: BERT's class tokens; eot: CLIP's causal end of text; last: SigLIP's last position",
+        among=POOLINGS,
     )
     context: int = _field(77, "tokens of a caption; longer ones are cut off", at_least=3)
     vocabulary: str = _field(

@@ -59,6 +59,12 @@ def make_tokenizer(config: Config, train: data.Source, workdir: pathlib.Path) ->
                 )
             return of_run
         if given is not None:
+            if given.start is None and t.pooling == "cls":
+                raise ConfigError(
+                    f"config.text.vocabulary: {t.vocabulary} has no start token, which "
+                    "config.text.pooling cls reads a text by; allowed: last or eot, or another "
+                    "vocabulary."
+                )
             return given
     except ConfigError:
         raise

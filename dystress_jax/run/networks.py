@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import models
+from ..data.tokenizer import Tokenizer
 from ..models import IMAGE_TOWERS, Network
 from .config import Config, ConfigError, arguments
 from .fields import as_fields
@@ -102,7 +103,7 @@ def make_towers(
     *,
     size: int,
     channels: int,
-    vocab_size: int,
+    tokenizer: Tokenizer,
 ) -> tuple[tuple[Network, Network], tuple[Network, Network]]:
     """Clip's image tower and text tower: an encoder and a projection each.
 
@@ -111,7 +112,7 @@ def make_towers(
         builder: what makes the encoder, if it is the user's own.
         size: side of the images in pixels.
         channels: of the images.
-        vocab_size: of the texts.
+        tokenizer: of the texts.
 
     Raises:
         ConfigError: the settings do not fit each other or the images.
@@ -145,9 +146,10 @@ def make_towers(
     with as_fields("text", "topology", "model"):
         text = models.text_tower(
             t.name,
-            vocab_size=vocab_size,
+            vocab_size=tokenizer.vocab_size,
             context=t.context,
             pooling=t.pooling,
+            padding=tokenizer.end if t.pooling == "last" else 0,
             quick_gelu=config.model.quick_gelu,
             remat=config.model.remat,
             **shared,

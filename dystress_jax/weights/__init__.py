@@ -9,4 +9,4 @@ from ._files import Tensors as Tensors
 from ._files import check_writable as check_writable
 from ._files import read as read
 from ._files import write as write
-from ._tables import FAMILIES as FAMILIES
+from ._tables import LIBRARIES as LIBRARIES

@@ -75,9 +75,9 @@ def take(
     if not tables:
         raise WeightsError(
             "the encoder has no names in other libraries; allowed: resnet18 to resnet101 and small "
-            "(torchvision's names), vit_micro to vit_base (timm's), clip with a vit, one token and "
-            "the pooling eot (open_clip's and Hugging Face's), or a file that this library has "
-            "written."
+            "(torchvision's names), vit_micro to vit_base (timm's), towers with a vit, one token "
+            "and texts that are pooled as CLIP's or SigLIP's (open_clip's and Hugging Face's), or "
+            "a file that this library has written."
         )
     found = [
         (family, table, before, _missing(table, before, tensors))
@@ -115,7 +115,7 @@ def give(
 
     Args:
         tree: as for `take`.
-        name: of `FAMILIES`, or `dystress`: all arrays under the names that they have here.
+        name: of `LIBRARIES`, or `dystress`: all arrays under the names that they have here.
         channels: of the images.
         side: of the images in patches, where a ViT has fixed positions: timm has them in the file.
         shift: as for `take`.
@@ -131,15 +131,16 @@ def give(
     leaves = dict(_leaves(tree))
     if name == NATIVE:
         return {_native_name(path): np.asarray(leaf) for path, leaf in leaves.items()}
-    tables = {family.name: table for family, table in _tables(leaves, shift)}
+    tables = {family.name: (family, table) for family, table in _tables(leaves, shift)}
     if name not in tables:
         raise WeightsError(
             f"{name} has no names for this network; allowed: {', '.join([*tables, NATIVE])}."
         )
     written: Tensors = {}
-    for entry in tables[name]:
+    family, table = tables[name]
+    for entry in table:
         written |= to_theirs(entry, np.asarray(leaves[entry.path], np.float32), channels)
-    fixed = _fixed_positions(leaves, FAMILIES[name])
+    fixed = _fixed_positions(leaves, family)
     if fixed is not None:
         if side is None:
             raise WeightsError("the positions are fixed; allowed: with the number of patches.")
@@ -156,7 +157,7 @@ def _tables(leaves: Mapping[Path, Any], shift: int) -> list[tuple[Family, list[E
     towers = any(path[1] == "text" for path in leaves)
     needed = {p for p in leaves if p[1] == "encoder" or (towers and p[1] in ("projector", "text"))}
     found = []
-    for family in FAMILIES.values():
+    for family in FAMILIES:
         rows = entries(family, shapes, shift=shift)
         paths = {entry.path for entry in rows}
         if needed and needed <= paths and all(map(_fits, rows)):
@@ -207,7 +208,7 @@ def _say_how_it_is_pooled(leaves: Mapping[Path, Any], tensors: Mapping[str, Any]
     if pooled and ("params", "encoder", "pool", "token") not in leaves:
         raise WeightsError(
             f"found {pooled[0]}: an encoder that pools by attention, as SigLIP's and SigLIP 2's "
-            "do; allowed: for a ViT that does the same, without a text tower."
+            "do; allowed: for a ViT that does the same."
         )
 
 

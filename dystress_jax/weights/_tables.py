@@ -153,43 +153,57 @@ def _timm() -> list[Row]:
     ]
 
 
-def _open_clip() -> list[Row]:
-    attention = [
+_HERE = "blocks.block{block}."
+
+
+def _open_clip_blocks() -> list[Row]:
+    block = [
+        *_norm("norm1", "ln_1"),
         Row("qkv.kernel", ("attn.in_proj_weight",), LINEAR),
         Row("qkv.bias", ("attn.in_proj_bias",)),
         *_linear("projection", "attn.out_proj"),
-    ]
-    block = [
-        *_norm("norm1", "ln_1"),
-        *attention,
         *_norm("norm2", "ln_2"),
         *_linear("mlp1", "mlp.c_fc"),
         *_linear("mlp2", "mlp.c_proj"),
     ]
-    here, there = "blocks.block{block}.", "transformer.resblocks.{block}."
+    return _within(_HERE, "transformer.resblocks.{block}.", block)
+
+
+def _open_clip_text() -> list[Row]:
+    return [
+        Row("words.embedding", ("token_embedding.weight",)),
+        Row("positions", ("positional_embedding",)),
+        *_open_clip_blocks(),
+        *_norm("norm", "ln_final"),
+    ]
+
+
+def _open_clip() -> list[Row]:
     image = [
         Row("class_tokens", ("class_embedding",), FIRST_TOKEN),
         Row("positions", ("positional_embedding",)),
         Row("patches.kernel", ("conv1.weight",), PATCHES),
         *_norm("norm_first", "ln_pre"),
-        *_within(here, there, block),
+        *_open_clip_blocks(),
         *_norm("norm", "ln_post"),
-    ]
-    text = [
-        Row("words.embedding", ("token_embedding.weight",)),
-        Row("positions", ("positional_embedding",)),
-        *_within(here, there, block),
-        *_norm("norm", "ln_final"),
     ]
     return [
         *_within("encoder.", "visual.", image),
         Row("projector.kernel", ("visual.proj",)),
-        *_within("text.encoder.", "", text),
+        *_within("text.encoder.", "", _open_clip_text()),
         Row("text.projector.kernel", ("text_projection",)),
     ]
 
 
-def _hugging_face() -> list[Row]:
+def _open_clip_siglip() -> list[Row]:
+    return [
+        *_within("", "visual.trunk.", _timm()),
+        *_within("text.encoder.", "text.", _open_clip_text()),
+        *_linear("text.projector", "text.text_projection"),
+    ]
+
+
+def _hugging_face_blocks() -> list[Row]:
     block = [
         *_norm("norm1", "layer_norm1"),
         *_linear("qkv", *(f"self_attn.{part}_proj" for part in "qkv")),
@@ -198,8 +212,37 @@ def _hugging_face() -> list[Row]:
         *_linear("mlp1", "mlp.fc1"),
         *_linear("mlp2", "mlp.fc2"),
     ]
-    blocks = _within("blocks.block{block}.", "encoder.layers.{block}.", block)
-    pool = [  # of SigLIP
+    return _within(_HERE, "encoder.layers.{block}.", block)
+
+
+def _hugging_face_text() -> list[Row]:
+    return [
+        Row("words.embedding", ("embeddings.token_embedding.weight",)),
+        Row("positions", ("embeddings.position_embedding.weight",)),
+        *_hugging_face_blocks(),
+        *_norm("norm", "final_layer_norm"),
+    ]
+
+
+def _hugging_face() -> list[Row]:
+    image = [
+        Row("class_tokens", ("embeddings.class_embedding",), FIRST_TOKEN),
+        Row("positions", ("embeddings.position_embedding.weight",)),
+        Row("patches.kernel", ("embeddings.patch_embedding.weight",), PATCHES),
+        *_norm("norm_first", "pre_layrnorm"),  # so spelt
+        *_hugging_face_blocks(),
+        *_norm("norm", "post_layernorm"),
+    ]
+    return [
+        *_within("encoder.", "vision_model.", image),
+        Row("projector.kernel", ("visual_projection.weight",), LINEAR),
+        *_within("text.encoder.", "text_model.", _hugging_face_text()),
+        Row("text.projector.kernel", ("text_projection.weight",), LINEAR),
+    ]
+
+
+def _hugging_face_siglip() -> list[Row]:
+    pool = [
         Row("token", ("probe",), ONE_TOKEN),
         Row("qkv.kernel", ("attention.in_proj_weight",), LINEAR),
         Row("qkv.bias", ("attention.in_proj_bias",)),
@@ -209,44 +252,36 @@ def _hugging_face() -> list[Row]:
         *_linear("mlp2", "mlp.fc2"),
     ]
     image = [
-        Row("class_tokens", ("embeddings.class_embedding",), FIRST_TOKEN),
         Row("positions", ("embeddings.position_embedding.weight",)),
         Row("patches.kernel", ("embeddings.patch_embedding.weight",), PATCHES),
         Row("patches.bias", ("embeddings.patch_embedding.bias",)),
-        *_norm("norm_first", "pre_layrnorm"),  # so spelt
-        *blocks,
+        *_hugging_face_blocks(),
         *_norm("norm", "post_layernorm"),
         *_within("pool.", "head.", pool),
     ]
-    text = [
-        Row("words.embedding", ("embeddings.token_embedding.weight",)),
-        Row("positions", ("embeddings.position_embedding.weight",)),
-        *blocks,
-        *_norm("norm", "final_layer_norm"),
-    ]
     return [
         *_within("encoder.", "vision_model.", image),
-        Row("projector.kernel", ("visual_projection.weight",), LINEAR),
-        *_within("text.encoder.", "text_model.", text),
-        Row("text.projector.kernel", ("text_projection.weight",), LINEAR),
+        *_within("text.encoder.", "text_model.", _hugging_face_text()),
+        *_linear("text.projector", "text_model.head"),
     ]
 
 
 _CLASSIFIER = (r"fc\..*", r"head\..*", r"classifier\..*", r".*\.num_batches_tracked")
 _SCALE = (r"logit_scale", r"logit_bias", r".*\.position_ids", r"attn_mask")
 
-FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        Family("torchvision", _resnet("conv1", "bn1", "layer{Stage}"), _CLASSIFIER),
-        # As nn.Sequential(*resnet.children()) counts the parts of torchvision's.
-        Family("lightly", _resnet("0", "1", "{Sequential}"), _CLASSIFIER),
-        Family("timm", _timm(), _CLASSIFIER),
-        Family("open_clip", _open_clip(), _SCALE),
-        Family("huggingface", _hugging_face(), _SCALE, texts=(r"text_model\..*",)),
-    )
-}
-"""The families by name."""
+FAMILIES = (
+    Family("torchvision", _resnet("conv1", "bn1", "layer{Stage}"), _CLASSIFIER),
+    # As nn.Sequential(*resnet.children()) counts the parts of torchvision's.
+    Family("lightly", _resnet("0", "1", "{Sequential}"), _CLASSIFIER),
+    Family("timm", _timm(), _CLASSIFIER),
+    Family("open_clip", _open_clip(), _SCALE),
+    Family("open_clip", _open_clip_siglip(), _SCALE, texts=(r"text\..*",)),
+    Family("huggingface", _hugging_face(), _SCALE),
+    Family("huggingface", _hugging_face_siglip(), _SCALE, texts=(r"text_model\..*",)),
+)
+"""The tables; a library may have several, for its CLIP and its SigLIP."""
+LIBRARIES = tuple(dict.fromkeys(family.name for family in FAMILIES))
+"""Whose names there are."""
 
 
 class Entry(NamedTuple):
@@ -279,7 +314,7 @@ def entries(
 
     Example:
         >>> leaves = {("params", "encoder", "norm", "bias"): (64,)}
-        >>> [entry] = entries(FAMILIES["torchvision"], leaves)
+        >>> [entry] = entries(FAMILIES[0], leaves)
         >>> entry.keys
         ('bn1.bias',)
     """

@@ -5,6 +5,7 @@ Elsewhere tests/test_weights.py compares with golden values, which tests/fixture
 has made of the same models.
 """
 
+import collections
 import importlib.util
 
 import jax
@@ -15,7 +16,7 @@ import pytest
 import dystress_jax
 from dystress_jax import models, run, weights
 from tests import runs
-from tests.test_weights import initial, initial_towers, towers
+from tests.test_weights import PADDED, initial, initial_towers, siglip_towers, towers
 
 NEEDED = ("torch", "torchvision", "timm", "open_clip", "transformers")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -147,15 +148,35 @@ def test_weights_of_ours_load_there_key_for_key_and_have_our_features(name, tmp_
         module.load_state_dict(state, strict=True)
 
 
-def clip_of(library):
-    if library == "open_clip":
-        vision = {"layers": 2, "width": 16, "head_width": 8, "patch_size": 8, "image_size": 32}
-        text = {"context_length": 7, "vocab_size": 20, "width": 16, "heads": 2, "layers": 2}
-        return open_clip.model.CLIP(embed_dim=8, vision_cfg=vision, text_cfg=text)
-    shared = {"hidden_size": 16, "intermediate_size": 64, "hidden_act": "quick_gelu"}
-    shared |= {"num_hidden_layers": 2, "num_attention_heads": 2}
-    tokens = {"vocab_size": 20, "max_position_embeddings": 7}
-    tokens |= {"eos_token_id": 19, "pad_token_id": 0, "bos_token_id": 18}
+VISION = {"layers": 2, "width": 16, "head_width": 8, "patch_size": 8, "image_size": 32}
+TEXT = {"context_length": 7, "vocab_size": 20, "width": 16, "heads": 2, "layers": 2}
+
+
+def open_clips_clip():
+    return open_clip.model.CLIP(embed_dim=8, vision_cfg=VISION, text_cfg=TEXT)
+
+
+def open_clips_siglip():
+    text = {**TEXT, "no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+    text |= {"norm_kwargs": {"eps": 1e-6}, "act_kwargs": {"approximate": "tanh"}}
+    options = {"vision_cfg": VISION, "text_cfg": text, "init_logit_bias": -10}
+    model = open_clip.model.CustomTextCLIP(embed_dim=16, **options)
+    sizes = {**SIGLIP, "embed_dim": 16}  # its own image tower is timm's, in published sizes only
+    trunk = timm.create_model(
+        "vit_base_patch16_siglip_224", num_classes=0, act_layer="gelu_tanh", **sizes
+    )
+    model.visual = torch.nn.Sequential(collections.OrderedDict(trunk=trunk))
+    return model
+
+
+SHARED = {"hidden_size": 16, "intermediate_size": 64}
+SHARED |= {"num_hidden_layers": 2, "num_attention_heads": 2}
+TOKENS = {"vocab_size": 20, "max_position_embeddings": 7}
+
+
+def hugging_faces_clip():
+    shared = {**SHARED, "hidden_act": "quick_gelu"}
+    tokens = {**TOKENS, "eos_token_id": 19, "pad_token_id": 0, "bos_token_id": 18}
     config = transformers.CLIPConfig(
         vision_config={**shared, "image_size": 32, "patch_size": 8},
         text_config={**shared, **tokens},
@@ -164,36 +185,54 @@ def clip_of(library):
     return transformers.CLIPModel(config)
 
 
+def hugging_faces_siglip():
+    vision, text = {**SHARED, "image_size": 32, "patch_size": 8}, {**SHARED, **TOKENS}
+    config = transformers.SiglipConfig(vision_config=vision, text_config=text)
+    return transformers.SiglipModel(config)
+
+
 IDS = np.array([[18, 5, 7, 19, 0, 0, 0], [18, 4, 9, 8, 3, 11, 19]], np.int32)
+SCALE, SCALE_AND_BIAS = {"logit_scale"}, {"logit_scale", "logit_bias"}
 
 
-@pytest.mark.parametrize("library", ["open_clip", "huggingface"])
-def test_towers_come_in_and_go_out_with_the_same_embeddings(library, tmp_path):
-    module, made = shaken(clip_of(library)), towers(quick_gelu=library == "huggingface")
+@pytest.mark.parametrize(
+    ("library", "make", "make_ours", "ids", "beside"),
+    [
+        ("open_clip", open_clips_clip, lambda: towers(quick_gelu=False), IDS, SCALE),
+        ("huggingface", hugging_faces_clip, lambda: towers(quick_gelu=True), IDS, SCALE),
+        ("open_clip", open_clips_siglip, siglip_towers, PADDED, SCALE_AND_BIAS),
+        ("huggingface", hugging_faces_siglip, siglip_towers, PADDED, SCALE_AND_BIAS),
+    ],
+)
+def test_towers_come_in_and_go_out_with_the_same_embeddings(
+    library, make, make_ours, ids, beside, tmp_path
+):
+    module, made = shaken(make()), make_ours()
     torch.save(module.state_dict(), tmp_path / "theirs.pth")
     found = weights.take(initial_towers(made), weights.read(tmp_path / "theirs.pth"))
     assert (found.family, found.kept) == (library, ())
     x, given = images(32), weights.give(found.tree, library)
-    again = clip_of(library).eval()
+    again = make().eval()
     state = {name: torch.from_numpy(np.array(array)) for name, array in given.items()}
     missing, surplus = again.load_state_dict(state, strict=False)
-    assert set(missing) == {"logit_scale"}
+    assert set(missing) == beside
     assert not surplus
-    pixels, ids = torch.from_numpy(x.transpose(0, 3, 1, 2)), torch.from_numpy(IDS).long()
+    pixels = torch.from_numpy(x.transpose(0, 3, 1, 2))
+    # SigLIP's texts are padded with their end.
+    seen = torch.from_numpy(np.where(ids == 0, 19, ids) if ids is PADDED else ids).long()
     params = found.tree["params"]
     for model in (module, again):
         with torch.no_grad():
             if library == "open_clip":
-                expected = model.encode_image(pixels), model.encode_text(ids)
+                expected = model.encode_image(pixels), model.encode_text(seen)
             else:
-                both = model(input_ids=ids, pixel_values=pixels[: len(IDS)])
+                both = model(input_ids=seen, pixel_values=pixels)
                 expected = both.image_embeds, both.text_embeds
         for part, inputs, of_theirs, (encoder, projection) in (
             (params, x, expected[0], made[0]),
-            (params["text"], IDS, expected[1], made[1]),
+            (params["text"], ids, expected[1], made[1]),
         ):
-            inputs = jnp.asarray(inputs[: len(of_theirs)])
-            features, _ = encoder.apply(part["encoder"], {}, inputs, train=False)
+            features, _ = encoder.apply(part["encoder"], {}, jnp.asarray(inputs), train=False)
             embeddings, _ = projection.apply(part["projector"], {}, features, train=False)
             if library == "huggingface":  # which gives them with length 1
                 embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
