@@ -174,8 +174,9 @@ def export_weights(
         tau = _temperature(experiment, state)
         scale = tau.scale if tau is not None else 1 / config.temperature.tau
         scalars = {"logit_scale": np.log(np.asarray(scale, np.float32))}
-        if hasattr(tau, "bias"):
-            scalars["logit_bias"] = np.asarray(tau.bias, np.float32)
+        bias = getattr(tau, "bias", None)
+        if bias is not None:
+            scalars["logit_bias"] = np.asarray(bias, np.float32)
         # Hugging Face's SigLIP has them as arrays of one number.
         shape = (1,) if format == "huggingface" and config.model.pooling == "attention" else ()
         tensors |= {name: number.reshape(shape) for name, number in scalars.items()}
