@@ -266,7 +266,7 @@ def test_an_own_file_has_everything(tmp_path):
     read = weights.read(tmp_path / "own.safetensors")
     found = weights.take(jax.tree.map(np.zeros_like, tree), read)
     jax.tree.map(np.testing.assert_array_equal, found.tree, tree)
-    assert found.family == "dystress"
+    assert found.family == "safetensors"
     assert not found.kept
     del read["params.encoder.norm.scale"]
     with pytest.raises(weights.WeightsError, match=r"missing params\.encoder\.norm\.scale"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import jax
 import numpy as np
@@ -186,14 +187,22 @@ def test_weights_of_another_model_start_no_run(changes, source, message, trained
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("onnx", r"--format: onnx is not written; allowed: .*torch\.onnx\.export"),
-        ("jax", r"--format: found 'jax'; allowed: safetensors, torchvision"),
-        ("timm", r"timm has no names for this network; allowed: torchvision, lightly, dystress"),
+        ("onnx", r"ends in \.safetensors; allowed: \.onnx\.$"),
+        ("jax", r"--format: found 'jax'; allowed: safetensors, torchvision, .*, onnx"),
+        ("timm", r"timm has no names for this network; allowed: torchvision, lightly, safetensors"),
     ],
 )
 def test_a_format_that_does_not_fit_writes_nothing(name, message, trained, tmp_path):
     with pytest.raises((weights.WeightsError, run.ConfigError), match=message):
         run.export_weights(trained[0], tmp_path / "x.safetensors", format=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_onnx_without_its_packages_says_what_to_install(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    message = r"--format: found onnx, and no package jax2onnx; .*pip install 'dystress-jax\[onnx\]'"
+    with pytest.raises(run.ConfigError, match=message):
+        run.export_weights(trained[0], tmp_path / "x.onnx", format="onnx")
     assert not list(tmp_path.iterdir())
 
 

@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     _program, *arguments = sys.argv if argv is None else argv
     if not arguments or arguments[0] in ("help", "-h", "--help", "-help"):
+        if hasattr(signal, "SIGPIPE"):
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of `--help | head`
         print(_help())
         return
     name, *rest = arguments

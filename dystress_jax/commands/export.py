@@ -1,4 +1,4 @@
-"""Write the weights of a run for other libraries, as safetensors; the images are not needed.
+"""Write the weights of a run for other libraries, or its encoder as ONNX; no images are needed.
 
 dystress export --workdir=runs/photos --format=torchvision --out=resnet50.safetensors
     of a ResNet, for torchvision: model.load_state_dict(safetensors.torch.load_file(FILE)), with
@@ -6,6 +6,9 @@ dystress export --workdir=runs/photos --format=torchvision --out=resnet50.safete
 
 dystress export --workdir=runs/moco --format=timm --out=vit.safetensors --checkpoint=best
     of a ViT, for timm.create_model(..., num_classes=0)
+
+dystress export --workdir=runs/photos --format=onnx --out=encoder.onnx
+    of any encoder, a model for onnxruntime: images to features
 
 dystress export --workdir=runs/clip --format=safetensors --out=all.safetensors
     everything of any model, heads too, under the names that it has here
@@ -39,7 +42,7 @@ def export(command: cli.Command) -> None:
 def define() -> None:
     """The flags."""
     flags.DEFINE_string("workdir", None, "The run.", required=True)
-    flags.DEFINE_string("out", None, "The file to write, .safetensors.", required=True)
+    flags.DEFINE_string("out", None, "The file to write, .safetensors or .onnx.", required=True)
     flags.DEFINE_string("format", "safetensors", f"Whose names: {', '.join(FORMATS)}.")
     flags.DEFINE_string("checkpoint", "newest", "newest, best (by kNN), or a step.")
 

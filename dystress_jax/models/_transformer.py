@@ -45,7 +45,9 @@ class LayerNorm(nnx.LayerNorm):
         self, x: Float[Array, "*batch d"], *, mask: Array | None = None
     ) -> Float[Array, "*batch d"]:
         """Normalise the last axis."""
-        return super().__call__(x, mask=mask).astype(x.dtype)
+        # Without a mask it is not named: the LayerNorm that jax2onnx puts in place has none.
+        masked = {} if mask is None else {"mask": mask}
+        return super().__call__(x, **masked).astype(x.dtype)
 
 
 class Block(nnx.Module):

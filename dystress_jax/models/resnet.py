@@ -222,8 +222,10 @@ class ResNet(nnx.Module):
         _check_stem(self.stem, *images.shape[1:3])
         x = nnx.relu(self.norm(self.conv(images.astype(self.dtype)), use_running_average=not train))
         if STEMS[self.stem].max_pool:
-            padding: Any = ((1, 1), (1, 1))  # flax annotates str, and takes pairs too
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
+            # Padded here, not by max_pool, whose own pairs jax2onnx passes over; XLA makes one of
+            # the two again.
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+            x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
         apply = lambda block, x: block(x, train=train)
         if self.remat and train:
             apply = nnx.remat(apply)

@@ -8,12 +8,14 @@ import jax
 import numpy as np
 
 from .. import methods, weights
-from ..files import write_json
+from ..files import write_bytes, write_json
 from ..training import TrainState, checkpoint
 from . import language
 from ._build import rebuild, without_images
 from ._environment import usable_jax
 from ._evaluate import choose_step, read_config
+from ._load import load
+from ._onnx import to_onnx
 from ._own import Own
 from .config import Config, ConfigError
 from .data import as_remembered, remember
@@ -21,11 +23,8 @@ from .experiment import Experiment
 
 SETTINGS_FILE = "config.json"
 SHOWN = 4  # names in a line
-ONNX = (
-    "onnx is not written; allowed: torchvision, timm, open_clip or huggingface, from which "
-    "torch.onnx.export makes it where PyTorch is installed."
-)
-FORMATS = ("safetensors", *(name for name in weights.LIBRARIES if name != "lightly"))
+ONNX = "onnx"
+FORMATS = (weights.NATIVE, *weights.LIBRARIES, ONNX)
 
 
 class Begun(NamedTuple):
@@ -134,12 +133,13 @@ def export_weights(
     which: str = "newest",
     own: Own = Own(),  # noqa: B008
 ) -> dict[str, tuple[int, ...]]:
-    """Write the weights of a run under the names of another library.
+    """Write the weights of a run under the names of another library, or its encoder as ONNX.
 
     Args:
         workdir: of the run; its images are not needed.
-        out: the file, which must end in .safetensors and must not be there.
-        format: of `FORMATS`; `safetensors` has everything under the names that it has here.
+        out: the file, which must not be there; it ends in .safetensors, for `onnx` in .onnx.
+        format: of `FORMATS`; `safetensors` has everything under the names that it has here, and
+            `onnx` is a model of the encoder, `images` float32 in [0, 1] to `features`.
         which: `newest`, `best`, or a step.
         own: the objects that the run was given in Python.
 
@@ -147,8 +147,9 @@ def export_weights(
         The shapes of what was written, by name.
 
     Raises:
-        WeightsError: the library has no such network, or the file is there.
-        ConfigError: there is no run, no such checkpoint, or no such format.
+        WeightsError: the library has no such network, the file is there, or the network cannot be
+            converted.
+        ConfigError: there is no run, no such checkpoint, no such format, or not its package.
 
     Example:
         >>> from dystress_jax import run
@@ -158,14 +159,18 @@ def export_weights(
     """
     workdir, out = (pathlib.Path(path).expanduser() for path in (workdir, out))
     if format not in FORMATS:
-        found = ONNX if format == "onnx" else f"found {format!r}; allowed: {', '.join(FORMATS)}."
-        raise ConfigError(f"--format: {found}")
+        raise ConfigError(f"--format: found {format!r}; allowed: {', '.join(FORMATS)}.")
+    if format == ONNX:
+        weights.check_writable(out, ".onnx")
+        model = to_onnx(load(workdir, which, own=own))
+        write_bytes(out, model.SerializeToString())
+        return {array.name: tuple(array.dims) for array in model.graph.initializer}
     weights.check_writable(out)
     experiment, state = _saved(workdir, which, own)
     config, inputs = experiment.config, experiment.inputs
     tensors = weights.give(
         jax.device_get(_tree(state)),
-        weights.NATIVE if format == "safetensors" else format,
+        format,
         channels=inputs.channels,
         side=inputs.size // config.model.patch,
         shift=_shift(experiment),

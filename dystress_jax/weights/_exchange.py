@@ -12,7 +12,7 @@ from ._tables import FAMILIES, Entry, Family, Row, entries, from_theirs, positio
 
 Tree = Any  # {"params": ..., "stats": ...} of nested dicts
 Path = tuple[str, ...]
-NATIVE = "dystress"
+NATIVE = "safetensors"
 """The format in which arrays keep the names that they have here."""
 # Of several networks in a file the one that is evaluated: MoCo's queries come before its keys.
 PREFERRED = (
@@ -115,7 +115,7 @@ def give(
 
     Args:
         tree: as for `take`.
-        name: of `LIBRARIES`, or `dystress`: all arrays under the names that they have here.
+        name: of `LIBRARIES`, or `safetensors`: all arrays under the names that they have here.
         channels: of the images.
         side: of the images in patches, where a ViT has fixed positions: timm has them in the file.
         shift: as for `take`.

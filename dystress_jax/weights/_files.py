@@ -13,6 +13,10 @@ from ..files import write_bytes
 from ._errors import WeightsError
 from ._torch import SAFER, read_torch
 
+SAFETENSORS = ".safetensors"
+READ_BY = {
+    SAFETENSORS: ", which torch, timm and transformers read (safetensors.torch.load_file)",
+}
 Tensors = dict[str, np.ndarray]
 """The arrays of a file, by name."""
 # Where training scripts put the weights beside the optimiser's state, in the order of search.
@@ -89,14 +93,15 @@ def write(
     write_bytes(path, safetensors.numpy.save(whole, dict(about or {})))
 
 
-def check_writable(path: pathlib.Path) -> None:
-    """Refuse a file that `write` would refuse, before there is anything to write.
+def check_writable(path: pathlib.Path, suffix: str = SAFETENSORS) -> None:
+    """Refuse a file that could not be written, before there is anything to write.
 
     Args:
         path: of the file that is to be written.
+        suffix: what its name must end in.
 
     Raises:
-        WeightsError: it is there, or it would be no safetensors by its name.
+        WeightsError: it is there, or its name ends otherwise.
 
     Example:
         >>> check_writable(pathlib.Path("encoder.safetensors"))
@@ -104,10 +109,10 @@ def check_writable(path: pathlib.Path) -> None:
         Traceback (most recent call last):
         dystress_jax.weights._errors.WeightsError: encoder.pth: found a name that ends in .pth; ...
     """
-    if path.suffix != ".safetensors":
+    if path.suffix != suffix:
         raise WeightsError(
-            f"{path}: found a name that ends in {path.suffix or 'nothing'}; allowed: .safetensors, "
-            "which torch, timm and transformers read (safetensors.torch.load_file)."
+            f"{path}: found a name that ends in {path.suffix or 'nothing'}; allowed: {suffix}"
+            f"{READ_BY.get(suffix, '')}."
         )
     if path.exists():
         raise WeightsError(f"{path}: is there already; allowed: a new file, or delete it first.")
