@@ -153,6 +153,15 @@ def test_trackio_goes_on_with_the_same_run(tmp_path, services):
     assert len(trackio.called("finish")) == 3
 
 
+def test_grey_pictures_have_three_channels(tmp_path, services):
+    opened = loggers.open_loggers(["trackio", "wandb"], begun(tmp_path))
+    grey = np.arange(24, dtype=np.uint8).reshape(4, 6, 1)
+    opened.images(1, {"views": grey})
+    for name in ("trackio", "wandb"):
+        [[shown, _]] = services[name].called("Image")
+        np.testing.assert_array_equal(shown, np.concatenate([grey] * 3, axis=2))
+
+
 def test_several_have_the_same_and_one_that_fails_is_left_out(tmp_path, services):
     said = []
     names = ["tensorboard", "wandb", "trackio"]

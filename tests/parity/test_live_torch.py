@@ -36,8 +36,9 @@ if not MISSING:
         import torchvision
     except RuntimeError:
         # Its operators, which no model here has, were compiled for another build of PyTorch (one
-        # with CUDA, say), and it does not load without a declaration of this one.
-        torch.library.define("torchvision::nms", "(Tensor a, Tensor b, float c) -> Tensor")
+        # with CUDA, say), and it does not load without a declaration of these.
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
         import torchvision
     import open_clip
     import safetensors.torch
@@ -64,8 +65,7 @@ def images(side, count=2):
 
 def theirs(module, x):
     with torch.no_grad():
-        found = module(torch.from_numpy(x.transpose(0, 3, 1, 2)))
-    return getattr(found, "pooler_output", found).numpy()  # of Hugging Face
+        return module(torch.from_numpy(x.transpose(0, 3, 1, 2))).numpy()
 
 
 def ours(network, tree, x):
@@ -82,10 +82,6 @@ def without_classifier(name):
         return timm.create_model(
             "vit_base_patch16_siglip_224", num_classes=0, act_layer="gelu_tanh", **SIGLIP
         )
-    if name == "SiglipVisionModel":
-        sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2}
-        sizes |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-        return transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**sizes))
     if name.startswith("vit"):
         return timm.create_model(name, num_classes=0)
     module = torchvision.models.get_model(name)
@@ -107,7 +103,6 @@ CASES = {  # theirs, our encoder, its side, whose names
         "timm",
     ),
     "siglip": (pooled_vit, 32, "timm"),
-    "SiglipVisionModel": (pooled_vit, 32, "huggingface"),
 }
 
 

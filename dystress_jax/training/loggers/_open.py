@@ -49,8 +49,9 @@ class Loggers:
         self._each(lambda logger: logger.histograms(step, shown))
 
     def images(self, step: int, shown: Mapping[str, UInt8[np.ndarray, "h w c"]]) -> None:
-        """Show pictures by name."""
-        self._each(lambda logger: logger.images(step, shown))
+        """Show pictures by name; grey ones in three channels, since Trackio takes no single one."""
+        coloured = {n: np.repeat(x, 3, axis=2) if x.shape[2] == 1 else x for n, x in shown.items()}
+        self._each(lambda logger: logger.images(step, coloured))
 
     def close(self, *, failed: bool = False) -> None:
         """End the run, or this part of it, in each of them."""
