@@ -300,7 +300,7 @@ def test_every_field_that_does_not_apply_always_is_tried_above():
         *("topology.name", "topology.tokens", "topology.match_range"),
         *("zero_shot.classes", "zero_shot.class_names"),
         *("probe.learning_rates", "probe.batch_size", "model.freeze_patches"),
-        *("model.positions", "model.quick_gelu", "data.whole"),
+        *("model.positions", "model.pooling", "model.quick_gelu", "data.whole"),
         *("model.zero_residual", "optimizer.form", "checkpoint_on_error"),
         *(f"temperature.{n}" for n in ("name", "tau_min", "width", "stop_gradient", "half_period")),
         "temperature.interval",
