@@ -1,7 +1,12 @@
 """Draw the figures of the pages: python docs/make_figures.py [NAME ...] (extra `docs`)."""
 
 import pathlib
+import pickle
+import re
+import subprocess
 import sys
+import tempfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +15,7 @@ import numpy as np
 import optax
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from dystress_jax import augment, data, losses, metrics, similarities, temperatures
 
@@ -157,14 +163,56 @@ def quadratic() -> Figure:
     return figure
 
 
+def flax_and_equinox() -> Figure:
+    """The losses that the tutorial of this name trains with."""
+    found = _of_tutorial("flax-and-equinox", "{'Flax': of_flax, 'equinox': of_equinox}")
+    figure, axis = plt.subplots(figsize=(4.5, 3), layout="constrained")
+    for name, values in found.items():
+        axis.plot(range(1, len(values) + 1), values, label=name)
+    _plain(axis, "loss of the whole batch", "step")
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def own_images() -> Image.Image:
+    """What the tutorial of this name finds."""
+    return _of_tutorial("own-images", "picture")
+
+
+def from_a_checkpoint() -> Image.Image:
+    """What the tutorial of this name finds."""
+    return _of_tutorial("from-a-checkpoint", "picture")
+
+
+def _of_tutorial(page: str, expression: str) -> Any:
+    """The value of an expression at the end of a tutorial, which runs in a process of its own."""
+    text = (IMAGES.parent / "tutorials" / f"{page}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    end = f"import pickle\npickle.dump({expression}, open('value.pickle', 'wb'))\n"
+    with tempfile.TemporaryDirectory() as directory:
+        program = [sys.executable, "-c", "".join([*blocks, end])]
+        subprocess.run(program, cwd=directory, check=True)
+        return pickle.loads(pathlib.Path(directory, "value.pickle").read_bytes())
+
+
 def _plain(axis: Axes, title: str, label: str) -> None:
     axis.set(title=title, xlabel=label)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
 
 
-FIGURES = {f.__name__: f for f in (temperature, profiles, uniformity, oblique, views, quadratic)}
+FIGURES = {
+    f.__name__.replace("_", "-"): f
+    for f in (
+        *(temperature, profiles, uniformity, oblique, views, quadratic),
+        *(flax_and_equinox, own_images, from_a_checkpoint),
+    )
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or FIGURES:
-        FIGURES[name]().savefig(IMAGES / f"{name}.png", dpi=120)
+        picture, path = FIGURES[name](), IMAGES / f"{name}.png"
+        if isinstance(picture, Figure):
+            picture.savefig(path, dpi=120)
+        else:
+            picture.save(path, optimize=True)
