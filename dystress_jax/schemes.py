@@ -240,8 +240,8 @@ def cosine_schedule(
     Args:
         tau_min: lowest temperature, > 0.
         tau_max: highest temperature, >= tau_min.
-        half_period: T, in the unit of the argument. The authors count epochs and use 200, so a
-            full period takes 400 epochs; in steps, multiply by the steps of an epoch.
+        half_period: T, in the unit of the argument, above 0. The authors count epochs and use 200,
+            so a full period takes 400 epochs; in steps, multiply by the steps of an epoch.
 
     Returns:
         The schedule t -> tau.
@@ -277,7 +277,7 @@ def learned_scale(
 
     Args:
         optimizer: an optax optimiser for the one parameter.
-        log_scale: initial t.
+        log_scale: initial t, any number.
         min_scale: smallest 1 / tau, > 0. An oblique manifold of m tokens that starts from the
             logits of the sphere has a scale m times smaller, which may be below 1.
         max_scale: largest 1 / tau, > min_scale.
@@ -333,8 +333,8 @@ def learned_scale_and_bias(
 
     Args:
         optimizer: an optax optimiser for the two parameters.
-        log_scale: initial t', the logarithm of the scale.
-        bias: initial b.
+        log_scale: initial t', the logarithm of the scale, any number.
+        bias: initial b, any number.
         min_scale: smallest scale, > 0.
         max_scale: largest scale, > min_scale.
 
@@ -509,16 +509,17 @@ def isogclr(
     them too, but is another objective: `losses.nt_xent` pulls harder where tau is small.
 
     Args:
-        num_examples: size of the data set.
-        sides: views of an example that are anchors: both, or with 1 the first alone, as in MoCo.
-        tau_init: initial temperature.
+        num_examples: size of the data set, at least 1.
+        sides: views of an example that are anchors, 1 or 2: both, or with 1 the first alone, as in
+            MoCo.
+        tau_init: initial temperature, above 0.
         tau_min: lowest temperature, > 0.
-        tau_max: highest temperature.
-        rho: radius of the robust objective.
+        tau_max: highest temperature, at least `tau_min`.
+        rho: radius of the robust objective, at least 0.
         gamma: weight of the present batch in s, in (0, 1].
         beta: weight of the present gradient in u, in (0, 1].
-        learning_rate: eta.
-        clip: largest |g|.
+        learning_rate: eta, above 0.
+        clip: largest |g|, above 0.
 
     Returns:
         The scheme; `resolve` gives one temperature per anchor, with the running mean that
@@ -599,17 +600,17 @@ def tempnet(
 
     Args:
         key: randomness of the initial weights.
-        features: d, the length of an embedding.
-        num_examples: size of the data set, for the moving averages s_i.
+        features: d, the length of an embedding, at least 1.
+        num_examples: size of the data set, for the moving averages s_i, at least 1.
         optimizer: an optax optimiser for the network.
-        sides: views of an example that are anchors, as in `isogclr`.
+        sides: views of an example that are anchors, as in `isogclr`, 1 or 2.
         tau_min: lowest temperature, > 0.
-        tau_max: highest temperature.
-        prototypes: M.
-        hidden: length of z.
-        rho: radius of the robust objective.
+        tau_max: highest temperature, at least `tau_min`.
+        prototypes: M, at least 1.
+        hidden: length of z, at least 1.
+        rho: radius of the robust objective, at least 0.
         gamma: weight of the present batch in s, in (0, 1].
-        dropout: share of z to drop where the inputs have a key.
+        dropout: share of z to drop where the inputs have a key, in [0, 1).
 
     Returns:
         The scheme; `resolve` gives one temperature per anchor, with the running mean that

@@ -66,7 +66,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Refuse a batch that the devices cannot share equally.
 
     Args:
-        batch_size: examples of all devices together.
+        batch_size: examples of all devices together, at least 1.
         mesh: the devices.
 
     Raises:

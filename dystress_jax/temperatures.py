@@ -789,8 +789,8 @@ def uncertainty(logit: Float[ArrayLike, " n"] | HoldsArray, tau: NumberLike = 0.
       \tau_i = \frac{\tau_0}{\sigma(t_i)}$$
 
     Args:
-        logit: t, one further output of the encoder for each anchor of the loss, [n]. The smaller,
-            the less sure; gradients reach it.
+        logit: t, one further output of the encoder for each anchor of the loss, [n], any number.
+            The smaller, the less sure; gradients reach it.
         tau: tau_0 > 0, the temperature of an anchor that is sure.
 
     Returns:

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import re
 import textwrap
+import types
 import typing
 
 import jax
@@ -33,6 +34,14 @@ WITHOUT_SOURCE = {
     *("metrics.negative_similarities", "metrics.pair_statistics", "metrics.recall_at_k"),
 }
 TOLD = {"FileNotFoundError": "FileError"}
+# How the range of a number is said. A value that stands for another, such as 0, is part of it; what
+# divides something or is a multiple of it, has its range from that; so has what another function's
+# argument is like.
+RANGE = re.compile(
+    r"above|below|at least|at most|between|in [\[(]|positive|any (number|real|value)|finite|"
+    r"[(\[]\d, ?\d[\])]|[<>]=? |\d or \d|\b0 = |\bNone (for|is)|None:|a divisor|divides|a multiple|"
+    r"\b(see|as in|as for) `"
+)
 SCIENCE = {"losses", "temperatures", "similarities", "schemes", "metrics", "methods"}
 
 
@@ -95,6 +104,47 @@ def test_every_argument_has_its_line(name):
     assert listed == list(inspect.signature(name.function).parameters)
 
 
+def numeric(annotation):
+    """A number, several, or none; no text, no shape of an image, no array with a shape."""
+    if annotation in (int, float):
+        return True
+    parts = [each for each in typing.get_args(annotation) if each is not type(None)]
+    if set(typing.get_args(ArrayLike)) <= set(parts):
+        return True
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return str not in parts and any(map(numeric, parts))
+    return typing.get_origin(annotation) is collections.abc.Sequence and numeric(parts[0])
+
+
+@each_function
+def test_every_number_has_its_range(name):
+    lines = re.findall(r"^ {4}\**(\w+):((?:.*\n)(?: {8}.*\n)*)", name.section("Args"), re.MULTILINE)
+    parameters = inspect.signature(name.function).parameters
+    without = [
+        argument
+        for argument, text in lines
+        if numeric(parameters[argument].annotation) and not RANGE.search(" ".join(text.split()))
+    ]
+    assert without == []
+
+
+@pytest.mark.parametrize(
+    ("annotation", "counts"),
+    [
+        *((int, True), (float | None, True), (collections.abc.Sequence[int], True)),
+        *((ArrayLike, True), (ArrayLike | None, True), (float | str, False), (bool, False)),
+        *((str, False), (tuple[int, int, int], False), (jax.Array, False)),
+    ],
+)
+def test_what_counts_as_a_number(annotation, counts):
+    assert numeric(annotation) == counts
+
+
+@pytest.mark.parametrize("text", ["size of a tile", "the width; wide is better", "of each image"])
+def test_a_line_without_a_range_is_seen(text):
+    assert not RANGE.search(text)
+
+
 @each_function
 def test_what_it_raises_is_said(name):
     """What its own code raises; what it calls may raise more."""
@@ -136,8 +186,9 @@ def test_its_arrays_have_shapes(name):
             bare(each) for each in typing.get_args(annotation)
         )
 
-    parameters = inspect.signature(name.function).parameters.values()
-    assert [each.name for each in parameters if bare(each.annotation)] == []
+    signature = inspect.signature(name.function)
+    assert [each for each, of in signature.parameters.items() if bare(of.annotation)] == []
+    assert not bare(signature.return_annotation), "what it returns"
 
 
 @each_function

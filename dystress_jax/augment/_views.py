@@ -60,7 +60,7 @@ def two_views(
         images: pixels 0 to 255, 1 or 3 channels, or `Pictures` of several sizes. With 1 channel
             saturation, hue and grayscale do nothing.
         recipe: how the views are drawn; static under jit.
-        size: side of the views in pixels; static under jit.
+        size: side of the views in pixels, at least 1; static under jit.
         rows: number of each image in the whole batch, where these are a part of it; default
             0, 1, ..., n - 1.
 
@@ -101,7 +101,7 @@ def view(
         key: a typed key.
         images: pixels 0 to 255, 1 or 3 channels, or `Pictures`.
         settings: how the view is drawn; static under jit.
-        size: side of the view in pixels; static under jit.
+        size: side of the view in pixels, at least 1; static under jit.
         rows: see `two_views`.
 
     Returns:
@@ -253,7 +253,7 @@ def normalize(
 
     Args:
         images: in [0, 1].
-        mean: one value, or one for each channel, on the scale of the images.
+        mean: one value, or one for each channel, on the scale of the images, any number.
         std: likewise, positive.
 
     Returns:

@@ -66,7 +66,7 @@ def open_files(
         class_names: of the labels.
         image_size: side of the square that every image is brought to; 0 = as stored.
         whole: whether training sees whole pictures.
-        holdout: share of the training images that is kept out.
+        holdout: share of the training images that is kept out, in [0, 1).
         captioned: whether the files have captions. Then every header is looked at here, since a
             file that someone wrote down is more often missing than one that was found.
         on_error: "raise" or "skip".

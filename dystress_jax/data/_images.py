@@ -172,7 +172,7 @@ def common_shape(names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> tupl
 
     Args:
         names: of the images, for the message.
-        sizes: (height, width) of each.
+        sizes: (height, width) of each, at least 1.
 
     Raises:
         ArgumentError: of `image_size`, with two images of different size.

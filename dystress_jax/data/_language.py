@@ -173,7 +173,7 @@ def read_class_names(path: str, count: int) -> tuple[str, ...]:
 
     Args:
         path: a UTF-8 text file.
-        count: how many classes there are.
+        count: how many classes there are, at least 1.
 
     Raises:
         ArgumentError: with the file, and the line or both numbers.

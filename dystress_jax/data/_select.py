@@ -34,7 +34,7 @@ def subset(source: Source, size: int) -> Source:
 
     Args:
         source: n examples.
-        size: how many to keep; 0, n or more = all.
+        size: how many to keep, at least 0; 0, n or more = all.
 
     Returns:
         The examples that stay, in their order.

@@ -80,7 +80,7 @@ def from_reader(
     Args:
         read_one: `row in [0, n) -> (image, label)`, label -1 = unlabelled. It is called from
             several threads at once. Its ValueError or OSError says that the image cannot be read.
-        length: how many images there are, n.
+        length: how many images there are, n, at least 1.
         image_shape: `(h, w, c)` of every image.
         class_names: one name a class, in the order of the labels; empty without labels.
         labels: the same labels as those of `read_one`, if they are known before an image is read;

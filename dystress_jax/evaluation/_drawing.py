@@ -28,7 +28,7 @@ def class_colour(label: int, count: int) -> Colour:
 
     Args:
         label: of the class; below 0 = unlabelled, grey.
-        count: of classes.
+        count: of classes, at least 1.
 
     Example:
         >>> class_colour(-1, 3), class_colour(0, 3) == class_colour(1, 3)

@@ -20,7 +20,7 @@ def some_of_each_class(
     Args:
         labels: of the images; those below 0 are never chosen.
         count: how many of a class, given how many it has; no more than these are taken.
-        seed: of the choice. A larger count keeps what a smaller one has chosen.
+        seed: of the choice, at least 0. A larger count keeps what a smaller one has chosen.
 
     Example:
         >>> chosen = some_of_each_class(np.array([0, 1, 0, 1, 1]), lambda size: 1, seed=0)

@@ -46,9 +46,9 @@ def evaluate_baselines(
         train: images with known classes, the bank.
         test: images to classify.
         k: neighbours to choose among, each at least 1; a smaller bank votes whole.
-        temperature: of the weights, as for `evaluate_knn`.
+        temperature: of the weights, as for `evaluate_knn`, above 0.
         mesh: the devices that encode.
-        batch_size: images encoded at once.
+        batch_size: images encoded at once, at least 1.
 
     Returns:
         The rows, each with its balanced accuracy; in the protocol, `top1_by_k` of each.

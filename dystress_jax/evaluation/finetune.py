@@ -54,7 +54,8 @@ def evaluate_finetune(
         centre: uint8 images to what the encoder sees of them when it is scored.
         settings: how it is trained.
         fractions: shares of the labels, each in (0, 1], of every class alike.
-        seeds: of the order of the images, the views, and the share of the labels; each is measured.
+        seeds: of the order of the images, the views, and the share of the labels, each at least 0;
+            each is measured.
         mesh: the devices that share each batch.
         progress: wraps the range of all steps, for example `tqdm.tqdm`.
 

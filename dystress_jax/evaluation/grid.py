@@ -22,7 +22,7 @@ def retrieval_grid(embedded: EmbeddedImages, *, rows: int = 12, columns: int = 8
     Args:
         embedded: images with captions.
         rows: captions, at most as many as there are.
-        columns: found images a row.
+        columns: found images a row, at least 1.
 
     Returns:
         The picture.

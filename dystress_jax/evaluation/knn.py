@@ -42,7 +42,8 @@ def knn_votes(
         k: neighbours, at least 1; a smaller bank votes whole.
         temperature: t > 0; the smaller, the more the nearest count.
         num_classes: at least 1.
-        chunk_size: queries compared at once, so that chunk_size x n similarities are in memory.
+        chunk_size: queries compared at once, so that chunk_size x n similarities are in memory, at
+            least 1.
 
     Returns:
         Votes in [0, 1]; each row sums to 1.
@@ -98,7 +99,8 @@ def nearest_neighbours(
         queries: features; they are brought to unit length here.
         bank: features to look in, likewise. Of equally near ones the earlier come first.
         k: neighbours, at least 1; of a smaller bank all.
-        chunk_size: queries compared at once, so that chunk_size x n similarities are in memory.
+        chunk_size: queries compared at once, so that chunk_size x n similarities are in memory, at
+            least 1.
 
     Raises:
         ArgumentError: the bank is empty.
@@ -163,8 +165,8 @@ def votes_of_each(
     Args:
         bank: features with known classes.
         queries: features to classify.
-        ks: neighbours; a smaller bank votes whole.
-        temperatures: of the weights.
+        ks: neighbours, each at least 1; a smaller bank votes whole.
+        temperatures: of the weights, each above 0.
         num_classes: at least 1.
 
     Returns:
@@ -210,7 +212,7 @@ def evaluate_knn(
         temperature: of the weights exp(similarity / temperature), positive. Several: each is
             measured with each k.
         mesh: the devices that encode.
-        batch_size: images encoded at once.
+        batch_size: images encoded at once, at least 1.
 
     Returns:
         The rows `top1` and `top5` of the first k and temperature, those of others as `top1_k20` or

@@ -96,7 +96,7 @@ def fit_sgd(
         learning_rates: the base rates, each > 0.
         num_classes: at least 1.
         epochs: at least 1.
-        batch_size: B; with fewer images than this, all of them.
+        batch_size: B, at least 1; with fewer images than this, all of them.
         momentum: m, in [0, 1).
 
     Returns:
@@ -153,9 +153,9 @@ def fit_augmented(
         source: the training images; those labelled -1 do not count.
         learning_rates: the base rates, each > 0.
         epochs: at least 1.
-        batch_size: B; a multiple of the devices, and no more than there are images.
+        batch_size: B, at least 1; a multiple of the devices, and no more than there are images.
         momentum: m, in [0, 1).
-        seed: of the orders and the views.
+        seed: of the orders and the views, at least 0.
         mesh: the devices that share each batch.
         progress: wraps the range of all steps, for example `tqdm.tqdm`.
 
@@ -228,9 +228,9 @@ def fit_lbfgs(
         labels: of the training images, in [0, num_classes).
         l2: the strengths, each > 0; the offset is not regularised.
         num_classes: at least 1.
-        max_steps: of L-BFGS for each candidate.
-        tolerance: the largest entry of the gradient at which to stop. At 1e-4 the weights of a weak
-            L2 are percents off, at 1e-6 as near as scikit-learn's with its `tol` at 1e-6.
+        max_steps: of L-BFGS for each candidate, at least 1.
+        tolerance: the largest entry of the gradient at which to stop, above 0. At 1e-4 the weights
+            of a weak L2 are percents off, at 1e-6 as near as scikit-learn's with its `tol` at 1e-6.
 
     Returns:
         One classifier for each strength.

@@ -57,11 +57,12 @@ def evaluate_linear_probe(
         solver: `sgd`, or `lbfgs` without `encode_view`.
         candidates: base learning rates of sgd (the rate is this times batch_size / 256), or
             strengths of L2 of lbfgs; each > 0.
-        epochs: of sgd.
-        batch_size: of sgd; no more than there are images, and with views a multiple of the devices,
-            to which it is lowered.
+        epochs: of sgd, at least 1.
+        batch_size: of sgd, at least 1; no more than there are images, and with views a multiple of
+            the devices, to which it is lowered.
         fractions: shares of the labels to fit with, each in (0, 1], of every class alike.
-        seeds: of the order of the images, the views, and the share of the labels; each is measured.
+        seeds: of the order of the images, the views, and the share of the labels, each at least 0;
+            each is measured.
         mesh: the devices that encode.
         progress: wraps the range of all steps with `encode_view`, for example `tqdm.tqdm`.
 

@@ -125,7 +125,8 @@ def evaluate_retrieval(embedded: EmbeddedImages, *, ks: Sequence[int] = (1, 5, 1
 
     Args:
         embedded: images with captions.
-        ks: how many of the most similar count as found; larger ones than there are are left out.
+        ks: how many of the most similar count as found, each at least 1; larger ones than there are
+            are left out.
 
     Returns:
         The rows `image_to_text_recall_at_{k}` and `text_to_image_recall_at_{k}`, the chance of

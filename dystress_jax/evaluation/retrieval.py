@@ -37,7 +37,8 @@ def retrieval_ranks(
         query_groups: any integers.
         key_groups: any integers; a query without a right key has the rank k.
         similarity: of a query and a key.
-        chunk_size: queries compared at once, so that chunk_size x k similarities are in memory.
+        chunk_size: queries compared at once, so that chunk_size x k similarities are in memory, at
+            least 1.
 
     Returns:
         Ranks from 0; the share of ranks below k is the recall at k.
@@ -131,7 +132,7 @@ def retrieval_chance(
     Args:
         image_groups: as for `retrieval_recalls`.
         text_groups: likewise.
-        ks: likewise.
+        ks: likewise, each at least 1.
 
     Returns:
         With the names and in the order of `retrieval_recalls`.

@@ -65,8 +65,9 @@ def evaluate_transfer(
         train: images to fit on; those without a label do not count.
         test: images to score, likewise.
         holdout: the validation images, likewise; None: a tenth of each class of `train`.
-        seeds: of the validation images. Of several seeds each draws its tenth of each class, of
-            `train` and `holdout` together: with a fixed `holdout` nothing would be drawn.
+        seeds: of the validation images, each at least 0. Of several seeds each draws its tenth of
+            each class, of `train` and `holdout` together: with a fixed `holdout` nothing would be
+            drawn.
         mesh: the devices that encode.
 
     Returns:
@@ -144,7 +145,7 @@ def evaluate_few_labels(
         test: likewise.
         holdout: likewise.
         fractions: shares of the training images, each in (0, 1].
-        seeds: of the draws of each share.
+        seeds: of the draws of each share, each at least 0.
         mesh: the devices that encode.
 
     Returns:
@@ -223,7 +224,7 @@ def evaluate_few_shot(
         train: likewise; of each class so many images are drawn.
         test: likewise.
         shots: images a class, each a whole number and at least 1.
-        seeds: of the draws of each number.
+        seeds: of the draws of each number, each at least 0.
         mesh: the devices that encode.
 
     Returns:

@@ -230,7 +230,7 @@ def siglip(
         texts: embeddings of their texts. Without labels text i belongs to image i, and texts beyond
             n belong to none.
         scale: t > 0, usually e^t' with t' learned from ln 10.
-        bias: b, usually learned from -10.
+        bias: b, any number; usually learned from -10.
         labels: the class or the caption of each pair, as in `supcon`: [n] integers, or [n, labels]
             bools. Pairs of images and texts that share one are positives, not negatives. For other
             numbers of texts than of images two arrays, (those of the images, those of the texts).

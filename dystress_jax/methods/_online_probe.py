@@ -17,7 +17,7 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
 
     Args:
         method: the method to watch.
-        num_classes: labels are 0 to `num_classes - 1`.
+        num_classes: at least 1; labels are 0 to `num_classes - 1`.
 
     Returns:
         A method whose parameters have one more entry, `probe`, and whose metrics have

@@ -18,7 +18,7 @@ def new_queue(key: PRNGKeyArray, *, size: int, width: int) -> Memory:
     Args:
         key: randomness of the directions.
         size: embeddings in the queue, at least 1.
-        width: of an embedding.
+        width: of an embedding, at least 1.
 
     Returns:
         `queue` [size width], whose rows have length 1, and `position`, the row of the oldest.
@@ -45,7 +45,7 @@ def check_queue(queue_size: int, batch_size: int) -> None:
 
     Args:
         queue_size: embeddings in the queue, at least 1.
-        batch_size: embeddings that a step puts into it.
+        batch_size: embeddings that a step puts into it, at least 1.
 
     Raises:
         ArgumentError: with the nearest sizes that work.

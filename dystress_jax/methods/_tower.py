@@ -142,7 +142,7 @@ def follow(key_params: PyTree, params: PyTree, *, rate: ArrayLike) -> PyTree:
     Args:
         key_params: the momentum encoder's.
         params: the trained ones; entries that the momentum encoder does not have are passed over.
-        rate: one minus the momentum. As the momentum goes to 1 this keeps the digits.
+        rate: one minus the momentum, in [0, 1]. As the momentum goes to 1 this keeps the digits.
 
     Example:
         >>> follow({"w": jax.numpy.zeros(2)}, {"w": jax.numpy.ones(2)}, rate=0.25)

@@ -190,7 +190,7 @@ def siglip(
         labels: as for `losses.siglip`, and so are the others.
         similarity: how an image and a text are compared.
         strategy: how the work is done.
-        tile_size: rows and columns of a tile.
+        tile_size: rows and columns of a tile, at least 1.
         axis_name: mesh axis over which the batch is split.
 
     Returns:

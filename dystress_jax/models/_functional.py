@@ -41,7 +41,7 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module], *, out_features: int) ->
         build: makes the module from its random streams. The module is called as
             `module(inputs, train=train)`; children in containers are named (`nnx.Dict`), because
             checkpoints and masks address a parameter by its path.
-        out_features: size of the last axis of the module's outputs.
+        out_features: size of the last axis of the module's outputs, at least 1.
 
     Returns:
         The network; parameters are the `nnx.Param` variables, statistics all the others.

@@ -96,7 +96,7 @@ def clip_vit(
             learned, so it is fixed.
         patch: side of the square patches in pixels, at least 1.
         class_tokens: $m$, at least 1.
-        channels: channels of the images.
+        channels: channels of the images, at least 1.
         quick_gelu: the MLPs have x sigmoid(1.702 x) in place of GELU, as OpenAI's weights need.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, normalisation, sums of the blocks and features are float32.

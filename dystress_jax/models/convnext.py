@@ -181,7 +181,7 @@ def convnext(
         patch: side of the square patches of the stem in pixels, at least 1; 4 as published, 1 or 2
             for small images: three downsamplings follow, so that images of 32x32 pixels have one
             position left with 4, and 4x4 with 1. Pixels that fill no patch are left out.
-        channels: channels of the images.
+        channels: channels of the images, at least 1.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, normalisation, sums of the blocks and features are float32.
 

@@ -147,10 +147,10 @@ def projector(
     Args:
         name: one of the names above.
         in_features: width of the encoder's features, at least 1.
-        hidden: width of the layers before the last; None or 0 for `in_features`.
+        hidden: width of the layers before the last, at least 1; None or 0 for `in_features`.
         out: width of the projections, at least 1; `none` has no use for it.
-        bn_groups: groups of the batch that BatchNorm normalises each by itself, as in `resnet`;
-            `moco_v2` and `none` have no use for it.
+        bn_groups: groups of the batch that BatchNorm normalises each by itself, as in `resnet`, at
+            least 1; `moco_v2` and `none` have no use for it.
         dtype: compute type; parameters, statistics and outputs are float32.
 
     Returns:

@@ -274,10 +274,10 @@ def resnet(
         stem: `imagenet` is a 7x7 convolution of stride 2 and a max-pool; `cifar` a 3x3
             convolution of stride 1, as SimCLR has for CIFAR; `patch` maps squares of 4x4 pixels, so
             that no convolution on a CPU works at full resolution.
-        channels: channels of the images.
-        width: channels of the first stage; by default 64, and 32 for `small`.
-        bn_groups: groups of the batch that BatchNorm normalises each by itself; 1 takes the
-            statistics of the whole batch.
+        channels: channels of the images, at least 1.
+        width: channels of the first stage, at least 1; by default 64, and 32 for `small`.
+        bn_groups: groups of the batch that BatchNorm normalises each by itself, at least 1; 1 takes
+            the statistics of the whole batch.
         zero_residual: whether the scale of each block's last BatchNorm starts at 0, so that the
             block starts as its shortcut; else at 1, which is torchvision's default.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.

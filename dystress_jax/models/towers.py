@@ -253,7 +253,7 @@ def image_tower(
         pooling: of a ViT: `token` as CLIP, or `attention` as SigLIP, whose tower is `vit` with
             learned positions and has no projection, so that `dims` is its width; None for `token`.
         stem: for encoders that have several; None for their default.
-        channels: channels of the images.
+        channels: channels of the images, at least 1.
         quick_gelu: of a ViT, see `clip_vit`.
         remat: compute the insides of blocks again for the gradient in place of keeping them.
         dtype: compute type; parameters, features and embeddings are float32.
@@ -300,8 +300,8 @@ def text_tower(
 
     Args:
         name: of a `text_transformer`.
-        vocab_size: number of token ids.
-        context: the most tokens of a text, its one class token included.
+        vocab_size: number of token ids, at least 1.
+        context: the most tokens of a text, its one class token included, at least 1.
         dims: $n$, at least 1.
         tokens: $m$, at least 1; the embedding has $m n$ numbers.
         mode: as of `image_tower`.

@@ -63,8 +63,8 @@ def sincos_positions(rows: int, columns: int, width: int) -> Float[Array, "rows 
     The row comes first, as in MoCo v3's code, whose released weights need that order.
 
     Args:
-        rows: patches from top to bottom.
-        columns: patches from left to right.
+        rows: patches from top to bottom, at least 1.
+        columns: patches from left to right, at least 1.
         width: $d$ channels, a multiple of 4.
 
     Returns:
@@ -190,7 +190,7 @@ def vit(
         patch: side of the square patches in pixels, at least 1; 16 for ImageNet, 4 for CIFAR.
         heads: attention heads, a divisor of the width; None or 0 for those of the table. MoCo v3
             trains its `vit_small` with 12.
-        channels: channels of the images.
+        channels: channels of the images, at least 1.
         freeze_patches: keep the random patch embedding as it is, which steadies MoCo v3. It then
             belongs to the statistics: no optimiser sees it.
         positions: `sincos`, or `learned` as in ViT and DeiT, the class token's too.

@@ -62,7 +62,7 @@ def embed(
             Nothing is held out of them if `holdout` is not given.
         splits: which of `train`, `holdout` and `test`; (): all that there are.
         checkpoint: `newest`, `best`, or a step.
-        batch_size: images at once.
+        batch_size: images at once, at least 1.
         overwrite: replace a file that is there.
         own: the objects that the run was given in Python.
 

@@ -28,9 +28,9 @@ def make_encoder(
     Args:
         config: the settings.
         builder: what makes the encoder.
-        size: side of the images in pixels.
-        channels: of the images.
-        bn_groups: groups of the batch that BatchNorm normalises each by itself.
+        size: side of the images in pixels, at least 1.
+        channels: of the images, at least 1.
+        bn_groups: groups of the batch that BatchNorm normalises each by itself, at least 1.
 
     Raises:
         ConfigError: the settings do not fit each other or the images, or the user's encoder
@@ -110,8 +110,8 @@ def make_towers(
     Args:
         config: the settings.
         builder: what makes the encoder, if it is the user's own.
-        size: side of the images in pixels.
-        channels: of the images.
+        size: side of the images in pixels, at least 1.
+        channels: of the images, at least 1.
         tokenizer: of the texts.
 
     Raises:

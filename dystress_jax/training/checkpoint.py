@@ -285,7 +285,7 @@ def read_record(directory: pathlib.Path, step: int) -> Record:
 
     Args:
         directory: of all checkpoints of a run.
-        step: which one.
+        step: which one, at least 0.
 
     Example:
         >>> directory = pathlib.Path("saved")
@@ -347,7 +347,7 @@ def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
 
     Args:
         directory: of all checkpoints.
-        step: which one.
+        step: which one, at least 0.
         abstract: the state's shapes, types and placement.
 
     Returns:

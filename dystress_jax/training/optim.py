@@ -46,7 +46,7 @@ def sgd(
     $$v \gets m v + g + \lambda w, \qquad w \gets w - \eta v$$
 
     Args:
-        schedule: the learning rate $\eta$: a number, or a function of the step.
+        schedule: the learning rate $\eta$, at least 0: a number, or a function of the step.
         momentum: m, in [0, 1).
         weight_decay: $\lambda$, at least 0.
         decay_vectors: whether biases and norms decay too, as in PyTorch.
@@ -71,7 +71,7 @@ def adamw(
     r"""Adam with $\beta = (.9, .999)$ and decoupled weight decay $\eta \lambda w$.
 
     Args:
-        schedule: the learning rate $\eta$: a number, or a function of the step.
+        schedule: the learning rate $\eta$, at least 0: a number, or a function of the step.
         weight_decay: $\lambda$, at least 0.
         decay_vectors: whether biases and norms decay too, as in PyTorch.
 
@@ -154,7 +154,7 @@ def lars(
     With `lightly` and $\lambda = 0$ every $a$ is $g$.
 
     Args:
-        schedule: the learning rate $\eta$: a number, or a function of the step.
+        schedule: the learning rate $\eta$, at least 0: a number, or a function of the step.
         momentum: m, in [0, 1).
         weight_decay: $\lambda$, at least 0.
         form: whose LARS, one of the names above.
@@ -257,7 +257,7 @@ def warmup_cosine(
 
     Args:
         peak: the highest value p, above 0.
-        total_steps: steps of the whole schedule T; beyond them it stays at `final`.
+        total_steps: steps of the whole schedule T, at least 1; beyond them it stays at `final`.
         warmup_steps: steps of the rise W, in [0, total_steps); 0 starts at the peak.
         final: the last value f, in [0, peak].
         interval: steps between two values of the cosine, at least 1: with the steps of an epoch it
@@ -301,7 +301,7 @@ def every(interval: int, schedule: Schedule, *, start: int = 0) -> Schedule:
     Args:
         interval: steps between two changes, at least 1; those of an epoch for a schedule by epochs.
         schedule: of the step.
-        start: the value before it is that at `start`.
+        start: a step, at least 0; the value before it is the one at it.
 
     Example:
         >>> by_epoch = every(10, lambda step: step)

@@ -242,7 +242,8 @@ def make_train_step(
         schedule: step to learning rate, for the log.
         scheme: of the temperature; None for a method that has none.
         mesh: the devices; a mesh of one computes the same as a mesh of many.
-        micro_batches: 1: one program, with `whole_gradient`. More: several, with `gradcache`.
+        micro_batches: at least 1, which is one program, with `whole_gradient`. More: several, with
+            `gradcache`.
 
     Returns:
         The step. Its metrics are numbers for the log, such as `loss`.

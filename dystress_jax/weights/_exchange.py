@@ -116,8 +116,9 @@ def give(
     Args:
         tree: as for `take`.
         name: of `LIBRARIES`, or `safetensors`: all arrays under the names that they have here.
-        channels: of the images.
-        side: of the images in patches, where a ViT has fixed positions: timm has them in the file.
+        channels: of the images, at least 1.
+        side: of the images in patches, at least 1, where a ViT has fixed positions: timm has them
+            in the file.
         shift: as for `take`.
 
     Raises:
