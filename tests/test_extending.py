@@ -637,13 +637,13 @@ def test_every_example_of_the_page_runs(images, labelled_images):
             with jax.numpy_rank_promotion("allow"):  # as for every user
                 exec(compile(block, "extending.md", "exec"), {})
         for line in block.replace("\\\n", "").splitlines() if language == "bash" else ():
-            python, script, *arguments = shlex.split(line)
-            assert python == "python"
-            if script == "train.py":
+            program, command, *arguments = shlex.split(line)
+            assert program == "dystress"
+            if command == "train":
                 labelled = any("evaluation" in argument for argument in arguments)
                 arguments += quick_flags(labelled_images if labelled else images, arguments)
             with jax.numpy_rank_promotion("allow"):
-                start(script.removesuffix(".py"), *arguments)
+                start(command, *arguments)
             commands += 1
     assert commands == 8
     written = json.loads(pathlib.Path("runs/rank/eval/my_evaluation.rank.json").read_text())

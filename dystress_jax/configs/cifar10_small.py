@@ -1,6 +1,6 @@
 """Every method on a part of CIFAR-10, for two CPU cores: a minute or two a run.
 
-    python train.py --config=configs/cifar10_small.py:METHOD --workdir=DIR
+    dystress train --config=cifar10_small:METHOD --workdir=DIR
 
 METHOD is simclr (also without it), dcl, moco_v2 or moco_v3. The small network with the patch stem
 sees 128,000 images in 1,000 steps. The temperature is the dynamic one; the constant in the middle

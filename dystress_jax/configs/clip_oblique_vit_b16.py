@@ -1,6 +1,6 @@
 """The paper's pair of towers on the oblique manifold: ViT-B/16, 16 tokens of 32 numbers.
 
-    python train.py --config=configs/clip_oblique_vit_b16.py --workdir=DIR
+    dystress train --config=clip_oblique_vit_b16 --workdir=DIR
         --config.data.path=FOLDER --config.data.captions=captions.jsonl
 
 Sun, "Design of the topology for contrastive visual-textual alignment", arXiv 2209.02127. Towers,

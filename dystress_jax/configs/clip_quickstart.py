@@ -1,6 +1,6 @@
 """A first image-text run: the embedded drawings and their names, with the dynamic temperature.
 
-    python train.py --config=configs/clip_quickstart.py
+    dystress train --config=clip_quickstart
 
 Two and a half minutes on two CPU cores. A small ResNet and a transformer learn from 3,126 drawings
 by Google and Twitter and their names; then each of 1,563 drawings by Microsoft, the same concepts

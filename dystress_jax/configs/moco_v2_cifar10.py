@@ -4,8 +4,8 @@ Papers: He et al., Momentum Contrast for Unsupervised Visual Representation Lear
 https://arxiv.org/abs/1911.05722; Chen et al., https://arxiv.org/abs/2003.04297. Settings:
 `colab/moco_cifar10_demo.ipynb` of https://github.com/facebookresearch/moco.
 
-    python train.py --config=configs/moco_v2_cifar10.py --workdir=runs/moco_v2_cifar10
-    python eval.py --workdir=runs/moco_v2_cifar10 --evaluation=knn
+    dystress train --config=moco_v2_cifar10 --workdir=runs/moco_v2_cifar10
+    dystress eval --workdir=runs/moco_v2_cifar10 --evaluation=knn
 
 With the DySTreSS temperature instead: `--config.temperature.name=dystress`.
 

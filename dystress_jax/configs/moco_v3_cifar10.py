@@ -3,8 +3,8 @@
 Paper: Chen et al., An Empirical Study of Training Self-Supervised Vision Transformers,
 https://arxiv.org/abs/2104.02057, whose experiments are on ImageNet.
 
-    python train.py --config=configs/moco_v3_cifar10.py --workdir=runs/moco_v3_cifar10
-    python eval.py --workdir=runs/moco_v3_cifar10 --evaluation=knn
+    dystress train --config=moco_v3_cifar10 --workdir=runs/moco_v3_cifar10
+    dystress eval --workdir=runs/moco_v3_cifar10 --evaluation=knn
 
 With the DySTreSS temperature instead: `--config.temperature.name=dystress`. With a ViT:
 `--config.model.name=vit_tiny --config.model.freeze_patches=True --config.optimizer.name=adamw

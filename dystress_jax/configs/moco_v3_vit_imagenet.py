@@ -4,9 +4,9 @@ Paper: Chen et al., An Empirical Study of Training Self-Supervised Vision Transf
 https://arxiv.org/abs/2104.02057. Settings: `CONFIG.md` and `main_moco.py` of
 https://github.com/facebookresearch/moco-v3.
 
-    python train.py --config=configs/moco_v3_vit_imagenet.py --workdir=runs/moco_v3_vit_imagenet \
+    dystress train --config=moco_v3_vit_imagenet --workdir=runs/moco_v3_vit_imagenet \
         --config.data.path=IMAGENET
-    python eval.py --workdir=runs/moco_v3_vit_imagenet --evaluation=linear_probe
+    dystress eval --workdir=runs/moco_v3_vit_imagenet --evaluation=linear_probe
 
 IMAGENET holds `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`. On GPUs and TPUs add
 `--config.dtype=bfloat16`. With the DySTreSS temperature instead:

@@ -1,6 +1,6 @@
 """The first run on any machine: SimCLR with the DySTreSS temperature on patches of photographs.
 
-    python train.py
+    dystress train
 
 A minute or two on two CPU cores. A six-layer ResNet learns from 2,188 grey patches of 11
 photographs, without their labels; nearest neighbours then tell which photograph each of 1,051 other

@@ -3,8 +3,8 @@
 Paper: Manna et al., Dynamically Scaled Temperature in Self-Supervised Contrastive Learning,
 https://arxiv.org/abs/2308.01140.
 
-    python train.py --config=configs/simclr_cifar10.py --workdir=runs/simclr_cifar10
-    python eval.py --workdir=runs/simclr_cifar10 --evaluation=knn
+    dystress train --config=simclr_cifar10 --workdir=runs/simclr_cifar10
+    dystress eval --workdir=runs/simclr_cifar10 --evaluation=knn
 
 Published: 85.68 % kNN accuracy (k 200) after 200 epochs, one seed, reported second-hand. Not
 measured here: it takes an accelerator.

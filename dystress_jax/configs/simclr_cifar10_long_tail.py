@@ -1,6 +1,6 @@
 """Long-tailed CIFAR-10, where the temperature matters most, with the DySTreSS paper's settings.
 
-    python train.py --config=configs/simclr_cifar10_long_tail.py --workdir=DIR
+    dystress train --config=simclr_cifar10_long_tail --workdir=DIR
 
 n_c = n_max * 0.01^(c / 9) images of class c; the test set is balanced. Published: 64.98 %, against
 62.91 % with a temperature schedule (one seed, no standard deviation; as reported in reviews of the

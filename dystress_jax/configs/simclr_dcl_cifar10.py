@@ -1,6 +1,6 @@
 """Decoupled contrastive learning (DCL) on CIFAR-10 with the settings of the DySTreSS paper's code.
 
-    python train.py --config=configs/simclr_dcl_cifar10.py --workdir=DIR
+    dystress train --config=simclr_dcl_cifar10 --workdir=DIR
 
 The network, optimiser and augmentation of configs/simclr_cifar10.py with the loss of Yeh et al.,
 arXiv 2110.06848, which leaves the positive out of the denominator. For a comparable setting (batch

@@ -3,9 +3,9 @@
 Paper: Manna et al., Dynamically Scaled Temperature in Self-Supervised Contrastive Learning,
 https://arxiv.org/abs/2308.01140.
 
-    python train.py --config=configs/simclr_imagenet.py --workdir=runs/simclr_imagenet \
+    dystress train --config=simclr_imagenet --workdir=runs/simclr_imagenet \
         --config.data.path=IMAGENET
-    python eval.py --workdir=runs/simclr_imagenet --evaluation=linear_probe
+    dystress eval --workdir=runs/simclr_imagenet --evaluation=linear_probe
 
 IMAGENET holds `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`. On GPUs and TPUs add
 `--config.dtype=bfloat16`.

@@ -3,9 +3,9 @@
 Paper: Manna et al., Dynamically Scaled Temperature in Self-Supervised Contrastive Learning,
 https://arxiv.org/abs/2308.01140.
 
-    python train.py --config=configs/simclr_imagenet100.py --workdir=runs/simclr_imagenet100 \
+    dystress train --config=simclr_imagenet100 --workdir=runs/simclr_imagenet100 \
         --config.data.path=IMAGENET100
-    python eval.py --workdir=runs/simclr_imagenet100 --evaluation=linear_probe
+    dystress eval --workdir=runs/simclr_imagenet100 --evaluation=linear_probe
 
 As `simclr_imagenet.py`, for 200 epochs. Published: 78.78 % linear-probe accuracy (top-1), 78.82 %
 with `--config.temperature.name=shifted_dystress`, one seed, reported second-hand. Not measured

@@ -1,4 +1,4 @@
-"""From settings to a run: what `train.py` and `eval.py` do, to be used from Python too.
+"""From settings to a run: what `dystress train` and `dystress eval` do, to be used from Python too.
 
 Example:
     >>> settings = defaults()

@@ -566,8 +566,8 @@ class Knn:
     )
     bank: int = _field(
         50_000,
-        "compare with this many labelled training images, evenly chosen; 0 = all (eval.py: all, if "
-        "not set)",
+        "compare with this many labelled training images, evenly chosen; 0 = all (dystress eval: "
+        "all, if not set)",
         at_least=0,
         may_change=True,
     )

@@ -1,6 +1,6 @@
 """Every evaluation by name, each `evaluate(experiment, state) -> Result`.
 
-The closing table of a run and `eval.py` measure by the same functions.
+The closing table of a run and `dystress eval` measure by the same functions.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What was measured, as summary.json and the files of eval.py hold it."""
+"""What was measured, as summary.json and the files of `dystress eval` hold it."""
 
 import contextlib
 import hashlib
