@@ -1,4 +1,4 @@
-"""Draw the figures of the pages: python docs/make_figures.py [NAME ...] (extra `docs`)."""
+"""Draw the figures of the pages: python docs/make_figures.py [NAME ...] (extra `dev`)."""
 
 import pathlib
 import pickle
