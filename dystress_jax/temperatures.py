@@ -597,8 +597,8 @@ def learned(
     `schemes.learned_scale` does.
 
     Args:
-        log_scale: t, the parameter to train. A Python float is taken as is: make it an array and
-            differentiate with respect to it (or to the whole temperature) to learn it.
+        log_scale: t, the parameter to train, any number. A Python float is taken as is: make it an
+            array and differentiate with respect to it (or to the whole temperature) to learn it.
         min_scale: smallest 1 / tau, > 0.
         max_scale: largest 1 / tau, > min_scale.
 
