@@ -75,6 +75,7 @@ SPLIT = {
     ),
     "their numbers": (jax.P(None, "model"), lambda: make_mesh((2, 2), ("data", "model"))),
     "nothing": (jax.P(), make_mesh),
+    "the one device": (jax.P("data"), lambda: make_mesh((1,))),
 }
 
 

@@ -105,16 +105,18 @@ def on_mesh(
     explicit = {name for name, kind in types.items() if kind == AxisType.Explicit}
     how = _how(strategy, tile_size, axis, has_queue)
     loss = loss if explicit else _unasked(loss)
+    # An Explicit axis stands in the type of each array, also where it has one device only.
+    several = devices > 1 or not explicit.isdisjoint(axes)
     if has_queue:
-        split = devices > 1
+        split = several
     elif isinstance(strategy, Gathered | Ring) or strategy in ("gathered", "ring"):
         split = True
     elif explicit.issuperset(axes) and strategy != "auto":
-        split = devices > 1
+        split = several
         within = how["strategy"] if not isinstance(strategy, str) else _WITHIN[strategy](tile_size)
         how = {"strategy": Gathered(axis, within)} if split else how
     else:
-        split = strategy == "auto" and devices > 1
+        split = strategy == "auto" and several
         how |= {"axis_name": axis} if split else {}
 
     if not split:
@@ -212,7 +214,7 @@ def by_own_devices(loss: Callable[P, T]) -> Callable[P, T]:
         elif VIEWS in keywords:
             keywords[VIEWS] = one_by_one(keywords[VIEWS])
         shardings = [_sharding(x) for x in jax.tree.leaves((positional, keywords))]
-        split = [s for s in shardings if s is not None and not s.is_fully_replicated]
+        split = [s for s in shardings if s is not None and _is_split(s)]
         if not split:
             return loss(*positional, **keywords)
         mesh = next((s.mesh for s in split if isinstance(s.mesh, Mesh)), split[0].mesh)
@@ -253,6 +255,13 @@ def _sharding(x: Any) -> NamedSharding | None:
         mesh = sharding.mesh
         return None if mesh.empty or AxisType.Explicit not in mesh.axis_types else sharding
     return x.sharding if isinstance(x.sharding, NamedSharding) else None
+
+
+def _is_split(sharding: NamedSharding) -> bool:
+    """Whether an array is split; over an Explicit axis it is so by its type, even on one device."""
+    if AxisType.Explicit in sharding.mesh.axis_types:
+        return any(sharding.spec)
+    return not sharding.is_fully_replicated
 
 
 def _place(tree: Any, spec: PartitionSpec, *, mesh: Mesh | AbstractMesh) -> Any:
