@@ -50,7 +50,7 @@ def test_the_readme_has_no_dead_links_outside_the_repository():
     links = re.findall(r"\]\(([^)]*)\)", text)
     assert links
     assert all(link.startswith(("https://", "#")) for link in links), links
-    assert "Coming from one of them: lightly, solo-learn," in " ".join(text.split())
+    assert "Coming from another library: lightly, solo-learn," in " ".join(text.split())
     without = lambda source: re.findall(r"```.*?```", source, flags=re.DOTALL)
     assert without(text) == without(README)
 
