@@ -48,7 +48,7 @@ def make_fit(
     Args:
         encoder: images to features.
         start: where it begins, of which shapes and names are looked at.
-        images: how many it is trained on.
+        images: how many it is trained on, at least 1.
         view: key and uint8 images to random views.
         settings: how; `batch_size` is a multiple of the devices, and no more than the images.
         mesh: the devices that share each batch.

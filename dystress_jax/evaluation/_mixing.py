@@ -24,8 +24,8 @@ def mixed(
         key: of the share, the box, and which of the two.
         images: any floats.
         targets: probabilities of the classes.
-        mixup: $\alpha$ of mixup; 0: none.
-        cutmix: $\alpha$ of cutmix; 0: none. With both, either with probability 1/2.
+        mixup: $\alpha$ of mixup, at least 0; 0: none.
+        cutmix: $\alpha$ of cutmix, at least 0; 0: none. With both, either with probability 1/2.
 
     References:
         Zhang et al., [arXiv 1710.09412](https://arxiv.org/abs/1710.09412); Yun et al.,

@@ -33,7 +33,7 @@ def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
             of image files, and `captions` [n], as far as there are; in Parquet the columns may be
             called `label`, `id`, `path` and `caption`, and `class_name` has the name of each row.
             The files of `dystress embed` are such files.
-        at_most: rows, evenly spread if there are more.
+        at_most: rows, at least 1; evenly spread if there are more.
 
     Raises:
         EmbeddingsError: the file is of another kind, has no such arrays, or they do not fit.
