@@ -242,8 +242,8 @@ def text_transformer(
         context: the most tokens of a text, at least 1, its one class token included.
         pooling: `cls` or `eot`, see above.
         class_tokens: $m$, at least 1; 1 but for `cls`. There are `context` $+ m - 1$ positions.
-        padding: for `last`: the id that stands behind a text in place of 0. SigLIP repeats the end
-            token.
+        padding: for `last`: the id behind a text in place of 0, at least 0. SigLIP repeats the
+            end token.
         quick_gelu: the MLPs have x sigmoid(1.702 x) in place of GELU, as OpenAI's weights need; not
             with `last`.
         remat: compute the insides of the blocks again for the gradient in place of keeping them.

@@ -56,7 +56,7 @@ def take(
             and `text`, in each.
         tensors: name to array, as `read` gives them.
         prefix: what stands before each name, such as `module.encoder_q.`; `auto` finds it.
-        shift: the ids of words are larger here by this than in the file of another library.
+        shift: at least 0; the ids of words are larger here by this than in another library's file.
 
     Raises:
         WeightsError: the names or shapes are others; with the first of them.
