@@ -79,7 +79,7 @@ def merged(base, fields):
     }
 
 
-def linear_towers(c, builder, *, vocab_size, **known):
+def linear_towers(c, builder, *, tokenizer, **known):
     """Towers that compile at once: pixels and mean word vectors, and a matrix each."""
     del builder, known
     g = c.topology
@@ -95,7 +95,7 @@ def linear_towers(c, builder, *, vocab_size, **known):
 
     pixels = lambda params, stats, x, *, train: (x.reshape(len(x), -1), stats)
     words = lambda params, stats, ids, *, train: (params["words"][ids].mean(axis=1), stats)
-    draw = lambda key: ({"words": normal(vocab_size, 8)}, {})
+    draw = lambda key: ({"words": normal(tokenizer.vocab_size, 8)}, {})
     width = g.dims * g.tokens
     image = models.Network(lambda key: ({}, {}), pixels, size), matrix(size, width)
     return image, (models.Network(draw, words, 8), matrix(8, width))
@@ -342,7 +342,7 @@ def test_every_topology_learns(name, tokens, match_range):
 def test_four_tokens_of_two_numbers_come_from_class_tokens_or_by_cutting(model, mode, class_tokens):
     topology = {"name": "oblique", "tokens": 4, "dims": 2, "mode": mode}
     c = settings(model={"name": model}, topology=topology)
-    image, text = networks.make_towers(c, choose(c).model, size=8, channels=3, vocab_size=WORDS)
+    image, text = networks.make_towers(c, choose(c).model, size=8, channels=3, tokenizer=TOKENIZER)
     for encoder, projection in (image, text):
         params, _ = jax.eval_shape(projection.init, jax.random.key(0))
         assert projection.out_features == 8
@@ -579,7 +579,7 @@ def test_the_config_chooses_where_a_text_is_read():
     for pooling in ("cls", "eot"):
         c = settings(text={"pooling": pooling, "context": CONTEXT})
         model = choose(c).model
-        _, (text, _) = networks.make_towers(c, model, size=8, channels=3, vocab_size=WORDS)
+        _, (text, _) = networks.make_towers(c, model, size=8, channels=3, tokenizer=TOKENIZER)
         params, stats = text.init(jax.random.key(0))
         read[pooling], _ = text.apply(params, stats, ids, train=False)
         shown, _ = text.apply(params, stats, jnp.where(ids == 0, 9, ids), train=False)
