@@ -86,7 +86,7 @@ def found_of(
         similarity: how they are compared.
 
     Example:
-        >>> found = found_of(jnp.eye(3), jnp.eye(3), None)
+        >>> found = found_of(jax.numpy.eye(3), jax.numpy.eye(3), None)
         >>> {array.dtype.name for array in found.values()}
         {'float16'}
     """
