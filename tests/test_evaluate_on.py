@@ -16,7 +16,7 @@ from dystress_jax.run import summary
 from dystress_jax.run.overrides import take_group
 from tests import runs
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("quick_compile")]
 NAMES = ("x", "y", "z")
 
 
@@ -60,7 +60,6 @@ def by_hand(place, k, temperature):
     return votes.argmax(axis=1), labels
 
 
-@pytest.mark.ci
 def test_neighbours_among_other_images_are_those_by_hand(place):
     changed = run.override(run.to_config_dict(settings(place)), {"knn.k": (5, 2)})
     result, numbers = run.evaluate(changed, place / "run", "knn", on=on(place))
@@ -83,7 +82,6 @@ def test_neighbours_among_other_images_are_those_by_hand(place):
     assert "k is 5, but 1 of 3 classes have fewer images in the bank, z only 3" in note
 
 
-@pytest.mark.ci
 def test_several_evaluations_share_the_images(place):
     config = run.override(
         run.to_config_dict(settings(place)),
@@ -197,7 +195,6 @@ def test_every_command_has_three_examples_that_its_help_shows():
         assert len(re.findall(rf"^ *dystress {name}", module.__doc__, re.MULTILINE)) >= 3, name
 
 
-@pytest.mark.ci
 def test_a_config_names_further_images_to_measure_on_while_training(place, tmp_path, capsys):
     folder = runs.write_images(tmp_path / "images")
     config = runs.settings(

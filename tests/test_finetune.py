@@ -15,7 +15,7 @@ from dystress_jax.evaluation._mixing import mixed
 from dystress_jax.run import evaluations
 from tests import runs
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
+pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("quick_compile")]
 
 NAMES = ("red", "green", "blue")
 MESH = sharding.make_mesh(jax.devices()[:1])
@@ -297,7 +297,6 @@ def place(tmp_path_factory):
 SMALL = {"finetune.epochs": 2, "finetune.batch_size": 8, "knn_every": 0}
 
 
-@pytest.mark.ci
 def test_a_run_is_fine_tuned_on_its_own_images_and_on_others(place):
     experiment, state = runs.saved(runs.settings(place / "images"), place / "run", steps=(1,))
     runs.write_images(place / "other", count=30, test=12, names=NAMES, seed=1)

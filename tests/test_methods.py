@@ -76,8 +76,7 @@ SCHEMES = {
     "method",
     [
         "simclr",
-        "moco_v2",
-        *(pytest.param(name, marks=pytest.mark.ci) for name in ("moco_v3", "nnclr")),
+        *(pytest.param(name, marks=pytest.mark.ci) for name in ("moco_v2", "moco_v3", "nnclr")),
     ],
 )
 @pytest.mark.parametrize("name", TEMPERATURES)
@@ -158,6 +157,7 @@ def test_kuklevas_temperature_moves_once_an_epoch_or_every_step(interval):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("loss", ["dcl", "rgcl", "supcon"])
 def test_simclr_learns_with_the_other_losses(loss, monkeypatch):
     monkeypatch.setattr(networks, "make_encoder", pixels)
@@ -168,6 +168,7 @@ def test_simclr_learns_with_the_other_losses(loss, monkeypatch):
     assert logged[0]["loss"] != plain[0]["loss"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("method", "name"),
     [

@@ -93,7 +93,13 @@ def find(method, micro_batches):
     return gradcache(method, scheme, micro_batches=micro_batches)(state, batch, state.key)
 
 
-@pytest.mark.parametrize("name", ["simclr", "moco_v2", "moco_v3", "nnclr", "byol"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "simclr",
+        *(pytest.param(n, marks=pytest.mark.ci) for n in ("moco_v2", "moco_v3", "nnclr", "byol")),
+    ],
+)
 def test_pieces_give_the_gradient_of_the_whole(name):
     method = make(name, pixels())
     whole, pieces = find(method, 1), find(method, PARTS)
@@ -102,6 +108,7 @@ def test_pieces_give_the_gradient_of_the_whole(name):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), pieces, whole)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["simclr", "moco_v2"])
 def test_with_batchnorm_the_gradient_is_that_of_statistics_by_piece(name):
     """Differentiated in one pass through all pieces, each with its own statistics."""
@@ -198,6 +205,7 @@ def test_micro_batches_that_do_not_divide_the_batch_are_refused():
         gradcache(method, micro_batches=2)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["small", "vit_micro"])
 def test_rematerialised_blocks_give_the_same_gradient(name):
     def gradient(remat):

@@ -251,6 +251,7 @@ METHODS = {
 QUICK = ("simclr", "moco_v2", "byol", "siglip")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name",
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.ci) for name in METHODS],

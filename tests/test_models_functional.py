@@ -103,6 +103,7 @@ def test_evaluation_treats_every_example_alone_and_keeps_the_statistics(case):
     assert any(map(np.any, jax.tree.leaves(jax.tree.map(lambda a, b: a != b, new_stats, stats))))
 
 
+@pytest.mark.ci
 def test_eight_devices_equal_one(case):
     network, params, stats, inputs = case
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))

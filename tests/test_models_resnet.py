@@ -123,6 +123,7 @@ def expected_convolutions(name, stem, size):
     return rows
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "stem", "size"),
     [
@@ -243,6 +244,7 @@ def test_a_block_starts_as_its_shortcut(block, features, stride):
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("zero", [True, False])
 def test_residual_scales_start_at_zero_or_as_in_torchvision_at_one(name, zero):

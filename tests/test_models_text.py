@@ -166,6 +166,7 @@ def test_a_causal_network_does_not_see_what_follows_and_the_other_does():
     np.testing.assert_allclose(together[1:], alone, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.ci
 def test_rematerialised_gradients_are_the_same():
     params, stats = scattered(tiny("cls"))
     ids = jnp.asarray(IDS)

@@ -129,6 +129,7 @@ def test_queries_and_queue_do_not_travel():
         assert collective not in text
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("strategy", ["auto", "ring"])
 @pytest.mark.parametrize("name", ["nt_xent", "clip", "moco", "separate"])
 def test_a_temperature_per_anchor_keeps_the_order_of_the_anchors(name, strategy):

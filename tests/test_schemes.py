@@ -152,6 +152,7 @@ def test_isogclr_keeps_a_temperature_for_each_example():
     assert losses.nt_xent(A32, B32, temperature=order).shape == (8,)
 
 
+@pytest.mark.ci
 def test_tempnet_predicts_and_learns_by_its_rule():
     scheme = schemes.tempnet(
         jax.random.key(0), 6, 9, optax.sgd(0.1), prototypes=16, hidden=5, rho=7.0

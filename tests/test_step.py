@@ -206,6 +206,7 @@ def test_the_online_probe_leaves_unlabelled_images_out():
     np.testing.assert_array_equal(state.params["probe"]["kernel"], 0)
 
 
+@pytest.mark.ci
 def test_bfloat16_is_for_arithmetic_only():
     state, [logged] = take(make_parts(dtype=jnp.bfloat16), make_batches(1))
     assert {x.dtype for x in jax.tree.leaves((state.params, state.stats))} == {jnp.dtype("float32")}

@@ -104,6 +104,7 @@ def test_tiled_equals_dense_in_float64(name):
             _assert_equal(tiled(views, temperature), dense(views, temperature), tolerance)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", OTHER_TEMPERATURES)
 def test_tiled_equals_dense_for_every_temperature(name):
     temperature = OTHER_TEMPERATURES[name]
@@ -119,6 +120,7 @@ def test_tiled_equals_dense_for_every_temperature(name):
         _assert_equal(tiled(views, leaf), dense(views, leaf), 1e-12)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("n", [2, 3, 37])
 def test_tiled_equals_dense_in_float32_at_any_size(n):
     temperature = jax.tree.map(jnp.float32, temperatures.dystress(0.07, 0.2))
@@ -131,6 +133,7 @@ def test_tiled_equals_dense_in_float32_at_any_size(n):
 SHAPES = [(9, 1000), (3, 1000), (2, 9), (5, 10), (4, 19), (7, 3)]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("tile", SHAPES, ids=str)
 @pytest.mark.parametrize("name", ["nt_xent", "info_nce"])
 def test_tiles_of_any_shape_equal_dense(name, tile):
@@ -176,6 +179,7 @@ def _mesh(devices):
     return jax.make_mesh((devices,), ("data",), auto, devices=jax.devices()[:devices])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("strategy", ["gathered", "ring"])
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 def test_gradients_of_an_encoder_are_those_of_the_whole_batch(devices, strategy):
@@ -206,6 +210,7 @@ def test_gradients_of_an_encoder_are_those_of_the_whole_batch(devices, strategy)
     _assert_equal(jax.jit(jax.value_and_grad(on_devices))(params, *inputs), expected, 2e-6)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("strategy", ["gathered", "ring"])
 @pytest.mark.parametrize("name", SHARDED)
 def test_sharded_losses_equal_dense(name, strategy):
@@ -245,6 +250,7 @@ def test_the_ring_finds_the_largest_logit_of_all_devices():
     np.testing.assert_allclose(jax.jit(sharded)(*views).mean(), expected, rtol=2e-6)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("tau", [0.1, 0.002])
 def test_the_ring_takes_blocks_that_do_not_fill_their_tiles(tau):
     views = _views(14)  # 14 rows of both views on each device: two tiles of 7, three of 5

@@ -41,6 +41,7 @@ LANGUAGE = {
 }
 
 pytestmark = [
+    pytest.mark.ci,
     pytest.mark.slow,
     pytest.mark.usefixtures("quick_compile", "quick_processes"),
 ]
@@ -174,7 +175,6 @@ def test_a_run_leaves_vocabulary_picture_recalls_and_a_list_of_what_it_left_out(
         assert what in line
 
 
-@pytest.mark.ci
 def test_two_processes_train_and_judge_the_same_as_one(uninterrupted, tmp_path, pairs):
     reference, _ = uninterrupted
     finish_in_two_processes(command("train.py", tmp_path, **settings(pairs)))
@@ -185,7 +185,6 @@ def test_two_processes_train_and_judge_the_same_as_one(uninterrupted, tmp_path, 
     assert (tmp_path / "retrieval.png").read_bytes() == (reference / "retrieval.png").read_bytes()
 
 
-@pytest.mark.ci
 def test_a_killed_run_goes_on_with_its_scale(uninterrupted, tmp_path, pairs):
     reference, _ = uninterrupted
     arguments = command("train.py", tmp_path, **settings(pairs))
@@ -212,7 +211,6 @@ def per_example(tmp_path_factory, pairs):
     return workdir, fields
 
 
-@pytest.mark.ci
 def test_a_killed_run_goes_on_with_the_temperatures_of_its_examples(per_example, tmp_path, pairs):
     reference, fields = per_example
     arguments = command("train.py", tmp_path, **settings(pairs, **fields))
@@ -222,14 +220,12 @@ def test_a_killed_run_goes_on_with_the_temperatures_of_its_examples(per_example,
     assert len(np.unique(tau)) > 61
 
 
-@pytest.mark.ci
 def test_a_run_without_texts_has_nothing_to_retrieve(per_example):
     workdir, _ = per_example
     with pytest.raises(ConfigError, match=r"method simclr, .* allowed: knn, .*linear_probe"):
         run.evaluate(run.read_config(workdir / "config.json"), workdir, "retrieval")
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize("evaluation", ["retrieval", "zero_shot"])
 def test_eval_writes_what_the_run_has_said(uninterrupted, evaluation):
     workdir, _ = uninterrupted

@@ -64,6 +64,7 @@ def chosen(train, validation):
     return best, top
 
 
+@pytest.mark.ci
 def test_transfer_is_the_published_procedure():
     result = evaluation.evaluate_transfer(encode, TRAIN, TEST, holdout=HOLDOUT, **MESH)
     train, holdout, test = map(arrays, (TRAIN, HOLDOUT, TEST))
