@@ -48,7 +48,9 @@ MODULES = {
     "explorer": (),
     "report": (),
     "evaluation": (),
-    "training": ("optim", "checkpoint", "log", "loggers", "interrupt", "processes", "watch"),
+    "training": (
+        *("resident", "optim", "checkpoint", "log", "loggers", "interrupt", "processes", "watch"),
+    ),
     "run": (),
     "sharding": (),
     "errors": (),
