@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 import shlex
 import shutil
@@ -350,11 +351,13 @@ def _start(run: _Run) -> _Start:
 def _on_devices(experiment: Experiment) -> Resident | None:
     """The training images on the devices, if they are to stay there."""
     asked, mesh, source = experiment.config.data.on_device, experiment.mesh, experiment.train
-    allowed = None if asked is False else bytes_for_images(mesh)
-    if not asked and (allowed is None or bytes_of_images(source) > allowed):
+    allowed = math.inf if asked else bytes_for_images(mesh)
+    if asked is False or allowed is None:
         return None
-    taken = bytes_of_images(source) / 2**20
-    _note(f"training images kept on each device: {taken:,.0f} MiB (config.data.on_device)")
+    taken = bytes_of_images(source)
+    if taken > allowed:
+        return None
+    _note(f"training images kept on each device: {taken / 2**20:,.0f} MiB (config.data.on_device)")
     return Resident.of(source, mesh)
 
 
