@@ -200,7 +200,10 @@ def test_a_format_that_does_not_fit_writes_nothing(name, message, trained, tmp_p
 
 def test_onnx_without_its_packages_says_what_to_install(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    message = r"--format: found onnx, and no package jax2onnx; .*pip install 'dystress-jax\[onnx\]'"
+    message = (
+        r"--format: found onnx, and no package jax2onnx; "
+        r".*pip install 'dystress-jax\[onnx\]', then pip install --no-deps jax2onnx"
+    )
     with pytest.raises(run.ConfigError, match=message):
         run.export_weights(trained[0], tmp_path / "x.onnx", format="onnx")
     assert not list(tmp_path.iterdir())

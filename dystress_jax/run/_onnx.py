@@ -37,7 +37,8 @@ def to_onnx(encoder: Encoder) -> Any:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"--format: found onnx, and no package {error.name}; allowed: with it, "
-            "pip install 'dystress-jax[onnx]'."
+            "pip install 'dystress-jax[onnx]', then pip install --no-deps jax2onnx (it asks for an "
+            "older Orbax, which it does not use here)."
         ) from error
     apply = functools.partial(encoder.apply, encoder.params)
     square = (encoder.size, encoder.size, encoder.image_shape[2])
