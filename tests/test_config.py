@@ -674,3 +674,26 @@ def test_a_module_of_an_earlier_version_is_answered_with_where_it_is_now(name):
         getattr(dystress_jax, name)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = dystress_jax.nothing
+
+
+def test_every_field_takes_its_default_on_the_command_line():
+    given = []
+    for field in fields():
+        value = ",".join(field.default) if field.takes_names else str(field.default).strip("()")
+        if field.takes != (dict,):
+            given.append(f"--config.{field.name}={value}")
+    with parsed("train", *given) as (_, command):
+        assert command.settings(flags.FLAGS.config) == Config()
+
+
+@pytest.mark.parametrize(
+    "field", [field for field in fields() if type(None) in field.takes], ids=lambda f: f.name
+)
+def test_a_field_that_may_be_none_takes_a_value_on_the_command_line(field):
+    text, value = {bool: ("False", False), int: ("3", 3)}.get(field.takes[0], ("0.25", 0.25))
+    with parsed("train", f"--config.{field.name}={text}"):
+        found = flags.FLAGS.config.to_dict()
+        for name in field.name.split("."):
+            found = found[name]
+        assert found == value
+        assert type(found) is type(value)

@@ -42,9 +42,10 @@ def to_config_dict(config: Config) -> ConfigDict:
         >>> settings.temperature.tau_max = 0.5
     """
     settings = ConfigDict(dataclasses.asdict(config))
-    for field in fields():  # so that a number can be put where None stands
-        if field.takes == (float, type(None)) and field.value(config) is None:
-            settings.update_from_flattened_dict({field.name: config_dict.placeholder(float)})
+    for field in fields():  # so that a value can be put where None stands
+        if field.takes[1:] == (type(None),) and field.value(config) is None:
+            empty = config_dict.placeholder(field.takes[0])
+            settings.update_from_flattened_dict({field.name: empty})
         if field.may_be_several:
             several = config_dict.FieldReference(field.value(config), field_type=object)
             settings.update_from_flattened_dict({field.name: several})

@@ -120,22 +120,30 @@ def take_options(arguments: Iterable[str]) -> tuple[list[str], dict[str, dict[st
 
 
 def take_several(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Take the fields that hold several values out of a command line that was checked.
+    """Take several values, and None, out of a command line that was checked: absl reads neither.
 
     Example:
         >>> take_several(["eval", "--config.knn.k=20,200", "--config.seed=1"])
         (['eval', '--config.seed=1'], {'knn.k': (20, 200)})
+        >>> take_several(["train", "--config.microscope.every=None"])
+        (['train'], {'microscope.every': None})
     """
-    several = [field for field in fields() if field.may_be_several or field.takes_names]
-    named = {f"config.{field.name}": field for field in several}
+    named = {f"config.{field.name}": field for field in fields()}
     others, found = [], {}
     for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name in named and equals:
-            found[named[name].name] = _several(value, named[name])
+        field = named.get(name) if argument.startswith("-") and equals else None
+        if field is not None and (field.may_be_several or field.takes_names):
+            found[field.name] = _several(value, field)
+        elif field is not None and _is_none(value, field):
+            found[field.name] = None
         else:
             others.append(argument)
     return others, found
+
+
+def _is_none(text: str, field: Field) -> bool:
+    return type(None) in field.takes and text.lower() == "none"
 
 
 def _several(text: str, field: Field) -> Any:
@@ -236,6 +244,8 @@ def calling_group(flag: str, group: str = "data") -> Iterator[None]:
 
 def _read(text: str, field: Field) -> Any:
     kind = field.takes[0]
+    if _is_none(text, field):
+        return None
     if field.takes_names:
         return text.strip(" '\"")
     if kind is bool:
@@ -253,6 +263,8 @@ def _literal(text: str) -> Any:
 def _reads_as(text: str, field: Field) -> bool:
     """Whether the text of a flag is of the type; tuples are looked at later."""
     kind = field.takes[0]
+    if _is_none(text, field):
+        return True
     if kind is bool:
         return text.lower() in ("true", "t", "1", "false", "f", "0")
     try:
