@@ -1,7 +1,7 @@
 """Train an encoder, or go on with the run that --workdir holds.
 
 dystress train
-    the first run: patches of photographs in the package, a minute or two on two CPU cores, into
+    the first run: patches of photographs in the package, about a minute on two CPU cores, into
     runs/quickstart
 
 dystress train --config=simclr_cifar10 --workdir=runs/warm --config.temperature.tau_max=0.5
