@@ -1,7 +1,8 @@
 """Times one training step beside PyTorch's: `python -m benchmarks.step --help`.
 
-Prints a line each: ours with and without augmentation, and the same network in PyTorch
-(channels-last, eager and compiled, its views made before) where an interpreter with torch is named.
+Prints a line each: ours with and without augmentation, on a batch that stays and with new batches
+from memory, and the same network in PyTorch (channels-last, eager and compiled, its views made
+before) where an interpreter with torch is named.
 """
 
 import argparse
@@ -58,7 +59,8 @@ def described(line: dict) -> str:
     if "failed" in line:
         return f"{name}: failed: {line['failed']}"
     rate = lambda ms: f"{line['batch'] / ms * 1e3:,.1f}"
-    return f"{name}: median {rate(line['ms'])} pairs/s, best {rate(line['best_ms'])}"
+    fed = f", with new batches {rate(line['with_input_ms'])}" if "with_input_ms" in line else ""
+    return f"{name}: median {rate(line['ms'])} pairs/s, best {rate(line['best_ms'])}{fed}"
 
 
 if __name__ == "__main__":
