@@ -17,6 +17,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Devices that wait for each other hold a thread each: there must be more threads than devices.
 os.environ.setdefault("PJRT_NPROC", "16")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most programs run once: compiling takes longer than running. With =0 as users compile them.
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+    jax.config.update("jax_disable_most_optimizations", True)
 # Workers and repeated runs compile the same programs: keep them.
 CACHE = os.environ.get(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(tempfile.gettempdir(), "dystress_jax_test_cache"))
@@ -54,7 +57,6 @@ def example_directory(request):
     """Examples of docstrings write files, and read those of runs, in a directory of their own."""
     if not isinstance(request.node, pytest.DoctestItem):
         return
-    request.getfixturevalue("quick_compile")
     directory = request.getfixturevalue("tmp_path")
     request.getfixturevalue("monkeypatch").chdir(directory)
     docstring = request.node.dtest.docstring
@@ -74,17 +76,9 @@ def strict_dtypes():
 @pytest.fixture(scope="module")
 def quick_processes():
     """The processes that a test starts compile without most optimisations too."""
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    yield
-    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
-
-
-@pytest.fixture(scope="module")
-def quick_compile():
-    """Compile without most optimisations, for tests of many small networks that run once each."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        yield
 
 
 @pytest.fixture

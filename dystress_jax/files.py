@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +38,53 @@ def told(path: pathlib.Path, doing: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise FileError(f"{path} cannot be {doing}: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
+def leaving_nothing() -> Iterator[list[pathlib.Path]]:
+    """Where the block fails, remove the directories that were made for it: those in the list.
+
+    Example:
+        >>> with leaving_nothing() as made:
+        ...     make_directory(pathlib.Path("around/mine"), made)
+        ...     raise KeyError("no")
+        Traceback (most recent call last):
+        KeyError: 'no'
+        >>> pathlib.Path("around").exists()
+        False
+    """
+    made: list[pathlib.Path] = []
+    try:
+        yield made
+    except BaseException:
+        for directory in made[-1:]:
+            shutil.rmtree(directory, ignore_errors=True)
+        for around in reversed(made[:-1]):
+            with contextlib.suppress(OSError):  # somebody else has put something there
+                around.rmdir()
+        raise
+
+
+def make_directory(directory: pathlib.Path, made: list[pathlib.Path]) -> None:
+    """Make a directory, and those around it, if they are not there.
+
+    Args:
+        directory: its absolute path, or one from here.
+        made: what was made is added, the outermost first.
+
+    Raises:
+        OSError: it cannot be made.
+
+    Example:
+        >>> made = []
+        >>> make_directory(pathlib.Path("a/b"), made)
+        >>> [path.as_posix() for path in made]
+        ['a', 'a/b']
+    """
+    missing = [path for path in (directory, *directory.parents) if not path.is_dir()]
+    for path in reversed(missing):
+        path.mkdir()
+        made.append(path)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -13,7 +13,7 @@ from dystress_jax import augment
 from dystress_jax.augment import _colour, _geometry, _views
 from dystress_jax.errors import ArgumentError, look_up
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "strict_dtypes")
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 IDENTITY = augment.View(crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0), flip=0.0)
 STRONG = augment.View(

@@ -13,8 +13,6 @@ from dystress_jax import data, evaluation, sharding
 from dystress_jax.evaluation import Result, Row
 from dystress_jax.run import show, summary
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 NAMES = ("a", "b", "c")
 KS = (1, 5, 40)
 

@@ -19,8 +19,6 @@ from dystress_jax.training import (
 from tests import reenact, steps
 from tests.reenact import FEATURES, OUT, PIXELS, N, linear
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 NETWORKS, MOMENTUM, STEPS = ("encoder", "projector", "predictor"), 0.75, 4
 
 

@@ -46,7 +46,7 @@ SOURCE = data.with_tokens(
     TOKENIZER.encode,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.slow
 
 
 def settings(**fields):

@@ -13,7 +13,7 @@ from dystress_jax import microscope, run
 from dystress_jax.run import _embed
 from tests import runs
 
-pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.ci
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from dystress_jax.run import summary
 from dystress_jax.run.overrides import take_group
 from tests import runs
 
-pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.ci
 NAMES = ("x", "y", "z")
 
 

@@ -10,8 +10,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from dystress_jax import data, errors, evaluation, sharding
 from dystress_jax.evaluation._draws import share_of_each_class
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 NAMES = ("red", "green", "blue", "grey", "dark", "light")
 
 

@@ -10,11 +10,7 @@ import pytest
 from dystress_jax import losses, similarities
 from tests import every_loss
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("strict_dtypes"),
-    pytest.mark.usefixtures("quick_compile"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strict_dtypes")]
 
 ROWS, TILE = 5, 3  # of each device: neither these nor those of two views fill their tiles
 

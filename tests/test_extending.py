@@ -27,7 +27,7 @@ from tests.command_lines import parsed
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 4
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ from tests.processes import (
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.usefixtures("quick_compile", "quick_processes"),
+    pytest.mark.usefixtures("quick_processes"),
     # Orbax leaves a coroutine behind when what it writes fails.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

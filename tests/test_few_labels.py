@@ -8,7 +8,7 @@ import pytest
 from dystress_jax import run
 from dystress_jax.run import _train, evaluations
 
-pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.ci
 
 
 def experiment(path, train_labels, **settings):

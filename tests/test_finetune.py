@@ -15,7 +15,7 @@ from dystress_jax.evaluation._mixing import mixed
 from dystress_jax.run import evaluations
 from tests import runs
 
-pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.ci
 
 NAMES = ("red", "green", "blue")
 MESH = sharding.make_mesh(jax.devices()[:1])

@@ -16,8 +16,6 @@ from dystress_jax.errors import ArgumentError
 from dystress_jax.run import evaluations
 from tests import runs
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

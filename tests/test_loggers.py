@@ -15,8 +15,6 @@ from dystress_jax.run.overrides import check_overrides, take_several
 from dystress_jax.training import loggers
 from tests import runs
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def begun(workdir, **changes):
     of = {

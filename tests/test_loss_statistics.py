@@ -11,11 +11,7 @@ from dystress_jax import losses, similarities, temperatures
 from dystress_jax.errors import ArgumentError
 from tests import oracles
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("strict_dtypes"),
-    pytest.mark.usefixtures("quick_compile"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strict_dtypes")]
 
 N, D = 12, 5
 TAU = lambda s: oracles.dystress(s, 0.1, 0.3)

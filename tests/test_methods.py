@@ -18,7 +18,7 @@ from dystress_jax.run.methods import METHODS, AskedParts
 from dystress_jax.run.temperature import TEMPERATURES, Facts
 from tests import steps
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.slow
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (160, 8, 8, 3), dtype=np.uint8)
 SOURCE = data.Source(

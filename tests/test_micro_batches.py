@@ -16,7 +16,7 @@ from dystress_jax.models._norm import BatchNorm
 from dystress_jax.training import gradcache, new_state, prepared, step, whole_gradient
 from tests import steps
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.slow
 
 BATCH, SIZE, PARTS = 32, 8, 4
 close = functools.partial(jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=1e-5))

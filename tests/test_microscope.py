@@ -25,8 +25,6 @@ from tests import steps, test_clip
 from tests.test_methods import SOURCE, pixels
 from tests.test_methods import settings as method_settings
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 N, M, D = 9, 24, 5
 
 TEMPERATURES = {

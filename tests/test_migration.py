@@ -39,7 +39,6 @@ def test_the_tables_are_read():
     assert len(SETTINGS) > 40
 
 
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("code", [code for _, code in CALLS])
 def test_a_call_of_a_table_can_be_made(code):
     view = jax.random.normal(jax.random.key(0), (4, 8))

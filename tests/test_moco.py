@@ -29,8 +29,6 @@ from tests.reenact import (
     views_of,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KEY = jax.random.key(0)
 MOMENTUM = 0.75
 TAU_MIN, TAU_MAX = 0.1, 0.3

@@ -13,8 +13,6 @@ from dystress_jax.models._functional import functional
 from dystress_jax.models.clip_vit import ClipVisionTransformer
 from tests.transformer_oracles import CLIP_EPSILON, blocks, layer_norm, patches, scattered
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @functools.cache
 def tiny(*, remat=False, dtype=jnp.float32):

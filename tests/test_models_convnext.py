@@ -16,8 +16,6 @@ from dystress_jax.models._functional import functional
 from dystress_jax.models.convnext import Block, ConvNeXt, convnext
 from tests.transformer_oracles import count, layer_norm, mlp, scattered
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KEY = jax.random.key(0)
 DEPTHS = {
     "convnext_atto": (2, 2, 6, 2),

@@ -13,8 +13,6 @@ from jax.sharding import PartitionSpec as P
 from dystress_jax.models import projector, resnet
 from dystress_jax.models._norm import BatchNorm
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 NETWORKS = {
     "resnet": (resnet("small", stem="cifar", width=4), (16, 8, 8, 3)),
     "head": (projector("simclr", in_features=12, out=6), (16, 12)),

@@ -13,8 +13,6 @@ from dystress_jax.errors import ArgumentError
 from dystress_jax.models import HEADS, projector
 from dystress_jax.models._norm import BatchNorm
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def apply(head):
     return jax.jit(functools.partial(head.apply, train=True))

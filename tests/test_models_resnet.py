@@ -13,8 +13,6 @@ from dystress_jax.models._functional import functional
 from dystress_jax.models._norm import BatchNorm
 from dystress_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @functools.cache
 def abstract(name, stem):

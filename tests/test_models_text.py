@@ -17,8 +17,6 @@ from dystress_jax.models.text import (
 )
 from tests.transformer_oracles import CLIP_EPSILON, blocks, layer_norm, scattered, tanh_gelu
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SIZES = {"vocab_size": 20, "context": 9}
 # Lengths 5, 3, 2 (no word between start and end) and 0.
 IDS = np.array([[1, 5, 6, 7, 2], [1, 9, 2, 0, 0], [1, 2, 0, 0, 0], [0, 0, 0, 0, 0]], np.int32)

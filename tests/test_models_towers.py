@@ -22,8 +22,6 @@ from dystress_jax.models import (
 from dystress_jax.models._transformer import Block
 from tests.transformer_oracles import count
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KEY = jax.random.key(0)
 
 

@@ -25,8 +25,6 @@ from tests.transformer_oracles import (
     tanh_gelu,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @functools.cache
 def tiny(*, frozen=False, pool=False, dtype=jnp.float32):

@@ -12,8 +12,6 @@ from dystress_jax.training import prepared
 from tests import reenact
 from tests.reenact import FEATURES, OUT, PIXELS, N, linear
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 NETWORKS = ("encoder", "projector", "predictor")
 SCHEME = schemes.fixed(temperatures.dystress(0.1, 0.3, stop_gradient=False))
 tau = functools.partial(oracles.dystress, tau_min=0.1, tau_max=0.3)

@@ -11,11 +11,7 @@ import pytest
 from dystress_jax import losses, schemes, temperatures
 from dystress_jax.errors import ArgumentError
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("strict_dtypes"),
-    pytest.mark.usefixtures("quick_compile"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strict_dtypes")]
 
 N, D = 24, 5  # 24 rows for 1, 2, 3 and 8 devices
 LABELS = jnp.arange(N) % 5

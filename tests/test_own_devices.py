@@ -10,11 +10,7 @@ from jax.sharding import AxisType
 
 from dystress_jax import losses, temperatures
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("strict_dtypes"),
-    pytest.mark.usefixtures("quick_compile"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strict_dtypes")]
 
 in_ci = pytest.mark.ci
 N, D = 12, 4

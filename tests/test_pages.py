@@ -52,7 +52,6 @@ def run(page, namespace):
 
 
 @pytest.mark.ci
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_block_of_a_page_runs_and_prints_what_the_page_shows(page):
     run(page, {"__name__": "page"})

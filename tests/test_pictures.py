@@ -9,8 +9,6 @@ from dystress_jax.evaluation import feature_map, neighbour_grid
 from dystress_jax.evaluation.feature_map import _with_room
 from dystress_jax.evaluation.neighbour_grid import RIGHT, WRONG
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 NAMES = ("a very long name of a class", "caf\u00e9", "c")
 
 

@@ -10,11 +10,7 @@ import pytest
 from dystress_jax import losses, temperatures
 from tests import oracles
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("strict_dtypes"),
-    pytest.mark.usefixtures("quick_compile"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strict_dtypes")]
 
 N, D = 8, 4
 REAL = np.array([True, True, False, True, True, False, False, True])

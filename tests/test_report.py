@@ -31,8 +31,6 @@ from dystress_jax.report import (
 )
 from dystress_jax.report._sentences import RULES
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 N, BINS = 24, 200
 LABELS = np.arange(N) % 3
 

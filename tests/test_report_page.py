@@ -7,7 +7,7 @@ from dystress_jax import report, temperatures
 from tests.browser import opened
 from tests.test_report import BINS, BROKEN, LABELS, N, npz, record, write
 
-pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.ci
 
 
 @pytest.fixture(scope="module")

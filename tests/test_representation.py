@@ -13,8 +13,6 @@ from dystress_jax.evaluation import evaluate_representation
 from dystress_jax.run.evaluations import representation_of
 from tests import oracles
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def representation_oracle(x, a, b, labels):
     """Every row in float64, from whole matrices of pairs; NaN where there are none."""

@@ -23,7 +23,7 @@ from dystress_jax.run._own import choose
 from dystress_jax.training import abstract_state, init_state, make_train_step, optim
 from tests import steps
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.slow
 
 BATCH, SIZE, CLASSES = 16, 12, 3
 

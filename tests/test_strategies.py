@@ -11,12 +11,7 @@ from dystress_jax import losses, similarities, temperatures
 from dystress_jax.losses import _partition, _strategies
 from tests import oracles
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("strict_dtypes"),
-    # The mathematics is under test, not the code generator.
-    pytest.mark.usefixtures("quick_compile"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strict_dtypes")]
 
 TILE = 8
 LABELS = jnp.arange(64) % 5

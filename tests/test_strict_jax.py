@@ -14,7 +14,7 @@ from flax import nnx
 from dystress_jax import losses, temperatures
 from tests import every_loss
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.slow
 
 N, D = 6, 4
 SETTINGS = {

@@ -43,7 +43,7 @@ LANGUAGE = {
 pytestmark = [
     pytest.mark.ci,
     pytest.mark.slow,
-    pytest.mark.usefixtures("quick_compile", "quick_processes"),
+    pytest.mark.usefixtures("quick_processes"),
 ]
 
 

@@ -11,8 +11,6 @@ from dystress_jax.evaluation._draws import some_of_each_class
 from dystress_jax.run import evaluations
 from tests import runs
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 NAMES = ("red", "green", "blue")
 
 

@@ -22,8 +22,6 @@ from dystress_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
 from dystress_jax.models.text import CausalTransformer, PaddedTransformer
 from dystress_jax.models.vit import VisionTransformer
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 FILES = pathlib.Path(__file__).parent / "fixtures" / "weights"
 OUTPUTS = np.load(FILES / "outputs.npz")
 OPTIONS = {"remat": False, "dtype": jnp.float32}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 import sys
 
 import jax
@@ -13,9 +14,10 @@ import tokenizers
 import dystress_jax
 from dystress_jax import run, weights
 from dystress_jax.run._weights import begin_from
+from dystress_jax.training import checkpoint
 from tests import runs
 
-pytestmark = [pytest.mark.ci, pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+pytestmark = [pytest.mark.ci, pytest.mark.slow]
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), dtype=np.uint8)
 
@@ -214,3 +216,16 @@ def test_an_import_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(weights.WeightsError, match="found 0 of the encoder's arrays"):
         run.import_weights(imported_settings(), tmp_path / "x.safetensors", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_an_import_for_which_there_is_no_room_leaves_nothing(trained, tmp_path):
+    out = tmp_path / "small.safetensors"
+    run.export_weights(trained[0], out)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(checkpoint.CheckpointError, match="cannot be written"):
+            run.import_weights(imported_settings(), out, tmp_path / "around" / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [out]

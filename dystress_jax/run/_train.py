@@ -6,7 +6,6 @@ import functools
 import math
 import pathlib
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -20,7 +19,14 @@ from PIL import Image
 
 from .. import data, evaluation, microscope, sharding
 from ..evaluation import Result
-from ..files import FileError, told, write_json, write_text
+from ..files import (
+    FileError,
+    leaving_nothing,
+    make_directory,
+    told,
+    write_json,
+    write_text,
+)
 from ..training import TrainState, checkpoint, make_train_step
 from ..training.interrupt import StopRequest
 from ..training.log import DivergedError, Log
@@ -100,7 +106,7 @@ def train(
         (2, True)
     """
     with contextlib.ExitStack() as until_the_end:
-        with _leaving_nothing() as made:
+        with leaving_nothing() as made:
             with together("beginning"):
                 run = _prepare(config, pathlib.Path(workdir).absolute(), own)
                 until_the_end.enter_context(_lock_workdir(run.workdir, made))
@@ -134,21 +140,6 @@ def train(
 
 
 @contextlib.contextmanager
-def _leaving_nothing() -> Iterator[list[pathlib.Path]]:
-    """Where a run is refused, remove the directories that were made for it: those in the list."""
-    made: list[pathlib.Path] = []
-    try:
-        yield made
-    except BaseException:
-        for directory in made[-1:]:
-            shutil.rmtree(directory, ignore_errors=True)
-        for around in reversed(made[:-1]):
-            with contextlib.suppress(OSError):  # somebody else has put something there
-                around.rmdir()
-        raise
-
-
-@contextlib.contextmanager
 def _lock_workdir(workdir: pathlib.Path, made: list[pathlib.Path]) -> Iterator[None]:
     """Hold the directory: two runs would write over each other.
 
@@ -162,10 +153,7 @@ def _lock_workdir(workdir: pathlib.Path, made: list[pathlib.Path]) -> Iterator[N
         yield
         return
     try:
-        missing = [path for path in (workdir, *workdir.parents) if not path.is_dir()]
-        for path in reversed(missing):
-            path.mkdir()
-            made.append(path)
+        make_directory(workdir, made)
         lock = filelock.FileLock(workdir / ".lock", blocking=False)
         lock.acquire()
     except filelock.Timeout as error:

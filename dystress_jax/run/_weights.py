@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from .. import methods, weights
-from ..files import write_bytes, write_json
+from ..files import leaving_nothing, make_directory, told, write_bytes, write_json
 from ..training import TrainState, checkpoint
 from . import language
 from ._build import rebuild, without_images
@@ -220,6 +220,7 @@ def import_weights(
     Raises:
         WeightsError: the weights are those of another model, or the file cannot be used.
         ConfigError: the directory holds a run, or the settings do not fit each other.
+        CheckpointError, FileError: the new run cannot be written; nothing is left of it.
 
     Example:
         >>> from dystress_jax import run
@@ -248,11 +249,14 @@ def import_weights(
         tokenizer = language.make_tokenizer(config, train, workdir)
     experiment = without_images(config, train, tokenizer)
     begun = begin_from(experiment, str(source), prefix=prefix)
-    remember(train, workdir)
-    if tokenizer is not None:
-        tokenizer.save(workdir / language.FILE)
-    saver = checkpoint.Saver(workdir / "checkpoints", keep=1)
-    saver.save(0, begun.state, {"score": None})
-    saver.wait()
-    write_json(workdir / SETTINGS_FILE, dataclasses.asdict(config))
+    with leaving_nothing() as made:
+        with told(workdir, "written"):
+            make_directory(workdir, made)
+        remember(train, workdir)
+        if tokenizer is not None:
+            tokenizer.save(workdir / language.FILE)
+        saver = checkpoint.Saver(workdir / "checkpoints", keep=1)
+        saver.save(0, begun.state, {"score": None})
+        saver.wait()
+        write_json(workdir / SETTINGS_FILE, dataclasses.asdict(config))
     return begun.said

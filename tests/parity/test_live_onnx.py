@@ -15,7 +15,6 @@ from tests import runs
 MISSING = [n for n in ("jax2onnx", "onnxruntime") if importlib.util.find_spec(n) is None]
 pytestmark = [
     pytest.mark.ci,
-    pytest.mark.usefixtures("quick_compile"),
     pytest.mark.filterwarnings("default"),  # of their imports
     pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed"),
 ]

@@ -22,7 +22,6 @@ NEEDED = ("torch", "torchvision", "timm", "open_clip", "transformers")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.ci,
-    pytest.mark.usefixtures("quick_compile"),
     pytest.mark.filterwarnings("default"),  # of their imports
     pytest.mark.skipif(
         bool(MISSING),

@@ -11,8 +11,6 @@ from dystress_jax import evaluation
 from dystress_jax.evaluation.knn import knn_votes
 from tests.parity.golden import golden
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.mark.parametrize(("k", "temperature"), [(5, 0.1), (60, 0.5)])
 def test_knn_decides_as_lightly(k, temperature):

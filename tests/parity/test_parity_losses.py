@@ -10,8 +10,6 @@ import pytest
 from dystress_jax import losses, schemes
 from tests.parity.golden import golden
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 LIGHTLY = golden("lightly")
 OPEN_CLIP = golden("open_clip")
 close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-13)

@@ -14,8 +14,6 @@ from dystress_jax.models.resnet import BasicBlock, BottleneckBlock
 from dystress_jax.models.vit import VisionTransformer, sincos_positions
 from tests.parity.golden import golden
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 BLOCKS = {  # as in make_torchvision.py: block, channels in, width, stride
     "basic": (BasicBlock, 6, 6, 1),
     "basic_strided": (BasicBlock, 6, 8, 2),
