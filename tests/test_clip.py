@@ -147,6 +147,7 @@ def test_one_token_on_the_oblique_manifold_is_the_sphere_bit_for_bit():
     jax.tree.map(np.testing.assert_array_equal, sphere, oblique)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("quick_towers")
 @pytest.mark.parametrize(
     ("strategy", "loss"), [("gathered", "softmax"), ("ring", "softmax"), ("auto", "siglip")]
@@ -322,6 +323,7 @@ TOPOLOGIES = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("quick_towers")
 @pytest.mark.parametrize(("name", "tokens", "match_range"), TOPOLOGIES)
 def test_every_topology_learns(name, tokens, match_range):

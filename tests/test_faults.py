@@ -117,6 +117,7 @@ def test_a_file_of_the_wrong_kind_is_told_before_the_first_step(tmp_path, images
         train(tmp_path, images)
 
 
+@pytest.mark.ci
 def test_settings_that_nest_too_deeply_are_told_in_one_line(finished, tmp_path, images):
     workdir = copied(finished, tmp_path)
     (workdir / "config.json").write_text("[" * 100_000)

@@ -40,8 +40,9 @@ def cached(params, batch, micro_batches):
     return value, gradcache.pull_back(encode, params, batch, of_embedded, **how)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("micro_batches", [1, 3])
-@pytest.mark.parametrize("jit", [pytest.param(False, marks=pytest.mark.ci), True])
+@pytest.mark.parametrize("jit", [False, True])
 def test_it_is_the_gradient_of_the_whole_batch(micro_batches, jit):
     params, batch = make()
     function = functools.partial(cached, micro_batches=micro_batches)

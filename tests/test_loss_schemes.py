@@ -65,6 +65,7 @@ def test_temperature_as_uncertainty_is_the_published_rule(views):
     assert np.all(np.asarray(jax.grad(lambda t: loss(t).sum())(t)) != 0)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("gammas", [(1.0,), (0.5,), (2.0,), (1.0, 2.0)])
 @pytest.mark.parametrize("strategy", ["dense", "tiled"])
 def test_kernels_are_the_published_rule(views, gammas, strategy):

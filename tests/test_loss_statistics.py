@@ -215,6 +215,7 @@ TEMPERATURES = {
 TAUS = np.linspace(0.1, 0.5, 2 * N)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", TEMPERATURES)
 def test_any_temperature_is_looked_at(name):
     temperature, tau_of = TEMPERATURES[name]

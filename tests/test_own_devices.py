@@ -12,7 +12,6 @@ from dystress_jax import losses, temperatures
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strict_dtypes")]
 
-in_ci = pytest.mark.ci
 N, D = 12, 4
 LABELS = jnp.arange(N) % 5
 QUEUE = jax.random.normal(jax.random.key(5), (7, D))
@@ -75,9 +74,8 @@ SPLIT = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [n if n == "clip" else pytest.param(n, marks=in_ci) for n in LOSSES]
-)
+@pytest.mark.ci
+@pytest.mark.parametrize("name", LOSSES)
 def test_on_the_mesh_that_jax_makes_by_default_every_strategy_is_right(name):
     mesh = make_mesh()
     views = jax.device_put(make_views(), jax.NamedSharding(mesh, jax.P("data")))
@@ -88,8 +86,9 @@ def test_on_the_mesh_that_jax_makes_by_default_every_strategy_is_right(name):
         assert_same(found, expected(name))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("split", SPLIT)
-@pytest.mark.parametrize("name", ["nt_xent", pytest.param("clip", marks=pytest.mark.ci)])
+@pytest.mark.parametrize("name", ["nt_xent", "clip"])
 def test_the_rows_may_be_split_over_any_axes(name, split):
     spec, mesh = SPLIT[split]
     sharding = jax.NamedSharding(mesh(), spec)

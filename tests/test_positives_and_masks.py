@@ -138,7 +138,8 @@ def test_rows_that_fill_up_the_batch_are_not_there(name, strategy):
     assert_same(of_temperature, of_tau)
 
 
-@pytest.mark.parametrize("strategy", ["dense", pytest.param("tiled", marks=in_ci)])
+@pytest.mark.ci
+@pytest.mark.parametrize("strategy", ["dense", "tiled"])
 def test_a_batch_without_a_real_row_has_loss_zero_and_no_gradient(strategy):
     for loss, more in LOSSES.values():
         more = {k: jnp.asarray(v) for k, v in more.items()}
@@ -241,17 +242,9 @@ def dense(name):
     return views, more, with_gradients(how)(views, TEMPERATURE, more)
 
 
-QUICK_NUMBERS = ("info_nce, more keys, masks", "info_nce, several", "clip, fewer texts")
-OTHER_CASES = [
-    pytest.param(
-        name, strategy, marks=() if strategy == "ring" and name in QUICK_NUMBERS else in_ci
-    )
-    for name in OTHER_NUMBERS
-    for strategy in ("tiled", "gathered", "ring")
-]
-
-
-@pytest.mark.parametrize(("name", "strategy"), OTHER_CASES)
+@pytest.mark.ci
+@pytest.mark.parametrize("strategy", ["tiled", "gathered", "ring"])
+@pytest.mark.parametrize("name", OTHER_NUMBERS)
 def test_other_numbers_and_positives_are_the_same_in_every_strategy(name, strategy):
     views, more, expected = dense(name)
     loss, *_ = OTHER_NUMBERS[name]

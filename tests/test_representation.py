@@ -57,6 +57,7 @@ def partly_labelled(labels):
     return np.where(np.arange(len(labels)) % 3 == 1, -1, labels)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("count", "label", "left_out"),
     [

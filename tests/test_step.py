@@ -157,6 +157,7 @@ def test_the_log_has_what_a_run_is_judged_by():
     assert logged["probe_loss"] == pytest.approx(np.log(CLASSES))
 
 
+@pytest.mark.ci
 def test_a_step_repeated_is_the_same_step_and_the_next_is_another():
     parts, [batch] = make_parts(), make_batches(1)
     one, first = take(parts, [batch])

@@ -312,6 +312,7 @@ def test_on_devices_every_temperature_stays_finite_and_right(case, strategy):
         oracles.assert_nt_xent(value.reshape(2, 2).T.reshape(-1), gradient, a, b, tau)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("strategy", ["dense", "tiled", "gathered", "ring"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_temo_stays_finite_and_right_between_opposite_and_equal_views(dtype, strategy):
@@ -370,6 +371,7 @@ def test_every_strategy_lowers_for_every_platform(strategy):
         assert traced.lower(lowering_platforms=(platform,)).as_text()
 
 
+@pytest.mark.ci
 def test_tiled_works_under_vmap_scan_and_checkpoint():
     views = _views(12)
     how = {"strategy": "tiled", "tile_size": TILE}
@@ -442,6 +444,7 @@ def test_a_strategy_for_one_device_is_refused_in_a_shard_map():
         sharded(*_views(4))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["nt_xent", "supcon"])
 def test_a_similarity_that_depends_on_the_order_is_not_halved(name):
     weights = jax.random.normal(jax.random.key(7), (6, 6))
@@ -480,6 +483,7 @@ def test_a_plain_function_is_a_temperature_on_devices(strategy):
     np.testing.assert_allclose(slope(sharded), slope(dense), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("strategy", ["dense", "tiled"])
 def test_a_function_may_close_over_a_step_or_a_narrow_number(strategy):
     views = _views(21)

@@ -272,7 +272,8 @@ def test_a_run_goes_on_only_with_its_own_model_and_data(uninterrupted, images):
     assert curve(workdir) == before
 
 
-@pytest.mark.parametrize("knn_every", [0, pytest.param(1, marks=pytest.mark.ci)])
+@pytest.mark.ci
+@pytest.mark.parametrize("knn_every", [0, 1])
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images, knn_every):
     fields = {"optimizer__learning_rate": 1e17, "checkpoint_every": 1, "knn_every": knn_every}
     output = train(tmp_path, images, code=1, **fields)

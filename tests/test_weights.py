@@ -103,6 +103,7 @@ def features_of(network, tree):
 RESNET = resnet(BasicBlock)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("file", "output", "network", "family", "prefix"),
     [
