@@ -44,6 +44,11 @@ def _read_of_one_device(*args):
 compiler._cache_read = _read_of_one_device
 
 
+def pytest_xdist_auto_num_workers():
+    """Compiling, which takes most of the time, keeps one core busy; a worker needs up to 2 GB."""
+    return min(os.cpu_count() or 1, 8)
+
+
 def pytest_collection_modifyitems(items):
     """The long files first, so that neither worker waits for the other at the end."""
     for item in items:

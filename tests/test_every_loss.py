@@ -43,8 +43,8 @@ def cases():
     """The plain losses on a ring of three, some with every keyword, and everything in ci."""
     for name in every_loss.CASES:
         has_queue = name.startswith("moco")  # of which nothing travels
-        counts = (1, 2, 3, 8) if name in every_loss.PLAIN else (3, 8)
         for strategy in ("dense", "tiled") if has_queue else ("tiled", "gathered", "ring"):
+            counts = (1, 2, 3, 8) if name in every_loss.PLAIN else (3,)
             for devices in counts if has_queue or strategy != "tiled" else (1,):
                 plain = name in every_loss.PLAIN and devices == 3 and strategy in ("dense", "ring")
                 quick = plain or (name, strategy, devices) in QUICK
