@@ -573,3 +573,20 @@ def test_a_candidate_that_diverges_is_not_chosen_and_one_alone_is_refused():
 def test_a_probe_without_labels_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="train: found 20 images without labels"):
         probe(unlabelled_source(), TEST)
+
+
+def test_classes_without_a_training_image_are_told():
+    images = np.random.default_rng(0).integers(0, 256, (24, 4, 4, 3), dtype=np.uint8)
+    names = ("a", "b", "c", "d")
+    train = data.from_arrays(images, (np.arange(24) % 2).astype(np.int32), class_names=names)
+    test = data.from_arrays(images, (np.arange(24) % 4).astype(np.int32), class_names=names)
+    mesh = sharding.make_mesh()
+    encode = evaluation.raw_pixels
+    said = (
+        "no training image is of 2 of the 4 tested classes (c, d): their test images (12) count "
+        "as wrong"
+    )
+    of_all = evaluation.evaluate_knn(encode, train, test, k=3, mesh=mesh)
+    assert said in of_all.notes
+    assert evaluation.evaluate_knn(encode, test, test, k=3, mesh=mesh).notes == ()
+    assert said in evaluation.evaluate_transfer(encode, train, test, mesh=mesh).notes

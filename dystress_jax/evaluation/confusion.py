@@ -77,6 +77,31 @@ class Confusion:
         return canvas
 
 
+def unseen_classes(found: Confusion, labels: Int[np.ndarray, " n"]) -> tuple[str, ...]:
+    """A note on the classes that are tested, and that no training image has; none without such.
+
+    Args:
+        found: of the test images.
+        labels: of the training images.
+
+    Example:
+        >>> found = confusion(np.array([0, 0]), np.array([0, 1]), ("cat", "dog"))
+        >>> unseen_classes(found, np.array([0, 0, 0]))
+        ('no training image is of 1 of the 2 tested classes (dog): ... count as wrong',)
+    """
+    tested = found.counts.sum(axis=1)
+    unseen = np.flatnonzero((tested > 0) & ~np.isin(np.arange(len(tested)), labels))
+    if not len(unseen):
+        return ()
+    names = ", ".join(found.class_names[number] for number in unseen[:3])
+    more = ", ..." if len(unseen) > 3 else ""
+    whose = "its" if len(unseen) == 1 else "their"
+    return (
+        f"no training image is of {len(unseen)} of the {np.count_nonzero(tested)} tested classes "
+        f"({names}{more}): {whose} test images ({tested[unseen].sum()}) count as wrong",
+    )
+
+
 def confusion(
     predicted: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], class_names: Sequence[str]
 ) -> Confusion:

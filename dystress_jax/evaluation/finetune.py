@@ -17,7 +17,7 @@ from ._draws import check_fractions, check_seeds, mean_and_std, of_share, with_s
 from ._finetune_fit import Trained, View, classify, make_fit
 from ._finetune_settings import Finetuning
 from ._result import Result, Row, accuracies
-from .confusion import Confusion, confusion
+from .confusion import Confusion, confusion, unseen_classes
 from .features import NotFiniteError, check_classes, encode_source
 from .linear_head import Progress
 
@@ -140,4 +140,5 @@ def evaluate_finetune(
         "classes": classes,
     }
     protocol |= measured[0] if len(measured) == 1 else {"measured": measured}
-    return Result(mean_and_std(by_seed), protocol, confusion=first, by_seed=by_seed)
+    notes = () if first is None else unseen_classes(first, train.labels())
+    return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)

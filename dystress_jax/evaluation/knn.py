@@ -15,7 +15,7 @@ from .. import data
 from ..errors import ArgumentError
 from ..similarities import normalize
 from ._result import Result, accuracies
-from .confusion import confusion
+from .confusion import confusion, unseen_classes
 from .features import Encode, check_classes, encode_source
 
 
@@ -264,7 +264,8 @@ def evaluate_knn(
         "test_images": len(queries.labels),
         "classes": num_classes,
     }
-    notes = _small_classes(max(used), bank.labels, train.class_names)
+    notes = unseen_classes(first, bank.labels)
+    notes += _small_classes(max(used), bank.labels, train.class_names)
     return Result(tuple(rows), protocol, confusion=first, notes=notes)
 
 

@@ -19,7 +19,7 @@ from ._draws import (
     with_share_of_labels,
 )
 from ._result import Result, Row, accuracies, top_accuracy
-from .confusion import Confusion, confusion
+from .confusion import Confusion, confusion, unseen_classes
 from .features import Encode, check_classes, encode_source
 from .linear_head import EncodeView, LinearHead, Progress, fit_augmented, fit_lbfgs, fit_sgd
 
@@ -182,6 +182,8 @@ def evaluate_linear_probe(
     if solver == "sgd":
         protocol |= {"epochs": epochs, "momentum": MOMENTUM}
     protocol |= measured[0] if len(measured) == 1 else {"measured": measured}
+    if first is not None:
+        notes += unseen_classes(first, train.labels())
     return Result(
         mean_and_std(by_seed), protocol, confusion=first, notes=tuple(notes), by_seed=by_seed
     )

@@ -18,7 +18,7 @@ from ._draws import (
     some_of_each_class,
 )
 from ._result import Result, Row, accuracies, top_accuracy
-from .confusion import Confusion, confusion
+from .confusion import Confusion, confusion, unseen_classes
 from .features import Encode, check_classes, encode_source
 from .linear_head import LinearHead, fit_lbfgs
 
@@ -122,7 +122,8 @@ def evaluate_transfer(
         "test_images": len(scored.y),
         "classes": classes,
     }
-    return Result(mean_and_std(by_seed), protocol, confusion=first, by_seed=by_seed)
+    notes = () if first is None else unseen_classes(first, fitted.join(validation).y)
+    return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)
 
 
 def evaluate_few_labels(
@@ -200,7 +201,8 @@ def evaluate_few_labels(
         "test_images": len(scored.y),
         "classes": classes,
     }
-    return Result(mean_and_std(by_seed), protocol, confusion=first, by_seed=by_seed)
+    notes = () if first is None else unseen_classes(first, fitted.join(validation).y)
+    return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)
 
 
 def evaluate_few_shot(
