@@ -12,7 +12,7 @@ BATCH = 256
 
 
 def rate(folder: str, threads: int, seconds: float, size: int = 256) -> float:
-    """Images a second: decoded, the shorter side resized, the centre kept."""
+    """Images a second: decoded, whole, the shorter side resized."""
     source = data.open_splits("folder", path=folder, image_size=size, holdout=0.0)["train"]
     batches = data.batches(source, batch_size=BATCH, seed=0, threads=threads)
     next(batches)
@@ -30,7 +30,7 @@ if __name__ == "__main__":
     out = Lines(pathlib.Path(path))
     for number in json.loads(workers):
         out.add(
-            loader="ours, decoded to 256",
+            loader="ours, whole, decoded to 256",
             workers=number,
             images_per_second=rate(folder, number, float(seconds)),
         )
