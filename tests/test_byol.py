@@ -54,7 +54,7 @@ def test_a_run_is_that_of_the_algorithm(devices):
         assert logged[number]["loss"] == pytest.approx(loss(*weights), rel=1e-5)
         found = logged[number]["positive_similarity"]
         # A mean of cosines of both signs: of the size of 1, not of their mean, is its rounding.
-        assert found == pytest.approx(np.mean(cosines(*weights)), abs=1e-6)
+        assert found == pytest.approx(np.mean(cosines(*weights)), abs=2**-22)
         assert logged[number]["embedding_std"] == pytest.approx(np.mean(z.std(axis=0)), rel=1e-5)
 
         weights = reenact.descend(loss, weights)

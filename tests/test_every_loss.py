@@ -44,7 +44,7 @@ def cases():
     for name in every_loss.CASES:
         has_queue = name.startswith("moco")  # of which nothing travels
         for strategy in ("dense", "tiled") if has_queue else ("tiled", "gathered", "ring"):
-            counts = (1, 2, 3, 8) if name in every_loss.PLAIN else (3,)
+            counts = (1, 2, 3, 8) if name in every_loss.PLAIN else (3, 8)
             for devices in counts if has_queue or strategy != "tiled" else (1,):
                 plain = name in every_loss.PLAIN and devices == 3 and strategy in ("dense", "ring")
                 quick = plain or (name, strategy, devices) in QUICK

@@ -20,6 +20,7 @@ LISTED = np.array([[0, 3], [1, 1], [2, 5], [7, 3], [4, 0], [5, 6], [6, 6], [7, 2
 MARKED = np.random.default_rng(3).random((N, N)) < 0.3
 MARKED[4] = False  # no positive at all
 QUEUE = jax.random.normal(jax.random.key(5), (8, D))
+STRATEGIES = ["dense", "tiled", "gathered", "ring"]
 TAU = lambda s: oracles.dystress(s, 0.1, 0.3)
 
 
@@ -93,17 +94,16 @@ def assert_same(found, expected, rtol=1e-5):
 TEMPERATURE = jax.tree.map(jnp.float32, temperatures.dystress(0.1, 0.3, stop_gradient=False))
 
 
-# The losses that differ in kind in three strategies, the others in two: that all strategies agree
-# on what is masked is shown in test_every_loss.py.
+# The losses that differ in kind, in the tiles where masks are tiled too and on the ring.
+in_ci = pytest.mark.ci
 QUICK = ("nt_xent", "supcon", "clip", "siglip, labels")
 CASES = [
     pytest.param(
-        name, strategy, marks=() if strategy != "dense" and name in QUICK else pytest.mark.ci
+        name, strategy, marks=() if strategy in ("tiled", "ring") and name in QUICK else in_ci
     )
     for name in LOSSES
-    for strategy in ("dense", "tiled", "ring")
-    if strategy == "dense"
-    or (strategy == "tiled" if name == "moco" else strategy == "ring" or name in QUICK)
+    for strategy in STRATEGIES
+    if name != "moco" or strategy in ("dense", "tiled")  # nothing travels
 ]
 
 
@@ -217,13 +217,19 @@ def test_clip_and_siglip_with_labels_and_any_number_of_texts_equal_the_oracle():
     np.testing.assert_allclose(by_sigmoid, expected, rtol=1e-9)
 
 
-# Beside those of the table of every loss.
 OTHER_NUMBERS = {
+    "info_nce, more keys": (losses.info_nce, {}, 12),
     "info_nce, more keys, masks": (losses.info_nce, {"where": REAL}, 12),
+    "info_nce, keys masked": (losses.info_nce, {"where_keys": np.arange(12) != 2}, 12),
     "info_nce, one each": (losses.info_nce, {"positives": LISTED[:, 0]}, N),
+    "info_nce, several": (losses.info_nce, {"positives": LISTED}, 12),
     "info_nce, bools": (losses.info_nce, {"positives": MARKED}, N),
+    "clip, more texts": (losses.clip, {}, 12),
     "clip, a text missing": (losses.clip, {"where_texts": REAL}, N),
+    "siglip, more texts": (siglip, {}, 12),
+    "clip, labels of both": (losses.clip, {"labels": (LABELS, np.arange(12) % 4)}, 12),
     "clip, fewer texts": (losses.clip, {"labels": (LABELS, np.array([0, 1, 2, 5]))}, 4),
+    "siglip, labels of both": (siglip, {"labels": (LABELS, np.arange(12) % 4)}, 12),
 }
 
 
