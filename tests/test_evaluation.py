@@ -590,3 +590,5 @@ def test_classes_without_a_training_image_are_told():
     assert said in of_all.notes
     assert evaluation.evaluate_knn(encode, test, test, k=3, mesh=mesh).notes == ()
     assert said in evaluation.evaluate_transfer(encode, train, test, mesh=mesh).notes
+    probed = evaluation.evaluate_linear_probe(encode, train, test, solver="lbfgs", mesh=mesh)
+    assert said in probed.notes

@@ -57,6 +57,11 @@ def with_share_of_labels(source: data.Source, fraction: float, seed: int) -> dat
     return source.take(share_of_each_class(source.labels(), fraction, seed))
 
 
+def known_labels(source: data.Source) -> Int[np.ndarray, " n"] | None:
+    """The labels of the images; None where they are not known without reading the images."""
+    return None if source.stored_labels is None else source.labels()
+
+
 def of_share(fraction: float, rows: Sequence[Row]) -> tuple[Row, ...]:
     """The rows under the names that say which share of the labels they had; all: as they are.
 

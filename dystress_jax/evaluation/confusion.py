@@ -77,18 +77,22 @@ class Confusion:
         return canvas
 
 
-def unseen_classes(found: Confusion, labels: Int[np.ndarray, " n"]) -> tuple[str, ...]:
+def unseen_classes(
+    found: Confusion | None, labels: Int[np.ndarray, " n"] | None
+) -> tuple[str, ...]:
     """A note on the classes that are tested, and that no training image has; none without such.
 
     Args:
-        found: of the test images.
-        labels: of the training images.
+        found: of the test images; None: there is nothing to say.
+        labels: of the training images; None where only reading them all would tell.
 
     Example:
         >>> found = confusion(np.array([0, 0]), np.array([0, 1]), ("cat", "dog"))
         >>> unseen_classes(found, np.array([0, 0, 0]))
         ('no training image is of 1 of the 2 tested classes (dog): ... count as wrong',)
     """
+    if found is None or labels is None:
+        return ()
     tested = found.counts.sum(axis=1)
     unseen = np.flatnonzero((tested > 0) & ~np.isin(np.arange(len(tested)), labels))
     if not len(unseen):

@@ -13,7 +13,14 @@ from jaxtyping import Array, Float, UInt8
 
 from .. import data, models, sharding
 from ..errors import ArgumentError
-from ._draws import check_fractions, check_seeds, mean_and_std, of_share, with_share_of_labels
+from ._draws import (
+    check_fractions,
+    check_seeds,
+    known_labels,
+    mean_and_std,
+    of_share,
+    with_share_of_labels,
+)
 from ._finetune_fit import Trained, View, classify, make_fit
 from ._finetune_settings import Finetuning
 from ._result import Result, Row, accuracies
@@ -140,5 +147,5 @@ def evaluate_finetune(
         "classes": classes,
     }
     protocol |= measured[0] if len(measured) == 1 else {"measured": measured}
-    notes = () if first is None else unseen_classes(first, train.labels())
+    notes = unseen_classes(first, known_labels(train))
     return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)

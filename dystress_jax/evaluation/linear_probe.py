@@ -13,6 +13,7 @@ from ..errors import ArgumentError, look_up
 from ._draws import (
     check_fractions,
     check_seeds,
+    known_labels,
     mean_and_std,
     of_share,
     share_of_each_class,
@@ -182,8 +183,7 @@ def evaluate_linear_probe(
     if solver == "sgd":
         protocol |= {"epochs": epochs, "momentum": MOMENTUM}
     protocol |= measured[0] if len(measured) == 1 else {"measured": measured}
-    if first is not None:
-        notes += unseen_classes(first, train.labels())
+    notes += unseen_classes(first, known_labels(train) if cached is None else cached[1])
     return Result(
         mean_and_std(by_seed), protocol, confusion=first, notes=tuple(notes), by_seed=by_seed
     )

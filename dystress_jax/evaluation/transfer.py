@@ -122,7 +122,7 @@ def evaluate_transfer(
         "test_images": len(scored.y),
         "classes": classes,
     }
-    notes = () if first is None else unseen_classes(first, fitted.join(validation).y)
+    notes = unseen_classes(first, np.concatenate([fitted.y, validation.y]))
     return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)
 
 
@@ -201,7 +201,7 @@ def evaluate_few_labels(
         "test_images": len(scored.y),
         "classes": classes,
     }
-    notes = () if first is None else unseen_classes(first, fitted.join(validation).y)
+    notes = unseen_classes(first, np.concatenate([fitted.y, validation.y]))
     return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)
 
 

@@ -220,7 +220,7 @@ def import_weights(
     Raises:
         WeightsError: the weights are those of another model, or the file cannot be used.
         ConfigError: the directory holds a run, or the settings do not fit each other.
-        CheckpointError, FileError: the new run cannot be written; nothing is left of it.
+        CheckpointError, FileError: the run cannot be written; a directory made for it goes.
 
     Example:
         >>> from dystress_jax import run
