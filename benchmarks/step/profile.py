@@ -15,6 +15,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+import jax
+
 from benchmarks.step.ours import NETWORKS, Step, random_images, settings
 
 FORWARD = "convolutions, forward"
@@ -50,8 +52,6 @@ def main() -> None:
 
 def profiled(step: Step, steps: int, folder: str) -> tuple[float, collections.Counter[str]]:
     """Seconds of a step, and of each kind of its instructions."""
-    import jax
-
     kinds = dict(kinds_of(step.compiled.as_text()))
     for _ in range(5):
         jax.block_until_ready(step.run())
@@ -84,10 +84,9 @@ def kinds_of(program: str) -> Iterator[tuple[str, str]]:
 
 def kind_of_convolution(convolution: str, body: str) -> str:
     """Forward, or of which gradient."""
-    # The window of the gradient of the weights is as large as what the layer makes, which the
-    # layouts of these networks show as a result of one kernel's size, without a name of its own.
+    # XLA writes the gradient of the weights anew, with the batch as channels; its name gets lost.
     named = re.search(r'op_name="([^"]*)"', body)
-    if named is None or "b01f_01io->b01f" not in convolution.replace(" ", ""):
+    if named is None or "b01f_01io->b01f" not in convolution:
         return WEIGHTS
     return INPUTS if "transpose(" in named[1] else FORWARD
 
