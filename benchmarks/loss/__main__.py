@@ -44,11 +44,14 @@ def main() -> None:
     parser.add_argument("--torch-python", help="interpreter with torch; without it only JAX runs")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--only", nargs="+", help="names of competitors")
+    parser.add_argument(
+        "--before", type=pathlib.Path, help="checkout of another version, whose losses run too"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="of timing per measurement")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/results"))
     arguments = parser.parse_args()
 
-    jax_child = [sys.executable, "-m", "benchmarks.loss.competitors_jax"]
+    jax_child = [sys.executable, str(HERE / "competitors_jax.py")]
     torch_child = [arguments.torch_python, str(HERE / "competitors_torch.py")]
     load_before = os.getloadavg()
     measured = []
@@ -60,13 +63,20 @@ def main() -> None:
             if environment == "torch" and not arguments.torch_python:
                 continue
             child = jax_child if environment == "jax" else torch_child
-            result = run([*child, name, str(rows), str(arguments.seconds)])
-            if result:
-                measured.append(result)
-                print(f"{rows:6d}  {name:36s} {min(result['times']) * 1e3:10.1f} ms", flush=True)
+            versions = [(name, HERE.parents[1])]
+            if arguments.before and environment == "jax" and name != "optax ntxent":
+                versions.append((name + report.BEFORE, arguments.before))
+            for label, checkout in versions:
+                result = run([*child, name, str(rows), str(arguments.seconds)], checkout)
+                if result:
+                    measured.append(result | {"name": label})
+                    milliseconds = min(result["times"]) * 1e3
+                    print(f"{rows:6d}  {label:36s} {milliseconds:10.1f} ms", flush=True)
     results = {
         "command": "python -m benchmarks.loss --torch-python PYTHON_WITH_TORCH"
-        f" --seconds {arguments.seconds:g}",
+        + (" --before CHECKOUT" if arguments.before else "")
+        + f" --seconds {arguments.seconds:g}",
+        "before": commit(arguments.before) if arguments.before else None,
         "machine": f"{os.cpu_count()} cores of {processor()}",
         "load_before": load_before,
         "load_average": os.getloadavg(),
@@ -89,9 +99,21 @@ def processor() -> str:
     return f"{names[0]} ({platform.machine()})" if names else platform.machine()
 
 
-def run(command: list[str]) -> dict | None:
+def commit(checkout: pathlib.Path) -> str:
+    """Returns the commit of a checkout."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def run(command: list[str], checkout: pathlib.Path = HERE.parents[1]) -> dict | None:
     """Returns the last line that the child prints, or None when it fails."""
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    child = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(checkout.resolve())},
+    )
     if child.returncode:
         print(f"failed: {' '.join(command[1:])}: {child.stderr.strip()[-400:]}", file=sys.stderr)
         return None

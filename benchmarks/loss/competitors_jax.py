@@ -1,4 +1,4 @@
-"""One JAX competitor in a process of its own: `-m benchmarks.loss.competitors_jax NAME ROWS S`.
+"""One JAX competitor in a process of its own: `python competitors_jax.py NAME ROWS SECONDS`.
 
 Also measures what the machine can do at best, and the ring on simulated devices.
 """

@@ -24,6 +24,7 @@ OTHERS = [
     ("tiled, constant", "optax ntxent"),
 ]
 
+BEFORE = ", before"  # after the name of one of our losses, as another version has it
 
 # Read in their documentation and code, in November 2026.
 EXPRESSED = [
@@ -52,7 +53,8 @@ def markdown(results: Result) -> str:
     """Returns the report: milliseconds, memory, ratios, targets, the limits of the machine."""
     measured = results["measured"]
     sizes = sorted({entry["rows"] for entry in measured})
-    names = list(dict.fromkeys(entry["name"] for entry in measured))
+    found = dict.fromkeys(entry["name"] for entry in measured)
+    names = [name for name in found if not name.endswith(BEFORE)]
     find = lambda name, rows: next(
         (e for e in measured if e["name"] == name and e["rows"] == rows), None
     )
@@ -62,13 +64,13 @@ def markdown(results: Result) -> str:
         cells = {name: [find(name, rows) for rows in sizes] for name in among}
         return head + [_row(n, *[cell(e) if e else "" for e in row]) for n, row in cells.items()]
 
-    with_memory = [e["name"] for e in measured if "temporaries_mib" in e]
+    with_memory = [n for n in names if any("temporaries_mib" in (find(n, r) or {}) for r in sizes)]
     sections = {
         "Milliseconds, best (median)": table(
             lambda e: f"{_best(e) * 1e3:,.1f} ({statistics.median(e['times']) * 1e3:,.1f})"
         ),
         "MiB of temporaries that XLA plans": table(
-            lambda e: f"{e['temporaries_mib']:,.1f}", dict.fromkeys(with_memory)
+            lambda e: f"{e['temporaries_mib']:,.1f}", with_memory
         ),
         "Ratios of the best times": [
             head[0].replace("rows", "slower / faster"),
@@ -76,6 +78,7 @@ def markdown(results: Result) -> str:
             *_ratios(find, sizes),
         ],
         f"Targets, at {ROWS:,} rows": _targets(find, sizes, results),
+        **_versions(find, sizes, names, results.get("before"), head),
         "Where the time goes": _limits(find, results),
         "The ring on simulated devices": _ring(find, results["ring"]),
         "What the others cannot express": EXPRESSED,
@@ -149,6 +152,22 @@ def _ratios(find: Callable, sizes: list[int]) -> list[str]:
     tiled = [find("tiled", rows) for rows in sizes]
     growth = [f"{_best(b) / _best(a):.2f}" if a and b else "" for a, b in itertools.pairwise(tiled)]
     return [*lines, _row("tiled / tiled at half the rows", "", *growth)]
+
+
+def _versions(
+    find: Callable, sizes: list[int], names: list[str], before: str | None, head: list[str]
+) -> dict[str, list[str]]:
+    """A section with the ratio of this version's times to those of an earlier one."""
+    lines = []
+    for name in names:
+        pairs = [(find(name, rows), find(name + BEFORE, rows)) for rows in sizes]
+        if any(old for _, old in pairs):
+            cells = [f"{_best(new) / _best(old):.2f}" if new and old else "" for new, old in pairs]
+            lines.append(_row(name, *cells))
+    if not lines:
+        return {}
+    said = "The best time of this version over that of the other one; below 1: this one is faster."
+    return {f"Beside the version of commit {before}": [said, "", *head, *lines]}
 
 
 def _targets(find: Callable, sizes: list[int], results: Result) -> list[str]:
