@@ -116,11 +116,14 @@ class EachPair(NamedTuple):
         return Tile(counts, cosine, temperature(cosine), logit, log_share, pull)
 
 
-def count_in(
-    counts: Num[Array, "n bins"], index: Int[Array, "n m"], which: Bool[Array, "n m"]
+def add_in(
+    totals: Num[Array, "n bins"],
+    index: Int[Array, "n m"],
+    which: Bool[Array, "n m"],
+    values: Num[Array, "n m"],
 ) -> Num[Array, "n bins"]:
-    """Counts, of each anchor, the pairs that it asks for in the bins of that index."""
-    n, bins = counts.shape
+    """Adds, of each anchor, the values of the pairs that it asks for to the bins of that index."""
+    n, bins = totals.shape
     row = jnp.arange(n, dtype=jnp.int32)[:, None]
     index = jnp.where(which, row * bins + index, n * bins)  # the others have no bin
-    return counts.reshape(-1).at[index].add(1, mode="drop").reshape(n, bins)
+    return totals.reshape(-1).at[index].add(values, mode="drop").reshape(n, bins)

@@ -1,8 +1,8 @@
 """What the hardest pairs of an anchor have of its gradient: exact, and in linear memory.
 
-The place of a pair between the least and the greatest similarity of its anchor is a number of a few
-digits. Where the hardest part of the pairs ends is found digit by digit: a pass counts the pairs by
-the next digit, those alone whose digits before are the limit's.
+The bits of a float32, read as a whole number of four digits, have the order of the numbers. Where
+the hardest part of the pairs ends is found digit by digit: a pass counts the pairs by the next
+digit, those alone whose digits before are the limit's.
 """
 
 from collections.abc import Sequence
@@ -10,25 +10,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from ._each_pair import EachPair, Tile, count_in
+from ._each_pair import EachPair, Tile, add_in
 
-# Together 24 bits, as many as the similarities of float32 have.
-DIGITS, BITS = 4, 6
-
-
-class Range(NamedTuple):
-    """The least similarity of each anchor, and how far the greatest is from it."""
-
-    low: Float[Array, " n"]
-    width: Float[Array, " n"]
-
-    def place(self, similarity: Float[Array, "n m"]) -> Int[Array, "n m"]:
-        """Where each similarity lies, from 0 to 2^24 - 1."""
-        places = 2 ** (DIGITS * BITS)
-        at = (similarity - self.low[:, None]) / self.width[:, None]
-        return jnp.clip(jnp.floor(at * places), 0, places - 1).astype(jnp.int32)
+DIGITS, BITS = 4, 8
 
 
 class Limit(NamedTuple):
@@ -39,88 +25,118 @@ class Limit(NamedTuple):
         wanted: how many of the pairs whose place begins with these digits belong to the part.
     """
 
-    place: Int[Array, " n"]
+    place: UInt32[Array, " n"]
     wanted: Int[Array, " n"]
 
 
+def no_counts(like: Float[Array, " n"]) -> Int[Array, "n digits"]:
+    """What `count_first` begins with."""
+    return jnp.zeros_like(like, jnp.int32, shape=(*like.shape, 2**BITS))
+
+
+def count_first(tile: Tile, counts: Int[Array, "n digits"]) -> Int[Array, "n digits"]:
+    """Counts the pairs by their first digit, in the pass that looks at them for other numbers."""
+    return _counted(counts, _place(tile) >> (BITS * (DIGITS - 1)), tile.counts)
+
+
 def hardest_shares(
-    pairs: EachPair,
-    low: Float[Array, " n"],
-    high: Float[Array, " n"],
-    number: Float[Array, " n"],
-    parts: Sequence[int],
+    pairs: EachPair, first: Int[Array, "n digits"], parts: Sequence[int]
 ) -> list[Float[Array, " n"]]:
-    """What the most similar pairs have of the gradient of each anchor.
+    """What the most similar pairs have of the gradient of each anchor: three more passes.
 
     Args:
         pairs: all of them.
-        low: the least similarity of each anchor.
-        high: the greatest.
-        number: how many pairs each anchor has.
+        first: how many pairs have each first digit, as `count_first` found it.
         parts: one share each: a part of 10 is the most similar tenth of the pairs, at least one.
 
     Returns:
-        The shares. Pairs whose similarities differ by less than 2^-24 of the range count as equal;
-        where the part ends among them, they count in proportion.
+        The shares. Where a part ends among pairs of equal similarity, they count in proportion.
     """
-    some = jnp.isfinite(low) & (high > low)
-    own = Range(jnp.where(some, low, 0.0), jnp.where(some, high - low, 1.0))
-    number = number.astype(jnp.int32)
-    known = jnp.zeros_like(number)
-    limits = tuple(Limit(known, jnp.maximum(-(-number // part), 1)) for part in parts)
+    number = jnp.sum(first, axis=1, dtype=jnp.int32)
+    nowhere = jnp.zeros_like(number, jnp.uint32)
+    wanted = [jnp.maximum(-(-number // part), 1) for part in parts]
+    limits = tuple(_narrowed(Limit(nowhere, some), first) for some in wanted)
 
-    def next_digit(limits: tuple[Limit, ...], shift: Int[Array, ""]):
-        def count(tile: Tile, both: tuple[Range, tuple[Limit, ...]], counts):
-            own, limits = both
-            place = own.place(tile.similarity) >> shift
+    def next_digit(limits: tuple[Limit, ...], shift: UInt32[Array, ""]):
+        def count(tile: Tile, limits: tuple[Limit, ...], counts):
+            place = _place(tile) >> shift
             return tuple(
-                count_in(of_part, place & (2**BITS - 1), tile.counts & _begins(place, limit))
+                _counted(of_part, place, tile.counts & _begins(place, limit))
                 for of_part, limit in zip(counts, limits, strict=True)
             )
 
-        nothing = tuple(jnp.zeros_like(known, shape=(*known.shape, 2**BITS)) for _ in limits)
-        counts = pairs.fold(count, nothing, (own, limits))
+        counts = pairs.fold(count, tuple(jnp.zeros_like(first) for _ in limits), limits)
         return tuple(map(_narrowed, limits, counts)), None
 
-    shifts = BITS * jnp.arange(DIGITS, dtype=jnp.int32)[::-1]
+    shifts = BITS * jnp.arange(1, DIGITS - 1, dtype=jnp.uint32)[::-1]
     limits, _ = jax.lax.scan(next_digit, limits, shifts)
 
-    def add(tile: Tile, both: tuple[Range, tuple[Limit, ...]], sums):
-        own, limits = both
-        place = own.place(tile.similarity)
+    def last_digit(tile: Tile, limits: tuple[Limit, ...], sums):
+        place = _place(tile)
         pull = jnp.where(tile.counts, tile.pull, 0.0)
-        among = lambda which, x: jnp.sum(jnp.where(which, x, 0), axis=1, dtype=x.dtype)
         of_all, of_parts = sums
         of_parts = tuple(
             (
-                above + among(place > limit.place[:, None], pull),
-                there + among(place == limit.place[:, None], pull),
-                count + among(place == limit.place[:, None], tile.counts.astype(jnp.int32)),
+                above + jnp.sum(jnp.where(_is_above(place, limit), pull, 0.0), axis=1),
+                add_in(there, _digit(place), tile.counts & _begins(place, limit), pull),
+                _counted(counts, place, tile.counts & _begins(place, limit)),
             )
-            for (above, there, count), limit in zip(of_parts, limits, strict=True)
+            for (above, there, counts), limit in zip(of_parts, limits, strict=True)
         )
         return of_all + jnp.sum(pull, axis=1), of_parts
 
-    zero = jnp.zeros_like(low)
-    nothing = zero, tuple((zero, zero, known) for _ in limits)
-    of_all, of_parts = pairs.fold(add, nothing, (own, limits))
-    # Of the pairs at the limit as many as are wanted.
-    taken = lambda limit, count: limit.wanted.astype(low.dtype) / count.astype(low.dtype)
-    return [
-        (above + there * taken(limit, jnp.maximum(count, 1))) / of_all
-        for (above, there, count), limit in zip(of_parts, limits, strict=True)
-    ]
+    zero = jnp.zeros_like(pairs.log_total)
+    nothing = zero, jnp.zeros_like(zero, shape=first.shape), jnp.zeros_like(first)
+    of_all, of_parts = pairs.fold(last_digit, (zero, tuple(nothing for _ in limits)), limits)
+
+    def share(limit: Limit, found: tuple[Array, Array, Array]) -> Float[Array, " n"]:
+        above, pulls, counts = found
+        end = _narrowed(limit, counts)
+        digit = _digit(end.place)[:, None]
+        pull, count = (jnp.take_along_axis(x, digit, axis=1)[:, 0] for x in (pulls, counts))
+        higher = jnp.arange(2**BITS, dtype=jnp.int32)[None, :] > digit
+        above = above + jnp.sum(jnp.where(higher, pulls, 0.0), axis=1)
+        # Of the pairs at the limit as many as are wanted.
+        taken = end.wanted.astype(pull.dtype) / jnp.maximum(count, 1).astype(pull.dtype)
+        return (above + pull * taken) / of_all
+
+    return list(map(share, limits, of_parts))
 
 
-def _begins(place: Int[Array, "n m"], limit: Limit) -> Bool[Array, "n m"]:
+def _place(tile: Tile) -> UInt32[Array, "n m"]:
+    """A whole number of each pair that has the order of the similarities."""
+    similarity = tile.similarity.astype(jnp.float32)
+    similarity = jnp.where(similarity == 0, 0.0, similarity)  # the zeros of both signs are equal
+    bits = jax.lax.bitcast_convert_type(similarity, jnp.uint32)
+    sign = jnp.uint32(2**31)
+    return jnp.where(bits < sign, bits | sign, ~bits)
+
+
+def _digit(place: UInt32[Array, "..."]) -> Int[Array, "..."]:
+    return (place & jnp.uint32(2**BITS - 1)).astype(jnp.int32)
+
+
+def _counted(
+    counts: Int[Array, "n digits"], place: UInt32[Array, "n m"], which: Bool[Array, "n m"]
+) -> Int[Array, "n digits"]:
+    return add_in(counts, _digit(place), which, jnp.ones_like(place, counts.dtype))
+
+
+def _begins(place: UInt32[Array, "n m"], limit: Limit) -> Bool[Array, "n m"]:
     """Whether all digits but the last one are those of the limit."""
     return (place >> BITS) == limit.place[:, None]
 
 
-def _narrowed(limit: Limit, counts: Int[Array, "n base"]) -> Limit:
+def _is_above(place: UInt32[Array, "n m"], limit: Limit) -> Bool[Array, "n m"]:
+    """Whether all digits but the last one are more than those of the limit."""
+    return (place >> BITS) > limit.place[:, None]
+
+
+def _narrowed(limit: Limit, counts: Int[Array, "n digits"]) -> Limit:
     """The limit with one digit more, of how many pairs have each digit."""
     from_above = jnp.cumsum(counts[:, ::-1], axis=1, dtype=counts.dtype)[:, ::-1]
     higher = jnp.sum(from_above < limit.wanted[:, None], axis=1, dtype=jnp.int32)
     digit = jnp.maximum(2**BITS - 1 - higher, 0)
     taken = jnp.take_along_axis(from_above - counts, digit[:, None], axis=1)[:, 0]
-    return Limit((limit.place << BITS) | digit, limit.wanted - taken)
+    place = (limit.place << BITS) | digit.astype(jnp.uint32)
+    return Limit(place, limit.wanted - taken)

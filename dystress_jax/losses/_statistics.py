@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float
 from ..errors import ArgumentError
 from ..temperatures import TemperatureLike
 from . import _partition
-from ._each_pair import EachPair, Tile, count_in
-from ._hardest import hardest_shares
+from ._each_pair import EachPair, Tile, add_in
+from ._hardest import count_first, hardest_shares, no_counts
 from ._on_mesh import Loss, by_own_devices
 from ._partition import Pairs
 from ._plan import Positives, Seen
@@ -101,7 +101,7 @@ def statistics(
     axis_name: AxisName | None = None,
     **options: Any,
 ) -> Statistics:
-    r"""What a loss with its temperature does to each anchor: six more passes, in linear memory.
+    r"""What a loss with its temperature does to each anchor: four more passes, in linear memory.
 
     The share q of a negative j is what it has of the gradient by the logits of the negatives:
     that of a softmax with its log-partition N, weights being part of it, and of `siglip`, whose
@@ -124,8 +124,8 @@ def statistics(
         *arrays: what the loss takes by position.
         temperature: as the loss takes it; None: it takes none, as `siglip` with its `scale`.
         bins: of the histograms, >= 1.
-        strategy: as the loss takes it, and the same memory, with some hundred numbers for each
-            anchor.
+        strategy: as the loss takes it, and the same memory, with one or two thousand numbers for
+            each anchor.
         tile_size: as the loss takes it.
         axis_name: as the loss takes it. For whole arrays over a mesh take
             `on_mesh(functools.partial(statistics, loss), mesh)`.
@@ -134,9 +134,10 @@ def statistics(
     Returns:
         `Statistics`, with one row for each anchor, in the order of the values of the loss; of
         `clip` first the images, then the texts. Rows that only fill up the batch have no negatives.
-        The most similar 1 % and 10 % are exact to 2^-24 of the range of the anchor's similarities:
-        pairs that are nearer count as equal, and where the limit lies among them, in proportion. Of
-        more than two views the negatives are those in all views. No gradients.
+        The most similar 1 % and 10 % are exact; where their limit lies among pairs of equal
+        similarity, in float32, these count in proportion. To find an exact limit in linear memory
+        takes more than one pass. Of more than two views the negatives are those in all views. No
+        gradients.
 
     Raises:
         ArgumentError: as the loss, for a function without one of these losses, and when bins < 1.
@@ -204,9 +205,14 @@ class _Found(NamedTuple):
 def _of(seen: Seen, bins: int) -> Statistics:
     """The statistics of one set of anchors."""
     pairs = _negatives(seen)
-    found = _find(pairs, bins)
-    _, low, high, _ = found.similarity
-    of_1_percent, of_10_percent = hardest_shares(pairs, low, high, found.number, (100, 10))
+
+    def add(tile: Tile, own: Any, both: tuple[_Found, Array]) -> tuple[_Found, Array]:
+        found, first = both
+        return _add(tile, own, found), count_first(tile, first)
+
+    like = pairs.log_total
+    found, first = pairs.fold(add, (_nothing(like, bins), no_counts(like)))
+    of_1_percent, of_10_percent = hardest_shares(pairs, first, (100, 10))
     logit, probability, positives = _of_positives(seen, bins)
     return Statistics(
         logit,
@@ -311,7 +317,7 @@ def _count(
     """Counts each pair at that part of the range; what lies outside counts in the last bins."""
     bins = histogram.shape[1]
     index = jnp.clip(jnp.floor(at * bins), 0, bins - 1).astype(jnp.int32)
-    return count_in(histogram, index, counts)
+    return add_in(histogram, index, counts, jnp.ones_like(at, histogram.dtype))
 
 
 def _kind(found: _Found) -> Kind:
