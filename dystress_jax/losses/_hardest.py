@@ -1,8 +1,8 @@
 """What the hardest pairs of an anchor have of its gradient: exact, and in linear memory.
 
-The bits of a float32, read as a whole number of four digits, have the order of the numbers. Where
-the hardest part of the pairs ends is found digit by digit: a pass counts the pairs by the next
-digit, those alone whose digits before are the limit's.
+Each similarity has a place, a whole number of four digits, in their order. Where the hardest part
+of the pairs ends is found digit by digit: a pass counts the pairs by the next digit, those alone
+whose digits before are the limit's.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from .._order import ordinals
 from ._each_pair import EachPair, Tile, add_in
 
 DIGITS, BITS = 4, 8
@@ -36,7 +37,7 @@ def no_counts(like: Float[Array, " n"]) -> Int[Array, "n digits"]:
 
 def count_first(tile: Tile, counts: Int[Array, "n digits"]) -> Int[Array, "n digits"]:
     """Counts the pairs by their first digit, in the pass that looks at them for other numbers."""
-    return _counted(counts, _place(tile) >> (BITS * (DIGITS - 1)), tile.counts)
+    return _counted(counts, ordinals(tile.similarity) >> (BITS * (DIGITS - 1)), tile.counts)
 
 
 def hardest_shares(
@@ -59,7 +60,7 @@ def hardest_shares(
 
     def next_digit(limits: tuple[Limit, ...], shift: UInt32[Array, ""]):
         def count(tile: Tile, limits: tuple[Limit, ...], counts):
-            place = _place(tile) >> shift
+            place = ordinals(tile.similarity) >> shift
             return tuple(
                 _counted(of_part, place, tile.counts & _begins(place, limit))
                 for of_part, limit in zip(counts, limits, strict=True)
@@ -72,7 +73,7 @@ def hardest_shares(
     limits, _ = jax.lax.scan(next_digit, limits, shifts)
 
     def last_digit(tile: Tile, limits: tuple[Limit, ...], sums):
-        place = _place(tile)
+        place = ordinals(tile.similarity)
         pull = jnp.where(tile.counts, tile.pull, 0.0)
         of_all, of_parts = sums
         of_parts = tuple(
@@ -101,15 +102,6 @@ def hardest_shares(
         return (above + pull * taken) / of_all
 
     return list(map(share, limits, of_parts))
-
-
-def _place(tile: Tile) -> UInt32[Array, "n m"]:
-    """A whole number of each pair that has the order of the similarities."""
-    similarity = tile.similarity.astype(jnp.float32)
-    similarity = jnp.where(similarity == 0, 0.0, similarity)  # the zeros of both signs are equal
-    bits = jax.lax.bitcast_convert_type(similarity, jnp.uint32)
-    sign = jnp.uint32(2**31)
-    return jnp.where(bits < sign, bits | sign, ~bits)
 
 
 def _digit(place: UInt32[Array, "..."]) -> Int[Array, "..."]:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped, UInt32
 
 from .. import metrics
+from .._order import ordinals
 from ..similarities import Similarity, at_least_float32
 from ..temperatures import LearnedWithBias, Temperature
 from ._compared import Compared
@@ -134,12 +135,13 @@ def look(
         found[name] = _with_kinds(
             of_positives.get(name), total / n if name == "gradient" else total
         )
-    found |= {name: jnp.mean(value) for name, value in numbers.items()}
+    found |= dict(zip(numbers, jnp.mean(jnp.stack([*numbers.values()]), axis=1), strict=True))
     bins = found["similarity"].astype(points.dtype)
-    for name, (a, b) in _DISTANCES.items():
-        of_kinds = bins[KINDS.index(a)], bins[KINDS.index(b)]
-        found[name] = earth_movers_distance(*of_kinds, found["similarity_edges"])
-    return found
+    kinds = [[KINDS.index(kind) for kind in pair] for pair in _DISTANCES.values()]
+    first, second = jnp.moveaxis(bins[jnp.array(kinds)], 1, 0)
+    distances = jax.vmap(earth_movers_distance, (0, 0, None))
+    apart = distances(first, second, found["similarity_edges"])
+    return found | dict(zip(_DISTANCES, apart, strict=True))
 
 
 _DISTANCES = {
@@ -226,9 +228,9 @@ def earth_movers_distance(
         >>> earth_movers_distance(jnp.array([1.0, 0, 0]), jnp.array([0.0, 0, 2]), edges)
         Array(2., dtype=float32)
     """
-    share = lambda mass: jnp.cumsum(mass) / jnp.sum(mass)
+    share = lambda mass: mass / jnp.sum(mass)
     middles = (edges[1:] + edges[:-1]) / 2
-    return jnp.sum(jnp.abs(share(a) - share(b))[:-1] * jnp.diff(middles))
+    return jnp.sum(jnp.abs(jnp.cumsum(share(a) - share(b)))[:-1] * jnp.diff(middles))
 
 
 class _Anchor(NamedTuple):
@@ -355,18 +357,38 @@ def _of_weights(
 ) -> Found:
     """How the weights of one anchor are spread."""
     entropy = jnp.sum(jax.scipy.special.entr(weight))
-    number = jnp.sum(counts)
-    place = jnp.arange(1, len(weight) + 1)
-    hardness = jnp.where(counts, values, -jnp.inf)
-    _, by_hardness = jax.lax.sort((-hardness, weight), num_keys=1, is_stable=False)
-    share = lambda part: jnp.sum(
-        jnp.where(place <= jnp.maximum(jnp.ceil(part * number), 1), by_hardness, 0.0)
-    )
-    has = jnp.cumsum(by_hardness)
+    number = jnp.sum(counts).astype(weight.dtype)
+    each = jnp.stack([counts.astype(weight.dtype), jnp.where(counts, weight, 0.0)])
+    part = lambda share: jnp.maximum(jnp.ceil(share * number), 1)
+    # So many pairs, so many, and so much of the weights.
+    goals, of = jnp.stack([part(0.01), part(0.1), jnp.asarray(0.8)]), jnp.array([0, 0, 1])
+    place = ordinals(values)
+    limit = _hardest(place, each[of], goals)[:, None]
+    which = jnp.stack([place[None, :] > limit, place[None, :] == limit])
+    # Pairs [0] and weights [1] above each limit and at it.
+    above, at = jnp.sum(jnp.where(which[:, None], each[None, :, None], 0.0), axis=-1)
+    # Of the pairs at a limit, which are equally hard, as many as are wanted.
+    targets = jnp.arange(3)
+    some = (goals - above[of, targets]) / at[of, targets]
+    count, share = above[0] + jnp.ceil(some * at[0]), above[1] + some * at[1]
+    said = lambda value: jnp.where(number > 0, value, jnp.nan)
     return {
         "entropy": entropy,
         "effective_negatives": jnp.exp(entropy),
-        "hardest_1_percent": share(0.01),
-        "hardest_10_percent": share(0.1),
-        "hardest_for_80_percent": jnp.sum(has < 0.8).astype(weight.dtype) + 1,
+        "hardest_1_percent": said(share[0]),
+        "hardest_10_percent": said(share[1]),
+        "hardest_for_80_percent": said(count[2]),
     }
+
+
+def _hardest(
+    place: UInt32[Array, " m"], masses: Float[Array, "k m"], goals: Float[Array, " k"]
+) -> UInt32[Array, " k"]:
+    """From which place on the pairs have that much of each mass, found bit by bit: no sorting."""
+
+    def next_bit(i: Int[Array, ""], limit: UInt32[Array, " k"]) -> UInt32[Array, " k"]:
+        higher = limit | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
+        mass = jnp.sum(jnp.where(place[None, :] >= higher[:, None], masses, 0.0), axis=1)
+        return jnp.where(mass >= goals, higher, limit)
+
+    return jax.lax.fori_loop(0, 32, next_bit, jnp.zeros_like(goals, jnp.uint32))
