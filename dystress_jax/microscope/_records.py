@@ -49,6 +49,12 @@ class Recorder:
         """Write what was found at a step; what cannot be written is left out, and told once."""
         self._write(f"{step:08d}.npz", found)
 
+    def add(self, step: int, found: Mapping[str, Any]) -> None:
+        """Write further numbers of a step into its record."""
+        path = self._folder / f"{step:08d}.npz"
+        if path.exists():  # a record that could not be written has been told
+            self._write(path.name, load(path) | dict(found))
+
     def _write(self, name: str, arrays: Mapping[str, Any]) -> None:
         try:
             with told(self._folder, "written"):

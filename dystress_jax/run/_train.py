@@ -474,6 +474,7 @@ def _train_steps(
                 with log.paused():
                     measured = evaluations.watch(experiment, state, run.others)
                 log.add(show=("knn",), **measured)
+                records.add(step, measured)
             score = measured.get("knn")
             improved = score is not None and score > best
             best = max(best, score or 0.0)
@@ -530,6 +531,7 @@ class _Microscope:
         experiment, every = run.experiment, run.config.microscope.every
         self._last = experiment.schedule.total_steps
         self._every = max(SHORTEST, self._last // RECORDS) if every is None else every
+        self._measured_every = run.config.knn_every
         self._look = None
         if self._every:
             self._look = make_look(
@@ -552,7 +554,9 @@ class _Microscope:
     ) -> Callable[[TrainState, dict[str, jax.Array], dict[str, jax.Array], Log], None] | None:
         """What is to be called after the step, if there is to be a record of it."""
         look, watched, ends = self._look, self._watched, step in (1, self._last)
-        if look is None or watched is None or not (_due(self._every, step) or ends):
+        if look is None or watched is None:
+            return None
+        if not (ends or _due(self._every, step) or _due(self._measured_every, step)):
             return None
         seen = before(state)
 
@@ -570,6 +574,11 @@ class _Microscope:
             log.histograms(step, microscope.histograms(found))
 
         return after
+
+    def add(self, step: int, measured: Mapping[str, float]) -> None:
+        """Keep what held-out images say of the encoder beside what the step says."""
+        if self._recorder is not None and self._look is not None:
+            self._recorder.add(step, {name: np.float32(x) for name, x in measured.items()})
 
 
 RECORDS, SHORTEST = 60, 10  # records of a run, about; steps between two of a short one
