@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import pickle
+import struct
 import zipfile
 
 import jax
@@ -351,6 +352,74 @@ def test_a_hostile_pickle_is_refused_and_not_run(wrap, protocol, tmp_path, monke
     assert "safetensors" in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "hostile").exists()
+
+
+def text(words):
+    return b"X" + struct.pack("<I", len(words)) + words.encode()
+
+
+def pickled_tensor(kind, size, shape, strides, offset=0):
+    """The instructions that build a tensor of storage 0, whatever they claim of it."""
+    number = lambda n: b"J" + struct.pack("<i", n)
+    numbers = lambda of: b"(" + b"".join(map(number, of)) + b"t"
+    storage = b"(" + text("storage") + b"ctorch\n" + kind.encode() + b"\n" + text("0")
+    storage += text("cpu") + number(size) + b"tQ"
+    rest = number(offset) + numbers(shape) + numbers(strides)
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"tR"
+
+
+def file_of(*tensors, stored):
+    items = b"".join(text(f"w{i}") + tensor for i, tensor in enumerate(tensors))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}(" + items + b"u.")
+        archive.writestr("archive/data/0", stored)
+    return file.getvalue()
+
+
+ONE = pickled_tensor("FloatStorage", 1, (1,), (1,))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ((ONE, pickled_tensor("FloatStorage", 10**8, (10**8,), (1,))), "of two kinds or sizes"),
+        ((ONE, pickled_tensor("DoubleStorage", 1, (1,), (1,))), "of two kinds or sizes"),
+        ((pickled_tensor("FloatStorage", 2, (2,), (1,)),), "1 of 2 numbers of a storage"),
+        ((pickled_tensor("FloatStorage", 1, (2,), (1,)),), "a tensor larger than its storage"),
+        ((pickled_tensor("FloatStorage", 1, (1,), (1,), 1),), "a tensor larger than its storage"),
+    ],
+)
+def test_no_tensor_reads_beyond_what_the_file_has_of_it(tensors, message, tmp_path):
+    path = tmp_path / "hostile.pth"
+    path.write_bytes(file_of(*tensors, stored=bytes(4)))
+    with pytest.raises(weights.WeightsError, match=rf"a damaged file.*{message}"):
+        weights.read(path)
+    path.write_bytes(file_of(ONE, ONE, stored=bytes(4)))  # two that share their numbers
+    assert [array.tolist() for array in weights.read(path).values()] == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize("wrap", [zipped, bytes])
+def test_a_small_file_of_lists_in_lists_does_not_go_on_for_ever(wrap, tmp_path):
+    parts = [1]
+    for _ in range(40):
+        parts = [parts, parts]
+    content = pickle.dumps({"state_dict": parts}, 2)
+    if wrap is bytes:
+        start = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+        content = b"".join(pickle.dumps(part, 2) for part in start) + content
+    path = tmp_path / "lists.pth"
+    path.write_bytes(wrap(content))
+    with pytest.raises(weights.WeightsError, match="more than 1,000,000 parts"):
+        weights.read(path)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_weights_that_are_no_numbers_are_refused(native):
+    tree = {"params": {"encoder": {"norm": {"scale": np.zeros(3)}}}}
+    name = "params.encoder.norm.scale" if native else "bn1.weight"
+    with pytest.raises(weights.WeightsError, match=r"2 of 3 numbers NaN .* in .*norm\.scale"):
+        weights.take(tree, {name: np.array([np.nan, 1.0, np.inf], np.float32)})
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 The file is safetensors or what torch.save has written; nothing in it is run. The images are taken
 as ImageNet's usually are (resized to 256, the centre of 224), if no --config says otherwise.
 
-dystress import resnet50.pth --model=resnet50 --workdir=runs/supervised
-    torchvision's names; those of MoCo, SimCLR, solo-learn and lightly are recognised
+dystress import resnet50.pth --model=resnet50
+    into runs/resnet50; torchvision's names; those of MoCo, SimCLR, solo-learn and lightly are recognised
 
 dystress import moco_v3.pth.tar --model=vit_small --workdir=runs/moco_v3 --config.model.heads=12
     a ViT in timm's names; --config.model.positions=learned for ViT and DeiT
@@ -12,6 +12,8 @@ dystress import moco_v3.pth.tar --model=vit_small --workdir=runs/moco_v3 --confi
 dystress import open_clip.safetensors --config=my_clip.py --workdir=runs/clip
     CLIP's towers, with the config of a run with method clip and its vocabulary
 """
+
+import pathlib
 
 from absl import flags
 from ml_collections import config_flags
@@ -37,11 +39,13 @@ def main(argv: list[str]) -> None:
     def run_import(command: cli.Command) -> None:
         args = flags.FLAGS
         if not file:
-            raise run.ConfigError("found no file; allowed: dystress import FILE --workdir=DIR")
-        settings, workdir = command.settings(args.config), cli.directory(args.workdir)
+            raise run.ConfigError("found no file; allowed: dystress import FILE")
+        workdir = pathlib.Path("runs", pathlib.Path(file[0]).name.partition(".")[0])
+        workdir = workdir if args.workdir is None else cli.directory(args.workdir)
+        settings = command.settings(args.config)
         said = run.import_weights(settings, file[0], workdir, prefix=args.prefix)
         print("\n".join([*command.put_back, *said]))
-        print(f"now a run: dystress_jax.load({args.workdir!r})")
+        print(f"now a run: dystress_jax.load({str(workdir)!r})")
 
     cli.start(
         rest,
@@ -55,7 +59,9 @@ def main(argv: list[str]) -> None:
 
 def define() -> None:
     """The flags beside those of the settings."""
-    flags.DEFINE_string("workdir", None, "Where the run is written.", required=True)
+    flags.DEFINE_string(
+        "workdir", None, "Where the run is written; default: runs/NAME of the file."
+    )
     flags.DEFINE_string("model", None, "The same as --config.model.name.")
     flags.DEFINE_string(
         "prefix", "auto", "What stands before the names in the file, such as module.encoder_q."

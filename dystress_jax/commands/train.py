@@ -26,6 +26,7 @@ from .. import run
 from ..run import cli
 from ..training import processes
 
+SHORT = {"init_from": "init_from"}
 HEARTBEAT = 30  # seconds after which a process that is silent counts as gone
 
 
@@ -120,6 +121,11 @@ def define() -> None:
     flags.DEFINE_string(
         "workdir", None, "Where the run is written, or continued; default: runs/NAME of the config."
     )
+    flags.DEFINE_string(
+        "init_from",
+        None,
+        "A run, or a file of weights, that a new run starts from. The same as --config.init_from.",
+    )
     flags.DEFINE_bool(
         "distributed",
         False,
@@ -136,7 +142,7 @@ def define() -> None:
 
 def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags and the settings, with our own answers to names that do not exist."""
-    arguments = cli.find_config_file(command.read(arguments))
+    arguments = cli.find_config_file(command.read(cli.in_full(arguments, SHORT)))
     config_flags.DEFINE_config_file(
         "config",
         str(cli.CONFIGS / "quickstart.py"),

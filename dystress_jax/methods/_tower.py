@@ -163,13 +163,14 @@ def follow_from(memory: PyTree, params: PyTree) -> PyTree:
         params: of the same method, for example taken from a file of weights.
 
     Example:
-        >>> memory = {"key_params": {"encoder": 0}, "position": 3}
-        >>> follow_from(memory, {"encoder": 1, "predictor": 2})
-        {'key_params': {'encoder': 1}, 'position': 3}
+        >>> memory = {"key_params": {"encoder": jax.numpy.zeros(2)}, "position": 3}
+        >>> follow_from(memory, {"encoder": jax.numpy.ones(2), "predictor": jax.numpy.ones(1)})
+        {'key_params': {'encoder': Array([1., 1.], dtype=float32)}, 'position': 3}
     """
     if not isinstance(memory, dict):
         return memory
-    copy = lambda part: {name: params[name] for name in part}
+    # Arrays of their own: a step gives both sides back to the device, which it may only once.
+    copy = lambda part: {name: jax.tree.map(jax.numpy.copy, params[name]) for name in part}
     return {n: copy(part) if n in FOLLOWERS else part for n, part in memory.items()}
 
 

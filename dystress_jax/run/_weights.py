@@ -113,7 +113,7 @@ def _said(source: str, found: weights.Taken, tensors: weights.Tensors) -> list[s
     if found.left:
         said.append(f"in it, but not taken: {_some(found.left)}")
     scale = tensors.get(f"{found.prefix}logit_scale")
-    if scale is not None:
+    if scale is not None and scale.size:
         tau = float(np.exp(-np.asarray(scale, np.float32).reshape(-1)[0]))
         said.append(f"its temperature was {tau:.6g}: config.temperature.tau says what it starts at")
     return said
@@ -238,7 +238,8 @@ def import_weights(
             "config.augment.size: found 0, and no images to tell it by; allowed: the side of the "
             "square images that the encoder sees, in pixels."
         )
-    train = as_remembered((side, side, 3), images=config.batch_size)
+    channels = weights.channels_of(_read(pathlib.Path(source).expanduser()))
+    train = as_remembered((side, side, channels), images=config.batch_size)
     tokenizer = None
     if config.method == "clip":
         if not config.text.vocabulary:

@@ -3,6 +3,7 @@
 from ._errors import WeightsError as WeightsError
 from ._exchange import NATIVE as NATIVE
 from ._exchange import Taken as Taken
+from ._exchange import channels_of as channels_of
 from ._exchange import give as give
 from ._exchange import take as take
 from ._files import Tensors as Tensors

@@ -59,7 +59,7 @@ def take(
         shift: at least 0; the ids of words are larger here by this than in another library's file.
 
     Raises:
-        WeightsError: the names or shapes are others; with the first of them.
+        WeightsError: the names or shapes are others, or a number is not finite; with the first.
 
     Example:
         >>> tree = {"params": {"encoder": {"norm": {"scale": np.zeros(2)}}}}
@@ -97,6 +97,7 @@ def take(
         read[entry.path] = _in_shape(entry, parts, before)
     if fixed is not None:
         _check_positions(leaves, fixed, tensors, before)
+    _check_finite(read)
     used = {before + key for key in _keys(table)}
     return Taken(
         _replaced(tree, read),
@@ -106,6 +107,26 @@ def take(
         tuple(".".join(path) for path in leaves if path not in read),
         tuple(n for n in tensors if n not in used and not n.endswith("num_batches_tracked")),
     )
+
+
+def channels_of(tensors: Mapping[str, np.ndarray]) -> int:
+    """How many channels the images have that a network of these weights sees, as far as they say.
+
+    The kernels of its first layer have as many inputs, those of all others more, or one.
+
+    Args:
+        tensors: name to array, as `read` gives them.
+
+    Returns:
+        3 or 1; 3 where there is no such kernel.
+
+    Example:
+        >>> channels_of({"conv1.weight": np.zeros((64, 1, 7, 7))})
+        1
+    """
+    axis = lambda name: 2 if name.startswith("params.") else 1  # ours are [h w in out]
+    inputs = {array.shape[axis(name)] for name, array in tensors.items() if array.ndim == 4}
+    return 1 if 1 in inputs and 3 not in inputs else 3
 
 
 def give(
@@ -317,6 +338,7 @@ def _take_native(tree: Tree, leaves: Mapping[Path, Any], tensors: Mapping[str, A
             f"found {_some(surplus)}, which the encoder does not have; allowed: weights of the "
             "same model."
         )
+    _check_finite(read)
     return Taken(
         _replaced(tree, read),
         NATIVE,
@@ -325,6 +347,17 @@ def _take_native(tree: Tree, leaves: Mapping[Path, Any], tensors: Mapping[str, A
         tuple(name for name, path in names.items() if path not in read),
         tuple(name for name in tensors if names.get(name) not in read),
     )
+
+
+def _check_finite(read: Mapping[Path, np.ndarray]) -> None:
+    """Refuse what a run that has diverged leaves."""
+    for path, array in read.items():
+        wrong = array.size - np.count_nonzero(np.isfinite(array))
+        if wrong:
+            raise WeightsError(
+                f"found {wrong:,} of {array.size:,} numbers NaN or infinite in {'.'.join(path)}; "
+                "allowed: finite weights, such as those of an earlier checkpoint."
+            )
 
 
 def _leaves(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Any]]:

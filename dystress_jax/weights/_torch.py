@@ -41,6 +41,8 @@ _DTYPES = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
+# What a pickle refers to many times counts each time, so that a small file is no endless one.
+_MAX_PARTS = 1_000_000
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 
@@ -142,7 +144,7 @@ def _read_zip(path: pathlib.Path, file: io.BufferedIOBase) -> Any:
             raise WeightsError("found a file of a big-endian machine; allowed: little-endian.")
         content = _unpickle(io.BytesIO(archive.read(pickled)))
         read = lambda storage: archive.read(f"{root}data/{storage.key}")
-        return _with_arrays(content, {}, read)
+        return _with_arrays(content, _read_storages(_storages(content), read))
 
 
 def _read_legacy(file: io.BufferedIOBase) -> Any:
@@ -150,45 +152,62 @@ def _read_legacy(file: io.BufferedIOBase) -> Any:
         raise WeightsError(f"found a pickle, not a file of torch.save. {SAFER}")
     _unpickle(file)  # sizes of types on the machine that wrote it
     content = _unpickle(file)
-    sizes = {storage.key: storage for storage in _storages(content)}
+    sizes = _storages(content)
     stored: dict[str, bytes] = {}
     for key in _unpickle(file):
         count = int.from_bytes(file.read(8), "little")
         if key not in sizes:
             raise ValueError(f"a storage {key} of no tensor")
         stored[key] = file.read(count * sizes[key].dtype.itemsize)
-    return _with_arrays(content, {}, lambda storage: stored[storage.key])
+    return _with_arrays(content, _read_storages(sizes, lambda storage: stored[storage.key]))
 
 
-def _storages(content: Any) -> list[_Storage]:
-    if isinstance(content, Tensor):
-        return [content.storage]
-    parts = content.values() if isinstance(content, dict) else content
-    return [s for part in parts for s in _storages(part)] if _is_container(content) else []
+def _storages(content: Any) -> dict[str, _Storage]:
+    """The storages of all tensors, each of one kind and size."""
+    found: dict[str, _Storage] = {}
+    waiting, parts = [content], 0
+    while waiting:
+        part = waiting.pop()
+        parts += 1
+        if parts > _MAX_PARTS:
+            raise ValueError(f"more than {_MAX_PARTS:,} parts")
+        if isinstance(part, Tensor):
+            storage = part.storage
+            if found.setdefault(storage.key, storage) != storage:
+                raise ValueError(f"a storage {storage.key} of two kinds or sizes")
+        elif _is_container(part):
+            waiting += part.values() if isinstance(part, dict) else part
+    return found
+
+
+def _read_storages(
+    storages: dict[str, _Storage], read: Callable[[_Storage], bytes]
+) -> dict[str, np.ndarray]:
+    """The numbers of each storage: all that its tensors say it has."""
+    numbers = {}
+    for key, storage in storages.items():
+        found = np.frombuffer(read(storage), storage.dtype)
+        if len(found) < storage.size:
+            raise ValueError(f"{len(found)} of {storage.size} numbers of a storage")
+        numbers[key] = found
+    return numbers
 
 
 def _is_container(content: Any) -> bool:
     return isinstance(content, dict | list | tuple) and not isinstance(content, _Name | _Storage)
 
 
-def _with_arrays(
-    content: Any, known: dict[str, np.ndarray], read: Callable[[_Storage], bytes]
-) -> Any:
+def _with_arrays(content: Any, storages: dict[str, np.ndarray]) -> Any:
     """The same with arrays in place of tensors; those of one storage share it."""
     if isinstance(content, Tensor):
-        storage = content.storage
-        if storage.key not in known:
-            numbers = np.frombuffer(read(storage), storage.dtype)
-            if len(numbers) < storage.size:
-                raise ValueError(f"{len(numbers)} of {storage.size} numbers of a storage")
-            known[storage.key] = numbers
-        strides = [step * storage.dtype.itemsize for step in content.strides]
-        start = known[storage.key][content.offset :]
+        numbers = storages[content.storage.key]
+        strides = [step * numbers.itemsize for step in content.strides]
+        start = numbers[content.offset :]
         return np.lib.stride_tricks.as_strided(start, content.shape, strides, writeable=False)
     if isinstance(content, dict):
-        return {name: _with_arrays(part, known, read) for name, part in content.items()}
+        return {name: _with_arrays(part, storages) for name, part in content.items()}
     if _is_container(content):
-        return [_with_arrays(part, known, read) for part in content]
+        return [_with_arrays(part, storages) for part in content]
     return content
 
 
@@ -222,6 +241,8 @@ def _unpickle(file: io.BufferedIOBase) -> Any:
         kind, storage, key, _device, size, *view = stack.pop()
         if kind != "storage" or not isinstance(storage, _Name) or any(view):
             raise ValueError(f"a {kind} from outside")
+        if type(size) is not int:
+            raise ValueError("a storage without a size")
         stack.append(_Storage(str(key), _DTYPES[storage.name], size))
 
     def build() -> None:

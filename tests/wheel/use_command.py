@@ -44,6 +44,14 @@ features = np.load(workdir / "z.npz")["features"]
 images = np.zeros((2, 50, 40, 1), np.uint8)  # grey, as those of the first run
 assert dystress_jax.load(workdir / "moved")(images).shape[1] == features.shape[1]
 
+dystress("export", "--workdir=moved", "--out=encoder.safetensors")
+grey = ("--config.augment.mean=(0.5,)", "--config.augment.std=(0.25,)", "--config.augment.size=32")
+dystress("import", "encoder.safetensors", "--model=small", *grey, "--config.model.stem=patch")
+assert (workdir / "runs" / "encoder" / "config.json").exists()
+moco = ("--config.method=moco_v2", "--config.moco.queue_size=64", "--init_from=runs/encoder")
+dystress("train", "--config=quickstart", "--workdir=moco", *few, *moco)
+assert json.loads((workdir / "moco" / "summary.json").read_text())["steps"] == 3
+
 # The first image-text run, cut short: it must be on its way to what the README promises.
 (workdir / "mine.py").write_text(
     "from dystress_jax.configs import clip_quickstart\n"

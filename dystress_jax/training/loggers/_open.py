@@ -11,13 +11,19 @@ from ...errors import UserError
 from ...files import parse_json, write_json
 from ._run import Begun, Histograms, Logger
 from ._services import Mlflow, Trackio, Wandb
-from ._tensorboard import TensorBoard
 
 FILE = "loggers.json"
 """What the services call the run, in its directory."""
 
+
+def _tensorboard(run: Begun) -> Logger:
+    from ._tensorboard import TensorBoard  # its package is loaded where it is named
+
+    return TensorBoard(run)
+
+
 LOGGERS: dict[str, Callable[[Begun], Logger]] = {
-    "tensorboard": TensorBoard,
+    "tensorboard": _tensorboard,
     "wandb": Wandb,
     "mlflow": Mlflow,
     "trackio": Trackio,
