@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from dystress_jax import evaluation, run
+from dystress_jax import evaluation, microscope, run
 from dystress_jax.commands import COMMANDS
 from dystress_jax.commands import eval as eval_command
 from dystress_jax.run import summary
@@ -206,6 +206,13 @@ def test_a_config_names_further_images_to_measure_on_while_training(place, tmp_p
     logged = json.loads(lines[-1])
     assert logged["knn_shapes"] == numbers["evaluations"]["knn on shapes"]["top1"]
     assert "knn on shapes, test images, 3 classes" in capsys.readouterr().out
+    # The record of that step has what the held-out images say of the encoder.
+    records = microscope.read(tmp_path / "run")
+    measured = [n for n in logged if n.startswith(("knn", "features_", "embeddings_"))]
+    assert {"knn_shapes", "features_effective_rank", "embeddings_alignment"} <= {*measured}
+    assert records.steps.tolist() == [1, 2]
+    for name in measured:
+        np.testing.assert_allclose(records[name], [np.nan, logged[name]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,25 @@ def test_the_earth_movers_distance_is_that_of_scipy(seed, n, m):
     assert abs(found - scipy.stats.wasserstein_distance(a, b)) <= width + 1e-6
 
 
+@pytest.mark.parametrize("shape", [(9, 4), (3, 20), (1, 5)])
+def test_the_effective_rank_is_that_of_the_anchors_on_the_sphere(shape):
+    points = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    found = microscope.complete({"anchors": points, "entropy": np.float32(1)})
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    singular = np.linalg.svd(np.float64(unit), compute_uv=False)
+    share = singular / singular.sum()
+    expected = np.exp(-np.sum(share * np.log(share)))
+    assert found["effective_rank"] == pytest.approx(expected, rel=1e-6)
+    assert found.keys() == {"entropy", "effective_rank"}
+
+
+def test_the_effective_rank_of_a_collapsed_batch_is_one():
+    one = np.tile(np.float32([0.3, -0.2, 0.9]), (50, 1))
+    assert microscope.complete({"anchors": one})["effective_rank"] == pytest.approx(1, abs=1e-4)
+    assert microscope.complete({"anchors": 0 * one})["effective_rank"] == 1
+    assert np.isnan(microscope.complete({"anchors": one * np.nan})["effective_rank"])
+
+
 def test_more_anchors_than_are_looked_at_change_nothing():
     compared, temperature = pairs(), TEMPERATURES["per_anchor"]
     few = compared._replace(

@@ -4,7 +4,7 @@ The file is safetensors or what torch.save has written; nothing in it is run. Th
 as ImageNet's usually are (resized to 256, the centre of 224), if no --config says otherwise.
 
 dystress import resnet50.pth --model=resnet50
-    into runs/resnet50; torchvision's names; those of MoCo, SimCLR, solo-learn and lightly are recognised
+    into runs/resnet50; torchvision's names, and those of MoCo, SimCLR, solo-learn and lightly
 
 dystress import moco_v3.pth.tar --model=vit_small --workdir=runs/moco_v3 --config.model.heads=12
     a ViT in timm's names; --config.model.positions=learned for ViT and DeiT

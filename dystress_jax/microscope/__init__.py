@@ -10,6 +10,7 @@ from ._embeddings import EmbeddingsError as EmbeddingsError
 from ._embeddings import as_records as as_records
 from ._embeddings import read_embeddings as read_embeddings
 from ._look import KINDS as KINDS
+from ._look import complete as complete
 from ._look import earth_movers_distance as earth_movers_distance
 from ._look import histograms as histograms
 from ._look import look as look

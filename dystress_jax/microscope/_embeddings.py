@@ -14,7 +14,7 @@ from ..files import parse_json, told
 from ..similarities import sphere
 from ..temperatures import Temperature
 from ._compared import Compared
-from ._look import KINDS, look
+from ._look import KINDS, complete, look
 from ._records import Records, load
 from ._watched import SIDE, Watched, similarities, small
 
@@ -231,7 +231,7 @@ def as_records(images: Watched, temperature: Temperature) -> Records:
         points = jnp.asarray(images.embeddings[t])
         others = points if images.partners is None else jnp.asarray(images.partners[t])
         labels = jnp.asarray(images.labels, jnp.int32)
-        found = dict(jax.device_get(_look_at(points, others, labels, temperature)))
+        found = complete(jax.device_get(_look_at(points, others, labels, temperature)))
         if images.partners is None:  # what was compared is the image itself
             for name in ("similarity", "tau"):
                 found[name] = np.where(np.arange(len(KINDS))[:, None] == 0, 0, found[name])

@@ -57,9 +57,9 @@ def look(
         weight that lies at each similarity). What lies outside counts in the first or last bin,
         NaN in none. With a temperature there are curves at the `similarity_edges`, those of a
         negative: `curve_tau`, `curve_logit`, `curve_slope` (of the logit, in the gradient) and
-        `curve_log_weight` (of $e^{l}\,|dl/ds|$); of several anchors the mean. Everything else is a
-        single number, see `scalars`; NaN where it cannot be said, such as measures of classes
-        without labels.
+        `curve_log_weight` (of $e^{l}\,|dl/ds|$); of several anchors the mean. `anchors` are those
+        that were looked at, for `complete`. Everything else is a single number, see `scalars`; NaN
+        where it cannot be said, such as measures of classes without labels.
 
     Example:
         >>> from dystress_jax import temperatures
@@ -153,6 +153,33 @@ _DISTANCES = {
 _HISTOGRAMS = ("similarity", "tau", "weight", "gradient")
 
 
+def complete(found: Fetched) -> dict[str, Any]:
+    """A look with the effective rank of its anchors in place of the anchors themselves.
+
+    Not in the program of the look: with a busy processor the singular values of XLA take up to a
+    second there. Here they are the roots of the eigenvalues of the smaller matrix of products, in
+    float64.
+
+    Args:
+        found: as `look` returns it, fetched.
+
+    Example:
+        >>> complete({"anchors": np.eye(3, dtype=np.float32)})
+        {'effective_rank': np.float32(3.0)}
+    """
+    anchors = np.asarray(found["anchors"], np.float64)
+    rank = np.nan
+    if np.isfinite(anchors).all():
+        length = np.linalg.norm(anchors, axis=1, keepdims=True)
+        points = anchors / np.where(length > 0, length, 1.0)
+        small = points if points.shape[0] < points.shape[1] else points.T
+        singular = np.sqrt(np.clip(np.linalg.eigvalsh(small @ small.T), 0.0, None))
+        share = singular[singular > 0] / max(singular.sum(), np.finfo(np.float64).tiny)
+        rank = np.exp(-np.sum(share * np.log(share)))
+    kept = {name: value for name, value in found.items() if name != "anchors"}
+    return kept | {"effective_rank": np.float32(rank)}
+
+
 def histograms(found: Fetched) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The histograms of a look, by name and kind: edges and counts, those without a pair left out.
 
@@ -185,7 +212,7 @@ def histograms(found: Fetched) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def scalars(found: Fetched) -> dict[str, float]:
     """The single numbers of a look, those that could not be said left out.
 
-    `alignment` and `uniformity` of the anchors, `tolerance` and
+    `alignment`, `uniformity` and `effective_rank` of the anchors, `tolerance` and
     `inter_class_uniformity` where all of them have a label (see `metrics`); `entropy` of
     the weights of an anchor, and `effective_negatives`, e to the entropy; `hardest_1_percent` and
     `hardest_10_percent`, what the most similar negatives have of the weights;
@@ -246,8 +273,8 @@ def _of_embeddings(
     anchors: Float[Array, "n d"], positives: Float[Array, "n d"], labels: Int[Array, " n"]
 ) -> Found:
     labelled = lambda value: jnp.where(jnp.all(labels >= 0), value, jnp.nan)
-    # No effective rank: with a busy processor LAPACK's threads take half a second for it.
     return {
+        "anchors": anchors,
         "alignment": metrics.alignment(anchors, positives),
         "uniformity": metrics.uniformity(anchors),
         "tolerance": labelled(metrics.tolerance(anchors, labels)),

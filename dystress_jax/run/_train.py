@@ -1,5 +1,6 @@
 """Training from start to end: data, state, steps, evaluation. No mathematics."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -461,6 +462,8 @@ def _train_steps(
                 views = picture_of_views(config, experiment.train, experiment.inputs.size)
                 loggers.images(0, {"views": views})
             batch = start.put(next(batches))
+            if step == start.step + 1:
+                records.compile(train_step, state, batch)
             look = records.before(step, state)
             state, metrics, points = train_step(state, batch)
             stop.listen()  # compiled, and so far there was nothing to save
@@ -532,7 +535,7 @@ class _Microscope:
         self._last = experiment.schedule.total_steps
         self._every = max(SHORTEST, self._last // RECORDS) if every is None else every
         self._measured_every = run.config.knn_every
-        self._look = None
+        self._look = self._compiled = None
         if self._every:
             self._look = make_look(
                 experiment.method, scheme=experiment.scheme, mesh=experiment.mesh
@@ -549,6 +552,21 @@ class _Microscope:
         if self._recorder is not None and self._watched is not None:
             self._recorder.keep(self._watched.about)
 
+    def compile(
+        self, train_step: Callable[..., Any], state: TrainState, batch: dict[str, jax.Array]
+    ) -> None:
+        """Compile the look in a thread of its own, while the first step compiles.
+
+        Not in several processes: they could wait for one another in another order.
+        """
+        if self._look is None or jax.process_count() > 1:
+            return
+        of_step = jax.eval_shape(train_step, state, batch)  # traced once: the call knows it
+        lowered = self._look.lower(jax.eval_shape(before, state), batch, of_step[2])
+        thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._compiled = thread.submit(lowered.compile)
+        thread.shutdown(wait=False)
+
     def before(
         self, step: int, state: TrainState
     ) -> Callable[[TrainState, dict[str, jax.Array], dict[str, jax.Array], Log], None] | None:
@@ -564,7 +582,8 @@ class _Microscope:
             state: TrainState, batch: dict[str, jax.Array], points: dict[str, jax.Array], log: Log
         ) -> None:
             with log.paused():
-                found = jax.device_get(look(seen, batch, points))
+                called = look if self._compiled is None else self._compiled.result()
+                found = microscope.complete(jax.device_get(called(seen, batch, points)))
                 if ends or _due(self._every * WATCH_EVERY, step):
                     found |= watched.found(state)
             if self._recorder is not None:

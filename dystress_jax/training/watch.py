@@ -3,13 +3,12 @@
 Whether somebody looks leaves no trace in the step: it is the same program, with the same numbers.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from .. import augment, microscope, sharding
 from ..methods import DeviceBatch, Embedded, Method
@@ -57,7 +56,8 @@ def before(state: TrainState) -> Before:
     return Before(jax.random.fold_in(state.key, state.step), *copied)
 
 
-Look = Callable[[Before, DeviceBatch, dict[str, Float[Array, "n d"]]], dict[str, Array]]
+# (before, batch, points) -> what `microscope.look` finds, which can be compiled ahead.
+Look = jax.stages.Wrapped
 
 
 def make_look(method: Method, *, scheme: Scheme | None = None, mesh: Mesh) -> Look | None:
