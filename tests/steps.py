@@ -66,6 +66,19 @@ class Made(NamedTuple):
         )
         return on_host(state), logged
 
+    def trace(self, batch):
+        """The shapes of what a step makes of a batch, on one device."""
+        mesh = sharding.make_mesh(jax.devices()[:1])
+        new = lambda: init_state(self.method, self.optimizer, scheme=self.scheme, seed=0, mesh=mesh)
+        train_step = make_train_step(
+            self.method,
+            self.optimizer,
+            self.schedule.learning_rate,
+            scheme=self.scheme,
+            mesh=mesh,
+        )
+        return jax.eval_shape(train_step, jax.eval_shape(new), batch)
+
     def embed(self, params, stats, images):
         """Features and embeddings of images that are float already."""
         return self.method.encode(params, stats, images), self.method.project(params, stats, images)
