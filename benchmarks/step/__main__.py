@@ -60,6 +60,7 @@ def described(line: dict) -> str:
         return f"{name}: failed: {line['failed']}"
     rate = lambda ms: f"{line['batch'] / ms * 1e3:,.1f}"
     fed = f", with new batches {rate(line['with_input_ms'])}" if "with_input_ms" in line else ""
+    fed += f", a batch {line['input_ms']:.2f} ms of {line['ms']:.1f}" if "input_ms" in line else ""
     return f"{name}: median {rate(line['ms'])} pairs/s, best {rate(line['best_ms'])}{fed}"
 
 

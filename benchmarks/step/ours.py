@@ -95,7 +95,10 @@ def random_images(path: pathlib.Path, count: int, side: int) -> str:
 
 
 def measure(out: Lines, cases: list[dict], seconds: float) -> None:
-    """Times each case: the step on one batch that stays, and with a new batch from memory."""
+    """Times each case: the step on one batch that stays, and with a new batch from memory.
+
+    And the batch alone, from the images in memory to the device.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:
             side, _ = NETWORKS[case["network"]]
@@ -106,6 +109,7 @@ def measure(out: Lines, cases: list[dict], seconds: float) -> None:
                 step = Step(settings(case, case.get("images", str(path))), folder)
                 stays = milliseconds(jax.block_until_ready, step.run, seconds=seconds)
                 fresh = milliseconds(jax.block_until_ready, step.run_on_new, seconds=seconds)
+                loaded = milliseconds(jax.block_until_ready, step.load)
             except Exception as failed:
                 out.add(**case, library="ours", failed=str(failed)[:300])
                 continue
@@ -116,6 +120,7 @@ def measure(out: Lines, cases: list[dict], seconds: float) -> None:
                 ms=float(np.median(stays)),
                 best_ms=min(stays),
                 with_input_ms=float(np.median(fresh)),
+                input_ms=float(np.median(loaded)),
                 gigaflops=cost.get("flops", 0.0) / 1e9 if cost else None,
                 temporaries_mib=step.compiled.memory_analysis().temp_size_in_bytes / 2**20,
                 compile_s=step.compile_seconds,
