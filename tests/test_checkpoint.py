@@ -379,6 +379,29 @@ def test_an_interrupt_while_it_is_read_is_no_damage(saved, mesh, monkeypatch):
     assert checkpoint.steps(saved) == [10, 20, 30]
 
 
+def test_a_description_that_is_gone_or_cut_short_is_told_in_words(saved, mesh):
+    state = abstract(make_state(mesh))
+    (array_sizes,) = (saved / "30" / "train" / "array_metadatas").iterdir()
+    names = ["_CHECKPOINT_METADATA", "train/_METADATA", "train/_sharding"]
+    for name in [*names, str(array_sizes.relative_to(saved / "30"))]:
+        path = saved / "30" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(CheckpointError) as raised:
+            checkpoint.restore(saved, 30, state)
+        assert str(raised.value) == f"checkpoint 30 is damaged ({name} is cut short)"
+        path.write_bytes(whole)
+    metadata(saved / "30").unlink()
+    with pytest.raises(CheckpointError) as raised:
+        checkpoint.restore(saved, 30, state)
+    assert str(raised.value) == "checkpoint 30 is damaged (_CHECKPOINT_METADATA is missing)"
+    (saved / "20" / "train" / "manifest.ocdbt").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"^checkpoint 20 is damaged \(a file in .*20 is miss"
+    ):
+        checkpoint.restore(saved, 20, state)
+
+
 def test_where_all_checkpoints_are_damaged_nothing_is_touched(saved, mesh):
     for step in (10, 20, 30):
         truncate(saved / str(step))

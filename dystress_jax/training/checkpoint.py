@@ -325,7 +325,7 @@ def _read(directory: pathlib.Path, step: int) -> tuple[Any, Record]:
     Raises:
         CheckpointError: they are not.
     """
-    with _reading(step):
+    with _reading(directory, step):
         metadata: Any = ocp.checkpointables_metadata(_path(directory, step))
         record = metadata.custom_metadata["record"]
         seal = metadata.custom_metadata.get("seal")
@@ -369,7 +369,7 @@ def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
     metadata, record = _read(directory, step)
     if record["version"] != VERSION:
         raise _of_another_version(directory)
-    with _reading(step):
+    with _reading(directory, step):
         _check_shapes(metadata.metadata["train"]["state"], abstract)
         wanted = {"train": {"state": abstract}}
         found = ocp.load_checkpointables(_path(directory, step), wanted)["train"]["state"]
@@ -489,13 +489,38 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _reading(step: int) -> Iterator[None]:
+def _reading(directory: pathlib.Path, step: int) -> Iterator[None]:
     try:
         with _orbax():
             yield
     except Exception as error:  # Orbax, tensorstore and json each raise their own
         _pass_on_interrupt(error)
+        faults, (*_, first) = _faults(directory / str(step)), _chain(error)
+        if not faults and isinstance(first, KeyError | TypeError | StopIteration):
+            faults = [f"a file in {directory / str(step)} is missing or cut short"]
+        if faults:
+            said = "; ".join(faults)
+            raise CheckpointError(f"checkpoint {step} is damaged ({said})") from error
         raise CheckpointError(f"checkpoint {step} cannot be read ({_first(error)})") from error
+
+
+def _faults(place: pathlib.Path) -> list[str]:
+    """What is wrong with the files of a checkpoint that say what is in it, as far as it shows."""
+    found = []
+    sizes = sorted(place.glob("train/array_metadatas/*"))
+    for path in (*(place / name for name in _DESCRIPTIONS), *sizes):
+        try:
+            json.loads(path.read_bytes())
+        except FileNotFoundError:
+            found.append(f"{path.relative_to(place)} is missing")
+        except ValueError:
+            found.append(f"{path.relative_to(place)} is cut short")
+        except OSError:
+            pass  # what Orbax says of it tells more
+    return found
+
+
+_DESCRIPTIONS = ("_CHECKPOINT_METADATA", "train/_METADATA", "train/_sharding")  # in JSON
 
 
 def _raise(error: CheckpointError) -> None:
