@@ -43,6 +43,16 @@ def settings(folder, **changes):
     return run.override(run.defaults(), small)
 
 
+def grey_settings(path, **changes):
+    """Of a run on grey images in arrays, which it writes."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    images = rng.integers(0, 80, (40, 12, 12, 1)) + 120 * labels[:, None, None, None]
+    arrays = {"train_images": images.astype(np.uint8), "train_labels": labels}
+    np.savez(path, **arrays, test_images=arrays["train_images"][:8], test_labels=labels[:8])
+    return settings("", **{"data.source": "npz", "data.path": str(path), **changes})
+
+
 def clip_settings(folder, **changes):
     """Of an image-text run on the same images, with captions made of their classes."""
     return settings(

@@ -620,3 +620,10 @@ def test_a_missing_package_is_answered_with_the_command_that_installs_it(tmp_pat
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ArgumentError, match=r"^source: .*pip install 'dystress-jax\[hf\]'$"):
         open_hf(tmp_path)
+
+
+def test_images_may_be_grey(tmp_path):
+    rgb = open_hf(write(tmp_path, {"image": FILES}))["train"]
+    found = data.resized(rgb, (8, 8, 1)).gather(np.arange(COUNT))["image"]
+    expected = [np.asarray(Image.fromarray(image).convert("L")) for image in IMAGES]
+    np.testing.assert_array_equal(found[..., 0], expected)

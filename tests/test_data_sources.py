@@ -139,6 +139,32 @@ def test_every_kind_gives_the_same_examples(kind, tmp_path, tfds_directory):
             source[len(images)]
 
 
+@pytest.mark.parametrize("kind", ["tfds", "folder"])
+@pytest.mark.parametrize("shape", [(6, 6, 1), (4, 6, 1)])
+def test_files_may_be_grey_and_arrays_may_not(kind, shape, tmp_path, tfds_directory):
+    size = 6 if shape[0] == shape[1] else 0
+    splits = open_kind(kind, tmp_path, tfds_directory, holdout=0, image_size=size)
+    train = data.resized(splits["train"], shape)
+    files = tmp_path / "as_files"
+    files.mkdir()
+    for i, image in enumerate(TRAIN):
+        (files / f"{i:02}.png").write_bytes(png(image))
+    expected = data.as_images(sorted(map(str, files.iterdir())), shape)
+    found = train.gather(np.arange(len(TRAIN)), whole=False)
+    np.testing.assert_array_equal(found["image"], expected)
+    np.testing.assert_array_equal(found["label"], LABELS)
+    assert train.image_shape == shape
+    if size:  # whole pictures too
+        whole, rgb = (s.gather(np.arange(3), whole=True) for s in (train, splits["train"]))
+        assert whole["image"].shape == (3, 9, 9, 1)
+        np.testing.assert_array_equal(whole["extent"], rgb["extent"])
+        gray = Image.fromarray(rgb["image"][2]).convert("L")
+        np.testing.assert_array_equal(whole["image"][2, ..., 0], np.asarray(gray))
+    arrays = open_kind("npz", tmp_path, tfds_directory, holdout=0)["train"]
+    with pytest.raises(ArgumentError, match=r"images: found 3 channels in images .*; allowed: 1"):
+        data.resized(arrays, shape)
+
+
 @pytest.mark.parametrize("kind", ["tfds", "folder", "npz"])
 def test_every_kind_holds_out_the_same_images_and_resizes(kind, tmp_path, tfds_directory):
     splits = open_kind(kind, tmp_path, tfds_directory, holdout=0.25, image_size=4)

@@ -114,7 +114,7 @@ def open_files(
         )
         stamp = functools.cache(lambda: stamp_of_files([file.path for file in files]))
         paths = tuple(file.path for file in files)
-        source = dataclasses.replace(source, stamp=stamp, paths=paths)
+        source = dataclasses.replace(source, stamp=stamp, paths=paths, of_files=True)
         return _leave_out(source, part) if skip else source
 
     sources = {split: as_source(part) for split, part in parts.items()}

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from ..errors import ArgumentError
-from ._images import fit_array, read_image
+from ._images import fit_array, in_gray, read_image
 from ._source import Source, UnreadableError
 
 Given = Any  # an array [n h w c] of uint8, or a sequence of paths and arrays [h w c]
@@ -55,7 +55,7 @@ def resized(source: Source, shape: tuple[int, int, int]) -> Source:
 
     Args:
         source: images of any size.
-        shape: (h, w, c) of the new images; c is that of the source.
+        shape: (h, w, c) of the new images; c is that of the source, or 1 where it decodes files.
 
     Raises:
         ArgumentError: they have other channels.
@@ -66,6 +66,8 @@ def resized(source: Source, shape: tuple[int, int, int]) -> Source:
         >>> data.resized(source, (32, 32, 3))[0]["image"].shape
         (32, 32, 3)
     """
+    if source.of_files and shape[-1] == 1:
+        source = _in_gray(source)
     if source.image_shape == shape:
         return source
     if source.image_shape[-1] != shape[-1]:
@@ -76,6 +78,30 @@ def resized(source: Source, shape: tuple[int, int, int]) -> Source:
         return as_images(images, shape), labels
 
     return dataclasses.replace(source, read=read, image_shape=shape)
+
+
+def _in_gray(source: Source) -> Source:
+    """The same files with one channel, as `as_images` decodes them for it."""
+    height, width, channels = source.image_shape
+    if channels == 1:
+        return source
+    read_rgb, read_whole_rgb = source.read, source.read_whole
+
+    def read(rows):
+        images, labels = read_rgb(rows)
+        return in_gray(images), labels
+
+    def read_whole(rows):
+        assert read_whole_rgb is not None
+        pictures, labels, extents = read_whole_rgb(rows)
+        return in_gray(pictures), labels, extents
+
+    return dataclasses.replace(
+        source,
+        read=read,
+        read_whole=None if read_whole_rgb is None else read_whole,
+        image_shape=(height, width, 1),
+    )
 
 
 def _other_channels(found: tuple[int, ...], channels: int) -> ArgumentError:

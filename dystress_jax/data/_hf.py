@@ -137,7 +137,8 @@ def open_hf(
             labels=labels[split],
             captions=texts[split],
         )
-        source = dataclasses.replace(source, stamp=lambda: stamp_of_files(table.files))
+        stamp = lambda: stamp_of_files(table.files)
+        source = dataclasses.replace(source, stamp=stamp, of_files=True)
         return leave_out_unreadable(source) if skip else source
 
     sources = split_holdout(as_source("train"), holdout)

@@ -56,6 +56,14 @@ def fit_arrays(images: UInt8[np.ndarray, "n h w c"], size: int) -> UInt8[np.ndar
     return np.stack([fit_array(image, size) for image in images])
 
 
+def in_gray(images: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 1"]:
+    """Decoded images as `read_image` gives them with `gray`."""
+    gray = np.empty((*images.shape[:3], 1), np.uint8)
+    for number, image in enumerate(images):
+        gray[number, ..., 0] = np.asarray(Image.fromarray(image).convert("L"))
+    return gray
+
+
 def read_image(file: str | bytes, size: int, *, gray: bool = False) -> UInt8[np.ndarray, "h w c"]:
     """Decode a file to RGB: upright, white where it is transparent, then `fit`.
 

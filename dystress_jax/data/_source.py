@@ -83,6 +83,8 @@ class Source:
             data set has no captions.
         paths: the file of each stored image; empty where they are no files.
         skipped: what was left out of the data set because it cannot be read, in words.
+        of_files: whether the images are decoded to RGB from files, whose mode may be any: for an
+            encoder of grey images they may as well be grey.
         stamp: what tells the stored images from others and is cheap to find out: in words, with a
             number that depends on all of them. None = nothing is.
         notes: what was decided when the data set was opened and nobody has asked for, in words.
@@ -109,6 +111,7 @@ class Source:
     captions: Captions | None = None
     paths: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    of_files: bool = False
     stamp: Callable[[], str] | None = None
     notes: tuple[str, ...] = ()
 

@@ -117,9 +117,8 @@ def open_tfds(
             class_names=class_names,
             captions=texts(split),
         )
-        source = dataclasses.replace(
-            source, stamp=lambda: stamp_of_files(_record_files(builder, split))
-        )
+        stamp = lambda: stamp_of_files(_record_files(builder, split))
+        source = dataclasses.replace(source, stamp=stamp, of_files=_holds_files(builder))
         return leave_out_unreadable(source) if on_error == "skip" else source
 
     def fits(split: str) -> bool:
