@@ -92,6 +92,11 @@ def test_each_baseline_is_the_vote_by_hand_with_the_k_that_is_best_for_it(channe
         balanced = balanced_accuracy_score(wanted, predicted[best])
         assert row.balanced == pytest.approx(balanced, abs=0.06)
         assert abs(row.balanced - row.value) > 0.01  # the two are told apart
+        of_each = found.to_json()["per_class_accuracy"][row.name]
+        assert list(of_each) == list(NAMES)
+        assert np.mean(list(of_each.values())) == pytest.approx(row.balanced)
+        shares = [np.mean(predicted[best][wanted == i] == i) for i in range(3)]
+        np.testing.assert_allclose(list(of_each.values()), shares, atol=0.13)
     assert found.protocol["bank_images"], found.protocol["test_images"] == (150, 90)
     [note] = found.notes
     assert "best k of 1, 5, 40, chosen on the 90 images that are measured" in note

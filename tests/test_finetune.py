@@ -308,6 +308,7 @@ def test_a_run_is_fine_tuned_on_its_own_images_and_on_others(place):
     assert numbers["protocol"]["recipe"] == "simclr"
     assert numbers["protocol"]["learning_rate"] == 0.3
     assert set(numbers["by_seed"]) == {"0", "1"}
+    assert numbers["per_class_of"] == "seed 0"
     assert {"50_percent_top1", "50_percent_top1_std", "50_percent_top5_std"} <= set(numbers)
     assert result.split == "test"
     on = {"source": "folder", "path": str(place / "other")}

@@ -463,6 +463,23 @@ def test_a_large_confusion_lists_what_is_confused_most():
     assert shown.count("<tr>") == 2
 
 
+def test_the_tables_of_classes_say_of_which_measurement_they_are(tmp_path):
+    workdir = write(tmp_path / "r", {5: record()})
+    of = {"class_names": ["a", "b"], "counts": [[1, 0], [1, 1]], "of": "1 shot, seed 0"}
+    (workdir / "eval" / "few_shot_confusion.json").write_text(json.dumps(of))
+    few = {"1_shot_top1": 0.5, "per_class_of": "1 shot, seed 0"}
+    few |= {"per_class_accuracy": {"a": 1.0, "b": 0.5}}
+    (workdir / "eval" / "few_shot.json").write_text(json.dumps(few))
+    each = {"raw_pixels_top1": {"a": 0.5, "b": 0.5}}
+    (workdir / "eval" / "baselines.json").write_text(json.dumps({"per_class_accuracy": each}))
+    [run] = report.gather([workdir])
+    page = report.page([run])
+    assert "few_shot (1 shot, seed 0): accuracy of each class" in page
+    assert "few_shot (1 shot, seed 0): which classes are taken for which" in page
+    assert "baselines: accuracy of each class" not in page
+    assert "knn: which classes are taken for which" in page
+
+
 def npz(path, **arrays):
     np.savez(path, **arrays)
     return path

@@ -1,5 +1,7 @@
 """Logistic regression with all labels and with few, beside scikit-learn's."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -141,6 +143,35 @@ def test_few_labels_are_balanced_and_choose_by_held_out_images():
     for fractions in ((), (0.0,), (1.5,)):
         with pytest.raises(ArgumentError, match=r"fractions: found .*allowed: in \(0, 1\]"):
             evaluation.evaluate_few_labels(encode, TRAIN, TEST, fractions=fractions, **MESH)
+
+
+def test_the_confusion_of_several_measurements_says_of_which_it_is():
+    few_shot = functools.partial(evaluation.evaluate_few_shot, encode, TRAIN, TEST, **MESH)
+    several, one = few_shot(shots=(1, 2), seeds=(7, 8)), few_shot(shots=(1,), seeds=(7,))
+    assert several.confusion == one.confusion
+    assert several.to_json()["per_class_of"] == "1 shot, seed 7"
+    assert "per_class_of" not in one.to_json()
+    seeds = few_shot(shots=(2,), seeds=(7, 8))
+    assert seeds.to_json()["per_class_of"] == "seed 7"
+    few_labels = evaluation.evaluate_few_labels(
+        encode, TRAIN, TEST, holdout=HOLDOUT, fractions=(0.6, 1.0), seeds=(1,), **MESH
+    )
+    assert few_labels.to_json()["per_class_of"] == "60 % of the labels"
+    transfer = evaluation.evaluate_transfer(
+        encode, TRAIN, TEST, holdout=HOLDOUT, seeds=(3, 4), **MESH
+    )
+    assert transfer.to_json()["per_class_of"] == "seed 3"
+    probe = evaluation.evaluate_linear_probe(
+        encode,
+        TRAIN,
+        TEST,
+        solver="lbfgs",
+        candidates=(0.1,),
+        fractions=(0.5, 1.0),
+        seeds=(1, 2),
+        **MESH,
+    )
+    assert probe.to_json()["per_class_of"] == "50 % of the labels, seed 1"
 
 
 def test_draws_are_seeded_and_nested():

@@ -62,6 +62,16 @@ def known_labels(source: data.Source) -> Int[np.ndarray, " n"] | None:
     return None if source.stored_labels is None else source.labels()
 
 
+def labels_of(fraction: float) -> str:
+    """A share of the labels in words.
+
+    Example:
+        >>> labels_of(0.01)
+        '1 % of the labels'
+    """
+    return f"{100 * fraction:g} % of the labels"
+
+
 def of_share(fraction: float, rows: Sequence[Row]) -> tuple[Row, ...]:
     """The rows under the names that say which share of the labels they had; all: as they are.
 

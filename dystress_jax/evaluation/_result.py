@@ -46,7 +46,10 @@ class Result(NamedTuple):
         protocol: settings and sizes that the numbers depend on; it fits in JSON.
         split: which images were measured, such as `test`. The caller knows it and fills it in
             with `_replace`.
-        confusion: which classes were taken for which, of a classification.
+        confusion: which classes were taken for which, of a classification. Where the rows are of
+            several measurements, such as seeds, it is that of one, which it names.
+        per_class: of a classification without a confusion, the share of each class that was right,
+            by the name of the row.
         notes: what a person should know who reads the numbers.
         by_seed: where the rows are means over seeds, the rows of each.
 
@@ -64,6 +67,7 @@ class Result(NamedTuple):
     confusion: Confusion | None = None
     notes: tuple[str, ...] = ()
     by_seed: Mapping[int, tuple[Row, ...]] = types.MappingProxyType({})
+    per_class: Mapping[str, Mapping[str, float | None]] = types.MappingProxyType({})
 
     def value(self, name: str) -> float:
         """The number of this name.
@@ -85,8 +89,8 @@ class Result(NamedTuple):
         """One key for each row, then `chance` and `balanced` of the rows that have them.
 
         Then `protocol` and `split`; of several seeds `NAME_std` of each row and `by_seed`, the rows
-        of each; of a classification `balanced_accuracy` and `per_class_accuracy` too; `notes` if
-        any.
+        of each; of a classification `balanced_accuracy` and `per_class_accuracy` too, and
+        `per_class_of` where these are of one of several measurements; `notes` if any.
         """
         found: dict[str, Any] = {row.name: row.value for row in self.rows}
         found |= {f"{row.name}_std": row.std for row in self.rows if row.std is not None}
@@ -96,9 +100,11 @@ class Result(NamedTuple):
             found |= {beside: known} if known else {}
         found |= {"protocol": self.protocol, "split": self.split}
         if self.confusion is not None:
-            of_each = zip(self.confusion.class_names, self.confusion.per_class(), strict=True)
             found["balanced_accuracy"] = self.confusion.balanced()
-            found["per_class_accuracy"] = dict(of_each)
+            found["per_class_accuracy"] = self.confusion.by_class()
+            found |= {"per_class_of": self.confusion.of} if self.confusion.of else {}
+        elif self.per_class:
+            found["per_class_accuracy"] = {row: dict(of) for row, of in self.per_class.items()}
         if len(self.by_seed) > 1:
             found["by_seed"] = {
                 str(seed): {row.name: row.value for row in rows}

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, UInt8
 
 from .. import data
 from ._result import Result, accuracies
+from .confusion import confusion
 from .features import Encode, check_classes, encode_source
 from .knn import Labelled, votes_of_each
 
@@ -51,7 +52,8 @@ def evaluate_baselines(
         batch_size: images encoded at once, at least 1.
 
     Returns:
-        The rows, each with its balanced accuracy; in the protocol, `top1_by_k` of each.
+        The rows, each with its balanced accuracy and the accuracy of each class; in the protocol,
+        `top1_by_k` of each.
 
     Raises:
         ArgumentError: a source has no labels, the classes differ, or a setting is out of range.
@@ -70,15 +72,18 @@ def evaluate_baselines(
         1.0
     """
     num_classes = check_classes(train, test)
-    rows, by_k, used = [], {}, {}
+    rows, by_k, used, per_class = [], {}, {}, {}
     for name, (bank, queries) in _features(untrained, train, test, mesh, batch_size).items():
-        found = {}
+        found, by_class = {}, {}
         for k_used, _, votes in votes_of_each(
             bank, queries, ks=k, temperatures=(temperature,), num_classes=num_classes
         ):
             found[k_used], _ = accuracies(votes, jnp.asarray(queries.labels))
+            predicted = np.asarray(votes.argmax(axis=1))
+            by_class[k_used] = confusion(predicted, queries.labels, test.class_names).by_class()
         best = max(found, key=lambda k: found[k].value)
         rows.append(found[best]._replace(name=f"{name}_top1", note=f"k {best:,}"))
+        per_class[rows[-1].name] = by_class[best]
         by_k[name] = {str(k): row.value for k, row in found.items()}
         used = {"bank_images": len(bank.labels), "test_images": len(queries.labels)}
     protocol: dict[str, Any] = {
@@ -94,7 +99,8 @@ def evaluate_baselines(
         f"each baseline has the best k of {choice}, chosen on the {used['test_images']:,} images "
         "that are measured, which favours it"
     )
-    return Result(tuple(rows), protocol, notes=(note,) if len(k) > 1 else ())
+    notes = (note,) if len(k) > 1 else ()
+    return Result(tuple(rows), protocol, notes=notes, per_class=per_class)
 
 
 def _features(

@@ -1,24 +1,33 @@
-"""Which classes are taken for which: counts, the accuracy of each class, and a picture."""
+"""How classes fare: the accuracy of each, which are taken for which, and a picture of that."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from PIL import Image, ImageDraw
 
+from ..errors import ArgumentError
+
 CELL, LABEL, GAP = 36, 130, 6  # pixels, where the classes have names
 NAMED = 40  # classes at most that are named, with their counts, in the picture
 PICTURE = 800  # pixels of a side without names, about
+COUNTED = 1_000  # classes at most of which each pair is counted: the memory is their square
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Confusion:
-    """How often images of each class were taken for each.
+    """How often images of each class were recognised, and how often taken for each other class.
 
     Attributes:
         class_names: in the order of the labels.
-        counts: rows are true classes, columns those that were predicted.
+        images: how many there are of each class.
+        right: how many of them were recognised.
+        counts: rows are true classes, columns those that were predicted; None of more than 1,000
+            classes, where they would fill the memory.
+        of: which measurement this is, where the rows of a result are of several, such as `1 shot,
+            seed 0`; "": the only one.
 
     Example:
         >>> found = confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), ("cat", "dog"))
@@ -27,29 +36,45 @@ class Confusion:
     """
 
     class_names: tuple[str, ...]
-    counts: Int[np.ndarray, "classes classes"]
+    images: Int[np.ndarray, " classes"]
+    right: Int[np.ndarray, " classes"]
+    counts: Int[np.ndarray, "classes classes"] | None
+    of: str = ""
 
     def __eq__(self, other: object) -> bool:
         """Whether the classes and all counts are the same."""
         return (
             isinstance(other, Confusion)
             and self.class_names == other.class_names
-            and np.array_equal(self.counts, other.counts)
+            and np.array_equal(self.images, other.images)
+            and np.array_equal(self.right, other.right)
+            and np.array_equal(_or_none(self.counts), _or_none(other.counts))
         )
 
     def per_class(self) -> list[float | None]:
         """The share of each class that was recognised; None for a class without images."""
-        totals = self.counts.sum(axis=1)
-        right = np.diagonal(self.counts)
-        return [int(r) / int(n) if n else None for r, n in zip(right, totals, strict=True)]
+        pairs = zip(self.right, self.images, strict=True)
+        return [int(right) / int(images) if images else None for right, images in pairs]
+
+    def by_class(self) -> dict[str, float | None]:
+        """`per_class` by the name of the class."""
+        return dict(zip(self.class_names, self.per_class(), strict=True))
 
     def balanced(self) -> float:
         """The mean of `per_class`: every class counts the same, however many images it has."""
         return float(np.mean([share for share in self.per_class() if share is not None]))
 
     def picture(self) -> Image.Image:
-        """The counts as shades, each row as shares of its class; with names if they are few."""
+        """The counts as shades, each row as shares of its class; with names if they are few.
+
+        Raises:
+            ArgumentError: there are no counts.
+        """
         count = len(self.class_names)
+        if self.counts is None:
+            raise ArgumentError(
+                "counts", f"found none of {count:,} classes; allowed: at most {COUNTED:,}."
+            )
         shares = self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
         shades = (255 - np.round(205 * shares)).astype(np.uint8)
         if count > NAMED:
@@ -77,6 +102,23 @@ class Confusion:
         return canvas
 
 
+def _or_none(counts: Int[np.ndarray, "classes classes"] | None) -> Int[np.ndarray, "..."]:
+    return np.zeros(0, np.int64) if counts is None else counts
+
+
+def one_of(*parts: tuple[Collection[Any], str]) -> str:
+    """What a confusion is `of`: the parts that tell one of several measurements from the others.
+
+    Args:
+        parts: what there is of each kind, and the one that it is.
+
+    Example:
+        >>> one_of(((1, 5), "1 shot"), ((0, 1, 2), "seed 0")), one_of(((1,), "1 shot"))
+        ('1 shot, seed 0', '')
+    """
+    return ", ".join(said for there, said in parts if len(there) > 1)
+
+
 def unseen_classes(
     found: Confusion | None, labels: Int[np.ndarray, " n"] | None
 ) -> tuple[str, ...]:
@@ -93,7 +135,7 @@ def unseen_classes(
     """
     if found is None or labels is None:
         return ()
-    tested = found.counts.sum(axis=1)
+    tested = found.images
     unseen = np.flatnonzero((tested > 0) & ~np.isin(np.arange(len(tested)), labels))
     if not len(unseen):
         return ()
@@ -107,14 +149,20 @@ def unseen_classes(
 
 
 def confusion(
-    predicted: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], class_names: Sequence[str]
+    predicted: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"],
+    class_names: Sequence[str],
+    *,
+    of: str = "",
 ) -> Confusion:
     """Count which classes are taken for which.
 
     Args:
         predicted: classes, in [0, classes).
         labels: the true ones, likewise.
-        class_names: in the order of the labels.
+        class_names: in the order of the labels. Of more than 1,000 only what was recognised is
+            counted.
+        of: which measurement this is; "": the only one.
 
     Example:
         >>> predicted, labels = np.array([0, 1, 1]), np.array([0, 0, 1])
@@ -122,6 +170,14 @@ def confusion(
         [[1, 1], [0, 1]]
     """
     count = len(class_names)
-    pairs = labels.astype(np.int64) * count + predicted
-    counts = np.bincount(pairs, minlength=count * count).reshape(count, count)
-    return Confusion(tuple(class_names), counts)
+    counts = None
+    if count <= COUNTED:
+        pairs = labels.astype(np.int64) * count + predicted
+        counts = np.bincount(pairs, minlength=count * count).reshape(count, count)
+    return Confusion(
+        tuple(class_names),
+        images=np.bincount(labels, minlength=count),
+        right=np.bincount(labels[predicted == labels], minlength=count),
+        counts=counts,
+        of=of,
+    )

@@ -17,6 +17,7 @@ from ._draws import (
     check_fractions,
     check_seeds,
     known_labels,
+    labels_of,
     mean_and_std,
     of_share,
     with_share_of_labels,
@@ -24,7 +25,7 @@ from ._draws import (
 from ._finetune_fit import Trained, View, classify, make_fit
 from ._finetune_settings import Finetuning
 from ._result import Result, Row, accuracies
-from .confusion import Confusion, confusion, unseen_classes
+from .confusion import Confusion, confusion, one_of, unseen_classes
 from .features import NotFiniteError, check_classes, encode_source
 from .linear_head import Progress
 
@@ -135,7 +136,9 @@ def evaluate_finetune(
                     "allowed: a smaller one.",
                 ) from error
             by_seed[seed] += of_share(fraction, accuracies(jnp.asarray(scores), jnp.asarray(y)))
-            first = first or confusion(scores.argmax(axis=1), y, test.class_names)
+            if first is None:
+                of = one_of((fractions, labels_of(fraction)), (seeds, f"seed {seed}"))
+                first = confusion(scores.argmax(axis=1), y, test.class_names, of=of)
         told = {"fraction": fraction, "train_images": images, "batch_size": batch}
         measured.append(told | {"epochs": epochs})
     protocol = {
@@ -143,7 +146,7 @@ def evaluate_finetune(
         **dataclasses.asdict(settings),
         "seeds": list(seeds),
         "fractions": list(fractions),
-        "test_images": 0 if first is None else int(first.counts.sum()),
+        "test_images": 0 if first is None else int(first.images.sum()),
         "classes": classes,
     }
     protocol |= measured[0] if len(measured) == 1 else {"measured": measured}

@@ -15,7 +15,7 @@ from .. import data
 from ..errors import ArgumentError
 from ..similarities import normalize
 from ._result import Result, accuracies
-from .confusion import confusion, unseen_classes
+from .confusion import confusion, one_of, unseen_classes
 from .features import Encode, check_classes, encode_source
 
 
@@ -249,7 +249,8 @@ def evaluate_knn(
         named = (top1._replace(note=f"k {k_used:,}"), top5)
         if first is None:
             predicted = np.asarray(votes.argmax(axis=1))
-            first = confusion(predicted, queries.labels, test.class_names)
+            of = one_of((used, f"k {k_used}"), (temperatures, f"temperature {t:g}"))
+            first = confusion(predicted, queries.labels, test.class_names, of=of)
         else:
             of = f"_k{k_used}" if len(used) > 1 else ""
             of += f"_t{t:g}" if len(temperatures) > 1 else ""

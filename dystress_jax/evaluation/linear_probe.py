@@ -14,13 +14,14 @@ from ._draws import (
     check_fractions,
     check_seeds,
     known_labels,
+    labels_of,
     mean_and_std,
     of_share,
     share_of_each_class,
     with_share_of_labels,
 )
 from ._result import Result, Row, accuracies, top_accuracy
-from .confusion import Confusion, confusion, unseen_classes
+from .confusion import Confusion, confusion, one_of, unseen_classes
 from .features import Encode, check_classes, encode_source
 from .linear_head import EncodeView, LinearHead, Progress, fit_augmented, fit_lbfgs, fit_sgd
 
@@ -157,7 +158,8 @@ def evaluate_linear_probe(
             rows += of_share(fraction, accuracies(scores, y))
             if first is None:
                 predicted = np.asarray(scores.argmax(axis=1))
-                first = confusion(predicted, np.asarray(y), test.class_names)
+                of = one_of((fractions, labels_of(fraction)), (seeds, f"seed {seed}"))
+                first = confusion(predicted, np.asarray(y), test.class_names, of=of)
             told = on_holdout and [None if np.isnan(top1) else top1 for top1 in on_holdout]
             measured.append(
                 {

@@ -13,12 +13,13 @@ from ..errors import ArgumentError
 from ._draws import (
     check_fractions,
     check_seeds,
+    labels_of,
     mean_and_std,
     share_of_each_class,
     some_of_each_class,
 )
 from ._result import Result, Row, accuracies, top_accuracy
-from .confusion import Confusion, confusion, unseen_classes
+from .confusion import Confusion, confusion, one_of, unseen_classes
 from .features import Encode, check_classes, encode_source
 from .linear_head import LinearHead, fit_lbfgs
 
@@ -110,7 +111,9 @@ def evaluate_transfer(
         head = _fit(fitted.join(validation), strength, classes)
         by_seed[seed] = accuracies(head(jnp.asarray(scored.x))[0], jnp.asarray(scored.y))
         chosen.append({"l2_of_the_sum": strength, "validation_top1": on_validation})
-        first = first or _confusion(head, scored, test.class_names)
+        if first is None:
+            of = one_of((seeds, f"seed {seed}"))
+            first = _confusion(head, scored, test.class_names, of)
     protocol = {
         "evaluation": "transfer",
         "solver": "lbfgs",
@@ -188,7 +191,9 @@ def evaluate_few_labels(
             strength, _ = _choose(some, validation, classes)
             head = _fit(some, strength, classes)
             rows += (Row(f"{100 * fraction:g}_percent_top1", _top1(head, scored)),)
-            first = first or _confusion(head, scored, test.class_names)
+            if first is None:
+                of = one_of((fractions, labels_of(fraction)), (seeds, f"seed {seed}"))
+                first = _confusion(head, scored, test.class_names, of)
         by_seed[seed] = rows
     protocol = {
         "evaluation": "few_labels",
@@ -277,7 +282,9 @@ def evaluate_few_shot(
             some = fitted.take(some_of_each_class(fitted.y, lambda size, n=shot: n, seed))
             head = _fit(some, 0.5, classes)
             rows += (Row(f"{shot}_shot_top1", _top1(head, scored)),)
-            first = first or _confusion(head, scored, test.class_names)
+            if first is None:
+                of = one_of((shots, f"{shot} shot"), (seeds, f"seed {seed}"))
+                first = _confusion(head, scored, test.class_names, of)
         by_seed[seed] = rows
     protocol = {
         "evaluation": "few_shot",
@@ -334,9 +341,11 @@ def _fit(fitted: _Features, strength: float, classes: int) -> LinearHead:
     return fit_lbfgs(jnp.asarray(fitted.x), jnp.asarray(fitted.y), l2, num_classes=classes)
 
 
-def _confusion(head: LinearHead, scored: _Features, class_names: Sequence[str]) -> Confusion:
+def _confusion(
+    head: LinearHead, scored: _Features, class_names: Sequence[str], of: str
+) -> Confusion:
     predicted = np.asarray(head(jnp.asarray(scored.x))[0].argmax(axis=1))
-    return confusion(predicted, scored.y, class_names)
+    return confusion(predicted, scored.y, class_names, of=of)
 
 
 def _top1(head: LinearHead, scored: _Features) -> float:

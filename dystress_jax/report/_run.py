@@ -52,10 +52,12 @@ class Confusion(NamedTuple):
     Attributes:
         class_names: in the order of the rows.
         counts: of images.
+        of: which of several measurements it is; "": the only one.
     """
 
     class_names: tuple[str, ...]
     counts: Int[np.ndarray, "classes classes"]
+    of: str = ""
 
 
 class Run(NamedTuple):
@@ -281,6 +283,8 @@ def measured(found: Any) -> Measured:
         balanced = _dict(found.get("balanced"))
         rows |= {f"{name}_balanced": float(x) for name, x in balanced.items() if _is_number(x)}
     per_class = _dict(found.get("per_class_accuracy"))
+    if any(isinstance(share, dict) for share in per_class.values()):
+        per_class = {}  # of several rows, as those of the baselines
     return Measured(
         rows=rows,
         chance={n: float(x) for n, x in _dict(found.get("chance")).items() if _is_number(x)},
@@ -361,7 +365,8 @@ def _confusions(path: pathlib.Path, missing: list[str]) -> dict[str, Confusion]:
             counts = np.zeros(0, np.int64)
         if isinstance(names, list) and counts.shape == (len(names), len(names)) and names:
             name = file.stem.removesuffix("_confusion")
-            found[name] = Confusion(tuple(map(str, names)), counts)
+            of = str(content.get("of", ""))
+            found[name] = Confusion(tuple(map(str, names)), counts, of)
         else:
             missing.append(f"eval/{file.name} holds no confusion matrix.")
     return found

@@ -206,8 +206,10 @@ def weakest_class(run: Run) -> Sentence | None:
         if len(known) < 2:
             continue
         low, high = min(known, key=lambda n: known[n]), max(known, key=lambda n: known[n])
+        of = found.about.get("per_class_of")
+        by = f"{name} ({of})" if of else name
         return Sentence(
-            f"By {name}, the class recognised least is “{low}” ({percent(known[low])}), the one "
+            f"By {by}, the class recognised least is “{low}” ({percent(known[low])}), the one "
             f"recognised most “{high}” ({percent(known[high])}).",
             "the lowest and the highest accuracy of a class, first evaluation that has them",
         )

@@ -44,7 +44,9 @@ def per_class(runs: Sequence[Run]) -> str:
             shares = [r.evaluations[name].per_class.get(label) for r in having]
             rows.append(f"<tr><th scope=row>{_safe(label)}</th>{''.join(map(_bar, shares))}</tr>")
         head = _head(["class", *(r.name for r in having)])
-        parts.append(_details(f"{name}: accuracy of each class", f"{head}{''.join(rows)}"))
+        of = {str(r.evaluations[name].about.get("per_class_of", "")): None for r in having}
+        title = f"{name}{_among(*of)}: accuracy of each class"
+        parts.append(_details(title, f"{head}{''.join(rows)}"))
     return "".join(parts)
 
 
@@ -54,8 +56,15 @@ def confusions(run: Run) -> str:
     for name, found in run.confusions.items():
         few = len(found.class_names) <= CELLS
         content = _matrix(found) if few else _most_confused(found)
-        parts.append(_details(f"{run.name}, {name}: which classes are taken for which", content))
+        title = f"{run.name}, {name}{_among(found.of)}: which classes are taken for which"
+        parts.append(_details(title, content))
     return "".join(parts)
+
+
+def _among(*of: str) -> str:
+    """Which of several measurements is shown, in brackets."""
+    named = "; ".join(filter(None, of))
+    return f" ({named})" if named else ""
 
 
 def _matrix(found: Confusion) -> str:

@@ -404,7 +404,7 @@ def _log_closing(
     confusions = {
         f"{name}/confusion": result.confusion.picture()
         for name, result in found.items()
-        if result.confusion is not None
+        if result.confusion is not None and result.confusion.counts is not None
     }
     every = {**drawn, **confusions}
     if "retrieval" in found:

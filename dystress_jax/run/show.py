@@ -33,11 +33,12 @@ def details(result: Result) -> list[str]:
     """What else there is to say of a result, in lines: how the classes fare, and notes."""
     lines = []
     if result.confusion is not None:
-        shares = zip(result.confusion.per_class(), result.confusion.class_names, strict=True)
-        known = sorted((share, name) for share, name in shares if share is not None)
+        shares = result.confusion.by_class().items()
+        known = sorted((share, name) for name, share in shares if share is not None)
         shown = [f"{name} {100 * share:.1f} %" for share, name in known]
         some = shown if len(shown) <= 2 * ENDS else [*shown[:ENDS], "...", *shown[-ENDS:]]
-        lines.append(f"by class: {', '.join(some)}")
+        of = f" ({result.confusion.of})" if result.confusion.of else ""
+        lines.append(f"by class{of}: {', '.join(some)}")
     return [*lines, *(f"note: {note}" for note in result.notes)]
 
 
