@@ -64,20 +64,21 @@ def test_parquet_has_the_same_rows(workdir, other, tmp_path, monkeypatch):
     table = pq.read_table(run.embed(workdir, tmp_path / "z.parquet", on=on(other)))
     np.testing.assert_array_equal(np.stack(table["features"].to_numpy()), npz["features"])
     np.testing.assert_array_equal(np.stack(table["embeddings"].to_numpy()), npz["embeddings"])
-    for column, array in {
-        "label": "labels",
-        "id": "ids",
-        "path": "paths",
-        "split": "splits",
-    }.items():
-        assert table[column].to_pylist() == npz[array].tolist()
+    for name in ("labels", "ids", "paths", "splits"):
+        assert table[name].to_pylist() == npz[name].tolist()
+    once = {"labels": "label", "ids": "id", "paths": "path", "splits": "split"}
+    assert not set(once.values()) & set(table.column_names)
     names = npz["class_names"][npz["labels"]]
     assert table["class_name"].to_pylist() == names.tolist()
     assert json.loads(table.schema.metadata[b"class_names"]) == ["x", "y", "z"]
     # The report and the explorer read both.
     a, b = (microscope.read_embeddings(tmp_path / name) for name in ("z.npz", "z.parquet"))
+    older = table.rename_columns([once.get(name, name) for name in table.column_names])
+    pq.write_table(older, tmp_path / "older.parquet")
+    c = microscope.read_embeddings(tmp_path / "older.parquet")
     for name in ("ids", "labels", "class_names", "features", "embeddings", "similarity"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+        np.testing.assert_array_equal(getattr(a, name), getattr(c, name))
     # With the pictures of the files.
     np.testing.assert_array_equal(a.pictures, b.pictures)
     with Image.open(npz["paths"][3]) as image:
@@ -159,6 +160,48 @@ def test_images_with_other_channels_are_refused(workdir, tmp_path):
         run.embed(
             workdir, tmp_path / "z.npz", on={"source": "npz", "path": str(tmp_path / "grey.npz")}
         )
+
+
+def test_files_are_grey_for_an_encoder_of_grey_images(other, tmp_path):
+    runs.saved(runs.grey_settings(tmp_path / "grey.npz"), tmp_path / "run", steps=(1,))
+    found = rows(run.embed(tmp_path / "run", tmp_path / "z.npz", on=on(other)))
+    expected = dystress_jax.load(tmp_path / "run")(found["paths"].tolist())
+    np.testing.assert_allclose(found["features"], expected, rtol=1e-4, atol=1e-5)
+    np.savez(tmp_path / "rgb.npz", train_images=np.zeros((4, 12, 12, 3), np.uint8))
+    arrays = {"source": "npz", "path": str(tmp_path / "rgb.npz")}
+    with pytest.raises(run.ConfigError, match=r"found 3 channels in images .*; allowed: 1"):
+        run.embed(tmp_path / "run", tmp_path / "rgb-z.npz", on=arrays)
+
+
+def test_the_protocol_says_where_the_images_are(workdir, other, tmp_path, monkeypatch):
+    monkeypatch.chdir(other.parent)
+    found = rows(run.embed(workdir, tmp_path / "z.npz", on=on(other.name)))
+    assert json.loads(str(found["protocol"]))["on"] == on(other)
+
+
+def test_of_a_first_image_that_cannot_be_read_nothing_is_kept(workdir, other, tmp_path):
+    first = min((other / "train").rglob("*.png"))
+    first.write_bytes(b"no image")
+    with pytest.raises(run.EmbedError, match=first.name) as raised:
+        run.embed(workdir, tmp_path / "z.npz", on=on(other))
+    assert "kept" not in str(raised.value)
+    assert ". Replace the image; or start with --on_error=skip, which" in str(raised.value)
+    out = run.embed(workdir, tmp_path / "z.npz", on=on(other, on_error="skip"))
+    assert len(rows(out)["labels"]) == 38
+
+
+def test_a_run_whose_images_are_gone_is_told_how_to_take_others(tmp_path):
+    folder = runs.write_images(tmp_path / "images")
+    config = runs.settings(folder, **{"data.image_size": 12})
+    runs.saved(config, tmp_path / "run", steps=(1,))
+    broken = folder / "train" / "red" / "0.png"
+    broken.write_bytes(b"no image")
+    own = f"--source=folder --path={folder} --on_error=skip"
+    with pytest.raises(run.EmbedError, match=own):
+        run.embed(tmp_path / "run", tmp_path / "z.npz")
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(run.ConfigError, match=rf"{folder}.*: --source and --path\.$"):
+        run.embed(tmp_path / "run", tmp_path / "z.npz")
 
 
 def test_images_of_no_class_and_no_file(workdir, tmp_path):

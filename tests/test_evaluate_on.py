@@ -12,6 +12,7 @@ from PIL import Image
 from dystress_jax import evaluation, microscope, run
 from dystress_jax.commands import COMMANDS
 from dystress_jax.commands import eval as eval_command
+from dystress_jax.errors import ArgumentError
 from dystress_jax.run import summary
 from dystress_jax.run.overrides import take_group
 from tests import runs
@@ -41,9 +42,9 @@ def on(place, **fields):
     return {"source": "folder", "path": str(place / "other"), "holdout": 0.0, **fields}
 
 
-def by_hand(place, k, temperature):
+def by_hand(place, k, temperature, workdir=None):
     """Weighted neighbours in float64, of the features that the encoder gives for the files."""
-    encoder = run.load(place / "run")
+    encoder = run.load(workdir or place / "run")
 
     def of(split):
         files = sorted((place / "other" / split).rglob("*.png"))
@@ -128,6 +129,84 @@ def test_names_of_the_runs_own_classes_are_not_those_of_other_images(place, pair
     assert result.confusion.class_names == ("a", "b", "c")
 
 
+def test_zero_shot_of_images_without_captions_names_their_classes(place, pairs):
+    config, named = run.to_config_dict(settings(pairs)), "zero_shot.class_names"
+    captions = run.override(config, {"zero_shot.classes": "captions", named: ""})
+    with pytest.raises(
+        run.ConfigError, match=r"without captions.*--config\.zero_shot\.classes=lab"
+    ):
+        run.evaluate(captions, pairs / "run", "zero_shot", on=on(place))
+    labels = run.override(config, {"zero_shot.classes": "labels", named: ""})
+    result, _ = run.evaluate(labels, pairs / "run", "zero_shot", on=on(place))
+    assert result.confusion.class_names == NAMES
+    with pytest.raises(run.ConfigError, match="without captions") as raised:
+        run.evaluate(settings(pairs), pairs / "run", "retrieval", on=on(place))
+    assert "zero_shot" not in str(raised.value)
+
+
+def test_files_are_grey_for_an_encoder_of_grey_images(place, tmp_path):
+    config = runs.grey_settings(tmp_path / "grey.npz", **{"knn.k": 1})
+    runs.saved(config, tmp_path / "run", steps=(1,))
+    result, _ = run.evaluate(config, tmp_path / "run", "knn", on=on(place))
+    predicted, labels = by_hand(place, 1, 0.1, workdir=tmp_path / "run")
+    expected = evaluation.confusion(predicted, labels, NAMES)
+    assert result.confusion == expected
+
+
+def test_a_run_whose_images_are_gone_is_told_how_to_take_others(place):
+    with pytest.raises(run.ConfigError, match=r"images.*: --on\.source and --on\.path\.$"):
+        run.evaluate(settings(place), place / "run", "knn")
+
+
+def test_an_image_that_cannot_be_read_is_left_out_by_a_flag(place, tmp_path):
+    shutil.copytree(place / "other", tmp_path / "other")
+    (tmp_path / "other" / "test" / "x" / "0.png").write_bytes(b"no image")
+    broken = on(place, path=str(tmp_path / "other"))
+    with pytest.raises(run.ConfigError, match=r"^--on: .*0\.png.* --on\.on_error=skip") as raised:
+        run.evaluate(settings(place), place / "run", "knn", on=broken)
+    assert "workdir" not in str(raised.value)
+    result, _ = run.evaluate(
+        settings(place), place / "run", "knn", on={**broken, "on_error": "skip"}
+    )
+    assert result.protocol["test_images"] == 11
+
+
+def test_a_result_says_where_its_images_are(place, monkeypatch):
+    monkeypatch.chdir(place)
+    _, numbers = run.evaluate(settings(place), place / "run", "knn", on=on(place, path="other"))
+    assert numbers["on"] == on(place)
+
+
+def test_results_come_before_a_later_evaluation_fails(place):
+    config = run.override(run.to_config_dict(settings(place)), {"labels.shots": (50.0,)})
+    came = {}
+    with pytest.raises(run.ConfigError, match=r"config\.labels\.shots: found 50"):
+        run.evaluate_all(
+            config,
+            place / "run",
+            ["knn", "few_shot"],
+            on=on(place),
+            measured=lambda name, result, numbers: came.update({name: numbers["top1"]}),
+        )
+    assert came == {
+        "knn": run.evaluate(settings(place), place / "run", "knn", on=on(place))[1]["top1"]
+    }
+
+
+def test_a_share_of_the_labels_counts_or_is_refused(place):
+    share = {"labels.share": 0.5, "labels.seeds": 2}
+    config = run.override(run.to_config_dict(settings(place)), share)
+    result, numbers = run.evaluate(config, place / "run", "few_labels", on=on(place))
+    assert [row.name for row in result.rows] == ["50_percent_top1"]
+    assert result.protocol["fractions"] == [0.5]
+    assert numbers["settings"]["labels.share"] == 0.5
+    for name in ("knn", "transfer", "few_shot", "zero_shot", "baselines"):
+        with pytest.raises(
+            run.ConfigError, match=rf"^--label_fraction .*--evaluation={name}, .*few_"
+        ):
+            run.evaluate_all(config, place / "run", ["few_labels", name], on=on(place))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -173,10 +252,14 @@ def test_the_command_measures_and_keeps_the_confusion(place, capsys):
     assert "knn, test images, 3 classes of folder" in said.out
     assert "top1 k1 t0.5" in said.out
     assert re.search(r"^top1 +\d+\.\d % +balanced +\d+\.\d % +k 3$", said.out, re.MULTILINE)
-    assert "by class: " in said.out
     assert re.search(r"2 shot top1 +\d+\.\d % \(\d+\.\d\)", said.out)
+    assert "by class (k 3, temperature 0.1): " in said.out
+    assert "by class (seed 0): " in said.out
     [few] = (place / "run" / "eval").glob("few_shot*[!n].json")
     assert set(json.loads(few.read_text())["by_seed"]) == {"0", "1"}
+    assert json.loads(few.read_text())["per_class_of"] == "seed 0"
+    of_first = few.with_name(few.name.replace(".json", "_confusion.json"))
+    assert json.loads(of_first.read_text())["of"] == "seed 0"
     [picture] = (place / "run" / "eval").glob("knn*_confusion.png")
     with Image.open(picture) as image:
         assert image.size[0] > 100
@@ -256,7 +339,51 @@ def test_results_of_other_images_are_kept_apart(tmp_path):
     own = summary.keep_result(tmp_path, "knn", "newest", found, counts)
     other = summary.keep_result(tmp_path, "knn", "newest", found | {"on": {"source": "npz"}})
     assert own != other
+    # Paths of one name, and paths that only signs tell apart.
+    paths = ("/a/photos", "/b/photos", "/a-b/photos", "/a/b-photos", "/a/b/photos")
+    of = lambda path: found | {"on": {"source": "folder", "path": path}}
+    files = [summary.keep_result(tmp_path, "knn", "newest", of(path)) for path in paths]
+    assert len(set(files)) == len(paths)
+    assert summary.keep_result(tmp_path, "knn", "newest", of(paths[0])) == files[0]
+    assert files[0].name.startswith("knn_on.source=folder_on.path=photos-")
     later = summary.keep_result(tmp_path, "knn", "newest", found | {"checkpoint_step": 4}, counts)
     assert later == own
     assert (tmp_path / "knn_3.json").exists()
     assert (tmp_path / "knn_3_confusion.png").exists()
+
+
+def test_of_many_classes_no_pairs_are_counted():
+    count = 1_001
+    labels = np.repeat(np.arange(count), 2)
+    predicted = np.where(np.arange(2 * count) == 1, 5, labels)
+    names = tuple(map(str, range(count)))
+    found = evaluation.confusion(predicted, labels, names)
+    assert found.counts is None
+    assert found.by_class() == {"0": 0.5, **dict.fromkeys(names[1:], 1.0)}
+    assert found.balanced() == pytest.approx(1 - 0.5 / count)
+    assert found == evaluation.confusion(predicted, labels, names)
+    assert found != evaluation.confusion(labels, labels, names)
+    with pytest.raises(ArgumentError, match=r"found none of 1,001 classes; allowed: at most 1,000"):
+        found.picture()
+    fewer = evaluation.confusion(predicted[:2000], labels[:2000], names[:1000])
+    assert fewer.counts.shape == (1000, 1000)
+
+
+def test_a_result_of_many_classes_says_that_it_has_no_confusion(place, tmp_path):
+    names = tuple(map(str, range(1_001)))
+    labels = np.arange(1_001)
+
+    def many(experiment, state):
+        del experiment, state
+        found = evaluation.confusion(labels, labels, names)
+        return evaluation.Result((evaluation.Row("top1", 1.0),), {}, confusion=found)
+
+    result, numbers = run.evaluate(settings(place), place / "run", many, on=on(place))
+    assert numbers["notes"] == ["no confusion matrix: the 1,001 classes are too many for one"]
+    assert len(numbers["per_class_accuracy"]) == 1_001
+    summary.keep_result(tmp_path, "many", "newest", numbers, result.confusion)
+    summary.keep_confusions(tmp_path, {"many": result})
+    assert [path.name for path in tmp_path.iterdir()] == ["many.json"]
+    few, numbers = run.evaluate(settings(place), place / "run", "knn", on=on(place))
+    assert few.confusion.counts is not None
+    assert "no confusion" not in " ".join(numbers.get("notes", []))

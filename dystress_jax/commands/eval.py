@@ -14,10 +14,13 @@ dystress eval --workdir=runs/photos --evaluation=knn --on.source=folder --on.pat
     on their test images, or on those that --on.holdout keeps out
 """
 
+from typing import Any
+
 from absl import flags
 from ml_collections import config_flags
 
 from .. import run
+from ..evaluation import Result
 from ..run import cli, show, summary
 from ..run.evaluations import EVALUATIONS
 
@@ -44,17 +47,21 @@ def evaluate(command: cli.Command) -> None:
     for line in command.put_back:
         print(line)
     cli.keep_compiled_programs()
-    found = run.evaluate_all(settings, workdir, args.evaluation, args.checkpoint, on=command.on)
     of = " ".join(
         str(command.on[name]) for name in ("source", "name", "path") if name in command.on
     )
-    for name, (result, numbers) in found.items():
+
+    def measured(name: str, result: Result, numbers: dict[str, Any]) -> None:
         path = summary.keep_result(
             workdir / "eval", name, args.checkpoint, numbers, result.confusion
         )
         on = f" of {of}" if of else ""
         print(show.results({name: result}, note=f"{on}, checkpoint {numbers['checkpoint_step']}"))
-        print(*show.details(result), f"protocol and numbers: {path}", sep="\n")
+        print(*show.details(result), f"protocol and numbers: {path}", sep="\n", flush=True)
+
+    run.evaluate_all(
+        settings, workdir, args.evaluation, args.checkpoint, on=command.on, measured=measured
+    )
 
 
 def define() -> None:

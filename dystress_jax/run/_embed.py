@@ -17,8 +17,8 @@ from ..files import parse_json, told, write_json
 from ._environment import usable_jax
 from ._load import Encoder, load
 from ._own import Own, choose
-from .config import ConfigError
-from .data import Sources, check_trained_on_images, describe, open_sources
+from .config import Config, ConfigError, Data
+from .data import Sources, describe, images_from_anywhere, may_skip, open_own
 from .other import open_other
 
 KINDS = (".npz", ".parquet")
@@ -88,7 +88,7 @@ def embed(
     if unknown:
         raise ConfigError(f"--split: found {unknown[0]!r}; allowed: {', '.join(sources)}.")
     sources = {split: source for split, source in sources.items() if split in (splits or sources)}
-    with _telling_unreadable(out):
+    with _telling_unreadable(out, encoder.config, on):
         protocol = _protocol(encoder, sources, on or {})
         draft = _Draft.open(out, encoder, sources, protocol)
         _compute(encoder, sources, draft, batch_size)
@@ -99,14 +99,23 @@ def embed(
 
 
 @contextlib.contextmanager
-def _telling_unreadable(out: pathlib.Path) -> Iterator[None]:
+def _telling_unreadable(
+    out: pathlib.Path, config: Config, on: Mapping[str, Any] | None
+) -> Iterator[None]:
     try:
         yield
     except data.UnreadableError as error:
-        raise EmbedError(
-            f"{error}. What is done is kept in {out}.partial: replace the image, and the same "
-            "command goes on; or start with --on_error=skip."
-        ) from error
+        draft, skip = _draft_of(out), ""
+        mend = "Replace the image"
+        if draft.exists():
+            mend = (
+                f"What is done is kept in {draft}: replace the image, and the same command goes on"
+            )
+        own = {"source": config.data.source, "path": config.data.path}
+        if may_skip((on or own).get("source", Data().source)):
+            images = "" if on else "".join(f"--{name}={value} " for name, value in own.items())
+            skip = f"; or start with {images}--on_error=skip, which leaves such images out"
+        raise EmbedError(f"{error}. {mend}{skip}.") from error
 
 
 def _protocol(encoder: Encoder, sources: Sources, on: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +126,7 @@ def _protocol(encoder: Encoder, sources: Sources, on: Mapping[str, Any]) -> dict
         "method": encoder.config.method,
         "model": encoder.config.model.name,
         "images": {split: describe({"train": source}) for split, source in sources.items()},
-        "on": dict(on),
+        "on": images_from_anywhere(on),
         "seen": f"the central {encoder.size} x {encoder.size} of {list(encoder.image_shape)}",
     }
 
@@ -143,8 +152,7 @@ def _sources(encoder: Encoder, on: Mapping[str, Any] | None, own: Own) -> Source
     if on:
         return open_other(config, {"holdout": 0.0, **on}, encoder.image_shape, flag="")
     checkpoints = encoder.origin.workdir / "checkpoints"
-    check_trained_on_images(config, checkpoints, flags="--source and --path")
-    return open_sources(config, choose(config, own).source)
+    return open_own(config, choose(config, own).source, checkpoints, flags="--source and --path")
 
 
 class _Draft(NamedTuple):
@@ -159,7 +167,7 @@ class _Draft(NamedTuple):
         cls, out: pathlib.Path, encoder: Encoder, sources: Sources, protocol: dict[str, Any]
     ) -> "_Draft":
         """That of an earlier call with the same protocol, or a new one."""
-        place = out.with_name(out.name + ".partial")
+        place = _draft_of(out)
         count = sum(map(len, sources.values()))
         shapes = {
             "features": ((count, encoder.num_features), np.float32),
@@ -187,6 +195,10 @@ class _Draft(NamedTuple):
         for array in self.arrays.values():
             array.flush()
         write_json(self.place / "progress.json", {"done": done, "protocol": protocol})
+
+
+def _draft_of(out: pathlib.Path) -> pathlib.Path:
+    return out.with_name(out.name + ".partial")
 
 
 def _map(path: pathlib.Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
@@ -278,8 +290,8 @@ def _write_parquet(
     paths, splits = _paths(sources), _splits(sources)
     widths = {name: draft.arrays[name].shape[1] for name in ("features", "embeddings")}
     vectors = [(name, pa.list_(pa.float32(), width)) for name, width in widths.items()]
-    texts = [(name, pa.string()) for name in ("class_name", "split", "path")]
-    schema = pa.schema([*vectors, ("label", pa.int32()), ("id", pa.int32()), *texts])
+    texts = [(name, pa.string()) for name in ("class_name", "splits", "paths")]
+    schema = pa.schema([*vectors, ("labels", pa.int32()), ("ids", pa.int32()), *texts])
     about = {"protocol": json.dumps(protocol), "class_names": json.dumps(names)}
     with pq.ParquetWriter(unfinished, schema.with_metadata(about)) as writer:
         for first in range(0, len(draft.arrays["labels"]), ROWS):

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..evaluation import Result
@@ -17,17 +17,20 @@ from .config import Config, ConfigError
 from .data import (
     changed_images,
     check_same,
-    check_trained_on_images,
     describe,
-    open_sources,
+    images_from_anywhere,
+    open_own,
     reporting_unreadable_images,
 )
-from .evaluations import EVALUATIONS, Evaluate, check_options, embedded_by, measure
+from .evaluations import EVALUATIONS, Evaluate, check_options, check_share, embedded_by, measure
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume, put
 from .other import for_other_images, open_other
 from .overrides import calling_group
 from .tables import find
+
+Measured = Callable[[str, Result, dict[str, Any]], None]  # name, result, and all for JSON
+OTHER_IMAGES = "--on.source and --on.path"  # the flags that name them
 
 
 def read_config(path: pathlib.Path) -> Config:
@@ -157,6 +160,7 @@ def evaluate_all(
     *,
     on: Mapping[str, Any] | None = None,
     own: Own = Own(),  # noqa: B008
+    measured: Measured = lambda name, result, numbers: None,
 ) -> dict[str, tuple[Result, dict[str, Any]]]:
     """What `evaluate` gives for several evaluations, by name; the images are opened once.
 
@@ -167,6 +171,8 @@ def evaluate_all(
         which: `newest`, `best`, or a step.
         on: other images than the run's.
         own: the objects that the run was given in Python.
+        measured: called with each name, result and numbers as soon as they are there, so that they
+            can be kept before a later evaluation fails.
 
     Raises:
         ConfigError: as of `evaluate`.
@@ -198,8 +204,10 @@ def evaluate_all(
                 f"config.{field}: found {new!r}, but the run was trained with {old!r}; allowed: "
                 "settings of the evaluation: config.knn, config.probe, config.labels, "
                 "config.finetune, config.zero_shot and config.seed; and other images with "
-                "--on.source and --on.path."
+                f"{OTHER_IMAGES}."
             )
+    if "labels.share" in changes:
+        check_share(functions)
     if "knn.bank" not in changes:
         # A run compares with some training images while it goes on; here there is time for all.
         config = put(config, "knn.bank", 0)
@@ -214,17 +222,16 @@ def evaluate_all(
         with calling_group("on") if on else contextlib.nullcontext():
             result = measure(function, experiment, state, name=name, embedded=shared)
         result = result._replace(notes=(*result.notes, *notes))
-        found[name] = (
-            result,
-            {
-                **result.to_json(),
-                "checkpoint_step": int(state.step),
-                "settings": {field: new for field, (_, new) in changes.items()},
-                "on": dict(on or {}),
-                "seed": config.seed,
-                "trained_with_seed": trained.seed,
-            },
-        )
+        numbers = {
+            **result.to_json(),
+            "checkpoint_step": int(state.step),
+            "settings": {field: new for field, (_, new) in changes.items()},
+            "on": images_from_anywhere(on or {}),
+            "seed": config.seed,
+            "trained_with_seed": trained.seed,
+        }
+        found[name] = result, numbers
+        measured(name, result, numbers)
     return found
 
 
@@ -236,8 +243,9 @@ def _with_images(
     shape = experiment.train.image_shape
     if on:
         return with_images(experiment, open_other(config, on, shape)), []
-    check_trained_on_images(config, workdir / "checkpoints", flags="--on.source and --on.path")
-    sources = open_sources(config, choose(config, own).source)
+    sources = open_own(
+        config, choose(config, own).source, workdir / "checkpoints", flags=OTHER_IMAGES
+    )
     if sources["train"].image_shape != shape:
         raise ConfigError(
             f"config.data: found images {list(sources['train'].image_shape)}, but the run was "

@@ -628,15 +628,17 @@ class Labels:
     """Evaluations with few labels."""
 
     fractions: tuple[float, ...] = _field(
-        (0.01, 0.1), "few_labels: shares of the labels, of every class alike", may_change=True
+        (0.01, 0.1),
+        "few_labels: shares of the labels, of every class alike, if labels.share is 1",
+        may_change=True,
     )
     shots: tuple[float, ...] = _field(
         (1.0, 5.0, 10.0), "few_shot: training images of a class", may_change=True
     )
     share: float | tuple[float, ...] = _field(
         1.0,
-        "linear_probe and finetune: share of the labels, of every class alike; 0.01,0.1 measures "
-        "with each",
+        "linear_probe, finetune and few_labels: share of the labels, of every class alike; "
+        "0.01,0.1 measures with each",
         above=0.0,
         at_most=1.0,
         may_change=True,

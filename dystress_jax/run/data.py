@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -99,7 +99,8 @@ def reporting_unreadable_images(function: Callable[..., Returned]) -> Callable[.
 
     Returns:
         The function; in place of an `UnreadableError` it raises a `ConfigError`, which says which
-        image, and why it cannot be read.
+        image, and why it cannot be read. The keyword `on`, if the function has it, names other
+        images in place of those of the config.
     """
 
     @functools.wraps(function)
@@ -107,18 +108,24 @@ def reporting_unreadable_images(function: Callable[..., Returned]) -> Callable[.
         try:
             return function(config, *args, **keywords)
         except data.UnreadableError as error:
-            skip, opener = "", data.SOURCES.get(config.data.source)
-            if opener is not None and "on_error" in arguments(opener):
-                skip = (
-                    "; or start in a new --workdir with config.data.on_error=skip, which leaves "
-                    "such images out"
-                )
+            on = keywords.get("on")
+            source = on.get("source", Data().source) if on else config.data.source
+            start = "start with --on" if on else "start in a new --workdir with config.data"
+            skip = f"; or {start}.on_error=skip, which leaves such images out"
+            skip = skip if may_skip(source) else ""
+            where = "--on" if on else "config.data"
             raise ConfigError(
-                f"config.data: {error}. What was saved before is whole: replace the image, and the "
+                f"{where}: {error}. What was saved before is whole: replace the image, and the "
                 f"same command goes on{skip}."
             ) from error
 
     return reporting
+
+
+def may_skip(source: str) -> bool:
+    """Whether a source of this name can leave out images that cannot be read."""
+    opener = data.SOURCES.get(source)
+    return opener is not None and "on_error" in arguments(opener)
 
 
 def lines_about(config: Config, sources: Sources) -> list[str]:
@@ -286,16 +293,19 @@ def check_same(now: str, checkpoints: pathlib.Path) -> str:
     return ""
 
 
-def check_trained_on_images(config: Config, checkpoints: pathlib.Path, *, flags: str) -> None:
-    """Refuse to open the images of a run that was imported: it has none of its own.
+def open_own(
+    config: Config, opener: data.Opener, checkpoints: pathlib.Path, *, flags: str
+) -> Sources:
+    """The images of a run that was trained before.
 
     Args:
         config: of the run; an import that names its images has some.
+        opener: of the data that it names.
         checkpoints: of the run, which say what it was trained on.
         flags: what names other images.
 
     Raises:
-        ConfigError: with what to give.
+        ConfigError: they are gone, or the run was imported without images; with what to give.
     """
     record = checkpoint.newest_record(checkpoints)
     if record and "data" not in record and config.data.source == Data().source:
@@ -303,6 +313,10 @@ def check_trained_on_images(config: Config, checkpoints: pathlib.Path, *, flags:
             f"{flags}: found none, and the run in {checkpoints.parent} is imported weights, which "
             f"have no images of their own; allowed: {flags} of the images that are meant."
         )
+    try:
+        return open_sources(config, opener)
+    except ConfigError as error:
+        raise ConfigError(f"{error} To use other images than the run's: {flags}.") from error
 
 
 def changed_images(now: str, checkpoints: pathlib.Path) -> tuple[str, str]:
@@ -317,25 +331,42 @@ def changed_images(now: str, checkpoints: pathlib.Path) -> tuple[str, str]:
 def with_absolute_paths(config: Config) -> Config:
     """The same files from any directory: the run may go on, and be evaluated, from another."""
     d, t, z = config.data, config.text, config.zero_shot
-
-    def absolute(path: str) -> str:
-        if not path or "://" in path:  # of one's own source, not of this machine
-            return path
-        return str(pathlib.Path(path).expanduser().absolute())
-
-    captions = d.captions
-    elsewhere = d.source == "folder" and captions and not data.lies_below(d.path, captions)
-    if elsewhere and pathlib.Path(captions).expanduser().is_file():
-        captions = absolute(captions)
-    path = d.path if is_own(d.source) else absolute(d.path)
+    named = {"source": d.source, "path": d.path, "captions": d.captions}
     return dataclasses.replace(
         config,
-        eval_on={
-            name: {**on, "path": absolute(on["path"])} if on.get("path") else on
-            for name, on in config.eval_on.items()
-        },
-        init_from=absolute(config.init_from),
-        data=dataclasses.replace(d, path=path, captions=captions),
-        text=dataclasses.replace(t, vocabulary=absolute(t.vocabulary)),
-        zero_shot=dataclasses.replace(z, class_names=absolute(z.class_names)),
+        eval_on={name: images_from_anywhere(on) for name, on in config.eval_on.items()},
+        init_from=_absolute(config.init_from),
+        data=dataclasses.replace(d, **images_from_anywhere(named)),
+        text=dataclasses.replace(t, vocabulary=_absolute(t.vocabulary)),
+        zero_shot=dataclasses.replace(z, class_names=_absolute(z.class_names)),
     )
+
+
+def images_from_anywhere(images: Mapping[str, Any]) -> dict[str, Any]:
+    """The same images from any directory.
+
+    Args:
+        images: fields of `config.data` by their names, as many as are set.
+
+    Returns:
+        The fields, those that name files with absolute paths.
+
+    Example:
+        >>> found = images_from_anywhere({"source": "folder", "path": "photos"})
+        >>> pathlib.Path(found["path"]).is_absolute()
+        True
+    """
+    found = dict(images)
+    source, path, captions = (found.get(n, "") for n in ("source", "path", "captions"))
+    elsewhere = source == "folder" and captions and not data.lies_below(path, captions)
+    if elsewhere and pathlib.Path(captions).expanduser().is_file():
+        found["captions"] = _absolute(captions)
+    if path and not is_own(source):
+        found["path"] = _absolute(path)
+    return found
+
+
+def _absolute(path: str) -> str:
+    if not path or "://" in path:  # of one's own source, not of this machine
+        return path
+    return str(pathlib.Path(path).expanduser().absolute())

@@ -155,6 +155,23 @@ def _shares(config: Config) -> tuple[float, ...]:
     return share if isinstance(share, tuple) else (share,)
 
 
+def check_share(wanted: Iterable[str]) -> None:
+    """Refuse a share of the labels for an evaluation of ours that does not draw one.
+
+    Raises:
+        ConfigError: with the evaluations that do.
+    """
+    for name in wanted:
+        if name in EVALUATIONS and name not in WITH_SHARE:
+            raise ConfigError(
+                f"--label_fraction (config.labels.share): found with --evaluation={name}, which "
+                f"takes no share of the labels; allowed: with {', '.join(WITH_SHARE)}."
+            )
+
+
+WITH_SHARE = ("linear_probe", "finetune", "few_labels")
+
+
 def _seeds(config: Config, default: int = 1) -> range:
     return range(config.seed, config.seed + (config.labels.seeds or default))
 
@@ -203,15 +220,16 @@ def transfer(experiment: Experiment, state: TrainState) -> Result:
 
 def few_labels(experiment: Experiment, state: TrainState) -> Result:
     """Logistic regression on frozen features with shares of the labels."""
-    split, settings = _labelled_split(experiment), experiment.config.labels
-    with as_fields("labels"):
+    split, config = _labelled_split(experiment), experiment.config
+    labels, asked = config.labels, config.labels.share != ALL
+    with as_fields("labels", fractions="labels.share" if asked else "labels.fractions"):
         result = evaluation.evaluate_few_labels(
             experiment.encoder(state),
             experiment.train,
             experiment.sources[split],
             holdout=_validation(experiment, split),
-            fractions=settings.fractions,
-            seeds=_seeds(experiment.config, DRAWS),
+            fractions=_shares(config) if asked else labels.fractions,
+            seeds=_seeds(config, DRAWS),
             mesh=experiment.mesh,
         )
     return result._replace(split=split)
@@ -232,6 +250,7 @@ def few_shot(experiment: Experiment, state: TrainState) -> Result:
     return result._replace(split=split)
 
 
+ALL = 1.0  # of the labels: nobody asks for a share
 DRAWS = 5  # where nobody says how many, and a single one says little
 
 
@@ -338,7 +357,14 @@ def measure(
             f"evaluation: {name} gives what does not fit in JSON ({error}); allowed: a number in "
             "each row, and in the protocol numbers of Python, texts, and lists and dicts of these."
         ) from error
-    return result._replace(rows=rows)
+    return result._replace(rows=rows, notes=(*result.notes, *_uncounted(result)))
+
+
+def _uncounted(result: Result) -> tuple[str, ...]:
+    found = result.confusion
+    if found is None or found.counts is not None:
+        return ()
+    return (f"no confusion matrix: the {len(found.class_names):,} classes are too many for one",)
 
 
 def check_options(config: Config, own: Mapping[str, Evaluate]) -> None:
@@ -407,7 +433,7 @@ def zero_shot_task(experiment: Experiment) -> ZeroShotTask:
     _check_language(experiment)
     z = experiment.config.zero_shot
     if z.classes == "captions":
-        split = captioned_split(experiment)
+        split = captioned_split(experiment, instead=ZERO_SHOT_LABELS)
         source = data.classes_from_captions(experiment.sources[split])
     else:
         split = experiment.measured_split(lambda source: source.has_labels)
@@ -425,10 +451,24 @@ def zero_shot_task(experiment: Experiment) -> ZeroShotTask:
     return ZeroShotTask(split, source, names)
 
 
-def captioned_split(experiment: Experiment) -> str:
-    """The images that retrieval is measured on."""
+ZERO_SHOT_LABELS = "--config.zero_shot.classes=labels, which takes the classes of the images"
+
+
+def captioned_split(experiment: Experiment, *, instead: str = "") -> str:
+    """The images that retrieval is measured on.
+
+    Args:
+        experiment: the parts of the run.
+        instead: what an error allows beside captions, where images have labels.
+    """
     _check_language(experiment)
-    return _measured_split(experiment, lambda source: source.captions is not None, "captions")
+    has_labels = experiment.measured_split(lambda source: source.has_labels) is not None
+    return _measured_split(
+        experiment,
+        lambda source: source.captions is not None,
+        "captions",
+        instead=instead if has_labels else "",
+    )
 
 
 def embedded_by(experiment: Experiment, state: TrainState) -> Embedded:
@@ -474,7 +514,11 @@ def _labelled_split(experiment: Experiment) -> str:
 
 
 def _measured_split(
-    experiment: Experiment, fits: Callable[[data.Source], bool], needed: str
+    experiment: Experiment,
+    fits: Callable[[data.Source], bool],
+    needed: str,
+    *,
+    instead: str = "",
 ) -> str:
     """The images to measure on."""
     split = experiment.measured_split(fits)
@@ -485,6 +529,6 @@ def _measured_split(
         )
         raise CannotEvaluate(
             f"config.data: found {found}; allowed: test or held-out images with {needed}, which "
-            "this evaluation measures by."
+            f"this evaluation measures by{instead and f'; or {instead}'}."
         )
     return split

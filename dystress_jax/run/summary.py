@@ -99,8 +99,7 @@ def keep_result(
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(_beside(path, ending), _beside(old, ending))
     write_json(path, numbers)
-    if confusion is not None:
-        _keep_confusion(path, confusion)
+    _keep_confusion(path, confusion)
     return path
 
 
@@ -115,12 +114,14 @@ def keep_confusions(directory: pathlib.Path, found: Mapping[str, Result]) -> Non
         FileError: they cannot be written.
     """
     for name, result in found.items():
-        if result.confusion is not None:
-            _keep_confusion(directory / result_file(name, "newest", {}), result.confusion)
+        _keep_confusion(directory / result_file(name, "newest", {}), result.confusion)
 
 
-def _keep_confusion(path: pathlib.Path, confusion: Confusion) -> None:
+def _keep_confusion(path: pathlib.Path, confusion: Confusion | None) -> None:
+    if confusion is None or confusion.counts is None:
+        return
     content = {"class_names": confusion.class_names, "counts": confusion.counts.tolist()}
+    content |= {"of": confusion.of} if confusion.of else {}
     picture = io.BytesIO()
     confusion.picture().save(picture, format="PNG")
     write_text(_beside(path, CONFUSION[0]), json.dumps(content) + "\n")
@@ -137,6 +138,9 @@ def _beside(path: pathlib.Path, ending: str) -> pathlib.Path:
 def result_file(name: str, which: str, settings: Mapping[str, Any]) -> str:
     """The name of the file with a result.
 
+    Of other images it has the last part of their path, and a number that is another one for any
+    other path.
+
     Args:
         name: of the evaluation.
         which: `newest`, `best`, or a step.
@@ -145,15 +149,23 @@ def result_file(name: str, which: str, settings: Mapping[str, Any]) -> str:
     Example:
         >>> result_file("knn", "newest", {}), result_file("knn", "best", {"knn.k": 20})
         ('knn.json', 'knn_best_knn.k=20.json')
+        >>> result_file("knn", "newest", {"on.path": "/data/photos"})
+        'knn_on.path=photos-8811cb1b.json'
     """
     differ = "".join(
-        f"_{field}=" + re.sub(r"[^\w.+-]+", "-", str(value)).strip("-")
+        f"_{field}=" + re.sub(r"[^\w.+-]+", "-", _said(field, value)).strip("-")
         for field, value in settings.items()
     )
     if len(differ) > LONGEST_NAME:
         differ = "_" + hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
     checkpoint = "" if which == "newest" else f"_{which}"
     return f"{name.replace(':', '.')}{checkpoint}{differ}.json"
+
+
+def _said(field: str, value: Any) -> str:
+    if field == "on.path":
+        return f"{pathlib.Path(value).name}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+    return str(value)
 
 
 def _step_of(path: pathlib.Path) -> int | None:
