@@ -106,6 +106,10 @@ def test_a_run_writes_what_it_promises_and_closes_with_a_table(uninterrupted):
     workdir, output = uninterrupted
     assert [line["step"] for line in lines(workdir)] == list(range(1, STEPS + 1))
     assert [line["step"] for line in lines(workdir) if "knn" in line] == [8, 16, 24]
+    listed = (ROOT / "docs" / "run-files.md").read_text()
+    for path in workdir.iterdir():
+        if not path.name.startswith((".", "events.out")):
+            assert f"`{path.name}" in listed, path.name
     about = json.loads((workdir / "environment.json").read_text())
     assert "train.py" in about["command"][0]
     assert about["versions"]["jax"] == importlib.metadata.version("jax")
