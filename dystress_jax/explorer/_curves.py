@@ -118,7 +118,8 @@ CURVES: dict[str, Curve] = {
         "tau_min + (tau_max - tau_min) * u",
         "where(s > lowest, (tau_max - tau_min) / (4 * u), 0)",
         "temperatures.temo({tau_min}, {tau_max}, stop_gradient={stop_gradient})",
-        _run("temo", *_OF_RANGE),
+        # Its plain name takes no stop_gradient.
+        _run(f"{_LIBRARY}:temo", *_OF_RANGE, "options.stop_gradient"),
         # 4 units in the last place of float32.
         helpers=(("lowest", f"-1 + {4 * 2.0**-23!r}"), ("u", "sqrt((1 + max(s, lowest)) / 2)")),
         stop_gradient=False,
@@ -150,7 +151,7 @@ CURVES: dict[str, Curve] = {
         "u / atanh(u) / scale",
         "where(abs(s) < limit, (1 / atanh(u) - u / ((1 - u ** 2) * atanh(u) ** 2)) / scale, 0)",
         "temperatures.temperature_free({scale})",
-        _run("temperature_free"),
+        _run(f"{_LIBRARY}:temperature_free", "options.scale"),
         helpers=(
             ("limit", "0.9999989867210388"),  # 1 - 1e-6 in float32
             # Not 0, where the quotient has no value.
@@ -170,7 +171,7 @@ CURVES: dict[str, Curve] = {
         "tau / (1 + beta * tau)",
         "0",
         "temperatures.hard_negatives({tau}, {beta})",
-        "",
+        _run(f"{_LIBRARY}:hard_negatives", "options.beta", **{"options.temperature": "tau"}),
         positive="tau",
     ),
     "separate": Curve(
@@ -181,7 +182,10 @@ CURVES: dict[str, Curve] = {
         "tau_negatives",
         "0",
         "temperatures.separate({tau_positives}, {tau_negatives})",
-        "",
+        _run(
+            f"{_LIBRARY}:separate",
+            **{"options.positives": "tau_positives", "options.negatives": "tau_negatives"},
+        ),
         positive="tau_positives",
     ),
 }
