@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dystress_jax import commands, explorer, microscope, temperatures
+from dystress_jax import commands, explorer, microscope, schemes, temperatures
 from dystress_jax.explorer import CURVES, FUNCTIONS
 from dystress_jax.explorer._curves import CONSTANTS
 from dystress_jax.run import networks
+from dystress_jax.run.temperature import TEMPERATURES
 from tests import steps
 from tests.browser import executable, opened
 from tests.test_methods import SOURCE, pixels, settings
@@ -72,6 +73,23 @@ def curves_of(temperature):
 def test_every_temperature_of_the_library_has_a_curve():
     made_by = {name for name in temperatures.__all__ if name.islower()}  # the others are classes
     assert set(CURVES) == made_by - {"as_temperature"}
+
+
+def test_every_temperature_of_a_run_has_a_curve_or_is_named_as_a_constant():
+    assert set(TEMPERATURES) - set(CURVES) == set(explorer.AT_EACH_STEP)
+    assert data_of(explorer.page())["constants"] == list(explorer.AT_EACH_STEP)
+
+
+@pytest.mark.parametrize("name", explorer.AT_EACH_STEP)
+def test_what_has_no_curve_is_a_constant_of_each_anchor(name, monkeypatch):
+    monkeypatch.setattr(networks, "make_encoder", pixels)
+    scheme = steps.make(settings(temperature={"name": name}), SOURCE).scheme
+    state = scheme.init()
+    views = jax.random.normal(jax.random.key(0), (2, 4, settings().projector.out))
+    batch = schemes.of_views(*views, example=jnp.arange(4), key=jax.random.key(1))
+    part = scheme.resolve(state, batch).for_negatives
+    tau = np.asarray(part(jnp.tile(jnp.linspace(-1, 1, 6), (8, 1))))
+    np.testing.assert_array_equal(tau, np.broadcast_to(tau[:, :1], tau.shape))
 
 
 @pytest.mark.filterwarnings("ignore:tau_max / tau_min")
@@ -270,6 +288,29 @@ def test_a_browser_moves_sliders_by_keyboard_keeps_them_in_the_address_and_copie
         assert float(floor[1]) == pytest.approx(
             math.log1p(63 * math.exp(-(1 + 1 / 63) / 0.1)), 1e-3
         )
+        charts = page.locator("#charts figure")
+        named = lambda title: charts.filter(has=page.get_by_role("heading", name=title))
+        # A line of the slope in the gradient and one of dlogit/ds for each temperature.
+        slopes = named("slope of the logit")
+        points = slopes.locator("polyline").evaluate_all(
+            "all => all.map(x => [x.getAttribute('stroke-width'), x.getAttribute('points')])"
+        )
+        assert [width for width, _ in points] == ["2.2"] * 4 + ["1"] * 4
+        drawn = [points[i][1] == points[4 + i][1] for i in range(4)]
+        assert drawn == [True, False, False, True]  # the two in the middle stop tau
+        assert "Thin: dlogit/ds" in slopes.inner_text()
+        # The floor of a batch of 2 examples, the first point, is the lowest, and it grows with n.
+        floors = named("loss floor by the number of examples").locator("polyline").nth(0)
+        pixels_of = np.array(
+            [point.split(",") for point in floors.get_attribute("points").split()], float
+        )
+        assert len(pixels_of) == 61
+        n = 2.0 ** np.linspace(1, 16, 61)
+        expected = np.log1p((n - 1) * np.exp(-(1 + 1 / (n - 1)) / 0.1))
+        slope = np.polyfit(expected, pixels_of[:, 1], 1)
+        np.testing.assert_allclose(np.polyval(slope, expected), pixels_of[:, 1], atol=0.02)
+        assert slope[0] < 0
+        assert page.inner_text("#constants").startswith("A run also knows cosine_schedule, ")
         table = page.inner_text("#numbers")
         page.reload()
         page.wait_for_selector("html[data-ready]")

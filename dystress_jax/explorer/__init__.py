@@ -1,5 +1,6 @@
 """One page to look at every temperature: sliders and curves, without a network or a server."""
 
+from ._curves import AT_EACH_STEP as AT_EACH_STEP
 from ._curves import CURVES as CURVES
 from ._curves import FUNCTIONS as FUNCTIONS
 from ._curves import Curve as Curve

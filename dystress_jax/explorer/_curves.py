@@ -190,4 +190,7 @@ CURVES: dict[str, Curve] = {
     ),
 }
 
+# Temperatures of a run without a curve: at each step constants of all pairs, or of an anchor.
+AT_EACH_STEP = ("cosine_schedule", "linear_schedule", "macl", "isogclr", "tempnet")
+
 CONSTANTS = {"pi": math.pi}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..microscope import Records, Watched
-from ._curves import CURVES
+from ._curves import AT_EACH_STEP, CURVES
 from ._images import plain_images
 
 TEMPLATE = pathlib.Path(__file__).with_name("page.html")
@@ -63,6 +63,7 @@ def page(records: Records | None = None, *, name: str = "", images: Watched | No
     """
     data = {
         "curves": curves(),
+        "constants": AT_EACH_STEP,
         "run": None if records is None else _of_run(records, name),
         "images": None if images is None else plain_images(images),
     }
