@@ -16,11 +16,13 @@ import pytest
 from dystress_jax import commands, explorer, microscope, schemes, temperatures
 from dystress_jax.explorer import CURVES, FUNCTIONS
 from dystress_jax.explorer._curves import CONSTANTS
+from dystress_jax.files import FileError
 from dystress_jax.run import networks
 from dystress_jax.run.temperature import TEMPERATURES
 from tests import steps
 from tests.browser import executable, opened
 from tests.test_methods import SOURCE, pixels, settings
+from tests.test_report import record, write
 
 S = np.linspace(-1, 1, 200)
 NUMPY = {name: getattr(np, name) for name in FUNCTIONS if hasattr(np, name)}
@@ -209,7 +211,7 @@ def test_the_command_writes_the_page_and_says_where(tmp_path, monkeypatch, capsy
     commands.main(["dystress", "explore"])
     assert capsys.readouterr().out.strip() == "explore.html"
     assert pathlib.Path("explore.html").read_text(encoding="utf-8") == explorer.page()
-    with pytest.raises(SystemExit, match=r"FileError: runs/nothing/microscope cannot be read"):
+    with pytest.raises(SystemExit, match=r"FileError: runs/nothing cannot be read"):
         commands.main(["dystress", "explore", "runs/nothing"])
     with pytest.raises(SystemExit) as ended:
         commands.main(["dystress", "explore", "--help"])
@@ -229,6 +231,67 @@ def test_the_command_draws_a_file_of_embeddings(tmp_path, capsys):
     for wrong in (["runs/a", f"--embeddings={path}"], [f"--embeddings={tmp_path / 'no.npz'}"]):
         with pytest.raises(SystemExit):
             commands.main(["dystress", "explore", *wrong])
+
+
+def test_what_a_run_lacks_is_said_and_the_page_is_written_without_it(tmp_path, capsys):
+    workdir = write(tmp_path / "r", {5: record(), 6: record(1)})
+
+    def explored():
+        commands.main(["dystress", "explore", str(workdir), f"--out={tmp_path / 'e.html'}"])
+        data = data_of((tmp_path / "e.html").read_text(encoding="utf-8"))
+        told = capsys.readouterr().err.splitlines()
+        assert data["missing"] == told
+        return data, " ".join(told)
+
+    assert explored()[1] == ""
+    (workdir / "microscope" / "00000006.npz").write_bytes(b"nothing")
+    data, told = explored()
+    assert (data["run"]["step"], len(data["images"]["ids"])) == (5, 24)
+    assert re.fullmatch(r"r: \S*00000006.npz cannot be read: .*This record is left out.", told)
+    (workdir / "microscope" / "00000005.npz").unlink()
+    data, told = explored()
+    assert data["run"] is data["images"] is None
+    (workdir / "microscope" / "00000006.npz").unlink()
+    data, told = explored()
+    assert data["run"] is data["images"] is None
+    assert "it has no records yet" in told
+    with pytest.raises(FileError, match="it has no records yet"):
+        microscope.read(workdir)
+
+
+def test_records_of_images_alone_are_drawn(tmp_path):
+    whole = record()
+    alone = {name: value for name, value in whole.items() if name.startswith("watched_")}
+    recorded = microscope.of_run(write(tmp_path / "r", {5: alone}))
+    data = data_of(explorer.page(recorded.records, images=recorded.images))
+    assert data["run"] is None
+    assert len(data["images"]["ids"]) == 24
+
+
+def test_rows_that_are_left_out_are_said(tmp_path, capsys):
+    x = np.random.default_rng(0).normal(size=(600, 3))
+    x[:7] = np.nan
+    np.savez(tmp_path / "z.npz", features=x)
+    out = tmp_path / "e.html"
+    commands.main(["dystress", "explore", f"--embeddings={tmp_path / 'z.npz'}", f"--out={out}"])
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "z: 7 of 600 rows are NaN or infinite.",
+        "z: 512 of 593 rows are looked at, evenly spread.",
+    ]
+    assert data_of(out.read_text(encoding="utf-8"))["missing"] == told
+
+
+@pytest.mark.ci
+def test_a_browser_says_what_is_missing(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(explorer.page(), encoding="utf-8")
+    with opened(path) as page:
+        assert not page.is_visible("#missing")
+    path.write_text(explorer.page(name="r", missing=["It has no </script>."]), encoding="utf-8")
+    with opened(path) as page:
+        assert page.inner_text("#missing") == "r: It has no </script>."
+        assert page.locator("#charts polyline").count()
 
 
 @pytest.mark.ci

@@ -446,6 +446,7 @@ def test_damaged_files_are_told_and_left_out(tmp_path):
     text = " ".join(run.missing)
     for told in ("summary.json cannot be read", "no confusion matrix", "00000005.npz cannot be"):
         assert told in text
+    assert run.records.steps.tolist() == run.images.steps.tolist() == [6]  # the whole one is kept
     assert report.page([run])
     with pytest.raises(FileError, match="there is no such directory"):
         report.gather([tmp_path / "nowhere"])

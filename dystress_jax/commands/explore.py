@@ -5,7 +5,7 @@ dystress explore
 
 dystress explore runs/quickstart --open
     draws the similarities of a run's last record as each temperature would weigh them, with the
-    hardest negatives of its images, and opens it
+    hardest negatives of its images, and opens it; what is missing or damaged is said and left out
 
 dystress explore --embeddings=z.npz
     the same of embeddings made anywhere: an .npz or .parquet with features [n d], or view_a
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog=command, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workdir", nargs="?", help="a run with records of the microscope")
+    parser.add_argument("workdir", nargs="?", help="a run, finished or not")
     parser.add_argument("--embeddings", help="a file of embeddings in place of a run")
     parser.add_argument("--out", default="explore.html", help="the page; default: %(default)s")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
@@ -40,19 +40,20 @@ def main(argv: list[str]) -> None:
     if given.workdir is not None and given.embeddings is not None:
         parser.error("found a workdir and --embeddings; allowed: one of them.")
     try:
-        name, records, images = "", None, None
+        name, records, images, missing = "", None, None, ()
         if given.workdir is not None:
-            records = microscope.read(_path(given.workdir))
-            images = microscope.watched(_path(given.workdir), records)
+            records, images, missing = microscope.of_run(_path(given.workdir))
             name = _path(given.workdir).absolute().name
         elif given.embeddings is not None:
             images = microscope.read_embeddings(_path(given.embeddings))
             records = microscope.as_records(images, temperatures.constant(0.1))
-            name = _path(given.embeddings).stem
+            name, missing = _path(given.embeddings).stem, images.notes
         out = _path(given.out)
-        write_text(out, explorer.page(records, name=name, images=images))
+        write_text(out, explorer.page(records, name=name, images=images, missing=missing))
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    for text in missing:
+        print(f"{name}: {text}", file=sys.stderr)
     print(out)
     if given.open:
         webbrowser.open(out.absolute().as_uri())

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,13 @@ def as_script(content: Any) -> str:
     return json.dumps(content, sort_keys=True).replace("<", "\\u003c")
 
 
-def page(records: Records | None = None, *, name: str = "", images: Watched | None = None) -> str:
+def page(
+    records: Records | None = None,
+    *,
+    name: str = "",
+    images: Watched | None = None,
+    missing: Sequence[str] = (),
+) -> str:
     """A self-contained HTML page with the curves of every temperature.
 
     Args:
@@ -53,6 +60,7 @@ def page(records: Records | None = None, *, name: str = "", images: Watched | No
             would weigh it; None: no run.
         name: of the run.
         images: whose hardest negatives are then listed, with their weights under each temperature.
+        missing: what was not there or could not be read, in sentences that the page says.
 
     Returns:
         The page; it loads nothing else.
@@ -64,7 +72,8 @@ def page(records: Records | None = None, *, name: str = "", images: Watched | No
     data = {
         "curves": curves(),
         "constants": AT_EACH_STEP,
-        "run": None if records is None else _of_run(records, name),
+        "run": _of_run(records, name),
+        "missing": [f"{name}: {text}" for text in missing],
         "images": None if images is None else plain_images(images),
     }
     whole = TEMPLATE.read_text(encoding="utf-8")
@@ -73,8 +82,10 @@ def page(records: Records | None = None, *, name: str = "", images: Watched | No
     return whole
 
 
-def _of_run(records: Records, name: str) -> dict[str, Any]:
+def _of_run(records: Records | None, name: str) -> dict[str, Any] | None:
     """The newest record, as plain numbers; without negatives only the positives."""
+    if records is None or "similarity" not in records.arrays:  # some have the images only
+        return None
     edges = records["similarity_edges"][-1]
     kinds = {
         kind: np.nan_to_num(records.of_kind("similarity", kind)[-1]).tolist()

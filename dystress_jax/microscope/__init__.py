@@ -2,7 +2,7 @@
 
 `look` is a pure function of the embeddings that a loss compares. The trainer calls it every so many
 steps and keeps what it finds in `microscope/` of the run's directory, a small file a record; `read`
-gives all records of a run as arrays with named axes.
+gives all records of a run as arrays with named axes, `of_run` those that can be read.
 """
 
 from ._compared import Compared as Compared
@@ -15,6 +15,8 @@ from ._look import earth_movers_distance as earth_movers_distance
 from ._look import histograms as histograms
 from ._look import look as look
 from ._look import scalars as scalars
+from ._recorded import Recorded as Recorded
+from ._recorded import of_run as of_run
 from ._records import Named as Named
 from ._records import Recorder as Recorder
 from ._records import Records as Records

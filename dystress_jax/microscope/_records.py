@@ -130,21 +130,39 @@ def read(workdir: pathlib.Path | str) -> Records:
         >>> records.steps, records["entropy"], records.arrays["tau"].axes
         (array([10]), array([1.5], dtype=float32), ('step', 'kind', 'tau'))
     """
-    folder = pathlib.Path(workdir) / FOLDER
+    return together({path: load(path) for path in paths_of(pathlib.Path(workdir))})
+
+
+def folder_of(workdir: pathlib.Path) -> pathlib.Path:
+    """Where the records of a run are."""
+    return workdir / FOLDER
+
+
+def paths_of(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """The files of the records of a run, in the order of the steps, at least one.
+
+    Raises:
+        FileError: there are none.
+    """
+    folder = folder_of(workdir)
     with told(folder, "read"):
         if not folder.is_dir():
             raise FileNotFoundError(2, "the run was told to record nothing, or is not there")
         paths = _files(folder)
         if not paths:
             raise FileNotFoundError(2, "it has no records yet")
-    found = [load(path) for path in paths]
+    return paths
+
+
+def together(found: Mapping[pathlib.Path, Mapping[str, np.ndarray]]) -> Records:
+    """The records of these files, at least one."""
     arrays = {}
-    for name in dict.fromkeys(name for record in found for name in record):
-        like = next(record[name] for record in found if name in record)
+    for name in dict.fromkeys(name for record in found.values() for name in record):
+        like = next(record[name] for record in found.values() if name in record)
         kind = like.dtype if like.dtype.kind == "f" else np.float64
         missing = np.full(like.shape, np.nan, kind)
-        arrays[name] = np.stack([record.get(name, missing) for record in found])
-    return Records.of(np.array([int(path.stem) for path in paths]), arrays)
+        arrays[name] = np.stack([record.get(name, missing) for record in found.values()])
+    return Records.of(np.array([int(path.stem) for path in found]), arrays)
 
 
 def _axes(name: str, count: int) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .. import microscope
-from ..files import FileError, parse_json, told
+from ..files import parse_json
 from ..microscope import Records, Watched
 from ..temperatures import Temperature
 
@@ -202,24 +202,13 @@ def short_names(paths: list[pathlib.Path]) -> list[str]:
 
 
 def _gather(path: pathlib.Path, name: str) -> Run:
-    with told(path, "read"):
-        if not path.is_dir():
-            raise FileNotFoundError(2, "there is no such directory")
-        if not (path / "config.json").exists() and not (path / "microscope").is_dir():
-            raise FileNotFoundError(2, "it holds no run: there is no config.json")
+    recorded = microscope.of_run(path)
     missing: list[str] = []
     config = _json(path / "config.json", missing)
     summary = _json(path / "summary.json", missing, needed=False)
     if not summary:
         missing.append("The run has not ended: there is no summary.json yet.")
-    records = images = None
-    try:
-        records = microscope.read(path)
-        images = microscope.watched(path, records)
-    except FileError as error:
-        missing.append(f"{error}")
-    if records is not None and images is None:
-        missing.append("No record has images that could be drawn as a map.")
+    missing += recorded.missing
     evaluations = {
         name: measured(found)
         for name, found in {**_dict(summary.get("evaluations")), **_results(path, missing)}.items()
@@ -229,8 +218,8 @@ def _gather(path: pathlib.Path, name: str) -> Run:
         place=str(path),
         config=flat(config),
         curves=_curves(path, missing),
-        records=records,
-        images=images,
+        records=recorded.records,
+        images=recorded.images,
         baselines=baselines(summary),
         chance=evaluations["knn"].chance.get("top1") if "knn" in evaluations else None,
         evaluations={name: found for name, found in evaluations.items() if found.rows},
