@@ -1,6 +1,7 @@
 """The page about runs: what is gathered, what is said, and that any run gives a page."""
 
 import base64
+import io
 import json
 import re
 import subprocess
@@ -11,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bokeh.models import Span
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from dystress_jax import commands, explorer, microscope, report, temperatures
 from dystress_jax.files import FileError
@@ -25,6 +28,7 @@ from dystress_jax.report import (
     _charts,
     _images,
     _layout,
+    _page,
     _run,
     _sentences,
     _tables,
@@ -164,7 +168,7 @@ def test_one_layout_undoes_a_rotation_and_keeps_the_places_of_the_last_step(seed
     rotation, _ = np.linalg.qr(rng.normal(size=(width, width)))
     turned, wider, reference = _layout.lay_out(
         [last @ rotation, np.pad(last, ((0, 0), (0, 3))), last]
-    )
+    ).places
     np.testing.assert_allclose(turned, reference, atol=1e-6)
     np.testing.assert_allclose(wider, reference, atol=1e-6)
     # Of one step alone, the projection onto the two axes of most variance.
@@ -193,11 +197,60 @@ def test_umap_is_fitted_once_and_keeps_the_places_that_it_has_fitted(monkeypatch
 
     monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=UMAP))
     last = np.random.default_rng(0).normal(size=(6, 3))
-    first, second, fitted = _layout.lay_out([last, last, last], layout="UMAP")
+    (first, second, fitted), by = _layout.lay_out([last, last, last], layout="UMAP")
+    assert by == "UMAP"
     np.testing.assert_array_equal(first, second)
     # All are scaled together, so what was placed anew lies half as far out again.
     spread = lambda x: np.ptp(x, axis=0)
     np.testing.assert_allclose(spread(first), 1.5 * spread(fitted), rtol=1e-5)
+
+
+FEW = {
+    "one row": np.ones((1, 4)),
+    "two rows": np.eye(4)[:2],
+    "one dimension": np.arange(-4.0, 5)[:, None],
+    "two dimensions": np.random.default_rng(0).normal(size=(9, 2)),
+    "equal rows": np.ones((9, 4)),
+}
+
+
+class NoFit:
+    """Of umap-learn, where no small input may arrive."""
+
+    def __init__(self, **options):
+        raise AssertionError("UMAP was asked for too little")
+
+
+class NoNumbers:
+    def __init__(self, **options):
+        pass
+
+    def fit(self, x):
+        self.embedding_ = np.full((len(x), 2), np.nan)
+        return self
+
+    def transform(self, x):
+        return np.full((len(x), 2), np.nan)
+
+
+@pytest.mark.parametrize("name", [*FEW, "not finite"])
+def test_where_umap_has_too_little_to_go_by_pca_places_the_rows(monkeypatch, name):
+    stand_in = NoNumbers if name == "not finite" else NoFit
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=stand_in))
+    x = FEW.get(name, np.random.default_rng(0).normal(size=(9, 4)))
+    places, by = _layout.lay_out([x[::-1], x], layout="UMAP")
+    assert by == "PCA"
+    np.testing.assert_array_equal(places, _layout.lay_out([x[::-1], x]).places)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [*FEW, "enough", "three rows"])
+def test_umap_itself_places_anything(name):
+    pytest.importorskip("umap")
+    x = np.random.default_rng(0).normal(size=(3 if name == "three rows" else 20, 4))
+    places, by = _layout.lay_out([FEW.get(name, x)] * 2, layout="UMAP")
+    assert np.isfinite(places).all()
+    assert by in ({"PCA"} if name in FEW else {"UMAP"} if name == "enough" else {"PCA", "UMAP"})
 
 
 def test_neighbours_and_shares_are_those_of_numpy(workdir):
@@ -292,6 +345,51 @@ def test_runs_are_held_against_the_first_one_with_their_numbers():
     back = " ".join(sentence.text for sentence in report.compare([*other, *base]))
     assert f"{points:.1f} points lower" in back
     assert "is higher where s > 0.51" in back
+
+
+def test_accuracies_of_other_images_are_not_compared():
+    with_data = lambda runs, **data: [
+        run._replace(config=run.config | {f"data.{name}": x for name, x in data.items()})
+        for run in runs
+    ]
+    base = with_data(of_group("a", 0.2, [0.4, 0.42]), name="patches", threads=2, limit=0)
+    said = lambda **data: " ".join(
+        s.text for s in report.compare([*base, *with_data(of_group("b", 0.2, [0.9, 0.8]), **data)])
+    )
+    same = said(name="patches", threads=4, limit=100)
+    assert "The kNN accuracy of “b0” is 44.0 points higher" in same
+    assert "not compared" not in same
+    other = said(name="emoji", threads=2, limit=0, path="/x")
+    assert "points higher" not in other
+    assert "The accuracies of “b0” and “a0” are not compared: data.name and data.path differ" in (
+        other
+    )
+
+
+def test_chance_is_that_of_each_run(tmp_path):
+    runs = [
+        run._replace(chance=chance)
+        for run, chance in zip(
+            of_group("a", 0.2, [0.4]) + of_group("b", 0.2, [0.5]) + of_group("c", 0.2, [0.6]),
+            (0.1, 0.25, 0.1),
+            strict=True,
+        )
+    ]
+    lines = lambda runs: [
+        x.location for x in _charts.baselines(runs).figure.center if isinstance(x, Span)
+    ]
+    keys = lambda runs: [key.label for key in _charts.baselines(runs).keys if "chance" in key.label]
+    assert lines(runs) == [10, 25]
+    assert keys(runs) == ["chance of a0, c0: 10.0 %", "chance of b0: 25.0 %"]
+    assert lines(runs[::2]) == [10]
+    assert keys(runs[::2]) == ["chance"]
+    measured = [
+        run._replace(
+            evaluations={"knn": Measured({"top1": 0.4}, {"top1": run.chance}, "test", {}, {})}
+        )
+        for run in runs
+    ]
+    assert "10.0 % or 25.0 %" in _tables.evaluations(measured)
 
 
 def test_what_does_not_differ_is_not_said():
@@ -455,6 +553,31 @@ def test_damaged_files_are_told_and_left_out(tmp_path):
         report.gather([tmp_path / "empty"])
 
 
+def test_a_large_picture_of_neighbours_is_made_small_enough(tmp_path, monkeypatch):
+    workdir = write(tmp_path / "r", {5: record()})
+    path = workdir / "neighbours.png"
+    noise = np.random.default_rng(0).integers(0, 255, (700, 600, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    assert path.stat().st_size > 1_000_000
+    shown = lambda: re.findall(
+        r'class="wide" src="data:image/(\w+);base64,([^"]*)"', report.page(report.gather([workdir]))
+    )
+    [(kind, content)] = shown()
+    content = base64.b64decode(content)
+    assert kind == "webp"
+    assert len(content) <= 1_000_000
+    assert Image.open(io.BytesIO(content)).size == (600, 700)
+    # So many that it must be reduced too.
+    monkeypatch.setattr(_page, "LARGEST_PICTURE", 50_000)
+    [(_, content)] = shown()
+    assert Image.open(io.BytesIO(base64.b64decode(content))).size < (600, 700)
+    path.write_bytes(b"x" * 60_000)
+    assert not shown()
+    assert "r: neighbours.png cannot be shown" in report.page(report.gather([workdir]))
+    Image.fromarray(noise[:20]).save(path)
+    assert shown() == [("png", base64.b64encode(path.read_bytes()).decode())]
+
+
 def test_a_large_confusion_lists_what_is_confused_most():
     counts = 9 * np.eye(30, dtype=int)
     counts[3, 7] = 5
@@ -603,6 +726,35 @@ def test_the_command_writes_the_page_and_says_what_is_missing(
     with pytest.raises(SystemExit) as ended:
         commands.main(["dystress", "report", "--help"])
     assert not ended.value.code
+
+
+def test_files_of_one_name_are_told_apart_and_the_same_one_comes_once(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(40, 5))
+    for folder, labels in (("a", np.arange(40) % 2), ("b", np.zeros(40, int))):
+        (tmp_path / folder).mkdir()
+        npz(
+            tmp_path / folder / "z.npz",
+            features=np.where(np.arange(40)[:, None] < 2, np.nan, x),
+            labels=labels,
+        )
+    files = ["a/z.npz", "b/z.npz", "a/../a/z.npz"]
+    commands.main(
+        ["dystress", "report", *(f"--embeddings={file}" for file in files), "--out=r.html"]
+    )
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"{name}: 2 of 40 rows are NaN or infinite." for name in ("a/z.npz", "b/z.npz")]
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert [run["name"] for run in data_of(page)["runs"]] == ["a/z.npz", "b/z.npz"]
+    heads = re.findall(r"<h3>([^<]*)</h3>", page)
+    assert {"a/z.npz", "b/z.npz"} <= set(heads)
+    # In Python the same file may come under two temperatures.
+    twice = [report.of_embeddings("a/z.npz", temperatures.constant(tau)) for tau in (0.1, 0.5)]
+    page = report.page(twice)
+    assert [run["name"] for run in data_of(page)["runs"]] == ["z.npz", "z.npz (2)"]
+    assert len(re.findall("negatives carry 80 %", page)) == 2
 
 
 def test_without_the_library_of_the_charts_the_command_says_what_to_install():

@@ -1,9 +1,12 @@
 """The report in a browser: it opens from disk, and everything on it can be used."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from dystress_jax import report, temperatures
+from dystress_jax.report import _images
 from tests.browser import opened
 from tests.test_report import BINS, BROKEN, LABELS, N, npz, record, write
 
@@ -246,3 +249,37 @@ def test_nothing_is_drawn_where_the_logit_rises(tmp_path):
     path.write_text(report.page(report.gather([rises])), encoding="utf-8")
     with opened(path) as page:
         assert np.isnan(column(page, "curves-0", "falling")).all()
+
+
+def test_where_umap_has_too_little_the_page_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(_images, "layouts", lambda: ("PCA", "UMAP"))
+    monkeypatch.setitem(sys.modules, "umap", None)  # it is not asked
+    x = np.random.default_rng(0).normal(size=(9, 2))
+    run = report.of_embeddings(npz(tmp_path / "z.npz", features=x), temperatures.constant(0.2))
+    path = tmp_path / "report.html"
+    path.write_text(report.page([run]), encoding="utf-8")
+    with opened(path) as page:
+        assert page.inner_text("#layout-says") == ""
+        before = column(page, "map", "x")
+        page.select_option("#layout", "UMAP")
+        assert page.inner_text("#layout-says").startswith("UMAP cannot place these")
+        np.testing.assert_array_equal(column(page, "map", "x"), before)
+
+
+def test_the_number_beside_a_whole_bar_and_the_runs_have_room(tmp_path):
+    config = {"temperature": {"name": "constant"}}
+    written = [
+        write(tmp_path / "a", {5: record()}, summary={"knn_trained": 1.0}),
+        write(tmp_path / "b", {5: record()}, config=config),
+    ]
+    path = tmp_path / "report.html"
+    path.write_text(report.page(report.gather(written)), encoding="utf-8")
+    for width in (1280, 390):
+        with opened(path, width=width) as page:
+            room = page.evaluate(
+                "(() => { const x = named('bars').x_range, v = Bokeh.index.find_one_by_id("
+                "named('bars').id), t = v.frame.bbox; return (x.end - 100) / x.end * t.width; })()"
+            )
+            assert room > 6 + 36  # pixels of the gap and of "100.0"
+            nav, runs = (page.locator(x).bounding_box() for x in ("nav", "#runs"))
+            assert runs["y"] - (nav["y"] + nav["height"]) >= 8

@@ -44,7 +44,10 @@ def main(argv: list[str]) -> None:
     try:
         runs = report.gather(given.workdir)
         tau = temperatures.constant(given.tau)
-        runs += [report.of_embeddings(path, tau) for path in given.embeddings]
+        files = dict.fromkeys(
+            pathlib.Path(file).expanduser().resolve() for file in given.embeddings
+        )
+        runs = report.told_apart(runs + [report.of_embeddings(file, tau) for file in files])
         out = pathlib.Path(given.out).expanduser()
         content = report.page(runs)
         write_text(out, content)

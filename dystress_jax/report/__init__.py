@@ -13,5 +13,6 @@ from ._run import Measured as Measured
 from ._run import Run as Run
 from ._run import gather as gather
 from ._run import of_embeddings as of_embeddings
+from ._run import told_apart as told_apart
 from ._sentences import Sentence as Sentence
 from ._sentences import stand_out as stand_out

@@ -7,6 +7,7 @@ import numpy as np
 from bokeh.models import (
     ColumnDataSource,
     DataRange1d,
+    FixedTicker,
     HoverTool,
     LassoSelectTool,
     LinearAxis,
@@ -118,9 +119,11 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
         x="accuracy of nearest neighbours, %",
         y="",
         height=60 + 34 * len(rows),
+        name="bars",
         y_range=labels[::-1],
-        x_range=Range1d(start=0, end=100),
+        x_range=Range1d(start=0, end=125),  # room for the number beside a bar of 100 %
     )
+    made.xaxis.ticker = FixedTicker(ticks=list(range(0, 101, 20)))
     made.ygrid.grid_line_color = None
     for number, group in enumerate(groups):
         own = [row for row in rows if row[2] == number]
@@ -163,12 +166,19 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
         )
         if len(groups) > 1:
             keys.append(Key(group.name, colour))
-    chances = [run.chance for run in runs if run.chance is not None]
-    if chances:
+    # Runs of other classes are guessed at another rate.
+    chances: dict[float, list[str]] = {}
+    for group in groups:
+        for chance in dict.fromkeys(runs[i].chance for i in group.runs):
+            if chance is not None:
+                chances.setdefault(chance, []).append(group.name)
+    for number, (chance, names) in enumerate(chances.items()):
+        dash = ("dashed", "dotted")[number % 2]
         made.add_layout(
-            Span(location=100 * chances[0], dimension="height", line_dash="dashed", line_color=SOFT)
+            Span(location=100 * chance, dimension="height", line_dash=dash, line_color=SOFT)
         )
-        keys.append(Key("chance", SOFT, "dashed"))
+        of = f" of {', '.join(names)}: {100 * chance:.1f} %" if len(chances) > 1 else ""
+        keys.append(Key(f"chance{of}", SOFT, dash))
     told = "; ".join(f"{label} {np.mean(values):.1f} %" for label, values, _ in rows)
     return Chart(
         "baselines", "Nearest neighbours, and what they must beat", told, made, tuple(keys)

@@ -88,8 +88,17 @@ def settings(side: Side, base: Side) -> Iterator[Sentence]:
 
 def accuracies(side: Side, base: Side) -> Iterator[Sentence]:
     """Which is better, by how much, and whether seeds alone could make the difference."""
-    other = _measures(base)
-    for name, ours in _measures(side).items():
+    other, own = _measures(base), _measures(side)
+    differing = _other_images(side, base)
+    if differing and other.keys() & own.keys():
+        yield Sentence(
+            f"The accuracies of “{side.name}” and “{base.name}” are not compared: "
+            f"{' and '.join(differing)} {'differs' if len(differing) == 1 else 'differ'}.",
+            "accuracies are compared only if the settings say that the images that are measured "
+            "are the same",
+        )
+        return
+    for name, ours in own.items():
         theirs = other.get(name, np.zeros(0))
         if not len(theirs):
             continue
@@ -104,6 +113,24 @@ def accuracies(side: Side, base: Side) -> Iterator[Sentence]:
             "the means over the seeds; more than seeds alone explain from two standard errors of "
             "the difference on",
         )
+
+
+# Of the settings of the data, those that change what is learned from or how it is read, not the
+# images that are measured.
+_OF_TRAINING = ("limit", "imbalance_ratio", "caption_noise", "whole")
+_OF_READING = ("on_error", "threads", "on_device")
+
+
+def _other_images(side: Side, base: Side) -> list[str]:
+    """The settings by which two sides are measured on other images, or on other classes."""
+    ours, theirs = side.runs[0].config, base.runs[0].config
+    same = [f"data.{name}" for name in (*_OF_TRAINING, *_OF_READING)]
+    return [
+        name
+        for name in dict.fromkeys([*ours, *theirs])
+        if name.startswith("data.") and name not in same
+        if ours.get(name) != theirs.get(name)
+    ]
 
 
 def _verdict(ours: Float[np.ndarray, " a"], theirs: Float[np.ndarray, " b"]) -> str:

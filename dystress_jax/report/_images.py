@@ -31,15 +31,17 @@ def of_images(runs: Sequence[Run]) -> list[dict[str, Any] | None]:
     for members in alike.values():
         images = {number: _images(runs[number]) for number in members}
         places = {number: {} for number in members}
+        by: dict[str, dict[str, str]] = {space: {} for space in SPACES}
         for space in SPACES:
             for layout in layouts():
-                placed = _placed(list(images.values()), space, layout)
+                placed, by[space][layout] = _placed(list(images.values()), space, layout)
                 for number, own in zip(members, placed, strict=True):
                     places[number].setdefault(space, {})[layout] = own
         for number in members:
-            found[number] = _plain(
-                images[number], places[number], own=number, pictures_of=members[0]
-            )
+            found[number] = {
+                **_plain(images[number], places[number], own=number, pictures_of=members[0]),
+                "placed_by": by,
+            }
     return found
 
 
@@ -54,20 +56,25 @@ def _which(images: Watched) -> Any:
     return images.split, images.ids.tobytes(), pictures, images.class_names, images.partner
 
 
-def _placed(images: list[Watched], space: str, layout: str) -> list[list[list[list[float]]]]:
-    """Places for each run, step and row, where the last step of the first run is the reference."""
+def _placed(
+    images: list[Watched], space: str, layout: str
+) -> tuple[list[list[list[list[float]]]], str]:
+    """Places for each run, step and row, where the last step of the first run is the reference.
+
+    And the layout that has placed them.
+    """
     order = [*images[1:], images[0]]
     rows = [x for one in order for x in _points(one, space)]
     if len(rows[0]) < 2:
-        placed = [np.zeros((len(x), 2)) for x in rows]
+        placed, by = [np.zeros((len(x), 2)) for x in rows], "PCA"
     else:
-        placed = lay_out(rows, layout=layout)
+        placed, by = lay_out(rows, layout=layout)
     of_each, at = [], 0
     for one in order:
         count = len(one.steps)
         of_each.append([np.round(x, 3).tolist() for x in placed[at : at + count]])
         at += count
-    return [of_each[-1], *of_each[:-1]]
+    return [of_each[-1], *of_each[:-1]], by
 
 
 def _points(images: Watched, space: str) -> list[Float[np.ndarray, "n d"]]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from .._pca import centred, principal_axes
 Points = Float[np.ndarray, "n _"]
 Places = Float[np.ndarray, "n 2"]
 Rows = Float[np.ndarray, "m _"]
+NO_SPREAD = 1e-6  # of rows of length 1: less is rounding
 
 
 def layouts() -> tuple[str, ...]:
@@ -18,7 +20,19 @@ def layouts() -> tuple[str, ...]:
     return ("PCA", "UMAP") if importlib.util.find_spec("umap") else ("PCA",)
 
 
-def lay_out(steps: Sequence[Points], *, layout: str = "PCA") -> list[Places]:
+class Layout(NamedTuple):
+    """Where rows lie.
+
+    Attributes:
+        places: of each step.
+        by: the layout that has placed them.
+    """
+
+    places: list[Places]
+    by: str
+
+
+def lay_out(steps: Sequence[Points], *, layout: str = "PCA") -> Layout:
     r"""Places of the same rows at several steps, in one layout.
 
     Rows are scaled to length 1 and centred. The last step is the reference: with
@@ -29,26 +43,30 @@ def lay_out(steps: Sequence[Points], *, layout: str = "PCA") -> list[Places]:
     Args:
         steps: the rows of each step; the number of dimensions may differ. Steps of several runs may
             follow each other, if the rows stand for the same images.
-        layout: one of `layouts`.
+        layout: one of `layouts`. UMAP needs three rows that differ, of three dimensions; where it
+            cannot place them, PCA does.
 
     Returns:
         The places of each step; together they fill [-1, 1] in both directions.
 
     Example:
         >>> line = np.array([[1.0, 0.1], [1.0, 0.5], [1.0, 1.0]])
-        >>> here, turned = lay_out([line @ np.array([[0.0, 1.0], [-1.0, 0.0]]), line])
-        >>> bool(np.allclose(here, turned))
+        >>> found = lay_out([line @ np.array([[0.0, 1.0], [-1.0, 0.0]]), line])
+        >>> bool(np.allclose(*found.places))
         True
     """
     ready = [centred(x) for x in steps]
     reference = ready[-1]
     turned = [_turned(x, reference) for x in ready[:-1]]
-    place = _umap if layout == "UMAP" else _pca
-    every = place(reference, np.concatenate([*turned, reference]))
+    rows = np.concatenate([*turned, reference])
+    every = _umap(reference, rows) if layout == "UMAP" else None
+    by = "PCA" if every is None else layout
+    if every is None:
+        every = _pca(reference, rows)
     low, high = every.min(axis=0), every.max(axis=0)
     half = np.where(high > low, (high - low) / 2, 1)
     placed = (every - (low + high) / 2) / half
-    return np.split(placed, np.cumsum([len(x) for x in ready[:-1]]))
+    return Layout(np.split(placed, np.cumsum([len(x) for x in ready[:-1]])), by)
 
 
 def _turned(x: Points, reference: Float[np.ndarray, "n r"]) -> Float[np.ndarray, "n r"]:
@@ -62,12 +80,18 @@ def _pca(reference: Points, rows: Rows) -> Float[np.ndarray, "m 2"]:
     return rows @ axes.T
 
 
-def _umap(reference: Points, rows: Rows) -> Float[np.ndarray, "m 2"]:
-    """By neighbours; `rows` end with those of the reference, whose places are kept as fitted."""
+def _umap(reference: Points, rows: Rows) -> Float[np.ndarray, "m 2"] | None:
+    """By neighbours; `rows` end with those of the reference, whose places are kept as fitted.
+
+    None where UMAP has too little to go by, which it answers with an error or with NaN.
+    """
+    if min(reference.shape) < 3 or np.ptp(reference, axis=0).max() < NO_SPREAD:
+        return None
     import umap  # pyright: ignore[reportMissingImports]
 
     neighbours = max(2, min(15, len(reference) - 1))
     # On several threads every page would differ.
     fitted = umap.UMAP(n_neighbors=neighbours, random_state=0, n_jobs=1, init="pca").fit(reference)
     own, others = np.asarray(fitted.embedding_, np.float64), rows[: len(rows) - len(reference)]
-    return np.concatenate([fitted.transform(others), own]) if len(others) else own
+    every = np.concatenate([fitted.transform(others), own]) if len(others) else own
+    return every if np.isfinite(every).all() else None

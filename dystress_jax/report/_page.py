@@ -2,6 +2,7 @@
 
 import base64
 import html
+import io
 import pathlib
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -9,19 +10,21 @@ from typing import Any
 from bokeh.document import Document
 from bokeh.embed import components
 from bokeh.resources import Resources
+from PIL import Image
 
 from .. import explorer
 from . import _charts as charts
 from . import _images, _tables
 from ._charts import Chart
 from ._comparisons import compare
-from ._run import Run
+from ._run import Run, told_apart
 from ._sentences import stand_out
 
 HERE = pathlib.Path(__file__).parent
 PICTURE = "neighbours.png"
 SHOWN = "Test images and their nearest training images, by the encoder and by pixels"
 LARGEST_PICTURE = 1_000_000  # bytes
+LONGEST_SIDE = 4096  # pixels, of a picture that is reduced
 
 
 def page(runs: Sequence[Run]) -> str:
@@ -39,6 +42,7 @@ def page(runs: Sequence[Run]) -> str:
         >>> "quickstart" in written
         True
     """
+    runs = told_apart(runs)
     frames = [charts.frames(run) for run in runs]
     images = _images.of_images(runs)
     groups = {
@@ -165,9 +169,9 @@ def _head(runs: Sequence[Run]) -> str:
 
 
 def _standing_out(runs: Sequence[Run]) -> str:
-    said = {"Between the runs": compare(runs)} | {run.name: stand_out(run) for run in runs}
+    said = [("Between the runs", compare(runs)), *((run.name, stand_out(run)) for run in runs)]
     parts = []
-    for name, found in said.items():
+    for name, found in said:
         items = "".join(
             f"<li>{_safe(s.text)} <span class=rule>Rule: {_safe(s.rule)}.</span></li>"
             for s in found
@@ -197,13 +201,32 @@ def _what(runs: Sequence[Run]) -> str:
 def _neighbours(run: Run) -> str:
     """The picture of neighbours that a run has drawn itself."""
     path = pathlib.Path(run.place) / PICTURE
-    if not path.is_file() or path.stat().st_size > LARGEST_PICTURE:
+    if not path.is_file():
         return ""
-    content = base64.b64encode(path.read_bytes()).decode()
+    try:
+        kind, content = _small_enough(path)
+    except OSError as error:
+        return _none(f"{run.name}: {PICTURE} cannot be shown ({error}).")
     return (
         f'<figure><figcaption>{_safe(run.name)}: {SHOWN}</figcaption><img class="wide" '
-        f'src="data:image/png;base64,{content}" alt="{SHOWN}"></figure>'
+        f'src="data:image/{kind};base64,{base64.b64encode(content).decode()}" '
+        f'alt="{SHOWN}"></figure>'
     )
+
+
+def _small_enough(path: pathlib.Path) -> tuple[str, bytes]:
+    """A picture as the page holds it: as it is, or as WebP, reduced until it is small enough."""
+    if path.stat().st_size <= LARGEST_PICTURE:
+        return "png", path.read_bytes()
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    while True:
+        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        file = io.BytesIO()
+        picture.save(file, format="WEBP", quality=80)
+        if file.tell() <= LARGEST_PICTURE:
+            return "webp", file.getvalue()
+        picture = picture.reduce(2)
 
 
 def _none(text: str) -> str:

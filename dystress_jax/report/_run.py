@@ -124,7 +124,7 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
     """
     found: dict[Any, list[int]] = {}
     for number, run in enumerate(runs):
-        found.setdefault(run.settings if run.config else run.place, []).append(number)
+        found.setdefault(run.settings if run.config else number, []).append(number)
     return [
         Group(runs[first].name + (_more(len(others)) if others else ""), (first, *others))
         for first, *others in found.values()
@@ -199,6 +199,26 @@ def short_names(paths: list[pathlib.Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(path) for path in paths]
+
+
+def told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Runs each of which has a name of its own.
+
+    Example:
+        >>> runs = [Run("z", "/a/z.npz"), Run("z", "/b/z.npz"), Run("z", "/b/z.npz")]
+        >>> [run.name for run in told_apart(runs)]
+        ['a/z.npz', 'b/z.npz', 'b/z.npz (2)']
+    """
+    if len({run.name for run in runs}) == len(runs):
+        return list(runs)
+    places = list(dict.fromkeys(pathlib.Path(run.place) for run in runs))
+    names = dict(zip(places, short_names(places), strict=True))
+    found: list[Run] = []
+    for run in runs:
+        again = sum(one.place == run.place for one in found)
+        name = names[pathlib.Path(run.place)] + (f" ({again + 1})" if again else "")
+        found.append(run._replace(name=name))
+    return found
 
 
 def _gather(path: pathlib.Path, name: str) -> Run:

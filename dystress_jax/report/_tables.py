@@ -19,14 +19,17 @@ def evaluations(runs: Sequence[Run]) -> str:
     keys = [(name, row) for run in runs for name, e in run.evaluations.items() for row in e.rows]
     body = []
     for name, row in dict.fromkeys(keys):
-        cells, chance, split = [], "", ""
+        cells, chances, splits = [], [], []
         for run in runs:
             found = run.evaluations.get(name)
             value = None if found is None else found.rows.get(row)
             cells.append("" if value is None else number(row, value))
             if found is not None and row in found.chance:
-                chance = number(row, found.chance[row])
-            split = split or (found.split if found is not None else "")
+                chances.append(number(row, found.chance[row]))
+            if found is not None and found.split:
+                splits.append(found.split)
+        # Runs of other data may have others.
+        split, chance = (" or ".join(dict.fromkeys(each)) for each in (splits, chances))
         body.append([f"{name}: {row.replace('_', ' ')}", split, chance, *cells])
     return table(["", "images", "chance", *(run.name for run in runs)], body)
 
