@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .errors import ArgumentError
 from .similarities import Similarity, at_least_float32, normalize, rows_or_nan, sphere
@@ -101,7 +101,11 @@ def uniformity(x: Float[Array, "n d"], t: float = 2.0, *, num_tokens: int = 1) -
 
 
 def inter_class_uniformity(
-    x: Float[Array, "n d"], labels: Int[Array, " n"], t: float = 2.0
+    x: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    t: float = 2.0,
+    *,
+    where: Bool[Array, " n"] | None = None,
 ) -> Float[Array, ""]:
     r"""How evenly the class means cover the sphere.
 
@@ -112,6 +116,7 @@ def inter_class_uniformity(
         x: embeddings.
         labels: the class of each row, any integers; at least two classes.
         t: the width of the Gaussian kernel, > 0.
+        where: the rows that count, with no label of another; None: all.
 
     Returns:
         0 when all class means coincide, lower is more uniform.
@@ -130,7 +135,8 @@ def inter_class_uniformity(
     # not be known and the function can be compiled.
     same = lambda label: (labels == label).astype(x.dtype)
     sums, counts = _by_row(lambda label: (_product(same(label), x), jnp.sum(same(label))), labels)
-    return _log_mean_kernel(normalize(sums), labels, 1.0 / counts, t)
+    shares = 1.0 / counts if where is None else jnp.where(where, 1.0 / counts, 0.0)
+    return _log_mean_kernel(normalize(sums), labels, shares, t)
 
 
 def tolerance(

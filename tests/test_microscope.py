@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
-from dystress_jax import microscope, report, run, sharding, similarities, temperatures
+from dystress_jax import metrics, microscope, report, run, sharding, similarities, temperatures
 from dystress_jax.files import FileError
 from dystress_jax.microscope import KINDS, Compared, Recorder
 from dystress_jax.run import networks
@@ -225,6 +225,22 @@ def test_a_similarity_without_limits_has_the_edges_of_its_batch():
     assert found["similarity_edges"][0] == pytest.approx(values.min(), rel=1e-5)
     assert found["similarity_edges"][-1] == pytest.approx(values.max(), rel=1e-5)
     assert found["similarity"].sum(axis=1)[:2].tolist() == [N, N * (M - 1)]
+
+
+def test_measures_of_classes_are_those_of_the_anchors_with_a_label():
+    compared = pairs()
+    unknown = compared.labels[0].at[jnp.array([0, 3])].set(-1)
+    found = look(
+        compared._replace(labels=(unknown, compared.labels[1])), temperatures.constant(0.1)
+    )
+    known = np.asarray(unknown) >= 0
+    x, labels = compared.anchors[known], unknown[known]
+    assert found["tolerance"] == pytest.approx(float(metrics.tolerance(x, labels)), rel=1e-5)
+    expected = float(metrics.inter_class_uniformity(x, labels))
+    assert found["inter_class_uniformity"] == pytest.approx(expected, rel=1e-5)
+    assert expected != pytest.approx(
+        float(metrics.inter_class_uniformity(compared.anchors, compared.labels[0])), rel=1e-4
+    )
 
 
 @pytest.mark.ci

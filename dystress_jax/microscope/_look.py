@@ -213,7 +213,7 @@ def scalars(found: Fetched) -> dict[str, float]:
     """The single numbers of a look, those that could not be said left out.
 
     `alignment`, `uniformity` and `effective_rank` of the anchors, `tolerance` and
-    `inter_class_uniformity` where all of them have a label (see `metrics`); `entropy` of
+    `inter_class_uniformity` of those that have a label (see `metrics`); `entropy` of
     the weights of an anchor, and `effective_negatives`, e to the entropy; `hardest_1_percent` and
     `hardest_10_percent`, what the most similar negatives have of the weights;
     `hardest_for_80_percent`, how many of the most similar negatives have 80 % of the weights;
@@ -272,13 +272,15 @@ class _Anchor(NamedTuple):
 def _of_embeddings(
     anchors: Float[Array, "n d"], positives: Float[Array, "n d"], labels: Int[Array, " n"]
 ) -> Found:
-    labelled = lambda value: jnp.where(jnp.all(labels >= 0), value, jnp.nan)
+    # An anchor without a label is alone in a class of its own, which no pair has.
+    known = labels >= 0
+    classes = jnp.where(known, labels, -1 - jnp.arange(len(labels), dtype=labels.dtype))
     return {
         "anchors": anchors,
         "alignment": metrics.alignment(anchors, positives),
         "uniformity": metrics.uniformity(anchors),
-        "tolerance": labelled(metrics.tolerance(anchors, labels)),
-        "inter_class_uniformity": labelled(metrics.inter_class_uniformity(anchors, labels)),
+        "tolerance": metrics.tolerance(anchors, classes),
+        "inter_class_uniformity": metrics.inter_class_uniformity(anchors, classes, where=known),
     }
 
 
