@@ -59,7 +59,15 @@ def begin_from(experiment: Experiment, source: str, *, prefix: str = "auto") -> 
     try:
         found = weights.take(_tree(state), tensors, prefix=prefix, shift=_shift(experiment))
     except weights.WeightsError as error:
-        raise weights.WeightsError(f"{source}: {error}") from error
+        theirs, here = weights.channels_of(tensors), experiment.inputs.channels
+        if theirs in (None, here):
+            raise weights.WeightsError(f"{source}: {error}") from error
+        raise weights.WeightsError(
+            f"{source}: found weights for images of {theirs} channels, and the images of the run "
+            f"have {here}; allowed: weights and images of the same. Images of your own: "
+            "config.data.source=folder with config.data.path; the built-in patches are grey, the "
+            "drawings of config.data.name=emoji in colour."
+        ) from error
     placed = jax.tree.map(
         lambda new, old: jax.device_put(np.asarray(new), old.sharding), found.tree, _tree(state)
     )
@@ -238,7 +246,7 @@ def import_weights(
             "config.augment.size: found 0, and no images to tell it by; allowed: the side of the "
             "square images that the encoder sees, in pixels."
         )
-    channels = weights.channels_of(_read(pathlib.Path(source).expanduser()))
+    channels = weights.channels_of(_read(pathlib.Path(source).expanduser())) or 3
     train = as_remembered((side, side, channels), images=config.batch_size)
     tokenizer = None
     if config.method == "clip":

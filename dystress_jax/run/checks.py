@@ -122,8 +122,13 @@ def unknown(name: str, known: Sequence[str]) -> str:
     near = hint(last, own) if own else hint(name, known)
     for last, other in own.items():
         near = near.replace(f" {last}?", f" {other}?")
-    shown = own.values() or [other for other in known if other.count(".") == 1]
+    shown = [*own.values()] or [other for other in known if other.count(".") == 1]
+    if near and len(shown) > FEW:
+        return f"{name}: no such field.{near}"
     return f"{name}: no such field.{near} Allowed: {', '.join(shown)}."
+
+
+FEW = 12  # names in a line beside the one that is meant
 
 
 def _built(settings: Mapping[str, Any]) -> Config:

@@ -109,8 +109,8 @@ def take(
     )
 
 
-def channels_of(tensors: Mapping[str, np.ndarray]) -> int:
-    """How many channels the images have that a network of these weights sees, as far as they say.
+def channels_of(tensors: Mapping[str, np.ndarray]) -> int | None:
+    """How many channels the images have that a network of these weights sees, if they say so.
 
     The kernels of its first layer have as many inputs, those of all others more, or one.
 
@@ -118,7 +118,7 @@ def channels_of(tensors: Mapping[str, np.ndarray]) -> int:
         tensors: name to array, as `read` gives them.
 
     Returns:
-        3 or 1; 3 where there is no such kernel.
+        3 or 1; None where there is no such kernel.
 
     Example:
         >>> channels_of({"conv1.weight": np.zeros((64, 1, 7, 7))})
@@ -126,7 +126,7 @@ def channels_of(tensors: Mapping[str, np.ndarray]) -> int:
     """
     axis = lambda name: 2 if name.startswith("params.") else 1  # ours are [h w in out]
     inputs = {array.shape[axis(name)] for name, array in tensors.items() if array.ndim == 4}
-    return 1 if 1 in inputs and 3 not in inputs else 3
+    return next((channels for channels in (3, 1) if channels in inputs), None)
 
 
 def give(

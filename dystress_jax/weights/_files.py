@@ -49,8 +49,7 @@ def read(path: pathlib.Path) -> Tensors:
             start, size = file.read(16), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise WeightsError(
-            f"{path}: cannot be read ({error.strerror}); allowed: a file of weights, .safetensors "
-            "or .pth."
+            f"{path}: cannot be read ({error.strerror}); allowed: the path of a file of weights."
         ) from error
     # First the length of the header of safetensors, whose bytes may look like the beginning of a
     # file of PyTorch.
