@@ -17,11 +17,11 @@ from tensorboardX.proto.event_pb2 import Event
 from dystress_jax import metrics, microscope, report, run, sharding, similarities, temperatures
 from dystress_jax.files import FileError
 from dystress_jax.microscope import KINDS, Compared, Recorder
-from dystress_jax.run import networks
+from dystress_jax.run import _train, networks
 from dystress_jax.training import init_state, prepared
 from dystress_jax.training.loggers import Begun, open_loggers
 from dystress_jax.training.watch import before, make_look
-from tests import steps, test_clip
+from tests import runs, steps, test_clip
 from tests.test_methods import SOURCE, pixels
 from tests.test_methods import settings as method_settings
 
@@ -463,3 +463,18 @@ def test_a_method_that_does_not_say_what_it_compares_is_not_recorded():
     made = steps.make(method_settings(), SOURCE)
     silent = made.method._replace(compared=None)
     assert make_look(silent, scheme=made.scheme, mesh=made.mesh) is None
+
+
+@pytest.mark.ci
+def test_a_run_of_such_a_method_still_says_where_its_images_lie(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_train, "make_look", lambda *_, **__: None)
+    config = runs.settings(runs.write_images(tmp_path / "images"), steps=2, checkpoint_every=0)
+    run.train(config, tmp_path / "run")
+    assert "records no pairs, only where some images lie: the method" in capsys.readouterr().out
+    records = microscope.read(tmp_path / "run")
+    assert "similarity" not in records.arrays
+    watched = microscope.watched(tmp_path / "run", records)
+    assert watched.steps.tolist() == [1, 2]
+    page = report.page(report.gather([tmp_path / "run"]))
+    assert "No records of pairs" in page
+    assert "What is in the space?" in page

@@ -542,13 +542,13 @@ class _Microscope:
             )
             if self._look is None:
                 _note(
-                    f"the microscope records nothing: the method {run.config.method} does not say "
-                    "what it compares (methods.Method.compared)"
+                    "the microscope records no pairs, only where some images lie: the method "
+                    f"{run.config.method} does not say what it compares (methods.Method.compared)"
                 )
         self._recorder = None
         if jax.process_index() == 0:
             self._recorder = microscope.Recorder(run.workdir, first_step=first_step, tell=_note)
-        self._watched = watch_images(experiment) if self._look is not None else None
+        self._watched = watch_images(experiment) if self._every else None
         if self._recorder is not None and self._watched is not None:
             self._recorder.keep(self._watched.about)
 
@@ -572,18 +572,20 @@ class _Microscope:
     ) -> Callable[[TrainState, dict[str, jax.Array], dict[str, jax.Array], Log], None] | None:
         """What is to be called after the step, if there is to be a record of it."""
         look, watched, ends = self._look, self._watched, step in (1, self._last)
-        if look is None or watched is None:
+        if watched is None:
             return None
         if not (ends or _due(self._every, step) or _due(self._measured_every, step)):
             return None
-        seen = before(state)
+        seen = None if look is None else before(state)
 
         def after(
             state: TrainState, batch: dict[str, jax.Array], points: dict[str, jax.Array], log: Log
         ) -> None:
+            found = {}
             with log.paused():
-                called = look if self._compiled is None else self._compiled.result()
-                found = microscope.complete(jax.device_get(called(seen, batch, points)))
+                if look is not None:
+                    called = look if self._compiled is None else self._compiled.result()
+                    found = microscope.complete(jax.device_get(called(seen, batch, points)))
                 if ends or _due(self._every * WATCH_EVERY, step):
                     found |= watched.found(state)
             if self._recorder is not None:
@@ -596,7 +598,7 @@ class _Microscope:
 
     def add(self, step: int, measured: Mapping[str, float]) -> None:
         """Keep what held-out images say of the encoder beside what the step says."""
-        if self._recorder is not None and self._look is not None:
+        if self._recorder is not None and self._watched is not None:
             self._recorder.add(step, {name: np.float32(x) for name, x in measured.items()})
 
 
