@@ -253,6 +253,7 @@ def test_what_is_shown_of_other_commands_is_accepted(command, monkeypatch):
     module = importlib.import_module(f"dystress_jax.commands.{name}")
     anything = mock.MagicMock()
     anything.gather.return_value, anything.page.return_value = [], "a page"
+    anything.of_run.return_value = anything, anything, ()
     for used in ("report", "explorer", "microscope", "write_text", "webbrowser"):
         monkeypatch.setattr(module, used, anything, raising=False)
     module.main([name, *given])

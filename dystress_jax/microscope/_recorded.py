@@ -41,8 +41,8 @@ def of_run(workdir: pathlib.Path | str) -> Recorded:
     with told(workdir, "read"):
         if not workdir.is_dir():
             raise FileNotFoundError(2, "there is no such directory")
-        if not (workdir / "config.json").exists() and not folder_of(workdir).is_dir():
-            raise FileNotFoundError(2, "it holds no run: there is no config.json")
+        if not any(workdir.glob("config.*")) and not folder_of(workdir).is_dir():
+            raise FileNotFoundError(2, "it holds no run: neither settings nor records")
     missing, found = [], {}
     try:
         for path in paths_of(workdir):

@@ -204,6 +204,9 @@ def short_names(paths: list[pathlib.Path]) -> list[str]:
 def told_apart(runs: Sequence[Run]) -> list[Run]:
     """Runs each of which has a name of its own.
 
+    Args:
+        runs: of any names; those of one name take as much of their place as tells them apart.
+
     Example:
         >>> runs = [Run("z", "/a/z.npz"), Run("z", "/b/z.npz"), Run("z", "/b/z.npz")]
         >>> [run.name for run in told_apart(runs)]
