@@ -211,6 +211,12 @@ def test_more_anchors_than_are_looked_at_change_nothing():
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+def test_without_a_temperature_only_similarities_are_measured():
+    found, with_one = look(pairs(), None), look(pairs(), TEMPERATURES["dystress"])
+    np.testing.assert_array_equal(found["similarity"], with_one["similarity"])
+    assert {"entropy", "tau", "weight"}.isdisjoint(found)
+
+
 def test_many_pairs_go_in_parts(monkeypatch):
     whole = look(pairs(), TEMPERATURES["dystress"])
     monkeypatch.setattr("dystress_jax.microscope._look.PAIRS_AT_ONCE", 2 * M)

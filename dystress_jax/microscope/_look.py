@@ -135,7 +135,8 @@ def look(
         found[name] = _with_kinds(
             of_positives.get(name), total / n if name == "gradient" else total
         )
-    found |= dict(zip(numbers, jnp.mean(jnp.stack([*numbers.values()]), axis=1), strict=True))
+    if numbers:  # none without a temperature
+        found |= dict(zip(numbers, jnp.mean(jnp.stack([*numbers.values()]), axis=1), strict=True))
     bins = found["similarity"].astype(points.dtype)
     kinds = [[KINDS.index(kind) for kind in pair] for pair in _DISTANCES.values()]
     first, second = jnp.moveaxis(bins[jnp.array(kinds)], 1, 0)
