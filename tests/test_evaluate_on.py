@@ -80,7 +80,7 @@ def test_neighbours_among_other_images_are_those_by_hand(place):
     assert numbers["protocol"]["k"] == [5, 2]
     assert result.split == "test"
     [note] = numbers["notes"]
-    assert "k is 5, but 1 of 3 classes have fewer images in the bank, z only 3" in note
+    assert "k is 5, but 1 of 3 classes have fewer training images (“z” has 3)" in note
 
 
 def test_several_evaluations_share_the_images(place):

@@ -277,7 +277,7 @@ def _several(value: float | Sequence[float]) -> tuple[Any, ...]:
 def _small_classes(
     k: int, labels: Int[np.ndarray, " n"], class_names: Sequence[str]
 ) -> tuple[str, ...]:
-    """What a large k does to classes that have fewer images in the bank."""
+    """What a large k does to classes that have fewer training images."""
     sizes = np.bincount(labels, minlength=len(class_names))
     there = np.flatnonzero(sizes)
     smallest = int(there[sizes[there].argmin()])
@@ -285,7 +285,7 @@ def _small_classes(
     if not few:
         return ()
     return (
-        f"k is {k}, but {few} of {len(there)} classes have fewer images in the bank, "
-        f"{class_names[smallest]} only {sizes[smallest]}: even if all of them are near, images of "
-        f"other classes vote too. Up to k={sizes[smallest]} all classes can win alike.",
+        f"k is {k}, but {few} of {len(there)} classes have fewer training images "
+        f"(“{class_names[smallest]}” has {sizes[smallest]}): even if all of them are near, images "
+        f"of other classes vote too. Up to k={sizes[smallest]} all classes can win alike.",
     )

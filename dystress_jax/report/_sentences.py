@@ -90,7 +90,7 @@ def hardest(run: Run) -> Sentence | None:
     elif share > 0.6:
         verdict = "the temperature is high for this batch: easy and hard negatives count alike"
     else:
-        verdict = "between the two ends"
+        verdict = "neither a few of them nor most of them"
     return Sentence(
         f"{count:.0f} of {of:.0f} negatives carry 80 % of the gradient of an anchor "
         f"({percent(share)}): {verdict}.",
