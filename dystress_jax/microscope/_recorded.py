@@ -32,10 +32,13 @@ def of_run(workdir: pathlib.Path | str) -> Recorded:
         FileError: the directory is not there, or is none of a run.
 
     Example:
+        >>> import numpy as np
         >>> from dystress_jax import microscope
-        >>> recorded = microscope.of_run("runs/quickstart")
-        >>> recorded.missing
-        ()
+        >>> pathlib.Path("mine").mkdir()
+        >>> recorder = microscope.Recorder(pathlib.Path("mine"), first_step=0)
+        >>> recorder.write(10, {"entropy": np.float32(1.5)})
+        >>> of_run("mine").missing
+        ('No record has images that could be drawn as a map.',)
     """
     workdir = pathlib.Path(workdir)
     with told(workdir, "read"):
