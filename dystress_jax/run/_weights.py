@@ -54,7 +54,11 @@ def begin_from(experiment: Experiment, source: str, *, prefix: str = "auto") -> 
         WeightsError: the weights are those of another model, or the file cannot be used.
         ConfigError: the directory holds no run.
     """
-    tensors = _read(pathlib.Path(source).expanduser())
+    return _begin(experiment, source, _read(pathlib.Path(source).expanduser()), prefix)
+
+
+def _begin(experiment: Experiment, source: str, tensors: weights.Tensors, prefix: str) -> Begun:
+    """The same with what has been read."""
     state = experiment.init_state()
     try:
         found = weights.take(_tree(state), tensors, prefix=prefix, shift=_shift(experiment))
@@ -246,7 +250,8 @@ def import_weights(
             "config.augment.size: found 0, and no images to tell it by; allowed: the side of the "
             "square images that the encoder sees, in pixels."
         )
-    channels = weights.channels_of(_read(pathlib.Path(source).expanduser())) or 3
+    tensors = _read(pathlib.Path(source).expanduser())
+    channels = weights.channels_of(tensors) or 3
     train = as_remembered((side, side, channels), images=config.batch_size)
     tokenizer = None
     if config.method == "clip":
@@ -257,7 +262,7 @@ def import_weights(
             )
         tokenizer = language.make_tokenizer(config, train, workdir)
     experiment = without_images(config, train, tokenizer)
-    begun = begin_from(experiment, str(source), prefix=prefix)
+    begun = _begin(experiment, str(source), tensors, prefix)
     with leaving_nothing() as made:
         with told(workdir, "written"):
             make_directory(workdir, made)
