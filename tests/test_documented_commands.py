@@ -145,7 +145,7 @@ def stand_in(monkeypatch):
     def open_for(config):
         if config.data.source == "embedded":
             return
-        side, count = config.data.image_size or 32, 2 * config.batch_size
+        side, count = config.data.image_size or 32, config.batch_size
         captions = data.Captions.of([["a drawing"]] * count) if config.method == "clip" else None
         source = data.Source(
             read=lambda rows: (np.zeros((len(rows), side, side, 3), np.uint8), np.int32(rows % 10)),

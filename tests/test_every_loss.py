@@ -42,12 +42,15 @@ QUICK = (("nt_xent, every shape", "ring", 3), ("rgcl, every shape", "tiled", 1))
 def cases():
     """The plain losses on a ring of three, some with every keyword, and everything in ci.
 
-    The ring, whose program is another with every number of devices, on all of them.
+    The ring, whose program is another with every number of devices, on all of them: the plain
+    losses, and those with every keyword on the largest.
     """
     for name in every_loss.CASES:
         has_queue = name.startswith("moco")  # of which nothing travels
         for strategy in ("dense", "tiled") if has_queue else ("tiled", "gathered", "ring"):
-            counts = (1, 2, 3, 8) if name in every_loss.PLAIN else (3, 8)
+            counts = (1, 2, 3, 8) if name in every_loss.PLAIN else (3,)
+            if name.endswith("every shape"):
+                counts = (3, 8)
             counts = counts if has_queue or strategy == "ring" else counts[::2]
             for devices in counts if has_queue or strategy != "tiled" else (1,):
                 plain = name in every_loss.PLAIN and devices == 3 and strategy in ("dense", "ring")
