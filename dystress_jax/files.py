@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and read without surprises."""
 
 import contextlib
+import difflib
 import json
 import os
 import pathlib
@@ -38,6 +39,32 @@ def told(path: pathlib.Path, doing: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise FileError(f"{path} cannot be {doing}: {error.strerror or error}.") from error
+
+
+def near(path: str | os.PathLike) -> str:
+    """The words `Did you mean PATH?` after a space if something of a like name is there.
+
+    Args:
+        path: of a file or directory that is not there.
+
+    Example:
+        >>> make_directory(pathlib.Path("photos/cats"), [])
+        >>> near("phots/cats")
+        ' Did you mean photos/cats?'
+        >>> near("photos/cats"), near("elsewhere/cats")
+        ('', '')
+    """
+    path = pathlib.Path(path)
+    try:
+        there = next(parent for parent in path.parents if parent.is_dir())
+        first, *rest = path.relative_to(there).parts
+        if (there / first).exists():
+            return ""
+        names = [name for name in os.listdir(there) if there.joinpath(name, *rest).exists()]
+    except (OSError, ValueError, StopIteration):  # no path at all, or nobody may look
+        return ""
+    meant = [there.joinpath(name, *rest) for name in difflib.get_close_matches(first, names, n=1)]
+    return f" Did you mean {meant[0]}?" if meant else ""
 
 
 @contextlib.contextmanager

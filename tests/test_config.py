@@ -356,12 +356,12 @@ def test_what_a_flag_puts_back_is_told():
     }
     found = from_config_dict(settings, overridden={"temperature.name": "dystress"})
     assert checks.put_back(settings, found) == [
-        "config.temperature.tau_max: 0.5 of the config does not go with the flags; back to 0.2"
+        "config.temperature.tau_max: 0.5 of the config is not used with these flags; now 0.2"
     ]
     settings = {"temperature": {"name": "constant", "options": {"slope": 2.0}}}
     found = from_config_dict(settings, overridden={"temperature.name": "dystress"})
     assert checks.put_back(settings, found) == [
-        "config.temperature.options.slope: does not go with the flags; left out"
+        "config.temperature.options.slope: is not used with these flags; left out"
     ]
 
 
@@ -395,9 +395,9 @@ def test_a_flag_for_another_source_drops_what_the_file_says_of_the_old_one(on_th
     assert (of.source, of.name, of.path, of.captions) == ("tfds", "cifar10", "", "")
     assert (of.outside, of.holdout) == (False, 0.2)
     assert told == [
-        f"config.data.{name} of the config does not go with the flags; back to {default!r}"
+        f"config.data.{name} of the config is not used with these flags; now {default!r}"
         for name, default in (("path: /photos", ""), ("captions: names.csv", ""))
-    ] + ["config.data.outside: True of the config does not go with the flags; back to False"]
+    ] + ["config.data.outside: True of the config is not used with these flags; now False"]
 
 
 def test_what_the_command_line_says_of_another_source_stays(on_the_command_line):
@@ -451,8 +451,8 @@ def test_further_images_of_another_source_drop_what_the_file_says_of_them(on_the
     found, told = on_the_command_line(change)
     assert found.eval_on == {"sketches": {"source": "embedded", "holdout": 0.5}}
     assert told == [
-        "config.eval_on.sketches.path: '/sketches' of the config does not go with the flags; left "
-        "out"
+        "config.eval_on.sketches.path: '/sketches' of the config is not used with these flags; "
+        "left out"
     ]
     found, told = on_the_command_line(change, "--config.eval_on.sketches.path=/new")
     assert (found.eval_on["sketches"]["path"], told) == ("/new", [])
@@ -676,12 +676,15 @@ def test_a_module_of_an_earlier_version_is_answered_with_where_it_is_now(name):
         _ = dystress_jax.nothing
 
 
-def test_every_field_takes_its_default_on_the_command_line():
+@pytest.mark.parametrize("between", ["=", " "])
+def test_every_field_takes_its_default_on_the_command_line(between):
     given = []
     for field in fields():
         value = ",".join(field.default) if field.takes_names else str(field.default).strip("()")
-        if field.takes != (dict,):
-            given.append(f"--config.{field.name}={value}")
+        if field.takes == (dict,) or (field.takes[0] is bool and between == " "):
+            continue  # a switch: --config.FIELD or --noconfig.FIELD
+        flag = f"--config.{field.name}"
+        given += [f"{flag}={value}"] if between == "=" else [flag, value]
     with parsed("train", *given) as (_, command):
         assert command.settings(flags.FLAGS.config) == Config()
 

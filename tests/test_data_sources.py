@@ -643,6 +643,22 @@ def test_accents_composed_or_not_are_one_class_and_jfif_are_images(tmp_path):
         data.open_splits("folder", path=str(tmp_path / "test" / composed))
 
 
+def test_a_path_that_is_not_there_is_answered_with_a_like_one_that_is(tmp_path):
+    write_folder(tmp_path / "photos" / "cats", TRAIN)
+    (tmp_path / "phots2").mkdir()  # nearer by its name, but without the cats
+    np.savez(tmp_path / "digits.npz", train_images=TRAIN)
+    for name, path, meant in (
+        ("folder", "phots", "phots2"),
+        ("folder", "phots/cats", "photos/cats"),
+        ("npz", "digit.npz", "digits.npz"),
+    ):
+        with pytest.raises(ArgumentError, match=rf"'\. Did you mean {tmp_path}/{meant}\?$"):
+            data.open_splits(name, path=str(tmp_path / path))
+    for path in ("elsewhere", "photos/0", "a\0b"):
+        with pytest.raises(ArgumentError, match=r"there is no folder '.*'\.$"):
+            data.open_splits("folder", path=str(tmp_path / path))
+
+
 def test_folders_that_tell_nothing_apart_are_unlabelled(tmp_path):
     write_folder(tmp_path / "one" / "all", TRAIN)
     for i in range(4):
@@ -785,7 +801,7 @@ def test_training_sees_whole_pictures(whole, tmp_path):
 def test_mixed_sizes_need_an_image_size(tmp_path):
     write_folder(tmp_path, TRAIN[:2])
     Image.new("RGB", (9, 8)).save(tmp_path / "odd.png")
-    message = r"^image_size: found 0, but .*000.png is 8 x 8, .*odd.png is 8 x 9; allowed: the side"
+    message = r"^image_size: .* differ: .*000.png is 8 x 8, .*odd.png is 8 x 9; allowed: a side"
     with pytest.raises(ValueError, match=message):
         data.open_splits("folder", path=str(tmp_path))
 
@@ -1059,7 +1075,7 @@ def test_tfds_of_mixed_sizes_without_labels(tmp_path):
         label=False,
         splits={"train": (pictures, [0, 0, 0])},
     )
-    with pytest.raises(ValueError, match=r"^image_size: found 0, but the images of mixed/1.0.0"):
+    with pytest.raises(ValueError, match=r"^image_size: .* but those of mixed/1.0.0 differ"):
         data.open_splits("tfds", path=str(folder))
     splits = data.open_splits("tfds", path=str(folder), image_size=4, holdout=0)
     assert list(splits) == ["train"]

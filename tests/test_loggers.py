@@ -11,7 +11,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from dystress_jax import run
-from dystress_jax.run.overrides import check_overrides, take_several
+from dystress_jax.run.overrides import check_overrides, take_from_absl
 from dystress_jax.training import loggers
 from tests import runs
 
@@ -202,10 +202,10 @@ def test_a_service_that_refuses_is_told_in_one_line(tmp_path, services):
 def test_loggers_are_named_on_the_command_line():
     given = ["train", "--config.loggers=wandb,mlflow"]
     check_overrides(given)
-    assert take_several(given) == (["train"], {"loggers": ("wandb", "mlflow")})
-    assert take_several(["--config.loggers=trackio"])[1] == {"loggers": ("trackio",)}
-    assert take_several(["--config.loggers="])[1] == {"loggers": ()}
-    assert take_several(["--config.loggers=('wandb', 'mlflow')"])[1] == {
+    assert take_from_absl(given) == (["train"], {"loggers": ("wandb", "mlflow")})
+    assert take_from_absl(["--config.loggers=trackio"])[1] == {"loggers": ("trackio",)}
+    assert take_from_absl(["--config.loggers="])[1] == {"loggers": ()}
+    assert take_from_absl(["--config.loggers=('wandb', 'mlflow')"])[1] == {
         "loggers": ("wandb", "mlflow")
     }
     assert run.override(run.defaults(), {"loggers": ()}).loggers == ()

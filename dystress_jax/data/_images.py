@@ -189,9 +189,9 @@ def common_shape(names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> tupl
         if size != sizes[0]:
             raise ArgumentError(
                 "image_size",
-                f"found 0, but the images have several sizes: {names[0]} is {sizes[0][0]} x "
-                f"{sizes[0][1]}, {name} is {size[0]} x {size[1]}; allowed: the side of the square "
-                "that all images are brought to.",
+                f"found 0, which keeps the sizes of the files, but they differ: {names[0]} is "
+                f"{sizes[0][0]} x {sizes[0][1]}, {name} is {size[0]} x {size[1]}; allowed: a side "
+                "in pixels, to which all images are brought, such as 224.",
             )
     height, width = sizes[0] if sizes else (0, 0)
     return height, width, 3

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from ..errors import ArgumentError
+from ..files import near
 from ._captions import Captions
 from ._lines import read_text
 from ._source import UNLABELLED, Source
@@ -187,7 +188,7 @@ def read_class_names(path: str, count: int) -> tuple[str, ...]:
         ('cat', 'dog')
     """
     if not pathlib.Path(path).is_file():
-        raise ArgumentError("path", f"there is no file {path!r} of class names.")
+        raise ArgumentError("path", f"there is no file {path!r} of class names.{near(path)}")
     names = [line.strip() for line in read_text(pathlib.Path(path)).rstrip().split("\n")]
     if "" in names:
         raise ArgumentError(

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from ..errors import ArgumentError
+from ..files import near
 from ._captions import Captions
 from ._holdout import split_holdout
 from ._images import check_image_size, fit_arrays
@@ -77,7 +78,7 @@ def open_npz(*, path: str, image_size: int = 0, holdout: float = 0.1) -> dict[st
 def _load(path: str) -> dict[str, np.ndarray]:
     """Every array of the file; none of them is unpickled."""
     if not pathlib.Path(path).is_file():
-        raise ArgumentError("path", f"there is no file {path!r}.")
+        raise ArgumentError("path", f"there is no file {path!r}.{near(path)}")
     try:
         if path.endswith(".npy"):
             raise ValueError("it is one array; give an .npz with train_images")

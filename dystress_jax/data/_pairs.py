@@ -5,6 +5,7 @@ import pathlib
 from typing import NamedTuple
 
 from ..errors import ArgumentError
+from ..files import near
 from ._caption_file import Entry, Fault, read_entries
 from ._files import File, Part, open_files
 from ._paths import TEST_NAMES, TRAIN_NAMES, Inside, find_root, part_folders, split_of
@@ -84,13 +85,13 @@ def _listings(root: pathlib.Path, captions: str) -> dict[str, Listing]:
         for split, folder in part_folders(root)[0].items():
             file = folder / captions
             if not file.is_file():
-                raise ArgumentError("captions", f"there is no file {file}.")
+                raise ArgumentError("captions", f"there is no file {file}.{near(file)}")
             listings[split] = Listing(file, folder, read_entries(file))
         return listings
     file = below if below.is_file() else here
     if not file.is_file():
         raise ArgumentError(
-            "captions", f"there is no file {below}, {in_train} or {here.absolute()}."
+            "captions", f"there is no file {below}, {in_train} or {here.absolute()}.{near(below)}"
         )
     return _by_column(Listing(file, root, read_entries(file)))
 

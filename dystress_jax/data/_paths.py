@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from ..errors import ArgumentError
+from ..files import near
 
 # Of files that are taken for images. Others are told, so that none is missed.
 SUFFIXES = (
@@ -70,7 +71,10 @@ def looks_like(path: str) -> str:
 def find_root(path: str) -> pathlib.Path:
     """The folder at a path."""
     if not path or not os.path.isdir(path):
-        raise ArgumentError("path", f"there is no folder {path!r}{looks_like(path)}.")
+        alike = looks_like(path)
+        raise ArgumentError(
+            "path", f"there is no folder {path!r}{alike}.{'' if alike else near(path)}"
+        )
     return pathlib.Path(path)
 
 

@@ -220,8 +220,8 @@ def _image_shape(
     if height is None or width is None:
         raise ArgumentError(
             "image_size",
-            f"found 0, but the images of {data_set} have several sizes; allowed: the side of the "
-            "square that all images are brought to.",
+            f"found 0, which keeps the sizes of the images, but those of {data_set} differ; "
+            "allowed: a side in pixels, to which all images are brought, such as 224.",
         )
     return height, width, channels
 

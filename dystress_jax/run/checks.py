@@ -85,17 +85,17 @@ def put_back(settings: Mapping[str, Any], config: Config) -> list[str]:
         >>> settings = {"temperature": {"name": "constant", "tau_max": 0.5}}
         >>> config = from_config_dict(settings, overridden={"temperature.name": "dystress"})
         >>> put_back(settings, config)
-        ['config.temperature.tau_max: 0.5 of the config does not go with the flags; back to 0.2']
+        ['config.temperature.tau_max: 0.5 of the config is not used with these flags; now 0.2']
     """
     given, lines = _built(settings), []
     for field in fields():
         old, new = field.value(given), field.value(config)
         if field.takes == (dict,):
             names = [f"{field.name}.{name}" for name in old if name not in new]
-            lines += [f"config.{name}: does not go with the flags; left out" for name in names]
+            lines += [f"config.{name}: is not used with these flags; left out" for name in names]
         elif old != new:
             lines.append(
-                f"config.{field.name}: {old} of the config does not go with the flags; back to "
+                f"config.{field.name}: {old} of the config is not used with these flags; now "
                 f"{new!r}"
             )
     return lines

@@ -25,9 +25,10 @@ from .config import Config, ConfigError
 from .fields import fields
 from .overrides import (
     check_overrides,
+    joined,
+    take_from_absl,
     take_group,
     take_options,
-    take_several,
     without_old_sources,
 )
 
@@ -58,10 +59,10 @@ class Command:
         Raises:
             ConfigError: an override names no field, or gives it what it does not take.
         """
-        others, self._options = take_options(arguments)
+        others, self._options = take_options(joined(arguments))
         options = [f"{field}.{name}" for field, of in self._options.items() for name in of]
         self._overridden = [*check_overrides(others), *options]
-        others, self._several = take_several(others)
+        others, self._several = take_from_absl(others)
         return others
 
     def read_on(self, arguments: list[str], flag: str) -> list[str]:

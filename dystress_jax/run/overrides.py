@@ -12,6 +12,24 @@ from .config import Config, ConfigError
 from .fields import Field, fields, groups
 
 
+def joined(arguments: Iterable[str]) -> list[str]:
+    """The command line with `--config.FIELD=VALUE` in place of `--config.FIELD VALUE`.
+
+    Example:
+        >>> joined(["train", "--config.seed", "1", "--config.data.outside", "--config.method=byol"])
+        ['train', '--config.seed=1', '--config.data.outside', '--config.method=byol']
+    """
+    switches = {f"config.{field.name}" for field in fields() if field.takes[0] is bool}
+    found, rest = [], iter(arguments)
+    for argument in rest:
+        name = argument.lstrip("-")
+        if argument.startswith("-") and name.startswith("config.") and "=" not in name:
+            value = None if name in switches else next(rest, None)
+            argument = argument if value is None else f"{argument}={value}"
+        found.append(argument)
+    return found
+
+
 def check_overrides(arguments: Iterable[str]) -> list[str]:
     """Refuse `--config.NAME=VALUE` where no field has that name, or it takes no such value.
 
@@ -119,13 +137,13 @@ def take_options(arguments: Iterable[str]) -> tuple[list[str], dict[str, dict[st
     return others, options
 
 
-def take_several(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Take several values, and None, out of a command line that was checked: absl reads neither.
+def take_from_absl(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take several values, and None, out of a checked command line, as absl reads neither.
 
     Example:
-        >>> take_several(["eval", "--config.knn.k=20,200", "--config.seed=1"])
+        >>> take_from_absl(["eval", "--config.knn.k=20,200", "--config.seed=1"])
         (['eval', '--config.seed=1'], {'knn.k': (20, 200)})
-        >>> take_several(["train", "--config.microscope.every=None"])
+        >>> take_from_absl(["train", "--config.microscope.every=None"])
         (['train'], {'microscope.every': None})
     """
     named = {f"config.{field.name}": field for field in fields()}
@@ -180,7 +198,7 @@ def without_old_sources(
         gone = [f.last for f in of_source if f.last in on and f.last not in new]
         kept[name] = {field: value for field, value in on.items() if field not in gone}
         told += [
-            f"config.eval_on.{name}.{field}: {on[field]!r} of the config does not go with the "
+            f"config.eval_on.{name}.{field}: {on[field]!r} of the config is not used with these "
             "flags; left out"
             for field in gone
         ]
@@ -256,7 +274,7 @@ def _read(text: str, field: Field) -> Any:
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return {"true": True, "false": False}.get(text, text)
 
 
