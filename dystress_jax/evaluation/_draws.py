@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
 from .. import data
@@ -55,6 +56,13 @@ def with_share_of_labels(source: data.Source, fraction: float, seed: int) -> dat
     if fraction == 1:
         return source
     return source.take(share_of_each_class(source.labels(), fraction, seed))
+
+
+def for_devices(source: data.Source, mesh: Mesh) -> data.Source:
+    """The images to fit on; of fewer than devices some come again, so that every device has one."""
+    if len(source) >= mesh.size:
+        return source
+    return source.take(np.resize(np.arange(len(source)), mesh.size))
 
 
 def known_labels(source: data.Source) -> Int[np.ndarray, " n"] | None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
@@ -16,6 +15,7 @@ from ..errors import ArgumentError
 from ._draws import (
     check_fractions,
     check_seeds,
+    for_devices,
     known_labels,
     labels_of,
     mean_and_std,
@@ -76,6 +76,7 @@ def evaluate_finetune(
             layers of the encoder are not known, or the network diverges.
 
     Example:
+        >>> import numpy as np
         >>> from dystress_jax import data, evaluation, models, sharding
         >>> images = np.zeros((20, 4, 4, 3), np.uint8)
         >>> images[:10, ..., 0] = images[10:, ..., 1] = 200
@@ -118,9 +119,7 @@ def evaluate_finetune(
     for fraction in fractions:
         sources = [with_share_of_labels(train, fraction, seed) for seed in seeds]
         images = len(sources[0])  # as many with every seed
-        if images < mesh.size:  # every device has one, some the same
-            again = np.resize(np.arange(images), mesh.size)
-            sources = [source.take(again) for source in sources]
+        sources = [for_devices(source, mesh) for source in sources]
         batch = max(min(settings.batch_size, images) // mesh.size * mesh.size, mesh.size)
         epochs = settings.epochs_of(fraction)
         chosen = dataclasses.replace(settings, batch_size=batch, epochs=epochs)

@@ -13,6 +13,7 @@ from ..errors import ArgumentError, look_up
 from ._draws import (
     check_fractions,
     check_seeds,
+    for_devices,
     known_labels,
     labels_of,
     mean_and_std,
@@ -104,19 +105,20 @@ def evaluate_linear_probe(
         """The classifiers, how many images they were fitted on, and how many a step."""
         if encode_view is not None:
             some = with_share_of_labels(train, fraction, seed)
-            batch = min(batch_size, len(some)) // mesh.size * mesh.size
+            shared = for_devices(some, mesh)
+            batch = max(min(batch_size, len(shared)) // mesh.size * mesh.size, mesh.size)
             head = fit_augmented(
                 encode_view,
-                some,
+                shared,
                 tried,
                 epochs=epochs,
-                batch_size=max(batch, mesh.size),
+                batch_size=batch,
                 momentum=MOMENTUM,
                 seed=seed,
                 mesh=mesh,
                 progress=progress,
             )
-            return head, len(some), max(batch, mesh.size)
+            return head, len(some), batch
         assert cached is not None
         x, y = cached
         if fraction < 1:
