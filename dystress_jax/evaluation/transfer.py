@@ -109,7 +109,7 @@ def evaluate_transfer(
         fitted, validation = _with_validation(every, held_out, seed)
         strength, on_validation = _choose(fitted, validation, classes)
         head = _fit(fitted.join(validation), strength, classes)
-        by_seed[seed] = accuracies(head(jnp.asarray(scored.x))[0], jnp.asarray(scored.y))
+        by_seed[seed] = _accuracies(head, scored)
         chosen.append({"l2_of_the_sum": strength, "validation_top1": on_validation})
         if first is None:
             of = one_of((seeds, f"seed {seed}"))
@@ -190,7 +190,8 @@ def evaluate_few_labels(
             some = fitted.take(share_of_each_class(fitted.y, fraction, seed))
             strength, _ = _choose(some, validation, classes)
             head = _fit(some, strength, classes)
-            rows += (Row(f"{100 * fraction:g}_percent_top1", _top1(head, scored)),)
+            top1, _ = _accuracies(head, scored)
+            rows += (top1._replace(name=f"{100 * fraction:g}_percent_top1"),)
             if first is None:
                 of = one_of((fractions, labels_of(fraction)), (seeds, f"seed {seed}"))
                 first = _confusion(head, scored, test.class_names, of)
@@ -281,7 +282,8 @@ def evaluate_few_shot(
         for shot in map(int, shots):
             some = fitted.take(some_of_each_class(fitted.y, lambda size, n=shot: n, seed))
             head = _fit(some, 0.5, classes)
-            rows += (Row(f"{shot}_shot_top1", _top1(head, scored)),)
+            top1, _ = _accuracies(head, scored)
+            rows += (top1._replace(name=f"{shot}_shot_top1"),)
             if first is None:
                 of = one_of((shots, f"{shot} shot"), (seeds, f"seed {seed}"))
                 first = _confusion(head, scored, test.class_names, of)
@@ -346,6 +348,10 @@ def _confusion(
 ) -> Confusion:
     predicted = np.asarray(head(jnp.asarray(scored.x))[0].argmax(axis=1))
     return confusion(predicted, scored.y, class_names, of=of)
+
+
+def _accuracies(head: LinearHead, scored: _Features) -> tuple[Row, Row]:
+    return accuracies(head(jnp.asarray(scored.x))[0], jnp.asarray(scored.y))
 
 
 def _top1(head: LinearHead, scored: _Features) -> float:
