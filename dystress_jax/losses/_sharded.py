@@ -88,9 +88,9 @@ def ring(tile: Tile, axis_name: AxisName) -> Reduction:
 
     def fold(visit, rows, columns, state):
         n = length(rows)
-        rows, columns, state = vary_alike(*jax.lax.stop_gradient((rows, columns)), state)
-        (rows, _), columns = tiles(rows, tile.rows), tiles(columns, tile.columns)
         state, _ = tiles(state, tile.rows)
+        state, rows, columns = jax.lax.stop_gradient(tiled(state, rows, columns))
+        rows, _ = rows
         see = lambda block, state: fold_tiles(visit, rows, block, state)
         state = _travel(axis_name, columns, state, see)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], state)
