@@ -7,13 +7,13 @@ complete in OUT are not repeated. Writes docs/results/cifar10.json and .md.
 """
 
 import argparse
-import importlib.util
 import json
 import pathlib
 import statistics
 
 from dystress_jax import evaluation
 from dystress_jax import run as run_lib
+from dystress_jax.configs import cifar10_small
 
 ROOT = pathlib.Path(__file__).parent.parent
 METHODS = {  # name in the table: what follows the config's colon, and what else is changed
@@ -33,11 +33,8 @@ NUMBERS = ("knn", "probe")
 
 def settings(method: str, temperature: dict, seed: int, npz: str) -> run_lib.Config:
     """The run of configs/cifar10_small.py with these choices."""
-    spec = importlib.util.spec_from_file_location("c", ROOT / "configs" / "cifar10_small.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     variant, changes = METHODS[method]
-    config = module.get_config(variant)
+    config = cifar10_small.get_config(variant)
     changes = changes | {"seed": seed, "data.source": "npz", "data.path": npz}
     changes |= {f"temperature.{name}": value for name, value in temperature.items()}
     return run_lib.override(config, changes)

@@ -97,7 +97,7 @@ def test_each_baseline_is_the_vote_by_hand_with_the_k_that_is_best_for_it(channe
         assert np.mean(list(of_each.values())) == pytest.approx(row.balanced)
         shares = [np.mean(predicted[best][wanted == i] == i) for i in range(3)]
         np.testing.assert_allclose(list(of_each.values()), shares, atol=0.13)
-    assert found.protocol["bank_images"], found.protocol["test_images"] == (150, 90)
+    assert (found.protocol["bank_images"], found.protocol["test_images"]) == (150, 90)
     [note] = found.notes
     assert "best k of 1, 5, 40, chosen on the 90 images that are measured" in note
     json.dumps(found.to_json(), allow_nan=False)

@@ -468,6 +468,17 @@ def test_the_log_has_the_gap_at_which_caption_noise_balance():
     np.testing.assert_allclose(line["equilibrium_gap"], expected)
 
 
+@pytest.mark.parametrize(
+    "loss", [methods.siglip, functools.partial(methods.siglip, tile_size=4)], ids=["", "options"]
+)
+def test_siglip_is_compared_by_a_sigmoid_with_and_without_options(loss):
+    image, text = linear_towers(settings(), None, tokenizer=TOKENIZER)
+    method = methods.clip(image, text, view=lambda key, x, rows: augment.to_float(x), loss=loss)
+    batch, key = whole_batch(), jax.random.key(0)
+    embedded, _ = method.embed(*method.init(key), batch, key)
+    assert method.compared(embedded, (), batch, key).sigmoid
+
+
 def test_one_pair_of_a_batch_stays_right_so_that_the_gap_is_a_number():
     deals = [np.asarray(_permute_subset(jax.random.key(seed), 4, 0.99)) for seed in range(20)]
     for dealt in deals:

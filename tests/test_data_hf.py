@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from dystress_jax import data
-from dystress_jax.data import _hf
+from dystress_jax.data import _hf_tables
 from dystress_jax.errors import ArgumentError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -241,7 +241,7 @@ print(next(data.batches(train, batch_size=8, seed=0))["image"].shape, "datasets"
 @pytest.mark.parametrize("form", ["saved DatasetDict", "parquet of the hub"])
 @pytest.mark.parametrize("kept_bytes", [2**32, 0])
 def test_many_threads_read_any_rows(form, kept_bytes, tmp_path, monkeypatch):
-    monkeypatch.setattr(_hf, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(_hf_tables, "KEPT_BYTES", kept_bytes)
     monkeypatch.setattr("dystress_jax.data._stored.MEMORY_BYTES", 0)  # so that every row is read
     FORMS[form](tmp_path)
     source = open_hf(tmp_path, image_size=8)["train"]
@@ -265,9 +265,9 @@ def test_many_threads_read_any_rows(form, kept_bytes, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("kept_bytes", "groups"), [(2**32, [0, 1, 4]), (0, [0, 1, 0, 4] * 3)])
 def test_a_row_group_is_read_once_while_there_is_room(kept_bytes, groups, tmp_path, monkeypatch):
-    monkeypatch.setattr(_hf, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(_hf_tables, "KEPT_BYTES", kept_bytes)
     write(tmp_path, {"image": FILES}, row_group_size=4)
-    table = _hf._open_tables(tmp_path)["train"]
+    table = _hf_tables.open_tables(tmp_path)["train"]
     read = []
     read_row_group = pq.ParquetFile.read_row_group
     monkeypatch.setattr(

@@ -538,6 +538,12 @@ def test_every_seed_of_the_probe_on_views_is_that_seed_alone():
             probe(TRAIN, TEST, fractions=fractions)
 
 
+def test_the_probe_on_views_fits_on_fewer_images_than_devices():
+    settings = {"encode_view": jax.jit(view_of_pixels), "fractions": (0.01,), "epochs": 2}
+    result = probe(TRAIN, TEST, mesh=sharding.make_mesh(), **settings)
+    assert (result.protocol["train_images"], result.protocol["batch_size"]) == (6, 8)
+
+
 def test_the_default_protocol_is_the_papers():
     result = evaluation.evaluate_linear_probe(evaluation.raw_pixels, TRAIN, TEST, mesh=one_device())
     expected = {"solver": "sgd", "epochs": 90, "learning_rate": 0.1, "momentum": 0.9}

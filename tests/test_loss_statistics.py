@@ -342,6 +342,16 @@ def test_every_strategy_says_the_same(name, strategy):
         np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-5)
 
 
+def test_the_ring_takes_tiles_that_are_not_filled():
+    views = tuple(x[:10] for x in make_views())
+    mesh = jax.make_mesh((2,), ("data",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    of_loss = functools.partial(losses.statistics, losses.nt_xent)
+    found = losses.on_mesh(of_loss, mesh, strategy="ring", tile_size=3)(*views, temperature=0.1)
+    expected = look(losses.nt_xent, *views, temperature=0.1)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-5)
+
+
 def test_arrays_that_are_split_are_looked_at_where_they_are():
     mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
     views = jax.device_put(make_views(), jax.NamedSharding(mesh, jax.P("data")))

@@ -447,6 +447,18 @@ def test_records_that_cannot_be_written_are_told_once_and_left_out(tmp_path):
     assert not (tmp_path / "microscope").exists()
 
 
+def test_a_record_that_cannot_be_read_is_told_once_and_not_added_to(tmp_path):
+    told = []
+    recorder = Recorder(tmp_path, first_step=0, tell=told.append)
+    recorder.write(1, {"entropy": np.float32(1.0)})
+    (tmp_path / "microscope" / "00000001.npz").write_bytes(b"broken")
+    recorder.add(1, {"knn": np.float32(0.5)})
+    recorder.add(1, {"knn": np.float32(0.5)})
+    [message] = told
+    assert "cannot be read" in message
+    assert "The run goes on" in message
+
+
 def test_records_that_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(FileError, match=r"microscope cannot be read: .* not there"):
         microscope.read(tmp_path)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
 
 from dystress_jax import data, evaluation, run, sharding
 from dystress_jax.errors import ArgumentError
@@ -114,12 +115,15 @@ def test_few_shots_are_the_published_classifier():
     unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
     (x, y), (test_x, test_y) = arrays(TRAIN), arrays(TEST)
     for shot in (1, 5):
-        scores = []
+        scores, balanced = [], []
         for draw in range(3):
             some = some_of_each_class(y, lambda size, shot=shot: shot, 7 + draw)
             assert np.bincount(y[some]).tolist() == [shot] * 3
-            scores.append(fitted(unit(x[some]), y[some], 0.5).score(unit(test_x), test_y))
+            few = fitted(unit(x[some]), y[some], 0.5)
+            scores.append(few.score(unit(test_x), test_y))
+            balanced.append(balanced_accuracy_score(test_y, few.predict(unit(test_x))))
         assert result.value(f"{shot}_shot_top1") == pytest.approx(np.mean(scores))
+        assert result.row(f"{shot}_shot_top1").balanced == pytest.approx(np.mean(balanced))
         in_json = result.to_json()
         assert in_json[f"{shot}_shot_top1_std"] == pytest.approx(np.std(scores, ddof=1))
         of_each = [in_json["by_seed"][seed][f"{shot}_shot_top1"] for seed in ("7", "8", "9")]
@@ -133,13 +137,16 @@ def test_few_labels_are_balanced_and_choose_by_held_out_images():
         encode, TRAIN, TEST, holdout=HOLDOUT, fractions=(0.6,), seeds=(0, 1), **MESH
     )
     (x, y), test = arrays(TRAIN), arrays(TEST)
-    scores = []
+    scores, balanced = [], []
     for draw in range(2):
         some = some_of_each_class(y, lambda size: max(1, round(0.6 * size)), draw)
         assert np.bincount(y[some]).tolist() == [round(0.6 * n) for n in np.bincount(y)]
         strength, _ = chosen((x[some], y[some]), arrays(HOLDOUT))
-        scores.append(fitted(x[some], y[some], strength).score(*test))
+        few = fitted(x[some], y[some], strength)
+        scores.append(few.score(*test))
+        balanced.append(balanced_accuracy_score(test[1], few.predict(test[0])))
     assert result.value("60_percent_top1") == pytest.approx(np.mean(scores))
+    assert result.row("60_percent_top1").balanced == pytest.approx(np.mean(balanced))
     for fractions in ((), (0.0,), (1.5,)):
         with pytest.raises(ArgumentError, match=r"fractions: found .*allowed: in \(0, 1\]"):
             evaluation.evaluate_few_labels(encode, TRAIN, TEST, fractions=fractions, **MESH)

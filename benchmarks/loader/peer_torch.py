@@ -12,39 +12,9 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 from benchmarks.accelerator.timing import Lines
-from benchmarks.step.peer_torch import torchvision_resnet
+from benchmarks.torch_images import endless, loader
 
 BATCH = 256
-
-
-def loader(name, folder, workers, batch=BATCH):
-    """A DataLoader of that name."""
-    torchvision_resnet()  # makes torchvision importable everywhere
-    from torchvision import datasets, transforms
-
-    if name == "torchvision, decoded to 256":
-        transform = transforms.Compose(
-            [transforms.Resize(256), transforms.CenterCrop(256), transforms.PILToTensor()]
-        )
-    else:
-        from lightly.transforms.simclr_transform import SimCLRTransform
-
-        transform = SimCLRTransform(input_size=224)
-    dataset = datasets.ImageFolder(str(pathlib.Path(folder, "train")), transform)
-    return torch.utils.data.DataLoader(
-        dataset,
-        batch_size=batch,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-    )
-
-
-def endless(batches):
-    """Epoch after epoch."""
-    while True:
-        yield from batches
 
 
 def main(path, folder, workers, seconds):
@@ -53,7 +23,7 @@ def main(path, folder, workers, seconds):
     out = Lines(pathlib.Path(path))
     for number in json.loads(workers):
         for name in ("torchvision, decoded to 256", "lightly, two views of 224"):
-            batches = endless(loader(name, folder, number))
+            batches = endless(loader(name, folder, number, BATCH))
             next(batches)
             begin, count = time.perf_counter(), 0
             while time.perf_counter() - begin < float(seconds):

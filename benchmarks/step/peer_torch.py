@@ -17,24 +17,10 @@ from torch import nn
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 from benchmarks.accelerator.timing import Lines, milliseconds
+from benchmarks.torch_images import endless, loader, torchvision_resnet
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIDES = {"small": 32, "resnet18": 32, "resnet50": 224, "vit_small": 224}
-
-
-def torchvision_resnet():
-    """Torchvision's ResNets, also where its compiled operators are missing: they use none."""
-    try:
-        from torchvision.models import resnet
-    except RuntimeError:
-        global operators  # they are there as long as it is
-        operators = torch.library.Library("torchvision", "DEF")
-        operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        for name in [name for name in sys.modules if name.startswith("torchvision")]:
-            del sys.modules[name]
-        from torchvision.models import resnet
-    return resnet
 
 
 def encoder(network):
@@ -111,8 +97,6 @@ class Step:
 
 def from_files(case):
     """Two views a pair, over and over, from JPEG files through lightly's transform."""
-    from benchmarks.loader.peer_torch import endless, loader
-
     for (first, second, *_), _ in endless(
         loader("lightly", case["folder"], case["workers"], case["batch"])
     ):

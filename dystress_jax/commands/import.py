@@ -70,10 +70,7 @@ def define() -> None:
 
 def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags."""
-    flags.FLAGS(arguments, known_only=True)
-    model = flags.FLAGS.model
-    named = [] if model is None else [f"--config.model.name={model}"]
-    arguments = command.read([*arguments, *named])
+    arguments = command.read(cli.in_full(arguments, {"model": "model.name"}))
     if any(argument.partition("=")[0] in ("--config", "-config") for argument in arguments):
         config_flags.DEFINE_config_file(
             "config", None, "The settings.", sys_argv=(arguments := cli.find_config_file(arguments))

@@ -1,14 +1,7 @@
 """Hugging Face data sets on disk: saved by `datasets`, or parquet files; read in place."""
 
-import abc
-import collections
 import dataclasses
-import json
-import pathlib
-import re
-import threading
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +9,7 @@ from jaxtyping import Int32
 
 from ..errors import ArgumentError
 from ._captions import Captions
+from ._hf_tables import Table, open_tables
 from ._holdout import split_holdout
 from ._images import (
     check_image_size,
@@ -25,7 +19,7 @@ from ._images import (
     read_image,
     read_picture,
 )
-from ._paths import TEST_NAMES, Inside, by_split, composed, find_root, split_of
+from ._paths import Inside, composed, find_root
 from ._source import UNLABELLED, Source, in_order
 from ._stored import check_on_error, from_reader, leave_out_unreadable, stamp_of_files
 
@@ -33,7 +27,6 @@ LABELS = ("label", "labels", "fine_label", "class")
 BYTES = ("binary", "large_binary", "binary_view")
 STRINGS = ("string", "large_string", "string_view")
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
-KEPT_BYTES = 2**32  # of parquet files: images, as they are stored, that stay in memory
 HEADERS = 1024  # images whose headers are looked at together
 
 
@@ -95,7 +88,7 @@ def open_hf(
     check_image_size(image_size)
     check_on_error(on_error)
     skip = on_error == "skip"
-    tables = _open_tables(find_root(path), None if outside else Inside(path))
+    tables = open_tables(find_root(path), None if outside else Inside(path))
     image = _image_column(tables["train"], image_column)
     for table in tables.values():
         _image_column(table, image)
@@ -145,10 +138,7 @@ def open_hf(
     return sources | {"test": as_source(tests[0])} if tests else sources
 
 
-# What the columns hold
-
-
-def _image_column(table: "_Table", chosen: str) -> str:
+def _image_column(table: Table, chosen: str) -> str:
     """The column of images: the chosen one, or the only one."""
 
     def holds_images(kind: Any) -> bool:
@@ -162,7 +152,7 @@ def _image_column(table: "_Table", chosen: str) -> str:
     return _check("image_column", found, fitting, "images", table)
 
 
-def _label_column(table: "_Table", chosen: str) -> str:
+def _label_column(table: Table, chosen: str) -> str:
     """The column of labels: the chosen one, one of a usual name, or the only ClassLabel."""
     fitting = [name for name, kind in table.columns.items() if str(kind) in INTEGERS + STRINGS]
     usual = [name for name in LABELS if name in fitting][:1]
@@ -174,7 +164,7 @@ def _label_column(table: "_Table", chosen: str) -> str:
     return _check("label_column", found, fitting, "integers or strings", table)
 
 
-def _check(argument: str, name: str, fitting: Sequence[str], what: str, table: "_Table") -> str:
+def _check(argument: str, name: str, fitting: Sequence[str], what: str, table: Table) -> str:
     """The name of a column that is there and holds the right thing."""
     if name not in fitting:
         columns = ", ".join(f"{column} ({kind})" for column, kind in table.columns.items())
@@ -187,7 +177,7 @@ def _check(argument: str, name: str, fitting: Sequence[str], what: str, table: "
 
 
 def _labels(
-    tables: dict[str, "_Table"], column: str
+    tables: dict[str, Table], column: str
 ) -> tuple[dict[str, Int32[np.ndarray, " n"]], tuple[str, ...]]:
     """The labels of every split, and the names of the classes."""
     texts = {split: _label_names(table, column) for split, table in tables.items()}
@@ -209,7 +199,7 @@ def _labels(
     return labels, names
 
 
-def _label_names(table: "_Table", column: str) -> list[str]:
+def _label_names(table: Table, column: str) -> list[str]:
     """The class of every row, "" = unlabelled."""
     if column not in table.columns:
         return [""] * len(table)
@@ -230,7 +220,7 @@ def _label_names(table: "_Table", column: str) -> list[str]:
     return found
 
 
-def _captions(tables: dict[str, "_Table"], column: str) -> dict[str, Captions | None]:
+def _captions(tables: dict[str, Table], column: str) -> dict[str, Captions | None]:
     """What is said about every image of each split; None = nothing."""
     train = tables["train"]
     if column:
@@ -256,7 +246,7 @@ def _is_text(kind: Any) -> bool:
     return str(getattr(kind, "value_type", kind)) in STRINGS
 
 
-def _stored_shape(tables: dict[str, "_Table"], column: str, skip: bool) -> tuple[int, int, int]:
+def _stored_shape(tables: dict[str, Table], column: str, skip: bool) -> tuple[int, int, int]:
     """The one shape of all images, by their headers; with `skip`, of all that have one."""
     names, sizes = [], []
     for table in tables.values():
@@ -272,214 +262,3 @@ def _stored_shape(tables: dict[str, "_Table"], column: str, skip: bool) -> tuple
                 names.append(name)
                 sizes.append(size)
     return common_shape(names, sizes)
-
-
-# The rows
-
-
-class _Table(abc.ABC):
-    """The rows of a split.
-
-    Attributes:
-        name: of the split and its folder, in words.
-        columns: the type of each column.
-    """
-
-    inside: Inside | None = None  # the folder that paths may not leave
-    files: Sequence[pathlib.Path] = ()
-
-    def __init__(self, name: str, schema: Any):
-        self.name = name
-        self.columns = dict(zip(schema.names, schema.types, strict=True))
-        said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        self._features = said.get("info", {}).get("features", {})
-
-    @abc.abstractmethod
-    def __len__(self) -> int:
-        """How many rows there are."""
-
-    @abc.abstractmethod
-    def column(self, name: str) -> list[Any]:
-        """A whole column."""
-
-    @abc.abstractmethod
-    def cell(self, name: str, row: int) -> Any:
-        """One row of a column; called from several threads at once."""
-
-    def feature(self, column: str) -> dict[str, Any]:
-        """What `datasets` says of a column."""
-        feature = self._features.get(column)
-        return feature if isinstance(feature, dict) else {}
-
-    def file(self, column: str, row: int) -> str | bytes:
-        """The content of an image file, else its path; nothing where there is no image."""
-        value = self.cell(column, row)
-        if isinstance(value, dict):
-            value = value.get("path") if value["bytes"] is None else value["bytes"]
-        if isinstance(value, str) and self.inside is not None and value not in self.inside:
-            raise ArgumentError(
-                "outside",
-                f"the image {value} in row {row} of {self.name} is not below `path`; allowed: "
-                "True, for data that you trust.",
-            )
-        return b"" if value is None else value
-
-
-class _Saved(_Table):
-    """Arrow files, memory-mapped."""
-
-    def __init__(self, name: str, files: Sequence[pathlib.Path]):
-        pa = _pyarrow()
-        maps = [pa.memory_map(str(file)) for file in files]
-        self._rows = pa.concat_tables([pa.ipc.open_stream(file).read_all() for file in maps])
-        super().__init__(name, self._rows.schema)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def column(self, name: str) -> list[Any]:
-        return self._rows[name].to_pylist()
-
-    def cell(self, name: str, row: int) -> Any:
-        return self._rows[name][row].as_py()
-
-
-class _Parquet(_Table):
-    """Parquet files, of which whole row groups are read; those used last stay in memory."""
-
-    def __init__(self, name: str, files: Sequence[pathlib.Path]):
-        opened = {file: self._open(file) for file in files}
-        first = opened[files[0]].schema_arrow
-        for file, other in opened.items():
-            if other.schema_arrow.names != first.names:
-                raise ArgumentError("path", f"{file} has other columns than {files[0]}.")
-        super().__init__(name, first)
-        self._metadata = {file: other.metadata for file, other in opened.items()}
-        self._groups = [
-            (file, number)
-            for file, metadata in self._metadata.items()
-            for number in range(metadata.num_row_groups)
-        ]
-        lengths = [self._metadata[file].row_group(number).num_rows for file, number in self._groups]
-        self._first = np.cumsum([0, *lengths])
-        self._kept: collections.OrderedDict[tuple[str, int], Any] = collections.OrderedDict()
-        self._kept_bytes = 0
-        self._lock = threading.Lock()
-
-    def _open(self, file: pathlib.Path, metadata: Any = None) -> Any:
-        """A file to read from; not for several threads."""
-        pa = _pyarrow()
-        return pa.parquet.ParquetFile(pa.memory_map(str(file)), metadata=metadata)
-
-    def __len__(self) -> int:
-        return int(self._first[-1])
-
-    def column(self, name: str) -> list[Any]:
-        parts = [self._open(file, known).read([name]) for file, known in self._metadata.items()]
-        return [value for part in parts for value in part[name].to_pylist()]
-
-    def cell(self, name: str, row: int) -> Any:
-        group = int(np.searchsorted(self._first, row, side="right")) - 1
-        with self._lock:
-            rows = self._read(name, group)
-        return rows[row - self._first[group]].as_py()
-
-    def _read(self, name: str, group: int) -> Any:
-        """A column of a row group; for one thread at a time."""
-        key = name, group
-        if key not in self._kept:
-            file, number = self._groups[group]
-            rows = self._open(file, self._metadata[file]).read_row_group(number, [name])[name]
-            self._kept[key] = rows
-            self._kept_bytes += rows.nbytes
-            while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
-                self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
-        self._kept.move_to_end(key)
-        return self._kept[key]
-
-
-# The files
-
-
-def _open_tables(root: pathlib.Path, inside: Inside | None = None) -> dict[str, _Table]:
-    """The split train and, in the order of `TEST_NAMES`, those to test on that are there."""
-    pa = _pyarrow()
-    kind, files = _find_files(root)
-    tables = {}
-    for split in ("train", *TEST_NAMES):
-        if split in files:
-            try:
-                table = kind(f"{split} of {root}", files[split])
-            except (pa.ArrowException, OSError) as error:
-                raise ArgumentError("path", f"cannot read {split} of {root}: {error}.") from error
-            table.inside, table.files = inside, files[split]
-            if len(table):
-                tables[split] = table
-    if "train" not in tables:
-        has = ", ".join(files)
-        raise ArgumentError("path", f"{root} has no rows of a split train; its splits are {has}.")
-    return tables
-
-
-def _find_files(
-    root: pathlib.Path,
-) -> tuple[type[_Saved | _Parquet], dict[str, list[pathlib.Path]]]:
-    """The files of every split, and how to read them."""
-    try:
-        if (root / "dataset_dict.json").is_file():
-            splits = json.loads((root / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-            named = by_split(splits) or {split: split for split in splits}
-            return _Saved, {split: _saved_files(root / name) for split, name in named.items()}
-        if (root / "state.json").is_file():
-            return _Saved, {"train": _saved_files(root)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArgumentError(
-            "path", f"{root} is no whole data set of save_to_disk: {error!r}."
-        ) from error
-    files = sorted(root.glob("*.parquet")) or sorted((root / "data").glob("*.parquet"))
-    if not files:
-        raise ArgumentError(
-            "path",
-            f"{root} holds no data set: neither a dataset_dict.json or state.json, which "
-            "save_to_disk writes, nor a .parquet file, also not in its folder data.",
-        )
-    found: dict[str, list[pathlib.Path]] = {}
-    for file in files:
-        word = re.match("[a-zA-Z]*", file.name)
-        if word and split_of(word[0]):
-            found.setdefault(split_of(word[0]), []).append(file)
-    found = found or {"train": files}
-    for split, parts in found.items():
-        _check_whole(split, parts)
-    return _Parquet, found
-
-
-def _saved_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The Arrow files of a split, in the order of its rows."""
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    return [folder / part["filename"] for part in state["_data_files"]]
-
-
-def _check_whole(split: str, files: Sequence[pathlib.Path]) -> None:
-    """Refuse a split of which a part has not been copied, such as -00001-of-00002."""
-    counts = {int(count) for file in files for count in re.findall(r"-of-(\d+)\.", file.name)}
-    if counts and counts != {len(files)}:
-        raise ArgumentError(
-            "path",
-            f"{files[0].parent} has {len(files)} files of {split}, but their names say that there "
-            f"are {' or '.join(map(str, sorted(counts)))}; copy the others too.",
-        )
-
-
-def _pyarrow() -> ModuleType:
-    """The library, imported when a data set is opened; or how to get it."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ArgumentError(
-            "source",
-            "found 'hf', which needs the package pyarrow; install it: "
-            "pip install 'dystress-jax[hf]'",
-        ) from error
-    return pyarrow

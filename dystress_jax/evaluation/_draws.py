@@ -1,15 +1,20 @@
 """Measurements that draw something: shares of the labels, and the mean of several seeds."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Int
 
 from .. import data
 from ..errors import ArgumentError
 from ._result import Row
+from .confusion import Confusion, one_of
 
 BySeed = Mapping[int, tuple[Row, ...]]
+Part = TypeVar("Part")
 
 
 def some_of_each_class(
@@ -57,6 +62,13 @@ def with_share_of_labels(source: data.Source, fraction: float, seed: int) -> dat
     return source.take(share_of_each_class(source.labels(), fraction, seed))
 
 
+def for_devices(source: data.Source, mesh: Mesh) -> data.Source:
+    """The images to fit on; of fewer than devices some come again, so that every device has one."""
+    if len(source) >= mesh.size:
+        return source
+    return source.take(np.resize(np.arange(len(source)), mesh.size))
+
+
 def known_labels(source: data.Source) -> Int[np.ndarray, " n"] | None:
     """The labels of the images; None where they are not known without reading the images."""
     return None if source.stored_labels is None else source.labels()
@@ -81,6 +93,38 @@ def of_share(fraction: float, rows: Sequence[Row]) -> tuple[Row, ...]:
     """
     prefix = "" if fraction == 1 else f"{100 * fraction:g}_percent_"
     return tuple(row._replace(name=prefix + row.name) for row in rows)
+
+
+def measure_by_seed(
+    measure: Callable[[Part, int], tuple[tuple[Row, ...], Confusion]],
+    parts: Sequence[Part],
+    seeds: Sequence[int],
+    *,
+    named: Callable[[Part], str],
+) -> tuple[dict[int, tuple[Row, ...]], Confusion]:
+    """Measure each part, such as a share of the labels, with each seed.
+
+    Args:
+        measure: `(part, seed) -> (rows, confusion)`.
+        parts: at least one.
+        seeds: at least one.
+        named: what a part is, in words.
+
+    Returns:
+        The rows of each seed, and the confusion of the first part and seed, which says so.
+    """
+    by_seed: dict[int, tuple[Row, ...]] = {}
+    first: Confusion | None = None
+    for seed in seeds:
+        by_seed[seed] = ()
+        for part in parts:
+            rows, found = measure(part, seed)
+            by_seed[seed] += rows
+            if first is None:
+                of = one_of((parts, named(part)), (seeds, f"seed {seed}"))
+                first = dataclasses.replace(found, of=of)
+    assert first is not None
+    return by_seed, first
 
 
 def mean_and_std(by_seed: BySeed) -> tuple[Row, ...]:

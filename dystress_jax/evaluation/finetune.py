@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
@@ -16,16 +15,18 @@ from ..errors import ArgumentError
 from ._draws import (
     check_fractions,
     check_seeds,
+    for_devices,
     known_labels,
     labels_of,
     mean_and_std,
+    measure_by_seed,
     of_share,
     with_share_of_labels,
 )
 from ._finetune_fit import Trained, View, classify, make_fit
 from ._finetune_settings import Finetuning
 from ._result import Result, Row, accuracies
-from .confusion import Confusion, confusion, one_of, unseen_classes
+from .confusion import Confusion, confusion, unseen_classes
 from .features import NotFiniteError, check_classes, encode_source
 from .linear_head import Progress
 
@@ -76,6 +77,7 @@ def evaluate_finetune(
             layers of the encoder are not known, or the network diverges.
 
     Example:
+        >>> import numpy as np
         >>> from dystress_jax import data, evaluation, models, sharding
         >>> images = np.zeros((20, 4, 4, 3), np.uint8)
         >>> images[:10, ..., 0] = images[10:, ..., 1] = 200
@@ -112,41 +114,40 @@ def evaluate_finetune(
 
     head = {"kernel": jnp.zeros((encoder.out_features, classes)), "bias": jnp.zeros(classes)}
     start = Trained({"encoder": params, "head": head}, stats)
-    by_seed: dict[int, tuple[Row, ...]] = dict.fromkeys(seeds, ())
-    measured: list[dict[str, Any]] = []
-    first: Confusion | None = None
+    fits, sources, measured = {}, {}, []
     for fraction in fractions:
-        sources = [with_share_of_labels(train, fraction, seed) for seed in seeds]
-        images = len(sources[0])  # as many with every seed
-        if images < mesh.size:  # every device has one, some the same
-            again = np.resize(np.arange(images), mesh.size)
-            sources = [source.take(again) for source in sources]
+        drawn = [with_share_of_labels(train, fraction, seed) for seed in seeds]
+        images = len(drawn[0])  # as many with every seed
+        drawn = [for_devices(source, mesh) for source in drawn]
+        sources |= {(fraction, seed): one for seed, one in zip(seeds, drawn, strict=True)}
         batch = max(min(settings.batch_size, images) // mesh.size * mesh.size, mesh.size)
         epochs = settings.epochs_of(fraction)
         chosen = dataclasses.replace(settings, batch_size=batch, epochs=epochs)
-        fit = make_fit(encoder, start, len(sources[0]), view=view, settings=chosen, mesh=mesh)
-        for seed, source in zip(seeds, sources, strict=True):
-            trained = fit(start, source, seed, progress)
-            try:
-                scores, y = encode_source(functools.partial(score, trained), test, mesh=mesh)
-            except NotFiniteError as error:
-                raise ArgumentError(
-                    "learning_rate",
-                    f"found {settings.learning_rate}, with which the network has diverged; "
-                    "allowed: a smaller one.",
-                ) from error
-            by_seed[seed] += of_share(fraction, accuracies(jnp.asarray(scores), jnp.asarray(y)))
-            if first is None:
-                of = one_of((fractions, labels_of(fraction)), (seeds, f"seed {seed}"))
-                first = confusion(scores.argmax(axis=1), y, test.class_names, of=of)
+        size = len(drawn[0])
+        fits[fraction] = make_fit(encoder, start, size, view=view, settings=chosen, mesh=mesh)
         told = {"fraction": fraction, "train_images": images, "batch_size": batch}
         measured.append(told | {"epochs": epochs})
+
+    def measure(fraction: float, seed: int) -> tuple[tuple[Row, ...], Confusion]:
+        trained = fits[fraction](start, sources[fraction, seed], seed, progress)
+        try:
+            scores, y = encode_source(functools.partial(score, trained), test, mesh=mesh)
+        except NotFiniteError as error:
+            raise ArgumentError(
+                "learning_rate",
+                f"found {settings.learning_rate}, with which the network has diverged; "
+                "allowed: a smaller one.",
+            ) from error
+        found = confusion(scores.argmax(axis=1), y, test.class_names)
+        return of_share(fraction, accuracies(jnp.asarray(scores), jnp.asarray(y))), found
+
+    by_seed, first = measure_by_seed(measure, fractions, seeds, named=labels_of)
     protocol = {
         "evaluation": "finetune",
         **dataclasses.asdict(settings),
         "seeds": list(seeds),
         "fractions": list(fractions),
-        "test_images": 0 if first is None else int(first.images.sum()),
+        "test_images": int(first.images.sum()),
         "classes": classes,
     }
     protocol |= measured[0] if len(measured) == 1 else {"measured": measured}

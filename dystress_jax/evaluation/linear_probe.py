@@ -13,15 +13,17 @@ from ..errors import ArgumentError, look_up
 from ._draws import (
     check_fractions,
     check_seeds,
+    for_devices,
     known_labels,
     labels_of,
     mean_and_std,
+    measure_by_seed,
     of_share,
     share_of_each_class,
     with_share_of_labels,
 )
 from ._result import Result, Row, accuracies, top_accuracy
-from .confusion import Confusion, confusion, one_of, unseen_classes
+from .confusion import Confusion, confusion, unseen_classes
 from .features import Encode, check_classes, encode_source
 from .linear_head import EncodeView, LinearHead, Progress, fit_augmented, fit_lbfgs, fit_sgd
 
@@ -104,19 +106,20 @@ def evaluate_linear_probe(
         """The classifiers, how many images they were fitted on, and how many a step."""
         if encode_view is not None:
             some = with_share_of_labels(train, fraction, seed)
-            batch = min(batch_size, len(some)) // mesh.size * mesh.size
+            shared = for_devices(some, mesh)
+            batch = max(min(batch_size, len(shared)) // mesh.size * mesh.size, mesh.size)
             head = fit_augmented(
                 encode_view,
-                some,
+                shared,
                 tried,
                 epochs=epochs,
-                batch_size=max(batch, mesh.size),
+                batch_size=batch,
                 momentum=MOMENTUM,
                 seed=seed,
                 mesh=mesh,
                 progress=progress,
             )
-            return head, len(some), max(batch, mesh.size)
+            return head, len(some), batch
         assert cached is not None
         x, y = cached
         if fraction < 1:
@@ -135,43 +138,38 @@ def evaluate_linear_probe(
         for name, source in (("holdout", holdout), ("test", test))
         if source is not None
     }
-    by_seed: dict[int, tuple[Row, ...]] = {}
     measured: list[dict[str, Any]] = []
-    first: Confusion | None = None
-    for seed in seeds:
-        rows: tuple[Row, ...] = ()
-        for fraction in fractions:
-            head, images, batch = fit(fraction, seed)
-            chosen, on_holdout = 0, None
-            if "holdout" in scored:
-                x, y = scored["holdout"]
-                on_holdout = [float(top_accuracy(one, y, top=1)) for one in head(x)]
-                chosen = int(np.argmax(np.nan_to_num(on_holdout, nan=-1.0)))
-            x, y = scored["test"]
-            scores = head(x)[chosen]
-            if not np.isfinite(scores).all():
-                raise ArgumentError(
-                    "candidates",
-                    f"found {tuple(candidates)}, with which the classifier has diverged; allowed: "
-                    "smaller learning rates, or a stronger L2.",
-                )
-            rows += of_share(fraction, accuracies(scores, y))
-            if first is None:
-                predicted = np.asarray(scores.argmax(axis=1))
-                of = one_of((fractions, labels_of(fraction)), (seeds, f"seed {seed}"))
-                first = confusion(predicted, np.asarray(y), test.class_names, of=of)
-            told = on_holdout and [None if np.isnan(top1) else top1 for top1 in on_holdout]
-            measured.append(
-                {
-                    "fraction": fraction,
-                    "seed": seed,
-                    "holdout_top1": told,
-                    "l2" if solver == "lbfgs" else "learning_rate": candidates[chosen],
-                    "train_images": images,
-                    **({"batch_size": batch} if solver == "sgd" else {}),
-                }
+
+    def measure(fraction: float, seed: int) -> tuple[tuple[Row, ...], Confusion]:
+        head, images, batch = fit(fraction, seed)
+        chosen, on_holdout = 0, None
+        if "holdout" in scored:
+            x, y = scored["holdout"]
+            on_holdout = [float(top_accuracy(one, y, top=1)) for one in head(x)]
+            chosen = int(np.argmax(np.nan_to_num(on_holdout, nan=-1.0)))
+        x, y = scored["test"]
+        scores = head(x)[chosen]
+        if not np.isfinite(scores).all():
+            raise ArgumentError(
+                "candidates",
+                f"found {tuple(candidates)}, with which the classifier has diverged; allowed: "
+                "smaller learning rates, or a stronger L2.",
             )
-        by_seed[seed] = rows
+        told = on_holdout and [None if np.isnan(top1) else top1 for top1 in on_holdout]
+        measured.append(
+            {
+                "fraction": fraction,
+                "seed": seed,
+                "holdout_top1": told,
+                "l2" if solver == "lbfgs" else "learning_rate": candidates[chosen],
+                "train_images": images,
+                **({"batch_size": batch} if solver == "sgd" else {}),
+            }
+        )
+        found = confusion(np.asarray(scores.argmax(axis=1)), np.asarray(y), test.class_names)
+        return of_share(fraction, accuracies(scores, y)), found
+
+    by_seed, first = measure_by_seed(measure, fractions, seeds, named=labels_of)
     protocol = {
         "evaluation": "linear_probe",
         "solver": solver,

@@ -15,11 +15,12 @@ from ._draws import (
     check_seeds,
     labels_of,
     mean_and_std,
+    measure_by_seed,
     share_of_each_class,
     some_of_each_class,
 )
 from ._result import Result, Row, accuracies, top_accuracy
-from .confusion import Confusion, confusion, one_of, unseen_classes
+from .confusion import Confusion, confusion, unseen_classes
 from .features import Encode, check_classes, encode_source
 from .linear_head import LinearHead, fit_lbfgs
 
@@ -100,20 +101,18 @@ def evaluate_transfer(
     held_out = None if holdout is None else _encoded(encode, holdout, mesh)
     if held_out is not None and len(seeds) > 1:
         every, held_out = every.join(held_out), None
-    by_seed: dict[int, tuple[Row, ...]] = {}
-    chosen: list[dict[str, float]] = []
-    first: Confusion | None = None
     fitted, validation = _with_validation(every, held_out, seeds[0])
     sizes = {"train_images": len(fitted.y), "validation_images": len(validation.y)}
-    for seed in seeds:
+    chosen: list[dict[str, float]] = []
+
+    def measure(labels: str, seed: int) -> tuple[tuple[Row, ...], Confusion]:
+        del labels
         fitted, validation = _with_validation(every, held_out, seed)
         strength, on_validation = _choose(fitted, validation, classes)
-        head = _fit(fitted.join(validation), strength, classes)
-        by_seed[seed] = accuracies(head(jnp.asarray(scored.x))[0], jnp.asarray(scored.y))
         chosen.append({"l2_of_the_sum": strength, "validation_top1": on_validation})
-        if first is None:
-            of = one_of((seeds, f"seed {seed}"))
-            first = _confusion(head, scored, test.class_names, of)
+        return _score(_fit(fitted.join(validation), strength, classes), scored, test)
+
+    by_seed, first = measure_by_seed(measure, ("all labels",), seeds, named=str)
     protocol = {
         "evaluation": "transfer",
         "solver": "lbfgs",
@@ -182,19 +181,14 @@ def evaluate_few_labels(
     every, scored = _encoded(encode, train, mesh), _encoded(encode, test, mesh)
     held_out = None if holdout is None else _encoded(encode, holdout, mesh)
     fitted, validation = _with_validation(every, held_out, 0)
-    by_seed: dict[int, tuple[Row, ...]] = {}
-    first: Confusion | None = None
-    for seed in seeds:
-        rows: tuple[Row, ...] = ()
-        for fraction in fractions:
-            some = fitted.take(share_of_each_class(fitted.y, fraction, seed))
-            strength, _ = _choose(some, validation, classes)
-            head = _fit(some, strength, classes)
-            rows += (Row(f"{100 * fraction:g}_percent_top1", _top1(head, scored)),)
-            if first is None:
-                of = one_of((fractions, labels_of(fraction)), (seeds, f"seed {seed}"))
-                first = _confusion(head, scored, test.class_names, of)
-        by_seed[seed] = rows
+
+    def measure(fraction: float, seed: int) -> tuple[tuple[Row, ...], Confusion]:
+        some = fitted.take(share_of_each_class(fitted.y, fraction, seed))
+        strength, _ = _choose(some, validation, classes)
+        (top1, _), found = _score(_fit(some, strength, classes), scored, test)
+        return (top1._replace(name=f"{100 * fraction:g}_percent_top1"),), found
+
+    by_seed, first = measure_by_seed(measure, fractions, seeds, named=labels_of)
     protocol = {
         "evaluation": "few_labels",
         "solver": "lbfgs",
@@ -274,24 +268,20 @@ def evaluate_few_shot(
             f"found {max(shots):g}, but the smallest class has {fewest} training images; allowed: "
             f"at most {fewest}.",
         )
-    by_seed: dict[int, tuple[Row, ...]] = {}
-    first: Confusion | None = None
-    for seed in seeds:
-        rows: tuple[Row, ...] = ()
-        for shot in map(int, shots):
-            some = fitted.take(some_of_each_class(fitted.y, lambda size, n=shot: n, seed))
-            head = _fit(some, 0.5, classes)
-            rows += (Row(f"{shot}_shot_top1", _top1(head, scored)),)
-            if first is None:
-                of = one_of((shots, f"{shot} shot"), (seeds, f"seed {seed}"))
-                first = _confusion(head, scored, test.class_names, of)
-        by_seed[seed] = rows
+
+    def measure(shot: int, seed: int) -> tuple[tuple[Row, ...], Confusion]:
+        some = fitted.take(some_of_each_class(fitted.y, lambda size: shot, seed))
+        (top1, _), found = _score(_fit(some, 0.5, classes), scored, test)
+        return (top1._replace(name=f"{shot}_shot_top1"),), found
+
+    wanted = [int(shot) for shot in shots]
+    by_seed, first = measure_by_seed(measure, wanted, seeds, named=lambda shot: f"{shot} shot")
     protocol = {
         "evaluation": "few_shot",
         "solver": "lbfgs",
         "features": "of length 1",
         "l2_of_the_sum": 0.5,
-        "shots": [int(shot) for shot in shots],
+        "shots": wanted,
         "seeds": list(seeds),
         "test_images": len(scored.y),
         "classes": classes,
@@ -341,11 +331,13 @@ def _fit(fitted: _Features, strength: float, classes: int) -> LinearHead:
     return fit_lbfgs(jnp.asarray(fitted.x), jnp.asarray(fitted.y), l2, num_classes=classes)
 
 
-def _confusion(
-    head: LinearHead, scored: _Features, class_names: Sequence[str], of: str
-) -> Confusion:
-    predicted = np.asarray(head(jnp.asarray(scored.x))[0].argmax(axis=1))
-    return confusion(predicted, scored.y, class_names, of=of)
+def _score(
+    head: LinearHead, scored: _Features, test: data.Source
+) -> tuple[tuple[Row, Row], Confusion]:
+    """The rows of the test images, and which of their classes are taken for which."""
+    scores = head(jnp.asarray(scored.x))[0]
+    found = confusion(np.asarray(scores.argmax(axis=1)), scored.y, test.class_names)
+    return accuracies(scores, jnp.asarray(scored.y)), found
 
 
 def _top1(head: LinearHead, scored: _Features) -> float:

@@ -155,7 +155,7 @@ def clip(
     of_text = keep(of_text, real_texts)
     if isinstance(labels, tuple):
         rows, columns = Side(a, image, real), Side(of_text, text, real_texts)
-        sums = lambda term: plan.strategy.row_sum(term, (), rows, columns)
+        sums = lambda term: plan.reduction.row_sum(term, (), rows, columns)
         total, count = sums(_partner_value), sums(_partition.PairCount(_partition.same))
         of_text = total / jnp.maximum(count, 1.0)
     return keep((of_image + of_text) / 2, real)
@@ -289,7 +289,7 @@ def siglip(
     temperature, rows, columns = negatives.parts[0].sides()
     of_all = None if negatives.log_of_all is None else jnp.exp(negatives.log_of_all)
     term = PairSigmoid(plan.similarity)
-    value = plan.strategy.row_sum(term, (temperature, bias, of_all), rows, columns)
+    value = plan.reduction.row_sum(term, (temperature, bias, of_all), rows, columns)
     return keep(value, real)
 
 

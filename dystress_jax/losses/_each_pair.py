@@ -12,7 +12,7 @@ from . import _partition
 from ._partition import Pairs, Side
 
 
-class Tile(NamedTuple):
+class PairTile(NamedTuple):
     """Each pair of some rows and columns.
 
     Attributes:
@@ -33,7 +33,7 @@ class Tile(NamedTuple):
 
 
 # add(tile, own, state) -> state, where every leaf of own and of state has one entry per anchor.
-Add = Callable[[Tile, Any, Any], Any]
+Add = Callable[[PairTile, Any, Any], Any]
 
 
 class EachPair(NamedTuple):
@@ -56,7 +56,7 @@ class EachPair(NamedTuple):
         zero = jnp.zeros_like(rows.points, shape=rows.points.shape[:1])
         pairs = cls(parts, zero, bias)
 
-        def add(tile: Tile, own: Any, total: Float[Array, " n"]) -> Float[Array, " n"]:
+        def add(tile: PairTile, own: Any, total: Float[Array, " n"]) -> Float[Array, " n"]:
             del own
             return _partition.log_add(total, jax.nn.logsumexp(tile.log_share, axis=1))
 
@@ -79,7 +79,7 @@ class EachPair(NamedTuple):
             return add(self._look(pairs, temperature, rows, columns, there), own, state)
 
         both = rows._replace(shift=self.log_total), own
-        return pairs.strategy.fold(visit, both, columns, state)
+        return pairs.reduction.fold(visit, both, columns, state)
 
     def _look(
         self,
@@ -88,7 +88,7 @@ class EachPair(NamedTuple):
         rows: Side,
         columns: Side,
         there: Bool[Array, " m"] | None,
-    ) -> Tile:
+    ) -> PairTile:
         """Each pair of rows and columns."""
         similarity = pairs.similarity
         temperature = temperature if rows.temperature is None else rows.temperature
@@ -113,7 +113,7 @@ class EachPair(NamedTuple):
         log_share = jnp.where(counts, log_weight - rows.shift[:, None], -jnp.inf)
         cosine = similarity.as_cosine(value)
         pull = jnp.exp(log_share) * jnp.abs(slope)
-        return Tile(counts, cosine, temperature(cosine), logit, log_share, pull)
+        return PairTile(counts, cosine, temperature(cosine), logit, log_share, pull)
 
 
 def add_in(

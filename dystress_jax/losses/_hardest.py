@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from .._order import ordinals
-from ._each_pair import EachPair, Tile, add_in
+from ._each_pair import EachPair, PairTile, add_in
 
 DIGITS, BITS = 4, 8
 
@@ -35,7 +35,7 @@ def no_counts(like: Float[Array, " n"]) -> Int[Array, "n digits"]:
     return jnp.zeros_like(like, jnp.int32, shape=(*like.shape, 2**BITS))
 
 
-def count_first(tile: Tile, counts: Int[Array, "n digits"]) -> Int[Array, "n digits"]:
+def count_first(tile: PairTile, counts: Int[Array, "n digits"]) -> Int[Array, "n digits"]:
     """Counts the pairs by their first digit, in the pass that looks at them for other numbers."""
     return _counted(counts, ordinals(tile.similarity) >> (BITS * (DIGITS - 1)), tile.counts)
 
@@ -59,7 +59,7 @@ def hardest_shares(
     limits = tuple(_narrowed(Limit(nowhere, some), first) for some in wanted)
 
     def next_digit(limits: tuple[Limit, ...], shift: UInt32[Array, ""]):
-        def count(tile: Tile, limits: tuple[Limit, ...], counts):
+        def count(tile: PairTile, limits: tuple[Limit, ...], counts):
             place = ordinals(tile.similarity) >> shift
             return tuple(
                 _counted(of_part, place, tile.counts & _begins(place, limit))
@@ -72,7 +72,7 @@ def hardest_shares(
     shifts = BITS * jnp.arange(1, DIGITS - 1, dtype=jnp.uint32)[::-1]
     limits, _ = jax.lax.scan(next_digit, limits, shifts)
 
-    def last_digit(tile: Tile, limits: tuple[Limit, ...], sums):
+    def last_digit(tile: PairTile, limits: tuple[Limit, ...], sums):
         place = ordinals(tile.similarity)
         pull = jnp.where(tile.counts, tile.pull, 0.0)
         of_all, of_parts = sums

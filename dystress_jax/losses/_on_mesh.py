@@ -20,7 +20,7 @@ from jaxtyping import Array
 from ..errors import ArgumentError, look_up
 from ..temperatures import Function, Temperature, as_temperature
 from ._partition import AxisName
-from ._strategies import Dense, Gathered, Ring, StrategyLike, Tiled, TileSize, Watched
+from ._strategies import Dense, Gathered, Recording, Ring, StrategyLike, Tiled, TileSize
 
 Loss = Callable[..., Any]
 P = ParamSpec("P")
@@ -153,7 +153,7 @@ def on_mesh(
         n = _count(rows, devices, axis)
         own_order = arguments.get("positives") is not None  # they count rows in the order given
         parts, treedef = jax.tree.flatten(rows)
-        entering, staying = _partition(others)
+        entering, staying = _split_entering(others)
 
         def shard(parts, shared, entering):
             others = _in_order(_combine(entering, staying))
@@ -206,7 +206,8 @@ def by_own_devices(loss: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(loss)
     def placed(*positional: P.args, **keywords: P.kwargs) -> T:
         strategy = keywords.get("strategy", "auto")
-        if isinstance(strategy, Gathered | Ring | Watched) or keywords.get("axis_name") is not None:
+        named = keywords.get("axis_name") is not None
+        if named or isinstance(strategy, Gathered | Ring | Recording):
             return loss(*positional, **keywords)
         if positional and next(iter(signature.parameters)) == VIEWS:
             views: Any = (one_by_one(positional[0]), *positional[1:])
@@ -391,7 +392,7 @@ def _map_per_anchor(function: Callable[[Any], Array], tree: Any) -> Any:
     return jax.tree.map(change, tree, is_leaf=_is_per_anchor)
 
 
-def _partition(tree: Any) -> tuple[Any, Any]:
+def _split_entering(tree: Any) -> tuple[Any, Any]:
     """What enters `shard_map` as an argument, and what stays as it is.
 
     Both have the structure of the tree, with None in the places of the other. Traced leaves enter,
@@ -412,7 +413,7 @@ def _enters(node: Any) -> bool:
 
 
 def _combine(entering: Any, staying: Any) -> Any:
-    """The inverse of `_partition`."""
+    """The inverse of `_split_entering`."""
     pick = lambda a, b: b if a is None else a
     is_leaf = lambda node: node is None or _is_per_anchor(node)
     return jax.tree.map(pick, entering, staying, is_leaf=is_leaf)

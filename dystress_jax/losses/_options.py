@@ -17,10 +17,10 @@ from ._plan import Further, Plan, Weighed
 from ._strategies import (
     Auto,
     AxisName,
+    Recording,
     Strategy,
     StrategyLike,
     TileSize,
-    Watched,
     as_strategy,
     axis_of,
     axis_size,
@@ -69,16 +69,16 @@ class Options:
                         f"{anchors} entries here, one for each value of the loss.",
                     )
         check_smoothing(self.label_smoothing)
-        chosen = prepare(self.chosen, anchors, candidates, length)
+        reduction = prepare(self.chosen, anchors, candidates, length)
         similarity = as_similarity(self.similarity)
         if self.precision is not None:
             similarity = similarity.with_precision(self.precision)
-        if chosen.reverse_only:
+        if reduction.reverse_only:
             check_closed(similarity, length)
         plan = Plan(
-            temperature, similarity, self.normalize, chosen, self.axis, self.label_smoothing
+            temperature, similarity, self.normalize, reduction, self.axis, self.label_smoothing
         )
-        if isinstance(self.strategy, Watched):
+        if isinstance(self.strategy, Recording):
             plan = plan._replace(seen=self.strategy.seen)
         return plan._replace(further=self._further(plan, anchors, length))
 
@@ -97,8 +97,8 @@ class Options:
                 "negatives", f"found shape {(k, d)}; allowed: rows of {length} numbers, as others."
             )
         real = as_mask("where_negatives", self.where_negatives, k, "row")
-        strategy = prepare(on_one_device(self.chosen), anchors, k, length)
-        return Further(plan.points(self.negatives, real), real, strategy)
+        reduction = prepare(on_one_device(self.chosen), anchors, k, length)
+        return Further(plan.points(self.negatives, real), real, reduction)
 
     def weighed(self, anchors: int, *blocks: int) -> Weighed:
         """The weights for that many anchors and these blocks of candidates, on this device.

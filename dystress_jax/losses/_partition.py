@@ -1,7 +1,7 @@
 """The mathematics of every loss: logits, their log-partition, and the logit of a positive pair.
 
 Nothing here knows which loss it serves. What a pair contributes is a term, a function of a row and
-a column; a strategy sums terms over the columns and knows nothing of what they mean.
+a column; a reduction sums terms over the columns and knows nothing of what they mean.
 """
 
 import functools
@@ -48,7 +48,7 @@ ALIKE = Weights()
 Real = tuple[Bool[Array, " n"] | None, Bool[Array, " m"] | None]
 
 
-class Strategy(NamedTuple):
+class Reduction(NamedTuple):
     """A way to reduce terms, `term(params, rows, columns) -> [n m]`, over the columns.
 
     Attributes:
@@ -91,7 +91,7 @@ def _dense_fold(visit: Callable, rows: Any, columns: Any, state: Any) -> Any:
     return visit(*jax.lax.stop_gradient((rows, columns)), None, state)
 
 
-dense = Strategy(_dense_sum, _dense_max, _dense_fold, one_pass=False, reverse_only=False)
+dense = Reduction(_dense_sum, _dense_max, _dense_fold, one_pass=False, reverse_only=False)
 """The reference: the whole matrix of terms at once, O(n m) memory."""
 
 
@@ -232,7 +232,7 @@ class Pairs(NamedTuple):
         candidates: points on the manifold of the similarity.
         temperature: tau.
         similarity: s.
-        strategy: how sums over the candidates are carried out.
+        reduction: how sums over the candidates are carried out.
         groups: the group of each anchor and of each candidate; None allows all pairs.
         allowed: which pairs of groups take part.
         real: which anchors and which candidates do not only fill up the batch.
@@ -243,7 +243,7 @@ class Pairs(NamedTuple):
     candidates: Float[Array, "m d"]
     temperature: Temperature
     similarity: Similarity
-    strategy: Strategy
+    reduction: Reduction
     groups: tuple[Any, Any] | None = None
     allowed: Callable[[Any, Any], Bool[Array, "n m"]] = different
     real: Real = (None, None)
@@ -302,29 +302,29 @@ def log_partition(pairs: Pairs) -> Float[Array, " n"]:
     Returns:
         The log-partition, -inf for an anchor without any allowed candidate.
     """
-    strategy, symmetric = pairs.strategy, pairs.symmetric
+    reduction, symmetric = pairs.reduction, pairs.symmetric
     temperature, rows, columns = pairs.sides()
     dtype = rows.points.dtype
     # A weight may be as small or as large as it likes.
-    bounded = strategy.one_pass and not pairs.weighted
+    bounded = reduction.one_pass and not pairs.weighted
     fits = bounded and _fits(pairs.temperature, pairs.similarity, dtype)
     similarity = pairs.similarity
-    measure = similarity.for_reverse_mode() if strategy.reverse_only else similarity
+    measure = similarity.for_reverse_mode() if reduction.reverse_only else similarity
     logit = PairLogit(measure, pairs.allowed)
     weight = PairWeight(logit)
 
     def direct():
-        return _log(strategy.row_sum(weight, temperature, rows, columns, symmetric=symmetric))
+        return _log(reduction.row_sum(weight, temperature, rows, columns, symmetric=symmetric))
 
     def shifted():
-        shift = strategy.row_max(logit, temperature, rows, columns, symmetric=symmetric)
+        shift = reduction.row_max(logit, temperature, rows, columns, symmetric=symmetric)
         shift = jnp.where(jnp.isfinite(shift), shift, 0.0)
         relative = rows._replace(shift=shift)
-        return shift + _log(strategy.row_sum(weight, temperature, relative, columns))
+        return shift + _log(reduction.row_sum(weight, temperature, relative, columns))
 
     if isinstance(fits, bool):
         return direct() if fits else shifted()
-    return jax.lax.cond(strategy.agree(fits), direct, shifted)
+    return jax.lax.cond(reduction.agree(fits), direct, shifted)
 
 
 def _fits(
@@ -387,7 +387,7 @@ def log_add(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, " n"]:
 def mean_logit(pairs: Pairs) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Returns the mean logit of each anchor with its allowed candidates, and how many these are."""
     temperature, rows, columns = pairs.sides()
-    reduce = lambda term: pairs.strategy.row_sum(
+    reduce = lambda term: pairs.reduction.row_sum(
         term, temperature, rows, columns, symmetric=pairs.symmetric
     )
     count = reduce(PairCount(pairs.allowed))
@@ -398,7 +398,7 @@ def mean_logit(pairs: Pairs) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
 def total_weight(pairs: Pairs) -> Float[Array, " n"]:
     """Returns what the weights of the allowed candidates of each anchor add up to."""
     temperature, rows, columns = pairs.sides()
-    return pairs.strategy.row_sum(GivenWeight(pairs.allowed), temperature, rows, columns)
+    return pairs.reduction.row_sum(GivenWeight(pairs.allowed), temperature, rows, columns)
 
 
 def paired_logits(

@@ -37,7 +37,7 @@ class Further(NamedTuple):
 
     points: Float[Array, "k d"]
     real: Bool[Array, " k"] | None
-    strategy: _partition.Strategy
+    reduction: _partition.Reduction
 
     @property
     def number(self) -> Float[Array, ""]:
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
     temperature: Temperature
     similarity: Similarity
     normalize: bool
-    strategy: _partition.Strategy
+    reduction: _partition.Reduction
     axis_name: AxisName | None
     label_smoothing: ArrayLike = 0.0
     further: Further | None = None
@@ -96,15 +96,15 @@ class Plan(NamedTuple):
         return Negatives((of_batch, *self._further(anchors, real[0])), weighed.log_of_all)
 
     def _pairs(self, anchors: Array, candidates: Array, *which: Any, **how: Any) -> Pairs:
-        shared = self.temperature.for_negatives, self.similarity, self.strategy
+        shared = self.temperature.for_negatives, self.similarity, self.reduction
         return Pairs(anchors, candidates, *shared, *which, **how)
 
     def _further(self, anchors: Array, real: Bool[Array, " n"] | None) -> tuple[Pairs, ...]:
         if self.further is None:
             return ()
-        points, of_points, strategy = self.further
+        points, of_points, reduction = self.further
         pairs = self._pairs(anchors, points, real=(real, of_points))
-        return (pairs._replace(strategy=strategy),)
+        return (pairs._replace(reduction=reduction),)
 
     def sums(self, negatives: "Negatives", positives: "Positives | Pairs | None" = None) -> "Sums":
         """What the loss needs of the negatives; shown, with the positives, to whoever watches."""

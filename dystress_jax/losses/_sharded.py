@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ._partition import AxisName, Strategy
+from ._partition import AxisName, Reduction
 from ._tiled import (
     EVERY_TILE,
     Masked,
@@ -26,14 +26,14 @@ from ._tiled import (
     fold_tiles,
     keep_largest,
     length,
-    partition,
     per_row,
+    split_perturbed,
     tiles,
     vary_alike,
 )
 
 
-def gathered(local: Strategy, axis_name: AxisName) -> Strategy:
+def gathered(local: Reduction, axis_name: AxisName) -> Reduction:
     """All columns on every device: one collective, O(all columns) memory.
 
     Its transpose, a reduce-scatter, brings the gradients home.
@@ -56,10 +56,10 @@ def gathered(local: Strategy, axis_name: AxisName) -> Strategy:
         return local.fold(visit, rows, gather(columns), state)
 
     agree = functools.partial(_on_all, axis_name)
-    return Strategy(row_sum, row_max, fold, local.one_pass, local.reverse_only, agree)
+    return Reduction(row_sum, row_max, fold, local.one_pass, local.reverse_only, agree)
 
 
-def ring(tile: Tile, axis_name: AxisName) -> Strategy:
+def ring(tile: Tile, axis_name: AxisName) -> Reduction:
     """The columns travel around the devices, block by block: memory for two blocks.
 
     The next block is under way while the present one is used. In the backward pass the gradient
@@ -88,15 +88,15 @@ def ring(tile: Tile, axis_name: AxisName) -> Strategy:
 
     def fold(visit, rows, columns, state):
         n = length(rows)
-        rows, columns, state = vary_alike(*jax.lax.stop_gradient((rows, columns)), state)
-        (rows, _), columns = tiles(rows, tile.rows), tiles(columns, tile.columns)
         state, _ = tiles(state, tile.rows)
+        state, rows, columns = jax.lax.stop_gradient(tiled(state, rows, columns))
+        rows, _ = rows
         see = lambda block, state: fold_tiles(visit, rows, block, state)
         state = _travel(axis_name, columns, state, see)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], state)
 
     agree = functools.partial(_on_all, axis_name)
-    return Strategy(row_sum, row_max, fold, one_pass=True, reverse_only=True, agree=agree)
+    return Reduction(row_sum, row_max, fold, one_pass=True, reverse_only=True, agree=agree)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -109,7 +109,7 @@ def _ring_sum(
 
 
 def _ring_sum_fwd(term, axis_name, params, rows, columns):
-    perturbed, constant = partition((params, rows, columns))
+    perturbed, constant = split_perturbed((params, rows, columns))
     return _ring_sum(term, axis_name, *combine(perturbed, constant)), (perturbed, constant)
 
 

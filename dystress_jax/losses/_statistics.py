@@ -15,12 +15,12 @@ from jaxtyping import Array, Bool, Float
 from ..errors import ArgumentError
 from ..temperatures import TemperatureLike
 from . import _partition
-from ._each_pair import EachPair, Tile, add_in
+from ._each_pair import EachPair, PairTile, add_in
 from ._hardest import count_first, hardest_shares, no_counts
 from ._on_mesh import Loss, by_own_devices
 from ._partition import Pairs
 from ._plan import Positives, Seen
-from ._strategies import AxisName, StrategyLike, TileSize, Watched, as_strategy
+from ._strategies import AxisName, Recording, StrategyLike, TileSize, as_strategy
 
 LOG_TAU = (-3.0, 1.0)  # ends of the histogram of log10 tau
 
@@ -170,8 +170,8 @@ def _statistics(
     if bins < 1:
         raise ArgumentError("bins", f"found {bins}; allowed: at least 1.")
     seen: list[Seen] = []
-    watched = Watched(as_strategy(strategy, tile_size, axis_name), seen)
-    loss(*arrays, strategy=watched, **options)
+    recording = Recording(as_strategy(strategy, tile_size, axis_name), seen)
+    loss(*arrays, strategy=recording, **options)
     if not seen:
         raise ArgumentError(
             "loss",
@@ -206,7 +206,7 @@ def _of(seen: Seen, bins: int) -> Statistics:
     """The statistics of one set of anchors."""
     pairs = _negatives(seen)
 
-    def add(tile: Tile, own: Any, both: tuple[_Found, Array]) -> tuple[_Found, Array]:
+    def add(tile: PairTile, own: Any, both: tuple[_Found, Array]) -> tuple[_Found, Array]:
         found, first = both
         return _add(tile, own, found), count_first(tile, first)
 
@@ -260,7 +260,7 @@ def _of_positives(seen: Seen, bins: int) -> tuple[Array, Array, Kind]:
     counts = counts if real is None else counts & real[:, None]
     cosine = seen.plan.similarity.as_cosine(value)
     tau = _partition.cast(seen.plan.temperature.for_positives, value.dtype)(cosine)
-    tile = Tile(counts, cosine, tau, logits, 0 * value, 0 * value)
+    tile = PairTile(counts, cosine, tau, logits, 0 * value, 0 * value)
     found = _add(tile, None, _nothing(value[:, 0], bins))
     probability = _probability(logits, seen.sums.log_sum[:, None])
     of_all = jnp.sum(jnp.where(counts, probability, 0.0), axis=1)
@@ -284,7 +284,7 @@ def _nothing(like: Array, bins: int) -> _Found:
     return _Found(zero, zero, zero, zero, spread, spread)
 
 
-def _add(tile: Tile, own: Any, found: _Found) -> _Found:
+def _add(tile: PairTile, own: Any, found: _Found) -> _Found:
     del own
     only = lambda x, other: jnp.where(tile.counts, x, other)
     total = lambda x: jnp.sum(only(x, 0.0), axis=1)

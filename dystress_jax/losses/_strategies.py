@@ -91,7 +91,7 @@ class Auto:
 
 
 @dataclass(frozen=True)
-class Watched:
+class Recording:
     """A strategy, and a list to which a loss adds what it compares; of `statistics` only."""
 
     strategy: "Strategy | Auto"
@@ -99,7 +99,7 @@ class Watched:
 
 
 Strategy = Dense | Tiled | Gathered | Ring
-StrategyLike = Name | Strategy | Watched
+StrategyLike = Name | Strategy | Recording
 
 
 def dense() -> Dense:
@@ -177,7 +177,7 @@ def as_strategy(
                     name, f"found {given!r} beside {strategy}; allowed: None, as it has its own."
                 )
         return strategy
-    if isinstance(strategy, Watched):
+    if isinstance(strategy, Recording):
         return strategy.strategy
     _check_tile("tile_size", tile_size)
     if axis_name is None:
@@ -215,7 +215,7 @@ def on_one_device(strategy: Strategy | Auto) -> Strategy | Auto:
     return strategy
 
 
-def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _partition.Strategy:
+def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _partition.Reduction:
     """Returns how to reduce terms for n anchors and m candidates of length d, per device."""
     axis = axis_of(strategy)
     devices = 1 if axis is None else axis_size(axis)
@@ -233,7 +233,7 @@ def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _partition.Str
             return _partition.dense
         case Tiled(tile):
             tile = _as_tile(tile) or _bounded(sizes.tile, m, sizes.pairs)
-            return _partition.Strategy(
+            return _partition.Reduction(
                 functools.partial(_tiled.row_sum, tile=tile),
                 functools.partial(_tiled.row_max, tile=tile),
                 functools.partial(_tiled.fold, tile=tile),

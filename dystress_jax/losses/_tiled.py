@@ -126,7 +126,7 @@ def _tiled_sum(
 
 
 def _tiled_sum_fwd(term, walk, params, rows, columns):
-    perturbed, constant = partition((params, rows, columns))
+    perturbed, constant = split_perturbed((params, rows, columns))
     return _tiled_sum(term, walk, *combine(perturbed, constant)), (perturbed, constant)
 
 
@@ -374,7 +374,7 @@ def vary_alike(*trees: Tree) -> Tree:
     return jax.tree.map(vary, trees)
 
 
-def partition(tree: Tree) -> tuple[Tree, Tree]:
+def split_perturbed(tree: Tree) -> tuple[Tree, Tree]:
     """Splits what `symbolic_zeros` hands over into the leaves to differentiate and the rest.
 
     Both have the structure of the tree, with None in the places of the other.
@@ -386,6 +386,6 @@ def partition(tree: Tree) -> tuple[Tree, Tree]:
 
 
 def combine(perturbed: Tree, constant: Tree) -> Tree:
-    """The inverse of `partition`."""
+    """The inverse of `split_perturbed`."""
     pick = lambda a, b: b if a is None else a
     return jax.tree.map(pick, perturbed, constant, is_leaf=lambda leaf: leaf is None)

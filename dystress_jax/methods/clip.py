@@ -83,7 +83,7 @@ def clip(
             "text",
             f"found embeddings of {widths[1]} numbers, and {widths[0]} of `image`; allowed: equal.",
         )
-    sigmoid = loss is siglip
+    sigmoid = getattr(loss, "func", loss) is siglip  # also with options, by functools.partial
     loss = spread(functools.partial(loss, similarity=similarity))
 
     def init(key):

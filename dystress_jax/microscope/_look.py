@@ -393,7 +393,7 @@ def _of_weights(
     # So many pairs, so many, and so much of the weights.
     goals, of = jnp.stack([part(0.01), part(0.1), jnp.asarray(0.8)]), jnp.array([0, 0, 1])
     place = ordinals(values)
-    limit = _hardest(place, each[of], goals)[:, None]
+    limit = _limits_of(place, each[of], goals)[:, None]
     which = jnp.stack([place[None, :] > limit, place[None, :] == limit])
     # Pairs [0] and weights [1] above each limit and at it.
     above, at = jnp.sum(jnp.where(which[:, None], each[None, :, None], 0.0), axis=-1)
@@ -411,7 +411,7 @@ def _of_weights(
     }
 
 
-def _hardest(
+def _limits_of(
     place: UInt32[Array, " m"], masses: Float[Array, "k m"], goals: Float[Array, " k"]
 ) -> UInt32[Array, " k"]:
     """From which place on the pairs have that much of each mass, found bit by bit: no sorting."""

@@ -1,9 +1,10 @@
 """The records of a run: a small file each, written whole, and read into arrays with named axes."""
 
+import contextlib
 import io
 import pathlib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ IMAGES = "watched.npz"
 
 
 class Recorder:
-    """Writes the records of a run.
+    """Writes the records of a run; what cannot be written is left out, and told once.
 
     Args:
         workdir: of the run; records go to its folder `microscope`.
@@ -43,24 +44,36 @@ class Recorder:
 
     def keep(self, images: Mapping[str, Any]) -> None:
         """Write which images are watched, as `about` says it."""
-        self._write(IMAGES, images)
+        with self._going_on():
+            self._write(self._folder / IMAGES, images)
 
     def write(self, step: int, found: Mapping[str, Any]) -> None:
-        """Write what was found at a step; what cannot be written is left out, and told once."""
-        self._write(f"{step:08d}.npz", found)
+        """Write what was found at a step."""
+        with self._going_on():
+            self._write(self._record(step), found)
 
     def add(self, step: int, found: Mapping[str, Any]) -> None:
         """Write further numbers of a step into its record."""
-        path = self._folder / f"{step:08d}.npz"
-        if path.exists():  # a record that could not be written has been told
-            self._write(path.name, load(path) | dict(found))
+        path = self._record(step)
+        with self._going_on():
+            with told(path, "read"):
+                written = path.exists()
+            if written:  # a record that could not be written has been told
+                self._write(path, load(path) | dict(found))
 
-    def _write(self, name: str, arrays: Mapping[str, Any]) -> None:
+    def _record(self, step: int) -> pathlib.Path:
+        return self._folder / f"{step:08d}.npz"
+
+    def _write(self, path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+        with told(self._folder, "written"):
+            if not self._folder.is_dir():
+                raise FileNotFoundError(2, "the folder was removed")
+        write_bytes(path, as_bytes(arrays))
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
         try:
-            with told(self._folder, "written"):
-                if not self._folder.is_dir():
-                    raise FileNotFoundError(2, "the folder was removed")
-            write_bytes(self._folder / name, as_bytes(arrays))
+            yield
         except FileError as error:
             if not self._told:
                 self._tell(f"{error} The run goes on without these records.")

@@ -37,7 +37,7 @@ ONLINE_PROBE_RATE = 0.1
 CLIP_RATE = 5e-4  # of the Adam that learns CLIP's temperature
 
 
-def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experiment:  # noqa: B008
+def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experiment:
     """Open the images of a run and build every part of it.
 
     Args:
@@ -71,7 +71,7 @@ def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experim
     )
 
 
-def rebuild(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experiment:  # noqa: B008
+def rebuild(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experiment:
     """Build the parts of a run that has trained, without its images, on any devices.
 
     Args:
@@ -94,7 +94,7 @@ def without_images(
     train: data.Source,
     tokenizer: Tokenizer | None = None,
     *,
-    own: Own = Own(),  # noqa: B008
+    own: Own = Own(),
 ) -> Experiment:
     """Build the parts of a run for training images that nobody looks at, on any devices.
 

@@ -40,7 +40,7 @@ def embed(
     checkpoint: str | int = "newest",
     batch_size: int = 256,
     overwrite: bool = False,
-    own: Own = Own(),  # noqa: B008
+    own: Own = Own(),
 ) -> pathlib.Path:
     """Write the features and the embeddings of images, one row an image.
 

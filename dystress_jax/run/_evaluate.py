@@ -69,7 +69,7 @@ def restore(
     which: str = "newest",
     *,
     config: Config | None = None,
-    own: Own = Own(),  # noqa: B008
+    own: Own = Own(),
 ) -> tuple[Experiment, TrainState]:
     """The parts of a run and its state at a checkpoint.
 
@@ -116,7 +116,7 @@ def evaluate(
     which: str = "newest",
     *,
     on: Mapping[str, Any] | None = None,
-    own: Own = Own(),  # noqa: B008
+    own: Own = Own(),
 ) -> tuple[Result, dict[str, Any]]:
     """Evaluate the encoder of a run on its test images, or the held-out ones if it has no test.
 
@@ -159,7 +159,7 @@ def evaluate_all(
     which: str = "newest",
     *,
     on: Mapping[str, Any] | None = None,
-    own: Own = Own(),  # noqa: B008
+    own: Own = Own(),
     measured: Measured = lambda name, result, numbers: None,
 ) -> dict[str, tuple[Result, dict[str, Any]]]:
     """What `evaluate` gives for several evaluations, by name; the images are opened once.

@@ -268,7 +268,7 @@ def load(
     workdir: pathlib.Path | str,
     checkpoint: str | int = "newest",
     *,
-    own: Own = Own(),  # noqa: B008
+    own: Own = Own(),
 ) -> Encoder:
     """The encoder of a run, from its directory alone: no images are opened.
 

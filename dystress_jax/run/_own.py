@@ -76,7 +76,7 @@ class Chosen(NamedTuple):
     temperature: Callable[..., Any]
 
 
-def choose(config: Config, own: Own = Own()) -> Chosen:  # noqa: B008
+def choose(config: Config, own: Own = Own()) -> Chosen:
     """Find what the settings name, once for the whole run.
 
     Args:

@@ -74,7 +74,7 @@ def train(
     config: Config,
     workdir: pathlib.Path | str,
     *,
-    own: Own = Own(),  # noqa: B008
+    own: Own = Own(),
 ) -> dict[str, Any]:
     """Train, or go on with the run in `workdir`, and write its closing numbers.
 

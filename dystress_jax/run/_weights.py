@@ -143,7 +143,7 @@ def export_weights(
     *,
     format: str = "safetensors",
     which: str = "newest",
-    own: Own = Own(),  # noqa: B008
+    own: Own = Own(),
 ) -> dict[str, tuple[int, ...]]:
     """Write the weights of a run under the names of another library, or its encoder as ONNX.
 

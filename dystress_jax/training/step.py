@@ -19,8 +19,8 @@ from .. import augment, sharding
 from ..errors import ArgumentError
 from ..gradcache import cut, join
 from ..methods import DeviceBatch, Embedded, Method, Outcome, without_probe
-from ..schemes import Scheme
-from ..temperatures import as_temperature
+from ..schemes import Scheme, SchemeInputs
+from ..temperatures import Temperature, as_temperature
 from .state import TrainState
 
 PyTree = Any
@@ -337,6 +337,23 @@ def _add_gradient(
     return jax.tree.map(jnp.add, total, pullback(of_embedded))
 
 
+def resolved(
+    method: Method,
+    scheme: Scheme | None,
+    embedded: Embedded,
+    *,
+    memory: PyTree,
+    of_scheme: PyTree,
+    batch: DeviceBatch,
+    key: PRNGKeyArray,
+) -> tuple[SchemeInputs | None, Temperature | None]:
+    """What the scheme is shown at a step, and its temperature; None where there is no scheme."""
+    if scheme is None or method.scheme_inputs is None:
+        return None, None
+    inputs = method.scheme_inputs(embedded, memory, batch, key)
+    return inputs, as_temperature(scheme.resolve(of_scheme, inputs))
+
+
 def _contrast(
     method: Method,
     scheme: Scheme | None,
@@ -346,10 +363,9 @@ def _contrast(
     key: PRNGKeyArray,
 ) -> tuple[Gradient, Embedded]:
     """The loss of the whole batch, and the gradient of all embeddings."""
-    inputs = temperature = None
-    if scheme is not None and method.scheme_inputs is not None:
-        inputs = method.scheme_inputs(embedded, state.memory, batch, key)
-        temperature = as_temperature(scheme.resolve(state.scheme, inputs))
+    inputs, temperature = resolved(
+        method, scheme, embedded, memory=state.memory, of_scheme=state.scheme, batch=batch, key=key
+    )
 
     def objective(params, embedded, temperature):
         values, outcome = method.contrast(params, embedded, temperature, state.memory, batch, key)

@@ -13,9 +13,8 @@ from jaxtyping import Array, PRNGKeyArray
 from .. import augment, microscope, sharding
 from ..methods import DeviceBatch, Embedded, Method
 from ..schemes import Scheme
-from ..temperatures import as_temperature
 from .state import TrainState
-from .step import prepared
+from .step import prepared, resolved
 
 PyTree = Any
 
@@ -102,10 +101,9 @@ def make_look(method: Method, *, scheme: Scheme | None = None, mesh: Mesh) -> Lo
         batch = {name: x for name, x in batch.items() if not images(x)}
         batch, points = jax.lax.with_sharding_constraint((batch, points), whole)
         embedded = Embedded(points, jnp.zeros((len(batch["index"]), 0, 0)))
-        temperature = None
-        if scheme is not None and method.scheme_inputs is not None:
-            inputs = method.scheme_inputs(embedded, memory, batch, key)
-            temperature = as_temperature(scheme.resolve(state, inputs))
+        _, temperature = resolved(
+            method, scheme, embedded, memory=memory, of_scheme=state, batch=batch, key=key
+        )
         return microscope.look(compared(embedded, memory, batch, key), temperature)
 
     return jax.jit(look, in_shardings=(whole, rows, rows), out_shardings=whole)

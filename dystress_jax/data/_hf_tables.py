@@ -1,0 +1,223 @@
+"""The rows of a Hugging Face data set on disk: Arrow files of `save_to_disk`, or parquet files."""
+
+import abc
+import collections
+import json
+import pathlib
+import re
+import threading
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError
+from ._paths import TEST_NAMES, Inside, by_split, split_of
+
+KEPT_BYTES = 2**32  # of parquet files: images, as they are stored, that stay in memory
+
+
+class Table(abc.ABC):
+    """The rows of a split.
+
+    Attributes:
+        name: of the split and its folder, in words.
+        columns: the type of each column.
+    """
+
+    inside: Inside | None = None  # the folder that paths may not leave
+    files: Sequence[pathlib.Path] = ()
+
+    def __init__(self, name: str, schema: Any):
+        self.name = name
+        self.columns = dict(zip(schema.names, schema.types, strict=True))
+        said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        self._features = said.get("info", {}).get("features", {})
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    @abc.abstractmethod
+    def column(self, name: str) -> list[Any]:
+        """A whole column."""
+
+    @abc.abstractmethod
+    def cell(self, name: str, row: int) -> Any:
+        """One row of a column; called from several threads at once."""
+
+    def feature(self, column: str) -> dict[str, Any]:
+        """What `datasets` says of a column."""
+        feature = self._features.get(column)
+        return feature if isinstance(feature, dict) else {}
+
+    def file(self, column: str, row: int) -> str | bytes:
+        """The content of an image file, else its path; nothing where there is no image."""
+        value = self.cell(column, row)
+        if isinstance(value, dict):
+            value = value.get("path") if value["bytes"] is None else value["bytes"]
+        if isinstance(value, str) and self.inside is not None and value not in self.inside:
+            raise ArgumentError(
+                "outside",
+                f"the image {value} in row {row} of {self.name} is not below `path`; allowed: "
+                "True, for data that you trust.",
+            )
+        return b"" if value is None else value
+
+
+class _Saved(Table):
+    """Arrow files, memory-mapped."""
+
+    def __init__(self, name: str, files: Sequence[pathlib.Path]):
+        pa = _pyarrow()
+        maps = [pa.memory_map(str(file)) for file in files]
+        self._rows = pa.concat_tables([pa.ipc.open_stream(file).read_all() for file in maps])
+        super().__init__(name, self._rows.schema)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def column(self, name: str) -> list[Any]:
+        return self._rows[name].to_pylist()
+
+    def cell(self, name: str, row: int) -> Any:
+        return self._rows[name][row].as_py()
+
+
+class _Parquet(Table):
+    """Parquet files, of which whole row groups are read; those used last stay in memory."""
+
+    def __init__(self, name: str, files: Sequence[pathlib.Path]):
+        opened = {file: self._open(file) for file in files}
+        first = opened[files[0]].schema_arrow
+        for file, other in opened.items():
+            if other.schema_arrow.names != first.names:
+                raise ArgumentError("path", f"{file} has other columns than {files[0]}.")
+        super().__init__(name, first)
+        self._metadata = {file: other.metadata for file, other in opened.items()}
+        self._groups = [
+            (file, number)
+            for file, metadata in self._metadata.items()
+            for number in range(metadata.num_row_groups)
+        ]
+        lengths = [self._metadata[file].row_group(number).num_rows for file, number in self._groups]
+        self._first = np.cumsum([0, *lengths])
+        self._kept: collections.OrderedDict[tuple[str, int], Any] = collections.OrderedDict()
+        self._kept_bytes = 0
+        self._lock = threading.Lock()
+
+    def _open(self, file: pathlib.Path, metadata: Any = None) -> Any:
+        """A file to read from; not for several threads."""
+        pa = _pyarrow()
+        return pa.parquet.ParquetFile(pa.memory_map(str(file)), metadata=metadata)
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def column(self, name: str) -> list[Any]:
+        parts = [self._open(file, known).read([name]) for file, known in self._metadata.items()]
+        return [value for part in parts for value in part[name].to_pylist()]
+
+    def cell(self, name: str, row: int) -> Any:
+        group = int(np.searchsorted(self._first, row, side="right")) - 1
+        with self._lock:
+            rows = self._read(name, group)
+        return rows[row - self._first[group]].as_py()
+
+    def _read(self, name: str, group: int) -> Any:
+        """A column of a row group; for one thread at a time."""
+        key = name, group
+        if key not in self._kept:
+            file, number = self._groups[group]
+            rows = self._open(file, self._metadata[file]).read_row_group(number, [name])[name]
+            self._kept[key] = rows
+            self._kept_bytes += rows.nbytes
+            while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+                self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+
+def open_tables(root: pathlib.Path, inside: Inside | None = None) -> dict[str, Table]:
+    """The split train and, in the order of `TEST_NAMES`, those to test on that are there."""
+    pa = _pyarrow()
+    kind, files = _find_files(root)
+    tables = {}
+    for split in ("train", *TEST_NAMES):
+        if split in files:
+            try:
+                table = kind(f"{split} of {root}", files[split])
+            except (pa.ArrowException, OSError) as error:
+                raise ArgumentError("path", f"cannot read {split} of {root}: {error}.") from error
+            table.inside, table.files = inside, files[split]
+            if len(table):
+                tables[split] = table
+    if "train" not in tables:
+        has = ", ".join(files)
+        raise ArgumentError("path", f"{root} has no rows of a split train; its splits are {has}.")
+    return tables
+
+
+def _find_files(
+    root: pathlib.Path,
+) -> tuple[type[_Saved | _Parquet], dict[str, list[pathlib.Path]]]:
+    """The files of every split, and how to read them."""
+    try:
+        if (root / "dataset_dict.json").is_file():
+            splits = json.loads((root / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+            named = by_split(splits) or {split: split for split in splits}
+            return _Saved, {split: _saved_files(root / name) for split, name in named.items()}
+        if (root / "state.json").is_file():
+            return _Saved, {"train": _saved_files(root)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArgumentError(
+            "path", f"{root} is no whole data set of save_to_disk: {error!r}."
+        ) from error
+    files = sorted(root.glob("*.parquet")) or sorted((root / "data").glob("*.parquet"))
+    if not files:
+        raise ArgumentError(
+            "path",
+            f"{root} holds no data set: neither a dataset_dict.json or state.json, which "
+            "save_to_disk writes, nor a .parquet file, also not in its folder data.",
+        )
+    found: dict[str, list[pathlib.Path]] = {}
+    for file in files:
+        word = re.match("[a-zA-Z]*", file.name)
+        if word and split_of(word[0]):
+            found.setdefault(split_of(word[0]), []).append(file)
+    found = found or {"train": files}
+    for split, parts in found.items():
+        _check_whole(split, parts)
+    return _Parquet, found
+
+
+def _saved_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The Arrow files of a split, in the order of its rows."""
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return [folder / part["filename"] for part in state["_data_files"]]
+
+
+def _check_whole(split: str, files: Sequence[pathlib.Path]) -> None:
+    """Refuse a split of which a part has not been copied, such as -00001-of-00002."""
+    counts = {int(count) for file in files for count in re.findall(r"-of-(\d+)\.", file.name)}
+    if counts and counts != {len(files)}:
+        raise ArgumentError(
+            "path",
+            f"{files[0].parent} has {len(files)} files of {split}, but their names say that there "
+            f"are {' or '.join(map(str, sorted(counts)))}; copy the others too.",
+        )
+
+
+def _pyarrow() -> ModuleType:
+    """The library, imported when a data set is opened; or how to get it."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ArgumentError(
+            "source",
+            "found 'hf', which needs the package pyarrow; install it: "
+            "pip install 'dystress-jax[hf]'",
+        ) from error
+    return pyarrow
