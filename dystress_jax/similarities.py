@@ -264,7 +264,7 @@ def _dot_bwd(
 ) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
     a, b = saved
     of_a = _einsum("nm,md->nd", cotangent, b, precision)
-    if precision != "float32":
+    if precision != "float32" or jax.default_backend() != "cpu":
         return of_a, _einsum("nm,nd->md", cotangent, a, precision)
     of_b = jax.lax.platform_dependent(
         cotangent, a, cpu=_transposed_product, default=_transposed_product_plain

@@ -4,10 +4,12 @@ import functools
 import inspect
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dystress_jax import losses, similarities
+from dystress_jax import losses, similarities, temperatures
+from dystress_jax.errors import ArgumentError
 from tests import every_loss
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strict_dtypes")]
@@ -36,7 +38,12 @@ def test_the_table_has_every_loss_with_every_keyword():
         assert takes <= frozenset().union(*of_cases), name
 
 
-QUICK = (("nt_xent, every shape", "ring", 3), ("rgcl, every shape", "tiled", 1))
+QUICK = (
+    ("nt_xent, every shape", "ring", 3),
+    ("rgcl, every shape", "tiled", 1),
+    ("clip, every shape", "fused", 1),
+    ("siglip", "fused", 1),
+)
 
 
 def cases():
@@ -47,12 +54,14 @@ def cases():
     """
     for name in every_loss.CASES:
         has_queue = name.startswith("moco")  # of which nothing travels
-        for strategy in ("dense", "tiled") if has_queue else ("tiled", "gathered", "ring"):
+        others = ("dense", "tiled") if has_queue else ("tiled", "gathered", "ring")
+        for strategy in (*others, "fused"):
             counts = (1, 2, 3, 8) if name in every_loss.PLAIN else (3,)
             if name.endswith("every shape"):
                 counts = (3, 8)
             counts = counts if has_queue or strategy == "ring" else counts[::2]
-            for devices in counts if has_queue or strategy != "tiled" else (1,):
+            alone = strategy == "fused" or (strategy == "tiled" and not has_queue)
+            for devices in (1,) if alone else counts:
                 plain = name in every_loss.PLAIN and devices == 3 and strategy in ("dense", "ring")
                 quick = plain or (name, strategy, devices) in QUICK
                 marks = () if quick else pytest.mark.ci
@@ -65,10 +74,84 @@ def test_values_and_gradients_are_those_of_the_dense_loss(name, strategy, device
     case, expected = every_loss.dense(name, devices * ROWS)
     how = {"strategy": strategy, "tile_size": TILE}
     loss = losses.on_mesh(case.loss, make_mesh(devices), **how)
-    if strategy == "tiled" and devices == 1:
+    if strategy in ("tiled", "fused") and devices == 1:
         loss = functools.partial(case.loss, **how)
     found = every_loss.with_gradients(loss)(case.arrays, case.numbers, case.fixed)
     every_loss.assert_same(found, expected, 2e-5)
+
+
+def test_over_devices_each_has_a_kernel_of_its_own():
+    case = every_loss.CASES["nt_xent"](3 * ROWS)
+    strategy = losses.gathered("data", within=losses.fused((4, 3)))
+    mesh, rows = make_mesh(3), jax.P("data")
+    local = lambda a, b: losses.nt_xent(a, b, temperature=0.2, strategy=strategy)
+    spread = jax.shard_map(local, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+    alone = lambda a, b: losses.nt_xent(a, b, temperature=0.2, strategy="dense")
+    slope = lambda loss: jax.jit(jax.grad(lambda views: loss(*views).mean()))(case.arrays)
+    every_loss.assert_same(slope(spread), slope(alone))
+    with pytest.raises(ArgumentError, match=r"^strategy: found fused over several CPU devices"):
+        losses.on_mesh(losses.nt_xent, mesh, strategy="fused")(*case.arrays, temperature=0.2)
+
+
+GPU = {
+    "nt_xent": lambda a, b, **how: losses.nt_xent(a, b, temperature=temperatures.temo(), **how),
+    "nt_xent, tiny": lambda a, b, **how: losses.nt_xent(a, b, temperature=0.002, **how),
+    "nt_xent, where": lambda a, b, **how: losses.nt_xent(
+        a, b, temperature=0.1, where=a[:, 0] > 0, **how
+    ),
+    "supcon": lambda a, b, **how: losses.supcon(
+        a, b, labels=jnp.arange(96) % 7, temperature=0.1, **how
+    ),
+    "rgcl": lambda a, b, **how: losses.rgcl(a, b, temperature=jnp.full(192, 0.1), **how),
+    "clip": lambda a, b, **how: losses.clip(a, b, temperature=temperatures.dystress(), **how),
+    "siglip": lambda a, b, **how: losses.siglip(a, b, scale=10.0, bias=-3.0, **how),
+    "moco": lambda a, b, **how: losses.moco(a, b, a, temperature=0.1, **how),
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "tensorfloat32", "bfloat16"])
+@pytest.mark.parametrize("name", GPU)
+def test_the_kernels_are_programs_for_nvidia(name, precision, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    view = jax.ShapeDtypeStruct((96, 32), jnp.float32)
+    loss = lambda a, b: GPU[name](a, b, strategy="fused", precision=precision).mean()
+    step = jax.jit(jax.value_and_grad(loss, (0, 1))).trace(view, view)
+    assert "triton" in step.lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_the_kernels_of_several_devices_are_programs_for_nvidia(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    view = jax.ShapeDtypeStruct((96, 32), jnp.float32)
+    loss = losses.on_mesh(GPU["clip"], make_mesh(3), strategy="fused")
+    step = jax.jit(jax.value_and_grad(lambda a, b: loss(a, b).mean(), (0, 1))).trace(view, view)
+    assert "triton" in step.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize(
+    ("d", "how", "said"),
+    [
+        (
+            24,
+            {},
+            r"strategy: found fused with arrays of \[24\] numbers a row; allowed: 1, or a power",
+        ),
+        (32, {"tile_size": 24}, r"tile_size: found \(24, 24\) with fused; allowed: powers of two"),
+        (
+            32,
+            {"weights": jnp.ones((96, 96))},
+            r"strategy: found fused with arrays of \[96\] numbers",
+        ),
+    ],
+)
+def test_what_the_kernels_cannot_do_is_told(d, how, said, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    view = jax.ShapeDtypeStruct((96, d), jnp.float32)
+    loss = lambda a, b: losses.info_nce(a, b, temperature=0.1, strategy="fused", **how)
+    with pytest.raises(ArgumentError, match=said):
+        jax.eval_shape(loss, view, view)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    with pytest.raises(ArgumentError, match=r"strategy: found fused on a tpu; allowed: on NVIDIA"):
+        jax.eval_shape(loss, view, view)
 
 
 @pytest.mark.parametrize("name", every_loss.PLAIN)

@@ -8,12 +8,13 @@ same values and gradients.
 |------------|-------------|--------------------------------------------------------------------|
 | `dense`    |             | the whole matrix of pairs at once, O(n m) memory                   |
 | `tiled`    |             | a tile at a time, O(n + m) memory, forward and backward            |
+| `fused`    |             | `tiled` in one kernel of an NVIDIA GPU, for products in bfloat16   |
 | `gathered` | `axis_name` | every device gets all candidates, its own rows go in tiles         |
 | `ring`     | `axis_name` | candidates travel, no device holds more than two blocks of others  |
 | `auto`     |             | one of them, by the size                                           |
 
-A strategy is a value: `dense()`, `tiled(tile)`, `gathered("data")`, `ring("data", tile=512)`. A
-name stands for one, with `tile_size` and `axis_name` as its companions.
+A strategy is a value: `dense()`, `tiled(tile)`, `fused()`, `gathered("data")`,
+`ring("data", tile=512)`. A name stands for one, with `tile_size` and `axis_name` as its companions.
 
 - `dense` is the only one that supports forward mode (`jax.jvp`, `jax.hessian`), and over devices
   `gathered("data", within=dense())`.
@@ -66,11 +67,13 @@ from ._statistics import Spread as Spread
 from ._statistics import Statistics as Statistics
 from ._statistics import statistics as statistics
 from ._strategies import Dense as Dense
+from ._strategies import Fused as Fused
 from ._strategies import Gathered as Gathered
 from ._strategies import Ring as Ring
 from ._strategies import StrategyLike as StrategyLike
 from ._strategies import Tiled as Tiled
 from ._strategies import dense as dense
+from ._strategies import fused as fused
 from ._strategies import gathered as gathered
 from ._strategies import ring as ring
 from ._strategies import tiled as tiled

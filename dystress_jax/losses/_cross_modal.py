@@ -288,7 +288,7 @@ def siglip(
     plan.show(negatives, plan.many_positives(negatives, groups, _partition.same), None, bias)
     temperature, rows, columns = negatives.parts[0].sides()
     of_all = None if negatives.log_of_all is None else jnp.exp(negatives.log_of_all)
-    term = PairSigmoid(plan.similarity)
+    term = PairSigmoid(plan.reduction.measure(plan.similarity))
     value = plan.reduction.row_sum(term, (temperature, bias, of_all), rows, columns)
     return keep(value, real)
 

@@ -20,13 +20,13 @@ from jaxtyping import Array
 from ..errors import ArgumentError, look_up
 from ..temperatures import Function, Temperature, as_temperature
 from ._partition import AxisName
-from ._strategies import Dense, Gathered, Recording, Ring, StrategyLike, Tiled, TileSize
+from ._strategies import Dense, Fused, Gathered, Recording, Ring, StrategyLike, Tiled, TileSize
 
 Loss = Callable[..., Any]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FOR_QUEUE: dict[str, None] = dict.fromkeys(("auto", "dense", "tiled"))
+FOR_QUEUE: dict[str, None] = dict.fromkeys(("auto", "dense", "tiled", "fused"))
 """The strategies of a loss with a queue."""
 STRATEGIES: dict[str, None] = FOR_QUEUE | dict.fromkeys(("gathered", "ring"))
 """The strategies of `on_mesh`."""
@@ -56,13 +56,14 @@ def on_mesh(
     |--------------------|--------------------------------------------------------------------|
     | `dense`, `tiled`   | the loss as it is; the compiler distributes it                     |
     | `gathered`, `ring` | `jax.shard_map` over the axis, see `dystress_jax.losses`           |
-    | `auto`             | one device: the loss as it is; several: the better of the last two |
+    | `fused`            | each device has all candidates; its own rows go in one kernel      |
+    | `auto`             | one device: the loss as it is; several: `gathered` or `ring`       |
 
     Where the axis is `Explicit`, nothing is left to the compiler: with `dense` and `tiled` each
     device has all candidates, and its own rows are compared with them in that way.
 
     A loss with an argument `queue`, such as `moco`, is the exception. Nothing travels: each device
-    compares its own queries with the whole queue, by `auto`, `dense` or `tiled`.
+    compares its own queries with the whole queue, by `auto`, `dense`, `tiled` or `fused`.
 
     Args:
         loss: one of `dystress_jax.losses`, the same with options (`functools.partial`), or a
@@ -71,7 +72,7 @@ def on_mesh(
         mesh: the devices.
         axis: the mesh axis over which the rows are split, or several of them, the outermost first.
             Other axes are left alone: with them, each group of devices does the same.
-        strategy: `auto`, `dense`, `tiled`, `gathered` or `ring`, or a value such as
+        strategy: one of the table, or a value such as
             `losses.ring("data", tile=512)` over the same axis.
         tile_size: rows and columns of a tile, see `dystress_jax.losses`.
 
@@ -111,7 +112,7 @@ def on_mesh(
         split = several
     elif isinstance(strategy, Gathered | Ring) or strategy in ("gathered", "ring"):
         split = True
-    elif explicit.issuperset(axes) and strategy != "auto":
+    elif strategy != "auto" and (explicit.issuperset(axes) or _is_fused(strategy)):
         split = several
         within = how["strategy"] if not isinstance(strategy, str) else _WITHIN[strategy](tile_size)
         how = {"strategy": Gathered(axis, within)} if split else how
@@ -275,7 +276,11 @@ def _names(axis: AxisName | None) -> tuple[str, ...]:
     return () if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)
 
 
-_WITHIN = {"dense": lambda tile_size: Dense(), "tiled": Tiled}
+def _is_fused(strategy: StrategyLike) -> bool:
+    return strategy == "fused" or isinstance(strategy, Fused)
+
+
+_WITHIN = {"dense": lambda tile_size: Dense(), "tiled": Tiled, "fused": Fused}
 
 
 def _how(
@@ -297,7 +302,7 @@ def _how(
         if has_queue:
             raise ArgumentError(
                 "strategy",
-                f"found {strategy} with a queue; allowed: dense() or tiled().",
+                f"found {strategy} with a queue; allowed: dense(), tiled() or fused().",
             )
         if _names(strategy.axis) != _names(axis):
             raise ArgumentError(

@@ -72,6 +72,10 @@ class Reduction(NamedTuple):
     reverse_only: bool
     agree: Callable[[Bool[Array, ""]], Bool[Array, ""]] = lambda decision: decision
 
+    def measure(self, similarity: Similarity) -> Similarity:
+        """The similarity, with the faster gradient where nobody can ask for forward mode."""
+        return similarity.for_reverse_mode() if self.reverse_only else similarity
+
 
 def _dense_sum(
     term: Callable, params: Any, rows: Any, columns: Any, *, symmetric: bool = False
@@ -308,9 +312,7 @@ def log_partition(pairs: Pairs) -> Float[Array, " n"]:
     # A weight may be as small or as large as it likes.
     bounded = reduction.one_pass and not pairs.weighted
     fits = bounded and _fits(pairs.temperature, pairs.similarity, dtype)
-    similarity = pairs.similarity
-    measure = similarity.for_reverse_mode() if reduction.reverse_only else similarity
-    logit = PairLogit(measure, pairs.allowed)
+    logit = PairLogit(reduction.measure(pairs.similarity), pairs.allowed)
     weight = PairWeight(logit)
 
     def direct():
@@ -391,7 +393,8 @@ def mean_logit(pairs: Pairs) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
         term, temperature, rows, columns, symmetric=pairs.symmetric
     )
     count = reduce(PairCount(pairs.allowed))
-    total = reduce(PairLogit(pairs.similarity, pairs.allowed, excluded=0.0))
+    measure = pairs.reduction.measure(pairs.similarity)
+    total = reduce(PairLogit(measure, pairs.allowed, excluded=0.0))
     return total / jnp.maximum(count, 1.0), count
 
 

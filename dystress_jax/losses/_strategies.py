@@ -13,7 +13,7 @@ from ._tiled import Tile
 
 # Rows and columns of a tile, one number where they are the same; None: the platform's own.
 TileSize = int | tuple[int, int] | None
-Name = Literal["auto", "dense", "tiled", "gathered", "ring"]
+Name = Literal["auto", "dense", "tiled", "fused", "gathered", "ring"]
 
 
 class Sizes(NamedTuple):
@@ -40,6 +40,10 @@ CPU = Sizes(1024 * 1024, Tile(1024, 1024), Tile(512, 512), ALL)
 # few, long ones; up to dense_pairs the dense form is as fast and takes 128 MiB.
 ACCELERATOR = Sizes(4096 * 4096, Tile(4096, ALL), Tile(4096, ALL), 2**27)
 # Up to this many numbers every device can well hold all candidates.
+# Rows of 128 numbers, and longer ones: the tile with which the compiler, for an H100, keeps all in
+# registers (docs/results/accelerator.md).
+FUSED_NUMBERS = 128 * 128
+FUSED_COLUMNS = 64
 GATHERED_NUMBERS = 16 * 1024 * 1024
 
 
@@ -64,11 +68,21 @@ class Tiled:
 
 
 @dataclass(frozen=True)
+class Fused:
+    """See `fused`."""
+
+    tile: TileSize = None
+
+    def __post_init__(self):
+        _check_tile("tile", self.tile)
+
+
+@dataclass(frozen=True)
 class Gathered:
     """See `gathered`."""
 
     axis: AxisName
-    within: Dense | Tiled = Tiled()
+    within: Dense | Tiled | Fused = Tiled()
 
 
 @dataclass(frozen=True)
@@ -98,7 +112,7 @@ class Recording:
     seen: list
 
 
-Strategy = Dense | Tiled | Gathered | Ring
+Strategy = Dense | Tiled | Fused | Gathered | Ring
 StrategyLike = Name | Strategy | Recording
 
 
@@ -129,7 +143,30 @@ def tiled(tile: TileSize = None) -> Tiled:
     return Tiled(tile)
 
 
-def gathered(axis: AxisName, *, within: Dense | Tiled = Tiled()) -> Gathered:
+def fused(tile: TileSize = None) -> Fused:
+    """As `tiled`, in one kernel that keeps its tiles in the processor: on NVIDIA GPUs.
+
+    For products in "bfloat16" or "tensorfloat32" and rows of up to 256 numbers, a power of two. The
+    compiler (Triton, by `jax.experimental.pallas`) makes slow code of float32 products. Weights of
+    each pair, and several labels or positives an anchor, are for the other strategies. On a CPU
+    JAX interprets the kernel, which is slow, to try code. It was compiled for an H100 and has not
+    yet been timed on one.
+
+    Args:
+        tile: rows that a program keeps, and columns that it looks at together, powers of two from
+            16 on; None: what suits the length of a row.
+
+    Raises:
+        ArgumentError: for a tile of no rows or columns.
+
+    Example:
+        >>> fused()
+        Fused(tile=None)
+    """
+    return Fused(tile)
+
+
+def gathered(axis: AxisName, *, within: Dense | Tiled | Fused = Tiled()) -> Gathered:
     """Every device gets all candidates, for its own rows: inside `jax.shard_map`.
 
     Args:
@@ -181,7 +218,12 @@ def as_strategy(
         return strategy.strategy
     _check_tile("tile_size", tile_size)
     if axis_name is None:
-        choices = {"dense": Dense(), "tiled": Tiled(tile_size), "auto": Auto(tile=tile_size)}
+        choices = {
+            "dense": Dense(),
+            "tiled": Tiled(tile_size),
+            "fused": Fused(tile_size),
+            "auto": Auto(tile=tile_size),
+        }
     else:
         choices = {
             "gathered": Gathered(axis_name, Tiled(tile_size)),
@@ -240,11 +282,32 @@ def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _partition.Red
                 one_pass=True,
                 reverse_only=True,
             )
+        case Fused(tile):
+            return _fused_reduction(_as_tile(tile), d)
         case Gathered(axis, within):
             return _sharded.gathered(prepare(within, n, devices * m, d), axis)
         case Ring(axis, tile):
             tile = _as_tile(tile) or _bounded(sizes.ring_tile, m, sizes.pairs)
             return _sharded.ring(tile, axis)
+
+
+def _fused_reduction(tile: Tile | None, d: int) -> _partition.Reduction:
+    from . import _fused  # a compiler that nobody else waits for
+
+    platform = jax.default_backend()
+    if platform not in ("cpu", "gpu"):
+        raise ArgumentError(
+            "strategy", f"found fused on a {platform}; allowed: on NVIDIA GPUs. Use tiled."
+        )
+    rows = max(16, min(128, FUSED_NUMBERS // d))
+    how = _fused.How(tile or Tile(rows, FUSED_COLUMNS), interpret=platform == "cpu")
+    return _partition.Reduction(
+        functools.partial(_fused.row_sum, how=how),
+        functools.partial(_fused.row_max, how=how),
+        functools.partial(_tiled.fold, tile=CPU.tile),
+        one_pass=True,
+        reverse_only=True,
+    )
 
 
 def _better(auto: Auto, sizes: Sizes, n: int, m: int, numbers: int, symbolic: bool) -> Strategy:
