@@ -1,9 +1,10 @@
 """Measures one accelerator: `python -m benchmarks.accelerator PART --out=DIR`.
 
-PART is `tiles` (which tile of the loss is best), `loss` (the losses from small batches to the
-largest), `step` (whole training steps, from memory and from JPEG files), `loss-peers` and
-`step-peers` (the same in PyTorch, by this interpreter or the one that --torch-python names), or
-`reproduction` (SimCLR on CIFAR-10 with the paper's settings). Each takes less than nine minutes and
+PART is `compiled` (what the losses need on an H100, by compiling for one that is not here: it wants
+`jax[cuda13]`, and no card), `tiles` (which tile of the loss is best), `loss` (the losses from small
+batches to the largest), `step` (whole training steps, from memory and from JPEG files),
+`loss-peers` and `step-peers` (the same in PyTorch, by this interpreter or the one that
+--torch-python names), or `reproduction` (SimCLR on CIFAR-10 with the paper's settings). Each takes less than nine minutes and
 no network, and writes one JSON object a line into DIR as soon as it is known.
 """
 
@@ -18,7 +19,7 @@ from benchmarks.accelerator import reproduction
 from benchmarks.loader import photos
 
 ROOT = pathlib.Path(__file__).parents[2]
-PARTS = ("tiles", "loss", "loss-peers", "step", "step-peers", "reproduction")
+PARTS = ("compiled", "tiles", "loss", "loss-peers", "step", "step-peers", "reproduction")
 
 
 def main() -> None:
@@ -52,6 +53,8 @@ def module(name: str, *words: object) -> list[str]:
 def commands(part: str, out: pathlib.Path, torch_python: str) -> list[list[str]]:
     """What measures a part."""
     here = ROOT / "benchmarks"
+    if part == "compiled":
+        return [module("benchmarks.accelerator.compiled", out / "compiled.jsonl")]
     if part in ("tiles", "loss"):
         plan = {"tiles": "tiles", "loss": "sizes"}[part]
         return [module("benchmarks.accelerator.loss_jax", out / f"{part}_jax.jsonl", plan)]

@@ -70,6 +70,8 @@ def sizes() -> list[Case]:
     for precision in ("float32", "tf32", "bfloat16"):
         for rows in (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144):
             cases.append(Case(rows, 128, precision, "tiled"))
+            if precision != "float32":
+                cases.append(Case(rows, 128, precision, "fused"))
             if rows <= (32768 if precision == "float32" else 65536):
                 cases.append(Case(rows, 128, precision, "dense"))
         for rows in (4096, 32768, 131072, 262144):
@@ -83,6 +85,8 @@ def sizes() -> list[Case]:
         for rows, length in ((32768, 128), (131072, 128), (32768, 512), (131072, 512)):
             if precision != "float32" or rows * length <= 32768 * 512:
                 cases.append(Case(rows, length, precision, "tiled", None, "clip, constant"))
+            if precision != "float32" and length == 128:
+                cases.append(Case(rows, length, precision, "fused", None, "clip, constant"))
     return cases
 
 
