@@ -4,8 +4,9 @@ PART is `compiled` (what the losses need on an H100, by compiling for one that i
 `jax[cuda13]`, and no card), `tiles` (which tile of the loss is best), `loss` (the losses from small
 batches to the largest), `step` (whole training steps, from memory and from JPEG files),
 `loss-peers` and `step-peers` (the same in PyTorch, by this interpreter or the one that
---torch-python names), or `reproduction` (SimCLR on CIFAR-10 with the paper's settings). Each takes less than nine minutes and
-no network, and writes one JSON object a line into DIR as soon as it is known.
+--torch-python names), or `reproduction` (SimCLR on CIFAR-10 with the paper's settings). Each takes
+less than nine minutes and no network, and writes one JSON object a line into DIR as soon as it is
+known.
 """
 
 import argparse
