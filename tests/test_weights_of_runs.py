@@ -104,6 +104,27 @@ def test_towers_go_out_with_their_scale(settings, folder, tmp_path):
         np.testing.assert_array_equal(old.encode_texts(texts), new.encode_texts(texts))
 
 
+@pytest.mark.parametrize(
+    ("temperature", "scale"),
+    [
+        ({"name": "constant", "tau": 0.05}, {"logit_scale": pytest.approx(np.log(20), rel=1e-6)}),
+        ({"name": "dystress", "tau_min": 0.02, "tau_max": 0.04}, {}),
+    ],
+    ids=lambda x: x.get("name"),
+)
+def test_towers_go_out_with_a_scale_only_where_the_run_has_one(
+    temperature, scale, folder, tmp_path
+):
+    of_run = {f"temperature.{name}": value for name, value in temperature.items()}
+    plain = {"model.name": "vit_micro", "text.pooling": "eot", "temperature.tau": 0.1}
+    config = runs.clip_settings(folder, **plain | of_run)
+    runs.saved(config, tmp_path / "run", steps=(1,))
+    out = tmp_path / "open_clip.safetensors"
+    run.export_weights(tmp_path / "run", out, format="open_clip")
+    file = safetensors.numpy.load_file(out)
+    assert {name: x.item() for name, x in file.items() if name.startswith("logit")} == scale
+
+
 def test_towers_come_in_with_a_vocabulary_whose_first_number_is_a_word(folder, tmp_path):
     """As CLIP's own, in which 0 is "!"."""
     words = ["a", "red", "drawing", "<|startoftext|>", "<|endoftext|>"]

@@ -151,7 +151,9 @@ def export_weights(
         workdir: of the run; its images are not needed.
         out: the file, which must not be there; it ends in .safetensors, for `onnx` in .onnx.
         format: of `FORMATS`; `safetensors` has everything under the names that it has here, and
-            `onnx` is a model of the encoder, `images` float32 in [0, 1] to `features`.
+            `onnx` is a model of the encoder, `images` float32 in [0, 1] to `features`. For
+            `open_clip` and `huggingface` a temperature that is one number (`learned`, `constant`)
+            goes out as `logit_scale`; of any other there is none in the file.
         which: `newest`, `best`, or a step.
         own: the objects that the run was given in Python.
 
@@ -188,25 +190,26 @@ def export_weights(
         shift=_shift(experiment),
     )
     if format in ("open_clip", "huggingface"):
-        tau = _temperature(experiment, state)
-        scale = tau.scale if tau is not None else 1 / config.temperature.tau
-        scalars = {"logit_scale": np.log(np.asarray(scale, np.float32))}
-        bias = getattr(tau, "bias", None)
-        if bias is not None:
-            scalars["logit_bias"] = np.asarray(bias, np.float32)
         # Hugging Face's SigLIP has them as arrays of one number.
         shape = (1,) if format == "huggingface" and config.model.pooling == "attention" else ()
+        scalars = _scale_and_bias(experiment, state)
         tensors |= {name: number.reshape(shape) for name, number in scalars.items()}
     about = {"format": "pt", "model": config.model.name, "method": config.method}
     weights.write(out, tensors, {**about, "step": str(int(state.step))})
     return {name: array.shape for name, array in tensors.items()}
 
 
-def _temperature(experiment: Experiment, state: TrainState) -> Any:
-    """The temperature of a state, where it depends on nothing else."""
-    scheme = experiment.scheme
-    learned = scheme is not None and experiment.config.temperature.name == "learned"
-    return scheme.resolve(state.scheme, None) if scheme is not None and learned else None
+def _scale_and_bias(experiment: Experiment, state: TrainState) -> dict[str, np.ndarray]:
+    """What the logits are multiplied by, and SigLIP's bias, where this is one number for all."""
+    name, scheme = experiment.config.temperature.name, experiment.scheme
+    if name == "constant":
+        return {"logit_scale": np.asarray(-np.log(experiment.config.temperature.tau), np.float32)}
+    if name != "learned" or scheme is None:
+        return {}
+    tau: Any = scheme.resolve(state.scheme, None)
+    bias = getattr(tau, "bias", None)
+    found = {"logit_scale": np.asarray(np.log(tau.scale), np.float32)}
+    return found if bias is None else {**found, "logit_bias": np.asarray(bias, np.float32)}
 
 
 @usable_jax()
