@@ -22,7 +22,15 @@ from .data import (
     open_own,
     reporting_unreadable_images,
 )
-from .evaluations import EVALUATIONS, Evaluate, check_options, check_share, embedded_by, measure
+from .evaluations import (
+    EVALUATIONS,
+    Evaluate,
+    check_options,
+    check_share,
+    embedded_by,
+    measure,
+    own_table,
+)
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume, put
 from .other import for_other_images, open_other
@@ -192,7 +200,7 @@ def evaluate_all(
         if isinstance(one, str):
             functions[one] = find(EVALUATIONS, one, field="--evaluation")
         else:
-            functions[name_of(one)] = one
+            functions |= own_table({name_of(one): one})
     ours = {name: f for name, f in functions.items() if name not in EVALUATIONS}
     if ours:
         check_options(config, ours)

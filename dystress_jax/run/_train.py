@@ -250,7 +250,7 @@ def _closing_evaluations(config: Config, own: Own) -> dict[str, Evaluate]:
     table = evaluations.EVALUATIONS
     named = [name.strip() for name in config.evaluation.split(",") if name.strip()]
     asked = {name: find(table, name, field="config.evaluation") for name in named}
-    asked |= own.evaluations
+    asked |= evaluations.own_table(own.evaluations)
     evaluations.check_options(config, {n: f for n, f in asked.items() if n not in table})
     return {name: table[name] for name in evaluations.CLOSING} | asked
 

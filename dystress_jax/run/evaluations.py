@@ -316,6 +316,20 @@ EVALUATIONS: dict[str, Evaluate] = {
 CLOSING = ("knn", "baselines", "retrieval", "zero_shot")
 
 
+def own_table(own: Mapping[str, Evaluate]) -> dict[str, Evaluate]:
+    """The evaluations of the user's own by name, refused where a name is one of ours.
+
+    Raises:
+        ConfigError: results are kept, and summed up, by name.
+    """
+    for name, evaluate in own.items():
+        if EVALUATIONS.get(name, evaluate) is not evaluate:
+            raise ConfigError(
+                f"evaluations: found {name!r}, which is one of ours; allowed: another name."
+            )
+    return dict(own)
+
+
 def measure(
     evaluate: Evaluate,
     experiment: Experiment,
