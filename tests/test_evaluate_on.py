@@ -352,6 +352,23 @@ def test_results_of_other_images_are_kept_apart(tmp_path):
     assert (tmp_path / "knn_3_confusion.png").exists()
 
 
+def test_a_confusion_stays_beside_its_own_result(tmp_path):
+    """The run ends, is evaluated, goes on, ends, and is evaluated again."""
+
+    def counts(*labels):
+        known = np.array(labels)
+        return evaluation.confusion(known, known, ("a", "b"))
+
+    for step, found in ((100, counts(0, 1)), (200, counts(0, 0, 1))):
+        summary.keep_confusions(tmp_path, {"knn": evaluation.Result((), {}, confusion=found)}, step)
+        numbers = {"settings": {}, "checkpoint_step": step}
+        summary.keep_result(tmp_path, "knn", "newest", numbers, found)
+    read = lambda name: json.loads((tmp_path / name).read_text())
+    assert [read(name)["checkpoint_step"] for name in ("knn_100.json", "knn.json")] == [100, 200]
+    assert read("knn_100_confusion.json")["counts"] == [[1, 0], [0, 1]]
+    assert read("knn_confusion.json")["counts"] == [[2, 0], [0, 1]]
+
+
 def test_of_many_classes_no_pairs_are_counted():
     count = 1_001
     labels = np.repeat(np.arange(count), 2)
@@ -382,7 +399,7 @@ def test_a_result_of_many_classes_says_that_it_has_no_confusion(place, tmp_path)
     assert numbers["notes"] == ["no confusion matrix: the 1,001 classes are too many for one"]
     assert len(numbers["per_class_accuracy"]) == 1_001
     summary.keep_result(tmp_path, "many", "newest", numbers, result.confusion)
-    summary.keep_confusions(tmp_path, {"many": result})
+    summary.keep_confusions(tmp_path, {"many": result}, numbers["checkpoint_step"])
     [file] = tmp_path.iterdir()  # no confusion beside it
     assert file.name.startswith("many_on.source=folder")
     few, numbers = run.evaluate(settings(place), place / "run", "knn", on=on(place))

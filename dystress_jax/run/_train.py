@@ -622,7 +622,7 @@ def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
                 if name not in evaluations.CLOSING:  # somebody has asked for it
                     _note(f"{name}{on} is not measured: {error}")
     if jax.process_index() == 0:
-        summary.keep_confusions(run.workdir / "eval", found)
+        summary.keep_confusions(run.workdir / "eval", found, int(state.step))
     if "retrieval" in found:
         # Every process embeds the texts.
         _save(run, {"retrieval": evaluation.retrieval_grid(embedded(found["retrieval"].split))})

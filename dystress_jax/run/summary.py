@@ -90,31 +90,42 @@ def keep_result(
     """
     on = {f"on.{field}": value for field, value in numbers.get("on", {}).items()}
     settings = numbers["settings"] | on
-    path = directory / result_file(name, which, settings)
-    step = _step_of(path)
-    if step not in (None, numbers["checkpoint_step"]):
-        old = directory / result_file(name, str(step), settings)
-        with told(path, "kept under another name"):
-            for ending in (".json", *CONFUSION):
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(_beside(path, ending), _beside(old, ending))
+    path = _place(directory, name, which, settings, step=numbers["checkpoint_step"])
     write_json(path, numbers)
     _keep_confusion(path, confusion)
     return path
 
 
-def keep_confusions(directory: pathlib.Path, found: Mapping[str, Result]) -> None:
+def keep_confusions(directory: pathlib.Path, found: Mapping[str, Result], step: int) -> None:
     """Write which classes were taken for which, beside the results that `keep_result` writes.
 
     Args:
         directory: of the results.
         found: results by the name of the evaluation.
+        step: of the state that they are of.
 
     Raises:
         FileError: they cannot be written.
     """
     for name, result in found.items():
-        _keep_confusion(directory / result_file(name, "newest", {}), result.confusion)
+        if result.confusion is not None:
+            path = _place(directory, name, "newest", {}, step=step)
+            _keep_confusion(path, result.confusion)
+
+
+def _place(
+    directory: pathlib.Path, name: str, which: str, settings: Mapping[str, Any], *, step: int
+) -> pathlib.Path:
+    """The file of a result; that of another step is moved aside, its confusion with it."""
+    path = directory / result_file(name, which, settings)
+    older = _step_of(path)
+    if older not in (None, step):
+        aside = directory / result_file(name, str(older), settings)
+        with told(path, "kept under another name"):
+            for ending in (".json", *CONFUSION):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(_beside(path, ending), _beside(aside, ending))
+    return path
 
 
 def _keep_confusion(path: pathlib.Path, confusion: Confusion | None) -> None:
