@@ -14,6 +14,7 @@ from dystress_jax.commands import COMMANDS
 from dystress_jax.commands import eval as eval_command
 from dystress_jax.errors import ArgumentError
 from dystress_jax.run import summary
+from dystress_jax.run.other import open_other
 from dystress_jax.run.overrides import take_group
 from tests import runs
 
@@ -169,6 +170,21 @@ def test_an_image_that_cannot_be_read_is_left_out_by_a_flag(place, tmp_path):
         settings(place), place / "run", "knn", on={**broken, "on_error": "skip"}
     )
     assert result.protocol["test_images"] == 11
+
+
+@pytest.mark.parametrize("temperature", ["isogclr", "tempnet"])
+def test_other_images_are_left_out_whatever_the_run_was_trained_with(temperature, tmp_path):
+    """These have a number for each training image, so that none of those may be left out."""
+    runs.write_images(tmp_path / "other", names=NAMES)
+    (tmp_path / "other" / "test" / "x" / "0.png").write_bytes(b"no image")
+    config = runs.settings(tmp_path / "own", **{"temperature.name": temperature})
+    found = open_other(config, on(tmp_path, on_error="skip"), (12, 12, 3))
+    assert {split: len(source) for split, source in found.items()} == {"train": 40, "test": 15}
+    with pytest.raises(run.ConfigError, match=r"^--on\.caption_noise: found 0\.5 with"):
+        open_other(config, on(tmp_path, caption_noise=0.5), (12, 12, 3))
+    pairs = runs.clip_settings(tmp_path / "own")
+    found = open_other(pairs, on(tmp_path, on_error="skip", prompts="a {}"), (12, 12, 3))
+    assert found["train"].captions is not None
 
 
 def test_a_result_says_where_its_images_are(place, monkeypatch):
