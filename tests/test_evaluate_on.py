@@ -297,14 +297,26 @@ def test_every_command_has_three_examples_that_its_help_shows():
 def test_a_config_names_further_images_to_measure_on_while_training(place, tmp_path, capsys):
     folder = runs.write_images(tmp_path / "images")
     config = runs.settings(
-        folder, steps=2, knn_every=2, eval_on={"shapes": on(place)}, checkpoint_every=0
+        folder,
+        steps=2,
+        knn_every=2,
+        eval_on={"shapes": on(place)},
+        checkpoint_every=0,
+        evaluation="retrieval",
     )
     numbers = run.train(config, tmp_path / "run")
     assert numbers["evaluations"]["knn on shapes"]["protocol"]["classes"] == 3
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     logged = json.loads(lines[-1])
     assert logged["knn_shapes"] == numbers["evaluations"]["knn on shapes"]["top1"]
-    assert "knn on shapes, test images, 3 classes" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "knn on shapes, test images, 3 classes" in said
+    # What was asked for and cannot be measured is told, what nobody has asked for is not.
+    for name in ("retrieval", "retrieval on shapes"):
+        assert (
+            f"\n{name} is not measured: --evaluation: found a run with config.method simclr" in said
+        )
+    assert "zero_shot" not in said
     # The record of that step has what the held-out images say of the encoder.
     records = microscope.read(tmp_path / "run")
     measured = [n for n in logged if n.startswith(("knn", "features_", "embeddings_"))]

@@ -191,6 +191,7 @@ class _Run(NamedTuple):
     workdir: pathlib.Path
     experiment: Experiment
     evaluations: dict[str, Evaluate]
+    asked: frozenset[str]  # of these, what somebody has asked for
     others: dict[str, Experiment]  # the same parts with further images to measure on
 
     @property
@@ -228,9 +229,10 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
         _note(f"vocabulary: {experiment.language.tokenizer.vocab_size:,} tokens")
         with contextlib.suppress(CannotEvaluate):
             evaluations.zero_shot_task(experiment)  # a wrong file is told now, not at the end
-    return _Run(
-        began, workdir, experiment, _closing_evaluations(config, own), _on_other_images(experiment)
-    )
+    asked = _asked_evaluations(config, own)
+    closing = {name: evaluations.EVALUATIONS[name] for name in evaluations.CLOSING} | asked
+    others = _on_other_images(experiment)
+    return _Run(began, workdir, experiment, closing, frozenset(asked), others)
 
 
 def _on_other_images(experiment: Experiment) -> dict[str, Experiment]:
@@ -245,14 +247,14 @@ def _on_other_images(experiment: Experiment) -> dict[str, Experiment]:
     return others
 
 
-def _closing_evaluations(config: Config, own: Own) -> dict[str, Evaluate]:
-    """What the run ends with: ours, as far as they can be measured, and what was asked for."""
+def _asked_evaluations(config: Config, own: Own) -> dict[str, Evaluate]:
+    """The evaluations that somebody has asked for, by name."""
     table = evaluations.EVALUATIONS
     named = [name.strip() for name in config.evaluation.split(",") if name.strip()]
     asked = {name: find(table, name, field="config.evaluation") for name in named}
     asked |= evaluations.own_table(own.evaluations)
     evaluations.check_options(config, {n: f for n, f in asked.items() if n not in table})
-    return {name: table[name] for name in evaluations.CLOSING} | asked
+    return asked
 
 
 def _compare_processes(run: _Run) -> None:
@@ -619,7 +621,7 @@ def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
                     evaluate, experiment, state, name=name, embedded=shared
                 )
             except CannotEvaluate as error:
-                if name not in evaluations.CLOSING:  # somebody has asked for it
+                if name in run.asked:
                     _note(f"{name}{on} is not measured: {error}")
     if jax.process_index() == 0:
         summary.keep_confusions(run.workdir / "eval", found, int(state.step))
