@@ -27,7 +27,8 @@ LIBRARY = [
     {"schemes"},
 ]
 PARTS = [
-    {"_pca", "files", "sharding", "models", "augment", "data"},
+    {"files"},
+    {"_pca", "sharding", "models", "augment", "data"},
     {"microscope"},
     {"methods", "evaluation", "weights"},
 ]

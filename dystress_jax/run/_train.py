@@ -62,7 +62,7 @@ from .experiment import Experiment
 from .fields import differences, fields, may_change_on_resume
 from .inputs import picture_of_views
 from .other import for_other_images, open_other
-from .pictures import pictures
+from .pictures import pictures, write_png
 from .tables import find
 
 SETTINGS_FILE, SUMMARY_FILE = "config.json", "summary.json"
@@ -127,14 +127,14 @@ def train(
                 return {"stopped_after": last_step}
         # All is saved: from here on a signal ends the run at once.
         began = time.perf_counter()
-        found = _measure(run, state)
-        drawn = _draw(run, state)
+        found, drawn = _measure(run, state)
+        drawn |= _draw(run, state)
         numbers = {"steps": int(state.step), "seed": config.seed, **summary.of_results(found)}
         numbers["seconds"] = round(seconds + time.perf_counter() - began, 1)
         if jax.process_index() == 0:
             _check_still_there(run)
             write_json(run.workdir / SUMMARY_FILE, numbers)
-            _log_closing(loggers, found, drawn, run)
+            _log_closing(loggers, found, drawn, int(state.step))
             print(_closing_table(run.experiment, found, numbers))
             print(f"to look at the run: dystress report {shlex.quote(_shown(run.workdir))}")
         return numbers
@@ -396,10 +396,9 @@ def _plain(value: Any) -> Any:
 
 
 def _log_closing(
-    loggers: Loggers, found: Mapping[str, Result], drawn: Mapping[str, Image.Image], run: _Run
+    loggers: Loggers, found: Mapping[str, Result], drawn: Mapping[str, Image.Image], step: int
 ) -> None:
     """The closing numbers, and the pictures that belong to them."""
-    step = run.experiment.schedule.total_steps
     shown = {
         f"{name}/{row.name}": row.value for name, result in found.items() for row in result.rows
     }
@@ -409,9 +408,6 @@ def _log_closing(
         if result.confusion is not None and result.confusion.counts is not None
     }
     every = {**drawn, **confusions}
-    if "retrieval" in found:
-        with Image.open(run.workdir / "retrieval.png") as picture:
-            every["retrieval"] = picture.convert("RGB")
     loggers.scalars(step, shown)
     loggers.images(step, {name: np.asarray(x.convert("RGB")) for name, x in every.items()})
 
@@ -608,7 +604,7 @@ RECORDS, SHORTEST = 60, 10  # records of a run, about; steps between two of a sh
 WATCH_EVERY = 5  # records between two that have the images that are watched
 
 
-def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
+def _measure(run: _Run, state: TrainState) -> tuple[dict[str, Result], dict[str, Image.Image]]:
     """Everything that the run can be measured by, and a picture of what texts find."""
     found, embedded = {}, evaluations.embedded_by(run.experiment, state)
     measured_on = {"": (run.experiment, embedded)}
@@ -625,10 +621,12 @@ def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
                     _note(f"{name}{on} is not measured: {error}")
     if jax.process_index() == 0:
         summary.keep_confusions(run.workdir / "eval", found, int(state.step))
-    if "retrieval" in found:
-        # Every process embeds the texts.
-        _save(run, {"retrieval": evaluation.retrieval_grid(embedded(found["retrieval"].split))})
-    return found
+    if "retrieval" not in found:
+        return found, {}
+    # Every process embeds the texts.
+    drawn = {"retrieval": evaluation.retrieval_grid(embedded(found["retrieval"].split))}
+    _save(run, drawn)
+    return found, drawn
 
 
 def _shown(path: pathlib.Path) -> str:
@@ -650,9 +648,7 @@ def _draw(run: _Run, state: TrainState) -> dict[str, Image.Image]:
 
 def _save(run: _Run, drawn: Mapping[str, Image.Image]) -> None:
     for name, picture in drawn.items() if jax.process_index() == 0 else ():
-        path = run.workdir / f"{name}.png"
-        with told(path, "written"):
-            picture.save(path)
+        write_png(run.workdir / f"{name}.png", picture)
 
 
 def _closing_table(

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -11,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..evaluation import Confusion, Result, Row
-from ..files import parse_json, told, write_bytes, write_json, write_text
+from ..files import parse_json, told, write_json, write_text
+from .pictures import write_png
 
 
 def of_results(found: Mapping[str, Result]) -> dict[str, Any]:
@@ -133,10 +133,9 @@ def _keep_confusion(path: pathlib.Path, confusion: Confusion | None) -> None:
         return
     content = {"class_names": confusion.class_names, "counts": confusion.counts.tolist()}
     content |= {"of": confusion.of} if confusion.of else {}
-    picture = io.BytesIO()
-    confusion.picture().save(picture, format="PNG")
+    picture = confusion.picture()
     write_text(_beside(path, CONFUSION[0]), json.dumps(content) + "\n")
-    write_bytes(_beside(path, CONFUSION[1]), picture.getvalue())
+    write_png(_beside(path, CONFUSION[1]), picture)
 
 
 CONFUSION = ("_confusion.json", "_confusion.png")
