@@ -3,8 +3,10 @@
 import dataclasses
 import gc
 import json
+import logging
 import resource
 import sys
+import types
 
 import jax
 import numpy as np
@@ -260,6 +262,22 @@ def test_onnx_without_its_packages_says_what_to_install(trained, tmp_path, monke
     with pytest.raises(run.ConfigError, match=message):
         run.export_weights(trained[0], tmp_path / "x.onnx", format="onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_onnx_is_converted_without_undoing_how_the_user_logs(trained, tmp_path, monkeypatch):
+    def convert(*arguments, **keywords):
+        assert not logging.getLogger("jax2onnx").isEnabledFor(logging.WARNING)
+        raise ValueError("no")
+
+    monkeypatch.setitem(sys.modules, "jax2onnx", types.SimpleNamespace(to_onnx=convert))
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace())
+    logging.disable(logging.ERROR)
+    try:
+        with pytest.raises(weights.WeightsError, match=r"cannot convert the encoder \(ValueError"):
+            run.export_weights(trained[0], tmp_path / "x.onnx", format="onnx")
+        assert logging.root.manager.disable == logging.ERROR
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_an_import_that_fails_leaves_nothing(tmp_path):
