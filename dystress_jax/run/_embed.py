@@ -17,6 +17,7 @@ from ..files import parse_json, told, write_json
 from ._environment import usable_jax
 from ._load import Encoder, load
 from ._own import Own, choose
+from ._saved import CHECKPOINTS
 from .config import Config, ConfigError, Data
 from .data import Sources, describe, images_from_anywhere, may_skip, open_own
 from .other import open_other
@@ -151,7 +152,7 @@ def _sources(encoder: Encoder, on: Mapping[str, Any] | None, own: Own) -> Source
     config = encoder.config
     if on:
         return open_other(config, {"holdout": 0.0, **on}, encoder.image_shape, flag="")
-    checkpoints = encoder.origin.workdir / "checkpoints"
+    checkpoints = encoder.origin.workdir / CHECKPOINTS
     return open_own(config, choose(config, own).source, checkpoints, flags="--source and --path")
 
 

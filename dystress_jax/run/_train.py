@@ -45,8 +45,8 @@ from ..training.watch import before, make_look
 from . import evaluations, language, show, summary
 from ._build import build, with_images
 from ._environment import ENVIRONMENT_FILE, environment, usable_jax
-from ._evaluate import read_config
 from ._own import Own, check_given_again, name_own
+from ._saved import CHECKPOINTS, SETTINGS_FILE, read_config
 from ._watched import watch_images
 from ._weights import begin_from
 from .config import Config, ConfigError
@@ -65,7 +65,7 @@ from .other import for_other_images, open_other
 from .pictures import pictures, write_png
 from .tables import find
 
-SETTINGS_FILE, SUMMARY_FILE = "config.json", "summary.json"
+SUMMARY_FILE = "summary.json"
 
 
 @reporting_unreadable_images
@@ -200,7 +200,7 @@ class _Run(NamedTuple):
 
     @property
     def checkpoints(self) -> pathlib.Path:
-        return self.workdir / "checkpoints"
+        return self.workdir / CHECKPOINTS
 
 
 def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
@@ -668,12 +668,12 @@ def _closing_table(
 def _check_run(config: Config, workdir: pathlib.Path) -> None:
     """Refuse to go on with a run of another model or other data."""
     path = workdir / SETTINGS_FILE
-    if not checkpoint.steps(workdir / "checkpoints"):
+    if not checkpoint.steps(workdir / CHECKPOINTS):
         return
-    checkpoint.check_version(workdir / "checkpoints")
+    checkpoint.check_version(workdir / CHECKPOINTS)
     if not path.exists():
         raise ConfigError(
-            f"--workdir: {workdir} has checkpoints but no config.json to say of which run; "
+            f"--workdir: {workdir} has checkpoints but no {SETTINGS_FILE} to say of which run; "
             "allowed: with it, or a new --workdir."
         )
     trained = read_config(path)

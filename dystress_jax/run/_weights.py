@@ -13,15 +13,14 @@ from ..training import TrainState, checkpoint
 from . import language
 from ._build import rebuild, without_images
 from ._environment import usable_jax
-from ._evaluate import choose_step, read_config
 from ._load import load
 from ._onnx import to_onnx
 from ._own import Own
+from ._saved import CHECKPOINTS, SETTINGS_FILE, read_config, state_at
 from .config import Config, ConfigError
 from .data import as_remembered, remember
 from .experiment import Experiment
 
-SETTINGS_FILE = "config.json"
 SHOWN = 4  # names in a line
 ONNX = "onnx"
 FORMATS = (weights.NATIVE, *weights.LIBRARIES, ONNX)
@@ -89,7 +88,7 @@ def _read(path: pathlib.Path) -> weights.Tensors:
             f"{path}: found no run (no {SETTINGS_FILE}); allowed: the directory of a run, or a "
             "file of weights."
         )
-    if not checkpoint.steps(path / "checkpoints"):
+    if not checkpoint.steps(path / CHECKPOINTS):
         raise ConfigError(
             f"{path}: found a run without a checkpoint; allowed: one that has saved its weights, "
             "or a file of weights."
@@ -101,9 +100,7 @@ def _read(path: pathlib.Path) -> weights.Tensors:
 def _saved(workdir: pathlib.Path, which: str, own: Own) -> tuple[Experiment, TrainState]:
     """The parts of a run and a state of it, without its images."""
     experiment = rebuild(read_config(workdir / SETTINGS_FILE), workdir, own=own)
-    directory = workdir / "checkpoints"
-    step = choose_step(directory, which)
-    return experiment, checkpoint.restore(directory, step, experiment.abstract_state()).state
+    return experiment, state_at(workdir, which, experiment.abstract_state())
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
@@ -245,7 +242,7 @@ def import_weights(
         64
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
-    if (workdir / SETTINGS_FILE).exists() or checkpoint.steps(workdir / "checkpoints"):
+    if (workdir / SETTINGS_FILE).exists() or checkpoint.steps(workdir / CHECKPOINTS):
         raise ConfigError(f"--workdir: {workdir} holds a run already; allowed: a new directory.")
     side = config.data.image_size or config.augment.size
     if not side:
@@ -272,7 +269,7 @@ def import_weights(
         remember(train, workdir)
         if tokenizer is not None:
             tokenizer.save(workdir / language.FILE)
-        saver = checkpoint.Saver(workdir / "checkpoints", keep=1)
+        saver = checkpoint.Saver(workdir / CHECKPOINTS, keep=1)
         saver.save(0, begun.state, {"score": None})
         saver.wait()
         write_json(workdir / SETTINGS_FILE, dataclasses.asdict(config))
