@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 import dystress_jax
 from dystress_jax import data, microscope, run
 from dystress_jax.files import FileError
-from dystress_jax.run import _embed
+from dystress_jax.run import _embed, _same_images
 from tests import runs
 
 pytestmark = pytest.mark.ci
@@ -111,7 +111,7 @@ def test_it_goes_on_where_it_was(workdir, other, tmp_path, monkeypatch):
     whole = rows(run.embed(workdir, tmp_path / "whole.npz", on=on(other), batch_size=8))
     broken = pathlib.Path(whole["paths"][26])
     good = broken.read_bytes()
-    monkeypatch.setattr("dystress_jax.run.data.IMAGES_COMPARED", 2)  # it is met while embedding
+    monkeypatch.setattr(_same_images, "IMAGES_COMPARED", 2)  # it is met while embedding
     broken.write_bytes(good[:40].ljust(len(good), b"\0"))
     with pytest.raises(run.EmbedError, match=f"{broken.name}.*z.npz.partial.*goes on"):
         run.embed(workdir, tmp_path / "z.npz", on=on(other), batch_size=8)

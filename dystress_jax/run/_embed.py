@@ -17,9 +17,10 @@ from ..files import parse_json, told, write_json
 from ._environment import usable_jax
 from ._load import Encoder, load
 from ._own import Own, choose
+from ._same_images import describe
 from ._saved import CHECKPOINTS
 from .config import Config, ConfigError, Data
-from .data import Sources, describe, images_from_anywhere, may_skip, open_own
+from .data import Sources, images_from_anywhere, may_skip, open_own
 from .other import open_other
 
 KINDS = (".npz", ".parquet")

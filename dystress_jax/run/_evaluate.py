@@ -11,16 +11,10 @@ from ..training import TrainState
 from ._build import build, rebuild, with_images
 from ._environment import usable_jax
 from ._own import Own, check_given_again, choose, name_of, name_own
+from ._same_images import changed_images, check_same, describe
 from ._saved import CHECKPOINTS, SETTINGS_FILE, read_config, state_at
 from .config import Config, ConfigError
-from .data import (
-    changed_images,
-    check_same,
-    describe,
-    images_from_anywhere,
-    open_own,
-    reporting_unreadable_images,
-)
+from .data import images_from_anywhere, open_own, reporting_unreadable_images
 from .evaluations import (
     EVALUATIONS,
     Evaluate,

@@ -17,10 +17,7 @@ from PIL import Image
 
 from .. import data, evaluation, sharding
 from ..evaluation import Result
-from ..files import (
-    leaving_nothing,
-    write_json,
-)
+from ..files import leaving_nothing, write_json
 from ..training import TrainState, checkpoint, make_train_step
 from ..training.interrupt import StopRequest
 from ..training.log import DivergedError, Log
@@ -39,16 +36,12 @@ from ._build import build, with_images
 from ._environment import usable_jax
 from ._own import Own, name_own
 from ._recording import Recording, is_due
+from ._same_images import check_same
 from ._saved import CHECKPOINTS
 from ._weights import begin_from
 from ._workdir import SUMMARY_FILE, check_run, check_still_there, lock_workdir, write_run_files
 from .config import Config, ConfigError
-from .data import (
-    check_same,
-    lines_about,
-    reporting_unreadable_images,
-    with_absolute_paths,
-)
+from .data import lines_about, reporting_unreadable_images, with_absolute_paths
 from .evaluations import CannotEvaluate, Evaluate
 from .experiment import Experiment
 from .fields import differences, fields

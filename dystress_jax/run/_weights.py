@@ -16,9 +16,9 @@ from ._environment import usable_jax
 from ._load import load
 from ._onnx import to_onnx
 from ._own import Own
+from ._same_images import as_remembered, remember
 from ._saved import CHECKPOINTS, SETTINGS_FILE, read_config, state_at
 from .config import Config, ConfigError
-from .data import as_remembered, remember
 from .experiment import Experiment
 
 SHOWN = 4  # names in a line

@@ -13,9 +13,9 @@ from ..training import checkpoint
 from . import language
 from ._environment import ENVIRONMENT_FILE, environment
 from ._own import check_given_again
+from ._same_images import remember
 from ._saved import CHECKPOINTS, SETTINGS_FILE, read_config
 from .config import Config, ConfigError
-from .data import remember
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume
 from .show import note
