@@ -129,9 +129,21 @@ def test_it_goes_on_where_it_was(workdir, other, tmp_path, monkeypatch):
         np.testing.assert_array_equal(found[name], whole[name])
 
 
-def noise(*, sizes, holdout):
+def noise(*, sizes):
+    """A source of one's own that holds nothing out."""
     images = np.random.default_rng(0).integers(0, 256, (*sizes, 3), np.uint8)
-    return data.split_holdout(data.from_arrays(images), holdout)
+    return {"train": data.from_arrays(images)}
+
+
+def split_noise(*, sizes, holdout):
+    return data.split_holdout(noise(sizes=sizes)["train"], holdout)
+
+
+@pytest.mark.parametrize("name", ["noise", "split_noise"])
+def test_nothing_is_held_out_of_a_source_of_one_s_own(name, workdir, tmp_path):
+    source = {"source": f"tests.test_embed:{name}", "options": {"sizes": (20, 12, 12)}}
+    found = rows(run.embed(workdir, tmp_path / "z.npz", on=source))
+    assert found["splits"].tolist() == ["train"] * 20
 
 
 def test_a_draft_is_used_only_if_it_is_whole(workdir, tmp_path, monkeypatch):

@@ -19,9 +19,10 @@ from ._load import Encoder, load
 from ._own import Own, choose
 from ._same_images import describe
 from ._saved import CHECKPOINTS
-from .config import Config, ConfigError, Data
+from .config import Config, ConfigError, Data, arguments
 from .data import Sources, images_from_anywhere, may_skip, open_own
 from .other import open_other
+from .tables import find, is_own
 
 KINDS = (".npz", ".parquet")
 NOTED = 16  # batches between two notes of how far it is
@@ -152,7 +153,11 @@ def _sources(encoder: Encoder, on: Mapping[str, Any] | None, own: Own) -> Source
     """The images, all of one shape."""
     config = encoder.config
     if on:
-        return open_other(config, {"holdout": 0.0, **on}, encoder.image_shape, flag="")
+        source = on.get("source", Data().source)
+        own_opener = find(data.SOURCES, source, field="--source") if is_own(source) else None
+        if own_opener is None or "holdout" in arguments(own_opener):
+            on = {"holdout": 0.0, **on}
+        return open_other(config, on, encoder.image_shape, flag="")
     checkpoints = encoder.origin.workdir / CHECKPOINTS
     return open_own(config, choose(config, own).source, checkpoints, flags="--source and --path")
 
