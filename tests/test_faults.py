@@ -106,6 +106,7 @@ def test_a_finished_run_that_is_made_longer_is_not_complete(
         (".lock", ".lock cannot be written"),
         ("metrics.jsonl", "metrics.jsonl cannot be read: it is no file"),
         ("config.json", "config.json cannot be written: Is a directory"),
+        ("skipped.txt", "skipped.txt cannot be deleted: Is a directory"),
     ],
 )
 def test_a_file_of_the_wrong_kind_is_told_before_the_first_step(tmp_path, images, name, said):

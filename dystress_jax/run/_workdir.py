@@ -110,10 +110,11 @@ def write_run_files(experiment: Experiment, workdir: pathlib.Path, step: int) ->
     remember(experiment.train, workdir)
     if experiment.language is not None:
         experiment.language.tokenizer.save(workdir / language.FILE)
-    (workdir / "skipped.txt").unlink(missing_ok=True)
+    path = workdir / "skipped.txt"
+    with told(path, "deleted"):
+        path.unlink(missing_ok=True)
     skipped = [line for source in experiment.sources.values() for line in source.skipped]
     if skipped:
-        path = workdir / "skipped.txt"
         write_text(path, "\n".join(skipped) + "\n")
         note(f"left out: {len(skipped)} that cannot be used, listed in {path}")
 
