@@ -31,7 +31,6 @@ import numpy as np
 from dystress_jax import data, evaluation
 from dystress_jax import run as run_lib
 from dystress_jax.configs import clip_quickstart
-from dystress_jax.run import evaluations
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -169,7 +168,7 @@ def run(study: str, config: run_lib.Config, workdir: pathlib.Path) -> dict[str, 
         experiment, state = run_lib.restore(workdir)
         drawings = data.without_classes(experiment.sources["test"], FLAGS_AND_PEOPLE)
         concepts = data.classes_from_captions(drawings)
-        encoder = evaluations.dual_encoder(experiment, state.params, state.stats)
+        encoder = experiment.towers(state.params, state.stats)
         embedded = evaluation.embed_images(encoder, concepts, mesh=experiment.mesh)
         result = evaluation.evaluate_zero_shot(embedded, templates=["{}"])
         found["without_flags_and_people"] = result.value("top1")

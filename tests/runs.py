@@ -9,7 +9,7 @@ from PIL import Image
 from dystress_jax import run
 from dystress_jax.files import write_json
 from dystress_jax.run import language
-from dystress_jax.run.data import remember
+from dystress_jax.run._same_images import remember
 from dystress_jax.training import checkpoint
 
 NAMES = ("red", "green")

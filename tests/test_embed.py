@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,8 +10,9 @@ import pytest
 from PIL import Image, ImageOps
 
 import dystress_jax
-from dystress_jax import microscope, run
-from dystress_jax.run import _embed
+from dystress_jax import data, microscope, run
+from dystress_jax.files import FileError
+from dystress_jax.run import _embed, _same_images
 from tests import runs
 
 pytestmark = pytest.mark.ci
@@ -109,7 +111,7 @@ def test_it_goes_on_where_it_was(workdir, other, tmp_path, monkeypatch):
     whole = rows(run.embed(workdir, tmp_path / "whole.npz", on=on(other), batch_size=8))
     broken = pathlib.Path(whole["paths"][26])
     good = broken.read_bytes()
-    monkeypatch.setattr("dystress_jax.run.data.IMAGES_COMPARED", 2)  # it is met while embedding
+    monkeypatch.setattr(_same_images, "IMAGES_COMPARED", 2)  # it is met while embedding
     broken.write_bytes(good[:40].ljust(len(good), b"\0"))
     with pytest.raises(run.EmbedError, match=f"{broken.name}.*z.npz.partial.*goes on"):
         run.embed(workdir, tmp_path / "z.npz", on=on(other), batch_size=8)
@@ -125,6 +127,50 @@ def test_it_goes_on_where_it_was(workdir, other, tmp_path, monkeypatch):
     assert sum(computed) <= 39 - done + 2 * 8  # the last batch of each split is padded
     for name in ("features", "embeddings", "labels", "ids", "paths"):
         np.testing.assert_array_equal(found[name], whole[name])
+
+
+def noise(*, sizes):
+    """A source of one's own that holds nothing out."""
+    images = np.random.default_rng(0).integers(0, 256, (*sizes, 3), np.uint8)
+    return {"train": data.from_arrays(images)}
+
+
+def split_noise(*, sizes, holdout):
+    return data.split_holdout(noise(sizes=sizes)["train"], holdout)
+
+
+@pytest.mark.parametrize("name", ["noise", "split_noise"])
+def test_nothing_is_held_out_of_a_source_of_one_s_own(name, workdir, tmp_path):
+    source = {"source": f"tests.test_embed:{name}", "options": {"sizes": (20, 12, 12)}}
+    found = rows(run.embed(workdir, tmp_path / "z.npz", on=source))
+    assert found["splits"].tolist() == ["train"] * 20
+
+
+def test_a_draft_is_used_only_if_it_is_whole(workdir, tmp_path, monkeypatch):
+    """Options are tuples, and lists in the draft."""
+    source = {"source": "tests.test_embed:noise", "options": {"sizes": (20, 12, 12)}}
+    arguments = {"on": source, "batch_size": 8}
+    whole = rows(run.embed(workdir, tmp_path / "whole.npz", **arguments))
+    write = dict(_embed._WRITERS)
+
+    def full(*arguments):
+        raise OSError("no room")
+
+    monkeypatch.setitem(_embed._WRITERS, ".npz", full)
+    with pytest.raises(FileError, match="no room"):
+        run.embed(workdir, tmp_path / "z.npz", **arguments)
+    monkeypatch.setitem(_embed._WRITERS, ".npz", write[".npz"])
+    shutil.copytree(tmp_path / "z.npz.partial", tmp_path / "y.npz.partial")
+    (tmp_path / "y.npz.partial" / "features.npy").unlink()
+    computed = []
+    shard = _embed.sharding.shard_batch
+    counted = lambda batch, mesh: (computed.append(len(batch["image"])), shard(batch, mesh))[1]
+    monkeypatch.setattr(_embed.sharding, "shard_batch", counted)
+    for name, batches in (("z.npz", 0), ("y.npz", 3)):
+        computed.clear()
+        found = rows(run.embed(workdir, tmp_path / name, **arguments))
+        assert len(computed) == batches
+        np.testing.assert_array_equal(found["features"], whole["features"])
 
 
 def test_what_is_half_done_of_other_images_is_not_used(workdir, other, tmp_path):

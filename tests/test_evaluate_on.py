@@ -14,6 +14,7 @@ from dystress_jax.commands import COMMANDS
 from dystress_jax.commands import eval as eval_command
 from dystress_jax.errors import ArgumentError
 from dystress_jax.run import summary
+from dystress_jax.run.other import open_other
 from dystress_jax.run.overrides import take_group
 from tests import runs
 
@@ -171,6 +172,21 @@ def test_an_image_that_cannot_be_read_is_left_out_by_a_flag(place, tmp_path):
     assert result.protocol["test_images"] == 11
 
 
+@pytest.mark.parametrize("temperature", ["isogclr", "tempnet"])
+def test_other_images_are_left_out_whatever_the_run_was_trained_with(temperature, tmp_path):
+    """These have a number for each training image, so that none of those may be left out."""
+    runs.write_images(tmp_path / "other", names=NAMES)
+    (tmp_path / "other" / "test" / "x" / "0.png").write_bytes(b"no image")
+    config = runs.settings(tmp_path / "own", **{"temperature.name": temperature})
+    found = open_other(config, on(tmp_path, on_error="skip"), (12, 12, 3))
+    assert {split: len(source) for split, source in found.items()} == {"train": 40, "test": 15}
+    with pytest.raises(run.ConfigError, match=r"^--on\.caption_noise: found 0\.5 with"):
+        open_other(config, on(tmp_path, caption_noise=0.5), (12, 12, 3))
+    pairs = runs.clip_settings(tmp_path / "own")
+    found = open_other(pairs, on(tmp_path, on_error="skip", prompts="a {}"), (12, 12, 3))
+    assert found["train"].captions is not None
+
+
 def test_a_result_says_where_its_images_are(place, monkeypatch):
     monkeypatch.chdir(place)
     _, numbers = run.evaluate(settings(place), place / "run", "knn", on=on(place, path="other"))
@@ -281,14 +297,26 @@ def test_every_command_has_three_examples_that_its_help_shows():
 def test_a_config_names_further_images_to_measure_on_while_training(place, tmp_path, capsys):
     folder = runs.write_images(tmp_path / "images")
     config = runs.settings(
-        folder, steps=2, knn_every=2, eval_on={"shapes": on(place)}, checkpoint_every=0
+        folder,
+        steps=2,
+        knn_every=2,
+        eval_on={"shapes": on(place)},
+        checkpoint_every=0,
+        evaluation="retrieval",
     )
     numbers = run.train(config, tmp_path / "run")
     assert numbers["evaluations"]["knn on shapes"]["protocol"]["classes"] == 3
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     logged = json.loads(lines[-1])
     assert logged["knn_shapes"] == numbers["evaluations"]["knn on shapes"]["top1"]
-    assert "knn on shapes, test images, 3 classes" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "knn on shapes, test images, 3 classes" in said
+    # What was asked for and cannot be measured is told, what nobody has asked for is not.
+    for name in ("retrieval", "retrieval on shapes"):
+        assert (
+            f"\n{name} is not measured: --evaluation: found a run with config.method simclr" in said
+        )
+    assert "zero_shot" not in said
     # The record of that step has what the held-out images say of the encoder.
     records = microscope.read(tmp_path / "run")
     measured = [n for n in logged if n.startswith(("knn", "features_", "embeddings_"))]
@@ -352,6 +380,23 @@ def test_results_of_other_images_are_kept_apart(tmp_path):
     assert (tmp_path / "knn_3_confusion.png").exists()
 
 
+def test_a_confusion_stays_beside_its_own_result(tmp_path):
+    """The run ends, is evaluated, goes on, ends, and is evaluated again."""
+
+    def counts(*labels):
+        known = np.array(labels)
+        return evaluation.confusion(known, known, ("a", "b"))
+
+    for step, found in ((100, counts(0, 1)), (200, counts(0, 0, 1))):
+        summary.keep_confusions(tmp_path, {"knn": evaluation.Result((), {}, confusion=found)}, step)
+        numbers = {"settings": {}, "checkpoint_step": step}
+        summary.keep_result(tmp_path, "knn", "newest", numbers, found)
+    read = lambda name: json.loads((tmp_path / name).read_text())
+    assert [read(name)["checkpoint_step"] for name in ("knn_100.json", "knn.json")] == [100, 200]
+    assert read("knn_100_confusion.json")["counts"] == [[1, 0], [0, 1]]
+    assert read("knn_confusion.json")["counts"] == [[2, 0], [0, 1]]
+
+
 def test_of_many_classes_no_pairs_are_counted():
     count = 1_001
     labels = np.repeat(np.arange(count), 2)
@@ -382,7 +427,7 @@ def test_a_result_of_many_classes_says_that_it_has_no_confusion(place, tmp_path)
     assert numbers["notes"] == ["no confusion matrix: the 1,001 classes are too many for one"]
     assert len(numbers["per_class_accuracy"]) == 1_001
     summary.keep_result(tmp_path, "many", "newest", numbers, result.confusion)
-    summary.keep_confusions(tmp_path, {"many": result})
+    summary.keep_confusions(tmp_path, {"many": result}, numbers["checkpoint_step"])
     [file] = tmp_path.iterdir()  # no confusion beside it
     assert file.name.startswith("many_on.source=folder")
     few, numbers = run.evaluate(settings(place), place / "run", "knn", on=on(place))

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 from dystress_jax import losses, run, schemes, sharding, temperatures
-from dystress_jax.run import Own, cli
+from dystress_jax.files import write_json
+from dystress_jax.run import Own, cli, evaluations
 from dystress_jax.run import _build as build
 from dystress_jax.run._own import choose
 from dystress_jax.run.fields import put
 from dystress_jax.run.tables import make
 from dystress_jax.training import checkpoint
-from tests import own
+from tests import own, runs
 from tests.command_lines import parsed
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -466,6 +467,23 @@ def test_evaluations_of_ones_own_take_options_and_may_be_given_in_python(images)
     assert again["evaluations"]["mine"]["scaled"] == 3.0
     with pytest.raises(run.ConfigError, match=r"options\.facto: found 3, .*allowed: factor"):
         train(*flags, "--config.evaluation_options.facto=3", workdir="wrong")
+
+
+def knn(experiment, state):
+    """An evaluation of one's own with a name of ours."""
+    raise AssertionError("it must not be measured")
+
+
+def test_evaluations_of_ones_own_have_names_of_their_own(tmp_path):
+    message = r"^evaluations: found 'knn', which is one of ours; allowed: another name"
+    config = runs.grey_settings(tmp_path / "grey.npz")
+    with pytest.raises(run.ConfigError, match=message):
+        run.train(config, tmp_path / "run", own=Own(evaluations={"knn": knn}))
+    assert not (tmp_path / "run").exists()
+    write_json(tmp_path / "run" / "config.json", dataclasses.asdict(config))
+    with pytest.raises(run.ConfigError, match=message):
+        run.evaluate(config, tmp_path / "run", knn)
+    assert evaluations.own_table({"knn": evaluations.knn}) == {"knn": evaluations.knn}
 
 
 def test_a_function_may_take_any_options():

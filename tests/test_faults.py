@@ -16,7 +16,7 @@ import pytest
 
 from dystress_jax import run
 from dystress_jax.files import FileError
-from dystress_jax.run import ConfigError, _environment, _train, summary
+from dystress_jax.run import ConfigError, _environment, _train, _workdir, summary
 from dystress_jax.training import checkpoint, processes
 from dystress_jax.training.checkpoint import CheckpointError
 from dystress_jax.training.interrupt import StopRequest
@@ -106,6 +106,7 @@ def test_a_finished_run_that_is_made_longer_is_not_complete(
         (".lock", ".lock cannot be written"),
         ("metrics.jsonl", "metrics.jsonl cannot be read: it is no file"),
         ("config.json", "config.json cannot be written: Is a directory"),
+        ("skipped.txt", "skipped.txt cannot be deleted: Is a directory"),
     ],
 )
 def test_a_file_of_the_wrong_kind_is_told_before_the_first_step(tmp_path, images, name, said):
@@ -248,9 +249,9 @@ def test_a_directory_that_another_run_has_taken_meanwhile_is_left_to_it(
     tmp_path, images, monkeypatch
 ):
     def taken(*_, **__):
-        raise _train.filelock.Timeout(".lock")
+        raise _workdir.filelock.Timeout(".lock")
 
-    monkeypatch.setattr(_train.filelock.FileLock, "acquire", taken)
+    monkeypatch.setattr(_workdir.filelock.FileLock, "acquire", taken)
     with pytest.raises(ConfigError, match="another run is writing to"):
         train(tmp_path / "new", images)
     assert (tmp_path / "new").is_dir()

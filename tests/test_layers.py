@@ -95,6 +95,19 @@ def test_no_two_modules_import_each_other():
     assert order.index(("run", "config")) < order.index(("run", "checks"))
 
 
+@pytest.mark.parametrize("folder", ["losses", "run"])
+def test_modules_stand_on_the_page_of_the_architecture_after_all_that_they_import(folder):
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    entry = re.search(rf"^ {{6}}{folder}/ .*\n(?:^ {{8}}.*\n)*", page, re.MULTILINE)
+    modules = {path.stem: path for path in FILES if path.parent == PACKAGE / folder}
+    names = entry[0] if folder == "losses" else re.sub(r"(?m)(?<=\w) {2,}.*$", "", entry[0])
+    order = [name for name in dict.fromkeys(re.findall(r"\w+", names)) if name in modules]
+    assert {*order, "__init__"} == {*modules}
+    for place, name in enumerate(order):
+        needed = {there[1] for there in imported(modules[name]) if there[0] == folder}
+        assert needed & modules.keys() <= set(order[:place]), name
+
+
 @each_file
 def test_below_run_nothing_knows_the_name_of_a_field(path):
     if LEVEL[room(path)] >= LEVEL["run"]:

@@ -17,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event
 from dystress_jax import metrics, microscope, report, run, sharding, similarities, temperatures
 from dystress_jax.files import FileError
 from dystress_jax.microscope import KINDS, Compared, Recorder
-from dystress_jax.run import _train, networks
+from dystress_jax.run import _recording, networks
 from dystress_jax.training import init_state, prepared
 from dystress_jax.training.loggers import Begun, open_loggers
 from dystress_jax.training.watch import before, make_look
@@ -485,7 +485,7 @@ def test_a_method_that_does_not_say_what_it_compares_is_not_recorded():
 
 @pytest.mark.ci
 def test_a_run_of_such_a_method_still_says_where_its_images_lie(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(_train, "make_look", lambda *_, **__: None)
+    monkeypatch.setattr(_recording, "make_look", lambda *_, **__: None)
     config = runs.settings(runs.write_images(tmp_path / "images"), steps=2, checkpoint_every=0)
     run.train(config, tmp_path / "run")
     assert "records no pairs, only where some images lie: the method" in capsys.readouterr().out

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.decomposition import PCA
 
 from dystress_jax import data, evaluation
 from dystress_jax.evaluation import feature_map, neighbour_grid
 from dystress_jax.evaluation.feature_map import _with_room
 from dystress_jax.evaluation.neighbour_grid import RIGHT, WRONG
+from dystress_jax.run.pictures import write_png
 
 NAMES = ("a very long name of a class", "caf\u00e9", "c")
 
@@ -78,6 +80,21 @@ def test_features_without_spread_have_a_place(shape):
     np.testing.assert_allclose(places, 0, atol=1e-12)
     np.testing.assert_allclose(shares, 0, atol=1e-12)
     assert feature_map(np.ones(shape), source(shape[0])).size == (1280, 960)
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "map.png"
+    write_png(path, Image.new("RGB", (3, 2)))
+    before = path.read_bytes()
+
+    def full(self, file, *arguments, **keywords):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        write_png(path, Image.new("RGB", (30, 20)))
+    assert path.read_bytes() == before
 
 
 def test_thumbnails_do_not_cover_one_another():

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dystress_jax.data.tokenizer import _text, load_tokenizer, train_tokenizer
+from dystress_jax.files import FileError
 
 CAPTIONS = ["a red cat", "a red dog", "the cat, and the dog", "Él café", "two cats", "two dogs"] * 2
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "cat", "##s", ",", "\u2028", "cafe"]
@@ -146,6 +147,14 @@ def test_a_saved_vocabulary_comes_back(trained, tmp_path):
     assert loaded.fingerprint == trained.fingerprint
     captions = [*CAPTIONS, *STRANGE.values()]
     np.testing.assert_array_equal(loaded.encode(captions), trained.encode(captions))
+
+
+def test_a_vocabulary_that_cannot_be_saved_leaves_nothing(trained, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.mkdir()
+    with pytest.raises(FileError, match=r"tokenizer\.json cannot be written: Is a directory"):
+        trained.save(path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_fingerprint_tells_vocabularies_and_rules_apart(trained, vocab_txt, tmp_path):

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from dystress_jax import data, run
-from dystress_jax.run.data import check_same, describe, lines_about, own_image_in_queue
+from dystress_jax.run._same_images import check_same, describe
+from dystress_jax.run.data import lines_about, own_image_in_queue
 from dystress_jax.run.inputs import make_inputs
 from dystress_jax.training import checkpoint
 

@@ -16,7 +16,8 @@ from dystress_jax import data, run
 from dystress_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from dystress_jax.files import write_json
 from dystress_jax.run import ConfigError, _evaluate, _train, language
-from dystress_jax.run.data import describe, with_absolute_paths
+from dystress_jax.run._same_images import describe
+from dystress_jax.run.data import with_absolute_paths
 from dystress_jax.training import checkpoint
 from tests.processes import (
     command,

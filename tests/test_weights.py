@@ -474,10 +474,12 @@ def test_what_the_parser_reads_is_what_safetensors_has():
 
 def test_nothing_is_written_over(tmp_path):
     path = tmp_path / "w.safetensors"
-    weights.write(path, {"a": np.ones(2, np.float32).reshape(1, 2).T})
+    weights.write(path, {"a": np.ones(2, np.float32).reshape(1, 2).T, "one": np.float32(3)})
     with pytest.raises(weights.WeightsError, match="is there already"):
         weights.write(path, {"a": np.zeros(2, np.float32)})
-    np.testing.assert_array_equal(safetensors.numpy.load_file(path)["a"], np.ones((2, 1)))
+    written = safetensors.numpy.load_file(path)
+    np.testing.assert_array_equal(written["a"], np.ones((2, 1)))
+    assert written["one"].shape == ()
     with pytest.raises(weights.WeightsError, match=r"ends in \.pth; allowed: \.safetensors"):
         weights.write(tmp_path / "w.pth", {})
     assert os.listdir(tmp_path) == ["w.safetensors"]

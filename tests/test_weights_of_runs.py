@@ -3,8 +3,10 @@
 import dataclasses
 import gc
 import json
+import logging
 import resource
 import sys
+import types
 
 import jax
 import numpy as np
@@ -90,6 +92,8 @@ def test_towers_go_out_with_their_scale(settings, folder, tmp_path):
         file = safetensors.numpy.load_file(out)
         assert np.exp(file["logit_scale"]) == pytest.approx(1 / 0.2)
         assert ("logit_bias" in file) == ("loss.name" in settings)
+        shape = (1,) if name == "huggingface" and "loss.name" in settings else ()
+        assert all(x.shape == shape for n, x in file.items() if n.startswith("logit_"))
         into = runs.clip_settings(
             folder,
             **settings,
@@ -102,6 +106,27 @@ def test_towers_go_out_with_their_scale(settings, folder, tmp_path):
         np.testing.assert_array_equal(old.encode_images(IMAGES), new.encode_images(IMAGES))
         texts = ["a red drawing", "a green drawing"]
         np.testing.assert_array_equal(old.encode_texts(texts), new.encode_texts(texts))
+
+
+@pytest.mark.parametrize(
+    ("temperature", "scale"),
+    [
+        ({"name": "constant", "tau": 0.05}, {"logit_scale": pytest.approx(np.log(20), rel=1e-6)}),
+        ({"name": "dystress", "tau_min": 0.02, "tau_max": 0.04}, {}),
+    ],
+    ids=lambda x: x.get("name"),
+)
+def test_towers_go_out_with_a_scale_only_where_the_run_has_one(
+    temperature, scale, folder, tmp_path
+):
+    of_run = {f"temperature.{name}": value for name, value in temperature.items()}
+    plain = {"model.name": "vit_micro", "text.pooling": "eot", "temperature.tau": 0.1}
+    config = runs.clip_settings(folder, **plain | of_run)
+    runs.saved(config, tmp_path / "run", steps=(1,))
+    out = tmp_path / "open_clip.safetensors"
+    run.export_weights(tmp_path / "run", out, format="open_clip")
+    file = safetensors.numpy.load_file(out)
+    assert {name: x.item() for name, x in file.items() if name.startswith("logit")} == scale
 
 
 def test_towers_come_in_with_a_vocabulary_whose_first_number_is_a_word(folder, tmp_path):
@@ -237,6 +262,22 @@ def test_onnx_without_its_packages_says_what_to_install(trained, tmp_path, monke
     with pytest.raises(run.ConfigError, match=message):
         run.export_weights(trained[0], tmp_path / "x.onnx", format="onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_onnx_is_converted_without_undoing_how_the_user_logs(trained, tmp_path, monkeypatch):
+    def convert(*arguments, **keywords):
+        assert not logging.getLogger("jax2onnx").isEnabledFor(logging.WARNING)
+        raise ValueError("no")
+
+    monkeypatch.setitem(sys.modules, "jax2onnx", types.SimpleNamespace(to_onnx=convert))
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace())
+    logging.disable(logging.ERROR)
+    try:
+        with pytest.raises(weights.WeightsError, match=r"cannot convert the encoder \(ValueError"):
+            run.export_weights(trained[0], tmp_path / "x.onnx", format="onnx")
+        assert logging.root.manager.disable == logging.ERROR
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_an_import_that_fails_leaves_nothing(tmp_path):

@@ -16,6 +16,7 @@ from jaxtyping import Int
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from ..errors import ArgumentError
+from ..files import write_text
 
 PADDING = ("[PAD]", "<pad>")
 ENDS = (("[CLS]", "[SEP]"), ("<s>", "</s>"), ("<|startoftext|>", "<|endoftext|>"))
@@ -85,11 +86,12 @@ class Tokenizer:
         return ids
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a tokenizer.json for `load_tokenizer`; never half a file."""
-        path = pathlib.Path(path)
-        unfinished = path.with_name(path.name + ".unfinished")
-        unfinished.write_text(self.pipeline.to_str(pretty=True), encoding="utf-8")
-        unfinished.replace(path)
+        """Write a tokenizer.json for `load_tokenizer`; never half a file.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        write_text(pathlib.Path(path), self.pipeline.to_str(pretty=True))
 
 
 def train_tokenizer(

@@ -17,13 +17,13 @@ from ._embed import EmbedError as EmbedError
 from ._embed import embed as embed
 from ._evaluate import evaluate as evaluate
 from ._evaluate import evaluate_all as evaluate_all
-from ._evaluate import read_config as read_config
 from ._evaluate import restore as restore
 from ._load import Encoder as Encoder
 from ._load import ImageTextEncoder as ImageTextEncoder
 from ._load import ZeroShotClassifier as ZeroShotClassifier
 from ._load import load as load
 from ._own import Own as Own
+from ._saved import read_config as read_config
 from ._train import train as train
 from ._weights import export_weights as export_weights
 from ._weights import import_weights as import_weights

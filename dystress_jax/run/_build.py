@@ -21,9 +21,10 @@ from ..similarities import PrecisionLike, as_similarity
 from ..training import optim
 from . import language, networks
 from ._own import Chosen, Own, choose, name_own
+from ._same_images import describe, remembered
 from .checks import has_batchnorm, ignored
 from .config import Config, ConfigError, arguments
-from .data import Sources, check_labels, describe, open_sources, remembered
+from .data import Sources, check_labels, open_sources
 from .experiment import Embed, Encode, Experiment, Schedule
 from .fields import as_fields, fields
 from .inputs import Inputs, make_inputs

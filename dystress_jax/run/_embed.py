@@ -17,9 +17,12 @@ from ..files import parse_json, told, write_json
 from ._environment import usable_jax
 from ._load import Encoder, load
 from ._own import Own, choose
-from .config import Config, ConfigError, Data
-from .data import Sources, describe, images_from_anywhere, may_skip, open_own
+from ._same_images import describe
+from ._saved import CHECKPOINTS
+from .config import Config, ConfigError, Data, arguments
+from .data import Sources, images_from_anywhere, may_skip, open_own
 from .other import open_other
+from .tables import find, is_own
 
 KINDS = (".npz", ".parquet")
 NOTED = 16  # batches between two notes of how far it is
@@ -93,7 +96,7 @@ def embed(
         draft = _Draft.open(out, encoder, sources, protocol)
         _compute(encoder, sources, draft, batch_size)
     with told(out, "written"):
-        _WRITERS[out.suffix](draft, sources, protocol, out)
+        _WRITERS[out.suffix](draft, sources, out)
         shutil.rmtree(draft.place)
     return out
 
@@ -150,8 +153,12 @@ def _sources(encoder: Encoder, on: Mapping[str, Any] | None, own: Own) -> Source
     """The images, all of one shape."""
     config = encoder.config
     if on:
-        return open_other(config, {"holdout": 0.0, **on}, encoder.image_shape, flag="")
-    checkpoints = encoder.origin.workdir / "checkpoints"
+        source = on.get("source", Data().source)
+        own_opener = find(data.SOURCES, source, field="--source") if is_own(source) else None
+        if own_opener is None or "holdout" in arguments(own_opener):
+            on = {"holdout": 0.0, **on}
+        return open_other(config, on, encoder.image_shape, flag="")
+    checkpoints = encoder.origin.workdir / CHECKPOINTS
     return open_own(config, choose(config, own).source, checkpoints, flags="--source and --path")
 
 
@@ -160,6 +167,7 @@ class _Draft(NamedTuple):
 
     place: pathlib.Path
     arrays: dict[str, np.memmap]
+    protocol: dict[str, Any]
     done: int
 
     @classmethod
@@ -175,40 +183,42 @@ class _Draft(NamedTuple):
             "labels": ((count,), np.int32),
             "ids": ((count,), np.int32),
         }
-        done = 0
         with told(place, "used"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 noted = parse_json((place / "progress.json").read_bytes())
-                if noted["protocol"] == protocol:
-                    arrays = {n: _map(place / f"{n}.npy", *shape) for n, shape in shapes.items()}
-                    return cls(place, arrays, min(int(noted["done"]), count))
+                if noted["protocol"] == json.loads(json.dumps(protocol)):  # where tuples are lists
+                    arrays = {n: _there(place / f"{n}.npy", *shape) for n, shape in shapes.items()}
+                    return cls(place, arrays, protocol, min(int(noted["done"]), count))
             if place.is_dir():
                 shutil.rmtree(place)
             place.mkdir(parents=True)
-            arrays = {n: _map(place / f"{n}.npy", *shape) for n, shape in shapes.items()}
-        draft = cls(place, arrays, done)
-        draft.note(0, protocol)
+            arrays = {n: _new(place / f"{n}.npy", *shape) for n, shape in shapes.items()}
+        draft = cls(place, arrays, protocol, done=0)
+        draft.note(0)
         return draft
 
-    def note(self, done: int, protocol: dict[str, Any]) -> None:
+    def note(self, done: int) -> None:
         """Say how many rows are on disk."""
         for array in self.arrays.values():
             array.flush()
-        write_json(self.place / "progress.json", {"done": done, "protocol": protocol})
+        write_json(self.place / "progress.json", {"done": done, "protocol": self.protocol})
 
 
 def _draft_of(out: pathlib.Path) -> pathlib.Path:
     return out.with_name(out.name + ".partial")
 
 
-def _map(path: pathlib.Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
-    """An array in a file, new or as it is.
+def _new(path: pathlib.Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
+    """An array in a file."""
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def _there(path: pathlib.Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
+    """The array that a file holds.
 
     Raises:
-        ValueError: the file holds another array.
+        OSError, ValueError: there is none, or another one.
     """
-    if not path.exists():
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     array = np.lib.format.open_memmap(path, mode="r+")
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(path)
@@ -218,7 +228,6 @@ def _map(path: pathlib.Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
 def _compute(encoder: Encoder, sources: Sources, draft: _Draft, batch_size: int) -> None:
     """Fill the rows that are not done."""
     experiment, done = encoder.origin.experiment, draft.done
-    protocol = parse_json((draft.place / "progress.json").read_bytes())["protocol"]
     batch_size += -batch_size % experiment.mesh.size
     total = sum(map(len, sources.values()))
     bar = tqdm.tqdm(total=total, initial=done, unit=" images", dynamic_ncols=True)
@@ -243,11 +252,11 @@ def _compute(encoder: Encoder, sources: Sources, draft: _Draft, batch_size: int)
                     done = keep(*ahead, done)
                 ahead = computed, batch
                 if number % NOTED == 0:
-                    draft.note(done, protocol)
+                    draft.note(done)
             if ahead is not None:
                 done = keep(*ahead, done)
         finally:
-            draft.note(done, protocol)
+            draft.note(done)
 
 
 def _batches(sources: Sources, done: int, batch_size: int) -> Iterator[data.PaddedBatch]:
@@ -262,27 +271,23 @@ def _batches(sources: Sources, done: int, batch_size: int) -> Iterator[data.Padd
             batches.close()
 
 
-def _write_npz(
-    draft: _Draft, sources: Sources, protocol: dict[str, Any], out: pathlib.Path
-) -> None:
+def _write_npz(draft: _Draft, sources: Sources, out: pathlib.Path) -> None:
     arrays: dict[str, Any] = dict(draft.arrays)
     arrays["splits"] = np.repeat(list(sources), [len(source) for source in sources.values()])
     arrays["class_names"] = np.array(_class_names(sources), dtype=np.str_)
     paths = list(_paths(sources))
     if any(paths):
         longest = max(map(len, paths))
-        stored = _map(draft.place / "paths.npy", (len(paths),), np.dtype(f"<U{longest}"))
+        stored = _new(draft.place / "paths.npy", (len(paths),), np.dtype(f"<U{longest}"))
         stored[:] = paths
         arrays["paths"] = stored
-    arrays["protocol"] = np.array(json.dumps(protocol))
+    arrays["protocol"] = np.array(json.dumps(draft.protocol))
     unfinished = draft.place / "whole.npz"
     np.savez(unfinished, **arrays)
     unfinished.replace(out)
 
 
-def _write_parquet(
-    draft: _Draft, sources: Sources, protocol: dict[str, Any], out: pathlib.Path
-) -> None:
+def _write_parquet(draft: _Draft, sources: Sources, out: pathlib.Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -292,7 +297,7 @@ def _write_parquet(
     vectors = [(name, pa.list_(pa.float32(), width)) for name, width in widths.items()]
     texts = [(name, pa.string()) for name in ("class_name", "splits", "paths")]
     schema = pa.schema([*vectors, ("labels", pa.int32()), ("ids", pa.int32()), *texts])
-    about = {"protocol": json.dumps(protocol), "class_names": json.dumps(names)}
+    about = {"protocol": json.dumps(draft.protocol), "class_names": json.dumps(names)}
     with pq.ParquetWriter(unfinished, schema.with_metadata(about)) as writer:
         for first in range(0, len(draft.arrays["labels"]), ROWS):
             part = {name: array[first : first + ROWS] for name, array in draft.arrays.items()}

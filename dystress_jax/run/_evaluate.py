@@ -7,22 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..evaluation import Result
-from ..files import parse_json
-from ..training import TrainState, checkpoint
+from ..training import TrainState
 from ._build import build, rebuild, with_images
 from ._environment import usable_jax
 from ._own import Own, check_given_again, choose, name_of, name_own
-from .checks import from_config_dict
+from ._same_images import changed_images, check_same, describe
+from ._saved import CHECKPOINTS, SETTINGS_FILE, read_config, state_at
 from .config import Config, ConfigError
-from .data import (
-    changed_images,
-    check_same,
-    describe,
-    images_from_anywhere,
-    open_own,
-    reporting_unreadable_images,
+from .data import images_from_anywhere, open_own, reporting_unreadable_images
+from .evaluations import (
+    EVALUATIONS,
+    Evaluate,
+    check_options,
+    check_share,
+    embedded_by,
+    measure,
+    own_table,
 )
-from .evaluations import EVALUATIONS, Evaluate, check_options, check_share, embedded_by, measure
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume, put
 from .other import for_other_images, open_other
@@ -31,36 +32,6 @@ from .tables import find
 
 Measured = Callable[[str, Result, dict[str, Any]], None]  # name, result, and all for JSON
 OTHER_IMAGES = "--on.source and --on.path"  # the flags that name them
-
-
-def read_config(path: pathlib.Path) -> Config:
-    """The settings of a run, from its config.json.
-
-    Args:
-        path: of the file.
-
-    Raises:
-        ConfigError: the file is damaged, or holds what is no setting of this version.
-        CheckpointError: the run is of another version.
-
-    Example:
-        >>> from dystress_jax import run
-        >>> run.read_config(pathlib.Path("runs/quickstart/config.json")).method
-        'simclr'
-    """
-    checkpoint.check_version(path.parent / "checkpoints")
-    if not path.exists():
-        raise ConfigError(
-            f"{path.parent}: found no run (no {path.name}); allowed: the directory of a run."
-        )
-    try:
-        settings = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: found no settings that can be read ({error})") from error
-    try:
-        return from_config_dict(settings)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
 
 
 @usable_jax()
@@ -95,18 +66,16 @@ def restore(
         (8, 64)
     """
     workdir = pathlib.Path(workdir)
-    trained = read_config(workdir / "config.json")
+    trained = read_config(workdir / SETTINGS_FILE)
     return _restore(config or trained, workdir, which, own)
 
 
 def _restore(
     config: Config, workdir: pathlib.Path, which: str, own: Own
 ) -> tuple[Experiment, TrainState]:
-    directory = workdir / "checkpoints"
     experiment = build(config, workdir, own=own)
-    step = choose_step(directory, which)
-    check_same(experiment.trained_on, directory)
-    return experiment, checkpoint.restore(directory, step, experiment.abstract_state()).state
+    check_same(experiment.trained_on, workdir / CHECKPOINTS)
+    return experiment, state_at(workdir, which, experiment.abstract_state())
 
 
 def evaluate(
@@ -185,14 +154,14 @@ def evaluate_all(
         ['knn']
     """
     workdir = pathlib.Path(workdir)
-    trained = read_config(workdir / "config.json")
+    trained = read_config(workdir / SETTINGS_FILE)
     config = name_own(config, own)
     functions: dict[str, Evaluate] = {}
     for one in wanted:
         if isinstance(one, str):
             functions[one] = find(EVALUATIONS, one, field="--evaluation")
         else:
-            functions[name_of(one)] = one
+            functions |= own_table({name_of(one): one})
     ours = {name: f for name, f in functions.items() if name not in EVALUATIONS}
     if ours:
         check_options(config, ours)
@@ -214,9 +183,7 @@ def evaluate_all(
     if on:
         config = for_other_images(config, keep=changes)
     experiment, notes = _with_images(config, workdir, on, own)
-    directory = workdir / "checkpoints"
-    step = choose_step(directory, which)
-    state = checkpoint.restore(directory, step, experiment.abstract_state()).state
+    state = state_at(workdir, which, experiment.abstract_state())
     shared, found = embedded_by(experiment, state), {}
     for name, function in functions.items():
         with calling_group("on") if on else contextlib.nullcontext():
@@ -244,7 +211,7 @@ def _with_images(
     if on:
         return with_images(experiment, open_other(config, on, shape)), []
     sources = open_own(
-        config, choose(config, own).source, workdir / "checkpoints", flags=OTHER_IMAGES
+        config, choose(config, own).source, workdir / CHECKPOINTS, flags=OTHER_IMAGES
     )
     if sources["train"].image_shape != shape:
         raise ConfigError(
@@ -255,36 +222,8 @@ def _with_images(
     tokenizer = None if experiment.language is None else experiment.language.tokenizer
     now = describe(experiment.sources, tokenizer)
     for of, change in zip(
-        ("training", "test"), changed_images(now, workdir / "checkpoints"), strict=True
+        ("training", "test"), changed_images(now, workdir / CHECKPOINTS), strict=True
     ):
         if change:
             notes.append(f"the {of} images are others than those of the run: {change}")
     return experiment, notes
-
-
-def choose_step(directory: pathlib.Path, name: str) -> int:
-    """The step of a checkpoint: `newest`, `best`, or a number.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    there = checkpoint.steps(directory)
-    if not there:
-        raise ConfigError(
-            f"--workdir: found no checkpoint in {directory}; allowed: a run that has saved one "
-            "(config.checkpoint_every)."
-        )
-    if name == "newest":
-        return there[-1]
-    if name == "best":
-        scores = checkpoint.scores(directory)
-        if not scores:
-            raise ConfigError(
-                "--checkpoint: found best, but kNN was measured at no checkpoint; allowed: newest, "
-                + ", ".join(map(str, there))
-            )
-        return max(scores, key=lambda step: scores[step])
-    if not name.isdecimal() or int(name) not in there:
-        steps = ", ".join(map(str, there))
-        raise ConfigError(f"--checkpoint: found {name!r}; allowed: newest, best, {steps}")
-    return int(name)

@@ -13,13 +13,11 @@ from jaxtyping import Array, Float, Shaped
 from .. import data, evaluation, sharding
 from ..errors import ArgumentError
 from ..evaluation import DualEncoder
-from ..training import checkpoint as checkpoints
 from ._build import rebuild
 from ._environment import usable_jax
-from ._evaluate import choose_step, read_config
 from ._own import Own
+from ._saved import SETTINGS_FILE, read_config, state_at
 from .config import Config
-from .evaluations import dual_encoder
 from .experiment import Experiment
 
 PyTree = Any
@@ -237,7 +235,7 @@ class ImageTextEncoder(Encoder):
 
     @property
     def _towers(self) -> DualEncoder:
-        return dual_encoder(self._parts, self.params, self.stats)
+        return self._parts.towers(self.params, self.stats)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -291,9 +289,7 @@ def load(
         ('simclr', 64)
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
-    experiment = rebuild(read_config(workdir / "config.json"), workdir, own=own)
-    directory = workdir / "checkpoints"
-    step = choose_step(directory, str(checkpoint))
-    state = checkpoints.restore(directory, step, experiment.abstract_state()).state
+    experiment = rebuild(read_config(workdir / SETTINGS_FILE), workdir, own=own)
+    state = state_at(workdir, str(checkpoint), experiment.abstract_state())
     kind = Encoder if experiment.language is None else ImageTextEncoder
-    return kind(state.params, state.stats, Origin(experiment, workdir, step))
+    return kind(state.params, state.stats, Origin(experiment, workdir, int(state.step)))

@@ -43,7 +43,8 @@ def to_onnx(encoder: Encoder) -> Any:
     apply = functools.partial(encoder.apply, encoder.params)
     square = (encoder.size, encoder.size, encoder.image_shape[2])
     names = {"input_names": [IMAGES], "output_names": [FEATURES]}
-    logging.disable(logging.WARNING)  # it tells of every BatchNorm
+    off = logging.root.manager.disable
+    logging.disable(max(off, logging.WARNING))  # it tells of every BatchNorm
     try:
         model = jax2onnx.to_onnx(apply, [("n", *square)], **names)
         del model.graph.value_info[:]  # shapes of what is between, not all of which are right
@@ -59,7 +60,7 @@ def to_onnx(encoder: Encoder) -> Any:
             "the networks that it can, or export for torchvision or timm, and torch.onnx.export."
         ) from error
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(off)
     expected = np.asarray(apply(images))
     most = np.max(np.abs(found - expected)) / max(1.0, float(np.max(np.abs(expected))))
     if not most <= MOST:

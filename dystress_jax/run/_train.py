@@ -1,6 +1,5 @@
 """Training from start to end: data, state, steps, evaluation. No mathematics."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -11,23 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import filelock
 import grain
 import jax
 import numpy as np
-import tqdm
 from PIL import Image
 
-from .. import data, evaluation, microscope, sharding
+from .. import data, evaluation, sharding
 from ..evaluation import Result
-from ..files import (
-    FileError,
-    leaving_nothing,
-    make_directory,
-    told,
-    write_json,
-    write_text,
-)
+from ..files import leaving_nothing, write_json
 from ..training import TrainState, checkpoint, make_train_step
 from ..training.interrupt import StopRequest
 from ..training.log import DivergedError, Log
@@ -41,31 +31,25 @@ from ..training.loggers import (
 )
 from ..training.processes import exchange, together
 from ..training.resident import Resident, bytes_for_images, bytes_of_images
-from ..training.watch import before, make_look
-from . import evaluations, language, show, summary
+from . import evaluations, show, summary
 from ._build import build, with_images
-from ._environment import ENVIRONMENT_FILE, environment, usable_jax
-from ._evaluate import read_config
-from ._own import Own, check_given_again, name_own
-from ._watched import watch_images
+from ._environment import usable_jax
+from ._own import Own, name_own
+from ._recording import Recording, is_due
+from ._same_images import check_same
+from ._saved import CHECKPOINTS
 from ._weights import begin_from
+from ._workdir import SUMMARY_FILE, check_run, check_still_there, lock_workdir, write_run_files
 from .config import Config, ConfigError
-from .data import (
-    check_same,
-    lines_about,
-    remember,
-    reporting_unreadable_images,
-    with_absolute_paths,
-)
+from .data import lines_about, reporting_unreadable_images, with_absolute_paths
 from .evaluations import CannotEvaluate, Evaluate
 from .experiment import Experiment
-from .fields import differences, fields, may_change_on_resume
+from .fields import differences, fields
 from .inputs import picture_of_views
 from .other import for_other_images, open_other
-from .pictures import pictures
+from .pictures import pictures, write_png
+from .show import note
 from .tables import find
-
-SETTINGS_FILE, SUMMARY_FILE = "config.json", "summary.json"
 
 
 @reporting_unreadable_images
@@ -110,68 +94,34 @@ def train(
         with leaving_nothing() as made:
             with together("beginning"):
                 run = _prepare(config, pathlib.Path(workdir).absolute(), own)
-                until_the_end.enter_context(_lock_workdir(run.workdir, made))
+                until_the_end.enter_context(lock_workdir(run.workdir, made))
             _compare_processes(run)
             start = _start(run)
-            _write_run_files(run, start)
+            write_run_files(run.experiment, run.workdir, start.step)
             loggers = until_the_end.enter_context(_loggers(run, start))
-        with StopRequest(_note) as stop:
+        with StopRequest(note) as stop:
             state, last_step, seconds, signal = _train_steps(run, start, stop, loggers)
             if signal is not None:
                 saved = f"saved in {run.checkpoints}; the same command goes on from there"
                 lost = "nothing saved (checkpoint_every is 0)"
-                _note(
+                note(
                     f"{signal}: stopped after step {last_step}, "
                     + (saved if config.checkpoint_every else lost)
                 )
                 return {"stopped_after": last_step}
         # All is saved: from here on a signal ends the run at once.
         began = time.perf_counter()
-        found = _measure(run, state)
-        drawn = _draw(run, state)
+        found, drawn = _measure(run, state)
+        drawn |= _draw(run, state)
         numbers = {"steps": int(state.step), "seed": config.seed, **summary.of_results(found)}
         numbers["seconds"] = round(seconds + time.perf_counter() - began, 1)
         if jax.process_index() == 0:
-            _check_still_there(run)
+            check_still_there(run.workdir)
             write_json(run.workdir / SUMMARY_FILE, numbers)
-            _log_closing(loggers, found, drawn, run)
+            _log_closing(loggers, found, drawn, int(state.step))
             print(_closing_table(run.experiment, found, numbers))
             print(f"to look at the run: dystress report {shlex.quote(_shown(run.workdir))}")
         return numbers
-
-
-@contextlib.contextmanager
-def _lock_workdir(workdir: pathlib.Path, made: list[pathlib.Path]) -> Iterator[None]:
-    """Hold the directory: two runs would write over each other.
-
-    The system lets go of the lock when the process ends, however it ends.
-
-    Args:
-        workdir: is made if it is not there.
-        made: what was made is added, the outermost first.
-    """
-    if jax.process_index() != 0:
-        yield
-        return
-    try:
-        make_directory(workdir, made)
-        lock = filelock.FileLock(workdir / ".lock", blocking=False)
-        lock.acquire()
-    except filelock.Timeout as error:
-        made.clear()  # it is the other run's now
-        raise ConfigError(
-            f"--workdir: another run is writing to {workdir}. Wait for it, stop it, or give a new "
-            "--workdir."
-        ) from error
-    except OSError as error:
-        raise ConfigError(
-            f"--workdir: {error.filename or workdir} cannot be written ({error.strerror}); "
-            "allowed: a directory, new or of an earlier run."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Start(NamedTuple):
@@ -191,6 +141,7 @@ class _Run(NamedTuple):
     workdir: pathlib.Path
     experiment: Experiment
     evaluations: dict[str, Evaluate]
+    asked: frozenset[str]  # of these, what somebody has asked for
     others: dict[str, Experiment]  # the same parts with further images to measure on
 
     @property
@@ -199,38 +150,39 @@ class _Run(NamedTuple):
 
     @property
     def checkpoints(self) -> pathlib.Path:
-        return self.workdir / "checkpoints"
+        return self.workdir / CHECKPOINTS
 
 
 def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
     """Build every part; whatever cannot work fails here, before anything compiles."""
     began = time.perf_counter()
     config = name_own(with_absolute_paths(config), own)
-    _check_run(config, workdir)
+    check_run(config, workdir)
     try:
         importable(config.loggers)  # told now, not when all is compiled
     except LoggerError as error:
         raise ConfigError(f"config.loggers: {error}") from error
     devices = jax.devices()
-    _note(f"devices: {len(devices)} x {devices[0].device_kind}; workdir: {workdir}")
+    note(f"devices: {len(devices)} x {devices[0].device_kind}; workdir: {workdir}")
     experiment = build(config, workdir, own=own)
     for line in lines_about(config, experiment.sources):
-        _note(line)
+        note(line)
     named = [config.method]
     if experiment.scheme is not None:
         named += [] if config.loss_name == "softmax" else [config.loss_name]
         named += [f"temperature {config.temperature.name}"]
     length = f"{experiment.schedule.total_steps:,} steps of {config.batch_size:,}"
-    _note(f"{', '.join(named)}; {length}")
+    note(f"{', '.join(named)}; {length}")
     if experiment.measured_split(lambda source: True) is None:
-        _note("no test or held-out images: nothing will be measured (config.data.holdout is 0)")
+        note("no test or held-out images: nothing will be measured (config.data.holdout is 0)")
     if experiment.language is not None:
-        _note(f"vocabulary: {experiment.language.tokenizer.vocab_size:,} tokens")
+        note(f"vocabulary: {experiment.language.tokenizer.vocab_size:,} tokens")
         with contextlib.suppress(CannotEvaluate):
             evaluations.zero_shot_task(experiment)  # a wrong file is told now, not at the end
-    return _Run(
-        began, workdir, experiment, _closing_evaluations(config, own), _on_other_images(experiment)
-    )
+    asked = _asked_evaluations(config, own)
+    closing = {name: evaluations.EVALUATIONS[name] for name in evaluations.CLOSING} | asked
+    others = _on_other_images(experiment)
+    return _Run(began, workdir, experiment, closing, frozenset(asked), others)
 
 
 def _on_other_images(experiment: Experiment) -> dict[str, Experiment]:
@@ -241,18 +193,18 @@ def _on_other_images(experiment: Experiment) -> dict[str, Experiment]:
         sources = open_other(experiment.config, on, shape, flag=f"config.eval_on.{name}")
         others[name] = with_images(without_own, sources)
         counts = ", ".join(f"{len(source):,} {split}" for split, source in sources.items())
-        _note(f"measured too on {name}: {counts}")
+        note(f"measured too on {name}: {counts}")
     return others
 
 
-def _closing_evaluations(config: Config, own: Own) -> dict[str, Evaluate]:
-    """What the run ends with: ours, as far as they can be measured, and what was asked for."""
+def _asked_evaluations(config: Config, own: Own) -> dict[str, Evaluate]:
+    """The evaluations that somebody has asked for, by name."""
     table = evaluations.EVALUATIONS
     named = [name.strip() for name in config.evaluation.split(",") if name.strip()]
     asked = {name: find(table, name, field="config.evaluation") for name in named}
-    asked |= own.evaluations
+    asked |= evaluations.own_table(own.evaluations)
     evaluations.check_options(config, {n: f for n, f in asked.items() if n not in table})
-    return {name: table[name] for name in evaluations.CLOSING} | asked
+    return asked
 
 
 def _compare_processes(run: _Run) -> None:
@@ -282,43 +234,22 @@ def _compare_processes(run: _Run) -> None:
 _OF_A_PROCESS = ("data.path", "data.threads", "text.vocabulary", "zero_shot.class_names")
 
 
-def _write_run_files(run: _Run, start: _Start) -> None:
-    """What the run is, once it is known to go on: settings, vocabulary, what was left out."""
-    if jax.process_index() != 0:
-        return
-    experiment = run.experiment
-    if start.step < experiment.schedule.total_steps:  # of a shorter run
-        with told(run.workdir / SUMMARY_FILE, "deleted"):
-            (run.workdir / SUMMARY_FILE).unlink(missing_ok=True)
-    write_json(run.workdir / SETTINGS_FILE, dataclasses.asdict(run.config))
-    write_json(run.workdir / ENVIRONMENT_FILE, environment())
-    remember(experiment.train, run.workdir)
-    if experiment.language is not None:
-        experiment.language.tokenizer.save(run.workdir / language.FILE)
-    (run.workdir / "skipped.txt").unlink(missing_ok=True)
-    skipped = [line for source in experiment.sources.values() for line in source.skipped]
-    if skipped:
-        path = run.workdir / "skipped.txt"
-        write_text(path, "\n".join(skipped) + "\n")
-        _note(f"left out: {len(skipped)} that cannot be used, listed in {path}")
-
-
 def _start(run: _Run) -> _Start:
     """Restore the newest checkpoint that is whole, or begin."""
     experiment = run.experiment
     changed = check_same(experiment.trained_on, run.checkpoints)
     if changed:
-        _note(changed)
+        note(changed)
     restored = checkpoint.restore_newest(run.checkpoints, experiment.abstract_state())
     if restored is None:
         state, step, seconds = _first_state(run.config, experiment), 0, 0.0
     else:
         for reason, place in restored.damaged:
-            _note(f"{reason}; moved to {place}")
+            note(f"{reason}; moved to {place}")
         state, step, seconds = restored.state, restored.step, restored.record["seconds"]
     done = step >= experiment.schedule.total_steps
     if restored is not None:
-        _note(f"{'complete' if done else 'going on from the checkpoint'} at step {step}")
+        note(f"{'complete' if done else 'going on from the checkpoint'} at step {step}")
     resident = None if done else _on_devices(experiment)
     batches = data.batches(
         experiment.train if resident is None else resident.source,
@@ -346,7 +277,7 @@ def _on_devices(experiment: Experiment) -> Resident | None:
     taken = bytes_of_images(source)
     if taken > allowed:
         return None
-    _note(f"training images kept on each device: {taken / 2**20:,.0f} MiB (config.data.on_device)")
+    note(f"training images kept on each device: {taken / 2**20:,.0f} MiB (config.data.on_device)")
     return Resident.of(source, mesh)
 
 
@@ -355,7 +286,7 @@ def _first_state(config: Config, experiment: Experiment) -> TrainState:
         return experiment.init_state()
     begun = begin_from(experiment, config.init_from, prefix=config.init_prefix)
     for line in begun.said:
-        _note(line)
+        note(line)
     return begun.state
 
 
@@ -374,7 +305,7 @@ def _loggers(run: _Run, start: _Start) -> Iterator[Loggers]:
         hparams={field.name: _plain(field.value(config)) for field in fields()},
         first_step=start.step,
         known_as=None,
-        tell=_note,
+        tell=note,
     )
     try:
         loggers = open_loggers(config.loggers, begun)
@@ -394,10 +325,9 @@ def _plain(value: Any) -> Any:
 
 
 def _log_closing(
-    loggers: Loggers, found: Mapping[str, Result], drawn: Mapping[str, Image.Image], run: _Run
+    loggers: Loggers, found: Mapping[str, Result], drawn: Mapping[str, Image.Image], step: int
 ) -> None:
     """The closing numbers, and the pictures that belong to them."""
-    step = run.experiment.schedule.total_steps
     shown = {
         f"{name}/{row.name}": row.value for name, result in found.items() for row in result.rows
     }
@@ -407,9 +337,6 @@ def _log_closing(
         if result.confusion is not None and result.confusion.counts is not None
     }
     every = {**drawn, **confusions}
-    if "retrieval" in found:
-        with Image.open(run.workdir / "retrieval.png") as picture:
-            every["retrieval"] = picture.convert("RGB")
     loggers.scalars(step, shown)
     loggers.images(step, {name: np.asarray(x.convert("RGB")) for name, x in every.items()})
 
@@ -436,13 +363,13 @@ def _train_steps(
     goes_on = config.checkpoint_on_error == "continue" and jax.process_count() == 1
 
     def not_saved(error: checkpoint.CheckpointError) -> None:
-        _check_still_there(run)
+        check_still_there(run.workdir)
         if not goes_on:
             raise error
-        _note(f"{error}; going on without it (config.checkpoint_on_error is continue)")
+        note(f"{error}; going on without it (config.checkpoint_on_error is continue)")
 
     saver = checkpoint.Saver(
-        run.checkpoints, keep=config.checkpoint_keep, failed=not_saved, tell=_note
+        run.checkpoints, keep=config.checkpoint_keep, failed=not_saved, tell=note
     )
     log = Log(
         run.workdir,
@@ -452,9 +379,9 @@ def _train_steps(
         batch_size=config.batch_size,
         quiet=jax.process_index() != 0,
         loggers=loggers,
-        tell=_note,
+        tell=note,
     )
-    records = _Microscope(run, start.step)
+    recording = Recording(experiment, run.workdir, start.step)
     step, signal = start.step, None
     try:
         for step in range(start.step + 1, total_steps + 1):
@@ -463,8 +390,8 @@ def _train_steps(
                 loggers.images(0, {"views": views})
             batch = start.put(next(batches))
             if step == start.step + 1:
-                records.compile(train_step, state, batch)
-            look = records.before(step, state)
+                recording.compile(train_step, state, batch)
+            look = recording.before(step, state)
             state, metrics, points = train_step(state, batch)
             stop.listen()  # compiled, and so far there was nothing to save
             log.step(step, metrics)
@@ -473,20 +400,20 @@ def _train_steps(
                 look(state, batch, points, log)
 
             last, measured = step == total_steps, {}
-            if config.knn_every and (last or _due(config.knn_every, step)):
+            if config.knn_every and (last or is_due(config.knn_every, step)):
                 with log.paused():
                     measured = evaluations.watch(experiment, state, run.others)
                 log.add(show=("knn",), **measured)
-                records.add(step, measured)
+                recording.add(step, measured)
             score = measured.get("knn")
             improved = score is not None and score > best
             best = max(best, score or 0.0)
 
             signal = stop.reached(step, last=last)
-            due = last or improved or signal is not None or _due(config.checkpoint_every, step)
+            due = last or improved or signal is not None or is_due(config.checkpoint_every, step)
             if config.checkpoint_every and due:
                 log.flush()  # the line of a saved step is on disk before its checkpoint
-                _check_still_there(run)
+                check_still_there(run.workdir)
                 record = {
                     "position": batches.get_state(),
                     "score": score,
@@ -501,24 +428,11 @@ def _train_steps(
         log.flush()
         saver.wait()
         if saver.error is not None:
-            newest = "none" if saver.newest is None else saver.newest
-            raise checkpoint.CheckpointError(
-                f"{saver.error}; the newest is {newest}. Make room: the same command goes on from "
-                "there."
-            )
+            raise _last_not_saved(saver)
     except (DivergedError, evaluation.NotFiniteError) as error:
         with contextlib.suppress(checkpoint.CheckpointError):
             saver.wait()
-        good = saver.newest
-        where = "none" if good is None else f"{run.checkpoints / str(good)} (step {good}"
-        if good is not None:
-            loss = checkpoint.read_record(run.checkpoints, good).get("loss")
-            where += ")" if loss is None else f", loss {loss:.4g})"
-        raise DivergedError(
-            f"{error}; newest checkpoint before it: {where}. The same command would go the same "
-            "way again: lower config.optimizer.learning_rate or raise the smallest temperature, in "
-            "a new --workdir."
-        ) from error
+        raise _diverged(error, saver, run.checkpoints) from error
     finally:
         log.close()
         with contextlib.suppress(checkpoint.CheckpointError):
@@ -527,86 +441,30 @@ def _train_steps(
     return state, step, seconds(), signal
 
 
-class _Microscope:
-    """Records what the temperature does to the pairs of a step, every so many steps."""
-
-    def __init__(self, run: _Run, first_step: int):
-        experiment, every = run.experiment, run.config.microscope.every
-        self._last = experiment.schedule.total_steps
-        self._every = max(SHORTEST, self._last // RECORDS) if every is None else every
-        self._measured_every = run.config.knn_every
-        self._look = self._compiled = None
-        if self._every:
-            self._look = make_look(
-                experiment.method, scheme=experiment.scheme, mesh=experiment.mesh
-            )
-            if self._look is None:
-                _note(
-                    "the microscope records no pairs, only where some images lie: the method "
-                    f"{run.config.method} does not say what it compares (methods.Method.compared)"
-                )
-        self._recorder = None
-        if jax.process_index() == 0:
-            self._recorder = microscope.Recorder(run.workdir, first_step=first_step, tell=_note)
-        self._watched = watch_images(experiment) if self._every else None
-        if self._recorder is not None and self._watched is not None:
-            self._recorder.keep(self._watched.about)
-
-    def compile(
-        self, train_step: Callable[..., Any], state: TrainState, batch: dict[str, jax.Array]
-    ) -> None:
-        """Compile the look in a thread of its own, while the first step compiles.
-
-        Not in several processes: they could wait for one another in another order.
-        """
-        if self._look is None or jax.process_count() > 1:
-            return
-        of_step = jax.eval_shape(train_step, state, batch)  # traced once: the call knows it
-        lowered = self._look.lower(jax.eval_shape(before, state), batch, of_step[2])
-        thread = concurrent.futures.ThreadPoolExecutor(1)
-        self._compiled = thread.submit(lowered.compile)
-        thread.shutdown(wait=False)
-
-    def before(
-        self, step: int, state: TrainState
-    ) -> Callable[[TrainState, dict[str, jax.Array], dict[str, jax.Array], Log], None] | None:
-        """What is to be called after the step, if there is to be a record of it."""
-        look, watched, ends = self._look, self._watched, step in (1, self._last)
-        if watched is None:
-            return None
-        if not (ends or _due(self._every, step) or _due(self._measured_every, step)):
-            return None
-        seen = None if look is None else before(state)
-
-        def after(
-            state: TrainState, batch: dict[str, jax.Array], points: dict[str, jax.Array], log: Log
-        ) -> None:
-            found = {}
-            with log.paused():
-                if look is not None:
-                    called = look if self._compiled is None else self._compiled.result()
-                    found = microscope.complete(jax.device_get(called(seen, batch, points)))
-                if ends or _due(self._every * WATCH_EVERY, step):
-                    found |= watched.found(state)
-            if self._recorder is not None:
-                self._recorder.write(step, found)
-            numbers = microscope.scalars(found)
-            log.add(show=(), **{f"microscope_{name}": value for name, value in numbers.items()})
-            log.histograms(step, microscope.histograms(found))
-
-        return after
-
-    def add(self, step: int, measured: Mapping[str, float]) -> None:
-        """Keep what held-out images say of the encoder beside what the step says."""
-        if self._recorder is not None and self._watched is not None:
-            self._recorder.add(step, {name: np.float32(x) for name, x in measured.items()})
+def _last_not_saved(saver: checkpoint.Saver) -> checkpoint.CheckpointError:
+    newest = "none" if saver.newest is None else saver.newest
+    return checkpoint.CheckpointError(
+        f"{saver.error}; the newest is {newest}. Make room: the same command goes on from there."
+    )
 
 
-RECORDS, SHORTEST = 60, 10  # records of a run, about; steps between two of a short one
-WATCH_EVERY = 5  # records between two that have the images that are watched
+def _diverged(
+    error: Exception, saver: checkpoint.Saver, checkpoints: pathlib.Path
+) -> DivergedError:
+    """The same with the checkpoint before it, and what to change."""
+    good = saver.newest
+    where = "none" if good is None else f"{checkpoints / str(good)} (step {good}"
+    if good is not None:
+        loss = checkpoint.read_record(checkpoints, good).get("loss")
+        where += ")" if loss is None else f", loss {loss:.4g})"
+    return DivergedError(
+        f"{error}; newest checkpoint before it: {where}. The same command would go the same "
+        "way again: lower config.optimizer.learning_rate or raise the smallest temperature, in "
+        "a new --workdir."
+    )
 
 
-def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
+def _measure(run: _Run, state: TrainState) -> tuple[dict[str, Result], dict[str, Image.Image]]:
     """Everything that the run can be measured by, and a picture of what texts find."""
     found, embedded = {}, evaluations.embedded_by(run.experiment, state)
     measured_on = {"": (run.experiment, embedded)}
@@ -619,14 +477,16 @@ def _measure(run: _Run, state: TrainState) -> dict[str, Result]:
                     evaluate, experiment, state, name=name, embedded=shared
                 )
             except CannotEvaluate as error:
-                if name not in evaluations.CLOSING:  # somebody has asked for it
-                    _note(f"{name}{on} is not measured: {error}")
+                if name in run.asked:
+                    note(f"{name}{on} is not measured: {error}")
     if jax.process_index() == 0:
-        summary.keep_confusions(run.workdir / "eval", found)
-    if "retrieval" in found:
-        # Every process embeds the texts.
-        _save(run, {"retrieval": evaluation.retrieval_grid(embedded(found["retrieval"].split))})
-    return found
+        summary.keep_confusions(run.workdir / "eval", found, int(state.step))
+    if "retrieval" not in found:
+        return found, {}
+    # Every process embeds the texts.
+    drawn = {"retrieval": evaluation.retrieval_grid(embedded(found["retrieval"].split))}
+    _save(run, drawn)
+    return found, drawn
 
 
 def _shown(path: pathlib.Path) -> str:
@@ -640,7 +500,7 @@ def _draw(run: _Run, state: TrainState) -> dict[str, Image.Image]:
     try:
         drawn = pictures(run.experiment, state)
     except evaluation.NotFiniteError as error:
-        _note(f"no pictures of the features: {error}")
+        note(f"no pictures of the features: {error}")
         return {}
     _save(run, drawn)
     return drawn
@@ -648,9 +508,7 @@ def _draw(run: _Run, state: TrainState) -> dict[str, Image.Image]:
 
 def _save(run: _Run, drawn: Mapping[str, Image.Image]) -> None:
     for name, picture in drawn.items() if jax.process_index() == 0 else ():
-        path = run.workdir / f"{name}.png"
-        with told(path, "written"):
-            picture.save(path)
+        write_png(run.workdir / f"{name}.png", picture)
 
 
 def _closing_table(
@@ -665,52 +523,3 @@ def _closing_table(
         missing = "labelled training images"
     title = f"done (no {missing} to measure by)"
     return show.table([("steps", str(numbers["steps"])), time_row], title=title)
-
-
-def _check_run(config: Config, workdir: pathlib.Path) -> None:
-    """Refuse to go on with a run of another model or other data."""
-    path = workdir / SETTINGS_FILE
-    if not checkpoint.steps(workdir / "checkpoints"):
-        return
-    checkpoint.check_version(workdir / "checkpoints")
-    if not path.exists():
-        raise ConfigError(
-            f"--workdir: {workdir} has checkpoints but no config.json to say of which run; "
-            "allowed: with it, or a new --workdir."
-        )
-    trained = read_config(path)
-    check_given_again(trained, config)
-    changes = differences(dataclasses.asdict(trained), dataclasses.asdict(config))
-    shown = {n: f"config.{n}: {a!r} -> {b!r}" for n, (a, b) in changes.items()}
-    refused = [s for n, s in shown.items() if not may_change_on_resume(n)]
-    if refused:
-        raise ConfigError(
-            f"{workdir} holds a run with other settings: {'; '.join(refused)}. "
-            "Give the run's own settings to go on with it, or a new --workdir."
-        )
-    for change in shown.values():
-        _note(f"changed since the last part of this run: {change}")
-    if {"epochs", "steps"} & set(shown):
-        _note("the learning rates to come are those of a run of the new length")
-
-
-def _check_still_there(run: _Run) -> None:
-    """Refuse to go on where nothing that is saved could be found again.
-
-    Raises:
-        FileError: somebody has removed the directory, or what says which run it holds.
-    """
-    if jax.process_index() == 0 and not (run.workdir / SETTINGS_FILE).is_file():
-        raise FileError(
-            f"{run.workdir} was removed or emptied while the run was going on (there is no "
-            f"{SETTINGS_FILE} any more): ended, since nothing that is saved could be found again."
-        )
-
-
-def _due(every: int, step: int) -> bool:
-    return every > 0 and step % every == 0
-
-
-def _note(text: str) -> None:
-    if jax.process_index() == 0:
-        tqdm.tqdm.write(text)

@@ -11,7 +11,6 @@ from .. import data, evaluation, microscope
 from ..evaluation import features
 from ..similarities import sphere
 from ..training import TrainState
-from .evaluations import dual_encoder
 from .experiment import Experiment
 
 
@@ -53,7 +52,7 @@ def watch_images(experiment: Experiment) -> WatchedImages:
             )
             partners, similarity = None, sphere
             if experiment.language is not None:
-                encoder = dual_encoder(experiment, *trained)
+                encoder = experiment.towers(*trained)
                 similarity = encoder.similarity
                 partners = encoder.embed_texts(texts) if texts else None
             return microscope.found_of(

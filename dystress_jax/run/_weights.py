@@ -13,15 +13,14 @@ from ..training import TrainState, checkpoint
 from . import language
 from ._build import rebuild, without_images
 from ._environment import usable_jax
-from ._evaluate import choose_step, read_config
 from ._load import load
 from ._onnx import to_onnx
 from ._own import Own
+from ._same_images import as_remembered, remember
+from ._saved import CHECKPOINTS, SETTINGS_FILE, read_config, state_at
 from .config import Config, ConfigError
-from .data import as_remembered, remember
 from .experiment import Experiment
 
-SETTINGS_FILE = "config.json"
 SHOWN = 4  # names in a line
 ONNX = "onnx"
 FORMATS = (weights.NATIVE, *weights.LIBRARIES, ONNX)
@@ -89,7 +88,7 @@ def _read(path: pathlib.Path) -> weights.Tensors:
             f"{path}: found no run (no {SETTINGS_FILE}); allowed: the directory of a run, or a "
             "file of weights."
         )
-    if not checkpoint.steps(path / "checkpoints"):
+    if not checkpoint.steps(path / CHECKPOINTS):
         raise ConfigError(
             f"{path}: found a run without a checkpoint; allowed: one that has saved its weights, "
             "or a file of weights."
@@ -101,9 +100,7 @@ def _read(path: pathlib.Path) -> weights.Tensors:
 def _saved(workdir: pathlib.Path, which: str, own: Own) -> tuple[Experiment, TrainState]:
     """The parts of a run and a state of it, without its images."""
     experiment = rebuild(read_config(workdir / SETTINGS_FILE), workdir, own=own)
-    directory = workdir / "checkpoints"
-    step = choose_step(directory, which)
-    return experiment, checkpoint.restore(directory, step, experiment.abstract_state()).state
+    return experiment, state_at(workdir, which, experiment.abstract_state())
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
@@ -151,7 +148,9 @@ def export_weights(
         workdir: of the run; its images are not needed.
         out: the file, which must not be there; it ends in .safetensors, for `onnx` in .onnx.
         format: of `FORMATS`; `safetensors` has everything under the names that it has here, and
-            `onnx` is a model of the encoder, `images` float32 in [0, 1] to `features`.
+            `onnx` is a model of the encoder, `images` float32 in [0, 1] to `features`. For
+            `open_clip` and `huggingface` a temperature that is one number (`learned`, `constant`)
+            goes out as `logit_scale`; of any other there is none in the file.
         which: `newest`, `best`, or a step.
         own: the objects that the run was given in Python.
 
@@ -188,25 +187,26 @@ def export_weights(
         shift=_shift(experiment),
     )
     if format in ("open_clip", "huggingface"):
-        tau = _temperature(experiment, state)
-        scale = tau.scale if tau is not None else 1 / config.temperature.tau
-        scalars = {"logit_scale": np.log(np.asarray(scale, np.float32))}
-        bias = getattr(tau, "bias", None)
-        if bias is not None:
-            scalars["logit_bias"] = np.asarray(bias, np.float32)
         # Hugging Face's SigLIP has them as arrays of one number.
         shape = (1,) if format == "huggingface" and config.model.pooling == "attention" else ()
+        scalars = _scale_and_bias(experiment, state)
         tensors |= {name: number.reshape(shape) for name, number in scalars.items()}
     about = {"format": "pt", "model": config.model.name, "method": config.method}
     weights.write(out, tensors, {**about, "step": str(int(state.step))})
     return {name: array.shape for name, array in tensors.items()}
 
 
-def _temperature(experiment: Experiment, state: TrainState) -> Any:
-    """The temperature of a state, where it depends on nothing else."""
-    scheme = experiment.scheme
-    learned = scheme is not None and experiment.config.temperature.name == "learned"
-    return scheme.resolve(state.scheme, None) if scheme is not None and learned else None
+def _scale_and_bias(experiment: Experiment, state: TrainState) -> dict[str, np.ndarray]:
+    """What the logits are multiplied by, and SigLIP's bias, where this is one number for all."""
+    name, scheme = experiment.config.temperature.name, experiment.scheme
+    if name == "constant":
+        return {"logit_scale": np.asarray(-np.log(experiment.config.temperature.tau), np.float32)}
+    if name != "learned" or scheme is None:
+        return {}
+    tau: Any = scheme.resolve(state.scheme, None)
+    bias = getattr(tau, "bias", None)
+    found = {"logit_scale": np.asarray(np.log(tau.scale), np.float32)}
+    return found if bias is None else {**found, "logit_bias": np.asarray(bias, np.float32)}
 
 
 @usable_jax()
@@ -242,7 +242,7 @@ def import_weights(
         64
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
-    if (workdir / SETTINGS_FILE).exists() or checkpoint.steps(workdir / "checkpoints"):
+    if (workdir / SETTINGS_FILE).exists() or checkpoint.steps(workdir / CHECKPOINTS):
         raise ConfigError(f"--workdir: {workdir} holds a run already; allowed: a new directory.")
     side = config.data.image_size or config.augment.size
     if not side:
@@ -269,7 +269,7 @@ def import_weights(
         remember(train, workdir)
         if tokenizer is not None:
             tokenizer.save(workdir / language.FILE)
-        saver = checkpoint.Saver(workdir / "checkpoints", keep=1)
+        saver = checkpoint.Saver(workdir / CHECKPOINTS, keep=1)
         saver.save(0, begun.state, {"score": None})
         saver.wait()
         write_json(workdir / SETTINGS_FILE, dataclasses.asdict(config))

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,6 @@ from .config import Config, ConfigError, arguments
 from .experiment import EncodeImages, Experiment
 from .fields import as_fields
 
-PyTree = Any
 Evaluate = Callable[..., Result]  # (experiment, state, *, embedded, options of one's own)
 Embedded = Callable[[str], EmbeddedImages]  # of a split
 SHARED = "embedded"  # an evaluation with this argument shares the embeddings with the others
@@ -316,6 +315,20 @@ EVALUATIONS: dict[str, Evaluate] = {
 CLOSING = ("knn", "baselines", "retrieval", "zero_shot")
 
 
+def own_table(own: Mapping[str, Evaluate]) -> dict[str, Evaluate]:
+    """The evaluations of the user's own by name, refused where a name is one of ours.
+
+    Raises:
+        ConfigError: results are kept, and summed up, by name.
+    """
+    for name, evaluate in own.items():
+        if EVALUATIONS.get(name, evaluate) is not evaluate:
+            raise ConfigError(
+                f"evaluations: found {name!r}, which is one of ours; allowed: another name."
+            )
+    return dict(own)
+
+
 def measure(
     evaluate: Evaluate,
     experiment: Experiment,
@@ -476,23 +489,10 @@ def embedded_by(experiment: Experiment, state: TrainState) -> Embedded:
 
     @functools.cache
     def embedded(split: str) -> EmbeddedImages:
-        encoder = dual_encoder(experiment, state.params, state.stats)
+        encoder = experiment.towers(state.params, state.stats)
         return evaluation.embed_images(encoder, experiment.sources[split], mesh=experiment.mesh)
 
     return embedded
-
-
-def dual_encoder(experiment: Experiment, params: PyTree, stats: PyTree) -> evaluation.DualEncoder:
-    """The towers of a run, ready to embed."""
-    language = experiment.language
-    assert language is not None, "not an image-text run"
-    trained = lambda embed: functools.partial(embed, params, stats)
-    return evaluation.DualEncoder(
-        trained(language.embed_images),
-        trained(language.embed_texts),
-        language.tokenizer.encode,
-        language.similarity,
-    )
 
 
 def _check_language(experiment: Experiment) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from .. import data
+from ..evaluation import DualEncoder
 from ..methods import Method
 from ..schemes import Scheme
 from ..training import TrainState, abstract_state, init_state
@@ -17,6 +18,7 @@ from .config import Config
 from .inputs import Inputs
 from .language import Language
 
+PyTree = Any
 Encode = Callable[..., Float[Array, "n features"]]
 Embed = Callable[..., tuple[Float[Array, "n features"], Float[Array, "n d"]]]
 EncodeImages = Callable[[UInt8[Array, "n h w c"]], Float[Array, "n d"]]
@@ -89,3 +91,15 @@ class Experiment(NamedTuple):
     def encoder(self, state: TrainState) -> EncodeImages:
         """`uint8 images -> features` of the encoder of a state."""
         return functools.partial(self.encode, state.params, state.stats)
+
+    def towers(self, params: PyTree, stats: PyTree) -> DualEncoder:
+        """The towers of an image-text run, ready to embed."""
+        language = self.language
+        assert language is not None, "not an image-text run"
+        trained = lambda embed: functools.partial(embed, params, stats)
+        return DualEncoder(
+            trained(language.embed_images),
+            trained(language.embed_texts),
+            language.tokenizer.encode,
+            language.similarity,
+        )

@@ -10,6 +10,7 @@ from .. import data
 from ..data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from ..similarities import Similarity
 from ..training import checkpoint
+from ._saved import CHECKPOINTS
 from .config import Config, ConfigError
 from .data import Sources
 from .fields import as_fields
@@ -44,7 +45,7 @@ def make_tokenizer(config: Config, train: data.Source, workdir: pathlib.Path) ->
     t, saved = config.text, workdir / FILE
     try:
         # Without a checkpoint there is nothing yet that knows the words by their numbers.
-        begun = saved.exists() and bool(checkpoint.steps(workdir / "checkpoints"))
+        begun = saved.exists() and bool(checkpoint.steps(workdir / CHECKPOINTS))
         given = None
         if t.vocabulary and (pathlib.Path(t.vocabulary).exists() or not begun):
             given = load_tokenizer(t.vocabulary, context=t.context)

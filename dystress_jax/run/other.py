@@ -68,5 +68,7 @@ def other_images(config: Config, on: Mapping[str, Any], shape: tuple[int, int, i
     opener = data.SOURCES.get(on.get("source", fresh["source"]))
     if opener is not None and "image_size" in arguments(opener) and height == width:
         fresh["image_size"] = height  # files are decoded to that size right away
-    settings = dataclasses.asdict(config) | {"data": {**fresh, **on}, "knn_every": 0}
-    return with_absolute_paths(from_config_dict(settings))
+    # A temperature that lets no training image be left out says nothing of other images.
+    about_images = {"method": config.method, "data": {**fresh, **on}, "knn_every": 0}
+    checked = from_config_dict(about_images)
+    return with_absolute_paths(dataclasses.replace(config, data=checked.data, knn_every=0))

@@ -1,6 +1,8 @@
 """The pictures that a run ends with: neighbours of test images, and a map of them."""
 
 import functools
+import io
+import pathlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image
 
 from .. import data, evaluation
 from ..evaluation import features
+from ..files import write_bytes
 from ..training import TrainState
 from .experiment import Experiment
 
@@ -44,6 +47,17 @@ def pictures(experiment: Experiment, state: TrainState) -> dict[str, Image.Image
         "neighbours": evaluation.neighbour_grid(queries, bank, found),
         "map": evaluation.feature_map(embed(encode, seen), seen),
     }
+
+
+def write_png(path: pathlib.Path, picture: Image.Image) -> None:
+    """Write a picture, whole or not at all.
+
+    Raises:
+        FileError: there is no room, no permission, or a directory of that name.
+    """
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    write_bytes(path, content.getvalue())
 
 
 def _of_each_class(source: data.Source) -> data.Source:

@@ -1,7 +1,10 @@
-"""Results as a person reads them in the terminal."""
+"""Lines and results as a person reads them in the terminal."""
 
 import itertools
 from collections.abc import Mapping, Sequence
+
+import jax
+import tqdm
 
 from ..evaluation import Result, Row
 
@@ -93,3 +96,9 @@ def table(rows: Sequence[Cells], *, title: str) -> str:
         aligned = [f"{cell:>{width}}" for cell, width in zip(numbers, widths[1:], strict=True)]
         lines.append("   ".join([f"{name:<{widths[0]}}", *aligned]).rstrip())
     return "\n".join([title, "-" * max(len(title), *map(len, lines)), *lines])
+
+
+def note(text: str) -> None:
+    """Say a line, above a bar that is shown; of several processes the first says it."""
+    if jax.process_index() == 0:
+        tqdm.tqdm.write(text)

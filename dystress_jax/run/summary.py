@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -11,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..evaluation import Confusion, Result, Row
-from ..files import parse_json, told, write_bytes, write_json, write_text
+from ..files import parse_json, told, write_json, write_text
+from .pictures import write_png
 
 
 def of_results(found: Mapping[str, Result]) -> dict[str, Any]:
@@ -90,31 +90,42 @@ def keep_result(
     """
     on = {f"on.{field}": value for field, value in numbers.get("on", {}).items()}
     settings = numbers["settings"] | on
-    path = directory / result_file(name, which, settings)
-    step = _step_of(path)
-    if step not in (None, numbers["checkpoint_step"]):
-        old = directory / result_file(name, str(step), settings)
-        with told(path, "kept under another name"):
-            for ending in (".json", *CONFUSION):
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(_beside(path, ending), _beside(old, ending))
+    path = _place(directory, name, which, settings, step=numbers["checkpoint_step"])
     write_json(path, numbers)
     _keep_confusion(path, confusion)
     return path
 
 
-def keep_confusions(directory: pathlib.Path, found: Mapping[str, Result]) -> None:
+def keep_confusions(directory: pathlib.Path, found: Mapping[str, Result], step: int) -> None:
     """Write which classes were taken for which, beside the results that `keep_result` writes.
 
     Args:
         directory: of the results.
         found: results by the name of the evaluation.
+        step: of the state that they are of.
 
     Raises:
         FileError: they cannot be written.
     """
     for name, result in found.items():
-        _keep_confusion(directory / result_file(name, "newest", {}), result.confusion)
+        if result.confusion is not None:
+            path = _place(directory, name, "newest", {}, step=step)
+            _keep_confusion(path, result.confusion)
+
+
+def _place(
+    directory: pathlib.Path, name: str, which: str, settings: Mapping[str, Any], *, step: int
+) -> pathlib.Path:
+    """The file of a result; that of another step is moved aside, its confusion with it."""
+    path = directory / result_file(name, which, settings)
+    older = _step_of(path)
+    if older not in (None, step):
+        aside = directory / result_file(name, str(older), settings)
+        with told(path, "kept under another name"):
+            for ending in (".json", *CONFUSION):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(_beside(path, ending), _beside(aside, ending))
+    return path
 
 
 def _keep_confusion(path: pathlib.Path, confusion: Confusion | None) -> None:
@@ -122,10 +133,9 @@ def _keep_confusion(path: pathlib.Path, confusion: Confusion | None) -> None:
         return
     content = {"class_names": confusion.class_names, "counts": confusion.counts.tolist()}
     content |= {"of": confusion.of} if confusion.of else {}
-    picture = io.BytesIO()
-    confusion.picture().save(picture, format="PNG")
+    picture = confusion.picture()
     write_text(_beside(path, CONFUSION[0]), json.dumps(content) + "\n")
-    write_bytes(_beside(path, CONFUSION[1]), picture.getvalue())
+    write_png(_beside(path, CONFUSION[1]), picture)
 
 
 CONFUSION = ("_confusion.json", "_confusion.png")

@@ -88,7 +88,7 @@ def write(
         [1.0, 1.0, 1.0]
     """
     check_writable(path)
-    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     write_bytes(path, safetensors.numpy.save(whole, dict(about or {})))
 
 

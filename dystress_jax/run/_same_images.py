@@ -1,0 +1,145 @@
+"""Whether the images are those that a run began with, and what it remembers where they are gone."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+
+from .. import data
+from ..data.tokenizer import Tokenizer
+from ..files import parse_json, write_json
+from ..training import checkpoint
+from .config import ConfigError
+from .data import Sources
+
+IMAGES_FILE = "images.json"
+TEST = "; test: "  # before what is said of the test images
+IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
+
+
+def describe(sources: Sources, tokenizer: Tokenizer | None = None) -> str:
+    """A fingerprint of the data, to detect changes when a run goes on: train, then test."""
+    train = _describe(sources["train"])
+    if tokenizer is not None:
+        train += f", vocabulary {tokenizer.fingerprint}"
+    return train + (f"{TEST}{_describe(sources['test'])}" if "test" in sources else "")
+
+
+def _describe(source: data.Source) -> str:
+    """What is cheap to look at in full, and the pixels of some images."""
+    some = data.subset(source, IMAGES_COMPARED)
+    images = some.gather(np.arange(len(some)))
+    content = hashlib.sha256(json.dumps(source.class_names).encode())
+    labels = images["label"]
+    if source.stored_labels is not None:
+        labels = source.stored_labels[source.index]
+    for array in (source.index, images["image"], labels):
+        content.update(np.ascontiguousarray(array).tobytes())
+    said = f"{len(source)} of {list(source.image_shape)} in {source.num_classes} classes, "
+    if source.stamp is not None:
+        said += f"{source.stamp()}, "
+    said += f"content {content.hexdigest()[:12]}"
+    if source.captions is not None:
+        captions = hashlib.sha256()
+        for stored in source.index:  # JSON says where the captions of each image end
+            captions.update(json.dumps(source.captions[int(stored)]).encode())
+        said += f", captions {captions.hexdigest()[:12]}"
+    return said
+
+
+def remember(train: data.Source, workdir: pathlib.Path) -> None:
+    """Write what the parts of a run need to know of its training images, without them.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    height, width, channels = train.image_shape
+    known = {
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "images": len(train),
+        "stored": train.num_stored,
+        "class_names": list(train.class_names),
+    }
+    write_json(workdir / IMAGES_FILE, known)
+
+
+def remembered(workdir: pathlib.Path) -> data.Source:
+    """What stands for the training images of a run where nobody looks at them.
+
+    Raises:
+        ConfigError: the run has not written what they were like.
+    """
+    path = workdir / IMAGES_FILE
+    try:
+        known = parse_json(path.read_bytes())
+        height, width, channels = (int(known[side]) for side in ("height", "width", "channels"))
+        stored, names = int(known["stored"]), tuple(map(str, known["class_names"]))
+        images = int(known["images"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: found nothing that says what the training images were like ({error}); "
+            "allowed: the file that the run has written. The command that began the run writes it "
+            "again, if the images are still there."
+        ) from error
+
+    return as_remembered(
+        (height, width, channels), images=images, num_stored=stored, class_names=names
+    )
+
+
+def as_remembered(
+    image_shape: tuple[int, int, int],
+    *,
+    images: int,
+    num_stored: int | None = None,
+    class_names: tuple[str, ...] = (),
+) -> data.Source:
+    """Images that are known, but not there."""
+
+    def nothing(rows):
+        raise RuntimeError("the images of a run that was loaded without them are looked at")
+
+    return data.Source(
+        read=nothing,
+        index=np.arange(images, dtype=np.int32),
+        num_stored=images if num_stored is None else num_stored,
+        image_shape=image_shape,
+        class_names=class_names,
+    )
+
+
+def check_same(now: str, checkpoints: pathlib.Path) -> str:
+    """Refuse training data that are not those of the run, as its checkpoints remember them.
+
+    Returns:
+        What is to be told: that the test images are others; "" = nothing.
+
+    Raises:
+        ConfigError: with both descriptions.
+    """
+    train, test = changed_images(now, checkpoints)
+    if train:
+        raise ConfigError(
+            f"config.data: the run has trained on other images: {train}. Compared are labels, "
+            f"captions, the pixels of {IMAGES_COMPARED} images, and of all images the pixels or "
+            "the sizes of the files where these are at hand. Give it the same images, captions and "
+            "vocabulary, or a new --workdir."
+        )
+    if test:
+        return (
+            f"warning: the test images are others than before: {test}; results of both cannot be "
+            "compared"
+        )
+    return ""
+
+
+def changed_images(now: str, checkpoints: pathlib.Path) -> tuple[str, str]:
+    """How the training and the test images differ from those of a run; "" where they do not."""
+    then = checkpoint.newest_record(checkpoints).get("data", now)
+    (train_then, _, test_then), (train_now, _, test_now) = then.partition(TEST), now.partition(TEST)
+    train = "" if train_now == train_then else f"{train_then} then, {train_now} now"
+    others = test_then and test_now != test_then
+    return train, f"{test_then} then, {test_now or 'none'} now" if others else ""

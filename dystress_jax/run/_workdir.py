@@ -1,0 +1,132 @@
+"""The directory of a run: one at a time, always the same one, and the files that say which."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+import filelock
+import jax
+
+from ..files import FileError, make_directory, told, write_json, write_text
+from ..training import checkpoint
+from . import language
+from ._environment import ENVIRONMENT_FILE, environment
+from ._own import check_given_again
+from ._same_images import remember
+from ._saved import CHECKPOINTS, SETTINGS_FILE, read_config
+from .config import Config, ConfigError
+from .experiment import Experiment
+from .fields import differences, may_change_on_resume
+from .show import note
+
+SUMMARY_FILE = "summary.json"
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: pathlib.Path, made: list[pathlib.Path]) -> Iterator[None]:
+    """Hold the directory: two runs would write over each other.
+
+    The system lets go of the lock when the process ends, however it ends.
+
+    Args:
+        workdir: is made if it is not there.
+        made: what was made is added, the outermost first.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    try:
+        make_directory(workdir, made)
+        lock = filelock.FileLock(workdir / ".lock", blocking=False)
+        lock.acquire()
+    except filelock.Timeout as error:
+        made.clear()  # it is the other run's now
+        raise ConfigError(
+            f"--workdir: another run is writing to {workdir}. Wait for it, stop it, or give a new "
+            "--workdir."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir: {error.filename or workdir} cannot be written ({error.strerror}); "
+            "allowed: a directory, new or of an earlier run."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_run(config: Config, workdir: pathlib.Path) -> None:
+    """Refuse to go on with a run of another model or other data, and tell of other settings.
+
+    Raises:
+        ConfigError: naming the settings that differ.
+        CheckpointError: the run is of another version.
+    """
+    path = workdir / SETTINGS_FILE
+    if not checkpoint.steps(workdir / CHECKPOINTS):
+        return
+    checkpoint.check_version(workdir / CHECKPOINTS)
+    if not path.exists():
+        raise ConfigError(
+            f"--workdir: {workdir} has checkpoints but no {SETTINGS_FILE} to say of which run; "
+            "allowed: with it, or a new --workdir."
+        )
+    trained = read_config(path)
+    check_given_again(trained, config)
+    changes = differences(dataclasses.asdict(trained), dataclasses.asdict(config))
+    shown = {n: f"config.{n}: {a!r} -> {b!r}" for n, (a, b) in changes.items()}
+    refused = [s for n, s in shown.items() if not may_change_on_resume(n)]
+    if refused:
+        raise ConfigError(
+            f"{workdir} holds a run with other settings: {'; '.join(refused)}. "
+            "Give the run's own settings to go on with it, or a new --workdir."
+        )
+    for change in shown.values():
+        note(f"changed since the last part of this run: {change}")
+    if {"epochs", "steps"} & set(shown):
+        note("the learning rates to come are those of a run of the new length")
+
+
+def write_run_files(experiment: Experiment, workdir: pathlib.Path, step: int) -> None:
+    """What the run is, once it is known to go on: settings, vocabulary, what was left out.
+
+    Args:
+        experiment: the parts of the run.
+        workdir: of the run.
+        step: that it goes on from.
+
+    Raises:
+        FileError: something cannot be written.
+    """
+    if jax.process_index() != 0:
+        return
+    if step < experiment.schedule.total_steps:  # of a shorter run
+        with told(workdir / SUMMARY_FILE, "deleted"):
+            (workdir / SUMMARY_FILE).unlink(missing_ok=True)
+    write_json(workdir / SETTINGS_FILE, dataclasses.asdict(experiment.config))
+    write_json(workdir / ENVIRONMENT_FILE, environment())
+    remember(experiment.train, workdir)
+    if experiment.language is not None:
+        experiment.language.tokenizer.save(workdir / language.FILE)
+    path = workdir / "skipped.txt"
+    with told(path, "deleted"):
+        path.unlink(missing_ok=True)
+    skipped = [line for source in experiment.sources.values() for line in source.skipped]
+    if skipped:
+        write_text(path, "\n".join(skipped) + "\n")
+        note(f"left out: {len(skipped)} that cannot be used, listed in {path}")
+
+
+def check_still_there(workdir: pathlib.Path) -> None:
+    """Refuse to go on where nothing that is saved could be found again.
+
+    Raises:
+        FileError: somebody has removed the directory, or what says which run it holds.
+    """
+    if jax.process_index() == 0 and not (workdir / SETTINGS_FILE).is_file():
+        raise FileError(
+            f"{workdir} was removed or emptied while the run was going on (there is no "
+            f"{SETTINGS_FILE} any more): ended, since nothing that is saved could be found again."
+        )
