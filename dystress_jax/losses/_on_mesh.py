@@ -19,8 +19,7 @@ from jaxtyping import Array
 
 from ..errors import ArgumentError, look_up
 from ..temperatures import Function, Temperature, as_temperature
-from ._partition import AxisName
-from ._strategies import Dense, Gathered, Recording, Ring, StrategyLike, Tiled, TileSize
+from ._strategies import AxisName, Dense, Gathered, Recording, Ring, StrategyLike, Tiled, TileSize
 
 Loss = Callable[..., Any]
 P = ParamSpec("P")
