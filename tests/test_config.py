@@ -116,7 +116,7 @@ def test_a_whole_number_is_a_good_real_number():
         (
             {"method": "moco_v2", "loss": {"strategy": "ring"}},
             r"config\.loss\.strategy: found ring with config\.method moco_v2, whose queue .*; "
-            r"allowed: auto, dense, tiled; or ring with config\.method simclr, moco_v3, ",
+            r"allowed: auto, dense, tiled, fused; or ring with config\.method simclr, moco_v3, ",
         ),
         (
             {"model": {"heads": 3}},

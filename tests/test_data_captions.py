@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from PIL import Image, ImageFile
 
 from dystress_jax import data
-from dystress_jax.data import _files, _language, from_arrays, from_reader, split_holdout
+from dystress_jax.data import _language, _stored, from_arrays, from_reader, split_holdout
 
 COUNT = 50
 RNG = np.random.default_rng(0)
@@ -599,9 +599,9 @@ def test_opening_pairs_reads_headers_only_and_batches_only_their_images(tmp_path
     write_images(tmp_path)
     (tmp_path / "captions.csv").write_text(as_csv(PAIRS), encoding="utf-8")
     read = []
-    read_image = _files.read_image
+    read_image = _stored.read_image
     monkeypatch.setattr(
-        _files, "read_image", lambda path, size: read.append(path) or read_image(path, size)
+        _stored, "read_image", lambda path, size: read.append(path) or read_image(path, size)
     )
     source = open_pairs(tmp_path, image_size=4)["train"]
     assert read == []

@@ -236,13 +236,13 @@ def test_arrays_may_be_given_by_name_and_options_are_passed_on():
             losses.nt_xent,
             {"strategy": "rings"},
             "strategy",
-            "found 'rings'; allowed: auto, dense, tiled, gathered, ring. Did you mean ring?",
+            "found 'rings'; allowed: auto, dense, tiled, fused, gathered, ring. Did you mean ring?",
         ),
         (
             losses.moco,
             {"strategy": "ring"},
             "strategy",
-            "found 'ring'; allowed: auto, dense, tiled.",
+            "found 'ring'; allowed: auto, dense, tiled, fused.",
         ),
         (
             losses.nt_xent,
@@ -254,7 +254,7 @@ def test_arrays_may_be_given_by_name_and_options_are_passed_on():
             losses.moco,
             {"strategy": losses.gathered("data")},
             "strategy",
-            r"found Gathered\(.*with a queue; allowed: dense\(\) or tiled\(\)",
+            r"found Gathered\(.*with a queue; allowed: dense\(\), tiled\(\) or fused\(\)",
         ),
         (
             losses.nt_xent,

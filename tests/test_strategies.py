@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import losses, similarities, temperatures
-from dystress_jax.losses import _partition, _strategies
+from dystress_jax.losses import _reduction, _strategies
 from tests import oracles
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strict_dtypes")]
@@ -147,7 +147,7 @@ def test_accelerators_have_tiles_of_their_own(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     tiled = _strategies.prepare(_strategies.Auto(), 13, 26, 6)
     assert tiled.row_sum.keywords["tile"] == (2, 26)  # at most 60 pairs
-    assert _strategies.prepare(_strategies.Auto(), 2, 2, 6) == _partition.dense
+    assert _strategies.prepare(_strategies.Auto(), 2, 2, 6) == _reduction.dense
     dense, tiled = _pair(losses.nt_xent, strategy="auto")
     temperature = jax.tree.map(jnp.float32, temperatures.dystress(0.1, 0.2))
     _assert_equal(tiled(_views(13), temperature), dense(_views(13), temperature), 2e-6)

@@ -3,18 +3,18 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import ArgumentError
 from ._captions import Captions
 from ._holdout import split_holdout
-from ._images import common_shape, look_at_all, picture_shape, read_image, read_picture
+from ._images import common_shape, look_at_all
 from ._paths import looks_like
 from ._source import Source
-from ._stored import find_unreadable, from_reader, stamp_of_files
+from ._stored import find_unreadable, from_files, stamp_of_files
 
 
 class File(NamedTuple):
@@ -88,33 +88,19 @@ def open_files(
     def as_source(part: Part) -> Source:
         files = part.files
         labels = np.array([file.label for file in files], np.int32)
-
-        def naming(read: Callable[..., Any], row: int) -> Any:
-            try:
-                return read(files[row].path, image_size)
-            except ValueError as error:
-                raise ValueError(f"{files[row].place}{error}") from error
-
-        def read_one(row: int):
-            return naming(read_image, row), int(labels[row])
-
-        def read_whole(row: int):
-            picture, extent = naming(read_picture, row)
-            return picture, int(labels[row]), extent
-
-        source = from_reader(
-            read_one,
-            read_picture=read_whole if whole and image_size else None,
-            picture_shape=picture_shape(image_shape),
-            length=len(files),
-            image_shape=image_shape,
-            class_names=class_names,
-            labels=labels,
-            captions=Captions.of(file.captions for file in files) if captioned else None,
-        )
-        stamp = functools.cache(lambda: stamp_of_files([file.path for file in files]))
         paths = tuple(file.path for file in files)
-        source = dataclasses.replace(source, stamp=stamp, paths=paths, of_files=True)
+        source = from_files(
+            lambda row: paths[row],
+            labels,
+            place=lambda row: files[row].place,
+            image_size=image_size,
+            image_shape=image_shape,
+            whole=whole,
+            class_names=class_names,
+            captions=Captions.of(file.captions for file in files) if captioned else None,
+            stamp=functools.cache(lambda: stamp_of_files(paths)),
+        )
+        source = dataclasses.replace(source, paths=paths)
         return _leave_out(source, part) if skip else source
 
     sources = {split: as_source(part) for split, part in parts.items()}

@@ -1,7 +1,6 @@
 """Hugging Face data sets on disk: saved by `datasets`, or parquet files; read in place."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,17 +10,10 @@ from ..errors import ArgumentError
 from ._captions import Captions
 from ._hf_tables import Table, open_tables
 from ._holdout import split_holdout
-from ._images import (
-    check_image_size,
-    common_shape,
-    look_at_all,
-    picture_shape,
-    read_image,
-    read_picture,
-)
+from ._images import check_image_size, common_shape, look_at_all
 from ._paths import Inside, composed, find_root
 from ._source import UNLABELLED, Source, in_order
-from ._stored import check_on_error, from_reader, leave_out_unreadable, stamp_of_files
+from ._stored import check_on_error, from_files, leave_out_unreadable, stamp_of_files
 
 LABELS = ("label", "labels", "fine_label", "class")
 BYTES = ("binary", "large_binary", "binary_view")
@@ -106,32 +98,17 @@ def open_hf(
 
     def as_source(split: str) -> Source:
         table = tables[split]
-
-        def naming(read: Callable[..., Any], row: int) -> Any:
-            try:
-                return read(table.file(image, row), image_size)
-            except (ValueError, OSError) as error:
-                raise ValueError(f"{table.name}, row {row}: {error}") from error
-
-        def read_one(row: int):
-            return naming(read_image, row), int(labels[split][row])
-
-        def read_whole(row: int):
-            picture, extent = naming(read_picture, row)
-            return picture, int(labels[split][row]), extent
-
-        source = from_reader(
-            read_one,
-            read_picture=read_whole if whole and image_size else None,
-            picture_shape=picture_shape(image_shape),
-            length=len(table),
+        source = from_files(
+            lambda row: table.file(image, row),
+            labels[split],
+            place=lambda row: f"{table.name}, row {row}: ",
+            image_size=image_size,
             image_shape=image_shape,
+            whole=whole,
             class_names=class_names,
-            labels=labels[split],
             captions=texts[split],
+            stamp=lambda: stamp_of_files(table.files),
         )
-        stamp = lambda: stamp_of_files(table.files)
-        source = dataclasses.replace(source, stamp=stamp, of_files=True)
         return leave_out_unreadable(source) if skip else source
 
     sources = split_holdout(as_source("train"), holdout)

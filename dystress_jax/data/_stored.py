@@ -1,4 +1,4 @@
-"""The two ways to make a source: of arrays in memory, and of a function that reads one image."""
+"""How a source is made: of arrays in memory, of a function that reads one image, of files."""
 
 import concurrent.futures
 import dataclasses
@@ -14,6 +14,7 @@ from jaxtyping import Int, UInt8
 
 from ..errors import ArgumentError
 from ._captions import Captions
+from ._images import picture_shape, read_image, read_picture
 from ._source import UNLABELLED, Source, UnreadableError
 
 Picture = tuple[UInt8[np.ndarray, "h w c"], int, tuple[int, int]]
@@ -121,6 +122,58 @@ def from_reader(
         stored_labels=None if labels is None else labels.astype(np.int32),
         captions=captions,
     )
+
+
+def from_files(
+    file: Callable[[int], str | bytes],
+    labels: Int[np.ndarray, " n"],
+    *,
+    place: Callable[[int], str],
+    image_size: int,
+    image_shape: tuple[int, int, int],
+    whole: bool,
+    class_names: tuple[str, ...],
+    captions: Captions | None,
+    stamp: Callable[[], str],
+) -> Source:
+    """A source of image files, which are decoded as `read_image` and `read_picture` do.
+
+    Args:
+        file: the path of a row, or the content of its file.
+        labels: of all rows, -1 = unlabelled.
+        place: of a row, in words, before what is wrong with its image.
+        image_size: side of the square that every image is brought to; 0 = as stored.
+        image_shape: of every image.
+        whole: whether training sees whole pictures; without an `image_size` images are whole.
+        class_names: one name a class, in the order of the labels; empty without labels.
+        captions: what is said about each image; None = nothing.
+        stamp: what is cheap to know of all files.
+    """
+
+    def naming(read: Callable[..., Any], row: int) -> Any:
+        try:
+            return read(file(row), image_size)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{place(row)}{error}") from error
+
+    def read_one(row: int):
+        return naming(read_image, row), int(labels[row])
+
+    def read_whole(row: int):
+        picture, extent = naming(read_picture, row)
+        return picture, int(labels[row]), extent
+
+    source = from_reader(
+        read_one,
+        read_picture=read_whole if whole and image_size else None,
+        picture_shape=picture_shape(image_shape),
+        length=len(labels),
+        image_shape=image_shape,
+        class_names=class_names,
+        labels=labels,
+        captions=captions,
+    )
+    return dataclasses.replace(source, stamp=stamp, of_files=True)
 
 
 def _decoded(

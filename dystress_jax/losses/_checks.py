@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Bool
 from ..errors import ArgumentError
 from ..similarities import Similarity
 from ..temperatures import concrete
-from ._partition import AxisName
+from ._sharded import AxisName
 from ._strategies import axis_size
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 from ..errors import ArgumentError
 from ..similarities import PrecisionLike, Similarity, sphere
 from ..temperatures import Constant, Temperature, TemperatureLike, check_positive
-from . import _partition
+from . import _pairs, _partition
 from ._checks import (
     as_labels,
     as_mask,
@@ -23,7 +23,8 @@ from ._options import (
     Options,
     SimilarityLike,
 )
-from ._partition import Side, logits
+from ._pairs import Side
+from ._partition import logits
 from ._plan import (
     Weighed,
     keep,
@@ -116,7 +117,7 @@ def clip(
         weights,
         precision=precision,
     )
-    pairs = _pairs(images, texts, labels, where, where_texts, options.axis)
+    pairs = _belonging(images, texts, labels, where, where_texts, options.axis)
     (n, d), m = images.shape, texts.shape[0]
     # Of the images with all texts, and of the texts with all images.
     plan, back = (
@@ -140,8 +141,8 @@ def clip(
         return keep((of_image + of_text) / 2, pair)
 
     def against(plan, a, b, groups, real, weighed):
-        negatives = plan.negatives(a, b, groups, _partition.not_same, real=real, weighed=weighed)
-        return plan.against_many(negatives, (groups, _partition.same))
+        negatives = plan.negatives(a, b, groups, _pairs.not_same, real=real, weighed=weighed)
+        return plan.against_many(negatives, (groups, _pairs.same))
 
     image, text = pairs.labels
     if n != m and plan.temperature.is_per_anchor:
@@ -156,7 +157,7 @@ def clip(
     if isinstance(labels, tuple):
         rows, columns = Side(a, image, real), Side(of_text, text, real_texts)
         sums = lambda term: plan.reduction.row_sum(term, (), rows, columns)
-        total, count = sums(_partner_value), sums(_partition.PairCount(_partition.same))
+        total, count = sums(_partner_value), sums(_partition.PairCount(_pairs.same))
         of_text = total / jnp.maximum(count, 1.0)
     return keep((of_image + of_text) / 2, real)
 
@@ -195,7 +196,7 @@ def _weighed_both_ways(options: Options, n: int, m: int) -> tuple[Weighed, Weigh
 
 def _partner_value(params: Any, rows: Side, columns: Side) -> Float[Array, "n m"]:
     """The term of the columns that share a label: their own value, in place of points."""
-    count = _partition.PairCount(_partition.same)(params, rows, columns)
+    count = _partition.PairCount(_pairs.same)(params, rows, columns)
     return count * columns.points[None, :]
 
 
@@ -275,7 +276,7 @@ def siglip(
         weights=weights,
         precision=precision,
     )
-    pairs = _pairs(images, texts, labels, where, where_texts, options.axis)
+    pairs = _belonging(images, texts, labels, where, where_texts, options.axis)
     (n, d), m = images.shape, texts.shape[0]
     plan = options.plan(anchors=n, candidates=m, length=d)
     real, real_texts = pairs.real
@@ -283,9 +284,9 @@ def siglip(
     groups = plan.partners(n, m) if labels is None else pairs.labels
     blocks = (n, m - n) if isinstance(m - n, int) and m > n else (m,)
     how = {"real": pairs.real, "weighed": options.weighed(n, *blocks)}
-    negatives = plan.negatives(a, b, groups, _partition.not_same, **how)
+    negatives = plan.negatives(a, b, groups, _pairs.not_same, **how)
     bias = jnp.asarray(bias, a.dtype)
-    plan.show(negatives, plan.many_positives(negatives, groups, _partition.same), None, bias)
+    plan.show(negatives, plan.many_positives(negatives, groups, _pairs.same), None, bias)
     temperature, rows, columns = negatives.parts[0].sides()
     of_all = None if negatives.log_of_all is None else jnp.exp(negatives.log_of_all)
     term = PairSigmoid(plan.reduction.measure(plan.similarity))
@@ -307,31 +308,31 @@ class PairSigmoid:
     ) -> Float[Array, "n m"]:
         temperature, bias, of_all = params
         value = self.similarity.between(rows.points, columns.points)
-        same = _partition.same(rows.group, columns.group)
+        same = _pairs.same(rows.group, columns.group)
         if self.similarity.positive is not None:
             value = jnp.where(same, self.similarity.positive(value), value)
         logit = logits(self.similarity, temperature, value) + bias
         term = jax.nn.softplus(jnp.where(same, -logit, logit))
-        for weight in (_partition.weight_of(rows, columns), of_all):
+        for weight in (_pairs.weight_of(rows, columns), of_all):
             term = term if weight is None else jnp.where(same, term, weight * term)
         return term if columns.real is None else jnp.where(columns.real[None, :], term, 0.0)
 
 
-class _Pairs(NamedTuple):
+class _Belonging(NamedTuple):
     """What belongs together, and what only fills up the batch: of the images, and of the texts."""
 
     labels: tuple[Any, Any]
-    real: _partition.Real
+    real: _pairs.Real
 
 
-def _pairs(
+def _belonging(
     images: Float[Array, "n d"],
     texts: Float[Array, "m d"],
     labels: Labels | tuple[Labels, Labels] | None,
     where: Bool[Array, " n"] | None,
     where_texts: Bool[Array, " m"] | None,
     axis: AxisName | None,
-) -> _Pairs:
+) -> _Belonging:
     """Checks all that a loss of images and texts takes."""
     check_rows("images", images, "texts", texts)
     n, m = images.shape[0], texts.shape[0]
@@ -348,11 +349,11 @@ def _pairs(
             )
         wider = jnp.promote_types(of_images.dtype, of_texts.dtype)
         both = of_images.astype(wider), of_texts.astype(wider)
-        return _Pairs(both, (real, real_texts))
+        return _Belonging(both, (real, real_texts))
     if labels is not None:
         check_same_shape("images", images, "texts", texts)
         label = as_labels("labels", labels, n)
-        return _Pairs((label, label), (real, real if real_texts is None else real_texts))
+        return _Belonging((label, label), (real, real if real_texts is None else real_texts))
     if isinstance(m - n, int) and m < n:
         raise ArgumentError(
             "texts",
@@ -363,7 +364,7 @@ def _pairs(
         real_texts = jnp.concatenate([real, jnp.ones(m - n, bool)])
     if real_texts is not None and real is None:
         real = jnp.ones(n, bool)
-    return _Pairs((None, None), (real, real_texts))
+    return _Belonging((None, None), (real, real_texts))
 
 
 def _flatten(x: Float[Array, "n ..."]) -> Float[Array, "n d"]:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from ..temperatures import Temperature
-from . import _partition
-from ._partition import Pairs, Side
+from . import _pairs, _partition
+from ._pairs import Pairs, Side
 
 
 class PairTile(NamedTuple):
@@ -98,7 +98,7 @@ class EachPair(NamedTuple):
             (value,),
             (jnp.ones_like(value),),
         )
-        counts = _partition.takes_part_in(pairs.allowed, rows, columns)
+        counts = _pairs.takes_part_in(pairs.allowed, rows, columns)
         counts = jnp.ones((1, 1), bool) if counts is None else counts
         counts = counts if there is None else counts & there[None, :]
         counts = jnp.broadcast_to(counts, value.shape)
@@ -106,7 +106,7 @@ class EachPair(NamedTuple):
         if self.bias is not None:
             logit = logit + self.bias.astype(logit.dtype)
             log_weight = jax.nn.log_sigmoid(logit)
-        weight = _partition.weight_of(rows, columns)
+        weight = _pairs.weight_of(rows, columns)
         if weight is not None:
             log_weight = log_weight + jnp.log(jnp.where(weight > 0, weight, 1.0))
         assert rows.shift is not None

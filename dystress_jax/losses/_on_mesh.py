@@ -6,10 +6,11 @@ An array tells over which devices it is split, unless it is traced and the axes 
 
 import functools
 import inspect
+import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,17 @@ from jaxtyping import Array
 
 from ..errors import ArgumentError, look_up
 from ..temperatures import Function, Temperature, as_temperature
-from ._partition import AxisName
-from ._strategies import Dense, Fused, Gathered, Recording, Ring, StrategyLike, Tiled, TileSize
+from ._strategies import (
+    AxisName,
+    Dense,
+    Fused,
+    Gathered,
+    Recording,
+    Ring,
+    StrategyLike,
+    Tiled,
+    TileSize,
+)
 
 Loss = Callable[..., Any]
 P = ParamSpec("P")
@@ -98,35 +108,66 @@ def on_mesh(
         Array([0.6271, 0.6271, 1.1143, 1.1143], dtype=float32)
     """
     signature, has_queue = _read(loss)
-    axes = _names(axis)
-    devices = 1
-    for name in axes:
-        devices *= look_up(mesh.shape, name, argument="axis")
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    explicit = {name for name, kind in types.items() if kind == AxisType.Explicit}
-    how = _how(strategy, tile_size, axis, has_queue)
-    loss = loss if explicit else _unasked(loss)
+    over = _over(mesh, axis)
+    split, how = _decided(over, strategy, tile_size, has_queue)
+    loss = loss if over.explicit else _unasked(loss)
+    if split:
+        return _over_devices(loss, signature, over, how)
+    whole = functools.partial(loss, **how)
+    whole.__signature__ = signature  # type: ignore[attr-defined]
+    return whole
+
+
+class _Over(NamedTuple):
+    """What the rows are split over.
+
+    Attributes:
+        mesh: the devices.
+        axis: of the mesh, or several.
+        devices: how many the axis has.
+        explicit: the axes of the mesh that are `Explicit`.
+    """
+
+    mesh: Mesh | AbstractMesh
+    axis: AxisName
+    devices: int
+    explicit: frozenset[str]
+
+
+def _over(mesh: Mesh | AbstractMesh, axis: AxisName) -> _Over:
+    devices = math.prod(look_up(mesh.shape, name, argument="axis") for name in _names(axis))
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    explicit = frozenset(name for name, kind in types if kind == AxisType.Explicit)
+    return _Over(mesh, axis, devices, explicit)
+
+
+def _decided(
+    over: _Over, strategy: StrategyLike, tile_size: TileSize, has_queue: bool
+) -> tuple[bool, dict[str, Any]]:
+    """Whether `jax.shard_map` splits the rows, and the keywords for the loss."""
+    axes = _names(over.axis)
+    how = _how(strategy, tile_size, over.axis, has_queue)
     # An Explicit axis stands in the type of each array, also where it has one device only.
-    several = devices > 1 or not explicit.isdisjoint(axes)
+    several = over.devices > 1 or not over.explicit.isdisjoint(axes)
     if has_queue:
-        split = several
-    elif isinstance(strategy, Gathered | Ring) or strategy in ("gathered", "ring"):
-        split = True
-    elif strategy != "auto" and (explicit.issuperset(axes) or _is_fused(strategy)):
-        split = several
+        return several, how
+    if isinstance(strategy, Gathered | Ring) or strategy in ("gathered", "ring"):
+        return True, how
+    each_its_own = over.explicit.issuperset(axes) or _is_fused(strategy)
+    if each_its_own and strategy != "auto":
         within = how["strategy"] if not isinstance(strategy, str) else _WITHIN[strategy](tile_size)
-        how = {"strategy": Gathered(axis, within)} if split else how
-    else:
-        split = strategy == "auto" and several
-        how |= {"axis_name": axis} if split else {}
+        return several, {"strategy": Gathered(over.axis, within)} if several else how
+    split = strategy == "auto" and several
+    return split, how | ({"axis_name": over.axis} if split else {})
 
-    if not split:
-        whole = functools.partial(loss, **how)
-        whole.__signature__ = signature  # type: ignore[attr-defined]
-        return whole
 
+def _over_devices(
+    loss: Callable[..., T], signature: inspect.Signature, over: _Over, how: dict[str, Any]
+) -> Callable[..., T]:
+    """The loss, of rows that `jax.shard_map` splits."""
+    mesh, axis, devices, explicit = over
     # Over axes that are Explicit or over which nothing is split, each device does the same.
-    manual = explicit | set(axes)
+    manual = explicit | set(_names(axis))
     place = functools.partial(_place, mesh=mesh) if explicit else (lambda x, spec: x)
     by_rows, by_side, whole = PartitionSpec(axis), PartitionSpec(None, axis), PartitionSpec()
 

@@ -12,7 +12,7 @@ from ..errors import ArgumentError
 from ..similarities import PrecisionLike, Similarity, as_similarity, at_least_float32
 from ..temperatures import TemperatureLike, as_temperature
 from ._checks import as_mask, check_closed, check_not_negative, check_rows, check_smoothing
-from ._partition import Weights
+from ._pairs import Weights
 from ._plan import Further, Plan, Weighed
 from ._strategies import (
     Auto,

@@ -4,99 +4,20 @@ Nothing here knows which loss it serves. What a pair contributes is a term, a fu
 a column; a reduction sums terms over the columns and knows nothing of what they mean.
 """
 
-import functools
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float
 
 from ..similarities import Similarity
-from ..temperatures import Function, Temperature
-
-# Several axes count as one: the rows are split over all of them, the first one outermost.
-AxisName = str | tuple[str, ...]
-
-
-class Side(NamedTuple):
-    """One side of the pairs; each leaf has one entry per row (column) in its leading axis."""
-
-    points: Float[Array, "n d"]
-    group: Any = None  # what `allowed` compares, or None where all pairs are allowed
-    real: Bool[Array, " n"] | None = None  # not a row that only fills up the batch
-    temperature: Temperature | None = None
-    shift: Float[Array, " n"] | None = None
-    weight: Array | None = None  # of each column; or of a row, one for each number of a column
-    number: Integer[Array, " n"] | None = None  # of a column among the weights of a row
-
-
-class Weights(NamedTuple):
-    """How much each pair counts, >= 0: of a candidate, or of an anchor and a candidate's number."""
-
-    of_candidates: Float[Array, " m"] | None = None
-    of_pairs: Float[Array, "n c"] | None = None
-    numbers: Integer[Array, " m"] | None = None
-
-
-ALIKE = Weights()
-Real = tuple[Bool[Array, " n"] | None, Bool[Array, " m"] | None]
-
-
-class Reduction(NamedTuple):
-    """A way to reduce terms, `term(params, rows, columns) -> [n m]`, over the columns.
-
-    Attributes:
-        row_sum: (term, params, rows, columns, *, symmetric) -> the sum of each row, differentiable
-            in all but the term. `symmetric` promises that rows and columns are the same and the
-            matrix its own transpose.
-        row_max: (term, params, rows, columns, *, symmetric) -> the largest term of each row, which
-            counts as a number in gradients.
-        fold: (visit, rows, columns, state) -> the state of each row after
-            `state = visit(rows, columns, there, state)` of all columns, some at a time and in any
-            order; `there` says which of them do not only fill up a tile, None: all. No gradients.
-        one_pass: whether it pays to avoid `row_max` where exp cannot overflow.
-        reverse_only: whether forward mode is out of the question anyway.
-        agree: makes a decision the same on all devices that work together.
-    """
-
-    row_sum: Callable[..., Float[Array, " n"]]
-    row_max: Callable[..., Float[Array, " n"]]
-    fold: Callable[[Callable, Any, Any, Any], Any]
-    one_pass: bool
-    reverse_only: bool
-    agree: Callable[[Bool[Array, ""]], Bool[Array, ""]] = lambda decision: decision
-
-    def measure(self, similarity: Similarity) -> Similarity:
-        """The similarity, with the faster gradient where nobody can ask for forward mode."""
-        return similarity.for_reverse_mode() if self.reverse_only else similarity
-
-
-def _dense_sum(
-    term: Callable, params: Any, rows: Any, columns: Any, *, symmetric: bool = False
-) -> Float[Array, " n"]:
-    del symmetric  # a tile could be used twice, the whole matrix cannot
-    return jnp.sum(term(params, rows, columns), axis=1)
-
-
-def _dense_max(
-    term: Callable, params: Any, rows: Any, columns: Any, *, symmetric: bool = False
-) -> Float[Array, " n"]:
-    del symmetric
-    return jax.lax.stop_gradient(jnp.max(term(params, rows, columns), axis=1))
-
-
-def _dense_fold(visit: Callable, rows: Any, columns: Any, state: Any) -> Any:
-    return visit(*jax.lax.stop_gradient((rows, columns)), None, state)
-
-
-dense = Reduction(_dense_sum, _dense_max, _dense_fold, one_pass=False, reverse_only=False)
-"""The reference: the whole matrix of terms at once, O(n m) memory."""
+from ..temperatures import Temperature
+from ._pairs import Pairs, Side, cast, different, takes_part_in, weight_of
 
 
 def logits(
@@ -105,68 +26,6 @@ def logits(
     """Returns value / tau: the only place where a loss forms a logit."""
     # The reciprocal serves the gradient as well, and a division is the most expensive operation.
     return value * jnp.reciprocal(temperature(similarity.as_cosine(value)))
-
-
-def different(a: Integer[Array, " n"], b: Integer[Array, " m"]) -> Bool[Array, "n m"]:
-    """Allows pairs of different groups."""
-    return a[:, None] != b[None, :]
-
-
-def same(
-    a: Integer[Array, " n"] | Bool[Array, "n c"], b: Integer[Array, " m"] | Bool[Array, "m c"]
-) -> Bool[Array, "n m"]:
-    """Allows pairs of one label; with several labels each, those that have one in common."""
-    if a.ndim == 1:
-        return ~different(a, b)
-    return (a.astype(jnp.float32) @ b.T.astype(jnp.float32)) > 0
-
-
-def not_same(a: Array, b: Array) -> Bool[Array, "n m"]:
-    """Allows pairs without a common label."""
-    return ~same(a, b)
-
-
-def same_label_other_row(
-    a: tuple[Array, Integer[Array, " n"]], b: tuple[Array, Integer[Array, " m"]]
-) -> Bool[Array, "n m"]:
-    """Allows pairs of the same label in different rows, of (labels, rows)."""
-    return same(a[0], b[0]) & different(a[1], b[1])
-
-
-def listed(
-    a: Integer[Array, "n p"] | Bool[Array, "n c"], b: Integer[Array, " m"]
-) -> Bool[Array, "n m"]:
-    """Allows columns whose numbers the row lists, or that it marks."""
-    if a.dtype == bool:
-        return jnp.take(a, b, axis=1)
-    return jnp.any(a[:, :, None] == b[None, None, :], axis=1)
-
-
-def not_listed(a: Array, b: Integer[Array, " m"]) -> Bool[Array, "n m"]:
-    """Allows the other columns."""
-    return ~listed(a, b)
-
-
-def takes_part_in(
-    allowed: Callable[[Any, Any], Bool[Array, "n m"]], rows: Side, columns: Side
-) -> Bool[Array, "n m"] | None:
-    """Which pairs take part; None: all of them."""
-    parts = []
-    if rows.group is not None and columns.group is not None:
-        parts.append(allowed(rows.group, columns.group))
-    # Rows too: the matrix of two equal sides stays its own transpose.
-    parts += [] if rows.real is None else [rows.real[:, None]]
-    parts += [] if columns.real is None else [columns.real[None, :]]
-    weight = weight_of(rows, columns)
-    parts += [] if weight is None else [weight > 0]
-    return functools.reduce(operator.and_, parts) if parts else None
-
-
-def weight_of(rows: Side, columns: Side) -> Float[Array, "..."] | None:
-    """How much each pair counts; None: all the same."""
-    if rows.weight is not None and columns.number is not None:
-        return jnp.take(rows.weight, columns.number, axis=1)
-    return None if columns.weight is None else columns.weight[None, :]
 
 
 @dataclass(frozen=True)
@@ -226,73 +85,6 @@ class PairWeight:
         # the gradient can overflow there.
         logit = self.logit(temperature, rows, columns)
         return jnp.exp(logit if rows.shift is None else logit - rows.shift[:, None])
-
-
-class Pairs(NamedTuple):
-    """Anchors and those of the candidates that they are compared with.
-
-    Attributes:
-        anchors: points on the manifold of the similarity.
-        candidates: points on the manifold of the similarity.
-        temperature: tau.
-        similarity: s.
-        reduction: how sums over the candidates are carried out.
-        groups: the group of each anchor and of each candidate; None allows all pairs.
-        allowed: which pairs of groups take part.
-        real: which anchors and which candidates do not only fill up the batch.
-        weights: how much each pair counts.
-    """
-
-    anchors: Float[Array, "n d"]
-    candidates: Float[Array, "m d"]
-    temperature: Temperature
-    similarity: Similarity
-    reduction: Reduction
-    groups: tuple[Any, Any] | None = None
-    allowed: Callable[[Any, Any], Bool[Array, "n m"]] = different
-    real: Real = (None, None)
-    weights: Weights = ALIKE
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether both sides are the same, and the matrix its own transpose."""
-        return (
-            self.similarity.symmetric
-            and self.candidates is self.anchors
-            and (self.groups is None or self.groups[0] is self.groups[1])
-            and self.real[0] is self.real[1]
-            and not self.temperature.is_per_anchor
-            and not self.weighted
-        )
-
-    @property
-    def weighted(self) -> bool:
-        """Whether pairs count differently."""
-        return self.weights.of_candidates is not None or self.weights.of_pairs is not None
-
-    def sides(self) -> tuple[Temperature, Side, Side]:
-        """The temperature, the rows and the columns, in one float dtype."""
-        dtype = jnp.promote_types(self.anchors.dtype, self.candidates.dtype)
-        as_wide = lambda x: None if x is None else x.astype(dtype)
-        anchor_group, candidate_group = self.groups or (None, None)
-        temperature = cast(self.temperature, dtype)
-        per_anchor = temperature if temperature.is_per_anchor else None
-        of_candidates, of_pairs, numbers = self.weights
-        rows = Side(
-            self.anchors.astype(dtype),
-            anchor_group,
-            self.real[0],
-            per_anchor,
-            weight=as_wide(of_pairs),
-        )
-        columns = Side(
-            self.candidates.astype(dtype),
-            candidate_group,
-            self.real[1],
-            weight=as_wide(of_candidates),
-            number=numbers,
-        )
-        return temperature, rows, columns
 
 
 def log_partition(pairs: Pairs) -> Float[Array, " n"]:
@@ -358,19 +150,6 @@ def _all_true(decision: Bool[Array, ""]) -> Bool[Array, ""]:
 def _all_true_vmap(axis_size, in_batched, decision):
     del axis_size, in_batched
     return _all_true(jnp.all(decision, axis=0)), False
-
-
-def cast(temperature: Temperature, dtype: jnp.dtype) -> Temperature:
-    # What a function closes over keeps the types that the function was written for.
-    is_function = lambda node: isinstance(node, Function)
-
-    def narrow(leaf):
-        if is_function(leaf):
-            return leaf
-        # Numbers stay numbers: a leaf that is not traced needs no gradient.
-        return jnp.asarray(leaf, dtype) if isinstance(leaf, Array) else dtype.type(leaf)
-
-    return jax.tree.map(narrow, temperature, is_leaf=is_function)
 
 
 def _log(total: Float[Array, " n"]) -> Float[Array, " n"]:

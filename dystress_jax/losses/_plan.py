@@ -10,8 +10,10 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ..similarities import Similarity, at_least_float32
 from ..temperatures import Temperature, concrete
-from . import _partition
-from ._partition import AxisName, Pairs, Weights
+from . import _pairs, _partition
+from ._pairs import Pairs, Weights
+from ._reduction import Reduction
+from ._strategies import AxisName
 
 Allowed = Callable[[Any, Any], Bool[Array, "n m"]]
 
@@ -37,7 +39,7 @@ class Further(NamedTuple):
 
     points: Float[Array, "k d"]
     real: Bool[Array, " k"] | None
-    reduction: _partition.Reduction
+    reduction: Reduction
 
     @property
     def number(self) -> Float[Array, ""]:
@@ -51,7 +53,7 @@ class Plan(NamedTuple):
     temperature: Temperature
     similarity: Similarity
     normalize: bool
-    reduction: _partition.Reduction
+    reduction: Reduction
     axis_name: AxisName | None
     label_smoothing: ArrayLike = 0.0
     further: Further | None = None
@@ -85,17 +87,17 @@ class Plan(NamedTuple):
         anchors: Float[Array, "n d"],
         candidates: Float[Array, "m d"],
         groups: tuple[Any, Any] | None,
-        allowed: Allowed = _partition.different,
+        allowed: Allowed = _pairs.different,
         *,
-        real: _partition.Real = (None, None),
+        real: _pairs.Real = (None, None),
         weighed: Weighed = ALIKE,
     ) -> "Negatives":
         """The candidates, and all further ones, that are negatives of the anchors."""
         how = {"real": real, "weights": weighed.pairs}
-        of_batch = self._pairs(anchors, candidates, groups, allowed, **how)
+        of_batch = self._pairs_of(anchors, candidates, groups, allowed, **how)
         return Negatives((of_batch, *self._further(anchors, real[0])), weighed.log_of_all)
 
-    def _pairs(self, anchors: Array, candidates: Array, *which: Any, **how: Any) -> Pairs:
+    def _pairs_of(self, anchors: Array, candidates: Array, *which: Any, **how: Any) -> Pairs:
         shared = self.temperature.for_negatives, self.similarity, self.reduction
         return Pairs(anchors, candidates, *shared, *which, **how)
 
@@ -103,7 +105,7 @@ class Plan(NamedTuple):
         if self.further is None:
             return ()
         points, of_points, reduction = self.further
-        pairs = self._pairs(anchors, points, real=(real, of_points))
+        pairs = self._pairs_of(anchors, points, real=(real, of_points))
         return (pairs._replace(reduction=reduction),)
 
     def sums(self, negatives: "Negatives", positives: "Positives | Pairs | None" = None) -> "Sums":
@@ -142,9 +144,9 @@ class Plan(NamedTuple):
         how = {"real": (both, both), "weighed": weighed}
         if own_view:
             view = jnp.repeat(jnp.arange(2, dtype=jnp.int32), a.shape[0])
-            group, allowed = (view, sample), _partition.same_label_other_row
+            group, allowed = (view, sample), _pairs.same_label_other_row
         else:
-            group, allowed = sample, _partition.different
+            group, allowed = sample, _pairs.different
         negatives = self.negatives(views, views, (group, group), allowed, **how)
         return negatives, self.positives(a, b, copies=2)
 
@@ -167,7 +169,7 @@ class Plan(NamedTuple):
         among, positives, parts = [], [], list(further)
         for v, of_view in enumerate(points):  # the negatives of all anchors in one view
             how = {"real": (of_anchors, real), "weights": weighed.of_block(v, n).pairs}
-            parts.append(self._pairs(anchors, of_view, groups, **how))
+            parts.append(self._pairs_of(anchors, of_view, groups, **how))
             among.append(self.sums(Negatives((parts[-1],), weighed.log_of_all)))
             others = jnp.repeat(jnp.arange(k) != v, n)
             with_it = self.positives(anchors, jnp.tile(of_view, (k, 1)))

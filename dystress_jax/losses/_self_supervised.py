@@ -28,7 +28,7 @@ from ..temperatures import (
     check_positive,
     concrete,
 )
-from . import _partition
+from . import _pairs, _partition
 from ._checks import (
     as_labels,
     as_mask,
@@ -605,8 +605,8 @@ def info_nce(
         return keep(plan.against_one(sums, of_each, decoupled=decoupled), real)
     positives = positives if positives.ndim == 2 else positives[:, None]
     value = plan.against_many(
-        among((positives, key), _partition.not_listed),
-        ((positives, key), _partition.listed),
+        among((positives, key), _pairs.not_listed),
+        ((positives, key), _pairs.listed),
         decoupled=decoupled,
     )
     if not is_bool(positives):
@@ -784,8 +784,8 @@ def supcon(
     label = twice(as_labels("labels", labels, n))
     other = (label, plan.row_numbers(2 * n))
     how = {"real": (real, real), "weighed": options.weighed(2 * n, n, n)}
-    negatives_of = plan.negatives(views, views, (label, label), _partition.not_same, **how)
-    positives = (other, other), _partition.same_label_other_row
+    negatives_of = plan.negatives(views, views, (label, label), _pairs.not_same, **how)
+    positives = (other, other), _pairs.same_label_other_row
     return keep(plan.against_many(negatives_of, positives), real)
 
 

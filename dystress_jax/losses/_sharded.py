@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ._partition import AxisName, Reduction
+from ._reduction import Reduction
 from ._tiled import (
     EVERY_TILE,
     Masked,
@@ -31,6 +31,9 @@ from ._tiled import (
     tiles,
     vary_alike,
 )
+
+# Several axes count as one: the rows are split over all of them, the first one outermost.
+AxisName = str | tuple[str, ...]
 
 
 def gathered(local: Reduction, axis_name: AxisName) -> Reduction:

@@ -14,11 +14,11 @@ from jaxtyping import Array, Bool, Float
 
 from ..errors import ArgumentError
 from ..temperatures import TemperatureLike
-from . import _partition
+from . import _pairs, _partition
 from ._each_pair import EachPair, PairTile, add_in
 from ._hardest import count_first, hardest_shares, no_counts
 from ._on_mesh import Loss, by_own_devices
-from ._partition import Pairs
+from ._pairs import Pairs
 from ._plan import Positives, Seen
 from ._strategies import AxisName, Recording, StrategyLike, TileSize, as_strategy
 
@@ -259,7 +259,7 @@ def _of_positives(seen: Seen, bins: int) -> tuple[Array, Array, Kind]:
     real = seen.negatives.parts[0].real[0]
     counts = counts if real is None else counts & real[:, None]
     cosine = seen.plan.similarity.as_cosine(value)
-    tau = _partition.cast(seen.plan.temperature.for_positives, value.dtype)(cosine)
+    tau = _pairs.cast(seen.plan.temperature.for_positives, value.dtype)(cosine)
     tile = PairTile(counts, cosine, tau, logits, 0 * value, 0 * value)
     found = _add(tile, None, _nothing(value[:, 0], bins))
     probability = _probability(logits, seen.sums.log_sum[:, None])

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 import jax
 
 from ..errors import ArgumentError, hint
-from . import _partition, _sharded, _tiled
-from ._partition import AxisName
+from . import _reduction, _sharded, _tiled
+from ._sharded import AxisName
 from ._tiled import Tile
 
 # Rows and columns of a tile, one number where they are the same; None: the platform's own.
@@ -257,7 +257,7 @@ def on_one_device(strategy: Strategy | Auto) -> Strategy | Auto:
     return strategy
 
 
-def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _partition.Reduction:
+def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _reduction.Reduction:
     """Returns how to reduce terms for n anchors and m candidates of length d, per device."""
     axis = axis_of(strategy)
     devices = 1 if axis is None else axis_size(axis)
@@ -272,10 +272,10 @@ def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _partition.Red
         )
     match strategy:
         case Dense():
-            return _partition.dense
+            return _reduction.dense
         case Tiled(tile):
             tile = _as_tile(tile) or _bounded(sizes.tile, m, sizes.pairs)
-            return _partition.Reduction(
+            return _reduction.Reduction(
                 functools.partial(_tiled.row_sum, tile=tile),
                 functools.partial(_tiled.row_max, tile=tile),
                 functools.partial(_tiled.fold, tile=tile),
@@ -291,7 +291,7 @@ def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _partition.Red
             return _sharded.ring(tile, axis)
 
 
-def _fused_reduction(tile: Tile | None, d: int) -> _partition.Reduction:
+def _fused_reduction(tile: Tile | None, d: int) -> _reduction.Reduction:
     from . import _fused  # a compiler that nobody else waits for
 
     platform = jax.default_backend()
@@ -301,7 +301,7 @@ def _fused_reduction(tile: Tile | None, d: int) -> _partition.Reduction:
         )
     rows = max(16, min(128, FUSED_NUMBERS // d))
     how = _fused.How(tile or Tile(rows, FUSED_COLUMNS), interpret=platform == "cpu")
-    return _partition.Reduction(
+    return _reduction.Reduction(
         functools.partial(_fused.row_sum, how=how),
         functools.partial(_fused.row_max, how=how),
         functools.partial(_tiled.fold, tile=CPU.tile),

@@ -347,7 +347,39 @@ def resolved(
     batch: DeviceBatch,
     key: PRNGKeyArray,
 ) -> tuple[SchemeInputs | None, Temperature | None]:
-    """What the scheme is shown at a step, and its temperature; None where there is no scheme."""
+    """What the scheme is shown at a step, and the temperature that it makes of it.
+
+    Args:
+        method: says what a scheme may look at.
+        scheme: of its temperature; None for a method that has none.
+        embedded: the whole batch.
+        memory: of the method, before the step.
+        of_scheme: what the scheme remembers, likewise.
+        batch: as `prepared` gives it.
+        key: randomness of the step.
+
+    Returns:
+        Both, or None twice where there is no scheme.
+
+    Example:
+        >>> from dystress_jax import methods, models, schemes
+        >>> same = lambda params, stats, x, *, train: (x.reshape(len(x), -1), stats)
+        >>> pixels = models.Network(lambda key: ({}, {}), same, 12)
+        >>> views = lambda key, images, rows: (images / 255, images / 255)
+        >>> method, scheme = methods.simclr(pixels, pixels, views=views), schemes.fixed(0.1)
+        >>> key, points = jax.random.key(0), {"view_a": jnp.eye(4), "view_b": jnp.eye(4)}
+        >>> inputs, temperature = resolved(
+        ...     method,
+        ...     scheme,
+        ...     methods.Embedded(points, jnp.zeros((4, 2, 12))),
+        ...     memory=(),
+        ...     of_scheme=scheme.init(),
+        ...     batch={"index": jnp.arange(4)},
+        ...     key=key,
+        ... )
+        >>> float(temperature(jnp.float32(0.5)))
+        0.1
+    """
     if scheme is None or method.scheme_inputs is None:
         return None, None
     inputs = method.scheme_inputs(embedded, memory, batch, key)
