@@ -186,9 +186,9 @@ def test_what_is_half_done_of_other_images_is_not_used(workdir, other, tmp_path)
     [
         ("z.csv", {}, r"--out: found z\.csv; allowed: a name that ends in \.npz or \.parquet"),
         ("there.npz", {}, r"there\.npz is there already; allowed: another name, or --overwrite"),
-        ("z.npz", {"path": "/nowhere"}, "--path: .*nowhere"),
-        ("z.npz", {"source": "foldr"}, "--source: found 'foldr'.*Did you mean folder?"),
-        ("z.npz", {"pth": "x"}, "--pth: no such field"),
+        ("z.npz", {"path": "/nowhere"}, "--on.path: .*nowhere"),
+        ("z.npz", {"source": "foldr"}, "--on.source: found 'foldr'.*Did you mean folder?"),
+        ("z.npz", {"pth": "x"}, "--on.pth: no such field"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_computed(
@@ -246,7 +246,7 @@ def test_a_run_whose_images_are_gone_is_told_how_to_take_others(tmp_path):
     with pytest.raises(run.EmbedError, match=own):
         run.embed(tmp_path / "run", tmp_path / "z.npz")
     folder.rename(tmp_path / "elsewhere")
-    with pytest.raises(run.ConfigError, match=rf"{folder}.*: --source and --path\.$"):
+    with pytest.raises(run.ConfigError, match=rf"{folder}.*: --on\.source and --on\.path\.$"):
         run.embed(tmp_path / "run", tmp_path / "z.npz")
 
 

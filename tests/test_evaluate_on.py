@@ -15,7 +15,7 @@ from dystress_jax.commands import eval as eval_command
 from dystress_jax.errors import ArgumentError
 from dystress_jax.run import summary
 from dystress_jax.run.other import open_other
-from dystress_jax.run.overrides import take_group
+from dystress_jax.run.overrides import take_images
 from tests import runs
 
 pytestmark = pytest.mark.ci
@@ -339,16 +339,18 @@ def test_further_images_that_are_none_are_refused(further, message):
 
 
 def test_flags_of_other_images_are_checked():
-    given = ["eval", "--on.source", "folder", "--on.limit=3", "--on.options.a=(1,2)", "--x=1"]
-    others, found = take_group(given, "on")
+    given = ["eval", "--on.source", "folder", "--on.limit=3", "--options.a=(1,2)", "--x=1"]
+    others, found = take_images(given)
     assert others == ["eval", "--x=1"]
     assert found == {"source": "folder", "limit": 3, "options": {"a": (1, 2)}}
     with pytest.raises(run.ConfigError, match=r"--on\.limit: found 'x'; allowed: a whole number"):
-        take_group(["--on.limit=x"], "on")
+        take_images(["--on.limit=x"])
     with pytest.raises(
         run.ConfigError, match=r"--on\.lim: no such field\. Did you mean --on\.limit"
     ):
-        take_group(["--on.lim=3"], "on")
+        take_images(["--on.lim=3"])
+    with pytest.raises(run.ConfigError, match=r"--on\.path: found 'x' without --on\.source"):
+        take_images(["--path=x"])
 
 
 def test_confusion_of_classes_without_images():

@@ -55,7 +55,7 @@ def test_a_run_goes_out_and_comes_in_with_the_same_features(trained, tmp_path):
     config = run.read_config(tmp_path / "new" / "config.json")
     with pytest.raises(run.ConfigError, match=r"^--on\.source and --on\.path: found none, and the"):
         run.evaluate(config, tmp_path / "new", "knn")
-    with pytest.raises(run.ConfigError, match=r"^--source and --path: found none, and the run in"):
+    with pytest.raises(run.ConfigError, match=r"^--on\.source and --on\.path: found none"):
         run.embed(tmp_path / "new", tmp_path / "z.npz")
     assert not list(tmp_path.glob("z.npz*"))
     with pytest.raises(run.ConfigError, match="holds a run already"):

@@ -3,10 +3,10 @@
   dystress embed --workdir=runs/quickstart --out=features.npz
       of the run's own images
 
-  dystress embed --workdir=runs/photos --source=folder --path=~/pictures --out=pictures.parquet
+  dystress embed --workdir=runs/photos --on.source=folder --on.path=~/pictures --out=all.parquet
       of any other images; the same command goes on after a break
 
-  dystress embed --workdir=runs/photos --source=npz --path=x.npz --split=test --out=test.npz
+  dystress embed --workdir=runs/photos --on.source=npz --on.path=x.npz --split=test --out=test.npz
       of one split of them, from the best checkpoint with --checkpoint=best
 
 The file has features, embeddings (of the head), labels, class names, splits, ids, paths where the
@@ -22,7 +22,7 @@ from ..run import cli
 def main(argv: list[str]) -> None:
     """The command; `argv` is its name and its flags."""
     cli.start(
-        argv, described=__doc__, define=define, parse=parse, run=embed, settings={"--": "data."}
+        argv, described=__doc__, define=define, parse=parse, run=embed, settings={"--on.": "data."}
     )
 
 
@@ -54,4 +54,4 @@ def define() -> None:
 
 def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags, and those of the images, which are the fields of `config.data`."""
-    return flags.FLAGS(command.read_on(arguments, ""))
+    return flags.FLAGS(command.read_on(arguments))

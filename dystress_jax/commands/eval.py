@@ -80,7 +80,7 @@ def define() -> None:
 
 def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags; `--config.FIELD` overrides the run's own config.json."""
-    arguments = command.read(cli.in_full(command.read_on(arguments, "on"), SHORT))
+    arguments = command.read(cli.in_full(command.read_on(arguments), SHORT))
     flags.FLAGS(arguments, known_only=True)
     path = cli.directory(flags.FLAGS.workdir) / "config.json"
     if not path.is_file():

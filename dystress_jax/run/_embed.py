@@ -154,12 +154,12 @@ def _sources(encoder: Encoder, on: Mapping[str, Any] | None, own: Own) -> Source
     config = encoder.config
     if on:
         source = on.get("source", Data().source)
-        own_opener = find(data.SOURCES, source, field="--source") if is_own(source) else None
+        own_opener = find(data.SOURCES, source, field="--on.source") if is_own(source) else None
         if own_opener is None or "holdout" in arguments(own_opener):
             on = {"holdout": 0.0, **on}
-        return open_other(config, on, encoder.image_shape, flag="")
+        return open_other(config, on, encoder.image_shape)
     checkpoints = encoder.origin.workdir / CHECKPOINTS
-    return open_own(config, choose(config, own).source, checkpoints, flags="--source and --path")
+    return open_own(config, choose(config, own).source, checkpoints)
 
 
 class _Draft(NamedTuple):

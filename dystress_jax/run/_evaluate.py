@@ -14,7 +14,7 @@ from ._own import Own, check_given_again, choose, name_of, name_own
 from ._same_images import changed_images, check_same, describe
 from ._saved import CHECKPOINTS, SETTINGS_FILE, read_config, state_at
 from .config import Config, ConfigError
-from .data import images_from_anywhere, open_own, reporting_unreadable_images
+from .data import OTHER_IMAGES, images_from_anywhere, open_own, reporting_unreadable_images
 from .evaluations import (
     EVALUATIONS,
     Evaluate,
@@ -27,11 +27,10 @@ from .evaluations import (
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume, put
 from .other import for_other_images, open_other
-from .overrides import calling_group
+from .overrides import calling_images
 from .tables import find
 
 Measured = Callable[[str, Result, dict[str, Any]], None]  # name, result, and all for JSON
-OTHER_IMAGES = "--on.source and --on.path"  # the flags that name them
 
 
 @usable_jax()
@@ -186,7 +185,7 @@ def evaluate_all(
     state = state_at(workdir, which, experiment.abstract_state())
     shared, found = embedded_by(experiment, state), {}
     for name, function in functions.items():
-        with calling_group("on") if on else contextlib.nullcontext():
+        with calling_images("on") if on else contextlib.nullcontext():
             result = measure(function, experiment, state, name=name, embedded=shared)
         result = result._replace(notes=(*result.notes, *notes))
         numbers = {
@@ -210,9 +209,7 @@ def _with_images(
     shape = experiment.train.image_shape
     if on:
         return with_images(experiment, open_other(config, on, shape)), []
-    sources = open_own(
-        config, choose(config, own).source, workdir / CHECKPOINTS, flags=OTHER_IMAGES
-    )
+    sources = open_own(config, choose(config, own).source, workdir / CHECKPOINTS)
     if sources["train"].image_shape != shape:
         raise ConfigError(
             f"config.data: found images {list(sources['train'].image_shape)}, but the run was "

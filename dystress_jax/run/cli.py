@@ -27,7 +27,7 @@ from .overrides import (
     check_overrides,
     joined,
     take_from_absl,
-    take_group,
+    take_images,
     take_options,
     without_old_sources,
 )
@@ -65,17 +65,16 @@ class Command:
         others, self._several = take_from_absl(others)
         return others
 
-    def read_on(self, arguments: list[str], flag: str) -> list[str]:
+    def read_on(self, arguments: list[str]) -> list[str]:
         """Check and remember the other images; return what the flags are to parse.
 
         Args:
             arguments: of the command line.
-            flag: what stands for `config.data`; "": nothing, as in `--path`.
 
         Raises:
             ConfigError: there is no such field, or it takes no such value.
         """
-        others, self.on = take_group(arguments, flag)
+        others, self.on = take_images(arguments)
         return others
 
     def settings(self, parsed: ConfigDict) -> Config:

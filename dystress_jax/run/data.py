@@ -18,6 +18,7 @@ Sources = dict[str, data.Source]
 Returned = TypeVar("Returned")
 OWN_IMAGE = 0.05  # share of queries whose own image is a negative: above it, a warning
 CLASSES_NAMED = 5  # in the lines that a run begins with
+OTHER_IMAGES = "--on.source and --on.path"  # the flags that name them
 
 
 def open_sources(config: Config, opener: data.Opener) -> Sources:
@@ -166,16 +167,13 @@ def own_image_in_queue(queue: int, images: int) -> float:
     return ratio**2 / 2 if ratio < 1 else 1 - (2 - ratio) ** 2 / 2
 
 
-def open_own(
-    config: Config, opener: data.Opener, checkpoints: pathlib.Path, *, flags: str
-) -> Sources:
+def open_own(config: Config, opener: data.Opener, checkpoints: pathlib.Path) -> Sources:
     """The images of a run that was trained before.
 
     Args:
         config: of the run; an import that names its images has some.
         opener: of the data that it names.
         checkpoints: of the run, which say what it was trained on.
-        flags: what names other images.
 
     Raises:
         ConfigError: they are gone, or the run was imported without images; with what to give.
@@ -183,13 +181,14 @@ def open_own(
     record = checkpoint.newest_record(checkpoints)
     if record and "data" not in record and config.data.source == Data().source:
         raise ConfigError(
-            f"{flags}: found none, and the run in {checkpoints.parent} is imported weights, which "
-            f"have no images of their own; allowed: {flags} of the images that are meant."
+            f"{OTHER_IMAGES}: found none, and the run in {checkpoints.parent} is imported weights, "
+            f"which have no images of their own; allowed: {OTHER_IMAGES} of the images that are "
+            "meant."
         )
     try:
         return open_sources(config, opener)
     except ConfigError as error:
-        raise ConfigError(f"{error} To use other images than the run's: {flags}.") from error
+        raise ConfigError(f"{error} To use other images than the run's: {OTHER_IMAGES}.") from error
 
 
 def with_absolute_paths(config: Config) -> Config:

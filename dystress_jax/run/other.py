@@ -10,7 +10,7 @@ from .checks import from_config_dict
 from .config import Config, ConfigError, Data, arguments
 from .data import Sources, open_sources, with_absolute_paths
 from .fields import fields, put
-from .overrides import calling_group
+from .overrides import calling_images
 from .tables import find
 
 
@@ -32,7 +32,7 @@ def open_other(
     Raises:
         ConfigError: there are no such images, or they have other channels.
     """
-    with calling_group(flag):
+    with calling_images(flag):
         other = other_images(config, on, shape)
         sources = open_sources(
             other, find(data.SOURCES, other.data.source, field="config.data.source")
@@ -40,7 +40,7 @@ def open_other(
     try:
         return {split: data.resized(source, shape) for split, source in sources.items()}
     except ArgumentError as error:
-        whose = flag if flag.startswith("config.") else f"--{flag or 'source'}"
+        whose = flag if flag.startswith("config.") else f"--{flag}"
         raise ConfigError(f"{whose}: {error.text}") from error
 
 

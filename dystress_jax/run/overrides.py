@@ -205,59 +205,57 @@ def without_old_sources(
     return kept, told
 
 
-def take_group(
-    arguments: Sequence[str], flag: str, group: str = "data"
-) -> tuple[list[str], dict[str, Any]]:
-    """Take the fields of a group out of a command line, where another flag stands for it.
+def take_images(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take the other images out of a command line: `--on.FIELD` of `config.data`, or `--FIELD`.
 
     Args:
         arguments: of the command line.
-        flag: what stands for the group, such as `on`.
-        group: of the settings.
 
     Returns:
-        The other arguments, and the values by the name in the group.
+        The other arguments, and the values by the name in `config.data`.
 
     Raises:
         ConfigError: in the names of the flags.
 
     Example:
-        >>> take_group(["eval", "--on.source=folder", "--on.limit", "50", "--k=1"], "on")
+        >>> take_images(["eval", "--on.source=folder", "--limit", "50", "--k=1"])
         (['eval', '--k=1'], {'source': 'folder', 'limit': 50})
     """
-    named = {field.last: field for field in fields() if field.name.startswith(f"{group}.")}
-    prefix = f"{flag}." if flag else ""
+    named = {field.last: field for field in fields() if field.name.startswith("data.")}
     others, found, rest = [], {}, iter(arguments)
     for argument in rest:
         flagged, equals, value = argument.lstrip("-").partition("=")
-        name = flagged.removeprefix(prefix)
-        of_group = name.partition(".")[0] in named if not prefix else flagged.startswith(prefix)
-        if not argument.startswith("-") or not of_group:
+        name = flagged.removeprefix("on.")
+        is_images = name != flagged or name.partition(".")[0] in named
+        if not argument.startswith("-") or not is_images:
             others.append(argument)
             continue
         if not equals and (value := next(rest, None)) is None:
             raise ConfigError(f"--{flagged}: found no value; allowed: --{flagged}=VALUE.")
         holder, _, option = name.partition(".")
-        with calling_group(flag, group):
+        with calling_images("on"):
             if option and holder in named and named[holder].takes == (dict,):
                 found.setdefault(holder, {})[option] = _literal(value)
                 continue
-            check_overrides([f"--config.{group}.{name}={value}"])
+            check_overrides([f"--config.data.{name}={value}"])
         found[name] = _read(value, named[name])
+    if "path" in found and "source" not in found:
+        raise ConfigError(
+            f"--on.path: found {found['path']!r} without --on.source; allowed: with it, such as "
+            "--on.source=folder."
+        )
     return others, found
 
 
 @contextlib.contextmanager
-def calling_group(flag: str, group: str = "data") -> Iterator[None]:
-    """Say `--FLAG.FIELD` where an error says `config.GROUP.FIELD`; `--FIELD` without a flag."""
+def calling_images(flag: str) -> Iterator[None]:
+    """Say the flag where an error says `config.data`: `on`, or `config.eval_on.NAME`."""
     try:
         yield
     except ConfigError as error:
         dashes = "" if flag.startswith("config.") else "--"
-        prefix = f"{dashes}{flag}." if flag else dashes
-        said = str(error).replace(f"config.{group}.", prefix)
-        said = said.replace(f"config.{group}:", f"{prefix.rstrip('.') or group}:")
-        raise type(error)(said) from error
+        said = str(error).replace("config.data.", f"{dashes}{flag}.")
+        raise type(error)(said.replace("config.data:", f"{dashes}{flag}:")) from error
 
 
 def _read(text: str, field: Field) -> Any:
