@@ -4,8 +4,9 @@ import dataclasses
 import itertools
 import pathlib
 
+from dystress_jax.configs import quickstart
 from dystress_jax.run.config import Config
-from dystress_jax.run.fields import Field, fields
+from dystress_jax.run.fields import Field, defaults, differences, fields
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "settings.md"
 HEAD = """\
@@ -16,6 +17,10 @@ HEAD = """\
 Every field of the config. On the command line a field is `--config.NAME=VALUE`, in a config file
 `config.NAME = VALUE`. `MODULE:OBJECT` stands for [a part of your own](extending.md).
 
+**Without `--config` a run starts from the config `quickstart`**, not from the defaults. It has
+{quickstart}.
+A [config of your own](configs.md#a-config-of-your-own) and Python start from the defaults.
+
 A field that the run would not use is refused if it is set: the column "applies to" says when it is
 used. What goes with what: [training](training.md).
 """
@@ -23,7 +28,9 @@ used. What goes with what: [training](training.md).
 
 def page() -> str:
     """The page: a table for each group, in the order of the fields."""
-    parts = [HEAD]
+    changed = differences(defaults().to_dict(), quickstart.get_config().to_dict())
+    of_quickstart = (f"`{name}={value}`" for name, (_, value) in changed.items())
+    parts = [HEAD.format(quickstart=", ".join(of_quickstart))]
     for group, members in itertools.groupby(fields(), lambda field: field.name.rpartition(".")[0]):
         title = f"## `{group}`: {_purpose(group)}" if group else "## The run"
         parts.append(f"{title}\n\n{_table(list(members))}")
