@@ -645,7 +645,7 @@ def test_every_example_of_the_page_runs(images, labelled_images):
     """Its files are written, its commands are carried out, on fewer images than it says."""
     text = (ROOT / "docs" / "extending.md").read_text()
     blocks = re.findall(r"```(\w+)\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 2 * 7 + 1
+    assert len(blocks) == 2 * 8 + 1
     commands = 0
     for language, block in blocks:
         assert block.count("\n") <= 20
@@ -663,7 +663,7 @@ def test_every_example_of_the_page_runs(images, labelled_images):
             with jax.numpy_rank_promotion("allow"):
                 start(command, *arguments)
             commands += 1
-    assert commands == 8
+    assert commands == 9
     written = json.loads(pathlib.Path("runs/rank/eval/my_evaluation.rank.json").read_text())
     assert 1 < written["effective_rank"] < 5
     assert read("runs/rank", "summary.json")["evaluations"]["my_evaluation:rank"]

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import pytest
 import yaml
 
+from dystress_jax import augment, models
 from dystress_jax.run import cli
-from dystress_jax.run.fields import fields
+from dystress_jax.run.fields import fields, groups, may_change_on_resume
 from tests import test_pages
 from tools import settings_table
 
@@ -23,6 +24,43 @@ def test_the_page_of_settings_is_complete_and_true():
     assert page == settings_table.page()
     for field in fields():
         assert f"| `{field.name}` |" in page
+
+
+def rows(page, heading):
+    """The tables of a section, a list of cells a row."""
+    text = (DOCS / page).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
+    found = re.findall(r"^\|(.*)\|$", text.partition("\n## ")[0], flags=re.MULTILINE)
+    return [[cell.strip() for cell in row.split("|")] for row in found if "---" not in row][1:]
+
+
+def test_the_settings_that_may_change_are_those_that_a_run_goes_on_with():
+    named = re.findall(r"`([\w.]+)`", str(rows("hosts.md", "What may change")))
+    allowed = {field.name for field in fields() if may_change_on_resume(field.name)}
+    grouped = [name for name in named if name in groups()]
+    of_groups = {field.name for field in fields() if field.name.partition(".")[0] in grouped}
+    named.remove("probe.online")  # named as the exception
+    assert {*named} - {*grouped} | of_groups - {"probe.online"} == allowed
+
+
+def test_the_table_of_recipes_is_that_of_the_code():
+    table = {}
+    for name, recipe in augment.RECIPES.items():
+        several = recipe.first != recipe.second
+        for which, view in (("first", recipe.first), ("second", recipe.second)):
+            strengths = (view.brightness, view.contrast, view.saturation, view.hue)
+            jitter = f"{view.jitter:g}: " + ", ".join(f"{x:g}" for x in strengths)
+            low, high = view.crop_area
+            said = (view.flip, view.jitter and jitter, view.grayscale, view.blur, view.solarize)
+            table[f"`{name}`" + (f", {which} view" if several else "")] = [
+                "the middle square" if low == high else f"{low:g} to {high:g}",
+                *(str(x) if isinstance(x, str) else f"{x:g}" if x else "" for x in said),
+            ]
+    assert {first: rest for first, *rest in rows("training.md", "Views")} == table
+
+
+def test_the_table_of_heads_has_all_of_them():
+    named = [row[0].strip("`") for row in rows("training.md", "Projection heads")]
+    assert named == list(models.HEADS)
 
 
 def test_the_loss_of_the_readme_is_ten_lines_and_learns():
