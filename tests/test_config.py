@@ -1,6 +1,8 @@
 import dataclasses
 import functools
 import inspect
+import subprocess
+import sys
 
 import pytest
 from absl import flags
@@ -700,3 +702,35 @@ def test_a_field_that_may_be_none_takes_a_value_on_the_command_line(field):
             found = found[name]
         assert found == value
         assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("config.temprature.name", " Did you mean config.temperature.name?"),
+        ("config.temperature.taumin", " Did you mean config.temperature.tau_min?"),
+        ("config.k", " Did you mean config.knn.k?"),
+        ("config.Batch_Size", " Did you mean config.batch_size?"),
+        ("config.imagesize", " Did you mean config.data.image_size?"),
+        ("config.xyzzy", ""),
+        ("config.temperature.x", ""),
+    ],
+)
+def test_the_field_that_is_meant_is_found_in_any_group(name, said):
+    assert checks.meant(name, [f"config.{field.name}" for field in fields()]) == said
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["eval", "--workdir=x"], "--evaluation: found none. What to measure, or several: knn, "),
+        (["embed", "--out=x.npz"], "--workdir: found none. The run whose encoder embeds."),
+        (["embed", "--workdir=x", "--ot=x.npz"], "--ot: no such flag. Did you mean --out?"),
+    ],
+)
+def test_a_flag_that_is_missing_or_unknown_is_told_without_a_traceback(arguments, said, tmp_path):
+    command = [sys.executable, "-m", "dystress_jax", *arguments]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
+    assert said in ended.stderr

@@ -38,7 +38,8 @@ LAYERS = [
     {"training"},
     {"run", "explorer"},
     {"report"},
-    {"configs", "commands"},
+    {"configs"},
+    {"commands"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -306,7 +306,8 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images, knn_every):
         ("--num_processes=2", "allowed: with --distributed"),
         ("--config.augment.mean=(0.1,0.2)", "config.augment.mean: found (0.1, 0.2)"),
         ("--config=clip_quikstart", "Did you mean clip_quickstart?"),
-        ("--workdr=x", "workdir"),
+        ("--workdr=x", "--workdr: no such flag. Did you mean --workdir?"),
+        ("--batch_size=3", "--batch_size: no such flag. Did you mean --config.batch_size?"),
         ("simclr_cifar10.py", "allowed: flags, as --NAME=VALUE"),
     ],
 )

@@ -69,6 +69,6 @@ Contrastive learning with a temperature that depends on the similarity of each p
 
 {table}
 
-dystress COMMAND --help has flags and examples. The first run, about a minute on two CPU cores:
+dystress COMMAND --help has flags and examples. The first run, a minute on two free CPU cores:
 
   dystress train"""

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
     for text in missing:
         print(f"{name}: {text}", file=sys.stderr)
-    print(out)
+    print(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     if given.open:
         webbrowser.open(out.absolute().as_uri())
 

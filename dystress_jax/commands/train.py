@@ -1,11 +1,14 @@
 """Train an encoder, or go on with the run that --workdir holds.
 
 dystress train
-    the first run: patches of photographs in the package, about a minute on two CPU cores, into
+    the first run: patches of photographs in the package, a minute on two free CPU cores, into
     runs/quickstart
 
-dystress train --config=simclr_cifar10 --workdir=runs/warm --config.temperature.tau_max=0.5
-    a config by its name, with one field changed; the same command goes on after a break
+dystress train --workdir=runs/warm --config.temperature.tau_max=0.5
+    the first run with one field changed; the same command goes on after a break
+
+dystress train --config=simclr_cifar10 --config.data.path=DIR
+    a config by its name, on CIFAR-10 as tensorflow-datasets has prepared it in DIR
 
 dystress train --config=photos.py --config.data.source=folder --config.data.path=~/photos
     a config file of one's own, on one's own images
@@ -23,7 +26,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from .. import run
+from ..configs import quickstart
 from ..run import cli
+from ..run.fields import differences
 from ..training import processes
 
 SHORT = {"init_from": "init_from"}
@@ -33,6 +38,11 @@ HEARTBEAT = 30  # seconds after which a process that is silent counts as gone
 def main(argv: list[str]) -> None:
     """The command; `argv` is its name and its flags."""
     described = f"{__doc__}\nConfigs by name: {', '.join(cli.config_names())}"
+    changes = differences(run.defaults().to_dict(), quickstart.get_config().to_dict())
+    described += (
+        "\nWithout --config it is quickstart, which has other values than the defaults below:\n  "
+    )
+    described += ", ".join(f"{name}={value}" for name, (_, value) in changes.items())
     cli.start(
         argv,
         described=described,

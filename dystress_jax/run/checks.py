@@ -1,5 +1,6 @@
 """From loose settings to a `Config`: every check that needs no data and no devices."""
 
+import difflib
 import math
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -116,19 +117,40 @@ def unknown(name: str, known: Sequence[str]) -> str:
     renamed = RENAMED_FIELDS.get(name.removeprefix("config."))
     if renamed:
         return f"{name}: is now called config.{renamed}."
-    group, _, last = name.rpartition(".")
-    own = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == group}
-    # Within a group the group's own name says nothing of how alike two names are.
-    near = hint(last, own) if own else hint(name, known)
-    for last, other in own.items():
-        near = near.replace(f" {last}?", f" {other}?")
-    shown = [*own.values()] or [other for other in known if other.count(".") == 1]
+    group = name.rpartition(".")[0]
+    own = [other for other in known if other.rpartition(".")[0] == group]
+    near = meant(name, known)
+    shown = own or [other for other in known if other.count(".") == 1]
     if near and len(shown) > FEW:
         return f"{name}: no such field.{near}"
     return f"{name}: no such field.{near} Allowed: {', '.join(shown)}."
 
 
 FEW = 12  # names in a line beside the one that is meant
+
+
+def meant(name: str, known: Sequence[str]) -> str:
+    """The words `Did you mean NAME?` after a space: of the same group first, then of any.
+
+    Args:
+        name: the dotted name of what does not exist.
+        known: those that there are, groups included.
+
+    Example:
+        >>> known = ["config.knn", "config.optimizer.learning_rate", "config.knn.k"]
+        >>> meant("config.knn.K", known), meant("config.learning_rate", known)
+        (' Did you mean config.knn.k?', ' Did you mean config.optimizer.learning_rate?')
+    """
+    group, _, last = name.lower().rpartition(".")
+    lasts = {other: other.rpartition(".")[2].lstrip("-") for other in known}
+    # Within a group the group's own name says nothing of how alike two names are.
+    own = [other for other in known if other.rpartition(".")[0] == group]
+    for among in [own, known] if group.count(".") == 0 else [own]:
+        near = difflib.get_close_matches(last, [lasts[other] for other in among], n=1)
+        if near:
+            same = [other for other in among if lasts[other] == near[0]]
+            return f" Did you mean {' or '.join(same[:3])}?"
+    return "" if own else hint(name, known)
 
 
 def _built(settings: Mapping[str, Any]) -> Config:

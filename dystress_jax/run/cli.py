@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from ..errors import UserError, hint
 from ..training import processes
 from ._environment import find_devices
-from .checks import from_config_dict, put_back
+from .checks import from_config_dict, meant, put_back
 from .config import Config, ConfigError
 from .fields import fields
 from .overrides import (
@@ -152,11 +152,24 @@ def start(
     try:
         app.run(main, argv, flags_parser=lambda all: parse(all, command))
     except _TOLD as error:
-        _leave(f"{type(error).__name__}: {error}")
+        _leave(_said(error))
     except Exception:
         if not processes.has_joined():
             raise
         _leave(traceback.format_exc())
+
+
+def _said(error: Exception) -> str:
+    """What absl says of flags, in the words of the other errors."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        name = error.flagname
+        known = [f"--config.{field.name}" for field in fields() if "config" in flags.FLAGS]
+        near = meant(f"--config.{name}", [*known, *(f"--{flag}" for flag in flags.FLAGS)])
+        return f"ConfigError: --{name}: no such flag.{near}"
+    missing = re.match(r"flag --(\w+)=None: Flag --\1 must have a value", str(error))
+    if missing is not None:
+        return f"ConfigError: --{missing[1]}: found none. {flags.FLAGS[missing[1]].help}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _help(described: str, names: Collection[str], settings: Mapping[str, str]) -> str:
