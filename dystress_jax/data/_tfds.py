@@ -1,12 +1,14 @@
 """tensorflow-datasets, read through its random-access data source, without TensorFlow."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from absl import logging
 
 from ..errors import ArgumentError
 from ._captions import Captions
@@ -254,13 +256,27 @@ def _prepared(name: str, path: str) -> "tensorflow_datasets.core.DatasetBuilder"
         ) from error
     except OSError as error:
         raise ArgumentError("path", f"no prepared data set in {path}: {error}.") from error
-    if not builder.is_prepared():
+    with _without_warnings():
+        is_prepared = builder.is_prepared()
+    if not is_prepared:
         raise ArgumentError(
             "name",
             f"{name!r} is not prepared in {builder.data_path}. Once, with TensorFlow installed: "
-            f"{_prepare_command(name, path)}",
+            f"{_prepare_command(name, path)}. Without it: write the arrays into an .npz, and take "
+            "`source` npz.",
         )
     return builder
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Leave to our own errors what is said of a folder that is not there."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _holds_files(builder: "tensorflow_datasets.core.DatasetBuilder") -> bool:
