@@ -8,4 +8,5 @@ from .step import Gradient as Gradient
 from .step import gradcache as gradcache
 from .step import make_train_step as make_train_step
 from .step import prepared as prepared
+from .step import resolved as resolved
 from .step import whole_gradient as whole_gradient
