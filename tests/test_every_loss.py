@@ -133,14 +133,11 @@ def test_the_kernels_of_several_devices_are_programs_for_nvidia(monkeypatch):
         (
             24,
             {},
-            r"strategy: found fused with arrays of \[24\] numbers a row; allowed: 1, or a power",
+            r"strategy: found fused with rows of 24 numbers; allowed: a power of two from 16",
         ),
         (32, {"tile_size": 24}, r"tile_size: found \(24, 24\) with fused; allowed: powers of two"),
-        (
-            32,
-            {"weights": jnp.ones((96, 96))},
-            r"strategy: found fused with arrays of \[96\] numbers",
-        ),
+        (32, {"weights": jnp.ones((96, 96))}, r"strategy: found fused with weights of each pair"),
+        (32, {"positives": jnp.zeros((96, 16), int)}, r"strategy: found fused with .* positives"),
     ],
 )
 def test_what_the_kernels_cannot_do_is_told(d, how, said, monkeypatch):

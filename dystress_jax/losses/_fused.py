@@ -241,12 +241,19 @@ def _check(rows: Tree, columns: Tree, how: How) -> None:
         raise ArgumentError(
             "tile_size", f"found {tuple(how.tile)} with fused; allowed: powers of two from 16 on."
         )
-    for leaf in jax.tree.leaves((rows, columns)):
-        if not fits(leaf.shape[1:]):
+    for side in (rows, columns):
+        points, *others = [leaf for leaf in jax.tree.leaves(side) if leaf.ndim > 1]
+        if others:
             raise ArgumentError(
                 "strategy",
-                f"found fused with arrays of {list(leaf.shape[1:])} numbers a row; allowed: 1, or "
-                "a power of two from 16 on. Use tiled.",
+                "found fused with weights of each pair, or several labels or positives an anchor; "
+                "allowed: one number a row. Use tiled.",
+            )
+        if not fits(points.shape[1:]):
+            raise ArgumentError(
+                "strategy",
+                f"found fused with rows of {points.shape[1]} numbers; allowed: a power of two from "
+                "16 on. Use tiled.",
             )
 
 
