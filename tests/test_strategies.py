@@ -414,7 +414,7 @@ def test_auto_picks_dense_for_few_pairs_and_tiles_for_many():
     [
         (
             {"strategy": "fast"},
-            "strategy: found 'fast'; allowed without `axis_name`: dense, tiled, auto.",
+            "strategy: found 'fast'; allowed without `axis_name`: dense, tiled, fused, auto.",
         ),
         ({"strategy": "ring"}, "found 'ring'; allowed without `axis_name`: dense"),
         ({"strategy": "tiled", "tile_size": 0}, "tile_size: found 0; allowed: at least 1"),

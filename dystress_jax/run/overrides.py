@@ -15,17 +15,24 @@ from .fields import Field, fields, groups
 def joined(arguments: Iterable[str]) -> list[str]:
     """The command line with `--config.FIELD=VALUE` in place of `--config.FIELD VALUE`.
 
+    Raises:
+        ConfigError: a field has no value.
+
     Example:
         >>> joined(["train", "--config.seed", "1", "--config.data.outside", "--config.method=byol"])
         ['train', '--config.seed=1', '--config.data.outside', '--config.method=byol']
     """
-    switches = {f"config.{field.name}" for field in fields() if field.takes[0] is bool}
+    known = {f"config.{field.name}" for field in fields() if field.takes[0] is not bool}
+    options = tuple(f"config.{field.name}." for field in fields() if field.takes == (dict,))
     found, rest = [], iter(arguments)
     for argument in rest:
         name = argument.lstrip("-")
-        if argument.startswith("-") and name.startswith("config.") and "=" not in name:
-            value = None if name in switches else next(rest, None)
-            argument = argument if value is None else f"{argument}={value}"
+        has_none = name in known or (name.startswith(options) and "=" not in name)
+        if argument.startswith("-") and has_none:
+            value = next(rest, "--")
+            if value.startswith("--"):
+                raise ConfigError(f"{name}: found no value; allowed: --{name}=VALUE.")
+            argument = f"{argument}={value}"
         found.append(argument)
     return found
 
