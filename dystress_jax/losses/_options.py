@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from ..errors import ArgumentError
 from ..similarities import PrecisionLike, Similarity, as_similarity, at_least_float32
-from ..temperatures import TemperatureLike, as_temperature
+from ..temperatures import TemperatureLike, as_temperature, check_elementwise
 from ._checks import as_mask, check_closed, check_not_negative, check_rows, check_smoothing
 from ._partition import Weights
 from ._plan import Further, Plan, Weighed
@@ -68,6 +68,7 @@ class Options:
                         f"found shape {jnp.shape(leaf)} of a temperature per anchor; allowed: "
                         f"{anchors} entries here, one for each value of the loss.",
                     )
+        check_elementwise(temperature)
         check_smoothing(self.label_smoothing)
         chosen = prepare(self.chosen, anchors, candidates, length)
         similarity = as_similarity(self.similarity)
