@@ -217,7 +217,8 @@ def per_anchor(tau: Float[ArrayLike, " n"] | HoldsArray) -> PerAnchor:
     """One temperature for each anchor: a row of the similarity matrix shares it.
 
     Args:
-        tau: the temperatures, shape [n] with n the number of anchors of the loss, > 0.
+        tau: the temperatures, shape [n] with n the number of anchors of the loss, > 0. NaN may
+            stand for anchors that `where` of the loss leaves out; a loss refuses it elsewhere.
 
     Returns:
         A temperature with the leaf `tau`.
@@ -235,8 +236,20 @@ def per_anchor(tau: Float[ArrayLike, " n"] | HoldsArray) -> PerAnchor:
         raise ArgumentError(
             "tau", f"found shape {array.shape}; allowed: one axis, with one entry per anchor."
         )
-    check_positive("tau", tau)
+    if concrete(tau) and np.any(_numbers(tau) <= 0):
+        raise ArgumentError("tau", f"found {tau}; allowed: > 0.")
     return PerAnchor(array)
+
+
+def is_per_anchor(node: Any) -> bool:
+    """Whether it is a temperature whose leaves have one entry per anchor."""
+    return isinstance(node, Temperature) and node.is_per_anchor
+
+
+def map_per_anchor(function: Callable[[Any], Array], tree: Any) -> Any:
+    """The tree with the function of every leaf that has one entry per anchor."""
+    change = lambda node: jax.tree.map(function, node) if is_per_anchor(node) else node
+    return jax.tree.map(change, tree, is_leaf=is_per_anchor)
 
 
 @register_dataclass
@@ -793,14 +806,14 @@ def hard_negatives(temperature: TemperatureLike, beta: NumberLike = 1.0) -> Sepa
     found = as_temperature(temperature)
     of_negatives = found.for_negatives
     if of_negatives.is_per_anchor:  # every leaf of one per anchor is per anchor
-        beta, anchors = array_of(beta), jnp.shape(jax.tree.leaves(of_negatives)[0])[:1]
-        if jnp.shape(beta) not in ((), anchors):
+        each, anchors = array_of(beta), jnp.shape(jax.tree.leaves(of_negatives)[0])[:1]
+        if jnp.shape(each) not in ((), anchors):
             raise ArgumentError(
-                "beta", f"found shape {jnp.shape(beta)}; allowed: one number, or shape {anchors}."
+                "beta", f"found shape {jnp.shape(each)}; allowed: one number, or shape {anchors}."
             )
         if isinstance(of_negatives, PerAnchor):
-            return Separate(found.for_positives, PerAnchor(_hardened(of_negatives.tau, beta)))
-        beta = jnp.broadcast_to(jnp.asarray(beta, float), anchors)
+            return Separate(found.for_positives, PerAnchor(_hardened(of_negatives.tau, each)))
+        beta = jnp.broadcast_to(jnp.asarray(each, float), anchors)
     return Separate(found.for_positives, Hardened(of_negatives, beta))
 
 
