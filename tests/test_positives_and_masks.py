@@ -263,6 +263,25 @@ def test_entries_of_rows_that_fill_up_the_batch_may_be_anything(name, strategy):
     every_loss.assert_same(eager, expected[0][1])
 
 
+@pytest.mark.parametrize("strategy", ["dense", "tiled"])
+def test_one_weight_of_zero_leaves_out_what_a_zero_for_each_does(strategy):
+    """The gradient by such a weight is 0 too."""
+    for loss, number in (
+        (functools.partial(losses.nt_xent, label_smoothing=0.2), 2 * N),
+        (functools.partial(losses.clip, label_smoothing=0.2), N),
+        (losses.dclw, 2 * N),
+    ):
+        spread = as_strategy(functools.partial(loss, temperature=jnp.float32(0.3)), strategy)
+        slopes = every_loss.with_gradients(spread)
+        alike, each = (
+            slopes(make_views(), {"weights": weights}, {})
+            for weights in (jnp.float32(0.0), jnp.zeros(number))
+        )
+        assert np.isfinite(alike[0][1]).all()
+        every_loss.assert_same((alike[0], alike[1][0]), (each[0], each[1][0]))
+        assert alike[1][1]["weights"] == 0
+
+
 def _weights_without(*rows):
     """1 for each pair, and 0 for all pairs of these rows."""
     return jnp.where(jnp.isin(jnp.arange(2 * N), jnp.array(rows)), 0.0, 1.0)[:, None] * jnp.ones(

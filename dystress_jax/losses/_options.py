@@ -170,7 +170,10 @@ class Options:
         check_not_negative("weights", weights)
         weights = jnp.asarray(weights)
         if weights.ndim == 0:
-            return Weighed(log_of_all=jnp.log(at_least_float32(weights)))
+            weight = at_least_float32(weights)
+            zero = weight == 0  # leaves all out, with no gradient, as 0 for each of them
+            log_of_all = jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1.0, weight)))
+            return Weighed(log_of_all=log_of_all)
         if weights.ndim == 1:
             return Weighed(Weights(weights))
         numbers, before = [], 0

@@ -115,7 +115,10 @@ class Plan(NamedTuple):
         log_sum, mean, count = _joined(*parts)
         if negatives.log_of_all is not None:
             more = negatives.log_of_all.astype(log_sum.dtype)
-            log_sum, mean = log_sum + more, mean if mean is None else mean + more
+            log_sum = log_sum + more
+            if mean is not None and count is not None:  # a weight of 0 leaves all of them out
+                counts = more > -jnp.inf
+                mean, count = (jnp.where(counts, x, 0.0) for x in (mean + more, count))
         sums = Sums(log_sum, mean, count)
         if positives is not None:
             self.show(negatives, positives, sums)
