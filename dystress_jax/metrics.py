@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .errors import ArgumentError
 from .similarities import Similarity, at_least_float32, normalize, rows_or_nan, sphere
-from .temperatures import TemperatureLike, as_temperature
+from .temperatures import TemperatureLike, as_temperature, check_elementwise
 
 __all__ = [
     "alignment",
@@ -369,6 +369,7 @@ def pair_statistics(
         others = similarity(anchors, at_least_float32(negatives[:max_anchors]))
         negative = jnp.full(others.shape, 1 / others.size)
     temperature = as_temperature(temperature)
+    check_elementwise(temperature)
 
     def tau(part, values):
         if part.is_per_anchor:

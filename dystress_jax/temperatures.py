@@ -5,7 +5,8 @@ array with one entry per anchor, a `Temperature`, or a plain elementwise functio
 
 A `Temperature` is data: a frozen dataclass registered as a pytree. Its numbers are leaves, so they
 can be traced, differentiated, `vmap`-ed over, scheduled and stored like any other array, and none
-of them is a reason to recompile. Write one of your own by subclassing `Temperature`:
+of them is a reason to recompile. Inside a loss they are scalars, but for one per anchor. Write one
+of your own by subclassing `Temperature`:
 
     @jax.tree_util.register_dataclass
     @dataclasses.dataclass(frozen=True)
@@ -14,11 +15,12 @@ of them is a reason to recompile. Write one of your own by subclassing `Temperat
         def __call__(self, similarity): return self.tau * (1 + similarity**2)
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
@@ -86,7 +88,7 @@ class Temperature:
                 object.__setattr__(self, each.name, array_of(value))
 
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Returns tau > 0 for each similarity."""
+        """Returns tau > 0 for each similarity, in the shape of the similarities [n] or [n m]."""
         raise NotImplementedError(f"{type(self).__name__} has no __call__, which returns tau")
 
     def lower_bound(self) -> ArrayLike | None:
@@ -98,7 +100,11 @@ class Temperature:
 
     @property
     def is_per_anchor(self) -> bool:
-        """Whether every leaf has one entry per anchor in its leading axis."""
+        """Whether every leaf has one entry per anchor in its leading axis.
+
+        The losses then call it with as many rows of similarities, [n] or [n m]: a leaf t [n] counts
+        there as t.reshape(-1, *[1] * (similarity.ndim - 1)).
+        """
         return False
 
     @property
@@ -141,7 +147,7 @@ class Constant(Temperature):
     tau: Leaf
 
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.full_like(similarity, self.tau)
+        return _filled(similarity, self.tau)
 
     def lower_bound(self) -> ArrayLike:
         return self.tau
@@ -211,7 +217,8 @@ def per_anchor(tau: Float[ArrayLike, " n"] | HoldsArray) -> PerAnchor:
     """One temperature for each anchor: a row of the similarity matrix shares it.
 
     Args:
-        tau: the temperatures, shape [n] with n the number of anchors of the loss, > 0.
+        tau: the temperatures, shape [n] with n the number of anchors of the loss, > 0. NaN may
+            stand for anchors that `where` of the loss leaves out; a loss refuses it elsewhere.
 
     Returns:
         A temperature with the leaf `tau`.
@@ -229,8 +236,20 @@ def per_anchor(tau: Float[ArrayLike, " n"] | HoldsArray) -> PerAnchor:
         raise ArgumentError(
             "tau", f"found shape {array.shape}; allowed: one axis, with one entry per anchor."
         )
-    check_positive("tau", tau)
+    if concrete(tau) and np.any(_numbers(tau) <= 0):
+        raise ArgumentError("tau", f"found {tau}; allowed: > 0.")
     return PerAnchor(array)
+
+
+def is_per_anchor(node: Any) -> bool:
+    """Whether it is a temperature whose leaves have one entry per anchor."""
+    return isinstance(node, Temperature) and node.is_per_anchor
+
+
+def map_per_anchor(function: Callable[[Any], Array], tree: Any) -> Any:
+    """The tree with the function of every leaf that has one entry per anchor."""
+    change = lambda node: jax.tree.map(function, node) if is_per_anchor(node) else node
+    return jax.tree.map(change, tree, is_leaf=is_per_anchor)
 
 
 @register_dataclass
@@ -560,7 +579,7 @@ class Learned(Temperature):
             log_scale <= log_scale.dtype.type(highest)
         )
         log_scale = jnp.where(inside, log_scale, jnp.clip(log_scale, lowest, highest))
-        return jnp.full_like(similarity, jnp.exp(-log_scale))
+        return _filled(similarity, jnp.exp(-log_scale))
 
     def lower_bound(self) -> ArrayLike:
         return 1.0 / self.max_scale
@@ -733,11 +752,19 @@ class Hardened(Temperature):
     beta: Leaf
 
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
-        return _hardened(self.temperature(similarity), self.beta)
+        beta = self.beta
+        if self.is_per_anchor:
+            beta = beta.reshape(beta.shape + (1,) * (similarity.ndim - 1))
+        return _hardened(self.temperature(similarity), beta)
 
     def lower_bound(self) -> ArrayLike | None:
         bound = self.temperature.lower_bound()
-        return None if bound is None else _hardened(bound, self.beta)
+        highest = jnp.max(self.beta) if self.is_per_anchor else self.beta
+        return None if bound is None else _hardened(bound, highest)
+
+    @property
+    def is_per_anchor(self) -> bool:
+        return self.temperature.is_per_anchor
 
 
 def _hardened(tau: ArrayLike, beta: ArrayLike) -> Any:
@@ -757,13 +784,14 @@ def hard_negatives(temperature: TemperatureLike, beta: NumberLike = 1.0) -> Sepa
 
     Args:
         temperature: of the positives, and of the negatives before they are weighed.
-        beta: how much harder negatives count, >= 0; 0 changes nothing.
+        beta: how much harder negatives count, >= 0; 0 changes nothing. With a temperature per
+            anchor it may be one for each anchor, [n], too.
 
     Returns:
         A temperature with the leaves of `temperature` and `beta`.
 
     Raises:
-        ArgumentError: when beta < 0.
+        ArgumentError: when beta < 0, or for another shape of it.
 
     Example:
         >>> hard_negatives(0.1, 10.0).for_negatives(jnp.zeros(1))
@@ -777,8 +805,15 @@ def hard_negatives(temperature: TemperatureLike, beta: NumberLike = 1.0) -> Sepa
         raise ArgumentError("beta", f"found {beta}; allowed: >= 0.")
     found = as_temperature(temperature)
     of_negatives = found.for_negatives
-    if isinstance(of_negatives, PerAnchor):  # every leaf of one per anchor is per anchor
-        return Separate(found.for_positives, PerAnchor(_hardened(of_negatives.tau, array_of(beta))))
+    if of_negatives.is_per_anchor:  # every leaf of one per anchor is per anchor
+        each, anchors = array_of(beta), jnp.shape(jax.tree.leaves(of_negatives)[0])[:1]
+        if jnp.shape(each) not in ((), anchors):
+            raise ArgumentError(
+                "beta", f"found shape {jnp.shape(each)}; allowed: one number, or shape {anchors}."
+            )
+        if isinstance(of_negatives, PerAnchor):
+            return Separate(found.for_positives, PerAnchor(_hardened(of_negatives.tau, each)))
+        beta = jnp.broadcast_to(jnp.asarray(each, float), anchors)
     return Separate(found.for_positives, Hardened(of_negatives, beta))
 
 
@@ -822,7 +857,18 @@ class Function(Temperature):
 
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
         scalar = lambda s: jnp.asarray(self.function(s, *self.closed_over))
-        return jnp.vectorize(scalar)(similarity.astype(self.dtype)).astype(similarity.dtype)
+        try:
+            return jnp.vectorize(scalar)(similarity.astype(self.dtype)).astype(similarity.dtype)
+        except ValueError as error:
+            if not self.closed_over or not jax.sharding.get_abstract_mesh().manual_axes:
+                raise
+            # What is closed over was traced apart from a similarity that differs by device.
+            raise ArgumentError(
+                "temperature",
+                "found a function that closes over traced values, inside a shard_map; allowed: a "
+                "Temperature of your own, a pytree class with these values as leaves (as at the "
+                "top of dystress_jax.temperatures), or check_vma=False for the shard_map.",
+            ) from error
 
 
 T = TypeVar("T", bound=Temperature)
@@ -849,8 +895,9 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
         The temperature.
 
     Raises:
-        ArgumentError: when a float or array is <= 0, or an array has more than one axis.
-        TypeError: when it is none of these, or a Temperature that is no pytree.
+        ArgumentError: when a float or array is <= 0, an array has more than one axis, or a function
+            cannot be traced, such as one with a Python `if`.
+        TypeError: when it is none of these (a bool is none), or a Temperature that is no pytree.
 
     Example:
         >>> as_temperature(0.1)
@@ -859,6 +906,8 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
         Array([0.1, 0.2], dtype=float32)
     """
     temperature = array_of(temperature)
+    if isinstance(temperature, bool) or getattr(temperature, "dtype", None) == np.bool_:
+        raise TypeError("temperature must be a number; found a bool.")
     if isinstance(temperature, Temperature):
         if jax.tree_util.all_leaves([temperature]):
             raise TypeError(
@@ -893,11 +942,66 @@ def _traced(function: Callable, similarity: Float[Array, ""]) -> ClosedJaxpr:
             )
         return tau
 
-    return jax.make_jaxpr(tau)(similarity)
+    with _written_in_jax():
+        return jax.make_jaxpr(tau)(similarity)
 
 
 def _replay(function: Jaxpr, similarity: Float[Array, ""], *closed_over: Array) -> Array:
     return eval_jaxpr(function, closed_over, similarity)[0]
+
+
+def check_elementwise(temperature: Temperature) -> None:
+    """Refuses a temperature whose tau has another shape than the similarities.
+
+    Strategies call it with rows, tiles and whole matrices of similarities: what has entries of its
+    own for the rows or columns of one of them would be wrong in the others.
+    """
+    positives, negatives = temperature.for_positives, temperature.for_negatives
+    for part in (positives,) if positives is negatives else (positives, negatives):
+        rows = jnp.shape(jax.tree.leaves(part)[0])[0] if part.is_per_anchor else 1
+        shapes = (rows,), (rows, 1)
+        for shape, found in zip(shapes, _shapes_of_tau(part, shapes), strict=True):
+            if found not in ((), shape):
+                raise ArgumentError(
+                    "temperature",
+                    f"found one whose tau has shape {found} for similarities of shape {shape}; "
+                    "allowed: the same shape, as tau depends on each similarity alone and the "
+                    "numbers of a temperature are scalars. One tau for each anchor is an array [n] "
+                    "as `temperature`, or a pytree class with is_per_anchor, in which a leaf t "
+                    "[n] counts as t.reshape(-1, *[1] * (s.ndim - 1)) beside similarities s.",
+                )
+
+
+def _shapes_of_tau(part: Temperature, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
+    similarities = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    # Shapes alone matter here, and wrong ones should come out.
+    of_types, of_ranks = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
+    with _written_in_jax(), of_types, of_ranks:
+        tau = jax.eval_shape(lambda *similarities: [*map(part, similarities)], *similarities)
+    return jax.tree.map(lambda x: x.shape, tau)
+
+
+@contextlib.contextmanager
+def _written_in_jax() -> Iterator[None]:
+    """Says in words that a temperature cannot be traced."""
+    try:
+        yield
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+    ) as error:
+        raise ArgumentError(
+            "temperature",
+            "found one that needs to see numbers, as a Python `if` and NumPy do; allowed: one "
+            "written with jax.numpy. jnp.where takes the place of `if`.",
+        ) from error
+
+
+def _filled(similarity: Float[Array, "..."], tau: ArrayLike) -> Float[Array, "..."]:
+    if jnp.ndim(tau):  # as sums do: losses refuse several numbers by the shape of the result
+        return jnp.zeros_like(similarity) + tau
+    return jnp.full_like(similarity, tau)
 
 
 def _sin_squared(x: Float[Array, "..."]) -> Float[Array, "..."]:

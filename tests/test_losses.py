@@ -297,7 +297,8 @@ def test_without_normalisation_the_length_of_a_row_counts():
         (
             lambda x: losses.supcon(x, x, jnp.zeros(4), temperature=0.1),
             ValueError,
-            r"labels: found shape \(4,\) of float32; allowed: 4 integers, one for each example",
+            r"labels: found shape \(4,\) of float32; allowed: 4 integers, one for each example, or "
+            r"bools \[4, classes\]",
         ),
         (
             lambda x: nt_xent(x, x[:3], temperature=0.1),
@@ -356,11 +357,135 @@ def test_without_normalisation_the_length_of_a_row_counts():
             ValueError,
             "of float32",
         ),
+        *(
+            (
+                lambda x, loss=loss: loss(x[None], x[None], temperature=0.1),
+                ValueError,
+                r"view_a: found shape \(1, 4, 8\); allowed: \[rows, features\]",
+            )
+            for loss in (nt_xent, losses.dcl, losses.dclw, losses.rgcl)
+        ),
+        *(
+            (
+                lambda x, loss=loss: loss(x.tolist(), x.tolist(), temperature=0.1),
+                ValueError,
+                "(view_a|queries|images): found a list; allowed: an array",
+            )
+            for loss in (nt_xent, losses.dcl, info_nce, losses.clip)
+        ),
+        *(
+            (
+                lambda x, how=how: nt_xent(x, x, temperature=0.1, **how),
+                ValueError,
+                f"{name}: found a list; allowed: an array",
+            )
+            for name, how in (
+                ("where", {"where": [True] * 4}),
+                ("weights", {"weights": [1.0] * 8}),
+                ("label_smoothing", {"label_smoothing": [0.1]}),
+                ("negatives", {"negatives": [[1.0] * 8]}),
+            )
+        ),
+        (
+            lambda x: losses.supcon(x, x, [0, 1, 0, 1], temperature=0.1),
+            ValueError,
+            "labels: found a list; allowed: an array",
+        ),
+        (
+            lambda x: info_nce(x, x, temperature=0.1, positives=[0, 1, 2, 3]),
+            ValueError,
+            "positives: found a list; allowed: an array",
+        ),
+        (
+            lambda x: losses.clip(x, x, temperature=0.1, negatives=[x, x, x]),
+            ValueError,
+            "negatives: found 3 of them; allowed: an array, or a pair",
+        ),
+        (
+            lambda x: losses.clip(x[:0], x[:0], temperature=0.1),
+            ValueError,
+            "images: found 0 rows; allowed: at least 2",
+        ),
+        (
+            lambda x: losses.siglip(x[:0], x[:0], scale=1.0, bias=0.0),
+            ValueError,
+            "images: found 0 rows; allowed: at least 2",
+        ),
+        (
+            lambda x: moco(x, x, x[:0], temperature=0.1),
+            ValueError,
+            "queue: found 0 rows; allowed: at least 1, with `where_queue`",
+        ),
+        (
+            lambda x: nt_xent(x, x, temperature=0.1, negatives=x[:0]),
+            ValueError,
+            "negatives: found 0 rows; allowed: at least 1, or None",
+        ),
+        (
+            lambda x: nt_xent(x, x, temperature=0.1, label_smoothing=jnp.zeros(8)),
+            ValueError,
+            r"label_smoothing: found shape \(8,\); allowed: one number",
+        ),
+        (
+            lambda x: info_nce(x, x, temperature=0.1, decoupled=True, label_smoothing=jnp.zeros(4)),
+            ValueError,
+            r"label_smoothing: found shape \(4,\); allowed: one number",
+        ),
+        (
+            lambda x: losses.dclw(x, x, temperature=0.1, sigma=jnp.ones(4)),
+            ValueError,
+            r"sigma: found shape \(4,\); allowed: one number",
+        ),
+        (
+            lambda x: losses.siglip(x, x, scale=jnp.ones(4), bias=0.0),
+            ValueError,
+            r"scale: found shape \(4,\); allowed: one number",
+        ),
+        (
+            lambda x: losses.siglip(x, x, scale=1.0, bias=jnp.ones(4)),
+            ValueError,
+            r"bias: found shape \(4,\); allowed: one number",
+        ),
+        (lambda x: nt_xent(x, x, temperature=True), TypeError, "found a bool"),
     ],
 )
 def test_a_bad_argument_is_refused_with_what_was_found(call, error, message, unchecked_shapes):
     with pytest.raises(error, match=message):
         call(jnp.ones((4, 8)))
+
+
+def test_a_list_is_the_pair_of_clip_and_siglip():
+    a, b, c = jax.random.normal(jax.random.key(0), (3, 4, D))
+    label = jnp.arange(4) % 3
+    of_clip = functools.partial(losses.clip, a, b, temperature=0.1)
+    of_siglip = functools.partial(losses.siglip, a, b, scale=2.0, bias=-1.0)
+    for loss, name, pair in (
+        (of_clip, "negatives", (b, c)),
+        (of_clip, "labels", (label, label)),
+        (of_siglip, "labels", (label, label)),
+    ):
+        np.testing.assert_array_equal(loss(**{name: list(pair)}), loss(**{name: pair}))
+
+
+@pytest.mark.parametrize("strategy", ["dense", "tiled", "ring"])
+def test_siglip_has_its_gradient_where_a_traced_scale_is_zero(strategy):
+    a, b = np.random.default_rng(0).standard_normal((2, 6, D))
+    loss = functools.partial(losses.siglip, strategy=strategy, tile_size=4)
+    if strategy == "ring":
+        auto = (jax.sharding.AxisType.Auto,)
+        mesh = jax.make_mesh((2,), ("data",), auto, devices=jax.devices()[:2])
+        loss = losses.on_mesh(losses.siglip, mesh, strategy="ring", tile_size=2)
+    with jax.enable_x64(True):
+        total = lambda scale, bias, a, b: loss(a, b, scale=scale, bias=bias).sum()
+        numbers = jnp.float64(0.0), jnp.float64(-2.0), jnp.asarray(a), jnp.asarray(b)
+        value, slopes = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3)))(*numbers)
+    z = 2 * np.eye(6) - 1
+    s = oracles.unit(a) @ oracles.unit(b).T
+    wrong = 1 / (1 + np.exp(z * -2.0))  # sigma(-z (0 s + b))
+    np.testing.assert_allclose(value, np.sum(np.log1p(np.exp(-z * -2.0))), rtol=1e-12)
+    np.testing.assert_allclose(slopes[0], -np.sum(z * s * wrong), rtol=1e-12)
+    np.testing.assert_allclose(slopes[1], -np.sum(z * wrong), rtol=1e-12)
+    assert all(np.all(np.asarray(slope) == 0) for slope in slopes[2:])
 
 
 def test_decoupled_losses_leave_the_positive_out_of_the_denominator():

@@ -155,3 +155,44 @@ def test_a_queue_lies_on_every_device_and_nothing_travels():
     loss = jax.jit(functools.partial(losses.moco, temperature=0.1))
     text = loss.lower(*views, jax.device_put(QUEUE, whole)).compile().as_text()
     assert not any(word in text for word in COLLECTIVES)
+
+
+# Batches [4, 2, 16, D] or views [4, 8, D] on a mesh (4, 2), and how they are split.
+BATCHES = {
+    "batches over one axis, rows over the other": jax.P("data", None, "model"),
+    "the axes the other way round": jax.P("model", None, "data"),
+    "batches alone": jax.P("data"),
+    "batches, and numbers of a row": jax.P("data", None, None, "model"),
+}
+
+
+@pytest.mark.parametrize(
+    "split",
+    [pytest.param(name, marks=() if "rows over" in name else pytest.mark.ci) for name in BATCHES],
+)
+def test_a_vmap_may_be_split_over_an_axis_and_the_rows_over_another(split):
+    mesh = make_mesh((4, 2), ("data", "model"))
+    batches = jax.random.normal(jax.random.key(1), (4, 2, 16, D))
+    mean = lambda views: losses.nt_xent(*views, temperature=TEMPERATURE).mean()
+    found = jax.jit(jax.vmap(jax.value_and_grad(mean)))
+    expected = found(batches)
+    assert_same(found(jax.device_put(batches, jax.NamedSharding(mesh, BATCHES[split]))), expected)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        jax.P("data"),
+        pytest.param(jax.P("data", "model"), marks=pytest.mark.ci),
+        pytest.param(jax.P("model", None, "data"), marks=pytest.mark.ci),
+    ],
+)
+def test_views_that_are_stacked_may_be_split_over_any_axis(spec):
+    mesh = make_mesh((4, 2), ("data", "model"))
+    views = jax.random.normal(jax.random.key(1), (4, 8, D))
+    mean = lambda views: losses.nt_xent(views, temperature=TEMPERATURE).mean()
+    found = jax.jit(jax.value_and_grad(mean))
+    split = jax.device_put(views, jax.NamedSharding(mesh, spec))
+    assert_same(found(split), found(views))
+    eager = losses.nt_xent(split, temperature=TEMPERATURE)
+    assert_same(eager, losses.nt_xent(views, temperature=TEMPERATURE))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import losses, temperatures
-from tests import oracles
+from tests import every_loss, oracles
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strict_dtypes")]
 
@@ -135,6 +135,236 @@ def test_rows_that_fill_up_the_batch_are_not_there(name, strategy):
         assert_same(found[REAL], right)
         assert np.all(np.asarray(found)[~REAL] == 0)
     assert_same(of_temperature, of_tau)
+
+
+PER_ANCHOR = {
+    **{name: of for name, of in LOSSES.items() if not name.startswith(("siglip", "rgcl"))},
+    "rgcl": (losses.rgcl, {}),
+    "separate": (
+        lambda a, b, temperature, **how: losses.nt_xent(
+            a, b, temperature=temperatures.separate(0.3, temperature), **how
+        ),
+        {},
+    ),
+}
+
+
+OF_ANCHORS = (("nt_xent", "tiled"), ("nt_xent", "ring"), ("rgcl", "dense"), ("clip", "tiled"))
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        pytest.param(name, strategy, marks=() if (name, strategy) in OF_ANCHORS else in_ci)
+        for name in PER_ANCHOR
+        for strategy in ("dense", "tiled", "gathered", "ring")
+        if name != "moco" or strategy in ("dense", "tiled")
+    ],
+)
+def test_a_temperature_of_rows_that_fill_up_the_batch_may_be_anything(name, strategy):
+    """Loss and all gradients are those of the real rows alone, and eager values those of jit."""
+    loss, more = PER_ANCHOR[name]
+    views = make_views()
+    padded = [jnp.where(jnp.asarray(REAL)[:, None], x, jnp.nan) for x in views]
+    sides = 3 if "three" in name else 1 if name.split(",")[0] in ("info_nce", "clip", "moco") else 2
+    real = np.tile(REAL, sides)
+    tau = jnp.linspace(0.2, 0.6, len(real), dtype=jnp.float32)
+    by_rows = {k: jnp.asarray(v) for k, v in more.items()}
+    few = {k: v if k in ("queue", "negatives") else v[REAL] for k, v in by_rows.items()}
+    given = by_rows | {"where": jnp.asarray(REAL)}
+    fill = lambda number: jnp.where(jnp.asarray(real), tau, number)
+    spread = as_strategy(loss, strategy)
+    (_, value), (of_views, of_tau) = with_gradients(spread)(padded, fill(jnp.nan), given)
+    weights = np.linspace(0.5, 1.5, len(value), dtype=np.float32)[real]
+
+    def alone(views, tau):
+        of_real = loss(*views, temperature=tau, strategy="dense", **few)
+        return jnp.sum(of_real * weights), of_real
+
+    (_, expected), (slope, slope_of_tau) = jax.jit(
+        jax.value_and_grad(alone, argnums=(0, 1), has_aux=True)
+    )([x[REAL] for x in views], tau[real])
+    assert_same(np.asarray(value)[real], expected)
+    assert np.all(np.asarray(value)[~real] == 0)
+    assert_same([x[REAL] for x in of_views], slope)
+    assert_same(of_tau[real], slope_of_tau)
+    for masked in (*(x[~REAL] for x in of_views), of_tau[~real]):
+        assert np.all(np.asarray(masked) == 0)
+    # What makes a temperature without the mask refuses what is not > 0, but for NaN.
+    anything = strategy == "dense" and name != "separate"
+    for number in (jnp.nan, 0.0, -1.0) if anything else (jnp.nan,):
+        assert_same(spread(*padded, temperature=fill(number), **given), value)
+
+
+def _filled(numbers, fill):
+    """The numbers, with others for the rows that only fill up the batch."""
+    real = jnp.tile(jnp.asarray(REAL), numbers.shape[0] // N)
+    there = real[:, None] & real[None, :] if numbers.ndim == 2 else real
+    return jnp.where(there, numbers, jnp.asarray(fill, numbers.dtype))
+
+
+def _weights(*shape):
+    return jax.random.uniform(jax.random.key(9), shape, minval=0.5, maxval=2.0)
+
+
+# Numbers and further arrays of a loss, with anything for the rows that only fill up the batch.
+ENTRIES = {
+    "rgcl, a running mean": (
+        losses.rgcl,
+        lambda fill: {
+            "temperature": temperatures.PerExample(
+                _filled(_weights(2 * N), fill), _filled(_weights(2 * N), fill)
+            )
+        },
+        None,
+    ),
+    "rgcl, weights": (
+        functools.partial(losses.rgcl, temperature=0.3),
+        lambda fill: {"weights": _filled(_weights(2 * N), fill)},
+        None,
+    ),
+    "nt_xent, weights": (
+        functools.partial(losses.nt_xent, temperature=0.3),
+        lambda fill: {"weights": _filled(_weights(2 * N, 2 * N), fill)},
+        None,
+    ),
+    "siglip, weights": (
+        functools.partial(losses.siglip, scale=3.0, bias=-1.0),
+        lambda fill: {"weights": _filled(_weights(N), fill)},
+        None,
+    ),
+    "siglip, weights of pairs": (
+        functools.partial(losses.siglip, scale=3.0, bias=-1.0),
+        lambda fill: {"weights": _filled(_weights(N, N), fill)},
+        None,
+    ),
+    "info_nce, positives": (
+        losses.info_nce,
+        lambda fill: {"temperature": jnp.float32(0.3)},
+        lambda fill: _filled(jnp.asarray(LISTED[:, 0], jnp.int32), 0 if fill == 1 else -1),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        pytest.param(name, strategy, marks=() if strategy == "tiled" else in_ci)
+        for name in ENTRIES
+        for strategy in ("dense", "tiled", "ring")
+    ],
+)
+def test_entries_of_rows_that_fill_up_the_batch_may_be_anything(name, strategy):
+    loss, numbers, positives = ENTRIES[name]
+
+    def found(fill, strategy):
+        fixed = {"where": jnp.asarray(REAL)}
+        fixed |= {} if positives is None else {"positives": positives(fill)}
+        spread = as_strategy(loss, strategy)
+        at_once = every_loss.with_gradients(spread)(make_views(), numbers(fill), fixed)
+        return at_once, spread(*make_views(), **numbers(fill), **fixed)
+
+    expected, _ = found(1.0, "dense")
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(expected))
+    compiled, eager = found(jnp.nan, strategy)
+    every_loss.assert_same(compiled, expected)
+    every_loss.assert_same(eager, expected[0][1])
+
+
+@pytest.mark.parametrize("strategy", ["dense", "tiled"])
+def test_one_weight_of_zero_leaves_out_what_a_zero_for_each_does(strategy):
+    """The gradient by such a weight is 0 too."""
+    for loss, number in (
+        (functools.partial(losses.nt_xent, label_smoothing=0.2), 2 * N),
+        (functools.partial(losses.clip, label_smoothing=0.2), N),
+        (losses.dclw, 2 * N),
+    ):
+        spread = as_strategy(functools.partial(loss, temperature=jnp.float32(0.3)), strategy)
+        slopes = every_loss.with_gradients(spread)
+        alike, each = (
+            slopes(make_views(), {"weights": weights}, {})
+            for weights in (jnp.float32(0.0), jnp.zeros(number))
+        )
+        assert np.isfinite(alike[0][1]).all()
+        every_loss.assert_same((alike[0], alike[1][0]), (each[0], each[1][0]))
+        assert alike[1][1]["weights"] == 0
+
+
+def _weights_without(*rows):
+    """1 for each pair, and 0 for all pairs of these rows."""
+    return jnp.where(jnp.isin(jnp.arange(2 * N), jnp.array(rows)), 0.0, 1.0)[:, None] * jnp.ones(
+        (1, 2 * N)
+    )
+
+
+decoupled_info_nce = functools.partial(losses.info_nce, decoupled=True)
+ONE_REAL = {"where": jnp.arange(N) == 3}
+# Losses without the positive in the sum, and arguments with which some anchors have no negative.
+WITHOUT_NEGATIVES = {
+    "dcl": (losses.dcl, ONE_REAL, range(2 * N)),
+    "dcl, own view": (functools.partial(losses.dcl, own_view=True), ONE_REAL, range(2 * N)),
+    "dcl, two logarithms": (functools.partial(losses.dcl, joint=False), ONE_REAL, range(2 * N)),
+    "dclw": (losses.dclw, ONE_REAL, range(2 * N)),
+    "rgcl": (losses.rgcl, ONE_REAL, range(2 * N)),
+    "info_nce": (decoupled_info_nce, ONE_REAL, range(N)),
+    "info_nce, all are positives": (
+        decoupled_info_nce,
+        {"positives": jnp.arange(N)[:, None] * jnp.ones((1, N), int) != 2},
+        [0, 1, 3, 4, 5, 6, 7],
+    ),
+    "dcl, weights": (losses.dcl, {"weights": _weights_without(2, 9)}, [2, 9]),
+    "dcl, one weight": (losses.dcl, {"weights": jnp.float32(0)}, range(2 * N)),
+    "rgcl, weights": (losses.rgcl, {"weights": _weights_without(2, 9)}, [2, 9]),
+    "moco": (
+        functools.partial(losses.moco, decoupled=True),
+        {"queue": QUEUE, "where_queue": jnp.zeros(8, bool)},
+        range(N),
+    ),
+}
+
+
+LONELY = (("dcl", "tiled"), ("dcl", "ring"), ("rgcl, weights", "tiled"), ("moco", "dense"))
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        pytest.param(name, strategy, marks=() if (name, strategy) in LONELY else in_ci)
+        for name in WITHOUT_NEGATIVES
+        for strategy in ("dense", "tiled", "gathered", "ring")
+        if name != "moco" or strategy in ("dense", "tiled")
+    ],
+)
+def test_an_anchor_without_negatives_has_loss_zero_and_no_gradient(name, strategy):
+    """The others have what they have without it."""
+    loss, more, alone = WITHOUT_NEGATIVES[name]
+    temperature = jnp.float32(0.3)
+    alone = np.isin(np.arange(2 * N), list(alone))
+    loss_of_all = as_strategy(loss, strategy)
+
+    def total(views, temperature):
+        value = loss_of_all(*views, temperature=temperature, **more)
+        return jnp.sum(value), value
+
+    compiled = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
+    (_, value), slopes = compiled(make_views(), temperature)
+    alone = alone[: len(value)]
+    assert np.all(np.asarray(value)[alone] == 0)
+    assert_same(loss_of_all(*make_views(), temperature=temperature, **more), value)
+    if alone.all():
+        assert all(np.all(np.asarray(slope) == 0) for slope in jax.tree.leaves(slopes))
+        return
+    others = {k: v for k, v in more.items() if k != "weights"}
+
+    def total_of_others(views, temperature):
+        value = loss(*views, temperature=temperature, strategy="dense", **others)
+        value = value[jnp.asarray(np.flatnonzero(~alone))]
+        return jnp.sum(value), value
+
+    expected = jax.jit(jax.value_and_grad(total_of_others, argnums=(0, 1), has_aux=True))
+    (_, right), right_slopes = expected(make_views(), temperature)
+    assert_same(np.asarray(value)[~alone], right)
+    assert_same(slopes, right_slopes)
 
 
 @pytest.mark.ci

@@ -1,6 +1,7 @@
 """Temperatures against their published formulas, in float64 NumPy, and as pytrees."""
 
 import dataclasses
+import functools
 import math
 import warnings
 
@@ -13,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.tree_util import register_dataclass
 
-from dystress_jax import temperatures
+from dystress_jax import losses, metrics, schemes, temperatures
+from dystress_jax.errors import ArgumentError
 from dystress_jax.losses import nt_xent
+from dystress_jax.microscope import Compared, look
 from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -202,6 +205,130 @@ def test_a_temperature_of_ones_own():
     views = jax.random.normal(jax.random.key(0), (2, 4, 8))
     ours = nt_xent(*views, temperature=Quadratic(0.2))
     np.testing.assert_allclose(ours, nt_xent(*views, temperature=lambda s: 0.2 * (1 + s**2)))
+
+
+TAU = jnp.linspace(0.1, 1.0, 8)  # one for each anchor of four examples
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OfRows(temperatures.Temperature):
+    """One of one's own, whose leaf meets the similarities in some way."""
+
+    tau: jax.Array
+    meet: object = dataclasses.field(metadata={"static": True})
+    is_per_anchor: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def __call__(self, similarity):
+        return self.meet(self.tau, similarity) * (1 + similarity**2)
+
+
+def as_column(tau, similarity):
+    return tau.reshape(-1, *[1] * (similarity.ndim - 1))
+
+
+NOT_ELEMENTWISE = {
+    "a function with a column": lambda s: TAU[:, None] + 0 * s,
+    "a function with a row": lambda s: TAU[None, :] + 0 * s,
+    "a class with a row": OfRows(TAU, lambda tau, s: tau),
+    "a class with a column": OfRows(TAU, lambda tau, s: tau[:, None]),
+    "a column without is_per_anchor": OfRows(TAU, as_column),
+    "a row with is_per_anchor": OfRows(TAU, lambda tau, s: tau, True),
+    "a column of matrices only": OfRows(TAU, lambda tau, s: tau[:, None], True),
+    "constant": temperatures.constant(TAU),
+    "learned": temperatures.learned(-jnp.log(TAU)),
+    "dystress": temperatures.dystress(TAU, 1.0),
+    "dystress, a column": temperatures.dystress(TAU[:, None], 1.0),
+    "exponential": temperatures.exponential(TAU + 0.1),
+    "temperature_free": temperatures.temperature_free(TAU),
+    "hard negatives": temperatures.hard_negatives(0.1, TAU),
+    "of the negatives": temperatures.separate(0.1, temperatures.constant(TAU)),
+}
+
+
+@pytest.mark.parametrize("strategy", ["dense", "tiled", "ring"])
+@pytest.mark.parametrize("name", NOT_ELEMENTWISE)
+def test_tau_of_another_shape_than_the_similarities_is_refused(name, strategy):
+    loss = functools.partial(nt_xent, strategy=strategy, tile_size=3)
+    if strategy == "ring":
+        auto = (jax.sharding.AxisType.Auto,)
+        mesh = jax.make_mesh((2,), ("data",), auto, devices=jax.devices()[:2])
+        loss = losses.on_mesh(nt_xent, mesh, strategy="ring")
+    views = jax.random.normal(jax.random.key(0), (2, 4, 8))
+    with pytest.raises(ArgumentError) as raised:
+        loss(*views, temperature=NOT_ELEMENTWISE[name])
+    assert "tau has shape" in str(raised.value)
+    assert "a pytree class with is_per_anchor, in which a leaf t [n]" in str(raised.value)
+
+
+def test_tau_of_another_shape_is_refused_wherever_temperatures_are_used():
+    views = jax.random.normal(jax.random.key(0), (2, 4, 8))
+    bad = temperatures.constant(TAU)
+    rows = jnp.arange(4)
+    pairs = Compared(*views, views[1], groups=(rows, rows), labels=(rows, rows))
+    for use in (
+        lambda: losses.statistics(nt_xent, *views, temperature=bad),
+        lambda: losses.siglip(*views, scale=TAU[:4], bias=0.0),
+        lambda: metrics.pair_statistics(*views, temperature=bad),
+        lambda: look(pairs, bad),
+        lambda: nt_xent(*views, temperature=schemes.fixed(bad).resolve((), None)),
+    ):
+        with pytest.raises(ArgumentError, match="found"):
+            use()
+
+
+@pytest.mark.parametrize("strategy", ["dense", "tiled"])
+def test_a_class_of_ones_own_per_anchor_scales_its_rows(strategy):
+    """Also under `hard_negatives`, whose beta may then be one for each anchor."""
+    views = jax.random.normal(jax.random.key(0), (2, 4, 8))
+    beta = jnp.linspace(0.0, 3.0, 8)
+    how = {"strategy": strategy, "tile_size": 3}
+    ours = OfRows(TAU, as_column, True)
+    found = nt_xent(*views, temperature=ours, **how)
+    harder = nt_xent(*views, temperature=temperatures.hard_negatives(ours, beta), **how)
+    for row, (tau, each) in enumerate(zip(TAU, beta, strict=True)):
+        alone = lambda s, tau=tau: tau * (1 + s**2)
+        np.testing.assert_allclose(found[row], nt_xent(*views, temperature=alone)[row], rtol=1e-5)
+        alone = temperatures.hard_negatives(alone, each)
+        np.testing.assert_allclose(harder[row], nt_xent(*views, temperature=alone)[row], rtol=1e-5)
+    with pytest.raises(ArgumentError, match=r"beta: found shape \(3,\); allowed: one number"):
+        temperatures.hard_negatives(ours, jnp.ones(3))
+
+
+@pytest.mark.parametrize("tau", [lambda s: 0.1 if s > 0 else 0.2, lambda s: 0.1 + np.abs(s)])
+@pytest.mark.parametrize("strategy", ["dense", "tiled"])
+def test_a_temperature_that_cannot_be_traced_is_told_so(tau, strategy):
+    views = jax.random.normal(jax.random.key(0), (2, 4, 8))
+    for temperature in (tau, OfRows(TAU[0], lambda leaf, s: tau(s))):
+        with pytest.raises(ArgumentError, match=r"written with jax.numpy. jnp.where takes"):
+            nt_xent(*views, temperature=temperature, strategy=strategy)
+
+
+@pytest.mark.parametrize("tau", [True, np.bool_(True), jnp.ones(8, bool)])
+def test_a_bool_is_no_temperature(tau):
+    with pytest.raises(TypeError, match="temperature must be a number; found a bool"):
+        temperatures.as_temperature(tau)
+
+
+def test_a_closure_inside_a_shard_map_of_ones_own_is_told_to_be_a_class():
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((2,), ("data",), auto, devices=jax.devices()[:2])
+    rows = jax.P("data")
+
+    def mean(depth, check_vma):
+        def local(depth, a, b):
+            by_function = lambda s: 0.1 + depth * s * s
+            return nt_xent(a, b, temperature=by_function, strategy="ring", axis_name="data")
+
+        specs = (jax.P(), rows, rows)
+        spread = jax.shard_map(
+            local, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=check_vma
+        )
+        return spread(depth, *jax.random.normal(jax.random.key(0), (2, 4, 8))).mean()
+
+    with pytest.raises(ArgumentError, match="closes over traced values, inside a shard_map; allo"):
+        jax.jit(functools.partial(mean, check_vma=True))(jnp.float32(0.1))
+    assert np.isfinite(jax.jit(functools.partial(mean, check_vma=False))(jnp.float32(0.1)))
 
 
 def test_separate_temperatures_reach_their_pairs():

@@ -42,7 +42,8 @@ are split choose for themselves: under `jax.jit` where the axes are `Explicit`, 
 `jax.jit` on `Auto` axes nobody knows the devices while the program is written: take `on_mesh`.
 
 `where` says which rows are real. The others are neither anchors nor candidates, get loss 0 and no
-gradient, and may hold anything: divide the sum by the number of real anchors.
+gradient, and may hold anything, in a temperature per anchor too: divide the sum by the number of
+real anchors.
 
 Where exp(s / tau) cannot leave the range of the dtype, tiles need one pass, and those of one set of
 views serve rows and columns at once. The bound of a temperature and the range of a similarity

@@ -1,5 +1,7 @@
 """What is refused of the arguments of a loss, with what was found and what is allowed."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +9,44 @@ from jaxtyping import Array, ArrayLike, Bool
 
 from ..errors import ArgumentError
 from ..similarities import Similarity
-from ..temperatures import concrete
+from ..temperatures import (
+    PerAnchor,
+    Temperature,
+    TemperatureLike,
+    array_of,
+    as_temperature,
+    concrete,
+)
 from ._sharded import AxisName
 from ._strategies import axis_size
 
 
+def as_given(temperature: TemperatureLike) -> Temperature:
+    """The temperature, while nobody has looked at the numbers of an array with one per anchor."""
+    found = array_of(temperature)
+    if isinstance(found, np.ndarray | Array) and jnp.ndim(found) == 1 and not is_bool(found):
+        return PerAnchor(jnp.asarray(found))
+    return as_temperature(temperature)
+
+
+def check_array(name: str, x: object) -> None:
+    """Refuses what only looks like an array."""
+    if x is None or isinstance(x, list | tuple | dict | str):
+        raise ArgumentError(
+            name, f"found {'None' if x is None else f'a {type(x).__name__}'}; allowed: an array."
+        )
+
+
+def check_number(name: str, x: ArrayLike) -> None:
+    """Refuses what is not one number."""
+    check_array(name, x)
+    if jnp.ndim(x) != 0:
+        raise ArgumentError(name, f"found shape {jnp.shape(x)}; allowed: one number.")
+
+
 def check_smoothing(value: ArrayLike) -> None:
-    """Refuses concrete numbers that are no share."""
+    """Refuses what is not one number, and concrete ones that are no share."""
+    check_number("label_smoothing", value)
     if concrete(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) < 1)):
         raise ArgumentError("label_smoothing", f"found {value}; allowed: in [0, 1).")
 
@@ -39,6 +72,7 @@ def check_closed(similarity: Similarity, length: int) -> None:
 def check_rows(name_a: str, a: Array, name_b: str, b: Array) -> None:
     """Refuses what is not floating point [rows, features] with rows of the same length."""
     for name, x in ((name_a, a), (name_b, b)):
+        check_array(name, x)
         if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
             raise TypeError(f"{name} must be floating point; found {jnp.result_type(x)}.")
         if jnp.ndim(x) != 2:
@@ -75,17 +109,13 @@ def check_count(name: str, n: int, axis_name: AxisName | None) -> None:
         raise ArgumentError(name, f"found {n} rows; allowed: at least 2, or nothing is contrasted.")
 
 
-def check_integers(name: str, x: Array, n: int, each: str) -> None:
-    """Refuses what is not one integer for each example or query."""
-    if jnp.shape(x) != (n,) or not jnp.issubdtype(jnp.result_type(x), jnp.integer):
-        raise ArgumentError(
-            name,
-            f"found shape {jnp.shape(x)} of {jnp.result_type(x)}; allowed: {n} integers, one for "
-            f"each {each}.",
-        )
+def check_some(name: str, n: int, instead: str = "") -> None:
+    """Refuses an array without a row."""
+    if isinstance(n, int) and n == 0:  # of a symbolic size nobody knows
+        raise ArgumentError(name, f"found 0 rows; allowed: at least 1{instead}.")
 
 
-def is_bool(x: Array) -> bool:
+def is_bool(x: ArrayLike) -> bool:
     """Whether it says yes or no of each entry."""
     return jnp.issubdtype(jnp.result_type(x), jnp.bool_)
 
@@ -94,6 +124,7 @@ def as_mask(name: str, x: Array | None, n: int, each: str) -> Bool[Array, " n"] 
     """Refuses what is not one bool for each example, query or key."""
     if x is None:
         return None
+    check_array(name, x)
     if jnp.shape(x) != (n,) or not is_bool(x):
         raise ArgumentError(
             name,
@@ -103,9 +134,15 @@ def as_mask(name: str, x: Array | None, n: int, each: str) -> Bool[Array, " n"] 
     return jnp.asarray(x)
 
 
-def as_labels(name: str, x: Array, n: int) -> Array:
+def as_labels(name: str, x: Any, n: int) -> Array:
     """Refuses what is neither one integer nor a row of bools for each example."""
-    if jnp.ndim(x) == 2 and is_bool(x) and jnp.shape(x)[0] == n:
-        return jnp.asarray(x)
-    check_integers(name, x, n, "example")
+    check_array(name, x)
+    shape, dtype = jnp.shape(x), jnp.result_type(x)
+    one_each = shape == (n,) and jnp.issubdtype(dtype, jnp.integer)
+    if not one_each and not (len(shape) == 2 and shape[0] == n and is_bool(x)):
+        raise ArgumentError(
+            name,
+            f"found shape {shape} of {dtype}; allowed: {n} integers, one for each example, or "
+            f"bools [{n}, classes].",
+        )
     return jnp.asarray(x)

@@ -1,5 +1,7 @@
 """Losses between two kinds of embeddings, such as images and texts."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -9,12 +11,14 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 from ..errors import ArgumentError
 from ..similarities import PrecisionLike, Similarity, sphere
-from ..temperatures import Constant, Temperature, TemperatureLike, check_positive
+from ..temperatures import Constant, TemperatureLike, array_of, check_positive
 from . import _pairs, _partition
 from ._checks import (
     as_labels,
     as_mask,
+    check_array,
     check_count,
+    check_number,
     check_rows,
     check_same_shape,
 )
@@ -24,7 +28,6 @@ from ._options import (
     SimilarityLike,
 )
 from ._pairs import Side
-from ._partition import logits
 from ._plan import (
     Weighed,
     keep,
@@ -42,13 +45,13 @@ def clip(
     texts: Float[Array, "m ..."],
     *,
     temperature: TemperatureLike,
-    labels: Labels | tuple[Labels, Labels] | None = None,
+    labels: Labels | Sequence[Labels] | None = None,
     label_smoothing: ArrayLike = 0.0,
     weights: ArrayLike | None = None,
-    negatives: Rows | tuple[Rows | None, Rows | None] | None = None,
+    negatives: Rows | Sequence[Rows | None] | None = None,
     where: Bool[Array, " n"] | None = None,
     where_texts: Bool[Array, " m"] | None = None,
-    where_negatives: Mask | tuple[Mask | None, Mask | None] | None = None,
+    where_negatives: Mask | Sequence[Mask | None] | None = None,
     similarity: SimilarityLike = sphere,
     normalize: bool = True,
     precision: PrecisionLike | None = None,
@@ -105,7 +108,7 @@ def clip(
     References:
         Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020), Figure 3.
     """
-    images, texts = _flatten(images), _flatten(texts)
+    images, texts = _flatten("images", images), _flatten("texts", texts)
     options = Options(
         temperature,
         similarity,
@@ -119,20 +122,19 @@ def clip(
     )
     pairs = _belonging(images, texts, labels, where, where_texts, options.axis)
     (n, d), m = images.shape, texts.shape[0]
+    real, real_texts = pairs.real
     # Of the images with all texts, and of the texts with all images.
     plan, back = (
         replace(options, negatives=further, where_negatives=there).plan(
-            anchors=n, candidates=m, length=d
+            anchors=n, candidates=m, length=d, real=_real_pairs(pairs.real, labels is None)
         )
         for further, there in _further_both_ways(negatives, where_negatives)
     )
-    real, real_texts = pairs.real
     a, b = plan.points(images, real), plan.points(texts, real_texts)
     by_image, by_text = _weighed_both_ways(options, n, m)
     if labels is None:
         image, text = plan.partners(n, m)
-        # Only a whole pair has a loss; half of one is still a candidate.
-        pair = real if real is None or real_texts is None else real & real_texts[:n]
+        pair = _real_pairs(pairs.real, whole=True)
         positives = plan.positives(a, b[:n])
         texts_of = plan.negatives(a, b, (image, text), real=(pair, real_texts), weighed=by_image)
         images_of = back.negatives(b[:n], a, (text[:n], image), real=(pair, real), weighed=by_text)
@@ -154,7 +156,7 @@ def clip(
     of_image = against(plan, a, b, (image, text), (real, real_texts), by_image)
     of_text = against(back, b, a, (text, image), (real_texts, real), by_text)
     of_text = keep(of_text, real_texts)
-    if isinstance(labels, tuple):
+    if isinstance(labels, tuple | list):
         rows, columns = Side(a, image, real), Side(of_text, text, real_texts)
         sums = lambda term: plan.reduction.row_sum(term, (), rows, columns)
         total, count = sums(_partner_value), sums(_partition.PairCount(_pairs.same))
@@ -162,16 +164,40 @@ def clip(
     return keep((of_image + of_text) / 2, real)
 
 
+def _real_pairs(real: _pairs.Real, whole: bool) -> Bool[Array, " n"] | None:
+    """Which images and their texts are anchors.
+
+    Without labels a whole pair alone has a loss; half of one is still a candidate. With labels
+    each of them has one; of other numbers of texts than of images nobody can say it for both.
+    """
+    images, texts = real
+    if images is None or texts is None:
+        return None
+    if whole:
+        return images & texts[: len(images)]
+    return images | texts if len(images) == len(texts) else None
+
+
 def _further_both_ways(
-    negatives: Rows | tuple[Rows | None, Rows | None] | None,
-    where: Mask | tuple[Mask | None, Mask | None] | None,
+    negatives: Rows | Sequence[Rows | None] | None,
+    where: Mask | Sequence[Mask | None] | None,
 ) -> tuple[tuple[Rows | None, Mask | None], ...]:
     """Further texts, then further images, each as rows with their mask."""
-    both = negatives if isinstance(negatives, tuple) else (negatives, None)
-    real = where if isinstance(where, tuple) else (where, None)
+    both: Any = _pair("negatives", negatives) or (negatives, None)
+    real: Any = _pair("where_negatives", where) or (where, None)
     return tuple(
-        (None if x is None else _flatten(x), mask) for x, mask in zip(both, real, strict=True)
+        (None if x is None else _flatten("negatives", x), mask)
+        for x, mask in zip(both, real, strict=True)
     )
+
+
+def _pair(name: str, x: Any) -> tuple[Any, Any] | None:
+    """What is given for each side, or None for one array."""
+    if not isinstance(x, tuple | list):
+        return None
+    if len(x) != 2:
+        raise ArgumentError(name, f"found {len(x)} of them; allowed: an array, or a pair.")
+    return x[0], x[1]
 
 
 def _weighed_both_ways(options: Options, n: int, m: int) -> tuple[Weighed, Weighed]:
@@ -207,7 +233,7 @@ def siglip(
     *,
     scale: ArrayLike,
     bias: ArrayLike,
-    labels: Labels | tuple[Labels, Labels] | None = None,
+    labels: Labels | Sequence[Labels] | None = None,
     weights: ArrayLike | None = None,
     where: Bool[Array, " n"] | None = None,
     where_texts: Bool[Array, " m"] | None = None,
@@ -252,7 +278,7 @@ def siglip(
         loss.
 
     Raises:
-        ArgumentError: as `nt_xent`, and when scale <= 0.
+        ArgumentError: as `nt_xent`, and when scale <= 0, or scale or bias is not one number.
         TypeError: as `nt_xent`.
 
     Example:
@@ -263,11 +289,12 @@ def siglip(
     References:
         Zhai et al., [arXiv 2303.15343](https://arxiv.org/abs/2303.15343), Eq. 1.
     """
-    images, texts = _flatten(images), _flatten(texts)
+    images, texts = _flatten("images", images), _flatten("texts", texts)
+    check_number("scale", scale)
+    check_number("bias", bias)
     check_positive("scale", scale)
-    tau = Constant(1.0 / scale)
     options = Options(
-        tau,
+        Constant(1.0 / array_of(scale)),
         similarity,
         normalize,
         strategy,
@@ -285,18 +312,19 @@ def siglip(
     blocks = (n, m - n) if isinstance(m - n, int) and m > n else (m,)
     how = {"real": pairs.real, "weighed": options.weighed(n, *blocks)}
     negatives = plan.negatives(a, b, groups, _pairs.not_same, **how)
-    bias = jnp.asarray(bias, a.dtype)
+    bias = jnp.asarray(array_of(bias), a.dtype)
     plan.show(negatives, plan.many_positives(negatives, groups, _pairs.same), None, bias)
-    temperature, rows, columns = negatives.parts[0].sides()
+    _, rows, columns = negatives.parts[0].sides()
+    scale = jnp.asarray(array_of(scale), rows.points.dtype)
     of_all = None if negatives.log_of_all is None else jnp.exp(negatives.log_of_all)
     term = PairSigmoid(plan.reduction.measure(plan.similarity))
-    value = plan.reduction.row_sum(term, (temperature, bias, of_all), rows, columns)
+    value = plan.reduction.row_sum(term, (scale, bias, of_all), rows, columns)
     return keep(value, real)
 
 
 @dataclass(frozen=True)
 class PairSigmoid:
-    """The term -w_ij log sigmoid(z_ij (l_ij + b)), with z = 1 within a group and -1 between groups.
+    """The term -w_ij log sigmoid(z_ij (t s_ij + b)), z = 1 within a group and -1 between groups.
 
     Within a group w is 1.
     """
@@ -304,16 +332,21 @@ class PairSigmoid:
     similarity: Similarity
 
     def __call__(
-        self, params: tuple[Temperature, Array, Array | None], rows: Side, columns: Side
+        self, params: tuple[Array, Array, Array | None], rows: Side, columns: Side
     ) -> Float[Array, "n m"]:
-        temperature, bias, of_all = params
+        scale, bias, of_all = params
         value = self.similarity.between(rows.points, columns.points)
         same = _pairs.same(rows.group, columns.group)
         if self.similarity.positive is not None:
             value = jnp.where(same, self.similarity.positive(value), value)
-        logit = logits(self.similarity, temperature, value) + bias
+        logit = scale * value + bias
         term = jax.nn.softplus(jnp.where(same, -logit, logit))
-        for weight in (_pairs.weight_of(rows, columns), of_all):
+        of_pairs = _pairs.weight_of(rows, columns)
+        if of_pairs is not None:  # those of rows that only fill up the batch may be anything
+            for real, axis in ((rows.real, 1), (columns.real, 0)):
+                if real is not None:
+                    of_pairs = jnp.where(jnp.expand_dims(real, axis), of_pairs, 0.0)
+        for weight in (of_pairs, of_all):
             term = term if weight is None else jnp.where(same, term, weight * term)
         return term if columns.real is None else jnp.where(columns.real[None, :], term, 0.0)
 
@@ -328,7 +361,7 @@ class _Belonging(NamedTuple):
 def _belonging(
     images: Float[Array, "n d"],
     texts: Float[Array, "m d"],
-    labels: Labels | tuple[Labels, Labels] | None,
+    labels: Labels | Sequence[Labels] | None,
     where: Bool[Array, " n"] | None,
     where_texts: Bool[Array, " m"] | None,
     axis: AxisName | None,
@@ -339,7 +372,9 @@ def _belonging(
     check_count("images" if labels is None else "texts", n if labels is None else m, axis)
     real = as_mask("where", where, n, "image")
     real_texts = as_mask("where_texts", where_texts, m, "text")
-    if isinstance(labels, tuple):
+    of_both = _pair("labels", labels)
+    if of_both is not None:
+        labels = of_both
         of_images, of_texts = as_labels("labels", labels[0], n), as_labels("labels", labels[1], m)
         if of_images.shape[1:] != of_texts.shape[1:]:
             raise ArgumentError(
@@ -367,5 +402,8 @@ def _belonging(
     return _Belonging((None, None), (real, real_texts))
 
 
-def _flatten(x: Float[Array, "n ..."]) -> Float[Array, "n d"]:
-    return x.reshape(x.shape[0], -1)
+def _flatten(name: str, x: Float[Array, "n ..."]) -> Float[Array, "n d"]:
+    check_array(name, x)
+    if jnp.ndim(x) == 0:
+        raise ArgumentError(name, "found one number; allowed: [rows, features].")
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))

@@ -19,7 +19,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jaxtyping import Array
 
 from ..errors import ArgumentError, look_up
-from ..temperatures import Function, Temperature, as_temperature
+from ..temperatures import Function, as_temperature, is_per_anchor, map_per_anchor
+from ._checks import as_given
 from ._strategies import (
     AxisName,
     Dense,
@@ -166,8 +167,10 @@ def _over_devices(
 ) -> Callable[..., T]:
     """The loss, of rows that `jax.shard_map` splits."""
     mesh, axis, devices, explicit = over
-    # Over axes that are Explicit or over which nothing is split, each device does the same.
+    # Over axes that are Explicit or over which nothing is split, each device does the same. None
+    # stands for all of them, but those over which a `vmap` around the loss is split.
     manual = explicit | set(_names(axis))
+    manual = set() if manual == set(mesh.axis_names) else manual
     place = functools.partial(_place, mesh=mesh) if explicit else (lambda x, spec: x)
     by_rows, by_side, whole = PartitionSpec(axis), PartitionSpec(None, axis), PartitionSpec()
 
@@ -183,16 +186,18 @@ def _over_devices(
         bound.apply_defaults()
         arguments = _by_name(bound)
         if arguments.get("temperature") is not None:
-            arguments["temperature"] = as_temperature(arguments["temperature"])
+            # With a mask some of the numbers do not matter: the loss itself looks at them.
+            read = as_temperature if arguments.get("where") is None else as_given
+            arguments["temperature"] = read(arguments["temperature"])
         # Traced, not computed: errors of the loss count the rows of the whole batch.
         alone = {"strategy": "dense", "tile_size": None}
         jax.eval_shape(lambda: call(place(arguments, whole), alone))
-        if VIEWS in arguments:
+        if VIEWS in arguments and arguments.get("view_b") is None:
             arguments[VIEWS] = one_by_one(arguments[VIEWS])
         rows = {name: x for name, x in arguments.items() if _has_rows(signature, name, x)}
         shared = {name: x for name, x in arguments.items() if name in WHOLE}
         others = {name: x for name, x in arguments.items() if name not in rows | shared}
-        n = _count(rows, devices, axis)
+        n = _count(rows, devices, axis, "where" in signature.parameters)
         own_order = arguments.get("positives") is not None  # they count rows in the order given
         parts, treedef = jax.tree.flatten(rows)
         entering, staying = _split_entering(others)
@@ -202,7 +207,11 @@ def _over_devices(
             rows = [part[0] if len(part) == 1 else jnp.concatenate(part) for part in parts]
             arguments = treedef.unflatten(rows) | shared | others
             by_side = functools.partial(_sides, n=n // devices)
-            return jax.tree.map(by_side, call(arguments, how))
+            here, all_known = how, manual or all(map(_is_bound, mesh.axis_names))
+            if how["strategy"] == "auto" and "axis_name" in how and not all_known:
+                # JAX 0.10 cannot lower the gradient of gathered rows in a vmap split over an axis.
+                here = how | {"strategy": "ring"}
+            return jax.tree.map(by_side, call(arguments, here))
 
         def cut(x):
             """The rows that belong to those of the first array, and further ones, split apart."""
@@ -226,7 +235,7 @@ def _over_devices(
         def on_all(parts, shared, entering):
             of_rows = place([cut(x) for x in parts], by_rows)
             entering = _by_side(place(entering, whole), n)
-            entering = _map_per_anchor(lambda leaf: place(leaf, by_side), entering)
+            entering = map_per_anchor(lambda leaf: place(leaf, by_side), entering)
             return jax.tree.map(in_order, mapped(of_rows, place(shared, whole), entering))
 
         def in_order(value):
@@ -251,8 +260,10 @@ def by_own_devices(loss: Callable[P, T]) -> Callable[P, T]:
         named = keywords.get("axis_name") is not None
         if named or isinstance(strategy, Gathered | Ring | Recording):
             return loss(*positional, **keywords)
-        if positional and next(iter(signature.parameters)) == VIEWS:
-            views: Any = (one_by_one(positional[0]), *positional[1:])
+        if len(positional) > 1 or keywords.get("view_b") is not None:
+            pass  # two views
+        elif positional and next(iter(signature.parameters)) == VIEWS:
+            views: Any = (one_by_one(positional[0]),)
             positional = views
         elif VIEWS in keywords:
             keywords[VIEWS] = one_by_one(keywords[VIEWS])
@@ -315,6 +326,15 @@ def _place(tree: Any, spec: PartitionSpec, *, mesh: Mesh | AbstractMesh) -> Any:
 
 def _names(axis: AxisName | None) -> tuple[str, ...]:
     return () if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)
+
+
+def _is_bound(axis: str) -> bool:
+    """Whether it is an axis of the `shard_map` around, and not of a `vmap` around that."""
+    try:
+        jax.lax.axis_size(axis)
+    except NameError:
+        return False
+    return True
 
 
 def _is_fused(strategy: StrategyLike) -> bool:
@@ -380,7 +400,13 @@ def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
 
 def one_by_one(views: Any) -> Any:
     """Views that are stacked, [v n d], as v arrays: each has the rows of the batch."""
-    return tuple(views) if isinstance(views, Array) and views.ndim == 3 else views
+    if not isinstance(views, Array) or views.ndim != 3:
+        return views
+    sharding = _sharding(views)
+    if sharding is not None and AxisType.Explicit in sharding.mesh.axis_types:
+        each = PartitionSpec(None, *sharding.spec[1:])  # whole views: they are taken apart
+        views = _place(views, each, mesh=sharding.mesh)
+    return tuple(views)
 
 
 def _has_rows(signature: inspect.Signature, name: str, argument: Any) -> bool:
@@ -394,16 +420,17 @@ def _has_rows(signature: inspect.Signature, name: str, argument: Any) -> bool:
     return not by_keyword and name not in (*WHOLE, "temperature")
 
 
-def _count(rows: dict[str, Any], devices: int, axis: AxisName) -> int:
+def _count(rows: dict[str, Any], devices: int, axis: AxisName, has_mask: bool) -> int:
     """The number of rows of the first array; those of all can be shared equally."""
     first, *_ = rows
+    remedy = " Fill up the batch, and leave these rows out with `where`." if has_mask else ""
     for name, tree in rows.items():
         for x in jax.tree.leaves(tree):
             if jnp.shape(x)[0] % devices:
                 raise ArgumentError(
                     name,
                     f"found {jnp.shape(x)[0]} rows, which the {devices} devices of the mesh axis "
-                    f"{axis!r} cannot share equally; allowed: a multiple of {devices}.",
+                    f"{axis!r} cannot share equally; allowed: a multiple of {devices}.{remedy}",
                 )
     return jnp.shape(jax.tree.leaves(rows[first])[0])[0]
 
@@ -419,23 +446,14 @@ def _sides(value: Array, n: int) -> Array:
     return value.reshape(-1, n, *value.shape[1:])
 
 
-def _is_per_anchor(node: Any) -> bool:
-    return isinstance(node, Temperature) and node.is_per_anchor
-
-
 def _by_side(tree: Any, n: int) -> Any:
     """Leaves per anchor as [sides, n, ...]: each side is split like the rows of the batch."""
-    return _map_per_anchor(lambda leaf: jnp.reshape(leaf, (-1, n, *jnp.shape(leaf)[1:])), tree)
+    return map_per_anchor(lambda leaf: jnp.reshape(leaf, (-1, n, *jnp.shape(leaf)[1:])), tree)
 
 
 def _in_order(tree: Any) -> Any:
     """The inverse of `_by_side`."""
-    return _map_per_anchor(lambda leaf: jnp.reshape(leaf, (-1, *jnp.shape(leaf)[2:])), tree)
-
-
-def _map_per_anchor(function: Callable[[Any], Array], tree: Any) -> Any:
-    change = lambda node: jax.tree.map(function, node) if _is_per_anchor(node) else node
-    return jax.tree.map(change, tree, is_leaf=_is_per_anchor)
+    return map_per_anchor(lambda leaf: jnp.reshape(leaf, (-1, *jnp.shape(leaf)[2:])), tree)
 
 
 def _split_entering(tree: Any) -> tuple[Any, Any]:
@@ -447,12 +465,12 @@ def _split_entering(tree: Any) -> tuple[Any, Any]:
     """
     entering = lambda node: node if _enters(node) else None
     staying = lambda node: None if _enters(node) else node
-    of = functools.partial(jax.tree.map, is_leaf=_is_per_anchor)
+    of = functools.partial(jax.tree.map, is_leaf=is_per_anchor)
     return of(entering, tree), of(staying, tree)
 
 
 def _enters(node: Any) -> bool:
-    if _is_per_anchor(node) or isinstance(node, Tracer):
+    if is_per_anchor(node) or isinstance(node, Tracer):
         return True
     sharding = _sharding(node)
     return sharding is not None and AxisType.Explicit in sharding.mesh.axis_types
@@ -461,14 +479,14 @@ def _enters(node: Any) -> bool:
 def _combine(entering: Any, staying: Any) -> Any:
     """The inverse of `_split_entering`."""
     pick = lambda a, b: b if a is None else a
-    is_leaf = lambda node: node is None or _is_per_anchor(node)
+    is_leaf = lambda node: node is None or is_per_anchor(node)
     return jax.tree.map(pick, entering, staying, is_leaf=is_leaf)
 
 
 def _specs(entering: Any, by_side: PartitionSpec) -> Any:
     """How each entering leaf is split."""
-    spec = lambda node: by_side if _is_per_anchor(node) else PartitionSpec()
-    return jax.tree.map(spec, entering, is_leaf=_is_per_anchor)
+    spec = lambda node: by_side if is_per_anchor(node) else PartitionSpec()
+    return jax.tree.map(spec, entering, is_leaf=is_per_anchor)
 
 
 def _has_closure(tree: Any) -> bool:

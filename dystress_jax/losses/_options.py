@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,24 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from ..errors import ArgumentError
 from ..similarities import PrecisionLike, Similarity, as_similarity, at_least_float32
-from ..temperatures import TemperatureLike, as_temperature
-from ._checks import as_mask, check_closed, check_not_negative, check_rows, check_smoothing
+from ..temperatures import (
+    PerAnchor,
+    Temperature,
+    TemperatureLike,
+    check_elementwise,
+    check_positive,
+    map_per_anchor,
+)
+from ._checks import (
+    as_given,
+    as_mask,
+    check_array,
+    check_closed,
+    check_not_negative,
+    check_rows,
+    check_smoothing,
+    check_some,
+)
 from ._pairs import Weights
 from ._plan import Further, Plan, Weighed
 from ._strategies import (
@@ -29,6 +46,19 @@ from ._strategies import (
 )
 
 SimilarityLike = Similarity | Callable[[Array, Array], Array]
+T = TypeVar("T", bound=Temperature)
+
+
+def of_real_anchors(temperature: T, real: Bool[Array, " anchors"] | None) -> T:
+    """The temperature, with ones for the anchors that only fill up the batch."""
+    if real is None:
+        return temperature
+
+    def fill(leaf: Array) -> Array:  # before any use: a masked NaN would be one in the gradient
+        there = real.reshape(-1, *[1] * (jnp.ndim(leaf) - 1))
+        return jnp.where(there, leaf, jnp.ones_like(leaf))
+
+    return map_per_anchor(fill, temperature)
 
 
 @dataclass(frozen=True)
@@ -57,9 +87,19 @@ class Options:
         """The mesh axis over which the rows are split, if they are."""
         return axis_of(self.chosen)
 
-    def plan(self, *, anchors: int, candidates: int, length: int) -> Plan:
-        """Resolves them for this number of anchors and candidates, and the length of their rows."""
-        temperature = as_temperature(self.temperature)
+    def plan(
+        self,
+        *,
+        anchors: int,
+        candidates: int,
+        length: int,
+        real: Bool[Array, " anchors"] | None = None,
+    ) -> Plan:
+        """Resolves them for this number of anchors and candidates, and the length of their rows.
+
+        `real` says which anchors do not only fill up the batch, None: all.
+        """
+        temperature = as_given(self.temperature)
         for part in (temperature.for_positives, temperature.for_negatives):
             for leaf in jax.tree.leaves(part) if part.is_per_anchor else ():
                 if jnp.shape(leaf)[:1] != (anchors,):
@@ -68,6 +108,11 @@ class Options:
                         f"found shape {jnp.shape(leaf)} of a temperature per anchor; allowed: "
                         f"{anchors} entries here, one for each value of the loss.",
                     )
+        temperature = of_real_anchors(temperature, real)
+        for part in (temperature.for_positives, temperature.for_negatives):
+            if isinstance(part, PerAnchor):
+                check_positive("tau", part.tau)
+        check_elementwise(temperature)
         check_smoothing(self.label_smoothing)
         reduction = prepare(self.chosen, anchors, candidates, length)
         similarity = as_similarity(self.similarity)
@@ -92,6 +137,7 @@ class Options:
             return None
         check_rows("negatives", self.negatives, "negatives", self.negatives)
         k, d = jnp.shape(self.negatives)
+        check_some("negatives", k, ", or None")
         if d != length:
             raise ArgumentError(
                 "negatives", f"found shape {(k, d)}; allowed: rows of {length} numbers, as others."
@@ -111,6 +157,7 @@ class Options:
             return Weighed()
         axis = self.axis
         devices = 1 if axis is None else axis_size(axis)
+        check_array("weights", weights)
         shape = jnp.shape(weights)
         allowed = (), (candidates,), (anchors, candidates * devices)
         if shape not in allowed or not jnp.issubdtype(jnp.result_type(weights), jnp.floating):
@@ -123,7 +170,10 @@ class Options:
         check_not_negative("weights", weights)
         weights = jnp.asarray(weights)
         if weights.ndim == 0:
-            return Weighed(log_of_all=jnp.log(at_least_float32(weights)))
+            weight = at_least_float32(weights)
+            zero = weight == 0  # leaves all out, with no gradient, as 0 for each of them
+            log_of_all = jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1.0, weight)))
+            return Weighed(log_of_all=log_of_all)
         if weights.ndim == 1:
             return Weighed(Weights(weights))
         numbers, before = [], 0

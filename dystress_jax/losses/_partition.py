@@ -71,7 +71,7 @@ class GivenWeight:
     def __call__(self, params: Any, rows: Side, columns: Side) -> Float[Array, "n m"]:
         counts = PairCount(self.allowed)(params, rows, columns)
         weight = weight_of(rows, columns)
-        return counts if weight is None else counts * weight
+        return counts if weight is None else jnp.where(counts > 0, weight, 0.0)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,10 @@ class Plan(NamedTuple):
         log_sum, mean, count = _joined(*parts)
         if negatives.log_of_all is not None:
             more = negatives.log_of_all.astype(log_sum.dtype)
-            log_sum, mean = log_sum + more, mean if mean is None else mean + more
+            log_sum = log_sum + more
+            if mean is not None and count is not None:  # a weight of 0 leaves all of them out
+                counts = more > -jnp.inf
+                mean, count = (jnp.where(counts, x, 0.0) for x in (mean + more, count))
         sums = Sums(log_sum, mean, count)
         if positives is not None:
             self.show(negatives, positives, sums)
@@ -238,7 +241,10 @@ class Plan(NamedTuple):
             total = _partition.log_add(total, _partition.log_partition(pairs))
         mean, count = _partition.mean_logit(pairs)
         value = self._smoothed(total - mean, sums, mean, count)
-        return jnp.where(count > 0, value, 0.0)
+        contrasted = count > 0
+        if decoupled:  # all candidates may be positives
+            contrasted &= sums.log_sum > -jnp.inf
+        return jnp.where(contrasted, value, 0.0)
 
     def many_positives(
         self, negatives: "Negatives", groups: tuple[Any, Any], allowed: Allowed
@@ -276,6 +282,13 @@ class Negatives(NamedTuple):
     def beside(self, others: "Negatives") -> "Negatives":
         """Both together, of the same anchors."""
         return self._replace(parts=self.parts + others.parts)
+
+    def or_zero(self, value: Float[Array, " n"], sums: "Sums") -> Float[Array, " n"]:
+        """The value without the positive in the sum; 0, without a gradient, without a negative."""
+        masked = any(mask is not None for pairs in self.parts for mask in pairs.real)
+        weighted = self.log_of_all is not None or any(pairs.weighted for pairs in self.parts)
+        # Else every anchor has one: losses refuse a batch of one example.
+        return jnp.where(sums.log_sum == -jnp.inf, 0.0, value) if masked or weighted else value
 
 
 class Positives(NamedTuple):

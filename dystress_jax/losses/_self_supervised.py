@@ -24,28 +24,34 @@ from ..temperatures import (
     PerAnchor,
     PerExample,
     TemperatureLike,
-    as_temperature,
     check_positive,
     concrete,
 )
 from . import _pairs, _partition
 from ._checks import (
+    as_given,
     as_labels,
     as_mask,
+    check_array,
     check_count,
+    check_number,
     check_pairs,
     check_rows,
     check_same_shape,
+    check_smoothing,
+    check_some,
     is_bool,
 )
 from ._on_mesh import by_own_devices
 from ._options import (
     Options,
     SimilarityLike,
+    of_real_anchors,
 )
 from ._plan import (
     Negatives,
     Plan,
+    Positives,
     keep,
     twice,
 )
@@ -105,8 +111,9 @@ def nt_xent(
         negatives: embeddings of further negatives of all anchors, [k d], such as a queue or hard
             negatives. With devices each has all of them.
         where: which examples are real, [n]; the others only fill up the batch. They are neither
-            anchors nor candidates: loss 0 and no gradient, whatever their rows hold. Divide the sum
-            by the number of real anchors in place of the mean. None: all of them.
+            anchors nor candidates: loss 0 and no gradient, whatever their rows and their entries of
+            `temperature` and `weights` hold. Divide the sum by the number of real anchors in place
+            of the mean. None: all of them.
         where_negatives: which rows of `negatives` are real, [k].
         similarity: one of `similarities`, or a function (a [n d], b [m d]) -> [n m]. With
             `sphere.with_angular_margin` positives have to be nearer by an angle.
@@ -158,9 +165,8 @@ def nt_xent(
     views = _views(view_a, view_b)
     if len(views) == 2 and global_views is None:
         first, second = views
-        plan = _plan_of_views(options, first, second)
+        plan, real = _plan_of_views(options, first, second, where)
         n = first.shape[0]
-        real = as_mask("where", where, n, "example")
         weighed = options.weighed(2 * n, n, n)
         others, positives = plan.between_views(first, second, real, weighed)
         sums = plan.sums(others, positives)
@@ -171,11 +177,11 @@ def nt_xent(
     targets = k if global_views is None else global_views
     if not 2 <= targets <= k:
         raise ArgumentError("global_views", f"found {targets}; allowed: 2 to {k}, or None.")
-    plan = options.plan(anchors=k * n, candidates=n, length=d)
     real = as_mask("where", where, n, "example")
+    of_all = None if real is None else jnp.tile(real, k)
+    plan = options.plan(anchors=k * n, candidates=n, length=d, real=of_all)
     weighed = options.weighed(k * n, *[n] * k)
-    value = plan.between_many_views(views, targets, real, weighed)
-    return keep(value, None if real is None else jnp.tile(real, k))
+    return keep(plan.between_many_views(views, targets, real, weighed), of_all)
 
 
 @by_own_devices
@@ -226,7 +232,8 @@ def dcl(
         axis_name: see `nt_xent`.
 
     Returns:
-        The loss of each anchor, in the order of `nt_xent`. It can be negative.
+        The loss of each anchor, in the order of `nt_xent`. It can be negative; 0, without a
+        gradient, for an anchor without negatives.
 
     Raises:
         ArgumentError: as `nt_xent`.
@@ -253,14 +260,14 @@ def dcl(
         where_negatives=where_negatives,
         precision=precision,
     )
-    plan = _plan_of_views(options, view_a, view_b, candidates=2 if joint else 1)
-    real = as_mask("where", where, view_a.shape[0], "example")
+    plan, real = _plan_of_views(options, view_a, view_b, where, candidates=2 if joint else 1)
     n = view_a.shape[0]
     weighed = options.weighed(2 * n, n, n)
     if joint:
         others, positives = plan.between_views(view_a, view_b, real, weighed, own_view)
         sums = plan.sums(others, positives)
-        return keep(plan.against_one(sums, positives, decoupled=True), twice(real))
+        value = others.or_zero(plan.against_one(sums, positives, decoupled=True), sums)
+        return keep(value, twice(real))
     if negatives is not None:
         raise ArgumentError("negatives", "found some with joint=False; allowed: None.")
     if own_view:
@@ -276,7 +283,8 @@ def dcl(
     )
     of_a, of_b = plan.sums(in_a), plan.sums(in_b)
     plan.show(in_a.beside(in_b), positives, of_a.beside(of_b))
-    return keep(of_a.log_sum + of_b.log_sum - positives.logit, twice(real))
+    value = of_a.log_sum + of_b.log_sum - positives.logit
+    return keep(in_a.or_zero(in_b.or_zero(value, of_b), of_a), twice(real))
 
 
 @by_own_devices
@@ -323,7 +331,8 @@ def dclw(
         axis_name: see `nt_xent`.
 
     Returns:
-        The loss of each anchor, in the order of `nt_xent`. It can be negative.
+        The loss of each anchor, in the order of `nt_xent`. It can be negative; 0, without a
+        gradient, for an anchor without negatives.
 
     Raises:
         ArgumentError: as `nt_xent`, and when sigma <= 0.
@@ -337,6 +346,7 @@ def dclw(
     References:
         Yeh et al., [arXiv 2110.06848](https://arxiv.org/abs/2110.06848), Eq. 6.
     """
+    check_number("sigma", sigma)
     check_positive("sigma", sigma)
     options = Options(
         temperature,
@@ -350,12 +360,11 @@ def dclw(
         where_negatives=where_negatives,
         precision=precision,
     )
-    plan = _plan_of_views(options, view_a, view_b)
+    plan, real = _plan_of_views(options, view_a, view_b, where)
     n = view_a.shape[0]
-    real = as_mask("where", where, n, "example")
     weighed = options.weighed(2 * n, n, n)
     others, positives = plan.between_views(view_a, view_b, real, weighed)
-    log_sum = plan.sums(others, positives).log_sum
+    sums = plan.sums(others, positives)
     paired = plan.similarity.paired(plan.points(view_a, real), plan.points(view_b, real))
     hardness = jax.lax.stop_gradient(paired) / sigma
     on_all = lambda reduce, x: x if plan.axis_name is None else reduce(x, plan.axis_name)
@@ -363,10 +372,11 @@ def dclw(
     hardness = jnp.where(real, hardness, -jnp.inf)
     largest = on_all(jax.lax.pmax, jnp.max(hardness))
     hardness = jnp.exp(hardness - jnp.where(largest == -jnp.inf, 0.0, largest))
-    sums = jnp.stack([jnp.sum(hardness), jnp.sum(real.astype(hardness.dtype))])
-    total, count = on_all(jax.lax.psum, sums)
+    both = jnp.stack([jnp.sum(hardness), jnp.sum(real.astype(hardness.dtype))])
+    total, count = on_all(jax.lax.psum, both)
     weight = 2.0 - hardness * jnp.where(count > 0, count / total, 0.0)
-    return keep(log_sum - jnp.tile(weight, 2) * positives.logit, twice(real))
+    value = sums.log_sum - jnp.tile(weight, 2) * positives.logit
+    return keep(others.or_zero(value, sums), twice(real))
 
 
 @by_own_devices
@@ -422,7 +432,8 @@ def rgcl(
         axis_name: see `nt_xent`.
 
     Returns:
-        The loss of each anchor, in the order of `nt_xent`. It can be negative.
+        The loss of each anchor, in the order of `nt_xent`. It can be negative; 0, without a
+        gradient, for an anchor without negatives.
 
     Raises:
         ArgumentError: as `nt_xent`, for a temperature that depends on the similarity, and for one
@@ -440,7 +451,7 @@ def rgcl(
         The running mean: Yuan et al. (SogCLR),
         [arXiv 2202.12387](https://arxiv.org/abs/2202.12387).
     """
-    found = as_temperature(temperature)
+    found = as_given(temperature)
     if not isinstance(found, Constant | PerAnchor):
         raise ArgumentError(
             "temperature",
@@ -465,13 +476,14 @@ def rgcl(
         where_negatives=where_negatives,
         precision=precision,
     )
-    plan = _plan_of_views(options, view_a, view_b)
+    plan, real = _plan_of_views(options, view_a, view_b, where)
     n = view_a.shape[0]
-    real = as_mask("where", where, n, "example")
+    found = of_real_anchors(found, twice(real))
     others, positives = plan.between_views(view_a, view_b, real, options.weighed(2 * n, n, n))
     sums = plan.sums(others, positives)
     log_total = jnp.log(_total(plan, others, real).astype(sums.log_sum.dtype))
-    log_mean = keep(sums.log_sum - positives.logit - log_total, twice(real))
+    log_mean = others.or_zero(sums.log_sum - positives.logit - log_total, sums)
+    log_mean = keep(log_mean, twice(real))
     if isinstance(found, PerExample):
         value = jax.lax.stop_gradient(log_mean)
         share = jax.lax.stop_gradient(jnp.exp(value - found.moved(value)))
@@ -531,7 +543,8 @@ def info_nce(
             as in `supcon`, and 0 for a query without any. With `axis_name` they count the keys of
             all devices, in the order of the devices. Under `jit` an index that no key has gives
             NaN.
-        decoupled: leave the positive out of the sum, as `dcl` does for two views.
+        decoupled: leave the positive out of the sum, as `dcl` does for two views; 0 for a query
+            without negatives.
         label_smoothing: see `nt_xent`.
         weights: see `nt_xent`: a number, one for each key, [m], or for each pair, [n m]. With
             `axis_name` those of a pair are this device's queries with the keys of all devices:
@@ -581,9 +594,9 @@ def info_nce(
     )
     devices = 1 if options.axis is None else axis_size(options.axis)
     check_count("keys", m, options.axis)
-    positives = _positive_keys(positives, n, m, devices)
-    plan = options.plan(anchors=n, candidates=m, length=d)
     real = as_mask("where", where, n, "query")
+    positives = _positive_keys(positives, n, m, devices, real)
+    plan = options.plan(anchors=n, candidates=m, length=d, real=real)
     real_keys = as_mask("where_keys", where_keys, m, "key")
     if real_keys is None and positives is None and real is not None:
         real_keys = jnp.concatenate([real, jnp.ones(m - n, bool)])
@@ -595,14 +608,12 @@ def info_nce(
     weighed = options.weighed(n, *blocks)
     among = functools.partial(plan.negatives, q, k, real=both, weighed=weighed)
     if positives is None:
-        own = plan.positives(q, k[:n])
-        sums = plan.sums(among(plan.partners(n, m)), own)
-        return keep(plan.against_one(sums, own, decoupled=decoupled), real)
+        negatives_of = among(plan.partners(n, m))
+        return keep(_against_one(plan, negatives_of, plan.positives(q, k[:n]), decoupled), real)
     key = key if is_bool(positives) else key.astype(positives.dtype)
     if positives.ndim == 1 and devices == 1 and real_keys is None:
         of_each = plan.positives(q, rows_or_nan(k, positives))
-        sums = plan.sums(among((positives, key)), of_each)
-        return keep(plan.against_one(sums, of_each, decoupled=decoupled), real)
+        return keep(_against_one(plan, among((positives, key)), of_each, decoupled), real)
     positives = positives if positives.ndim == 2 else positives[:, None]
     value = plan.against_many(
         among((positives, key), _pairs.not_listed),
@@ -647,7 +658,8 @@ def moco(
         keys: embeddings of the same examples from the momentum encoder.
         queue: embeddings u of earlier keys.
         temperature: a float, an array [n], a function or a `Temperature`.
-        decoupled: leave the positive out of the sum, as `dcl` does for two views.
+        decoupled: leave the positive out of the sum, as `dcl` does for two views; 0 for a query
+            without negatives.
         label_smoothing: see `nt_xent`.
         weights: see `nt_xent`: a number, one for each row of the queue, [k], or for each pair,
             [n k].
@@ -679,6 +691,8 @@ def moco(
     check_rows("queries", queries, "keys", keys)
     check_same_shape("queries", queries, "keys", keys)
     (n, d), k = queries.shape, queue.shape[0]
+    check_some("queries", n)
+    check_some("queue", k, ", with `where_queue` while it is not full")
     options = Options(
         temperature,
         similarity,
@@ -690,16 +704,16 @@ def moco(
         precision=precision,
     )
     _check_decoupled(decoupled, label_smoothing)
-    plan = options.plan(anchors=n, candidates=k, length=d)
     real, real_queue = (
         as_mask("where", where, n, "query"),
         as_mask("where_queue", where_queue, k, "row"),
     )
+    plan = options.plan(anchors=n, candidates=k, length=d, real=real)
     q, u = plan.points(queries, real), plan.points(queue, real_queue)
     how = {"real": (real, real_queue), "weighed": options.weighed(n, k)}
     positives = plan.positives(q, plan.points(keys, real))
-    sums = plan.sums(plan.negatives(q, u, None, **how), positives)
-    return keep(plan.against_one(sums, positives, decoupled=decoupled), real)
+    negatives_of = plan.negatives(q, u, None, **how)
+    return keep(_against_one(plan, negatives_of, positives, decoupled), real)
 
 
 @by_own_devices
@@ -776,9 +790,8 @@ def supcon(
         where_negatives,
         precision=precision,
     )
-    plan = _plan_of_views(options, view_a, view_b)
+    plan, real = _plan_of_views(options, view_a, view_b, where)
     n = view_a.shape[0]
-    real = as_mask("where", where, n, "example")
     views = jnp.concatenate([plan.points(view_a, real), plan.points(view_b, real)])
     real = twice(real)
     label = twice(as_labels("labels", labels, n))
@@ -807,23 +820,41 @@ def _views(
 
 
 def _plan_of_views(
-    options: Options, view_a: Float[Array, "n d"], view_b: Float[Array, "n d"], candidates: int = 2
-) -> Plan:
-    """For all anchors of two views among the candidates of both, or of one at a time."""
+    options: Options,
+    view_a: Float[Array, "n d"],
+    view_b: Float[Array, "n d"],
+    where: Bool[Array, " n"] | None,
+    candidates: int = 2,
+) -> tuple[Plan, Bool[Array, " n"] | None]:
+    """For all anchors of two views among the candidates of both, or of one; and who is real."""
     check_pairs("view_a", view_a, "view_b", view_b, options.axis)
     n, d = view_a.shape
-    return options.plan(anchors=2 * n, candidates=candidates * n, length=d)
+    real = as_mask("where", where, n, "example")
+    plan = options.plan(anchors=2 * n, candidates=candidates * n, length=d, real=twice(real))
+    return plan, real
+
+
+def _against_one(
+    plan: Plan, negatives: Negatives, positives: Positives, decoupled: bool
+) -> Float[Array, " n"]:
+    """The loss of each query with one positive key, in the sum or not."""
+    sums = plan.sums(negatives, positives)
+    value = plan.against_one(sums, positives, decoupled=decoupled)
+    return negatives.or_zero(value, sums) if decoupled else value
 
 
 def _check_decoupled(decoupled: bool, label_smoothing: ArrayLike) -> None:
     """Refuses a smooth target of what is no softmax."""
+    check_smoothing(label_smoothing)
     if decoupled and (not concrete(label_smoothing) or label_smoothing != 0):
         raise ArgumentError(
             "label_smoothing", f"found {label_smoothing} with decoupled=True; allowed: 0."
         )
 
 
-def _positive_keys(positives: Array | None, n: int, m: int, devices: int) -> Array | None:
+def _positive_keys(
+    positives: Array | None, n: int, m: int, devices: int, real: Bool[Array, " n"] | None
+) -> Array | None:
     """Positives that are keys, or None where key i belongs to query i."""
     if positives is None:
         if isinstance(m - n, int) and m < n:
@@ -833,6 +864,7 @@ def _positive_keys(positives: Array | None, n: int, m: int, devices: int) -> Arr
                 "`positives` is None.",
             )
         return None
+    check_array("positives", positives)
     shape, dtype, m = jnp.shape(positives), jnp.result_type(positives), m * devices
     if is_bool(positives):
         fits = shape == (n, m)
@@ -844,13 +876,18 @@ def _positive_keys(positives: Array | None, n: int, m: int, devices: int) -> Arr
             f"found shape {shape} of {dtype}; allowed: {n} integers, one for each query, or {n} "
             f"rows of integers, or bools of shape {(n, m)}.",
         )
-    if not is_bool(positives) and concrete(positives):
-        outside = [p for p in np.ravel(np.asarray(positives)).tolist() if not 0 <= p < m]
+    if is_bool(positives):
+        return jnp.asarray(positives)
+    if concrete(positives) and (real is None or concrete(real)):
+        known = np.asarray(positives) if real is None else np.asarray(positives)[np.asarray(real)]
+        outside = [p for p in np.ravel(known).tolist() if not 0 <= p < m]
         if outside:
             raise ArgumentError(
                 "positives", f"found {outside[0]}; allowed: rows of the {m} `keys`, 0 to {m - 1}."
             )
-    narrow = (
-        not is_bool(positives) and jnp.dtype(dtype).itemsize < 4
-    )  # may not count all of the keys
-    return jnp.asarray(positives, jnp.int32 if narrow else None)
+    # An integer of few bits may not count all of the keys.
+    positives = jnp.asarray(positives, jnp.int32 if jnp.dtype(dtype).itemsize < 4 else None)
+    if real is None:
+        return positives
+    real = real.reshape(n, *[1] * (positives.ndim - 1))
+    return jnp.where(real, positives, jnp.zeros_like(positives))  # the others may be any number

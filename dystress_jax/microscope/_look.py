@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped, UInt32
 from .. import metrics
 from .._order import ordinals
 from ..similarities import Similarity, at_least_float32
-from ..temperatures import LearnedWithBias, Temperature
+from ..temperatures import LearnedWithBias, Temperature, check_elementwise
 from ._compared import Compared
 
 MAX_ANCHORS = 1024
@@ -86,6 +86,7 @@ def look(
     found["similarity_edges"] = similarity.as_cosine(_edges(ends))
     positives_of = {"similarity": _bin(positive, ends)}
     if temperature is not None:
+        check_elementwise(temperature)
         found |= {"tau_edges": 10 ** _edges(TAU_BINS), "weight_edges": 10 ** _edges(WEIGHT_BINS)}
         tau = _for_rows(temperature.for_positives, n)(similarity.as_cosine(positive))
         positives_of["tau"] = _bin(jnp.log10(tau), TAU_BINS)
