@@ -51,7 +51,6 @@ from ._options import (
 from ._plan import (
     Negatives,
     Plan,
-    Positives,
     keep,
     twice,
 )
@@ -608,12 +607,17 @@ def info_nce(
     weighed = options.weighed(n, *blocks)
     among = functools.partial(plan.negatives, q, k, real=both, weighed=weighed)
     if positives is None:
-        negatives_of = among(plan.partners(n, m))
-        return keep(_against_one(plan, negatives_of, plan.positives(q, k[:n]), decoupled), real)
+        own, others = plan.positives(q, k[:n]), among(plan.partners(n, m))
+        sums = plan.sums(others, own)
+        value = plan.against_one(sums, own, decoupled=decoupled)
+        return keep(others.or_zero(value, sums) if decoupled else value, real)
     key = key if is_bool(positives) else key.astype(positives.dtype)
     if positives.ndim == 1 and devices == 1 and real_keys is None:
         of_each = plan.positives(q, rows_or_nan(k, positives))
-        return keep(_against_one(plan, among((positives, key)), of_each, decoupled), real)
+        others = among((positives, key))
+        sums = plan.sums(others, of_each)
+        value = plan.against_one(sums, of_each, decoupled=decoupled)
+        return keep(others.or_zero(value, sums) if decoupled else value, real)
     positives = positives if positives.ndim == 2 else positives[:, None]
     value = plan.against_many(
         among((positives, key), _pairs.not_listed),
@@ -712,8 +716,10 @@ def moco(
     q, u = plan.points(queries, real), plan.points(queue, real_queue)
     how = {"real": (real, real_queue), "weighed": options.weighed(n, k)}
     positives = plan.positives(q, plan.points(keys, real))
-    negatives_of = plan.negatives(q, u, None, **how)
-    return keep(_against_one(plan, negatives_of, positives, decoupled), real)
+    others = plan.negatives(q, u, None, **how)
+    sums = plan.sums(others, positives)
+    value = plan.against_one(sums, positives, decoupled=decoupled)
+    return keep(others.or_zero(value, sums) if decoupled else value, real)
 
 
 @by_own_devices
@@ -832,15 +838,6 @@ def _plan_of_views(
     real = as_mask("where", where, n, "example")
     plan = options.plan(anchors=2 * n, candidates=candidates * n, length=d, real=twice(real))
     return plan, real
-
-
-def _against_one(
-    plan: Plan, negatives: Negatives, positives: Positives, decoupled: bool
-) -> Float[Array, " n"]:
-    """The loss of each query with one positive key, in the sum or not."""
-    sums = plan.sums(negatives, positives)
-    value = plan.against_one(sums, positives, decoupled=decoupled)
-    return negatives.or_zero(value, sums) if decoupled else value
 
 
 def _check_decoupled(decoupled: bool, label_smoothing: ArrayLike) -> None:
