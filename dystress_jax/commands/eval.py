@@ -21,6 +21,7 @@ from ml_collections import config_flags
 
 from .. import run
 from ..evaluation import Result
+from ..files import near
 from ..run import cli, show, summary
 from ..run.evaluations import EVALUATIONS
 
@@ -84,7 +85,9 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
     flags.FLAGS(arguments, known_only=True)
     path = cli.directory(flags.FLAGS.workdir) / "config.json"
     if not path.is_file():
-        raise run.ConfigError(f"--workdir: found no run in {path.parent} (no config.json)")
+        raise run.ConfigError(
+            f"--workdir: found no run in {path.parent} (no config.json).{near(path.parent)}"
+        )
     base = run.to_config_dict(run.read_config(path))
     config_flags.DEFINE_config_dict(
         "config", base, "Override its fields with --config.FIELD=VALUE.", sys_argv=arguments
