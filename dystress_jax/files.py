@@ -38,7 +38,8 @@ def told(path: pathlib.Path, doing: str) -> Iterator[None]:
     except FileError:
         raise
     except OSError as error:
-        raise FileError(f"{path} cannot be {doing}: {error.strerror or error}.") from error
+        alike = near(path) if isinstance(error, FileNotFoundError) else ""
+        raise FileError(f"{path} cannot be {doing}: {error.strerror or error}.{alike}") from error
 
 
 def near(path: str | os.PathLike) -> str:

@@ -81,7 +81,10 @@ def test_neighbours_among_other_images_are_those_by_hand(place):
     assert numbers["protocol"]["k"] == [5, 2]
     assert result.split == "test"
     [note] = numbers["notes"]
-    assert "k is 5, but 1 of 3 classes have fewer training images (“z” has 3)" in note
+    assert note == (
+        "k is 5, but the class “z” has only 3 training images, so it can be outvoted. Take k=3 or "
+        "less (config.knn.k) to treat all classes alike."
+    )
 
 
 def test_several_evaluations_share_the_images(place):
@@ -239,7 +242,24 @@ def test_what_cannot_be_opened_is_told_in_the_names_of_the_flags(place, fields, 
 def test_images_without_labels_cannot_be_classified(place, tmp_path):
     np.savez(tmp_path / "x.npz", train_images=np.zeros((8, 12, 12, 3), np.uint8))
     source = {"source": "npz", "path": str(tmp_path / "x.npz")}
-    with pytest.raises(run.ConfigError, match=r"^--on: found training images without labels"):
+    with pytest.raises(
+        run.ConfigError,
+        match=r"^--on: found training images without labels.*; or labelled images of another "
+        r"source, by --on\.source and --on\.path",
+    ):
+        run.evaluate(settings(place), place / "run", "knn", on=source)
+
+
+@pytest.mark.parametrize("labelled", ["train", "test"])
+def test_where_labels_are_missing_the_way_on_is_told(place, tmp_path, labelled):
+    arrays = {f"{split}_images": np.zeros((8, 12, 12, 3), np.uint8) for split in ("train", "test")}
+    np.savez(tmp_path / "x.npz", **arrays, **{f"{labelled}_labels": np.arange(8) % 2})
+    source = {"source": "npz", "path": str(tmp_path / "x.npz"), "holdout": 0}
+    with pytest.raises(
+        run.ConfigError,
+        match=r"without labels; allowed: .*label.*; or --evaluation=representation, which needs "
+        r"no labels; or labelled images of another source, by --on\.source and --on\.path",
+    ):
         run.evaluate(settings(place), place / "run", "knn", on=source)
 
 

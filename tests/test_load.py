@@ -136,6 +136,9 @@ def test_other_checkpoints_are_found(finished):
 def test_a_run_without_what_is_needed_is_told(finished, tmp_path):
     with pytest.raises(run.ConfigError, match=r"found no run \(no config\.json\)"):
         dystress_jax.load(tmp_path)
+    near = finished[0].with_name(finished[0].name + "x")
+    with pytest.raises(run.ConfigError, match=f"Did you mean {finished[0]}\\?"):
+        dystress_jax.load(near)
     shutil.copytree(finished[0], tmp_path / "run")
     (tmp_path / "run" / "images.json").write_text("{}")
     with pytest.raises(run.ConfigError, match=r"images\.json: found nothing that says"):

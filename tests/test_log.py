@@ -7,6 +7,7 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
+import tqdm
 
 from dystress_jax.files import FileError, write_json
 from dystress_jax.training import log as log_module
@@ -15,14 +16,14 @@ from dystress_jax.training.log import DivergedError, Log
 FINITE = {"gradient_norm": jnp.float32(1.0), "parameter_norm": jnp.float32(1.0)}
 
 
-def run_steps(workdir, first, last, *, log_every=1, losses=None, knn_at=()):
+def run_steps(workdir, first, last, *, log_every=1, losses=None, knn_at=(), show=()):
     log = Log(workdir, first_step=first, total_steps=10, log_every=log_every, batch_size=4)
     try:
         for step in range(first + 1, last + 1):
             loss = (losses or {}).get(step, 1.0 / step)
             log.step(step, {"loss": jnp.float32(loss), **FINITE})
             if step in knn_at:
-                log.add(knn=0.5)
+                log.add(show=show, knn=0.5)
         log.flush()
     finally:
         log.close()
@@ -59,6 +60,39 @@ def test_a_restarted_run_writes_lost_steps_again_and_keeps_the_others(tmp_path):
     run_steps(tmp_path, 4, 8, losses={5: 50.0})
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 9))
     assert lines(tmp_path)[4]["loss"] == 50.0
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """The progress bars that a log shows."""
+    shown = []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, *args, **how):
+            super().__init__(*args, **how)
+            shown.append(self)
+
+    monkeypatch.setattr(log_module.tqdm, "tqdm", Bar)
+    return shown
+
+
+def test_what_remains_says_nothing_of_the_step_that_compiles(tmp_path, bars):
+    log = Log(tmp_path, first_step=4, total_steps=10, log_every=1, batch_size=4)
+    time.sleep(1.0)  # it compiles
+    for step in (5, 6, 7):
+        log.step(step, {"loss": jnp.float32(1.0), **FINITE})
+    log.flush()
+    [bar] = bars
+    assert (bar.initial, bar.n, bar.total) == (5, 7, 10)
+    assert bar.format_dict["elapsed"] < 0.9
+    log.close()
+
+
+def test_a_number_beside_the_bar_says_of_which_step_it_is(tmp_path, bars):
+    run_steps(tmp_path, 0, 7, knn_at=(3,), show=("knn",))
+    [bar] = bars
+    assert "knn=0.500 at 3" in bar.postfix
+    assert bar.n == 7
 
 
 @pytest.mark.parametrize(

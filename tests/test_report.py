@@ -548,6 +548,11 @@ def test_damaged_files_are_told_and_left_out(tmp_path):
     assert report.page([run])
     with pytest.raises(FileError, match="there is no such directory"):
         report.gather([tmp_path / "nowhere"])
+    with pytest.raises(FileError, match=f"no such directory. Did you mean {workdir}\\?"):
+        report.gather([workdir, tmp_path / "rr"])
+    np.savez(tmp_path / "embedded.npz", features=np.eye(3))
+    with pytest.raises(FileError, match=r"Did you mean .*embedded\.npz\?"):
+        microscope.read_embeddings(tmp_path / "embeded.npz")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileError, match="holds no run"):
         report.gather([tmp_path / "empty"])

@@ -1,14 +1,24 @@
-"""What a run says of its images when it begins."""
+"""What a run says: of its images, of what it does, and of what it will not do."""
+
+import contextlib
+import io
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dystress_jax import data, run
+from dystress_jax import data, run, weights
+from dystress_jax.run._build import make_schedule
 from dystress_jax.run._same_images import check_same, describe
-from dystress_jax.run.data import lines_about, own_image_in_queue
+from dystress_jax.run.data import (
+    lines_about,
+    own_image_in_queue,
+    reporting_unreadable_images,
+)
 from dystress_jax.run.inputs import make_inputs
 from dystress_jax.training import checkpoint
+from tests import runs
 
 
 def images(count, side=(8, 8), labels=None, names=()):
@@ -58,6 +68,19 @@ def test_a_queue_that_is_not_small_beside_the_images_is_told(method, queue, warn
     said = "queue_size 4,096 is not small beside 5,000 training images: for 34% of the queries"
     assert any(said in line for line in lines) == warned
     assert len(lines) == 1 + warned
+
+
+def test_a_warm_up_that_is_no_shorter_than_the_run_says_how_long_both_are():
+    settings = {"batch_size": 2, "steps": 10, "optimizer": {"warmup_epochs": 10.0}}
+    with pytest.raises(
+        run.ConfigError,
+        match=r"^config\.optimizer\.warmup_epochs: found 10, a warm-up of 20 steps, which leaves "
+        r"none of the 10 in all; allowed: a shorter one\. Lower it, or raise config\.steps\.$",
+    ):
+        make_schedule(run.from_config_dict(settings), images(4))
+    epochs = {"batch_size": 2, "epochs": 1, "optimizer": {"warmup_epochs": 1.0}}
+    with pytest.raises(run.ConfigError, match=r"of 2 steps, .* or raise config\.epochs\.$"):
+        make_schedule(run.from_config_dict(epochs), images(4))
 
 
 def npz(path, **changes):
@@ -120,3 +143,72 @@ def test_files_of_another_size_are_noticed_and_a_copy_is_the_same(tmp_path):
     [changed, *_] = np.setdiff1d(splits["train"].index, compared)
     Image.new("RGB", (8, 8)).save(tmp_path / "b" / f"{changed:03}.png")
     assert described("b") != before
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run that has ended: its settings, its directory, and what it has said."""
+    place, said = tmp_path_factory.mktemp("trained"), io.StringIO()
+    config = runs.settings(runs.write_images(place / "images"), steps=4)
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        run.train(config, place / "run")
+    return config, place / "run", said.getvalue()
+
+
+@pytest.mark.ci
+def test_a_run_says_that_it_compiles_and_what_it_measures(trained):
+    _, _, said = trained
+    compiling = said.index("compiling the step (once; up to a minute); until it is done, Ctrl-C")
+    assert said.index("steps of 16") < compiling < said.index("measuring knn")
+    assert "measuring baselines" in said
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("length", [{"steps": 3}, {"steps": 0, "epochs": 1}])
+def test_a_run_does_not_become_shorter_than_it_is(trained, length):
+    config, workdir, _ = trained
+    before = (workdir / "config.json").read_text()
+    [(field, value)] = [item for item in length.items() if item[1]]
+    with pytest.raises(
+        run.ConfigError, match=rf"^config\.{field}: found {value}, a run of .* 4; all"
+    ):
+        run.train(run.override(run.to_config_dict(config), length), workdir)
+    assert (workdir / "config.json").read_text() == before
+
+
+@pytest.mark.ci
+def test_what_a_run_ends_with_can_be_left_out(trained):
+    config, workdir, _ = trained
+    without = lambda name: run.override(run.to_config_dict(config), {"evaluation": f"-{name}"})
+    run.train(without("baselines"), workdir)
+    assert list(json.loads((workdir / "summary.json").read_text())["evaluations"]) == ["knn"]
+    with pytest.raises(
+        run.ConfigError, match=r"found '-baseline'; allowed: - before .*, baselines"
+    ):
+        run.train(without("baseline"), workdir)
+
+
+@pytest.mark.ci
+def test_an_image_that_cannot_be_read_is_answered_by_what_was_saved(trained, tmp_path):
+    config, workdir, _ = trained
+
+    @reporting_unreadable_images
+    def broken(config, workdir):
+        raise data.UnreadableError("1.png: no image")
+
+    with pytest.raises(
+        run.ConfigError,
+        match=r"^config\.data: 1\.png: no image\. Nothing was saved before: replace the image, and "
+        r"give the same command; or add to it --config\.data\.on_error=skip, which",
+    ):
+        broken(config, tmp_path)
+    with pytest.raises(
+        run.ConfigError, match=r"goes on; or start in a new --workdir with --config"
+    ):
+        broken(config, workdir)
+
+
+def test_weights_that_are_not_there_are_told_before_the_images_are_opened(tmp_path):
+    config = runs.settings(tmp_path / "nowhere", init_from=str(tmp_path / "none.pth"))
+    with pytest.raises(weights.WeightsError, match=r"none\.pth: cannot be read"):
+        run.train(config, tmp_path / "run")

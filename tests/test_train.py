@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dystress_jax import run
 from dystress_jax.training import checkpoint
+from tests.command_lines import parsed
 from tests.processes import (
     ROOT,
     command,
@@ -220,7 +222,9 @@ def test_more_signals_while_it_saves_change_nothing(uninterrupted, tmp_path, ima
 def test_a_run_that_is_complete_says_so_and_keeps_its_numbers(uninterrupted, images):
     workdir, _ = uninterrupted
     before = summary(workdir)
-    assert f"complete at step {STEPS}" in train(workdir, images)
+    output = train(workdir, images)
+    assert f"complete at step {STEPS}" in output
+    assert re.search(r"^time of the run +\d+ s$", output, flags=re.MULTILINE)
     after = summary(workdir)
     assert after.pop("seconds") > 0.5 * before.pop("seconds")
     assert after == before
@@ -394,6 +398,16 @@ def test_eval_of_a_checkpoint_that_is_not_there_names_those_that_are(uninterrupt
 def test_eval_of_no_run_says_so(tmp_path):
     arguments = [*command("eval.py", tmp_path), "--evaluation=knn"]
     assert "found no run in" in finish(start(arguments), code=1)
+
+
+def test_eval_of_a_run_with_a_slip_in_its_name_names_the_run(tmp_path):
+    (tmp_path / "runs" / "photos").mkdir(parents=True)
+    (tmp_path / "runs" / "photos" / "config.json").write_text("{}")
+    with (
+        pytest.raises(run.ConfigError, match=r"found no run in .* Did you mean .*/photos\?"),
+        parsed("eval", f"--workdir={tmp_path / 'runs' / 'photo'}", "--evaluation=knn"),
+    ):
+        pass
 
 
 @pytest.mark.ci

@@ -435,6 +435,11 @@ def test_files_with_more_than_tensors_are_refused(name, message):
         weights.read(FILES / name)
 
 
+def test_a_file_of_a_like_name_is_told():
+    with pytest.raises(weights.WeightsError, match=r"Did you mean .*moco_v2\.pth\.tar\?"):
+        weights.read(FILES / "moco_v2.pht.tar")
+
+
 @pytest.mark.parametrize(
     "name", ["torchvision_basic.safetensors", "moco_v2.pth.tar", "moco_v2_legacy.pth.tar"]
 )

@@ -124,8 +124,8 @@ def _optimizer(
     if warmup >= total_steps:
         raise ArgumentError(
             "warmup_epochs",
-            f"found {settings.warmup_epochs:g} ({warmup} steps) of {total_steps} steps in all; "
-            "allowed: fewer than there are.",
+            f"found {settings.warmup_epochs:g}, a warm-up of {warmup:,} steps, which leaves none "
+            f"of the {total_steps:,} in all; allowed: a shorter one.",
         )
     peak = settings.learning_rate * settings.batch_size / 256
     final = min(settings.final_rate, peak)

@@ -284,8 +284,14 @@ def _small_classes(
     few = int((sizes[there] < k).sum())
     if not few:
         return ()
+    named, size = f"“{class_names[smallest]}”", sizes[smallest]
+    which = (
+        f"the class {named} has only {size} training images, so it"
+        if few == 1
+        else f"{few} of {len(there)} classes have fewer training images ({named} only {size}), so "
+        "they"
+    )
     return (
-        f"k is {k}, but {few} of {len(there)} classes have fewer training images "
-        f"(“{class_names[smallest]}” has {sizes[smallest]}): even if all of them are near, images "
-        f"of other classes vote too. Up to k={sizes[smallest]} all classes can win alike.",
+        f"k is {k}, but {which} can be outvoted. Take k={size} or less (config.knn.k) to treat all "
+        "classes alike.",
     )

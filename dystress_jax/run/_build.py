@@ -186,9 +186,11 @@ def make_schedule(config: Config, source: data.Source) -> Schedule:
     o = config.optimizer
     warmup = round(o.warmup_epochs * per_epoch)
     if warmup >= total:
+        length = "config.steps" if config.steps else "config.epochs"
         raise ConfigError(
-            f"config.optimizer.warmup_epochs: found {o.warmup_epochs} ({warmup} steps) in a run of "
-            f"{total} steps; allowed: fewer than the run has."
+            f"config.optimizer.warmup_epochs: found {o.warmup_epochs:g}, a warm-up of "
+            f"{warmup:,} steps, which leaves none of the {total:,} in all; allowed: a shorter one. "
+            f"Lower it, or raise {length}."
         )
     peak = optim.learning_rate(o.rule, o.learning_rate, config.batch_size)
     interval = per_epoch if o.interval == "epoch" else 1

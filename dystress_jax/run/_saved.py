@@ -2,7 +2,7 @@
 
 import pathlib
 
-from ..files import parse_json
+from ..files import near, parse_json
 from ..training import TrainState, checkpoint
 from .checks import from_config_dict
 from .config import Config, ConfigError
@@ -29,6 +29,7 @@ def read_config(path: pathlib.Path) -> Config:
     if not path.exists():
         raise ConfigError(
             f"{path.parent}: found no run (no {path.name}); allowed: the directory of a run."
+            f"{near(path.parent)}"
         )
     try:
         settings = parse_json(path.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import grain
 import jax
 import numpy as np
+import tqdm
 from PIL import Image
 
 from .. import data, evaluation, sharding
@@ -38,7 +39,7 @@ from ._own import Own, name_own
 from ._recording import Recording, is_due
 from ._same_images import check_same
 from ._saved import CHECKPOINTS
-from ._weights import begin_from
+from ._weights import begin_from, check_source
 from ._workdir import SUMMARY_FILE, check_run, check_still_there, lock_workdir, write_run_files
 from .config import Config, ConfigError
 from .data import lines_about, reporting_unreadable_images, with_absolute_paths
@@ -158,6 +159,8 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
     began = time.perf_counter()
     config = name_own(with_absolute_paths(config), own)
     check_run(config, workdir)
+    if config.init_from and not checkpoint.steps(workdir / CHECKPOINTS):
+        check_source(config.init_from)  # told now, not when the images are open
     try:
         importable(config.loggers)  # told now, not when all is compiled
     except LoggerError as error:
@@ -179,8 +182,9 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
         note(f"vocabulary: {experiment.language.tokenizer.vocab_size:,} tokens")
         with contextlib.suppress(CannotEvaluate):
             evaluations.zero_shot_task(experiment)  # a wrong file is told now, not at the end
-    asked = _asked_evaluations(config, own)
-    closing = {name: evaluations.EVALUATIONS[name] for name in evaluations.CLOSING} | asked
+    asked, left_out = _asked_evaluations(config, own)
+    table, names = evaluations.EVALUATIONS, evaluations.CLOSING
+    closing = {name: table[name] for name in names if name not in left_out} | asked
     others = _on_other_images(experiment)
     return _Run(began, workdir, experiment, closing, frozenset(asked), others)
 
@@ -197,14 +201,21 @@ def _on_other_images(experiment: Experiment) -> dict[str, Experiment]:
     return others
 
 
-def _asked_evaluations(config: Config, own: Own) -> dict[str, Evaluate]:
-    """The evaluations that somebody has asked for, by name."""
-    table = evaluations.EVALUATIONS
+def _asked_evaluations(config: Config, own: Own) -> tuple[dict[str, Evaluate], list[str]]:
+    """The evaluations that somebody has asked for, by name; and of the closing ones those not."""
+    table, field = evaluations.EVALUATIONS, "config.evaluation"
     named = [name.strip() for name in config.evaluation.split(",") if name.strip()]
-    asked = {name: find(table, name, field="config.evaluation") for name in named}
+    left_out = [name.removeprefix("-") for name in named if name.startswith("-")]
+    for name in left_out:
+        if name not in evaluations.CLOSING:
+            raise ConfigError(
+                f"{field}: found {'-' + name!r}; allowed: - before what a run is measured by "
+                f"without being asked, {', '.join(evaluations.CLOSING)}."
+            )
+    asked = {name: find(table, name, field=field) for name in named if not name.startswith("-")}
     asked |= evaluations.own_table(own.evaluations)
     evaluations.check_options(config, {n: f for n, f in asked.items() if n not in table})
-    return asked
+    return asked, left_out
 
 
 def _compare_processes(run: _Run) -> None:
@@ -247,7 +258,15 @@ def _start(run: _Run) -> _Start:
         for reason, place in restored.damaged:
             note(f"{reason}; moved to {place}")
         state, step, seconds = restored.state, restored.step, restored.record["seconds"]
-    done = step >= experiment.schedule.total_steps
+    total_steps = experiment.schedule.total_steps
+    if step > total_steps:
+        field = "steps" if run.config.steps else "epochs"
+        raise ConfigError(
+            f"config.{field}: found {getattr(run.config, field)}, a run of {total_steps:,} steps, "
+            f"but the one in {run.workdir} is at step {step:,}; allowed: at least as many, or a "
+            "new --workdir."
+        )
+    done = step == total_steps
     if restored is not None:
         note(f"{'complete' if done else 'going on from the checkpoint'} at step {step}")
     resident = None if done else _on_devices(experiment)
@@ -390,6 +409,10 @@ def _train_steps(
                 loggers.images(0, {"views": views})
             batch = start.put(next(batches))
             if step == start.step + 1:
+                note(
+                    "compiling the step (once; up to a minute); until it is done, Ctrl-C leaves at "
+                    "once and nothing is saved"
+                )
                 recording.compile(train_step, state, batch)
             look = recording.before(step, state)
             state, metrics, points = train_step(state, batch)
@@ -470,15 +493,20 @@ def _measure(run: _Run, state: TrainState) -> tuple[dict[str, Result], dict[str,
     measured_on = {"": (run.experiment, embedded)}
     for name, other in run.others.items():
         measured_on[f" on {name}"] = other, evaluations.embedded_by(other, state)
-    for on, (experiment, shared) in measured_on.items():
-        for name, evaluate in run.evaluations.items():
+    every = [(on, name) for on in measured_on for name in run.evaluations]
+    quiet = jax.process_index() != 0
+    with tqdm.tqdm(total=len(every), dynamic_ncols=True, disable=quiet, leave=False) as bar:
+        for on, name in every:
+            bar.set_description(f"measuring {name}{on}")
+            experiment, shared = measured_on[on]
             try:
                 found[name + on] = evaluations.measure(
-                    evaluate, experiment, state, name=name, embedded=shared
+                    run.evaluations[name], experiment, state, name=name, embedded=shared
                 )
             except CannotEvaluate as error:
                 if name in run.asked:
                     note(f"{name}{on} is not measured: {error}")
+            bar.update(1)
     if jax.process_index() == 0:
         summary.keep_confusions(run.workdir / "eval", found, int(state.step))
     if "retrieval" not in found:
@@ -514,7 +542,7 @@ def _save(run: _Run, drawn: Mapping[str, Image.Image]) -> None:
 def _closing_table(
     experiment: Experiment, found: dict[str, Result], numbers: dict[str, Any]
 ) -> str:
-    time_row = ("time", f"{numbers['seconds']:.0f} s")
+    time_row = ("time of the run", f"{numbers['seconds']:.0f} s")
     if found:
         notes = [f"note: {name}: {n}" for name, result in found.items() for n in result.notes]
         return "\n".join([show.results(found, also=[time_row]), *notes])

@@ -53,7 +53,7 @@ def begin_from(experiment: Experiment, source: str, *, prefix: str = "auto") -> 
         WeightsError: the weights are those of another model, or the file cannot be used.
         ConfigError: the directory holds no run.
     """
-    return _begin(experiment, source, _read(pathlib.Path(source).expanduser()), prefix)
+    return _begin(experiment, source, _read(str(source)), prefix)
 
 
 def _begin(experiment: Experiment, source: str, tensors: weights.Tensors, prefix: str) -> Begun:
@@ -80,9 +80,20 @@ def _begin(experiment: Experiment, source: str, tensors: weights.Tensors, prefix
     return Begun(state, tuple(_said(source, found, tensors)))
 
 
-def _read(path: pathlib.Path) -> weights.Tensors:
+def check_source(source: str) -> None:
+    """Refuse a run or a file of weights that is not there, before anything is opened.
+
+    Args:
+        source: as for `begin_from`.
+
+    Raises:
+        WeightsError: there is nothing.
+        ConfigError: there is a directory, but no run with a checkpoint in it.
+    """
+    path = pathlib.Path(source).expanduser()
     if not path.is_dir():
-        return weights.read(path)
+        weights.check_readable(path)
+        return
     if not (path / SETTINGS_FILE).is_file():
         raise ConfigError(
             f"{path}: found no run (no {SETTINGS_FILE}); allowed: the directory of a run, or a "
@@ -93,6 +104,13 @@ def _read(path: pathlib.Path) -> weights.Tensors:
             f"{path}: found a run without a checkpoint; allowed: one that has saved its weights, "
             "or a file of weights."
         )
+
+
+def _read(source: str) -> weights.Tensors:
+    check_source(source)
+    path = pathlib.Path(source).expanduser()
+    if not path.is_dir():
+        return weights.read(path)
     _, state = _saved(path, "newest", Own())
     return weights.give(_tree(state), weights.NATIVE)
 
@@ -250,7 +268,7 @@ def import_weights(
             "config.augment.size: found 0, and no images to tell it by; allowed: the side of the "
             "square images that the encoder sees, in pixels."
         )
-    tensors = _read(pathlib.Path(source).expanduser())
+    tensors = _read(str(source))
     channels = weights.channels_of(tensors) or 3
     train = as_remembered((side, side, channels), images=config.batch_size)
     tokenizer = None

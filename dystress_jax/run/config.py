@@ -802,7 +802,8 @@ class Config:
     )
     evaluation: str = _field(
         "",
-        "extra evaluations after training: names or MODULE:OBJECT, comma-separated",
+        "extra evaluations after training: names or MODULE:OBJECT, comma-separated; -NAME leaves "
+        "out one that a run ends with, as -baselines",
         may_change=True,
     )
     eval_on: dict = _field(

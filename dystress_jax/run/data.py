@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from .. import data, evaluation
 from ..training import checkpoint
+from ._saved import CHECKPOINTS
 from .config import Config, ConfigError, Data, arguments
 from .fields import as_fields
 from .methods import ALL_LOSSES
@@ -87,7 +88,7 @@ def reporting_unreadable_images(function: Callable[..., Returned]) -> Callable[.
     """For all that reads the images of a config: one that cannot be read is the user's to mend.
 
     Args:
-        function: its first argument is the config.
+        function: its first arguments are the config and the directory of the run.
 
     Returns:
         The function; in place of an `UnreadableError` it raises a `ConfigError`, which says which
@@ -96,20 +97,23 @@ def reporting_unreadable_images(function: Callable[..., Returned]) -> Callable[.
     """
 
     @functools.wraps(function)
-    def reporting(config: Config, *args: Any, **keywords: Any) -> Returned:
+    def reporting(
+        config: Config, workdir: pathlib.Path | str, *args: Any, **keywords: Any
+    ) -> Returned:
         try:
-            return function(config, *args, **keywords)
+            return function(config, workdir, *args, **keywords)
         except data.UnreadableError as error:
             on = keywords.get("on")
             source = on.get("source", Data().source) if on else config.data.source
-            start = "start with --on" if on else "start in a new --workdir with config.data"
+            mend = "What was saved before is whole: replace the image, and the same command goes on"
+            start = "start with --on" if on else "start in a new --workdir with --config.data"
+            if not checkpoint.steps(pathlib.Path(workdir) / CHECKPOINTS):
+                mend = "Nothing was saved before: replace the image, and give the same command"
+                start = "add to it --config.data"
             skip = f"; or {start}.on_error=skip, which leaves such images out"
             skip = skip if may_skip(source) else ""
             where = "--on" if on else "config.data"
-            raise ConfigError(
-                f"{where}: {error}. What was saved before is whole: replace the image, and the "
-                f"same command goes on{skip}."
-            ) from error
+            raise ConfigError(f"{where}: {error}. {mend}{skip}.") from error
 
     return reporting
 

@@ -505,12 +505,20 @@ def _check_language(experiment: Experiment) -> None:
 
 
 def _labelled_split(experiment: Experiment) -> str:
+    any_images = experiment.measured_split(lambda source: True) is not None
+    instead = WITHOUT_LABELS if any_images else LABELS_ELSEWHERE
     if not experiment.train.has_labels:
         raise CannotEvaluate(
             "config.data: found training images without labels; allowed: labelled ones, which this "
-            "evaluation learns from."
+            f"evaluation learns from; or {instead}."
         )
-    return _measured_split(experiment, lambda source: source.has_labels, "labels")
+    return _measured_split(experiment, lambda source: source.has_labels, "labels", instead=instead)
+
+
+LABELS_ELSEWHERE = (
+    "labelled images of another source, by --on.source and --on.path of dystress eval"
+)
+WITHOUT_LABELS = f"--evaluation=representation, which needs no labels; or {LABELS_ELSEWHERE}"
 
 
 def _measured_split(

@@ -65,14 +65,7 @@ class Log:
         self._shown: dict[str, str] = {}
         self._clock: tuple[int, float] | None = None  # step and time of the last rate
         self._idle = 0.0  # seconds that no rate counts
-        self._bar = tqdm.tqdm(
-            total=total_steps,
-            initial=first_step,
-            unit="step",
-            dynamic_ncols=True,
-            disable=quiet,
-            mininterval=0.1 if sys.stderr.isatty() else 10.0,
-        )
+        self._bar: tqdm.tqdm | None = None  # from the second step on
         if not quiet:
             _keep_lines_up_to(workdir / METRICS_FILE, first_step, tell)
             self._lines = _Lines(workdir / METRICS_FILE, tell)
@@ -85,13 +78,13 @@ class Log:
         """
         self.flush()
         self._pending = (step, metrics, {})
-        self._bar.update(1)
 
     def add(self, *, show: Collection[str] = (), **scalars: float) -> None:
         """Add evaluation results to the line of the newest step, and show some beside the bar."""
         assert self._pending is not None
-        self._pending[2].update(scalars)
-        self._shown.update({k: f"{scalars[k]:.3f}" for k in show if k in scalars})
+        step, _, extra = self._pending
+        extra.update(scalars)
+        self._shown.update({k: f"{scalars[k]:.3f} at {step}" for k in show if k in scalars})
 
     def histograms(self, step: int, shown: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
         """Show histograms in the loggers.
@@ -126,6 +119,7 @@ class Log:
             return
         step, numbers, extra = self._pending
         self._pending = None
+        self._advance(step)
         metrics = dict(numbers)
         due = self._log_every > 0 and (step % self._log_every == 0 or step == self._total_steps)
         now = time.perf_counter() - self._idle
@@ -141,9 +135,24 @@ class Log:
 
     def close(self) -> None:
         """Close the files and the bar."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         if not self._quiet:
             self._lines.close()
+
+    def _advance(self, step: int) -> None:
+        """Show a step that has ended. The first one compiles: what remains says nothing of it."""
+        if self._bar is not None:
+            self._bar.update(1)
+            return
+        self._bar = tqdm.tqdm(
+            total=self._total_steps,
+            initial=step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=self._quiet,
+            mininterval=0.1 if sys.stderr.isatty() else 10.0,
+        )
 
     def _fetch(self) -> None:
         """Wait for the numbers of the newest step."""
@@ -157,7 +166,8 @@ class Log:
         self._pending = (step, metrics, extra)
 
     def _write(self, step: int, scalars: dict[str, float]) -> None:
-        self._bar.set_postfix({"loss": f"{scalars['loss']:.3f}", **self._shown}, refresh=False)
+        if self._bar is not None:
+            self._bar.set_postfix({"loss": f"{scalars['loss']:.3f}", **self._shown}, refresh=False)
         if self._quiet:
             return
         self._lines.write(json.dumps({"step": step, **scalars}) + "\n")

@@ -9,7 +9,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ..files import write_bytes
+from ..files import near, write_bytes
 from ._errors import WeightsError
 from ._torch import SAFER, read_torch
 
@@ -44,13 +44,7 @@ def read(path: pathlib.Path) -> Tensors:
         >>> read(file)["fc.weight"].shape
         (2, 3)
     """
-    try:
-        with path.open("rb") as file:
-            start, size = file.read(16), os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: cannot be read ({error.strerror}); allowed: the path of a file of weights."
-        ) from error
+    start, size = _start_of(path)
     # First the length of the header of safetensors, whose bytes may look like the beginning of a
     # file of PyTorch.
     has_header = int.from_bytes(start[:8], "little") <= size - 8 and start[8:9] == b"{"
@@ -65,6 +59,35 @@ def read(path: pathlib.Path) -> Tensors:
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
         raise WeightsError(
             f"{path}: found a damaged file ({error}); allowed: a whole one. Copy it again."
+        ) from error
+
+
+def check_readable(path: pathlib.Path) -> None:
+    """Refuse a file that is not there, before there is any need of it.
+
+    Args:
+        path: of the file that is to be read.
+
+    Raises:
+        WeightsError: it cannot be opened.
+
+    Example:
+        >>> check_readable(pathlib.Path("none.pth"))
+        Traceback (most recent call last):
+        dystress_jax.weights._errors.WeightsError: none.pth: cannot be read (No such file or ...
+    """
+    _start_of(path)
+
+
+def _start_of(path: pathlib.Path) -> tuple[bytes, int]:
+    """The first bytes of a file, and how many it has."""
+    try:
+        with path.open("rb") as file:
+            return file.read(16), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror}); allowed: the path of a file of weights."
+            f"{near(path)}"
         ) from error
 
 
