@@ -323,6 +323,14 @@ def test_a_flag_puts_back_what_the_file_has_set_for_another_name():
             from_config_dict(settings, overridden=overridden)
 
 
+def test_a_flag_for_the_default_of_what_the_run_ignores_is_refused(on_the_command_line):
+    """Whoever types it means it, though nothing of the settings differs."""
+    given = ("--config.temperature.name=constant", "--config.temperature.tau_min=0.1")
+    with pytest.raises(ConfigError, match=r"config\.temperature\.tau_min: found 0\.1 with .*const"):
+        on_the_command_line(*given)
+    assert on_the_command_line(given[0])[0].temperature.name == "constant"
+
+
 def test_a_flag_puts_a_name_back_where_the_new_one_leaves_no_other():
     """And where it leaves several, says which."""
     file = {"loss": {"name": "dcl", "strategy": "dense"}, "projector": {"out": 64}}
@@ -676,10 +684,15 @@ def test_a_module_of_an_earlier_version_is_answered_with_where_it_is_now(name):
         _ = dystress_jax.nothing
 
 
+def applies(field):
+    """Whether the run of the defaults has a use for a field."""
+    return all(get(Config(), axis) in names for axis, names in field.only_for.items())
+
+
 @pytest.mark.parametrize("between", ["=", " "])
-def test_every_field_takes_its_default_on_the_command_line(between):
+def test_every_field_that_applies_takes_its_default_on_the_command_line(between):
     given = []
-    for field in fields():
+    for field in filter(applies, fields()):
         value = ",".join(field.default) if field.takes_names else str(field.default).strip("()")
         if field.takes == (dict,) or (field.takes[0] is bool and between == " "):
             continue  # a switch: --config.FIELD or --noconfig.FIELD
@@ -687,6 +700,16 @@ def test_every_field_takes_its_default_on_the_command_line(between):
         given += [f"{flag}={value}"] if between == "=" else [flag, value]
     with parsed("train", *given) as (_, command):
         assert command.settings(flags.FLAGS.config) == Config()
+
+
+@pytest.mark.parametrize(
+    "field",
+    [field for field in fields() if not applies(field) and field.takes != (dict,)],
+    ids=lambda field: field.name,
+)
+def test_a_flag_that_the_run_would_ignore_is_refused_at_its_default_too(field):
+    with pytest.raises(ConfigError, match=rf"config\.{field.name}: found .* would ignore it"):
+        from_config_dict({}, overridden={field.name: field.default})
 
 
 @pytest.mark.parametrize(

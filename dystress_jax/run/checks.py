@@ -46,9 +46,10 @@ def from_config_dict(
 ) -> Config:
     """Turn loose settings into a checked `Config`.
 
-    A setting that the run would ignore is refused, unless it is at its default. If the command line
-    changes a name, settings of the file that do not apply to the new name, or are about the old one
-    alone, return to their defaults.
+    A setting that the run would ignore is refused; one at its default only where the command line
+    has set it: a config file may have every field. If the command line changes a name, settings of
+    the file that do not apply to the new name, or are about the old one alone, return to their
+    defaults.
 
     Args:
         settings: nested mapping, for example a `ConfigDict`; missing fields take their default.
@@ -230,7 +231,7 @@ def without_ignored(config: Config, overridden: Collection[str] = ()) -> Config:
     changed = set(overridden)
     for field in fields():
         unmet = _unmet(config, field)
-        if unmet and field.is_set(config):
+        if unmet and (field.is_set(config) or field.name in overridden):
             if field.name in overridden or changed.isdisjoint(unmet):
                 raise ignored(config, field, *next(iter(unmet.items())))
             config = put(config, field.name, field.default)
