@@ -226,6 +226,16 @@ def test_every_temperature_stays_in_its_range(loss, name):
     assert (len({line["positive_tau"] for line in logged}) > 1) == (name != "constant")
 
 
+@pytest.mark.usefixtures("quick_towers")
+def test_a_loss_without_temperature_and_similarity_is_given_neither():
+    fields = {"loss": {"name": "tests.own:pulls"}, "temperature": {"name": "dystress"}}
+    made = make(settings(**fields))
+    _, [line] = made.take([SOURCE.gather(np.arange(BATCH))])
+    assert made.scheme is None
+    np.testing.assert_allclose(line["loss"], -line["positive_similarity"], rtol=1e-5)
+    assert not {"positive_tau", "negative_tau", "scale", "logit_gap"} & set(line)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -22,7 +22,7 @@ from ..training import optim
 from . import language, networks
 from ._own import Chosen, Own, choose, name_own
 from ._same_images import describe, remembered
-from .checks import has_batchnorm, ignored
+from .checks import WITH_TEMPERATURE, has_batchnorm, ignored
 from .config import Config, ConfigError, arguments
 from .data import Sources, check_labels, open_sources
 from .experiment import Embed, Encode, Experiment, Schedule
@@ -337,7 +337,9 @@ def make_scheme(
     if method.scheme_inputs is None:
         for field in fields():
             if field.axis == "temperature.name" and field.is_set(config):
-                raise ignored(config, field, "method", "with a method that has a temperature")
+                if is_own(config.method):
+                    raise ignored(config, field, "method", "with a method that has a temperature")
+                raise ignored(config, field, "loss.name", WITH_TEMPERATURE)  # given in Python
         return None
     facts = Facts(
         key=jax.random.key(config.seed),
