@@ -458,9 +458,9 @@ def test_a_part_of_a_batch_has_the_views_of_its_rows():
 
 
 def test_recipes_hold_the_published_settings():
-    names = ["simclr", "simclr_cifar", "moco_v3", "captioned", "weak", "whole"]
+    names = ["simclr", "simclr_cifar", "moco_v2", "moco_v3", "captioned", "weak", "whole"]
     assert list(augment.RECIPES) == names
-    simclr, cifar, moco, captioned, weak, _ = augment.RECIPES.values()
+    simclr, cifar, moco_v2, moco, captioned, weak, _ = augment.RECIPES.values()
     assert captioned.first == captioned.second
     assert (captioned.first.flip, captioned.first.hue) == (0.0, 0.0)  # left stays left
     assert simclr.first == simclr.second
@@ -480,6 +480,12 @@ def test_recipes_hold_the_published_settings():
             assert settings.flip == 0.5
             assert settings.blur_sigma == (0.1, 2.0)
             assert not settings.antialias
+    # main_moco.py --aug-plus of facebookresearch/moco.
+    assert moco_v2.first == moco_v2.second
+    assert jitter_of(moco_v2.first) == (0.8, 0.4, 0.4, 0.4, 0.1)
+    assert (moco_v2.first.crop_area, moco_v2.first.crop_aspect) == ((0.2, 1.0), (3 / 4, 4 / 3))
+    assert (moco_v2.first.grayscale, moco_v2.first.blur, moco_v2.first.solarize) == (0.2, 0.5, 0.0)
+    assert (moco_v2.first.flip, moco_v2.first.blur_sigma) == (0.5, (0.1, 2.0))
     assert augment.moco_v3(crop_min=0.2).second.crop_area == (0.2, 1.0)
 
 

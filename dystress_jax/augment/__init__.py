@@ -9,6 +9,7 @@ from ._recipes import Recipe as Recipe
 from ._recipes import View as View
 from ._recipes import antialiased as antialiased
 from ._recipes import captioned as captioned
+from ._recipes import moco_v2 as moco_v2
 from ._recipes import moco_v3 as moco_v3
 from ._recipes import simclr as simclr
 from ._recipes import simclr_cifar as simclr_cifar

@@ -158,6 +158,36 @@ def simclr_cifar() -> Recipe:
     return Recipe(first=view, second=view)
 
 
+def moco_v2() -> Recipe:
+    """MoCo v2: SimCLR's operations, with larger crops and a jitter that is not strengthened.
+
+    Returns:
+        The same view twice: area 0.2 to 1, flip, jitter (0.4, 0.4, 0.4, 0.1) with probability 0.8,
+        grey with 0.2, blur with 0.5.
+
+    Example:
+        >>> from dystress_jax import augment
+        >>> view = augment.moco_v2().first
+        >>> view.crop_area, view.brightness, view.blur
+        ((0.2, 1.0), 0.4, 0.5)
+
+    References:
+        Chen et al., [arXiv 2003.04297](https://arxiv.org/abs/2003.04297); `main_moco.py` of
+        [facebookresearch/moco](https://github.com/facebookresearch/moco), `--aug-plus`.
+    """
+    view = View(
+        crop_area=(0.2, 1.0),
+        jitter=0.8,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        grayscale=0.2,
+        blur=0.5,
+    )
+    return Recipe(first=view, second=view)
+
+
 def moco_v3(*, crop_min: float = 0.08) -> Recipe:
     """MoCo v3 (BYOL's asymmetric pair): one view always blurred, the other at times solarized.
 
@@ -283,6 +313,9 @@ def antialiased(recipe: Recipe) -> Recipe:
 
 
 RECIPES: collections.abc.Mapping[str, Recipe] = types.MappingProxyType(
-    {make.__name__: make() for make in (simclr, simclr_cifar, moco_v3, captioned, weak, whole)}
+    {
+        make.__name__: make()
+        for make in (simclr, simclr_cifar, moco_v2, moco_v3, captioned, weak, whole)
+    }
 )
 """The recipes by name."""
