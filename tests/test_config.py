@@ -235,6 +235,11 @@ IGNORED = [
     ("data.captions", "c.csv", {}, {"data": {**FOLDER, "path": "images"}}),
     ("data.on_error", "skip", {}, {"data": {**FOLDER, "path": "images"}}),
     ("data.outside", True, {}, {"data": {**FOLDER, "path": "images"}}),
+    ("augment.crop_min", 0.5, {"augment": {"recipe": "whole"}}, {}),
+    ("augment.flip", 0.0, {"augment": {"recipe": "captioned"}}, {}),
+    ("augment.strength", 0.5, {"augment": {"recipe": "weak"}}, {}),
+    ("augment.grayscale", 0.1, {"augment": {"recipe": "weak"}}, {}),
+    ("augment.blur", 0.5, {"augment": {"recipe": "moco_v3"}}, {"augment": {"recipe": "moco_v2"}}),
     ("topology.dims", 8, {}, CLIP),
     ("text.context", 8, {}, CLIP),
     ("text.vocab_size", 99, {**CLIP, "text": {"vocabulary": "vocab.txt"}}, CLIP),
@@ -542,6 +547,7 @@ def test_an_unknown_name_raises_below_the_config_too():
 def test_every_argument_of_a_builder_is_a_setting_or_known_to_the_run():
     known = {
         "data": set(),
+        "augment": set(),
         "model": {"bn_groups", "channels", "dtype"},
         "temperature": {"facts"},
         "moco": {"parts"},

@@ -15,6 +15,7 @@ from ._recipes import simclr as simclr
 from ._recipes import simclr_cifar as simclr_cifar
 from ._recipes import weak as weak
 from ._recipes import whole as whole
+from ._views import SMALLEST_BLURRED as SMALLEST_BLURRED
 from ._views import Pictures as Pictures
 from ._views import normalize as normalize
 from ._views import seen as seen
