@@ -273,6 +273,8 @@ IGNORED = [
     ("moco.bn_groups", 1, {**VIT, "method": "moco_v2"}, {"method": "moco_v2"}),
     ("moco.scale_by_tau", False, {"method": "moco_v2"}, {"method": "moco_v3"}),
     ("optimizer.momentum", 0.5, {"optimizer": {"name": "adamw"}}, {"optimizer": {"name": "lars"}}),
+    ("optimizer.beta2", 0.98, {}, {"optimizer": {"name": "adamw"}}),
+    ("optimizer.eps", 1e-6, {"optimizer": {"name": "lars"}}, {"optimizer": {"name": "adamw"}}),
     ("optimizer.decay_vectors", False, {"optimizer": {"name": "lars"}}, {}),
     ("optimizer.decay_vectors", False, {"optimizer": {"weight_decay": 0}}, {}),
     ("loss.tile_size", 64, {"loss": {"strategy": "dense"}}, {"loss": {"strategy": "tiled"}}),

@@ -557,6 +557,15 @@ class Optimizer:
         among=LARS_FORMS,
     )
     momentum: float = _field(0.9, "momentum", at_least=0.0, below=1.0)
+    beta2: float | None = _field(
+        None,
+        "how slowly Adam forgets squared gradients; None = 0.999; CLIP's ViTs: 0.98",
+        at_least=0.0,
+        below=1.0,
+    )
+    eps: float | None = _field(
+        None, "added to Adam's divisor; None = 1e-8; CLIP's ViTs: 1e-6", above=0.0
+    )
     weight_decay: float = _field(5e-4, "weight decay", at_least=0.0)
     decay_vectors: bool = _field(
         True,
