@@ -39,7 +39,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75)
 LEARNED = {"name": "learned", "tau": 0.07}
 OBLIQUE = {"name": "oblique", "mode": "reshape", "match_range": True}
 TOPOLOGIES = {
-    "sphere (64, 1)": {"name": "sphere", "dims": 64, "tokens": 1},
+    "sphere (64, 1)": {"name": "sphere", "dims": 64},
     "oblique (16, 4), reshape": {**OBLIQUE, "dims": 16, "tokens": 4},
     "oblique (16, 4), class tokens": {**OBLIQUE, "dims": 16, "tokens": 4, "mode": "multi"},
     "oblique (8, 8), class tokens": {**OBLIQUE, "dims": 8, "tokens": 8, "mode": "multi"},

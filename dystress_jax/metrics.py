@@ -332,7 +332,7 @@ def pair_statistics(
     view_a: Float[Array, "n d"],
     view_b: Float[Array, "n d"],
     *,
-    temperature: TemperatureLike,
+    temperature: TemperatureLike | None,
     similarity: Similarity = sphere,
     negatives: Float[Array, "k d"] | None = None,
     max_anchors: int = 256,
@@ -345,14 +345,14 @@ def pair_statistics(
         view_a: embeddings of the first view, n >= 2.
         view_b: embeddings of the second view.
         temperature: what the loss uses; a temperature per anchor may have n entries or, as in
-            `nt_xent`, 2n, of which the first n belong to `view_a`.
+            `nt_xent`, 2n, of which the first n belong to `view_a`; None: it uses none.
         similarity: of the embeddings, in whose own units it is returned.
         negatives: embeddings that `view_a` is compared with instead, such as the queue of MoCo.
         max_anchors: the largest number of examples to compare with each other, >= 2.
 
     Returns:
-        The scalars positive_similarity, negative_similarity, positive_tau and negative_tau; by
-        default the negatives are the other rows of `view_b`.
+        The scalars positive_similarity and negative_similarity, and with a temperature positive_tau
+        and negative_tau; by default the negatives are the other rows of `view_b`.
 
     Example:
         >>> statistics = pair_statistics(jnp.eye(2), jnp.eye(2), temperature=0.1)
@@ -368,6 +368,12 @@ def pair_statistics(
     if negatives is not None:
         others = similarity(anchors, at_least_float32(negatives[:max_anchors]))
         negative = jnp.full(others.shape, 1 / others.size)
+    similarities = {
+        "positive_similarity": jnp.sum(positive * values),
+        "negative_similarity": jnp.sum(negative * others),
+    }
+    if temperature is None:
+        return similarities
     temperature = as_temperature(temperature)
     check_elementwise(temperature)
 
@@ -376,9 +382,7 @@ def pair_statistics(
             part = jax.tree.map(lambda leaf: leaf[:n], part)
         return part(similarity.as_cosine(values))
 
-    return {
-        "positive_similarity": jnp.sum(positive * values),
-        "negative_similarity": jnp.sum(negative * others),
+    return similarities | {
         "positive_tau": jnp.sum(positive * tau(temperature.for_positives, values)),
         "negative_tau": jnp.sum(negative * tau(temperature.for_negatives, others)),
     }

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dystress_jax import data, losses, methods, models, schemes, temperatures
+from dystress_jax import data, losses, methods, models, schemes, similarities, temperatures
 from dystress_jax.evaluation import Result, Row
 
 TAU = 0.1
@@ -49,6 +49,15 @@ def uncalled():
 def plain(view_a, view_b, *, temperature, margin=0.0):
     """A loss that knows nothing of strategies."""
     return losses.nt_xent(view_a, view_b, temperature=temperature) + margin
+
+
+def pulls(view_a, view_b, *, margin=0.0):
+    """A loss without a temperature."""
+    return margin - similarities.sphere.paired(*map(similarities.normalize, (view_a, view_b)))
+
+
+def pulls_of_queue(queries, keys, queue, *, margin=0.0):
+    return pulls(queries, keys, margin=margin)
 
 
 def shared(view_a, view_b, *, temperature, strategy="auto", tile_size=None, axis_name=None):

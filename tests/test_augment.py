@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import itertools
 import pathlib
 
@@ -158,7 +159,7 @@ def test_jitter_of_strength_zero_is_the_image():
     ("name", "channels"), [*((name, 3) for name in augment.RECIPES), ("moco_v3", 1)]
 )
 def test_views_have_the_size_asked_for_and_stay_between_0_and_1(name, channels):
-    recipe = augment.RECIPES[name]
+    recipe = augment.RECIPES[name]()
     images = random_images(8, 24, 30, channels)
     for x in two_views(jax.random.key(1), images, recipe=recipe, size=20):
         assert x.shape == (8, 20, 20, channels)
@@ -458,9 +459,9 @@ def test_a_part_of_a_batch_has_the_views_of_its_rows():
 
 
 def test_recipes_hold_the_published_settings():
-    names = ["simclr", "simclr_cifar", "moco_v3", "captioned", "weak", "whole"]
+    names = ["simclr", "simclr_cifar", "moco_v2", "moco_v3", "captioned", "weak", "whole"]
     assert list(augment.RECIPES) == names
-    simclr, cifar, moco, captioned, weak, _ = augment.RECIPES.values()
+    simclr, cifar, moco_v2, moco, captioned, weak, _ = (make() for make in augment.RECIPES.values())
     assert captioned.first == captioned.second
     assert (captioned.first.flip, captioned.first.hue) == (0.0, 0.0)  # left stays left
     assert simclr.first == simclr.second
@@ -480,6 +481,12 @@ def test_recipes_hold_the_published_settings():
             assert settings.flip == 0.5
             assert settings.blur_sigma == (0.1, 2.0)
             assert not settings.antialias
+    # main_moco.py --aug-plus of facebookresearch/moco.
+    assert moco_v2.first == moco_v2.second
+    assert jitter_of(moco_v2.first) == (0.8, 0.4, 0.4, 0.4, 0.1)
+    assert (moco_v2.first.crop_area, moco_v2.first.crop_aspect) == ((0.2, 1.0), (3 / 4, 4 / 3))
+    assert (moco_v2.first.grayscale, moco_v2.first.blur, moco_v2.first.solarize) == (0.2, 0.5, 0.0)
+    assert (moco_v2.first.flip, moco_v2.first.blur_sigma) == (0.5, (0.1, 2.0))
     assert augment.moco_v3(crop_min=0.2).second.crop_area == (0.2, 1.0)
 
 
@@ -516,11 +523,53 @@ def test_impossible_settings_are_refused(settings, message):
         augment.View(**settings)
 
 
+@pytest.mark.parametrize("name", augment.RECIPES)
+def test_a_recipe_changes_by_its_arguments_and_by_nothing_else(name):
+    """Each number is in both views; what else a view has stays as published."""
+    changes = {
+        "crop_min": (0.3, lambda view: {"crop_area": (0.3, 1.0)}),
+        "flip": (0.25, lambda view: {"flip": 0.25}),
+        "grayscale": (0.125, lambda view: {"grayscale": 0.125}),
+        "blur": (0.75, lambda view: {"blur": 0.75}),
+        "strength": (
+            0.5,
+            lambda view: {
+                part: getattr(view, part) / 2
+                for part in ("brightness", "contrast", "saturation", "hue")
+            },
+        ),
+    }
+    make = augment.RECIPES[name]
+    published, taken = make(), inspect.signature(make).parameters
+    assert set(taken) <= set(changes)
+    for argument in taken:
+        value, changed = changes[argument]
+        assert make(**{argument: value}) == augment.Recipe(
+            first=dataclasses.replace(published.first, **changed(published.first)),
+            second=dataclasses.replace(published.second, **changed(published.second)),
+        )
+
+
+def test_a_view_is_blurred_from_the_size_on_that_is_named():
+    """A tenth of the side, made odd, has more than one pixel."""
+    images = random_images(2, 24, 24)
+    for size in (augment.SMALLEST_BLURRED - 1, augment.SMALLEST_BLURRED):
+        blurred, plain = (
+            view(jax.random.key(0), images, settings=augment.View(blur=blur), size=size)
+            for blur in (1.0, 0.0)
+        )
+        assert bool(jnp.all(blurred == plain)) == (size < augment.SMALLEST_BLURRED)
+
+
 @pytest.mark.parametrize("strength", [-0.1, 2.6])
 def test_a_strength_that_no_hue_could_have_is_refused_by_its_own_name(strength):
     assert augment.simclr(strength=2.5).first.hue == 0.5
     with pytest.raises(ArgumentError, match=rf"strength: found {strength}; .*in \[0, 2\.5\]"):
         augment.simclr(strength=strength)
+    with pytest.raises(ArgumentError, match=r"strength: found 5\.1; .*in \[0, 5\]"):
+        augment.moco_v3(strength=5.1)
+    with pytest.raises(ArgumentError, match=r"strength: found -0\.1; .*a factor of at least 0"):
+        augment.captioned(strength=-0.1)
 
 
 def test_the_filter_takes_the_noise_of_a_reduced_crop_and_leaves_an_enlarged_one():

@@ -23,6 +23,7 @@ from dystress_jax import (
 from dystress_jax.data.tokenizer import train_tokenizer
 from dystress_jax.evaluation import Result
 from dystress_jax.methods.clip import _permute_subset
+from dystress_jax.run import _build as build
 from dystress_jax.run import evaluations, networks
 from dystress_jax.run._own import choose
 from dystress_jax.run.data import open_sources
@@ -224,6 +225,16 @@ def test_every_temperature_stays_in_its_range(loss, name):
             assert found == pytest.approx(gap, rel=1e-3, abs=1e-4)
     assert len({line["loss"] for line in logged}) == 3
     assert (len({line["positive_tau"] for line in logged}) > 1) == (name != "constant")
+
+
+@pytest.mark.usefixtures("quick_towers")
+def test_a_loss_without_temperature_and_similarity_is_given_neither():
+    fields = {"loss": {"name": "tests.own:pulls"}, "temperature": {"name": "dystress"}}
+    made = make(settings(**fields))
+    _, [line] = made.take([SOURCE.gather(np.arange(BATCH))])
+    assert made.scheme is None
+    np.testing.assert_allclose(line["loss"], -line["positive_similarity"], rtol=1e-5)
+    assert not {"positive_tau", "negative_tau", "scale", "logit_gap"} & set(line)
 
 
 @pytest.mark.parametrize(
@@ -555,6 +566,38 @@ def test_the_learned_scale_follows_the_optimiser_and_is_clamped():
     )
     assert logged[0]["scale"] == pytest.approx(1 / 0.07, rel=1e-5)
     assert logged[1]["scale"] == pytest.approx(5.0 if slope > 0 else 20.0, rel=1e-5)
+
+
+@pytest.mark.usefixtures("quick_towers")
+def test_towers_and_scale_have_the_adam_of_the_settings_and_the_scale_no_decay():
+    """Two steps by NumPy, in which beta2 and eps count."""
+    rate, beta2, eps = 0.1, 0.5, 0.3
+    numbers = {"learning_rate": rate, "beta2": beta2, "eps": eps, "weight_decay": 0.5}
+    c = settings(optimizer={"name": "adamw", **numbers}, epochs=100)
+    made = make(c)
+
+    def steps_of(optimizer, w):
+        state, found = optimizer.init(w), []
+        for gradient in (1.0, -3.0):
+            update, state = optimizer.update(jnp.float32(gradient), state, w)
+            w = w + update
+            found.append(float(w))
+        return found
+
+    def oracle(w, decay):
+        first, second, found = 0.0, 0.0, []
+        for step, gradient in enumerate((1.0, -3.0), start=1):
+            first = 0.9 * first + 0.1 * gradient
+            second = beta2 * second + (1 - beta2) * gradient**2
+            adam = first / (1 - 0.9**step) / (np.sqrt(second / (1 - beta2**step)) + eps)
+            w -= float(made.schedule.learning_rate(step - 1)) * (adam + decay * w)
+            found.append(w)
+        return found
+
+    w = jnp.float32(2.0)
+    np.testing.assert_allclose(steps_of(made.optimizer, w), oracle(2.0, 0.5), rtol=1e-5)
+    of_scale = build._optimizer_of_numbers(c, made.schedule)
+    np.testing.assert_allclose(steps_of(of_scale, w), oracle(2.0, 0.0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["softmax", "siglip"])

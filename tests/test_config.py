@@ -237,6 +237,11 @@ IGNORED = [
     ("data.captions", "c.csv", {}, {"data": {**FOLDER, "path": "images"}}),
     ("data.on_error", "skip", {}, {"data": {**FOLDER, "path": "images"}}),
     ("data.outside", True, {}, {"data": {**FOLDER, "path": "images"}}),
+    ("augment.crop_min", 0.5, {"augment": {"recipe": "whole"}}, {}),
+    ("augment.flip", 0.0, {"augment": {"recipe": "captioned"}}, {}),
+    ("augment.strength", 0.5, {"augment": {"recipe": "weak"}}, {}),
+    ("augment.grayscale", 0.1, {"augment": {"recipe": "weak"}}, {}),
+    ("augment.blur", 0.5, {"augment": {"recipe": "moco_v3"}}, {"augment": {"recipe": "moco_v2"}}),
     ("topology.dims", 8, {}, CLIP),
     ("text.context", 8, {}, CLIP),
     ("text.vocab_size", 99, {**CLIP, "text": {"vocabulary": "vocab.txt"}}, CLIP),
@@ -270,6 +275,8 @@ IGNORED = [
     ("moco.bn_groups", 1, {**VIT, "method": "moco_v2"}, {"method": "moco_v2"}),
     ("moco.scale_by_tau", False, {"method": "moco_v2"}, {"method": "moco_v3"}),
     ("optimizer.momentum", 0.5, {"optimizer": {"name": "adamw"}}, {"optimizer": {"name": "lars"}}),
+    ("optimizer.beta2", 0.98, {}, {"optimizer": {"name": "adamw"}}),
+    ("optimizer.eps", 1e-6, {"optimizer": {"name": "lars"}}, {"optimizer": {"name": "adamw"}}),
     ("optimizer.decay_vectors", False, {"optimizer": {"name": "lars"}}, {}),
     ("optimizer.decay_vectors", False, {"optimizer": {"weight_decay": 0}}, {}),
     ("loss.tile_size", 64, {"loss": {"strategy": "dense"}}, {"loss": {"strategy": "tiled"}}),
@@ -323,6 +330,14 @@ def test_a_flag_puts_back_what_the_file_has_set_for_another_name():
     for overridden in (both, {"seed": 0}):
         with pytest.raises(ConfigError, match=r"config\.temperature\.tau: found 0\.5 with"):
             from_config_dict(settings, overridden=overridden)
+
+
+def test_a_flag_for_the_default_of_what_the_run_ignores_is_refused(on_the_command_line):
+    """Whoever types it means it, though nothing of the settings differs."""
+    given = ("--config.temperature.name=constant", "--config.temperature.tau_min=0.1")
+    with pytest.raises(ConfigError, match=r"config\.temperature\.tau_min: found 0\.1 with .*const"):
+        on_the_command_line(*given)
+    assert on_the_command_line(given[0])[0].temperature.name == "constant"
 
 
 def test_a_flag_puts_a_name_back_where_the_new_one_leaves_no_other():
@@ -536,6 +551,7 @@ def test_an_unknown_name_raises_below_the_config_too():
 def test_every_argument_of_a_builder_is_a_setting_or_known_to_the_run():
     known = {
         "data": set(),
+        "augment": set(),
         "model": {"bn_groups", "channels", "dtype"},
         "temperature": {"facts"},
         "moco": {"parts"},
@@ -678,10 +694,15 @@ def test_a_module_of_an_earlier_version_is_answered_with_where_it_is_now(name):
         _ = dystress_jax.nothing
 
 
+def applies(field):
+    """Whether the run of the defaults has a use for a field."""
+    return all(get(Config(), axis) in names for axis, names in field.only_for.items())
+
+
 @pytest.mark.parametrize("between", ["=", " "])
-def test_every_field_takes_its_default_on_the_command_line(between):
+def test_every_field_that_applies_takes_its_default_on_the_command_line(between):
     given = []
-    for field in fields():
+    for field in filter(applies, fields()):
         value = ",".join(field.default) if field.takes_names else str(field.default).strip("()")
         if field.takes == (dict,) or (field.takes[0] is bool and between == " "):
             continue  # a switch: --config.FIELD or --noconfig.FIELD
@@ -689,6 +710,16 @@ def test_every_field_takes_its_default_on_the_command_line(between):
         given += [f"{flag}={value}"] if between == "=" else [flag, value]
     with parsed("train", *given) as (_, command):
         assert command.settings(flags.FLAGS.config) == Config()
+
+
+@pytest.mark.parametrize(
+    "field",
+    [field for field in fields() if not applies(field) and field.takes != (dict,)],
+    ids=lambda field: field.name,
+)
+def test_a_flag_that_the_run_would_ignore_is_refused_at_its_default_too(field):
+    with pytest.raises(ConfigError, match=rf"config\.{field.name}: found .* would ignore it"):
+        from_config_dict({}, overridden={field.name: field.default})
 
 
 @pytest.mark.parametrize(

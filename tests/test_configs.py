@@ -5,13 +5,15 @@ import dataclasses
 import importlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks import alignment, cifar10
 from dystress_jax import augment, data, run
 from dystress_jax.run import cli
-from dystress_jax.run.inputs import make_recipe
+from dystress_jax.run.fields import put
+from dystress_jax.run.inputs import make_inputs, make_recipe
 from dystress_jax.training import make_train_step, optim
 
 NAMES = cli.config_names()
@@ -161,9 +163,38 @@ def test_imagenet_has_the_settings_of_the_papers_code(name, epochs):
 def test_crops_are_filtered_where_the_source_resizes_with_pillow(name, filtered):
     config = load(name)
     assert config.augment.antialias == filtered
-    for recipe in augment.RECIPES.values():
-        made = make_recipe(config, recipe)
+    for recipe in augment.RECIPES:
+        made = make_recipe(put(config, "augment.recipe", recipe))
         assert made.first.antialias == made.second.antialias == filtered
+
+
+def test_the_settings_change_the_numbers_of_the_recipe_that_they_name():
+    assert make_recipe(run.Config()) == augment.simclr_cifar()
+    numbers = {"crop_min": 0.5, "flip": 0.0, "strength": 0.25, "grayscale": 0.0, "blur": 0.125}
+    config = run.from_config_dict({"augment": {"recipe": "simclr", **numbers}})
+    assert make_recipe(config) == augment.simclr(**numbers)
+    # The views of a run are those of this recipe.
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), np.uint8)
+    inputs, key = make_inputs(config, data.from_arrays(pixels)), jax.random.key(0)
+    found = inputs.views(key, jnp.asarray(pixels), jnp.arange(4))
+    drawn = augment.two_views(key, jnp.asarray(pixels), augment.simclr(**numbers), size=24)
+    for view, expected in zip(found, drawn, strict=True):
+        np.testing.assert_array_equal(view, inputs.normalize(expected))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "shape", "message"),
+    [
+        ({"strength": 5.5}, (8, 8, 3), r"strength: found 5\.5; allowed: a factor in \[0, 5\]"),
+        ({"blur": 0.5}, (19, 24, 3), r"blur: found 0\.5 with views of 19 pixels, .* least 20 pix"),
+        ({"blur": 0.5, "size": 16}, (24, 24, 3), r"blur: found 0\.5 with views of 16 pixels"),
+        ({"grayscale": 0.5}, (8, 8, 1), r"grayscale: found 0\.5 with images of 1 channel"),
+    ],
+)
+def test_a_change_that_no_view_could_show_is_refused(numbers, shape, message):
+    config = run.from_config_dict({"augment": numbers})
+    with pytest.raises(run.ConfigError, match=rf"^config\.augment\.{message}"):
+        make_inputs(config, data.from_arrays(np.zeros((4, *shape), np.uint8)))
 
 
 def test_every_run_of_the_benchmarks_has_settings_that_fit(tmp_path):

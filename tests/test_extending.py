@@ -11,10 +11,11 @@ import sys
 import textwrap
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dystress_jax import losses, run, schemes, sharding, temperatures
+from dystress_jax import losses, methods, run, schemes, sharding, temperatures
 from dystress_jax.files import write_json
 from dystress_jax.run import Own, cli, evaluations
 from dystress_jax.run import _build as build
@@ -186,6 +187,80 @@ def test_a_loss_without_strategies_is_called_with_its_options(images):
         assert line["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-5)
 
 
+@pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3", "nnclr"])
+def test_a_loss_without_a_temperature_is_given_none_by_any_method(images, method):
+    """Values by NumPy: 1 - cos of the positives, without a factor of tau."""
+    name = "pulls_of_queue" if method == "moco_v2" else "pulls"
+    queue = {"queue_size": 16} if method in ("moco_v2", "nnclr") else {}
+    moco = {**queue, "bn_groups": 1} if method == "moco_v2" else queue
+    config = run.from_config_dict(
+        {
+            "method": method,
+            "data": {"source": "npz", "path": str(images)},
+            "batch_size": 8,
+            "model": {"name": "tests.own:flat"},
+            "loss": {"name": f"tests.own:{name}", "options": {"margin": 1.0}},
+            "moco": moco,
+        }
+    )
+    made = run.build(config, pathlib.Path("run"))
+    assert made.scheme is None
+    a, b = np.random.default_rng(0).standard_normal((2, 8, 4)).astype(np.float32)
+    key = jax.random.key(0)
+    order = jax.random.permutation(jax.random.fold_in(key, 1), 8)
+    length = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+    # The nearest neighbours of nnclr are in the queue: the embeddings themselves.
+    queue = np.concatenate([length(a), length(b)])
+    memory = {"queue": queue, "labels": np.full(16, -1), "position": 0}
+    points = {
+        **{"view_a": a, "view_b": b, "queries": a, "shuffled_keys": b[order]},
+        **{"queries_a": a, "keys_b": b, "queries_b": b, "keys_a": a},
+        **{"embeddings_a": a, "embeddings_b": b, "predictions_a": a, "predictions_b": b},
+    }
+    embedded = methods.Embedded(points, np.zeros((8, 2, 6), np.float32))
+    batch = {"label": np.full(8, -1), "row": np.arange(8)}
+    on_device = jax.tree.map(jnp.asarray, (embedded, None, memory, batch))
+    values, outcome = made.method.contrast({}, *on_device, key)
+    expected = 1 - np.sum(length(a) * length(b), axis=1)
+    ways = 1 if method in ("simclr", "moco_v2") else 2
+    np.testing.assert_allclose(values, np.tile(expected, ways), rtol=1e-5)
+    if outcome.factor is not None:
+        np.testing.assert_array_equal(outcome.factor, 2.0)  # the two means of moco_v3 are added
+    assert {"positive_similarity", "negative_similarity"} <= set(outcome.metrics)
+    assert not {"positive_tau", "negative_tau"} & set(outcome.metrics)
+
+
+@pytest.mark.ci
+def test_a_run_without_a_temperature_says_and_logs_none(images, capsys):
+    """Its loss has no such argument; the records of pairs have no curve of it either."""
+    lines = train("--config.loss.name=tests.own:pulls", *small(images, steps=2))
+    assert "simclr, tests.own:pulls; 2 steps" in capsys.readouterr().out
+    for line in lines:
+        np.testing.assert_allclose(line["loss"], -line["positive_similarity"], rtol=1e-5)
+        assert not {"positive_tau", "negative_tau"} & set(line)
+    assert evaluate("tests.own:sizes")["protocol"] == {"steps": 2}
+
+
+def test_a_temperature_that_a_loss_in_python_would_ignore_is_refused(images):
+    data = {"source": "npz", "path": str(images)}
+    fields = {"data": data, "batch_size": 16, "temperature": {"tau_max": 0.5}}
+    config = run.from_config_dict(fields)
+    said = (
+        r"temperature\.tau_max: found 0\.5 with config\.loss\.name python:pulls, .*an argument temp"
+    )
+    with pytest.raises(run.ConfigError, match=said):
+        run.build(config, pathlib.Path("run"), own=Own(loss=own.pulls))
+
+
+def test_a_temperature_of_a_file_gives_way_to_a_loss_without_one():
+    settings = run.defaults()
+    settings.temperature.name, settings.temperature.tau = "constant", 0.3
+    found = run.override(settings, {"loss.name": "tests.own:pulls"})
+    assert found.temperature == run.Config().temperature
+    with pytest.raises(run.ConfigError, match=r"found 'dystress' with config\.loss\.name tests"):
+        run.override(settings, {"loss.name": "tests.own:pulls", "temperature.name": "dystress"})
+
+
 @pytest.mark.parametrize("strategy", ["auto", "gathered", "ring", "tiled"])
 def test_a_loss_with_strategies_is_computed_by_all_devices(strategy):
     config = run.from_config_dict({"loss": {"name": "tests.own:shared", "strategy": strategy}})
@@ -303,6 +378,12 @@ def test_a_method_may_have_no_temperature(images):
             "loss.name=tests.own:plain loss.options.view_a=1",
             "to leave it out, since the run sets it.",
         ),
+        (
+            "loss.name=tests.own:pulls temperature.tau_max=0.5",
+            "config.temperature.tau_max: found 0.5 with config.loss.name tests.own:pulls, which "
+            "would ignore it; allowed: with a loss that has an argument temperature. Delete it, or "
+            "change config.loss.name.",
+        ),
         ("loss.name=tests.own:plain loss.options.x=1", "no such argument; allowed: margin."),
         ("loss.name=tests.own:half_shared", "config.loss.name: found a function of view_a, view_b"),
         ("model.name=tests.own:nothing", "gives a NoneType; allowed: a models.Network"),
@@ -321,14 +402,17 @@ def test_a_method_may_have_no_temperature(images):
             "bn_groups; allowed: 1.",
         ),
         (
-            "data.source=tests.own:listed data.path=",
+            "data.source=tests.own:listed",
             "config.data.source: tests.own:listed returns list; allowed: a dict with a Source for",
         ),
         (
-            "data.source=tests.own:stripes data.path=",
+            "data.source=tests.own:stripes",
             "config.data.source: the argument count of tests.own:stripes has no value",
         ),
-        ("data.source=tests.own:stripes", "config.data.path: found "),
+        (
+            "data.source=tests.own:stripes data.path=x",
+            "config.data.path: found 'x' with config.data",
+        ),
         (
             "method=tests.own:nothing",
             "config.method: tests.own:nothing gives a NoneType; allowed: a",
@@ -394,8 +478,9 @@ def test_a_method_may_have_no_temperature(images):
 )
 def test_what_does_not_fit_is_refused_before_anything_compiles(images, command, message):
     overrides = [f"--config.{override}" for override in command.split()]
+    given = [f for f in small(images) if "data" not in f or "data.source" not in command]
     with pytest.raises(run.ConfigError) as error:
-        start("train", *small(images), *overrides, "--workdir=run")
+        start("train", *given, *overrides, "--workdir=run")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not pathlib.Path("run", "checkpoints").exists()

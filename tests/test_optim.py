@@ -88,12 +88,12 @@ def lars(w, gradients, *, decay, form="moco_v3", momentum=0.9):
     return w
 
 
-def adamw(w, gradients, *, decay):
+def adamw(w, gradients, *, decay, beta2=0.999, eps=1e-8):
     first, second = np.zeros_like(w), np.zeros_like(w)
     for step, (rate, g) in enumerate(zip(RATES, gradients, strict=True), start=1):
         first = 0.9 * first + 0.1 * g
-        second = 0.999 * second + 0.001 * g**2
-        adam = (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        second = beta2 * second + (1 - beta2) * g**2
+        adam = (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - beta2**step)) + eps)
         w = w - rate * (adam + decay * w)
     return w
 
@@ -108,6 +108,10 @@ def adamw(w, gradients, *, decay):
             for form in optim.LARS_FORMS
         ),
         ("adamw", adamw, {"weight_decay": 0.1}),
+        *(
+            ("adamw", functools.partial(adamw, **numbers), {"weight_decay": 0.1, **numbers})
+            for numbers in ({"beta2": 0.98}, {"eps": 1e-2}, {"beta2": 0.0, "eps": 1.0})
+        ),
     ],
 )
 def test_three_steps_equal_a_numpy_reenactment(name, oracle, keywords):
@@ -212,6 +216,8 @@ def test_a_schedule_by_the_epoch_is_pytorchs_between_epochs_and_rises_by_the_ste
     [
         (lambda: optim.sgd(0.1, momentum=1.0), r"momentum: found 1.0; allowed: in \[0, 1\)"),
         (lambda: optim.adamw(0.1, weight_decay=-1.0), "weight_decay: found -1.0"),
+        (lambda: optim.adamw(0.1, beta2=1.0), r"beta2: found 1\.0; allowed: in \[0, 1\)"),
+        (lambda: optim.adamw(0.1, eps=0.0), r"eps: found 0\.0; allowed: above 0"),
         (lambda: optim.lars(0.1, form="google"), "form: found 'google'; allowed: moco_v3, lightly"),
         (lambda: optim.lars(0.1, momentum=-0.1), "momentum: found -0.1"),
         (lambda: optim.learning_rate("cubic", 0.1, 8), "rule: found 'cubic'; .*linear, sqrt"),

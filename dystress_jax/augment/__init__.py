@@ -9,11 +9,13 @@ from ._recipes import Recipe as Recipe
 from ._recipes import View as View
 from ._recipes import antialiased as antialiased
 from ._recipes import captioned as captioned
+from ._recipes import moco_v2 as moco_v2
 from ._recipes import moco_v3 as moco_v3
 from ._recipes import simclr as simclr
 from ._recipes import simclr_cifar as simclr_cifar
 from ._recipes import weak as weak
 from ._recipes import whole as whole
+from ._views import SMALLEST_BLURRED as SMALLEST_BLURRED
 from ._views import Pictures as Pictures
 from ._views import normalize as normalize
 from ._views import seen as seen

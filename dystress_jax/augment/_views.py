@@ -12,6 +12,9 @@ from ..errors import ArgumentError
 from . import _colour, _geometry
 from ._recipes import Recipe, View
 
+SMALLEST_BLURRED = 20
+"""The smallest side of a view, in pixels, of which the kernel of the blur has more than one."""
+
 
 class Pictures(typing.NamedTuple):
     """Pictures of several sizes, each in the top left corner of an array of one size.
@@ -144,7 +147,7 @@ def view(
     if settings.grayscale:
         x = sometimes(drawn.grayscale, _colour.luma(x))
     radius = size // 10 // 2  # SimCLR: a tenth of the image, made odd
-    if settings.blur and radius:
+    if settings.blur and size >= SMALLEST_BLURRED:
         x = sometimes(drawn.blur, _geometry.gaussian_blur(x, drawn.sigma, radius=radius))
     if settings.solarize:
         x = sometimes(drawn.solarize, _colour.solarize(x, settings.solarize_threshold))

@@ -8,8 +8,8 @@ tokens, batch and epochs are as published (batch 32,768, 32 epochs, public image
 the largest scale 3.95 for the oblique manifold, read as a linear value. The optimiser's settings
 are CLIP's (arXiv 2103.00020), since the paper's are not known to us. The published gain over the
 authors' own CLIP is 6.1 % on average in zero-shot classification; nothing was measured here. The
-(512, 1) sphere beside it: --config.topology.name=sphere --config.topology.tokens=1
---config.topology.dims=512 --config.temperature.max_scale=100.
+(512, 1) sphere beside it: --config.topology.name=sphere --config.topology.dims=512
+--config.temperature.max_scale=100.
 
 A vocabulary of your own (30,522 words in the paper): --config.text.vocabulary=vocab.txt. On few
 devices: --config.batch.micro_batches=N --config.model.remat=True.

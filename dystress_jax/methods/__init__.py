@@ -6,6 +6,7 @@ from ._method import Loss as Loss
 from ._method import Method as Method
 from ._method import Outcome as Outcome
 from ._method import Spread as Spread
+from ._method import accepts as accepts
 from ._online_probe import with_online_probe as with_online_probe
 from ._online_probe import with_probe_optimizer as with_probe_optimizer
 from ._online_probe import without_probe as without_probe

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..microscope import Compared
 from ..schemes import SchemeInputs
 from ..temperatures import Temperature
-from ._method import DeviceBatch, Loss
+from ._method import DeviceBatch, Loss, given
 
 # (anchors, candidates) of one way and of the other; candidate i is the positive of anchor i.
 Ways = tuple[
@@ -16,17 +16,18 @@ Ways = tuple[
 ]
 
 
-def both_ways(loss: Loss, ways: Ways, temperature: Temperature) -> Float[Array, " 2*n"]:
+def both_ways(loss: Loss, ways: Ways, temperature: Temperature | None) -> Float[Array, " 2*n"]:
     """The loss of the anchors of the first way, then that of the anchors of the second.
 
     Args:
         loss: `(anchors, candidates, *, temperature) -> [n]`.
         ways: who is compared with whom.
-        temperature: one for each of the 2n anchors, in this order; or any that is the same for all.
+        temperature: one for each of the 2n anchors, in this order; or any that is the same for all;
+            None: the loss takes none.
     """
     (first, second), (of_first, of_second) = ways, halves(temperature)
-    values = loss(*first, temperature=of_first)
-    return jnp.concatenate([values, loss(*second, temperature=of_second)])
+    values = loss(*first, **given(of_first))
+    return jnp.concatenate([values, loss(*second, **given(of_second))])
 
 
 def of_both_ways(
@@ -66,9 +67,9 @@ def first_way(ways: Ways, batch: DeviceBatch) -> Compared:
     )
 
 
-def halves(temperature: Temperature) -> tuple[Temperature, Temperature]:
+def halves(temperature: Temperature | None) -> tuple[Temperature | None, Temperature | None]:
     """The temperature of the anchors of the first way and that of the second's."""
-    if not temperature.is_per_anchor:
+    if temperature is None or not temperature.is_per_anchor:
         return temperature, temperature
     half = lambda side: jax.tree.map(lambda leaf: jnp.split(leaf, 2)[side], temperature)
     return half(0), half(1)

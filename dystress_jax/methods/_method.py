@@ -1,5 +1,6 @@
 """What every method offers to the training step and to evaluation."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ PyTree = Any
 DeviceBatch = dict[str, Any]
 """A batch on the devices, by name: `image`, `label`, `index` and what else the data has."""
 Loss = Callable[..., Float[Array, " anchors"]]  # any of `losses`
-"""Any of `losses`: embeddings to one value an anchor."""
+"""Any of `losses`: embeddings to one value an anchor. One without an argument `temperature` makes a
+method that has none."""
 Spread = Callable[[Loss], Loss]  # `losses.on_mesh` over the devices of a run
 """From a loss to the same over the devices of a run: `losses.on_mesh` with its mesh."""
 
@@ -24,6 +26,28 @@ Spread = Callable[[Loss], Loss]  # `losses.on_mesh` over the devices of a run
 def on_one_device(loss: Loss) -> Loss:
     """Leave a loss as it is."""
     return loss
+
+
+def accepts(loss: Loss, argument: str) -> bool:
+    """Whether a loss can be given an argument by its name.
+
+    Args:
+        loss: any, also with options, by `functools.partial`.
+        argument: the name.
+
+    Example:
+        >>> accepts(lambda view_a, view_b, *, temperature: view_a[:, 0], "temperature")
+        True
+        >>> accepts(lambda view_a, view_b: view_a[:, 0], "temperature")
+        False
+    """
+    parameters = inspect.signature(loss).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def given(temperature: Temperature | None) -> dict[str, Temperature]:
+    """What a loss is given of the temperature: nothing where the method has none."""
+    return {} if temperature is None else {"temperature": temperature}
 
 
 class Embedded(NamedTuple):

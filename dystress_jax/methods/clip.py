@@ -15,7 +15,7 @@ from ..microscope import Compared
 from ..models import Network
 from ..similarities import Similarity, sphere
 from ..temperatures import LearnedWithBias
-from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
+from ._method import Embedded, Loss, Method, Outcome, Spread, accepts, given, on_one_device
 from ._tower import Tower, method_of
 
 PyTree = Any
@@ -84,7 +84,10 @@ def clip(
             f"found embeddings of {widths[1]} numbers, and {widths[0]} of `image`; allowed: equal.",
         )
     sigmoid = getattr(loss, "func", loss) is siglip  # also with options, by functools.partial
-    loss = spread(functools.partial(loss, similarity=similarity))
+    has_temperature = accepts(loss, "temperature")
+    # One without the argument compares in its own way.
+    how = {"similarity": similarity} if accepts(loss, "similarity") else {}
+    loss = spread(functools.partial(loss, **how))
 
     def init(key):
         image_key, text_key = jax.random.split(key)
@@ -149,8 +152,10 @@ def clip(
         del params, key
         images, texts = embedded.points["images"], embedded.points["texts"]
         of_class = {"labels": labels(batch)} if by_class else {}
-        values = loss(images, texts, temperature=temperature, **of_class)
+        values = loss(images, texts, **given(temperature), **of_class)
         found = pair_statistics(images, texts, temperature=temperature, similarity=similarity)
+        if temperature is None:  # and so no logits
+            return values, Outcome(memory, found)
         found["scale"] = 1 / found["positive_tau"]
         found["logit_gap"] = gap(images, texts, temperature, batch)
         if caption_noise:
@@ -164,7 +169,7 @@ def clip(
         init=init,
         embed=embed,
         contrast=contrast,
-        scheme_inputs=scheme_inputs,
+        scheme_inputs=scheme_inputs if has_temperature else None,
         compared=compared,
         prepare=prepare,
     )

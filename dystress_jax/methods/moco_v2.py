@@ -10,7 +10,7 @@ from ..metrics import pair_statistics
 from ..microscope import Compared
 from ..models import Network
 from ..similarities import normalize
-from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
+from ._method import Embedded, Loss, Method, Outcome, Spread, accepts, given, on_one_device
 from ._queue import check_queue, new_queue, push
 from ._tower import Tower, Views, check_momentum, follow, method_of
 
@@ -78,7 +78,7 @@ def moco_v2(
     check_momentum(momentum)
     tower = Tower(encoder, projector)
     decoupled = spread(functools.partial(losses.moco, decoupled=True))
-    loss = spread(loss)
+    has_temperature, loss = accepts(loss, "temperature"), spread(loss)
 
     def init(key):
         tower_key, queue_key = jax.random.split(key)
@@ -138,7 +138,7 @@ def moco_v2(
         del params, batch
         queries, keys = embedded.points["queries"], in_order(embedded, key)
         queue = memory["queue"]
-        values = loss(queries, keys, queue, temperature=temperature)
+        values = loss(queries, keys, queue, **given(temperature))
         metrics = pair_statistics(queries, keys, negatives=queue, temperature=temperature)
         return values, Outcome(push(memory, queue=keys), metrics)
 
@@ -152,7 +152,7 @@ def moco_v2(
         init=init,
         embed=embed,
         contrast=contrast,
-        scheme_inputs=scheme_inputs,
+        scheme_inputs=scheme_inputs if has_temperature else None,
         compared=compared,
         prepare=prepare,
         after_update=after_update,

@@ -10,7 +10,7 @@ from ..metrics import pair_statistics
 from ..models import Network
 from ..similarities import normalize, sphere
 from ._both_ways import both_ways, first_way, of_both_ways
-from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
+from ._method import Embedded, Loss, Method, Outcome, Spread, accepts, on_one_device
 from ._tower import Tower, Views, follow, method_of, rising_momentum, with_predictor
 
 
@@ -81,7 +81,7 @@ def moco_v3(
     predicting = with_predictor(tower, predictor)
     rate = rising_momentum(momentum, total_steps)
     decoupled = spread(functools.partial(losses.info_nce, decoupled=True))
-    loss = spread(loss)
+    has_temperature, loss = accepts(loss, "temperature"), spread(loss)
 
     def init(key):
         params, stats = predicting.init(key)
@@ -114,7 +114,7 @@ def moco_v3(
         values = both_ways(loss, ways(embedded), temperature)
         # The sum of the two means is twice the mean of all.
         factor = jnp.full(len(values), 2.0)
-        if scale_by_tau:
+        if scale_by_tau and temperature is not None:
             factor *= 2 * both_ways(_positive_tau, ways(embedded), temperature)
         (queries, keys), _ = ways(embedded)
         metrics = pair_statistics(queries, keys, temperature=temperature)
@@ -128,7 +128,7 @@ def moco_v3(
         init=init,
         embed=embed,
         contrast=contrast,
-        scheme_inputs=scheme_inputs,
+        scheme_inputs=scheme_inputs if has_temperature else None,
         compared=compared,
         after_update=after_update,
     )

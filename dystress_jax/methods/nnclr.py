@@ -10,7 +10,7 @@ from ..metrics import pair_statistics
 from ..models import Network
 from ..similarities import normalize, sphere
 from ._both_ways import both_ways, first_way, of_both_ways
-from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
+from ._method import Embedded, Loss, Method, Outcome, Spread, accepts, on_one_device
 from ._queue import check_queue, new_queue, push
 from ._tower import Tower, Views, method_of, with_predictor
 
@@ -84,7 +84,7 @@ def nnclr(
     tower = Tower(encoder, projector)
     predicting = with_predictor(tower, predictor)
     decoupled = spread(functools.partial(losses.info_nce, decoupled=True))
-    loss = spread(loss)
+    has_temperature, loss = accepts(loss, "temperature"), spread(loss)
 
     def init(key):
         networks_key, queue_key = jax.random.split(key)
@@ -142,7 +142,7 @@ def nnclr(
         init=init,
         embed=embed,
         contrast=contrast,
-        scheme_inputs=scheme_inputs,
+        scheme_inputs=scheme_inputs if has_temperature else None,
         compared=compared,
         prepare=prepare,
     )

@@ -9,7 +9,7 @@ from .. import losses, schemes
 from ..metrics import pair_statistics
 from ..microscope import Compared
 from ..models import Network
-from ._method import Embedded, Loss, Method, Outcome, Spread, on_one_device
+from ._method import Embedded, Loss, Method, Outcome, Spread, accepts, given, on_one_device
 from ._tower import Tower, Views, method_of
 
 
@@ -51,6 +51,7 @@ def simclr(
     """
     tower = Tower(encoder, projector)
     supervised = "labels" in inspect.signature(loss).parameters
+    has_temperature = accepts(loss, "temperature")
     loss, dcl = spread(loss), spread(losses.dcl)
 
     def init(key):
@@ -88,7 +89,7 @@ def simclr(
         del params, key
         view_a, view_b = embedded.points["view_a"], embedded.points["view_b"]
         labels = [_each_unlabelled_apart(batch["label"])] if supervised else []
-        values = loss(view_a, view_b, *labels, temperature=temperature)
+        values = loss(view_a, view_b, *labels, **given(temperature))
         return values, Outcome(memory, pair_statistics(view_a, view_b, temperature=temperature))
 
     return method_of(
@@ -96,7 +97,7 @@ def simclr(
         init=init,
         embed=embed,
         contrast=contrast,
-        scheme_inputs=scheme_inputs,
+        scheme_inputs=scheme_inputs if has_temperature else None,
         compared=compared,
     )
 

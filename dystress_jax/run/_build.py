@@ -22,11 +22,11 @@ from ..training import optim
 from . import language, networks
 from ._own import Chosen, Own, choose, name_own
 from ._same_images import describe, remembered
-from .checks import has_batchnorm, ignored
-from .config import Config, ConfigError, arguments
+from .checks import WITH_TEMPERATURE, has_batchnorm, ignored
+from .config import Config, ConfigError
 from .data import Sources, check_labels, open_sources
 from .experiment import Embed, Encode, Experiment, Schedule
-from .fields import as_fields, fields
+from .fields import as_fields, fields, put
 from .inputs import Inputs, make_inputs
 from .language import Language
 from .methods import METHODS, TOPOLOGIES, WITH_BIAS, AskedParts, Parts
@@ -339,7 +339,9 @@ def make_scheme(
     if method.scheme_inputs is None:
         for field in fields():
             if field.axis == "temperature.name" and field.is_set(config):
-                raise ignored(config, field, "method", "with a method that has a temperature")
+                if is_own(config.method):
+                    raise ignored(config, field, "method", "with a method that has a temperature")
+                raise ignored(config, field, "loss.name", WITH_TEMPERATURE)  # given in Python
         return None
     facts = Facts(
         key=jax.random.key(config.seed),
@@ -373,17 +375,10 @@ def _optimizer_of_numbers(config: Config, schedule: Schedule) -> optax.GradientT
     name = config.optimizer.name
     if name in optim.LAYERWISE:
         return optax.adam(CLIP_RATE)
-    build = _undecayed(optim.OPTIMIZERS[name])
-    return make(config, "optimizer.name", build, schedule=schedule.learning_rate)
-
-
-def _undecayed(build: Callable[..., Any]) -> Callable[..., Any]:
-
-    def undecayed(schedule, momentum=0.9):
-        taken = {"momentum": momentum} if "momentum" in arguments(build) else {}
-        return build(schedule, weight_decay=0.0, **taken)
-
-    return undecayed
+    for field, value in (("weight_decay", 0.0), ("decay_vectors", True)):
+        config = put(config, f"optimizer.{field}", value)
+    builder = optim.OPTIMIZERS[name]
+    return make(config, "optimizer.name", builder, schedule=schedule.learning_rate)
 
 
 def make_language(parts: Parts, tokenizer: Tokenizer, embed: Embed) -> Language:

@@ -170,9 +170,8 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
     experiment = build(config, workdir, own=own)
     for line in lines_about(config, experiment.sources):
         note(line)
-    named = [config.method]
+    named = [config.method, *([] if config.loss_name == "softmax" else [config.loss_name])]
     if experiment.scheme is not None:
-        named += [] if config.loss_name == "softmax" else [config.loss_name]
         named += [f"temperature {config.temperature.name}"]
     length = f"{experiment.schedule.total_steps:,} steps of {config.batch_size:,}"
     note(f"{', '.join(named)}; {length}")

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from ..data import SOURCES
 from ..errors import hint
 from ..evaluation import templates
-from ..methods import check_queue
+from ..methods import accepts, check_queue
 from ..temperatures import check_range, check_scales
 from .config import (
     ALIASES,
@@ -47,9 +47,10 @@ def from_config_dict(
 ) -> Config:
     """Turn loose settings into a checked `Config`.
 
-    A setting that the run would ignore is refused, unless it is at its default. If the command line
-    changes a name, settings of the file that do not apply to the new name, or are about the old one
-    alone, return to their defaults.
+    A setting that the run would ignore is refused; one at its default only where the command line
+    has set it: a config file may have every field. If the command line changes a name, settings of
+    the file that do not apply to the new name, or are about the old one alone, return to their
+    defaults.
 
     Args:
         settings: nested mapping, for example a `ConfigDict`; missing fields take their default.
@@ -252,7 +253,7 @@ def without_ignored(config: Config, overridden: Collection[str] = ()) -> Config:
     changed = set(overridden)
     for field in fields():
         unmet = _unmet(config, field)
-        if unmet and field.is_set(config):
+        if unmet and (field.is_set(config) or field.name in overridden):
             if field.name in overridden or changed.isdisjoint(unmet):
                 raise ignored(config, field, *next(iter(unmet.items())))
             config = put(config, field.name, field.default)
@@ -315,19 +316,19 @@ def _keep_explicit_defaults(config: Config, overridden: Collection[str]) -> Conf
         holder = holder_of(field.axis)
         if field.name not in overridden or field.is_set(config) or not holder:
             continue
-        builder = _own_builder(config, field)
+        builder = _own_builder(config, field.axis)
         if builder and field.name != field.axis and field.last in arguments(builder):
             options = {field.last: field.value(config), **get(config, holder)}
             config = put(config, holder, options)
     return config
 
 
-def _own_builder(config: Config, field: Field) -> Callable[..., Any] | None:
-    """The function of the user's own that is built with the field's group, if there is one."""
-    chosen = get(config, field.axis) if field.axis else ""
+def _own_builder(config: Config, axis: str) -> Callable[..., Any] | None:
+    """The function of the user's own that a field names, if it names one."""
+    chosen = get(config, axis) if axis else ""
     if not is_own(chosen) or chosen.startswith(IN_PYTHON):
         return None
-    return find(field.table, chosen, field=f"config.{field.axis}")
+    return find({}, chosen, field=f"config.{axis}")
 
 
 def _unmet(config: Config, field: Field) -> dict[str, str]:
@@ -338,10 +339,17 @@ def _unmet(config: Config, field: Field) -> dict[str, str]:
         if chosen not in names and not (chosen == OWN and axis == field.axis):
             allowed = ", ".join(name or "''" for name in names)
             unmet[axis] = f"with config.{axis} {allowed}"
-    builder = _own_builder(config, field)
+    builder = _own_builder(config, field.axis)
     if builder and is_ignored(field, builder):
         unmet[field.axis] = f"where the function has an argument {field.last}"
+    if field.axis == "temperature.name" and not is_own(config.method):
+        loss = _own_builder(config, "loss.name")
+        if loss and not accepts(loss, "temperature"):
+            unmet["loss.name"] = WITH_TEMPERATURE
     return unmet
+
+
+WITH_TEMPERATURE = "with a loss that has an argument temperature"
 
 
 def _unmet_need(config: Config, field: Field) -> Need | None:

@@ -187,6 +187,7 @@ def taking(argument: str, table: Table) -> list[str]:
 OPTIONS = "extra arguments of what the group names, usually your own MODULE:OBJECT"
 OWN = "MODULE:OBJECT"  # stands in `only_for` for everything of the user's own
 INTERVALS = ("step", "epoch")
+_RECIPES_OWN = "; None = the recipe's"
 _CLIP = {"method": ("clip",)}
 _NOT_CLIP = {"method": [*(name for name in METHODS if name != "clip"), OWN]}
 _CONTRASTIVE = {"method": [*(name for name, entry in METHODS.items() if entry.losses), OWN]}
@@ -319,6 +320,24 @@ class Augment:
     """How the two views of an image are made, on the device."""
 
     recipe: str = _field("simclr_cifar", "how the two views are made", among=RECIPES)
+    crop_min: float | None = _field(
+        None,
+        f"smallest area of a crop, as a share of the image{_RECIPES_OWN}",
+        above=0.0,
+        at_most=1.0,
+    )
+    flip: float | None = _field(
+        None, f"probability of a horizontal flip{_RECIPES_OWN}", at_least=0.0, at_most=1.0
+    )
+    strength: float | None = _field(
+        None, "factor on the recipe's jitter of colours; None = 1", at_least=0.0
+    )
+    grayscale: float | None = _field(
+        None, f"probability of a grey view{_RECIPES_OWN}", at_least=0.0, at_most=1.0
+    )
+    blur: float | None = _field(
+        None, f"probability of a blurred view{_RECIPES_OWN}", at_least=0.0, at_most=1.0
+    )
     size: int = _field(
         0, "side of the views in pixels; 0 = the shorter side of the images", at_least=0
     )
@@ -538,6 +557,15 @@ class Optimizer:
         among=LARS_FORMS,
     )
     momentum: float = _field(0.9, "momentum", at_least=0.0, below=1.0)
+    beta2: float | None = _field(
+        None,
+        "how slowly Adam forgets squared gradients; None = 0.999; CLIP's ViTs: 0.98",
+        at_least=0.0,
+        below=1.0,
+    )
+    eps: float | None = _field(
+        None, "added to Adam's divisor; None = 1e-8; CLIP's ViTs: 1e-6", above=0.0
+    )
     weight_decay: float = _field(5e-4, "weight decay", at_least=0.0)
     decay_vectors: bool = _field(
         True,
@@ -650,9 +678,6 @@ class Labels:
         at_least=0,
         may_change=True,
     )
-
-
-_RECIPES_OWN = "; None = the recipe's"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -823,7 +848,7 @@ class Config:
     )
     data: Data = _group(Data, axis="data.source", table=SOURCES)
     batch: Batching = _group(Batching)
-    augment: Augment = _group(Augment)
+    augment: Augment = _group(Augment, axis="augment.recipe", table=RECIPES)
     model: Model = _group(Model, axis="model.name", table=ENCODERS, parts=("encoder", "towers"))
     projector: Projector = _group(
         Projector,

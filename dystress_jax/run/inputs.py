@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from .. import augment, data
 from ..methods import OneView, Views
 from .config import Config, ConfigError
+from .tables import make
 
 Images = UInt8[Array, "n h w c"]
 Seen = Float[Array, "n size size c"]
@@ -47,9 +48,9 @@ def make_inputs(config: Config, source: data.Source) -> Inputs:
             than the settings have means.
     """
     size, channels = _view_size(config, source), source.image_shape[-1]
-    recipe = make_recipe(config, augment.RECIPES[config.augment.recipe])
-    weak = make_recipe(config, augment.weak()).first
+    recipe, weak = make_recipe(config), _filtered(config, augment.weak()).first
     _check_channels(config, channels)
+    _check_effect(config, size, channels)
     normalize = functools.partial(
         augment.normalize, mean=config.augment.mean, std=config.augment.std
     )
@@ -73,7 +74,7 @@ def make_inputs(config: Config, source: data.Source) -> Inputs:
 
 def picture_of_views(config: Config, source: data.Source, size: int) -> UInt8[np.ndarray, "h w c"]:
     """The two views of some images of a source, those of an image above each other."""
-    recipe = make_recipe(config, augment.RECIPES[config.augment.recipe])
+    recipe = make_recipe(config)
     rows = np.linspace(0, len(source) - 1, min(SHOWN, len(source))).astype(int)
     batch = source.gather(rows, whole=True)
     some = {"image": jnp.asarray(batch["image"])}
@@ -88,7 +89,17 @@ def picture_of_views(config: Config, source: data.Source, size: int) -> UInt8[np
 SHOWN = 8  # images at most
 
 
-def make_recipe(config: Config, recipe: augment.Recipe) -> augment.Recipe:
+def make_recipe(config: Config) -> augment.Recipe:
+    """The recipe that the settings name, with their numbers.
+
+    Raises:
+        ConfigError: a number is out of the recipe's range.
+    """
+    recipe = make(config, "augment.recipe", augment.RECIPES[config.augment.recipe])
+    return _filtered(config, recipe)
+
+
+def _filtered(config: Config, recipe: augment.Recipe) -> augment.Recipe:
     """A recipe with the filter that the settings ask for."""
     return augment.antialiased(recipe) if config.augment.antialias else recipe
 
@@ -113,3 +124,18 @@ def _check_channels(config: Config, channels: int) -> None:
                 f"config.augment.{name}: found {len(found)} numbers for images of {channels} "
                 f"channel{'s' * (channels > 1)}; allowed: one number, or one a channel."
             )
+
+
+def _check_effect(config: Config, size: int, channels: int) -> None:
+    """Refuse operations that are set and would change no view."""
+    if config.augment.blur and size < augment.SMALLEST_BLURRED:
+        raise ConfigError(
+            f"config.augment.blur: found {config.augment.blur} with views of {size} pixels, a "
+            "tenth of which is too little to blur; allowed: None, or views of at least "
+            f"{augment.SMALLEST_BLURRED} pixels."
+        )
+    if config.augment.grayscale and channels == 1:
+        raise ConfigError(
+            f"config.augment.grayscale: found {config.augment.grayscale} with images of 1 channel, "
+            "which are grey; allowed: None."
+        )

@@ -66,17 +66,28 @@ def sgd(
 
 
 def adamw(
-    schedule: float | Schedule, *, weight_decay: float = 0.0, decay_vectors: bool = True
+    schedule: float | Schedule,
+    *,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decay_vectors: bool = True,
 ) -> optax.GradientTransformation:
-    r"""Adam with $\beta = (.9, .999)$ and decoupled weight decay $\eta \lambda w$.
+    r"""Adam with $\beta_1 = .9$ and decoupled weight decay, as PyTorch's.
+
+    $$m \gets .9 m + .1 g, \qquad v \gets \beta_2 v + (1 - \beta_2) g^2$$
+    $$w \gets w - \eta \left(
+      \frac{m / (1 - .9^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon} + \lambda w \right)$$
 
     Args:
         schedule: the learning rate $\eta$, at least 0: a number, or a function of the step.
+        beta2: $\beta_2$, in [0, 1); CLIP's ViTs have 0.98.
+        eps: $\epsilon$, above 0; CLIP's ViTs have 1e-6.
         weight_decay: $\lambda$, at least 0.
         decay_vectors: whether biases and norms decay too, as in PyTorch.
 
     Raises:
-        ArgumentError: the weight decay is out of range.
+        ArgumentError: a number is out of range.
 
     Example:
         >>> optimizer = adamw(0.1)
@@ -86,11 +97,20 @@ def adamw(
         Array([[-0.1, -0.1]], dtype=float32)
 
     References:
-        Loshchilov and Hutter, [arXiv 1711.05101](https://arxiv.org/abs/1711.05101).
+        Loshchilov and Hutter, [arXiv 1711.05101](https://arxiv.org/abs/1711.05101). The numbers of
+        CLIP: Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020), table 18.
     """
     _check(weight_decay=weight_decay)
+    if not 0 <= beta2 < 1:
+        raise ArgumentError("beta2", f"found {beta2}; allowed: in [0, 1).")
+    if eps <= 0:
+        raise ArgumentError("eps", f"found {eps}; allowed: above 0.")
     return optax.adamw(
-        schedule, weight_decay=weight_decay, mask=True if decay_vectors else is_matrix
+        schedule,
+        b2=beta2,
+        eps=eps,
+        weight_decay=weight_decay,
+        mask=True if decay_vectors else is_matrix,
     )
 
 
