@@ -184,7 +184,7 @@ def taking(argument: str, table: Table) -> list[str]:
     return [name for name, build in table.items() if argument in arguments(build)]
 
 
-OPTIONS = "extra arguments of what the group names, usually your own MODULE:OBJECT"
+OPTIONS = "further arguments of what the group names, such as your own MODULE:OBJECT"
 OWN = "MODULE:OBJECT"  # stands in `only_for` for everything of the user's own
 INTERVALS = ("step", "epoch")
 _RECIPES_OWN = "; None = the recipe's"
@@ -249,10 +249,15 @@ class Data:
         0, "side of the square that images are brought to, in pixels; 0 = as stored", at_least=0
     )
     whole: bool = _field(
-        True, "train on crops of whole pictures of that shorter side, not of their central squares"
+        True,
+        "True: crops are drawn in the whole picture, whose shorter side is data.image_size; False: "
+        "in its central square",
     )
     holdout: float = _field(
-        0.1, "fraction of the training images kept out for selection", at_least=0.0, at_most=0.5
+        0.1,
+        "fraction of the training images kept out, on which kNN is measured; 0 needs knn_every=0",
+        at_least=0.0,
+        at_most=0.5,
     )
     limit: int = _field(0, "train on this many images, stratified by class; 0 = all", at_least=0)
     imbalance_ratio: float = _field(
@@ -446,8 +451,8 @@ class Loss:
 
     name: str = _field(
         "auto",
-        "loss; softmax: the method's own (also as nt_xent); auto: softmax, for simclr with isogclr "
-        "or tempnet rgcl",
+        "loss; auto = softmax, except rgcl for simclr with isogclr or tempnet; "
+        "softmax (or nt_xent) = the method's own",
         among=ALL_LOSSES,
         own=True,
         needs=_needs_of_losses(),
@@ -509,8 +514,8 @@ class Temperature:
     )
     learning_rate: float | None = _field(
         None,
-        "the temperature's own learning rate; None = as published; learned: None = the run's (with "
-        "lars 5e-4), else Adam's",
+        "the temperature's own learning rate. None: as published; for learned: the run's, "
+        "with lars 5e-4. If set, Adam's",
         at_least=0.0,
     )
     options: dict = _field({}, OPTIONS)
@@ -522,16 +527,18 @@ class Moco:
 
     momentum: float = _field(
         0.99,
-        "EMA momentum m; the initial value if it rises to 1 over the run",
+        "EMA momentum m; it stays with moco_v2, and rises to 1 over the run with moco_v3 and byol",
         at_least=0.0,
         at_most=1.0,
     )
     queue_size: int = _field(
-        4096, "embeddings in the queue, a multiple of the batch size", at_least=1
+        4096,
+        "embeddings in the queue, a multiple of the batch size, and small beside the data",
+        at_least=1,
     )
     bn_groups: int = _field(
         8,
-        "parts of the batch with BatchNorm statistics of their own",
+        "parts of the batch with BatchNorm statistics of their own; 1 = the whole batch",
         at_least=1,
         only_for={"model.name": BATCH_NORMED},
     )
@@ -771,7 +778,7 @@ class Config:
         0, "initial weights, order of the data, augmentation", at_least=0, at_most=2**32 - 1
     )
     method: str = _field("simclr", "how the encoder learns", among=METHODS, own=True)
-    method_options: dict = _field({}, "extra arguments of the method, usually your own")
+    method_options: dict = _field({}, "further arguments of the method, such as your own")
     batch_size: int = _field(256, "images a step, over all devices", at_least=2)
     epochs: int = _field(100, "passes over the training images", at_least=1, may_change=True)
     steps: int = _field(0, "if above 0: steps, in place of epochs", at_least=0, may_change=True)
@@ -802,11 +809,14 @@ class Config:
         may_change=True,
     )
     checkpoint_every: int = _field(
-        500, "steps between two checkpoints; 0 = never", at_least=0, may_change=True
+        500,
+        "steps between two checkpoints; n x (images // batch) for one every n epochs; 0 = never",
+        at_least=0,
+        may_change=True,
     )
     checkpoint_keep: int = _field(
         2,
-        "newest checkpoints kept, beside the best by kNN",
+        "newest checkpoints kept, beside the best by kNN; a large number such as 1000 keeps all",
         at_least=1,
         only_for={"checkpoint_every": Above(0)},
         may_change=True,
@@ -821,7 +831,8 @@ class Config:
     )
     knn_every: int = _field(
         500,
-        "steps between two evaluations on the held-out images; 0 = never",
+        "steps, not epochs, between two evaluations on the held-out images; 0 = never (needed with "
+        "data.holdout=0)",
         at_least=0,
         may_change=True,
     )
