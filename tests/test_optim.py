@@ -74,10 +74,22 @@ def trust_of_both_lengths(w, g, decay):
     return g
 
 
-def lars(w, gradients, *, decay, form="moco_v3", momentum=0.9):
+def trust_up_to_the_rate(w, g, decay, rate):
+    """As solo-learn's lars.py has it, line by line, with clip_lr and eta 0.02."""
+    if norm(w) != 0 and norm(g) != 0:
+        trust = norm(w) / (norm(g) + norm(w) * decay + 1e-8)
+        trust *= 0.02
+        trust = min(trust / rate, 1) if rate else 1
+        return (g + decay * w) * trust
+    return g
+
+
+def lars(w, gradients, *, decay, form="moco_v3", momentum=0.9, rates=RATES):
     adapt = trust_of_both_lengths if form == "lightly" else trust_of_the_decayed
     v = np.zeros_like(w)
-    for rate, g in zip(RATES, gradients, strict=True):
+    for rate, g in zip(rates, gradients, strict=True):
+        if form == "solo_learn":
+            adapt = functools.partial(trust_up_to_the_rate, rate=rate)
         a = adapt(w, g, decay) if w.ndim > 1 else g
         if form == "simclr":
             v = momentum * v + rate * a
@@ -149,6 +161,20 @@ def test_lars_of_zeros_does_as_its_source(form, decay, w, g):
     found = run(optimizer, {"kernel": w}, [{"kernel": gradient} for gradient in gradients])
     expected = lars(w, gradients, decay=decay, form=form)
     np.testing.assert_allclose(found["kernel"], expected, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("rates", [(0.0, 0.01, 0.2), (0.02, 0.02, 0.02)])
+def test_a_step_of_solo_learns_lars_is_at_most_that_of_sgd(rates):
+    """At low rates, as in a warm-up, all layers have the rate itself, and decay."""
+    params, gradients = problem()
+    gradients = [jax.tree.map(lambda g: g / 100, gradient) for gradient in gradients]
+    schedule = lambda step: jnp.asarray(rates)[step]
+    found = run(optim.lars(schedule, weight_decay=0.1, form="solo_learn"), params, gradients)
+    oracle = functools.partial(lars, decay=0.1, form="solo_learn", rates=rates)
+    assert_equal(found, jax.tree.map(lambda w, *g: oracle(w, g), params, *gradients))
+    # What is left of it is SGD with its decay of kernels.
+    kernel, slope = params["conv"]["kernel"], gradients[0]["conv"]["kernel"]
+    assert 0.02 * norm(kernel) / (norm(slope) + 0.1 * norm(kernel)) > min(rates)
 
 
 def test_the_forms_of_lars_part_in_a_warm_up_and_only_there():

@@ -44,7 +44,8 @@ def test_the_settings_that_may_change_are_those_that_a_run_goes_on_with():
 
 def test_the_table_of_recipes_is_that_of_the_code():
     table = {}
-    for name, recipe in augment.RECIPES.items():
+    for name, make in augment.RECIPES.items():
+        recipe = make()
         several = recipe.first != recipe.second
         for which, view in (("first", recipe.first), ("second", recipe.second)):
             strengths = (view.brightness, view.contrast, view.saturation, view.hue)

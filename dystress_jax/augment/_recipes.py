@@ -4,6 +4,7 @@ import collections.abc
 import dataclasses
 import math
 import types
+from typing import Any
 
 from ..errors import ArgumentError
 
@@ -150,7 +151,7 @@ def _area(crop_min: float) -> tuple[float, float]:
     return crop_min, 1.0
 
 
-def _jitter(strength: float, *, hue: float = 0.0, **others: float) -> dict[str, float]:
+def _jitter(strength: float, *, hue: float = 0.0, **others: float) -> dict[str, Any]:
     """The jitter of a view, which happens with probability 0.8 in every recipe that has it."""
     most = 0.5 / hue if hue else math.inf
     if not 0 <= strength <= most:

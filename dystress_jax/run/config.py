@@ -560,7 +560,8 @@ class Optimizer:
     )
     form: str = _field(
         "moco_v3",
-        "whose LARS: rate outside the momentum (moco_v3, lightly) or inside (simclr)",
+        "whose LARS: rate outside the momentum (moco_v3, lightly) or inside (simclr), or steps of "
+        "at most SGD's (solo_learn)",
         among=LARS_FORMS,
     )
     momentum: float = _field(0.9, "momentum", at_least=0.0, below=1.0)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike
 
 from ..errors import ArgumentError, look_up
 
@@ -114,14 +114,21 @@ def adamw(
     )
 
 
-def _trust_of_the_decayed(weight_decay: float) -> optax.GradientTransformation:
+def _trust_of_the_decayed(
+    weight_decay: float, schedule: float | Schedule
+) -> optax.GradientTransformation:
+    del schedule
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=is_matrix),
         optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), is_matrix),
     )
 
 
-def _trust_of_both_lengths(weight_decay: float) -> optax.GradientTransformation:
+def _trust_of_both_lengths(
+    weight_decay: float, schedule: float | Schedule
+) -> optax.GradientTransformation:
+    del schedule
+
     def adapt(gradient: ArrayLike, w: ArrayLike) -> ArrayLike:
         if jnp.ndim(w) < 2 or weight_decay == 0:
             return gradient
@@ -133,8 +140,30 @@ def _trust_of_both_lengths(weight_decay: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: jax.tree.map(adapt, updates, params))
 
 
+def _trust_up_to_the_rate(
+    weight_decay: float, schedule: float | Schedule
+) -> optax.GradientTransformation:
+    def adapt(gradient: ArrayLike, w: ArrayLike, rate: Array | float) -> ArrayLike:
+        if jnp.ndim(w) < 2:
+            return gradient
+        length, slope = (jnp.linalg.norm(jnp.ravel(x)) for x in (w, gradient))
+        trust = 0.02 * length / (slope + weight_decay * length + 1e-8)
+        # Of a rate of 0 the quotient is no number, and nothing moves.
+        share = jnp.where(trust < rate, trust / jnp.where(rate > 0, rate, 1), 1)
+        moving = (length > 0) & (slope > 0)
+        return jnp.where(moving, share * (gradient + weight_decay * w), gradient)
+
+    def update(updates, state, params=None):
+        rate = schedule(state.count) if callable(schedule) else schedule
+        adapted = jax.tree.map(lambda g, w: adapt(g, w, rate), updates, params)
+        return adapted, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    first = lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
+    return optax.GradientTransformation(first, update)
+
+
 class _Lars(NamedTuple):
-    adapt: Callable[[float], optax.GradientTransformation]
+    adapt: Callable[[float, float | Schedule], optax.GradientTransformation]
     rate_in_momentum: bool = False
 
 
@@ -142,6 +171,7 @@ LARS_FORMS: dict[str, _Lars] = {
     "moco_v3": _Lars(_trust_of_the_decayed),
     "lightly": _Lars(_trust_of_both_lengths),
     "simclr": _Lars(_trust_of_the_decayed, rate_in_momentum=True),
+    "solo_learn": _Lars(_trust_up_to_the_rate),
 }
 """Whose LARS; `lars` says how they differ."""
 
@@ -168,10 +198,15 @@ def lars(
     | `lightly` | the second | outside |
     | `simclr`  | the first  | inside  |
 
+    With `solo_learn` the step of a layer is .02 of its length, but at most that of SGD:
+
+    $$a = \min\left(\frac{.02}{\eta} \frac{|w|}{|g| + \lambda |w| + 10^{-8}}, 1\right) u, \qquad
+      v \gets m v + a, \quad w \gets w - \eta v$$
+
     The two rates are the same while the rate is constant; inside, a step of a warm-up is shorter.
     On biases and norms there is neither decay nor adaptation: $a = g$. A kernel of zeros has
-    $a = u$. Under a gradient of zeros a kernel decays by $a = .001 \, w$; with `lightly` it stays.
-    With `lightly` and $\lambda = 0$ every $a$ is $g$.
+    $a = u$. Under a gradient of zeros a kernel decays by $a = .001 \, w$; with `lightly` and
+    `solo_learn` it stays. With `lightly` and $\lambda = 0$ every $a$ is $g$.
 
     Args:
         schedule: the learning rate $\eta$, at least 0: a number, or a function of the step.
@@ -194,14 +229,16 @@ def lars(
         You et al., [arXiv 1708.03888](https://arxiv.org/abs/1708.03888). `moco_v3`:
         `moco/optimizer.py` of [facebookresearch/moco-v3](https://github.com/facebookresearch/moco-v3).
         `lightly`: `utils/lars.py` of [lightly-ai/lightly](https://github.com/lightly-ai/lightly),
-        which solo-learn's agrees with and DySTreSS uses on ImageNet. `simclr`:
-        `lars_optimizer.py` of [google-research/simclr](https://github.com/google-research/simclr).
+        which DySTreSS uses on ImageNet. `simclr`: `lars_optimizer.py` of
+        [google-research/simclr](https://github.com/google-research/simclr). `solo_learn`:
+        `solo/utils/lars.py` of [vturrisi/solo-learn](https://github.com/vturrisi/solo-learn) with
+        the `clip_lr`, `eta` and `exclude_bias_n_norm` of its scripts.
     """
     _check(momentum=momentum, weight_decay=weight_decay)
     adapt, rate_in_momentum = look_up(LARS_FORMS, form, argument="form")
     rate, trace = optax.scale_by_learning_rate(schedule), optax.trace(momentum)
     steps = (rate, trace) if rate_in_momentum else (trace, rate)
-    return optax.chain(adapt(weight_decay), *steps)
+    return optax.chain(adapt(weight_decay, schedule), *steps)
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
