@@ -109,7 +109,10 @@ GPU = {
 }
 
 
-@pytest.mark.parametrize("precision", ["float32", "tensorfloat32", "bfloat16"])
+@pytest.mark.parametrize(
+    "precision",
+    ["bfloat16", *(pytest.param(p, marks=pytest.mark.ci) for p in ("float32", "tensorfloat32"))],
+)
 @pytest.mark.parametrize("name", GPU)
 def test_the_kernels_are_programs_for_nvidia(name, precision, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
