@@ -28,6 +28,7 @@ WITHOUT_SOURCE = {
     *("schemes.as_scheme", "schemes.fixed", "schemes.of_views", "schemes.scheduled"),
     *("methods.with_online_probe", "methods.with_probe_optimizer", "methods.without_probe"),
     *("methods.check_queue", "methods.follow", "methods.follow_from", "methods.embed_texts"),
+    "methods.accepts",
     *("losses.on_mesh", "losses.dense", "losses.tiled", "losses.gathered", "losses.ring"),
     "losses.statistics",
     *("similarities.oblique_geodesic",),

@@ -21,7 +21,7 @@ class View:
             `crop_aspect=(1, 1)` keeps a square image whole.
         crop_aspect: range of the crop's width / height, sampled log-uniformly.
         antialias: low-pass filter where a crop is reduced, as Pillow does. Off by default.
-        flip: probability of a horizontal flip.
+        flip: probability of a horizontal flip, in [0, 1].
         jitter: probability that brightness, contrast, saturation and hue change, in random order.
         brightness: factor uniform in [max(0, 1 - brightness), 1 + brightness].
         contrast: likewise, towards the mean grey of the image.
@@ -114,11 +114,11 @@ def simclr(
 
     Args:
         crop_min: smallest crop area, in (0, 1].
-        flip: probability of a horizontal flip.
+        flip: probability of a horizontal flip, in [0, 1].
         strength: factor on the jitter (0.8, 0.8, 0.8, 0.2), in [0, 2.5]: there the hue turns by
             half a circle. SimCLR takes 1 for ImageNet and 0.5 for CIFAR.
-        grayscale: probability of a grey image.
-        blur: probability of a blur.
+        grayscale: probability of a grey image, in [0, 1].
+        blur: probability of a blur, in [0, 1].
 
     Returns:
         The same view twice.
@@ -172,10 +172,10 @@ def simclr_cifar(
 
     Args:
         crop_min: smallest crop area, in (0, 1].
-        flip: probability of a horizontal flip.
+        flip: probability of a horizontal flip, in [0, 1].
         strength: factor on the jitter (0.4, 0.4, 0.4, 0.1), in [0, 5].
-        grayscale: probability of a grey image.
-        blur: probability of a blur.
+        grayscale: probability of a grey image, in [0, 1].
+        blur: probability of a blur, in [0, 1].
 
     Returns:
         The same view twice.
@@ -215,10 +215,10 @@ def moco_v2(
 
     Args:
         crop_min: smallest crop area, in (0, 1].
-        flip: probability of a horizontal flip.
+        flip: probability of a horizontal flip, in [0, 1].
         strength: factor on the jitter (0.4, 0.4, 0.4, 0.1), in [0, 5].
-        grayscale: probability of a grey image.
-        blur: probability of a blur.
+        grayscale: probability of a grey image, in [0, 1].
+        blur: probability of a blur, in [0, 1].
 
     Returns:
         The same view twice.
@@ -254,9 +254,9 @@ def moco_v3(
     Args:
         crop_min: smallest crop area, in (0, 1]. 0.08 is the default of the authors' code and their
             setting for ViT; they take 0.2 for ResNet-50.
-        flip: probability of a horizontal flip.
+        flip: probability of a horizontal flip, in [0, 1].
         strength: factor on the jitter (0.4, 0.4, 0.2, 0.1), in [0, 5].
-        grayscale: probability of a grey image.
+        grayscale: probability of a grey image, in [0, 1].
 
     Returns:
         Two different views.
@@ -295,8 +295,8 @@ def captioned(
     Args:
         crop_min: smallest crop area, in (0, 1].
         strength: factor on the jitter (0.4, 0.4, 0.4, 0), at least 0.
-        grayscale: probability of a grey image.
-        blur: probability of a blur.
+        grayscale: probability of a grey image, in [0, 1].
+        blur: probability of a blur, in [0, 1].
 
     Returns:
         The same view twice.
@@ -325,7 +325,7 @@ def weak(*, crop_min: float = 0.08, flip: float = 0.5) -> Recipe:
 
     Args:
         crop_min: smallest crop area, in (0, 1].
-        flip: probability of a horizontal flip.
+        flip: probability of a horizontal flip, in [0, 1].
 
     Returns:
         The same view twice.
