@@ -465,9 +465,14 @@ def test_a_method_may_have_no_temperature(images):
         ),
         (
             "loss.name=tests.own:of_queries",
-            "config.loss.name: tests.own:of_queries fails with TypeError (of_queries() missing 1 "
-            "required positional argument: 'queue'); allowed: what JAX can trace and "
-            "differentiate, called with view_a, view_b, temperature.",
+            "config.loss.name: tests.own:of_queries fails with TypeError (missing a required "
+            "argument: 'queue'); allowed: what JAX can trace and differentiate, called with "
+            "view_a, view_b, temperature.",
+        ),
+        (
+            "method=moco_v2 loss.name=tests.own:shared",
+            "(too many positional arguments); allowed: what JAX can trace and differentiate, "
+            "called with queries, keys, queue, temperature.",
         ),
         (
             "temperature.name=tests.own:forgetful",
@@ -484,6 +489,16 @@ def test_what_does_not_fit_is_refused_before_anything_compiles(images, command, 
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not pathlib.Path("run", "checkpoints").exists()
+
+
+def test_a_loss_of_images_and_texts_must_take_the_similarity(tmp_path):
+    config = runs.clip_settings(runs.write_images(tmp_path), **{"loss.name": "tests.own:plain"})
+    with pytest.raises(
+        run.ConfigError,
+        match=r"\(got an unexpected keyword argument 'similarity'\); allowed: .* called with "
+        r"images, texts, temperature, similarity\.$",
+    ):
+        run.build(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

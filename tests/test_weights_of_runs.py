@@ -5,20 +5,24 @@ import gc
 import json
 import logging
 import resource
+import shlex
 import sys
 import types
 
 import jax
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 import tokenizers
+from absl import flags
 
 import dystress_jax
 from dystress_jax import run, weights
-from dystress_jax.run._weights import begin_from
+from dystress_jax.run._weights import _in_torch, begin_from
 from dystress_jax.training import checkpoint
 from tests import runs
+from tests.command_lines import parsed
 
 pytestmark = [pytest.mark.ci, pytest.mark.slow]
 
@@ -50,6 +54,15 @@ def test_a_run_goes_out_and_comes_in_with_the_same_features(trained, tmp_path):
     said = run.import_weights(imported_settings(), out, tmp_path / "new")
     assert said[0].endswith(f"(the names of torchvision): {len(shapes) - 6} arrays taken")
     assert said[1].startswith("not in it, so as new: params.projector.")
+    assert said[2] == (
+        "heads of other libraries are not taken: features are those of the file, embeddings those "
+        "of a new head until it is trained"
+    )
+    assert said[3] == (
+        "assumed of the images: brought to 12 x 12, then (x - 0.5) / 0.25 of x in [0, 1], 12 x 12, "
+        "3 channels, stem patch (config.data.image_size, config.augment.size, config.augment.mean, "
+        "config.augment.std)"
+    )
     old, new = dystress_jax.load(workdir), dystress_jax.load(tmp_path / "new")
     np.testing.assert_array_equal(old(IMAGES), new(IMAGES))
     config = run.read_config(tmp_path / "new" / "config.json")
@@ -68,10 +81,13 @@ def test_a_run_goes_out_and_comes_in_with_the_same_features(trained, tmp_path):
 def test_a_vit_goes_out_for_timm_and_comes_in(positions, folder, tmp_path):
     model = {"model.name": "vit_micro", "model.positions": positions}
     runs.saved(runs.settings(folder, **model), tmp_path / "run", steps=(1,))
-    out = tmp_path / "vit.safetensors"
-    shapes = run.export_weights(tmp_path / "run", out, format="timm")
+    out, told = tmp_path / "vit.safetensors", []
+    shapes = run.export_weights(tmp_path / "run", out, format="timm", tell=told.append)
     assert shapes["pos_embed"] == (1, 10, 64)
-    run.import_weights(imported_settings(**model), out, tmp_path / "new")
+    assert told[0].endswith("12 x 12, 3 channels")
+    command = shlex.split(told[-1])
+    with parsed("import", *command[command.index(str(out)) + 1 :]) as (_, read):
+        run.import_weights(read.settings(flags.FLAGS.config), out, tmp_path / "new")
     old, new = dystress_jax.load(tmp_path / "run"), dystress_jax.load(tmp_path / "new")
     np.testing.assert_array_equal(old(IMAGES), new(IMAGES))
 
@@ -87,8 +103,12 @@ def test_towers_go_out_with_their_scale(settings, folder, tmp_path):
     settings = {"model.name": "vit_micro", **settings}
     runs.saved(runs.clip_settings(folder, **settings), tmp_path / "run", steps=(1,))
     for name in ("open_clip", "huggingface"):
-        out = tmp_path / f"{name}.safetensors"
-        run.export_weights(tmp_path / "run", out, format=name)
+        out, told = tmp_path / f"{name}.safetensors", []
+        run.export_weights(tmp_path / "run", out, format=name, tell=told.append)
+        assert told[-1].endswith(
+            f"{out} --config=FILE --config.text.vocabulary={tmp_path}/run/tokenizer.json, FILE as "
+            "for the run"
+        )
         file = safetensors.numpy.load_file(out)
         assert np.exp(file["logit_scale"]) == pytest.approx(1 / 0.2)
         assert ("logit_bias" in file) == ("loss.name" in settings)
@@ -101,7 +121,7 @@ def test_towers_go_out_with_their_scale(settings, folder, tmp_path):
             **{"text.vocab_size": run.Config().text.vocab_size},
         )
         said = run.import_weights(into, out, tmp_path / f"run_{name}")
-        assert said[-1].startswith("its temperature was 0.2: config.temperature.tau")
+        assert said[-2].startswith("its temperature was 0.2: config.temperature.tau")
         old, new = (dystress_jax.load(tmp_path / part) for part in ("run", f"run_{name}"))
         np.testing.assert_array_equal(old.encode_images(IMAGES), new.encode_images(IMAGES))
         texts = ["a red drawing", "a green drawing"]
@@ -200,7 +220,12 @@ def test_training_starts_from_them_once(trained, folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "source", "message"),
     [
-        ({"model.stem": "cifar"}, "run", r"params\.encoder\.conv\.kernel: found \[4, 4, 3, 32\]"),
+        (
+            {"model.stem": "cifar"},
+            "run",
+            r"params\.encoder\.conv\.kernel: found \[4, 4, 3, 32\].* Its first kernels are 4 x 4: "
+            r"--config\.model\.stem=patch\.$",
+        ),
         ({"model.name": "resnet18"}, "run", r"missing params\.encoder\.blocks\."),
         ({}, "nothing", r"nothing: cannot be read"),
         ({}, "empty", r"empty: found no run"),
@@ -216,6 +241,85 @@ def test_weights_of_another_model_start_no_run(changes, source, message, trained
     with pytest.raises((weights.WeightsError, run.ConfigError), match=message):
         run.train(config, tmp_path / "new")
     assert not (tmp_path / "new" / "config.json").exists()
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+def test_a_file_of_another_stem_names_the_stem(stem, trained, tmp_path):
+    for name in ("torchvision", "safetensors"):
+        out = tmp_path / f"{name}.safetensors"
+        run.export_weights(trained[0], out, format=name)
+        with pytest.raises(weights.WeightsError, match=r"4 x 4: --config\.model\.stem=patch\.$"):
+            run.import_weights(imported_settings(**{"model.stem": stem}), out, tmp_path / "new")
+    with pytest.raises(weights.WeightsError) as told:  # it is no stem that differs
+        run.import_weights(imported_settings(**{"model.name": "vit_micro"}), out, tmp_path / "new")
+    assert "--config.model.stem" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["torchvision", "lightly", "safetensors"])
+@pytest.mark.parametrize("colours", [True, False])
+def test_what_is_exported_says_what_it_expects_and_how_it_comes_back(
+    name, colours, folder, tmp_path
+):
+    model = {"model.stem": "cifar"}
+    if colours:
+        mean = {"augment.mean": (0.4, 0.5, 0.6), "augment.size": 8}
+        config = runs.settings(folder, **model, **mean, **{"projector.name": "moco_v2"})
+    else:
+        config = runs.grey_settings(tmp_path / "grey.npz", **model)
+    runs.saved(config, tmp_path / "run", steps=(1,))
+    out, told = tmp_path / "my file.safetensors", []
+    run.export_weights(tmp_path / "run", out, format=name, tell=told.append)
+    expects = "(x - (0.4, 0.5, 0.6)) / 0.25 of x in [0, 1], 8 x 8, 3 channels"
+    expects = expects if colours else "(x - 0.5) / 0.25 of x in [0, 1], 12 x 12, 1 channel"
+    assert told[0] == f"it expects: {expects}, stem cifar"
+    with safetensors.safe_open(out, "numpy") as file:
+        about = file.metadata()
+    assert about["mean"] == ("(0.4, 0.5, 0.6)" if colours else "0.5")
+    assert (about["std"], about["stem"]) == ("0.25", "cifar")
+    assert (about["image_size"], about["channels"]) == (("8", "3") if colours else ("12", "1"))
+    no_class = "in torch: torchvision has no class for the network small, which has two stages"
+    assert told[1:-1] == ([no_class] if name == "torchvision" else [])
+    back, command = told[-1].split(": ", 1)
+    assert back == "back here"
+    dystress, to_import, file, *rest = shlex.split(command)
+    assert (dystress, to_import, file) == ("dystress", "import", str(out))
+    with parsed("import", *rest) as (_, read):
+        settings = read.settings(flags.FLAGS.config)
+    said = run.import_weights(settings, file, tmp_path / "new")
+    assert any(line.startswith("not in it") for line in said) == (name != "safetensors")
+    images = IMAGES if colours else IMAGES[..., :1]
+    old, new = (dystress_jax.load(tmp_path / of) for of in ("run", "new"))
+    np.testing.assert_array_equal(old(images), new(images))
+    if name == "safetensors":
+        np.testing.assert_array_equal(old.embeddings(images), new.embeddings(images))
+
+
+@pytest.mark.parametrize(
+    ("model", "channels", "expected"),
+    [
+        (
+            {"name": "resnet18", "stem": "cifar"},
+            3,
+            "model = torchvision.models.resnet18(); "
+            "model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False); "
+            "model.maxpool = torch.nn.Identity(); model.fc = torch.nn.Identity()",
+        ),
+        (
+            {"name": "resnet50", "stem": "imagenet"},
+            1,
+            "model = torchvision.models.resnet50(); "
+            "model.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False); "
+            "model.fc = torch.nn.Identity()",
+        ),
+        (
+            {"name": "resnet50", "stem": "imagenet"},
+            3,
+            "model = torchvision.models.resnet50(); model.fc = torch.nn.Identity()",
+        ),
+    ],
+)
+def test_what_torchvision_must_set_is_told(model, channels, expected):
+    assert _in_torch(run.from_config_dict({"model": model}), channels) == expected
 
 
 def test_an_encoder_of_grey_images_goes_out_and_comes_back(tmp_path):
@@ -308,3 +412,13 @@ def test_an_import_for_which_there_is_no_room_leaves_nothing(trained, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_the_command_prints_what_the_network_expects(trained, tmp_path, capsys):
+    arguments = (f"--workdir={trained[0]}", f"--out={tmp_path / 'x.safetensors'}")
+    with parsed("export", *arguments) as (module, command):
+        module.export(command)
+    counted, expects, back = capsys.readouterr().out.splitlines()
+    assert counted.endswith("numbers, as safetensors")
+    assert expects.startswith("it expects: (x - 0.5) / 0.25 of x in [0, 1], 12 x 12, 3 channels")
+    assert back.startswith(f"back here: dystress import {tmp_path}")

@@ -2,7 +2,7 @@
 
 dystress export --workdir=runs/photos --format=torchvision --out=resnet50.safetensors
     of a ResNet, for torchvision: model.load_state_dict(safetensors.torch.load_file(FILE)), with
-    model.fc = torch.nn.Identity()
+    model.fc = torch.nn.Identity(); of another stem the command prints what else to set
 
 dystress export --workdir=runs/moco --format=timm --out=vit.safetensors --checkpoint=best
     of a ViT, for timm.create_model(..., num_classes=0)
@@ -32,11 +32,17 @@ def export(command: cli.Command) -> None:
     """Write the weights."""
     del command
     args = flags.FLAGS
+    told: list[str] = []
     shapes = run.export_weights(
-        cli.directory(args.workdir), args.out, format=args.format, which=args.checkpoint
+        cli.directory(args.workdir),
+        args.out,
+        format=args.format,
+        which=args.checkpoint,
+        tell=told.append,
     )
     count = sum(math.prod(shape) for shape in shapes.values())
     print(f"{args.out}: {len(shapes)} arrays, {count:,} numbers, as {args.format}")
+    print(*told, sep="\n")
 
 
 def define() -> None:

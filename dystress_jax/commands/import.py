@@ -20,15 +20,7 @@ from ml_collections import config_flags
 
 from .. import run
 from ..run import cli
-
-IMAGENET = {
-    "model.name": "resnet50",
-    "model.stem": "imagenet",
-    "data.image_size": 256,
-    "augment.size": 224,
-    "augment.mean": (0.485, 0.456, 0.406),
-    "augment.std": (0.229, 0.224, 0.225),
-}
+from ..run._weights import IMPORTED
 
 
 def main(argv: list[str]) -> None:
@@ -76,6 +68,6 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
             "config", None, "The settings.", sys_argv=(arguments := cli.find_config_file(arguments))
         )
     else:
-        base = run.to_config_dict(run.override(run.defaults(), IMAGENET))
+        base = run.to_config_dict(run.override(run.defaults(), IMPORTED))
         config_flags.DEFINE_config_dict("config", base, "The settings.", sys_argv=arguments)
     return cli.parse_flags(arguments)

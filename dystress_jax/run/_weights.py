@@ -2,12 +2,14 @@
 
 import dataclasses
 import pathlib
+import shlex
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from .. import methods, weights
+from .. import methods, models, weights
 from ..files import leaving_nothing, make_directory, told, write_bytes, write_json
 from ..training import TrainState, checkpoint
 from . import language
@@ -18,8 +20,10 @@ from ._onnx import to_onnx
 from ._own import Own
 from ._same_images import as_remembered, remember
 from ._saved import CHECKPOINTS, SETTINGS_FILE, read_config, state_at
-from .config import Config, ConfigError
+from .config import Config, ConfigError, arguments
 from .experiment import Experiment
+from .fields import fields, put
+from .methods import METHODS
 
 SHOWN = 4  # names in a line
 ONNX = "onnx"
@@ -64,7 +68,8 @@ def _begin(experiment: Experiment, source: str, tensors: weights.Tensors, prefix
     except weights.WeightsError as error:
         theirs, here = weights.channels_of(tensors), experiment.inputs.channels
         if theirs in (None, here):
-            raise weights.WeightsError(f"{source}: {error}") from error
+            stem = _other_stem(experiment.config, tensors)
+            raise weights.WeightsError(f"{source}: {error}{stem}") from error
         raise weights.WeightsError(
             f"{source}: found weights for images of {theirs} channels, and the images of the run "
             f"have {here}; allowed: weights and images of the same. Images of your own: "
@@ -78,6 +83,21 @@ def _begin(experiment: Experiment, source: str, tensors: weights.Tensors, prefix
     memory = methods.follow_from(state.memory, params)
     state = state._replace(params=params, stats=placed["stats"], memory=memory)
     return Begun(state, tuple(_said(source, found, tensors)))
+
+
+def _has_stem(config: Config) -> bool:
+    """Whether the encoder is one of those that have several stems."""
+    builder = models.ENCODERS.get(config.model.name)
+    return builder is not None and "stem" in arguments(builder)
+
+
+def _other_stem(config: Config, tensors: weights.Tensors) -> str:
+    """The words that say which stem the weights have, if it is another one; else nothing."""
+    side = weights.kernel_of(tensors)
+    stem = next((name for name, stem in models.STEMS.items() if stem.size == side), None)
+    if stem in (None, config.model.stem) or not _has_stem(config):
+        return ""
+    return f" Its first kernels are {side} x {side}: --config.model.stem={stem}."
 
 
 def check_source(source: str) -> None:
@@ -137,6 +157,11 @@ def _said(source: str, found: weights.Taken, tensors: weights.Tensors) -> list[s
     said = [f"started from {source} ({of}{under}): {len(found.taken)} arrays taken"]
     if found.kept:
         said.append(f"not in it, so as new: {_some(found.kept)}")
+    if found.family != weights.NATIVE and any(".encoder." not in name for name in found.kept):
+        said.append(
+            "heads of other libraries are not taken: features are those of the file, embeddings "
+            "those of a new head until it is trained"
+        )
     if found.left:
         said.append(f"in it, but not taken: {_some(found.left)}")
     scale = tensors.get(f"{found.prefix}logit_scale")
@@ -159,6 +184,7 @@ def export_weights(
     format: str = "safetensors",
     which: str = "newest",
     own: Own = Own(),
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, tuple[int, ...]]:
     """Write the weights of a run under the names of another library, or its encoder as ONNX.
 
@@ -171,6 +197,8 @@ def export_weights(
             goes out as `logit_scale`; of any other there is none in the file.
         which: `newest`, `best`, or a step.
         own: the objects that the run was given in Python.
+        tell: shows a person what the network expects, and how the file is read, a line each. The
+            file says too what the images are to be.
 
     Returns:
         The shapes of what was written, by name.
@@ -191,8 +219,13 @@ def export_weights(
         raise ConfigError(f"--format: found {format!r}; allowed: {', '.join(FORMATS)}.")
     if format == ONNX:
         weights.check_writable(out, ".onnx")
-        model = to_onnx(load(workdir, which, own=own))
+        encoder = load(workdir, which, own=own)
+        model = to_onnx(encoder)
+        seen = _seen(encoder.origin.experiment)
+        for name, value in seen.items():
+            model.metadata_props.add(key=name, value=value)
         write_bytes(out, model.SerializeToString())
+        tell(f"it expects: {_expected(seen)}; the mean and the deviation are in the model")
         return {array.name: tuple(array.dims) for array in model.graph.initializer}
     weights.check_writable(out)
     experiment, state = _saved(workdir, which, own)
@@ -210,8 +243,91 @@ def export_weights(
         scalars = _scale_and_bias(experiment, state)
         tensors |= {name: number.reshape(shape) for name, number in scalars.items()}
     about = {"format": "pt", "model": config.model.name, "method": config.method}
-    weights.write(out, tensors, {**about, "step": str(int(state.step))})
+    seen = _seen(experiment)
+    weights.write(out, tensors, {**about, **seen, "step": str(int(state.step))})
+    tell(f"it expects: {_expected(seen)}")
+    if format == "torchvision":
+        tell(f"in torch: {_in_torch(config, inputs.channels)}")
+    if config.model.name in models.ENCODERS:
+        tell(f"back here: {_import_command(experiment, out, workdir, format)}")
     return {name: array.shape for name, array in tensors.items()}
+
+
+def _seen(experiment: Experiment) -> dict[str, str]:
+    """What the encoder sees, as a file says it of itself."""
+    config, inputs = experiment.config, experiment.inputs
+    stem = {"stem": config.model.stem} if _has_stem(config) else {}
+    return {
+        "image_size": str(inputs.size),
+        "channels": str(inputs.channels),
+        "mean": _numbers(config.augment.mean),
+        "std": _numbers(config.augment.std),
+        **stem,
+    }
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return f"{values[0]:g}" if len(set(values)) == 1 else f"({', '.join(f'{x:g}' for x in values)})"
+
+
+def _expected(seen: Mapping[str, str]) -> str:
+    channels = f"{seen['channels']} channel" + "s" * (seen["channels"] != "1")
+    return (
+        f"(x - {seen['mean']}) / {seen['std']} of x in [0, 1], {seen['image_size']} x "
+        f"{seen['image_size']}, {channels}" + (f", stem {seen['stem']}" if "stem" in seen else "")
+    )
+
+
+def _in_torch(config: Config, channels: int) -> str:
+    """How torchvision's own class becomes the network of a file."""
+    name, stem = config.model.name, models.STEMS[config.model.stem]
+    if name == "small":
+        return "torchvision has no class for the network small, which has two stages"
+    lines = [f"model = torchvision.models.{name}()"]
+    if config.model.stem != "imagenet" or channels != 3:
+        shape = f"{channels}, 64, {stem.size}, {stem.stride}, {stem.padding}"
+        lines.append(f"model.conv1 = torch.nn.Conv2d({shape}, bias=False)")
+    if not stem.max_pool:
+        lines.append("model.maxpool = torch.nn.Identity()")
+    return "; ".join([*lines, "model.fc = torch.nn.Identity()"])
+
+
+def _import_command(
+    experiment: Experiment, out: pathlib.Path, workdir: pathlib.Path, format: str
+) -> str:
+    """The command that makes a run of a file that was written."""
+    config, (height, width, _) = experiment.config, experiment.train.image_shape
+    command = f"dystress import {shlex.quote(str(out))}"
+    if config.method == "clip":
+        vocabulary = shlex.quote(str(workdir / language.FILE))
+        return f"{command} --config=FILE --config.text.vocabulary={vocabulary}, FILE as for the run"
+    config = put(config, "data.image_size", min(height, width))
+    config = put(config, "augment.size", experiment.inputs.size)
+    groups = ("model.", "data.image_size", "augment.size", "augment.mean", "augment.std")
+    if format == weights.NATIVE and config.method in METHODS:
+        groups += ("method", "projector.")  # the file has its heads too
+    base = Config()
+    for name, value in IMPORTED.items():
+        base = put(base, name, value)
+    no_stem = "" if _has_stem(config) else "model.stem"
+    overrides = [
+        f"--config.{field.name}={shlex.quote(str(field.value(config)))}"
+        for field in fields()
+        if field.name.startswith(groups) and field.name != no_stem
+        if field.value(config) != field.value(base)
+    ]
+    return " ".join([command, *overrides])
+
+
+IMPORTED = {
+    "model.name": "resnet50",
+    "model.stem": "imagenet",
+    "data.image_size": 256,
+    "augment.size": 224,
+    "augment.mean": (0.485, 0.456, 0.406),
+    "augment.std": (0.229, 0.224, 0.225),
+}
+"""What `dystress import` takes a file to be that says nothing: a ResNet-50 for ImageNet."""
 
 
 def _scale_and_bias(experiment: Experiment, state: TrainState) -> dict[str, np.ndarray]:
@@ -291,4 +407,6 @@ def import_weights(
         saver.save(0, begun.state, {"score": None})
         saver.wait()
         write_json(workdir / SETTINGS_FILE, dataclasses.asdict(config))
-    return begun.said
+    seen = f"brought to {side} x {side}, then {_expected(_seen(experiment))}"
+    where = "config.data.image_size, config.augment.size, config.augment.mean, config.augment.std"
+    return (*begun.said, f"assumed of the images: {seen} ({where})")

@@ -72,9 +72,12 @@ def checked(loss: Loss, config: Config, like: Loss | None) -> Loss:
     allowed = "what JAX can trace and differentiate"
     if like is not None:
         parameters = inspect.signature(like).parameters.values()
-        is_given = lambda p: p.default is p.empty or p.kind is p.POSITIONAL_OR_KEYWORD
-        given = ", ".join(p.name for p in parameters if is_given(p))
-        allowed += f", called with {given}"
+        batch = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        by_name = [p.name for p in parameters if p.default is p.empty and p.name not in batch]
+        by_name += ["similarity"] * (config.method == "clip")
+        allowed += f", called with {', '.join([*batch, *by_name])}"
+        with _telling(whose, allowed):  # the method, and what spreads the loss, call it otherwise
+            inspect.signature(loss).bind(*batch, **dict.fromkeys(by_name))
 
     @functools.wraps(loss)
     def call(*batch: Any, **how: Any) -> Float[Array, " anchors"]:

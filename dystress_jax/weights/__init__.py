@@ -5,6 +5,7 @@ from ._exchange import NATIVE as NATIVE
 from ._exchange import Taken as Taken
 from ._exchange import channels_of as channels_of
 from ._exchange import give as give
+from ._exchange import kernel_of as kernel_of
 from ._exchange import take as take
 from ._files import Tensors as Tensors
 from ._files import check_readable as check_readable

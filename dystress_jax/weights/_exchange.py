@@ -124,9 +124,34 @@ def channels_of(tensors: Mapping[str, np.ndarray]) -> int | None:
         >>> channels_of({"conv1.weight": np.zeros((64, 1, 7, 7))})
         1
     """
-    axis = lambda name: 2 if name.startswith("params.") else 1  # ours are [h w in out]
-    inputs = {array.shape[axis(name)] for name, array in tensors.items() if array.ndim == 4}
-    return next((channels for channels in (3, 1) if channels in inputs), None)
+    return next(iter(_first_kernels(tensors)), None)
+
+
+def kernel_of(tensors: Mapping[str, np.ndarray]) -> int | None:
+    """The side of the kernels of the first layer, if there are any: it tells stems apart.
+
+    Args:
+        tensors: name to array, as `read` gives them.
+
+    Returns:
+        In pixels; None where the first layer has no kernels.
+
+    Example:
+        >>> kernel_of({"conv1.weight": np.zeros((64, 3, 7, 7))})
+        7
+    """
+    return next(iter(_first_kernels(tensors).values()), None)
+
+
+def _first_kernels(tensors: Mapping[str, np.ndarray]) -> dict[int, int]:
+    """The side of kernels that see images, by the channels of these; those of colours first."""
+    found = {}
+    for name, array in tensors.items():
+        if array.ndim == 4:  # ours are [h w in out], theirs [out in h w]
+            ours = name.startswith("params.")
+            inputs, side = (array.shape[2], array.shape[0]) if ours else array.shape[1:3]
+            found.setdefault(inputs, side)
+    return {channels: found[channels] for channels in (3, 1) if channels in found}
 
 
 def give(
