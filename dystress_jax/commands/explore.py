@@ -49,12 +49,13 @@ def main(argv: list[str]) -> None:
             records = microscope.as_records(images, temperatures.constant(0.1))
             name, missing = _path(given.embeddings).stem, images.notes
         out = _path(given.out)
-        write_text(out, explorer.page(records, name=name, images=images, missing=missing))
+        content = explorer.page(records, name=name, images=images, missing=missing)
+        write_text(out, content)
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     for text in missing:
         print(f"{name}: {text}", file=sys.stderr)
-    print(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    print(f"written: {out} ({len(content.encode()) / 1e6:.1f} MB)")
     if given.open:
         webbrowser.open(out.absolute().as_uri())
 

@@ -162,6 +162,10 @@ def fused(tile: TileSize = None) -> Fused:
     Example:
         >>> fused()
         Fused(tile=None)
+
+    References:
+        No pair goes to memory, as in Dao et al. (FlashAttention),
+        [arXiv 2205.14135](https://arxiv.org/abs/2205.14135).
     """
     return Fused(tile)
 
