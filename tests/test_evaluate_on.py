@@ -83,7 +83,7 @@ def test_neighbours_among_other_images_are_those_by_hand(place):
     [note] = numbers["notes"]
     assert note == (
         "k is 5, but the class “z” has only 3 training images, so it can be outvoted. Take k=3 or "
-        "less (config.knn.k) to treat all classes alike."
+        "less to treat all classes alike."
     )
 
 

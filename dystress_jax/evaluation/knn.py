@@ -292,6 +292,5 @@ def _small_classes(
         "they"
     )
     return (
-        f"k is {k}, but {which} can be outvoted. Take k={size} or less (config.knn.k) to treat all "
-        "classes alike.",
+        f"k is {k}, but {which} can be outvoted. Take k={size} or less to treat all classes alike.",
     )
