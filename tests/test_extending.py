@@ -491,16 +491,6 @@ def test_what_does_not_fit_is_refused_before_anything_compiles(images, command, 
     assert not pathlib.Path("run", "checkpoints").exists()
 
 
-def test_a_loss_of_images_and_texts_must_take_the_similarity(tmp_path):
-    config = runs.clip_settings(runs.write_images(tmp_path), **{"loss.name": "tests.own:plain"})
-    with pytest.raises(
-        run.ConfigError,
-        match=r"\(got an unexpected keyword argument 'similarity'\); allowed: .* called with "
-        r"images, texts, temperature, similarity\.$",
-    ):
-        run.build(config, tmp_path / "run")
-
-
 @pytest.mark.parametrize(
     ("settings", "method"),
     [

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from .. import data
 from ..errors import UserError
-from ..methods import Loss, Method
+from ..methods import Loss, Method, accepts
 from ..schemes import Scheme
 from ..training import new_state, prepared, whole_gradient
 from .config import Config, ConfigError
@@ -76,6 +76,7 @@ def checked(loss: Loss, config: Config, like: Loss | None) -> Loss:
         by_name = [p.name for p in parameters if p.default is p.empty and p.name not in batch]
         by_name += ["similarity"] * (config.method == "clip")
         allowed += f", called with {', '.join([*batch, *by_name])}"
+        by_name = [name for name in by_name if accepts(loss, name)]
         with _telling(whose, allowed):  # the method, and what spreads the loss, call it otherwise
             inspect.signature(loss).bind(*batch, **dict.fromkeys(by_name))
 
