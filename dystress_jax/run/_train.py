@@ -182,6 +182,8 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
         with contextlib.suppress(CannotEvaluate):
             evaluations.zero_shot_task(experiment)  # a wrong file is told now, not at the end
     asked, left_out = _asked_evaluations(config, own)
+    if experiment.language is None:
+        left_out = [*left_out, *evaluations.OF_TEXTS]
     table, names = evaluations.EVALUATIONS, evaluations.CLOSING
     closing = {name: table[name] for name in names if name not in left_out} | asked
     others = _on_other_images(experiment)

@@ -312,7 +312,8 @@ EVALUATIONS: dict[str, Evaluate] = {
     "representation": representation,
 }
 # What a run ends with, as far as it can be measured.
-CLOSING = ("knn", "baselines", "retrieval", "zero_shot")
+OF_TEXTS = ("retrieval", "zero_shot")
+CLOSING = ("knn", "baselines", *OF_TEXTS)
 
 
 def own_table(own: Mapping[str, Evaluate]) -> dict[str, Evaluate]:
