@@ -37,7 +37,7 @@ def settings(folder, **changes):
         "log_every": 1,
         "checkpoint_every": 2,
         "knn_every": 2,
-        "projector.out": 8,
+        **({} if changes.get("method") == "clip" else {"projector.out": 8}),
         **changes,
     }
     return run.override(run.defaults(), small)
@@ -59,7 +59,6 @@ def clip_settings(folder, **changes):
         folder,
         **{
             "method": "clip",
-            "projector.out": 128,
             "data.prompts": "a {} drawing",
             "temperature.name": "learned",
             "temperature.tau": 0.2,

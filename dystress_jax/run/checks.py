@@ -149,8 +149,8 @@ def meant(name: str, known: Sequence[str]) -> str:
     for among in [own, known] if group.count(".") == 0 else [own]:
         near = difflib.get_close_matches(last, [lasts[other] for other in among], n=1)
         if near:
-            same = [other for other in among if lasts[other] == near[0]]
-            return f" Did you mean {' or '.join(same[:3])}?"
+            same = dict.fromkeys(other for other in among if lasts[other] == near[0])
+            return f" Did you mean {' or '.join([*same][:3])}?"
     return "" if own else hint(name, known)
 
 
@@ -253,7 +253,9 @@ def without_ignored(config: Config, overridden: Collection[str] = ()) -> Config:
     changed = set(overridden)
     for field in fields():
         unmet = _unmet(config, field)
-        if unmet and (field.is_set(config) or field.name in overridden):
+        # A text of nothing, and None, are how a person says that it is not set.
+        typed = field.name in overridden and field.value(config) not in ("", None)
+        if unmet and (field.is_set(config) or typed):
             if field.name in overridden or changed.isdisjoint(unmet):
                 raise ignored(config, field, *next(iter(unmet.items())))
             config = put(config, field.name, field.default)
