@@ -10,6 +10,7 @@ from dystress_jax import run
 from dystress_jax.files import write_json
 from dystress_jax.run import language
 from dystress_jax.run._same_images import remember
+from dystress_jax.run.fields import fields
 from dystress_jax.training import checkpoint
 
 NAMES = ("red", "green")
@@ -40,6 +41,9 @@ def settings(folder, **changes):
         **({} if changes.get("method") == "clip" else {"projector.out": 8}),
         **changes,
     }
+    # A change back to a default is none: what is set to it must apply to the run.
+    default = {field.name: field.default for field in fields()}
+    small = {name: value for name, value in small.items() if value != default[name]}
     return run.override(run.defaults(), small)
 
 
