@@ -7,9 +7,6 @@ dystress train
 dystress train --workdir=runs/warm --config.temperature.tau_max=0.5
     the first run with one field changed; the same command goes on after a break
 
-dystress train --config=simclr_cifar10 --config.data.path=DIR
-    a config by its name, on CIFAR-10 as tensorflow-datasets has prepared it in DIR
-
 dystress train --config=photos.py --config.data.source=folder --config.data.path=~/photos
     a config file of one's own, on one's own images
 """
