@@ -236,10 +236,9 @@ def moco_v2(
         Chen et al., [arXiv 2003.04297](https://arxiv.org/abs/2003.04297); `main_moco.py` of
         [facebookresearch/moco](https://github.com/facebookresearch/moco), `--aug-plus`.
     """
-    view = simclr_cifar(
+    return simclr_cifar(
         crop_min=crop_min, flip=flip, strength=strength, grayscale=grayscale, blur=blur
-    ).first
-    return Recipe(first=view, second=view)
+    )
 
 
 def moco_v3(
