@@ -287,7 +287,7 @@ def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _reduction.Red
                 reverse_only=True,
             )
         case Fused(tile):
-            return _fused_reduction(_as_tile(tile), d)
+            return _in_kernels(prepare(Tiled(), n, m, d), _as_tile(tile), d)
         case Gathered(axis, within):
             return _sharded.gathered(prepare(within, n, devices * m, d), axis)
         case Ring(axis, tile):
@@ -295,7 +295,8 @@ def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _reduction.Red
             return _sharded.ring(tile, axis)
 
 
-def _fused_reduction(tile: Tile | None, d: int) -> _reduction.Reduction:
+def _in_kernels(tiled: _reduction.Reduction, tile: Tile | None, d: int) -> _reduction.Reduction:
+    """The same, with sums and maxima in kernels."""
     from . import _fused  # a compiler that nobody else waits for
 
     platform = jax.default_backend()
@@ -305,12 +306,9 @@ def _fused_reduction(tile: Tile | None, d: int) -> _reduction.Reduction:
         )
     rows = max(16, min(128, FUSED_NUMBERS // d))
     how = _fused.How(tile or Tile(rows, FUSED_COLUMNS), interpret=platform == "cpu")
-    return _reduction.Reduction(
-        functools.partial(_fused.row_sum, how=how),
-        functools.partial(_fused.row_max, how=how),
-        functools.partial(_tiled.fold, tile=CPU.tile),
-        one_pass=True,
-        reverse_only=True,
+    return tiled._replace(
+        row_sum=functools.partial(_fused.row_sum, how=how),
+        row_max=functools.partial(_fused.row_max, how=how),
     )
 
 
