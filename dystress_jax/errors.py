@@ -1,7 +1,7 @@
 """Errors that name the argument at fault, so that callers can rename it."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 Entry = TypeVar("Entry")
@@ -74,3 +74,18 @@ def hint(name: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {near[0]}?" if near else ""
+
+
+def a_few(names: Sequence[str], at_most: int = 4) -> str:
+    """The first of some names, and how many more there are, for a sentence.
+
+    Args:
+        names: what is told, at least one.
+        at_most: how many in full.
+
+    Example:
+        >>> a_few(["a", "b", "c"], at_most=2)
+        'a, b and 1 more'
+    """
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return f"{', '.join(names[:at_most])}{more}"

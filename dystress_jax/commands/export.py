@@ -20,7 +20,6 @@ from absl import flags
 
 from .. import run
 from ..run import cli
-from ..run._weights import FORMATS
 
 
 def main(argv: list[str]) -> None:
@@ -49,7 +48,7 @@ def define() -> None:
     """The flags."""
     flags.DEFINE_string("workdir", None, "The run.", required=True)
     flags.DEFINE_string("out", None, "The file to write, .safetensors or .onnx.", required=True)
-    flags.DEFINE_string("format", "safetensors", f"Whose names: {', '.join(FORMATS)}.")
+    flags.DEFINE_string("format", "safetensors", f"Whose names: {', '.join(run.FORMATS)}.")
     flags.DEFINE_string("checkpoint", "newest", "newest, best (by kNN), or a step.")
 
 

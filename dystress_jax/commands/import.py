@@ -20,7 +20,6 @@ from ml_collections import config_flags
 
 from .. import run
 from ..run import cli
-from ..run._weights import IMPORTED
 
 
 def main(argv: list[str]) -> None:
@@ -68,6 +67,6 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
             "config", None, "The settings.", sys_argv=(arguments := cli.find_config_file(arguments))
         )
     else:
-        base = run.to_config_dict(run.override(run.defaults(), IMPORTED))
+        base = run.to_config_dict(run.override(run.defaults(), run.IMPORTED))
         config_flags.DEFINE_config_dict("config", base, "The settings.", sys_argv=arguments)
     return cli.parse_flags(arguments)

@@ -25,6 +25,8 @@ from ._load import load as load
 from ._own import Own as Own
 from ._saved import read_config as read_config
 from ._train import train as train
+from ._weights import FORMATS as FORMATS
+from ._weights import IMPORTED as IMPORTED
 from ._weights import export_weights as export_weights
 from ._weights import import_weights as import_weights
 from .checks import from_config_dict as from_config_dict

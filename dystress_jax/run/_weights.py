@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from .. import methods, models, weights
+from ..errors import a_few
 from ..files import leaving_nothing, make_directory, told, write_bytes, write_json
 from ..training import TrainState, checkpoint
 from . import language
@@ -25,9 +26,9 @@ from .experiment import Experiment
 from .fields import fields, put
 from .methods import METHODS
 
-SHOWN = 4  # names in a line
 ONNX = "onnx"
 FORMATS = (weights.NATIVE, *weights.LIBRARIES, ONNX)
+"""What `dystress export` writes, the first of them by default."""
 
 
 class Begun(NamedTuple):
@@ -156,24 +157,19 @@ def _said(source: str, found: weights.Taken, tensors: weights.Tensors) -> list[s
     under = f", under {found.prefix}" if found.prefix else ""
     said = [f"started from {source} ({of}{under}): {len(found.taken)} arrays taken"]
     if found.kept:
-        said.append(f"not in it, so as new: {_some(found.kept)}")
+        said.append(f"not in it, so as new: {a_few(found.kept)}")
     if found.family != weights.NATIVE and any(".encoder." not in name for name in found.kept):
         said.append(
             "heads of other libraries are not taken: features are those of the file, embeddings "
             "those of a new head until it is trained"
         )
     if found.left:
-        said.append(f"in it, but not taken: {_some(found.left)}")
+        said.append(f"in it, but not taken: {a_few(found.left)}")
     scale = tensors.get(f"{found.prefix}logit_scale")
     if scale is not None and scale.size:
         tau = float(np.exp(-np.asarray(scale, np.float32).reshape(-1)[0]))
         said.append(f"its temperature was {tau:.6g}: config.temperature.tau says what it starts at")
     return said
-
-
-def _some(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
 
 
 @usable_jax()

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import a_few
 from ._errors import WeightsError
 from ._files import Tensors
 from ._tables import FAMILIES, Entry, Family, Row, entries, from_theirs, positions_of, to_theirs
@@ -20,7 +21,6 @@ PREFERRED = (
     *("module.backbone.", "backbone.", "module.encoder.", "encoder.", "model.encoder."),
     *("teacher.backbone.", "student.backbone."),
 )
-SHOWN = 4  # names in an error
 
 
 class Taken(NamedTuple):
@@ -244,7 +244,7 @@ def _nothing_fits(found: Sequence[tuple[Family, list[Entry], str, list[str]]]) -
     where = f" under {before!r}" if before else ""
     return (
         f"found {sum(1 for _ in _keys(table)) - len(missing)} of the encoder's arrays under the "
-        f"names of {family.name}{where}, missing {_some(missing)}; allowed: weights of the same "
+        f"names of {family.name}{where}, missing {a_few(missing)}; allowed: weights of the same "
         "model. Give its name, and as prefix what stands before the names, such as module."
     )
 
@@ -274,7 +274,7 @@ def _check_surplus(
     surplus = [name for name in inside if name not in known and not heads.fullmatch(name)]
     if surplus:
         raise WeightsError(
-            f"found {_some([before + name for name in surplus])}, which the encoder does not have; "
+            f"found {a_few([before + name for name in surplus])}, which the encoder does not have; "
             "allowed: weights of the same model, beside a classifier. Give the name of the model "
             "that they are of."
         )
@@ -332,11 +332,6 @@ def _tokens(leaves: Mapping[Path, Any]) -> tuple[int, int]:
     return np.shape(leaves["params", "encoder", "norm", "scale"])[0], int(class_tokens)
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
-
-
 def _native_name(path: Path) -> str:
     return ".".join(path)
 
@@ -345,7 +340,7 @@ def _take_native(tree: Tree, leaves: Mapping[Path, Any], tensors: Mapping[str, A
     names = {_native_name(path): path for path in leaves}
     needed = [n for n, path in names.items() if path[1] == "encoder" and n not in tensors]
     if needed:
-        raise WeightsError(f"missing {_some(needed)}; allowed: weights of the same model.")
+        raise WeightsError(f"missing {a_few(needed)}; allowed: weights of the same model.")
     read = {}
     for name, path in names.items():
         if name in tensors and (
@@ -360,7 +355,7 @@ def _take_native(tree: Tree, leaves: Mapping[Path, Any], tensors: Mapping[str, A
     surplus = [n for n in tensors if ".encoder." in f"{n}." and n not in names]
     if surplus:
         raise WeightsError(
-            f"found {_some(surplus)}, which the encoder does not have; allowed: weights of the "
+            f"found {a_few(surplus)}, which the encoder does not have; allowed: weights of the "
             "same model."
         )
     _check_finite(read)
