@@ -501,65 +501,51 @@ def temo(
 
 @register_dataclass
 @dataclass(frozen=True)
-class Exponential(Temperature):
+class Exponential(_Range):
     """See `exponential`."""
 
-    highest: Leaf
-    depth: Leaf
     rate: Leaf
-    stop_gradient: bool = field(default=True, metadata={"static": True}, kw_only=True)
 
-    def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
-        if self.stop_gradient:
-            similarity = jax.lax.stop_gradient(similarity)
-        return self.highest - self.depth * jnp.exp(-self.rate * jnp.abs(similarity))
-
-    def lower_bound(self) -> ArrayLike:
-        return self.highest - abs(self.depth)
+    def profile(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
+        return 1 - jnp.exp(-self.rate * jnp.abs(similarity))
 
 
 def exponential(
-    highest: NumberLike = 0.2,
-    depth: NumberLike = 0.1,
+    tau_min: NumberLike = 0.1,
+    tau_max: NumberLike = 0.2,
     rate: NumberLike = 3.5,
     *,
     stop_gradient: bool = True,
 ) -> Exponential:
     r"""A temperature that saturates away from orthogonal pairs.
 
-    $$\tau(s) = a - b\, e^{-c |s|}$$
+    $$\tau(s) = \tau_{min} + (\tau_{max} - \tau_{min}) (1 - e^{-c |s|})$$
 
     Args:
-        highest: a, the limit for large |s|, > 0.
-        depth: b, how far tau falls at s = 0; a - b > 0.
+        tau_min: temperature of orthogonal pairs, > 0.
+        tau_max: the limit for large |s|, >= tau_min.
         rate: c, >= 0, how fast it saturates.
         stop_gradient: whether tau counts as a number in the gradient with respect to the
             similarity.
 
     Returns:
-        A temperature with the leaves `highest`, `depth` and `rate`.
+        A temperature with the leaves `tau_min`, `tau_max` and `rate`.
 
     Raises:
-        ArgumentError: when a <= 0, a - b <= 0 or c < 0.
+        ArgumentError: when tau_min <= 0, tau_max < tau_min or rate < 0.
 
     Example:
         >>> exponential()(jnp.array([0.0, 1.0]))
         Array([0.1  , 0.197], dtype=float32)
 
     References:
-        A profile that the authors of DySTreSS tried, with the defaults of their code.
+        A profile that the authors of DySTreSS tried, with the defaults of their code, which writes
+        it as $a - b\, e^{-c |s|}$: $a$ is tau_max, $a - b$ is tau_min.
     """
-    check_positive("highest", highest)
-    if concrete(highest, depth, rate):
-        if np.any(_numbers(highest) - _numbers(depth) <= 0):
-            raise ArgumentError(
-                "depth",
-                f"found {depth}; allowed: less than `highest` = {highest}, so that tau at s = 0 is "
-                "> 0.",
-            )
-        if np.any(_numbers(rate) < 0):
-            raise ArgumentError("rate", f"found {rate}; allowed: >= 0.")
-    return Exponential(highest, depth, rate, stop_gradient=stop_gradient)
+    check_range(tau_min, tau_max)
+    if concrete(rate) and np.any(_numbers(rate) < 0):
+        raise ArgumentError("rate", f"found {rate}; allowed: >= 0.")
+    return Exponential(tau_min, tau_max, rate, stop_gradient=stop_gradient)
 
 
 @register_dataclass

@@ -36,8 +36,6 @@ def values_of(curve, which):
     inside = {p.name: round(p.low + 0.2 * (p.high - p.low), 4) for p in curve.parameters}
     if "tau_max" in inside:
         inside["tau_max"] = round(inside["tau_min"] * 3, 4)
-    if "depth" in inside:
-        inside["depth"] = round(inside["highest"] / 2, 4)
     return inside
 
 

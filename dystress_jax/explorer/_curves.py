@@ -125,18 +125,11 @@ CURVES: dict[str, Curve] = {
         stop_gradient=False,
     ),
     "exponential": Curve(
-        (
-            Parameter("highest", 0.2, 0.02, 1.0),
-            Parameter("depth", 0.1, 0.0, 0.9),
-            Parameter("rate", 3.5, 0.0, 10.0),
-        ),
-        "highest - depth * exp(0 - rate * abs(s))",
-        "depth * rate * exp(0 - rate * abs(s)) * sign(s)",
-        "temperatures.exponential({highest}, {depth}, {rate}, stop_gradient={stop_gradient})",
-        _run(
-            f"{_LIBRARY}:exponential",
-            *("options.highest", "options.depth", "options.rate", "stop_gradient"),
-        ),
+        (*_RANGE, Parameter("rate", 3.5, 0.0, 10.0)),
+        "tau_min + (tau_max - tau_min) * (1 - exp(0 - rate * abs(s)))",
+        "(tau_max - tau_min) * rate * exp(0 - rate * abs(s)) * sign(s)",
+        "temperatures.exponential({tau_min}, {tau_max}, {rate}, stop_gradient={stop_gradient})",
+        _run(f"{_LIBRARY}:exponential", *_OF_RANGE, "options.rate", "stop_gradient"),
         stop_gradient=True,
     ),
     "learned": Curve(
