@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from .errors import ArgumentError
 from .similarities import Similarity, at_least_float32, normalize, rows_or_nan, sphere
-from .temperatures import TemperatureLike, as_temperature, check_elementwise
+from .temperatures import TemperatureLike, as_temperature, check_elementwise, concrete
 
 __all__ = [
     "alignment",
@@ -308,7 +309,7 @@ def equilibrium_gap(
         The gap; infinite without wrong pairs, 0 where the pairs are as good as random.
 
     Raises:
-        ArgumentError: when candidates < 2.
+        ArgumentError: when candidates < 2 or p is not in [0, 1].
 
     Example:
         >>> equilibrium_gap(256, 0.5)
@@ -321,6 +322,8 @@ def equilibrium_gap(
     """
     if candidates < 2:
         raise ArgumentError("candidates", f"found {candidates}; allowed: at least 2.")
+    if concrete(wrong_share) and not all(0 <= share <= 1 for share in np.ravel(wrong_share)):
+        raise ArgumentError("wrong_share", f"found {wrong_share}; allowed: in [0, 1].")
     p = jnp.asarray(wrong_share)
     p = p if p.dtype == jnp.float64 else p.astype(jnp.float32)
     if sigmoid:

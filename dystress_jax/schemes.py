@@ -527,7 +527,7 @@ def isogclr(
         inputs.
 
     Raises:
-        ArgumentError: when tau_min <= 0, tau_min > tau_max or tau_init is not between them.
+        ArgumentError: for a number outside its range.
 
     Example:
         >>> scheme = isogclr(num_examples=4, tau_init=0.1)
@@ -541,7 +541,12 @@ def isogclr(
         Qiu et al., [arXiv 2305.11965](https://arxiv.org/abs/2305.11965), and the authors' code;
         rho, beta and the learning rate as in its CIFAR-100 settings.
     """
+    _check_robust(num_examples, sides, rho, gamma)
     check_range(tau_min, tau_max)
+    check_positive("learning_rate", learning_rate)
+    check_positive("clip", clip)
+    if not 0 < beta <= 1:
+        raise ArgumentError("beta", f"found {beta}; allowed: in (0, 1].")
     if not tau_min <= tau_init <= tau_max:
         raise ArgumentError(
             "tau_init",
@@ -573,10 +578,10 @@ def isogclr(
 
 def tempnet(
     key: PRNGKeyArray,
+    *,
     features: int,
     num_examples: int,
     optimizer: Optimizer,
-    *,
     sides: int = 2,
     tau_min: float = 0.005,
     tau_max: float = 0.05,
@@ -617,12 +622,13 @@ def tempnet(
         `losses.rgcl` uses.
 
     Raises:
-        ArgumentError: when tau_min <= 0 or tau_min > tau_max.
+        ArgumentError: for a number outside its range.
 
     Example:
         >>> import optax
-        >>> optimizer = optax.adam(1e-3)
-        >>> scheme = tempnet(jax.random.key(0), 2, num_examples=4, optimizer=optimizer, hidden=8)
+        >>> scheme = tempnet(
+        ...     jax.random.key(0), features=2, num_examples=4, optimizer=optax.adam(1e-3), hidden=8
+        ... )
         >>> inputs = of_views(jnp.eye(2), jnp.eye(2), example=jnp.array([3, 1]))
         >>> tau = scheme.resolve(scheme.init(), inputs).tau
         >>> tau.shape, bool(jnp.all((0.005 < tau) & (tau < 0.05)))
@@ -631,7 +637,13 @@ def tempnet(
     References:
         Qiu et al., [arXiv 2404.04575](https://arxiv.org/abs/2404.04575), and the authors' code.
     """
+    _check_robust(num_examples, sides, rho, gamma)
     check_range(tau_min, tau_max)
+    for name, size in (("features", features), ("prototypes", prototypes), ("hidden", hidden)):
+        if size < 1:
+            raise ArgumentError(name, f"found {size}; allowed: at least 1.")
+    if not 0 <= dropout < 1:
+        raise ArgumentError("dropout", f"found {dropout}; allowed: in [0, 1).")
 
     def init() -> State:
         kernel, rows = jax.random.split(key)
@@ -670,6 +682,18 @@ def tempnet(
         return params, optimizer_state, log_means.at[_rows(inputs)].set(log_mean)
 
     return Scheme(init, resolve, update)
+
+
+def _check_robust(num_examples: int, sides: int, rho: float, gamma: float) -> None:
+    """Refuses what the robust objective cannot be computed with."""
+    for name, value, holds, allowed in (
+        ("num_examples", num_examples, num_examples >= 1, "at least 1"),
+        ("sides", sides, sides in (1, 2), "1 or 2"),
+        ("rho", rho, rho >= 0, "at least 0"),
+        ("gamma", gamma, 0 < gamma <= 1, "in (0, 1]"),
+    ):
+        if not holds:
+            raise ArgumentError(name, f"found {value}; allowed: {allowed}.")
 
 
 def _rows(inputs: SchemeInputs) -> tuple[Int[Array, " a"], Int[Array, " a"]]:

@@ -88,6 +88,11 @@ def test_whatever_a_loss_takes_as_a_temperature_is_a_scheme():
     np.testing.assert_allclose(resolved(jnp.float32(1.0)), 0.2, rtol=1e-6)
 
 
+def tempnet(**how):
+    few = {"features": 6, "num_examples": 8, "optimizer": optax.sgd(0.1), "hidden": 5}
+    return schemes.tempnet(jax.random.key(0), **{**few, **how})
+
+
 @pytest.mark.parametrize(
     ("old", "new"), [("Batch", "SchemeInputs"), ("cosine_oscillation", "cosine_schedule")]
 )
@@ -154,9 +159,7 @@ def test_isogclr_keeps_a_temperature_for_each_example():
 
 @pytest.mark.ci
 def test_tempnet_predicts_and_learns_by_its_rule():
-    scheme = schemes.tempnet(
-        jax.random.key(0), 6, 9, optax.sgd(0.1), prototypes=16, hidden=5, rho=7.0
-    )
+    scheme = tempnet(num_examples=9, prototypes=16)
     state = scheme.init()
     params = {k: np.float64(v) for k, v in state[0].items()}
 
@@ -198,7 +201,7 @@ def test_tempnet_predicts_and_learns_by_its_rule():
 
 
 def test_tempnet_reads_directions_not_lengths():
-    scheme = schemes.tempnet(jax.random.key(0), 6, 8, optax.sgd(0.1))
+    scheme = tempnet()
     short, long = (
         scheme.resolve(scheme.init(), schemes.of_views(k * A32, k * B32, example=jnp.arange(4)))
         for k in (1.0, 10.0)
@@ -233,9 +236,7 @@ def authors_gradient(views, index, tau, before, gamma=0.8):
 def test_rgcl_has_the_gradient_of_the_authors_loss_with_its_running_mean(name):
     scheme = {
         "isogclr": lambda: schemes.isogclr(9, tau_init=0.2),
-        "tempnet": lambda: schemes.tempnet(
-            jax.random.key(0), 6, 9, optax.sgd(0.1), tau_min=0.1, tau_max=0.5
-        ),
+        "tempnet": lambda: tempnet(num_examples=9, tau_min=0.1, tau_max=0.5),
     }[name]()
     state, before = scheme.init(), {}
 
@@ -294,6 +295,17 @@ def test_a_temperature_for_each_example_needs_the_examples():
             lambda: schemes.isogclr(4, tau_init=2.0),
             "tau_init: found 2.0; allowed: from `tau_min` = 0.005 to `tau_max` = 1.0",
         ),
+        (lambda: schemes.isogclr(0), "num_examples: found 0; allowed: at least 1"),
+        (lambda: schemes.isogclr(4, sides=3), "sides: found 3; allowed: 1 or 2"),
+        (lambda: schemes.isogclr(4, rho=-0.1), "rho: found -0.1; allowed: at least 0"),
+        (lambda: schemes.isogclr(4, gamma=0.0), r"gamma: found 0.0; allowed: in \(0, 1\]"),
+        (lambda: schemes.isogclr(4, beta=1.5), r"beta: found 1.5; allowed: in \(0, 1\]"),
+        (lambda: schemes.isogclr(4, clip=0.0), "clip: found 0.0; allowed: > 0"),
+        (lambda: schemes.isogclr(4, learning_rate=0.0), "learning_rate: found 0.0; allowed: > 0"),
+        (lambda: tempnet(features=0), "features: found 0; allowed: at least 1"),
+        (lambda: tempnet(prototypes=0), "prototypes: found 0; allowed: at least 1"),
+        (lambda: tempnet(gamma=2.0), r"gamma: found 2.0; allowed: in \(0, 1\]"),
+        (lambda: tempnet(dropout=1.0), r"dropout: found 1.0; allowed: in \[0, 1\)"),
     ],
 )
 def test_a_bad_number_is_refused_with_its_value(make, message):

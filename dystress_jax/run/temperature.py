@@ -136,9 +136,9 @@ def tempnet(
     """TempNet: a small network predicts it."""
     return schemes.tempnet(
         jax.random.fold_in(facts.key, 1),
-        facts.width,
-        facts.examples,
-        optax.adam(learning_rate),
+        features=facts.width,
+        num_examples=facts.examples,
+        optimizer=optax.adam(learning_rate),
         tau_min=tau_min,
         tau_max=tau_max,
         rho=rho,
