@@ -22,7 +22,7 @@ from dystress_jax import (
 )
 from dystress_jax.data.tokenizer import train_tokenizer
 from dystress_jax.evaluation import Result
-from dystress_jax.methods.clip import _permute_subset
+from dystress_jax.methods._clip import _permute_subset
 from dystress_jax.run import _build as build
 from dystress_jax.run import evaluations, networks
 from dystress_jax.run._own import choose

@@ -9,8 +9,8 @@ import pytest
 
 from dystress_jax.errors import ArgumentError
 from dystress_jax.models import clip_vit
+from dystress_jax.models._clip_vit import ClipVisionTransformer
 from dystress_jax.models._functional import functional
-from dystress_jax.models.clip_vit import ClipVisionTransformer
 from tests.transformer_oracles import CLIP_EPSILON, blocks, layer_norm, patches, scattered
 
 

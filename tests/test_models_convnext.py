@@ -12,8 +12,8 @@ from flax import nnx
 
 from dystress_jax.errors import ArgumentError
 from dystress_jax.models import ENCODERS, IMAGE_TOWERS
+from dystress_jax.models._convnext import Block, ConvNeXt, convnext
 from dystress_jax.models._functional import functional
-from dystress_jax.models.convnext import Block, ConvNeXt, convnext
 from tests.transformer_oracles import count, layer_norm, mlp, scattered
 
 KEY = jax.random.key(0)

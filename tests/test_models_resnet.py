@@ -11,7 +11,7 @@ from dystress_jax.errors import ArgumentError
 from dystress_jax.models import resnet
 from dystress_jax.models._functional import functional
 from dystress_jax.models._norm import BatchNorm
-from dystress_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
+from dystress_jax.models._resnet import BasicBlock, BottleneckBlock, ResNet
 
 
 @functools.cache

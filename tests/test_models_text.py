@@ -10,7 +10,7 @@ import pytest
 from dystress_jax.errors import ArgumentError
 from dystress_jax.models import text_transformer
 from dystress_jax.models._functional import functional
-from dystress_jax.models.text import (
+from dystress_jax.models._text import (
     BidirectionalTransformer,
     CausalTransformer,
     PaddedTransformer,

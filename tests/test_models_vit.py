@@ -13,7 +13,7 @@ from dystress_jax.errors import ArgumentError
 from dystress_jax.models import vit
 from dystress_jax.models._functional import functional
 from dystress_jax.models._transformer import Block, Blocks
-from dystress_jax.models.vit import VisionTransformer, sincos_positions
+from dystress_jax.models._vit import VisionTransformer, sincos_positions
 from tests.transformer_oracles import (
     attention_pool,
     blocks,

@@ -16,12 +16,12 @@ import pytest
 import safetensors.numpy
 
 from dystress_jax import models, weights
+from dystress_jax.models._clip_vit import ClipVisionTransformer
 from dystress_jax.models._functional import functional
 from dystress_jax.models._norm import BatchNorm
-from dystress_jax.models.clip_vit import ClipVisionTransformer
-from dystress_jax.models.resnet import BasicBlock, BottleneckBlock, ResNet
-from dystress_jax.models.text import CausalTransformer, PaddedTransformer
-from dystress_jax.models.vit import VisionTransformer
+from dystress_jax.models._resnet import BasicBlock, BottleneckBlock, ResNet
+from dystress_jax.models._text import CausalTransformer, PaddedTransformer
+from dystress_jax.models._vit import VisionTransformer
 
 FILES = pathlib.Path(__file__).parent / "fixtures" / "weights"
 OUTPUTS = np.load(FILES / "outputs.npz")

@@ -186,10 +186,11 @@ def test_a_new_run_starts_from_old_weights(method, trained, folder, tmp_path):
         np.testing.assert_array_equal, begun.state.params["encoder"], old.params["encoder"]
     )
     jax.tree.map(np.testing.assert_array_equal, begun.state.stats["encoder"], old.stats["encoder"])
-    for name in ("key_params", "target_params"):
-        if name in begun.state.memory:
-            followed = {part: begun.state.params[part] for part in begun.state.memory[name]}
-            jax.tree.map(np.testing.assert_array_equal, begun.state.memory[name], followed)
+    follows = method in ("moco_v2", "moco_v3", "byol")
+    assert len(experiment.method.followers) == follows
+    for name in experiment.method.followers:
+        followed = {part: begun.state.params[part] for part in begun.state.memory[name]}
+        jax.tree.map(np.testing.assert_array_equal, begun.state.memory[name], followed)
     # A step gives every array back to the device once: no two may be the same one.
     place = lambda x: x.addressable_shards[0].data.unsafe_buffer_pointer()
     places = [place(x) for x in jax.tree.leaves(begun.state.memory) if x.size]

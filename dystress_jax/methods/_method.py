@@ -113,6 +113,8 @@ class Method(NamedTuple):
         prepare: `(batch, key) -> batch`, what needs the whole batch before it is cut into pieces.
         after_update: `(memory, params, step) -> memory` once the optimiser has moved `params`;
             `step` counts the steps that are done with it. By default memory stays as it is.
+        followers: the entries of `memory` that are momentum encoders. Each has entries of `params`,
+            and begins as these where a run starts from weights.
         beside: `(params, embedded, batch) -> (scalar, metrics)`, what is minimised beside the loss
             and does not show in it, such as a probe's; None: nothing.
     """
@@ -134,6 +136,7 @@ class Method(NamedTuple):
     encoder: Network | None = None
     prepare: Callable[[DeviceBatch, PRNGKeyArray], DeviceBatch] = _no_prepare
     after_update: Callable[[PyTree, PyTree, Int[Array, ""]], PyTree] = _keep_memory
+    followers: tuple[str, ...] = ()
     beside: (
         Callable[
             [PyTree, Embedded, DeviceBatch], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]

@@ -1,6 +1,6 @@
 """An encoder with its heads as one, and a second one that follows it slowly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -152,26 +152,24 @@ def follow(key_params: PyTree, params: PyTree, *, rate: ArrayLike) -> PyTree:
     return optax.incremental_update(leading, key_params, step_size=rate)
 
 
-FOLLOWERS = ("key_params", "target_params")  # what memories call momentum encoders
-
-
-def follow_from(memory: PyTree, params: PyTree) -> PyTree:
-    """The memory of a method whose momentum encoder, if it has one, is where the parameters are.
+def follow_from(memory: PyTree, params: PyTree, followers: Sequence[str]) -> PyTree:
+    """The memory of a method whose momentum encoders are where the parameters are.
 
     Args:
-        memory: of any method.
+        memory: of a method.
         params: of the same method, for example taken from a file of weights.
+        followers: the method's own, see `Method`.
 
     Example:
         >>> memory = {"key_params": {"encoder": jax.numpy.zeros(2)}, "position": 3}
-        >>> follow_from(memory, {"encoder": jax.numpy.ones(2), "predictor": jax.numpy.ones(1)})
+        >>> params = {"encoder": jax.numpy.ones(2), "predictor": jax.numpy.ones(1)}
+        >>> follow_from(memory, params, ["key_params"])
         {'key_params': {'encoder': Array([1., 1.], dtype=float32)}, 'position': 3}
     """
-    if not isinstance(memory, dict):
-        return memory
     # Arrays of their own: a step gives both sides back to the device, which it may only once.
     copy = lambda part: {name: jax.tree.map(jax.numpy.copy, params[name]) for name in part}
-    return {n: copy(part) if n in FOLLOWERS else part for n, part in memory.items()}
+    following = {name: copy(memory[name]) for name in followers}
+    return {**memory, **following} if following else memory
 
 
 def rising_momentum(momentum: float, total_steps: int) -> Callable[[Int[Array, ""]], ArrayLike]:

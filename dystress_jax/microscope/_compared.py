@@ -18,8 +18,6 @@ class Compared(NamedTuple):
             the negatives, the others do not count.
         labels: the class of each anchor and of each candidate; -1: unknown.
         similarity: how they are compared.
-        sigmoid: whether each pair is a question of its own, as in SigLIP, and not one of many in
-            a softmax. The temperature then has a bias.
     """
 
     anchors: Float[Array, "n d"]
@@ -28,4 +26,3 @@ class Compared(NamedTuple):
     groups: tuple[Int[Array, " n"], Int[Array, " m"]] | None
     labels: tuple[Int[Array, " n"], Int[Array, " m"]]
     similarity: Similarity = sphere
-    sigmoid: bool = False

@@ -40,9 +40,9 @@ def look(
                     {\sum_k e^{l_{ik}}\, |dl_{ik} / ds_{ik}|}$$
 
     is the share of j in the gradient that pushes anchor i away, the same with the positive in the
-    denominator of the loss and without it (with `sigmoid`, $\sigma(l + b)$ takes the place of
-    $e^l$). The derivative is that of training: a temperature with `stop_gradient` counts as a
-    number in it.
+    denominator of the loss and without it (of a temperature with a bias, which SigLIP has,
+    $\sigma(l + b)$ takes the place of $e^l$). The derivative is that of training: a temperature
+    with `stop_gradient` counts as a number in it.
 
     Args:
         compared: the pairs; of more than `max_anchors` anchors the first are looked at.
@@ -90,8 +90,9 @@ def look(
         found |= {"tau_edges": 10 ** _edges(TAU_BINS), "weight_edges": 10 ** _edges(WEIGHT_BINS)}
         tau = _for_rows(temperature.for_positives, n)(similarity.as_cosine(positive))
         positives_of["tau"] = _bin(jnp.log10(tau), TAU_BINS)
-    bias = temperature.bias if isinstance(temperature, LearnedWithBias) else 0.0
-    pull_of = lambda logit: jax.nn.log_sigmoid(logit + bias) if compared.sigmoid else logit
+    pull_of = lambda logit: logit
+    if isinstance(temperature, LearnedWithBias):
+        pull_of = lambda logit, bias=temperature.bias: jax.nn.log_sigmoid(logit + bias)
     if temperature is not None:
         found |= _curves(temperature.for_negatives, similarity, _edges(ends), n, pull_of)
     one = jnp.zeros(n, jnp.int32)  # the kind of the positives among themselves

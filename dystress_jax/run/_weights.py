@@ -81,7 +81,7 @@ def _begin(experiment: Experiment, source: str, tensors: weights.Tensors, prefix
         lambda new, old: jax.device_put(np.asarray(new), old.sharding), found.tree, _tree(state)
     )
     params = {**state.params, **placed["params"]}
-    memory = methods.follow_from(state.memory, params)
+    memory = methods.follow_from(state.memory, params, experiment.method.followers)
     state = state._replace(params=params, stats=placed["stats"], memory=memory)
     return Begun(state, tuple(_said(source, found, tensors)))
 

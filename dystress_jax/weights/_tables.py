@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..models.vit import sincos_positions
+from ..models import sincos_positions
 
 Shape = tuple[int, ...]
 

@@ -10,8 +10,8 @@ import pytest
 from dystress_jax.models import projector, text_tower
 from dystress_jax.models._functional import functional
 from dystress_jax.models._norm import BatchNorm
-from dystress_jax.models.resnet import BasicBlock, BottleneckBlock
-from dystress_jax.models.vit import VisionTransformer, sincos_positions
+from dystress_jax.models._resnet import BasicBlock, BottleneckBlock
+from dystress_jax.models._vit import VisionTransformer, sincos_positions
 from tests.parity.golden import golden
 
 BLOCKS = {  # as in make_torchvision.py: block, channels in, width, stride

@@ -13,12 +13,12 @@ from jaxtyping import Array, Float
 
 from ..errors import ArgumentError, look_up
 from ._arguments import at_least_one, used_by
+from ._clip_vit import clip_vit
+from ._encoders import ENCODERS
 from ._functional import Network, functional
-from .clip_vit import clip_vit
-from .encoders import ENCODERS
-from .text import POOLINGS, TEXTS
-from .vit import IMAGE_POOLINGS, vit
-from .vit import SIZES as VITS
+from ._text import POOLINGS, TEXTS
+from ._vit import IMAGE_POOLINGS, vit
+from ._vit import SIZES as VITS
 
 
 class TokenProjection(nnx.Module):

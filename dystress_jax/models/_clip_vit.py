@@ -12,7 +12,7 @@ from ..errors import look_up
 from ._arguments import at_least_one, check_patch, check_side
 from ._functional import Network, functional
 from ._transformer import CLIP_EPSILON, Blocks, LayerNorm, clip_gelu
-from .vit import SIZES, PatchEmbedding
+from ._vit import SIZES, PatchEmbedding
 
 
 class ClipVisionTransformer(nnx.Module):

@@ -50,7 +50,7 @@ def byol(
         of prediction and target, and `embedding_std` of the first view.
 
     Raises:
-        ValueError: a number is out of range, or the predictor does not keep the width.
+        ArgumentError: a number is out of range, or the predictor does not keep the width.
 
     Example:
         >>> import jax
@@ -122,4 +122,5 @@ def byol(
         contrast=contrast,
         compared=compared,
         after_update=after_update,
+        followers=("target_params",),
     )

@@ -61,8 +61,8 @@ def nnclr(
         `neighbour_same_label`, the share of labelled anchors whose neighbour has the same label.
 
     Raises:
-        ValueError: the queue is empty, or the predictor does not keep the width; when the step is
-            traced, the queue is no multiple of the batch.
+        ArgumentError: the queue is empty, or the predictor does not keep the width; when the step
+            is traced, the queue is no multiple of the batch.
 
     Example:
         >>> from dystress_jax import augment, methods, models

@@ -59,7 +59,7 @@ def clip(
         at which they balance (`metrics.equilibrium_gap`).
 
     Raises:
-        ValueError: the towers differ in width.
+        ArgumentError: the towers differ in width, or caption_noise is not in [0, 1).
 
     Example:
         >>> from dystress_jax import augment, methods, models
@@ -83,7 +83,8 @@ def clip(
             "text",
             f"found embeddings of {widths[1]} numbers, and {widths[0]} of `image`; allowed: equal.",
         )
-    sigmoid = getattr(loss, "func", loss) is siglip  # also with options, by functools.partial
+    if not 0 <= caption_noise < 1:
+        raise ArgumentError("caption_noise", f"found {caption_noise}; allowed: in [0, 1).")
     has_temperature = accepts(loss, "temperature")
     # One without the argument compares in its own way.
     how = {"similarity": similarity} if accepts(loss, "similarity") else {}
@@ -131,7 +132,6 @@ def clip(
             groups=same_for_both(batch["row"]),
             labels=same_for_both(labels(batch)),
             similarity=similarity,
-            sigmoid=sigmoid,
         )
 
     def gap(images, texts, temperature, batch):
@@ -159,6 +159,7 @@ def clip(
         found["scale"] = 1 / found["positive_tau"]
         found["logit_gap"] = gap(images, texts, temperature, batch)
         if caption_noise:
+            sigmoid = isinstance(temperature, LearnedWithBias)
             found["equilibrium_gap"] = equilibrium_gap(
                 len(batch["row"]), caption_noise, sigmoid=sigmoid
             )

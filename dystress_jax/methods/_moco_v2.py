@@ -55,8 +55,8 @@ def moco_v2(
         `position`, the row of the oldest key.
 
     Raises:
-        ValueError: a number is out of range; when the loss is traced, the queue is no multiple of
-            the batch.
+        ArgumentError: a number is out of range; when the loss is traced, the queue is no multiple
+            of the batch.
 
     Example:
         >>> from dystress_jax import augment, methods, models
@@ -156,4 +156,5 @@ def moco_v2(
         compared=compared,
         prepare=prepare,
         after_update=after_update,
+        followers=("key_params",),
     )

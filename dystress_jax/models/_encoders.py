@@ -3,13 +3,13 @@
 import functools
 from collections.abc import Callable
 
+from ._convnext import SIZES as CONVNEXTS
+from ._convnext import convnext
 from ._functional import Network
-from .convnext import SIZES as CONVNEXTS
-from .convnext import convnext
-from .resnet import ARCHITECTURES as RESNETS
-from .resnet import resnet
-from .vit import SIZES as VITS
-from .vit import vit
+from ._resnet import ARCHITECTURES as RESNETS
+from ._resnet import resnet
+from ._vit import SIZES as VITS
+from ._vit import vit
 
 ENCODERS: dict[str, Callable[..., Network]] = {
     **{name: functools.partial(resnet, name) for name in RESNETS},

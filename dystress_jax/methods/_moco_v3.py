@@ -57,7 +57,7 @@ def moco_v3(
         The method. Its memory has `key_params`.
 
     Raises:
-        ValueError: a number is out of range, or the predictor does not keep the width.
+        ArgumentError: a number is out of range, or the predictor does not keep the width.
 
     Example:
         >>> from dystress_jax import augment, methods, models
@@ -131,6 +131,7 @@ def moco_v3(
         scheme_inputs=scheme_inputs if has_temperature else None,
         compared=compared,
         after_update=after_update,
+        followers=("key_params",),
     )
 
 
