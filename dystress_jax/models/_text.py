@@ -26,6 +26,7 @@ class BidirectionalTransformer(nnx.Module):
     """Words and positions, a norm, post-norm blocks, a norm; the features are the class tokens'."""
 
     repeats_class_token: ClassVar[bool] = True
+    projection_has_bias: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -76,6 +77,7 @@ class CausalTransformer(nnx.Module):
     """Words and positions, pre-norm blocks, a norm; the features are the end token's."""
 
     repeats_class_token: ClassVar[bool] = False
+    projection_has_bias: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -125,6 +127,7 @@ class PaddedTransformer(nnx.Module):
     """
 
     repeats_class_token: ClassVar[bool] = False
+    projection_has_bias: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -233,14 +236,15 @@ def text_transformer(
     blocks are pre-norm too, all texts fill the context, and all that is in it is seen; the norms
     have the epsilon 1e-6, and the MLPs the tanh form of GELU, as in big_vision.
 
-    Neither has dropout. The MLPs are four times as wide as the tokens, with the exact GELU; the
-    linear layers start as in `vit` (Xavier uniform) in place of BERT's normal of 0.02.
+    None has dropout. The MLPs are four times as wide as the tokens, with the exact GELU where
+    nothing else is said; the linear layers start as in `vit` (Xavier uniform) in place of BERT's
+    normal of 0.02.
 
     Args:
         name: one of the names above.
         vocab_size: number of ids, at least 1; an id outside of it gives NaN.
         context: the most tokens of a text, at least 1, its one class token included.
-        pooling: `cls` or `eot`, see above.
+        pooling: `cls`, `eot` or `last`, see above.
         class_tokens: $m$, at least 1; 1 but for `cls`. There are `context` $+ m - 1$ positions.
         padding: for `last`: the id behind a text in place of 0, at least 0. SigLIP repeats the
             end token.
@@ -283,13 +287,14 @@ def text_transformer(
             "class_tokens",
             f"found {class_tokens} with `pooling` {pooling!r}, which has one output; allowed: 1.",
         )
-    if quick_gelu and pooling == "last":
-        raise ArgumentError("quick_gelu", "found True with `pooling` 'last'; allowed: False.")
-    if padding and pooling != "last":
-        raise ArgumentError(
-            "padding", f"found {padding} with `pooling` {pooling!r}; allowed: 0, which is not seen."
-        )
     own = {"class_tokens": class_tokens, "quick_gelu": quick_gelu, "padding": padding}
+    used = used_by(transformer.__init__, **own)
+    for argument, default in (("quick_gelu", False), ("padding", PADDING)):
+        if argument not in used and own[argument] != default:
+            raise ArgumentError(
+                argument,
+                f"found {own[argument]} with `pooling` {pooling!r}; allowed: {default}.",
+            )
     build = functools.partial(
         transformer,
         width,
@@ -299,7 +304,7 @@ def text_transformer(
         context=context,
         remat=remat,
         dtype=dtype,
-        **used_by(transformer.__init__, **own),
+        **used,
     )
     return functional(lambda rngs: build(rngs=rngs), out_features=class_tokens * width)
 

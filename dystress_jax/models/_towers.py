@@ -15,7 +15,7 @@ from ..errors import ArgumentError, look_up
 from ._arguments import at_least_one, used_by
 from ._clip_vit import clip_vit
 from ._encoders import ENCODERS
-from ._functional import Network, functional
+from ._functional import Network, functional, identity
 from ._text import POOLINGS, TEXTS
 from ._vit import IMAGE_POOLINGS, vit
 from ._vit import SIZES as VITS
@@ -175,8 +175,7 @@ def _no_projection(encoder: Network, dims: int) -> Network:
             f"found {dims} numbers with `pooling` 'attention', whose {width} features are compared "
             f"as they are; allowed: {width}.",
         )
-    same = lambda params, stats, x, *, train: (x, stats)
-    return Network(lambda key: ({}, {}), same, width)
+    return identity(features=width)
 
 
 def _with_projection(
@@ -317,7 +316,8 @@ def text_tower(
         normalised.
 
     Raises:
-        ArgumentError: a name is unknown, a number is below 1, or `multi` tokens with `eot`.
+        ArgumentError: a name is unknown, a number is below 1, or `multi` tokens with `eot`
+            or `last`.
 
     Example:
         >>> encoder, projection = text_tower("text_base", vocab_size=30_522, dims=32, tokens=16)
@@ -329,10 +329,9 @@ def text_tower(
         [arXiv 2103.00020](https://arxiv.org/abs/2103.00020).
     """
     build = look_up(TEXTS, name)
-    repeats = look_up(POOLINGS, pooling, argument="pooling").repeats_class_token
-    dims, class_tokens = _layout(
-        dims, tokens, mode, one_output="" if repeats else f"`pooling` {pooling!r}"
-    )
+    transformer = look_up(POOLINGS, pooling, argument="pooling")
+    one_output = "" if transformer.repeats_class_token else f"`pooling` {pooling!r}"
+    dims, class_tokens = _layout(dims, tokens, mode, one_output=one_output)
     encoder = build(
         vocab_size=vocab_size,
         context=context,
@@ -343,4 +342,6 @@ def text_tower(
         remat=remat,
         dtype=dtype,
     )
-    return encoder, _projection(encoder, dims, class_tokens, dtype, use_bias=pooling == "last")
+    return encoder, _projection(
+        encoder, dims, class_tokens, dtype, use_bias=transformer.projection_has_bias
+    )
