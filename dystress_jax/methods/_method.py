@@ -12,14 +12,14 @@ from ..schemes import SchemeInputs
 from ..temperatures import Temperature
 
 PyTree = Any
-# "image": uint8 [n h w c], or `augment.Pictures`; "label" and "index": int32 [n]; "tokens": int32
-# [n t] where images have captions; "row": int32 [n], the number of the example in the whole batch.
 DeviceBatch = dict[str, Any]
-"""A batch on the devices, by name: `image`, `label`, `index` and what else the data has."""
-Loss = Callable[..., Float[Array, " anchors"]]  # any of `losses`
+"""A batch on the devices, by name: `image`, uint8 [n h w c] or `augment.Pictures`; `label` and
+`index`, int32 [n]; `row`, int32 [n], the number of the example in the whole batch; and `tokens`,
+int32 [n t], where images have captions."""
+Loss = Callable[..., Float[Array, " anchors"]]
 """Any of `losses`: embeddings to one value an anchor. One without an argument `temperature` makes a
 method that has none."""
-Spread = Callable[[Loss], Loss]  # `losses.on_mesh` over the devices of a run
+Spread = Callable[[Loss], Loss]
 """From a loss to the same over the devices of a run: `losses.on_mesh` with its mesh."""
 
 
