@@ -56,6 +56,7 @@ __all__ = [
 
 _RENAMED = {"Batch": "SchemeInputs", "cosine_oscillation": "cosine_schedule"}
 
+_NO_ROW = 2**32 - 1  # folded into the key of a step, gives what no image and no view has
 State = Any
 Optimizer = Any  # an optax GradientTransformation, or anything with its init and update
 
@@ -661,7 +662,8 @@ def tempnet(
         anchors = normalize(at_least_float32(jax.lax.stop_gradient(inputs.anchors)))
         z = jax.nn.sigmoid(anchors @ params["kernel"] + params["bias"][None, :])
         if inputs.key is not None:
-            z = z * jax.random.bernoulli(inputs.key, 1 - dropout, z.shape) / (1 - dropout)
+            mask_key = jax.random.fold_in(inputs.key, _NO_ROW)
+            z = z * jax.random.bernoulli(mask_key, 1 - dropout, z.shape) / (1 - dropout)
         match = z @ normalize(params["prototypes"]).T
         softmax = jax.nn.softmax(match / jnp.exp(params["log_softness"]))
         evidence = (softmax - 1 / prototypes) * jax.nn.sigmoid(match)

@@ -58,7 +58,7 @@ def test_a_run_is_that_of_the_algorithm(devices):
         assert logged[number]["embedding_std"] == pytest.approx(np.mean(z.std(axis=0)), rel=1e-5)
 
         weights = reenact.descend(loss, weights)
-        momentum = 1 - (1 - MOMENTUM) * (1 + np.cos(np.pi * (number + 1) / STEPS)) / 2
+        momentum = 1 - (1 - MOMENTUM) * (1 + np.cos(np.pi * number / STEPS)) / 2
         targets = [
             momentum * old + (1 - momentum) * new
             for old, new in zip(targets, weights[:2], strict=True)
@@ -69,8 +69,6 @@ def test_a_run_is_that_of_the_algorithm(devices):
         followed = reenact.matrices(state.memory["target_params"], *NETWORKS[:2])
         for a, b in zip([*learned, *followed], [*weights, *targets], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    before, after = (state.memory for state in states[-2:])
-    jax.tree.map(np.testing.assert_array_equal, before, after)  # momentum 1 in the last step
 
 
 def test_embeddings_that_are_all_the_same_have_no_spread():

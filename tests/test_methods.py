@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from dystress_jax import data, models, run
+from dystress_jax import data, models, run, schemes
 from dystress_jax.data.tokenizer import train_tokenizer
 from dystress_jax.run import _build as build
 from dystress_jax.run import networks
@@ -142,24 +142,37 @@ def test_a_learned_temperature_has_the_rate_of_the_run_but_not_that_of_lars(
     np.testing.assert_allclose(jax.tree.leaves(moved), expected, rtol=2e-3)  # of a bias near -10
 
 
+FACTS = Facts(
+    key=jax.random.key(0),
+    examples=9,
+    width=4,
+    steps_per_epoch=5,
+    total_steps=30,
+    optimizer=optax.sgd(0.1),
+    sigmoid=False,
+)
+
+
+def test_tempnet_begins_with_draws_that_no_step_and_no_network_has():
+    of_network = TEMPERATURES["tempnet"](FACTS, tau_min=0.1, tau_max=0.2).init()[0]
+    for key in jax.random.split(FACTS.key):  # of the networks and of the steps
+        sizes = {"features": 4, "num_examples": 9, "optimizer": optax.sgd(0.1)}
+        other = schemes.tempnet(key, **sizes).init()[0]
+        assert (other["kernel"] != of_network["kernel"]).any()
+
+
 @pytest.mark.parametrize("interval", ["epoch", "step"])
 def test_kuklevas_temperature_moves_once_an_epoch_or_every_step(interval):
-    facts = Facts(
-        key=jax.random.key(0),
-        examples=9,
-        width=4,
-        steps_per_epoch=5,
-        total_steps=30,
-        optimizer=optax.sgd(0.1),
-        sigmoid=False,
-    )
     scheme = TEMPERATURES["cosine_schedule"](
-        facts, tau_min=0.1, tau_max=1.0, half_period=4.0, interval=interval
+        FACTS, tau_min=0.1, tau_max=1.0, half_period=4.0, interval=interval
     )
     state, found = scheme.init(), []
     for _ in range(30):
         found.append(float(scheme.resolve(state, None).tau))
         state = scheme.update(state, None, None)
+    risen = TEMPERATURES["linear_schedule"](FACTS, tau_min=0.1, tau_max=0.2)
+    at = lambda step: float(risen.resolve(jax.numpy.int32(step), None).tau)
+    assert (at(0), at(29)) == (pytest.approx(0.1), pytest.approx(0.2))
     epochs = np.arange(30) / 5 if interval == "step" else np.arange(30) // 5
     expected = 0.1 + 0.5 * (1.0 - 0.1) * (1 + np.cos(np.pi * epochs / 4))
     np.testing.assert_allclose(found, expected, rtol=1e-6)

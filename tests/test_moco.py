@@ -1,6 +1,7 @@
 """MoCo v2 and v3 against float64 NumPy re-enactments, on one device and on eight."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import oracles
 import pytest
 from flax import nnx
 
-from dystress_jax import losses, methods, schemes, temperatures
+from dystress_jax import losses, methods, models, schemes, temperatures
 from dystress_jax.models import _functional
 from dystress_jax.models._norm import BatchNorm
 from dystress_jax.training import new_state, prepared, whole_gradient
@@ -240,3 +241,36 @@ def test_moco_v3_refuses_a_predictor_of_another_width():
             momentum=0.9,
             total_steps=1,
         )
+
+
+def test_the_order_of_the_keys_shares_no_random_numbers_with_the_views():
+    """Those of the views are the two that the key of the step is split into."""
+    method, key = moco_v2(), jax.random.key(3)
+    batch = {**make_batches(1)[0], "row": jnp.arange(N)}
+    found = method.prepare(jax.tree.map(jnp.asarray, batch), key)["key_row"]
+    for of_view in jax.random.split(key):
+        assert (found != jax.random.permutation(of_view, N)).any()
+
+
+class Noisy(nnx.Module):
+    """A Dropout of what is nowhere zero."""
+
+    def __init__(self, rngs):
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x, *, train):
+        return self.dropout(jnp.ones((len(x), 64)), deterministic=not train)
+
+
+def test_queries_and_keys_are_dropped_units_each_for_itself():
+    noisy = _functional.functional(lambda rngs: Noisy(rngs), out_features=64)
+    same = models.projector("none", in_features=64)
+    how = {"views": mirrored, "momentum": MOMENTUM, "total_steps": 4}
+    batch = jax.tree.map(jnp.asarray, {**make_batches(1)[0], "row": np.arange(N)})
+    for make in (methods.moco_v3, methods.byol):
+        method = make(noisy, same, same, **how)
+        params, stats, memory = method.init(KEY)
+        points = method.embed(params, stats, memory, batch, KEY)[0].points
+        points = {n: np.asarray(x) == 0 for n, x in points.items() if n != "embeddings_a"}
+        for a, b in itertools.combinations(points, 2):
+            assert 0.2 < np.mean(points[a] == points[b]) < 0.8, (a, b)

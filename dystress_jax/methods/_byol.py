@@ -82,12 +82,10 @@ def byol(
 
     def embed(params, stats, memory, batch, key):
         view_a, view_b = views(key, batch["image"], batch["row"])
-        points = {
-            "targets_a": tower.keys(memory["target_params"], stats, view_a),
-            "targets_b": tower.keys(memory["target_params"], stats, view_b),
-        }
         p_a, z_a, features_a, stats = predicting.predict(params, stats, view_a)
         p_b, _, features_b, stats = predicting.predict(params, stats, view_b)
+        z_key_a, z_key_b = tower.keys(memory["target_params"], stats, view_a, view_b)
+        points = {"targets_a": z_key_a, "targets_b": z_key_b}
         points |= {"predictions_a": p_a, "predictions_b": p_b, "embeddings_a": z_a}
         return Embedded(points, jnp.stack([features_a, features_b], axis=1)), stats
 
@@ -113,7 +111,9 @@ def byol(
         return 4 - 2 * (a_to_b + b_to_a), Outcome(memory, metrics)
 
     def after_update(memory, params, step):
-        return {"target_params": follow(memory["target_params"], params, rate=rate(step))}
+        # That of the step which is done, as in the authors' code, whose steps count from 0.
+        target_params = follow(memory["target_params"], params, rate=rate(step - 1))
+        return {"target_params": target_params}
 
     return method_of(
         tower,

@@ -114,7 +114,8 @@ class Method(NamedTuple):
         after_update: `(memory, params, step) -> memory` once the optimiser has moved `params`;
             `step` counts the steps that are done with it. By default memory stays as it is.
         followers: the entries of `memory` that are momentum encoders. Each has entries of `params`,
-            and begins as these where a run starts from weights.
+            and begins as these where a run starts from weights. For a record of the pairs
+            `scheme_inputs` and `compared` are not given them.
         beside: `(params, embedded, batch) -> (scalar, metrics)`, what is minimised beside the loss
             and does not show in it, such as a probe's; None: nothing.
     """

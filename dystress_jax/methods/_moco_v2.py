@@ -87,7 +87,8 @@ def moco_v2(
         return params, stats, {"key_params": params, **queue}
 
     def order(key, n):
-        return jax.random.permutation(jax.random.fold_in(key, 1), n)
+        # The two views have the first two numbers, so the number of images is free.
+        return jax.random.permutation(jax.random.fold_in(key, n), n)
 
     def prepare(batch, key):
         n = len(batch["row"])
@@ -103,9 +104,10 @@ def moco_v2(
     def embed(params, stats, memory, batch, key):
         query_view, _ = views(key, batch["image"], batch["row"])
         _, key_view = views(key, batch["key_image"], batch["key_row"])
-        keys = normalize(tower.keys(memory["key_params"], stats, key_view))
         queries, features, stats = tower.embed(params, stats, query_view)
-        return Embedded({"queries": queries, "shuffled_keys": keys}, features[:, None]), stats
+        (keys,) = tower.keys(memory["key_params"], stats, key_view)
+        points = {"queries": queries, "shuffled_keys": normalize(keys)}
+        return Embedded(points, features[:, None]), stats
 
     def in_order(embedded, key):
         keys = embedded.points["shuffled_keys"]

@@ -89,12 +89,10 @@ def moco_v3(
 
     def embed(params, stats, memory, batch, key):
         view_a, view_b = views(key, batch["image"], batch["row"])
-        points = {
-            "keys_a": tower.keys(memory["key_params"], stats, view_a),
-            "keys_b": tower.keys(memory["key_params"], stats, view_b),
-        }
-        points["queries_a"], _, features_a, stats = predicting.predict(params, stats, view_a)
-        points["queries_b"], _, features_b, stats = predicting.predict(params, stats, view_b)
+        q_a, _, features_a, stats = predicting.predict(params, stats, view_a)
+        q_b, _, features_b, stats = predicting.predict(params, stats, view_b)
+        k_a, k_b = tower.keys(memory["key_params"], stats, view_a, view_b)
+        points = {"queries_a": q_a, "queries_b": q_b, "keys_a": k_a, "keys_b": k_b}
         return Embedded(points, jnp.stack([features_a, features_b], axis=1)), stats
 
     def ways(embedded):

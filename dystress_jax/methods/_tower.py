@@ -51,15 +51,19 @@ class Tower(NamedTuple):
         return {name: params[name] for name in self._fields}
 
     def keys(
-        self, key_params: PyTree, stats: PyTree, images: Float[Array, "n h w c"]
-    ) -> Float[Array, "n d"]:
-        """Return the embeddings of a momentum encoder, which no gradient reaches.
+        self, key_params: PyTree, stats: PyTree, *views: Float[Array, "n h w c"]
+    ) -> list[Float[Array, "n d"]]:
+        """Return the embeddings of a momentum encoder, of each view, which no gradient reaches.
 
         BatchNorm normalises them by the batch, so its running statistics would serve nobody: a
-        momentum encoder keeps none. What else is in the stats is frozen, and the same for both.
+        momentum encoder keeps none. Frozen arrays are the same for both. Randomness, such as the
+        state of a Dropout, goes on from where the trained encoder has left it.
         """
-        embeddings, _, _ = self.embed(key_params, stats, images)
-        return jax.lax.stop_gradient(embeddings)
+        found = []
+        for images in views:
+            embeddings, _, stats = self.embed(key_params, stats, images)
+            found.append(jax.lax.stop_gradient(embeddings))
+        return found
 
     def project(
         self, params: PyTree, stats: PyTree, inputs: Shaped[Array, "n ..."]

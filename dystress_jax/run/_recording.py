@@ -1,6 +1,7 @@
 """What a run records of itself while it goes on, for the microscope."""
 
 import concurrent.futures
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,6 +35,7 @@ class Recording:
         self._every = max(SHORTEST, self._last // RECORDS) if every is None else every
         self._measured_every = config.knn_every
         self._look = self._compiled = None
+        self._before = functools.partial(before, followers=experiment.method.followers)
         if self._every:
             self._look = make_look(
                 experiment.method, scheme=experiment.scheme, mesh=experiment.mesh
@@ -60,7 +62,7 @@ class Recording:
         if self._look is None or jax.process_count() > 1:
             return
         of_step = jax.eval_shape(train_step, state, batch)  # traced once: the call knows it
-        lowered = self._look.lower(jax.eval_shape(before, state), batch, of_step[2])
+        lowered = self._look.lower(jax.eval_shape(self._before, state), batch, of_step[2])
         thread = concurrent.futures.ThreadPoolExecutor(1)
         self._compiled = thread.submit(lowered.compile)
         thread.shutdown(wait=False)
@@ -74,7 +76,7 @@ class Recording:
             return None
         if not (ends or is_due(self._every, step) or is_due(self._measured_every, step)):
             return None
-        seen = None if look is None else before(state)
+        seen = None if look is None else self._before(state)
 
         def after(
             state: TrainState, batch: dict[str, jax.Array], points: dict[str, jax.Array], log: Log

@@ -79,7 +79,7 @@ def cosine_schedule(
 
 def linear_schedule(facts: Facts, *, tau_min: float, tau_max: float) -> Scheme:
     """From tau_min at the first step to tau_max at the last."""
-    tau = optax.linear_schedule(tau_min, tau_max, facts.total_steps)
+    tau = optax.linear_schedule(tau_min, tau_max, max(facts.total_steps - 1, 1))
     return schemes.scheduled(temperatures.constant, tau=tau)
 
 
@@ -135,7 +135,7 @@ def tempnet(
 ) -> Scheme:
     """TempNet: a small network predicts it."""
     return schemes.tempnet(
-        jax.random.fold_in(facts.key, 1),
+        jax.random.fold_in(facts.key, 2),  # 0 and 1 are the networks and the steps
         features=facts.width,
         num_examples=facts.examples,
         optimizer=optax.adam(learning_rate),

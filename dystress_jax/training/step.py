@@ -177,14 +177,15 @@ def gradcache(
     add_gradient = jax.jit(add_gradient, out_shardings=whole, donate_argnums=0)
 
     def gradient(state: TrainState, batch: DeviceBatch, key: PRNGKeyArray) -> Gradient:
-        parts, embedded, stats = parts_of(batch), [], state.stats
+        parts, embedded, stats, began = parts_of(batch), [], state.stats, []
         for part in parts:
+            began.append(stats)  # with which the second pass repeats the first
             of_part, stats = embed(state, stats, part, key)
             embedded.append(of_part)
         found, of_embedded = contrast(state, embedded, batch, key)
         grads = found.grads
-        for part, of_part in zip(parts, parts_of(of_embedded), strict=True):
-            grads = add_gradient(grads, state, part, key, of_part)
+        for part, of_part, seen in zip(parts, parts_of(of_embedded), began, strict=True):
+            grads = add_gradient(grads, state._replace(stats=seen), part, key, of_part)
         return found._replace(grads=grads, stats=stats)
 
     return gradient

@@ -3,6 +3,7 @@
 Whether somebody looks leaves no trace in the step: it is the same program, with the same numbers.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ class Before(NamedTuple):
 
     Attributes:
         key: randomness of the step.
-        memory: of the method.
+        memory: of the method, without momentum encoders.
         scheme: what the temperature's scheme remembers.
     """
 
@@ -33,11 +34,12 @@ class Before(NamedTuple):
     scheme: PyTree
 
 
-def before(state: TrainState) -> Before:
+def before(state: TrainState, followers: Sequence[str] = ()) -> Before:
     """Copy what `look` needs of the state before the step.
 
     Args:
         state: of training, before the step that is to be looked at.
+        followers: of the method; momentum encoders are left out, whose keys are in the points.
 
     Example:
         >>> from dystress_jax import methods, models, schemes, training
@@ -51,7 +53,10 @@ def before(state: TrainState) -> Before:
         >>> before(state).memory
         ()
     """
-    copied = jax.tree.map(jnp.copy, (state.memory, state.scheme))
+    memory = state.memory
+    if followers:
+        memory = {name: part for name, part in memory.items() if name not in followers}
+    copied = jax.tree.map(jnp.copy, (memory, state.scheme))
     return Before(jax.random.fold_in(state.key, state.step), *copied)
 
 
