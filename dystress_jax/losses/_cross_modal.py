@@ -110,15 +110,15 @@ def clip(
     """
     images, texts = _flatten("images", images), _flatten("texts", texts)
     options = Options(
-        temperature,
-        similarity,
-        normalize,
-        strategy,
-        tile_size,
-        axis_name,
-        label_smoothing,
-        weights,
+        temperature=temperature,
+        similarity=similarity,
+        normalize=normalize,
         precision=precision,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
+        label_smoothing=label_smoothing,
+        weights=weights,
     )
     pairs = _belonging(images, texts, labels, where, where_texts, options.axis)
     (n, d), m = images.shape, texts.shape[0]
@@ -294,14 +294,14 @@ def siglip(
     check_number("bias", bias)
     check_positive("scale", scale)
     options = Options(
-        Constant(1.0 / array_of(scale)),
-        similarity,
-        normalize,
-        strategy,
-        tile_size,
-        axis_name,
-        weights=weights,
+        temperature=Constant(1.0 / array_of(scale)),
+        similarity=similarity,
+        normalize=normalize,
         precision=precision,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
+        weights=weights,
     )
     pairs = _belonging(images, texts, labels, where, where_texts, options.axis)
     (n, d), m = images.shape, texts.shape[0]

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..similarities import Similarity
 from ..temperatures import Temperature
-from ._pairs import Pairs, Side, cast, different, takes_part_in, weight_of
+from ._pairs import Pairs, Side, as_dtype, different, takes_part_in, weight_of
 
 
 def logits(
@@ -193,4 +193,4 @@ def paired_logits(
 ) -> tuple[Float[Array, " anchors"], Float[Array, " anchors"]]:
     """The similarity and the logit of each a[i] with b[i], repeated for as many anchors."""
     value = jnp.concatenate([similarity.paired(a, b)] * copies)
-    return value, logits(similarity, cast(temperature, a.dtype), value)
+    return value, logits(similarity, as_dtype(temperature, a.dtype), value)

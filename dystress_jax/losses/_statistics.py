@@ -259,7 +259,7 @@ def _of_positives(seen: Seen, bins: int) -> tuple[Array, Array, Kind]:
     real = seen.negatives.parts[0].real[0]
     counts = counts if real is None else counts & real[:, None]
     cosine = seen.plan.similarity.as_cosine(value)
-    tau = _pairs.cast(seen.plan.temperature.for_positives, value.dtype)(cosine)
+    tau = _pairs.as_dtype(seen.plan.temperature.for_positives, value.dtype)(cosine)
     tile = PairTile(counts, cosine, tau, logits, 0 * value, 0 * value)
     found = _add(tile, None, _nothing(value[:, 0], bins))
     probability = _probability(logits, seen.sums.log_sum[:, None])
