@@ -39,11 +39,11 @@ CPU = Sizes(1024 * 1024, Tile(1024, 1024), Tile(512, 512), ALL)
 # Measured on an H100 (docs/results/accelerator.md): every tile costs a dozen kernels, so there are
 # few, long ones; up to dense_pairs the dense form is as fast and takes 128 MiB.
 ACCELERATOR = Sizes(4096 * 4096, Tile(4096, ALL), Tile(4096, ALL), 2**27)
-# Up to this many numbers every device can well hold all candidates.
 # Rows of 128 numbers, and longer ones: the tile with which the compiler, for an H100, keeps all in
 # registers (docs/results/accelerator.md).
 FUSED_NUMBERS = 128 * 128
 FUSED_COLUMNS = 64
+# Up to this many numbers every device can well hold all candidates.
 GATHERED_NUMBERS = 16 * 1024 * 1024
 
 
