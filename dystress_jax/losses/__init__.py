@@ -56,6 +56,7 @@ from ._cross_modal import siglip as siglip
 from ._on_mesh import FOR_QUEUE as FOR_QUEUE
 from ._on_mesh import STRATEGIES as STRATEGIES
 from ._on_mesh import on_mesh as on_mesh
+from ._partition import logits as logits
 from ._self_supervised import dcl as dcl
 from ._self_supervised import dclw as dclw
 from ._self_supervised import info_nce as info_nce

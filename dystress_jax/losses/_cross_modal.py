@@ -339,7 +339,7 @@ class PairSigmoid:
         same = _pairs.same(rows.group, columns.group)
         if self.similarity.positive is not None:
             value = jnp.where(same, self.similarity.positive(value), value)
-        logit = scale * value + bias
+        logit = scale * value + bias  # not by `logits`: at a scale of 0 there is a gradient too
         term = jax.nn.softplus(jnp.where(same, -logit, logit))
         of_pairs = _pairs.weight_of(rows, columns)
         if of_pairs is not None:  # those of rows that only fill up the batch may be anything

@@ -23,7 +23,27 @@ from ._pairs import Pairs, Side, as_dtype, different, takes_part_in, weight_of
 def logits(
     similarity: Similarity, temperature: Temperature, value: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """Returns value / tau: the only place where a loss forms a logit."""
+    r"""The logit of each similarity: the one place where s is divided by tau.
+
+    $$l = \frac{s}{\tau(s)}$$
+
+    Every loss takes its logits from here, but for `siglip`: it multiplies by its scale t, whose
+    1 / t would have no gradient at t = 0.
+
+    Args:
+        similarity: what the values are of; the temperature sees them on the scale of the cosine.
+        temperature: tau.
+        value: similarities, any shape.
+
+    Returns:
+        The logits, in the dtype of the values.
+
+    Example:
+        >>> from ..similarities import sphere
+        >>> from ..temperatures import dystress
+        >>> logits(sphere, dystress(0.1, 0.2), jnp.array([-1.0, 0.0, 1.0]))
+        Array([-10.,   0.,  10.], dtype=float32)
+    """
     # The reciprocal serves the gradient as well, and a division is the most expensive operation.
     return value * jnp.reciprocal(temperature(similarity.as_cosine(value)))
 
