@@ -157,10 +157,11 @@ def clip(
     of_text = against(back, b, a, (text, image), (real_texts, real), by_text)
     of_text = keep(of_text, real_texts)
     if isinstance(labels, tuple | list):
-        rows, columns = Side(a, image, real), Side(of_text, text, real_texts)
-        sums = lambda term: plan.reduction.row_sum(term, (), rows, columns)
-        total, count = sums(_partner_value), sums(_partition.PairCount(_pairs.same))
-        of_text = total / jnp.maximum(count, 1.0)
+        a, b = jax.lax.stop_gradient((a, b))  # who belongs together does not depend on them
+        rows, columns = Side(a, image, real), Side(b, text, real_texts)
+        sums = lambda term, columns: plan.reduction.row_sum(term, (), rows, columns)
+        count = sums(_partition.PairCount(_pairs.same), columns)
+        of_text = sums(_partner_value, (columns, of_text)) / jnp.maximum(count, 1.0)
     return keep((of_image + of_text) / 2, real)
 
 
@@ -220,10 +221,12 @@ def _weighed_both_ways(options: Options, n: int, m: int) -> tuple[Weighed, Weigh
     return of_texts, replace(options, weights=weights.T).weighed(n, n)
 
 
-def _partner_value(params: Any, rows: Side, columns: Side) -> Float[Array, "n m"]:
-    """The term of the columns that share a label: their own value, in place of points."""
-    count = _partition.PairCount(_pairs.same)(params, rows, columns)
-    return count * columns.points[None, :]
+def _partner_value(
+    params: Any, rows: Side, columns: tuple[Side, Float[Array, " m"]]
+) -> Float[Array, "n m"]:
+    """The term of the columns that share a label: the value that comes with each."""
+    side, value = columns
+    return _partition.PairCount(_pairs.same)(params, rows, side) * value[None, :]
 
 
 @by_own_devices
