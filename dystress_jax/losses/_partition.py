@@ -23,12 +23,12 @@ from ._pairs import Pairs, Side, as_dtype, different, takes_part_in, weight_of
 def logits(
     similarity: Similarity, temperature: Temperature, value: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    r"""The logit of each similarity: the one place where s is divided by tau.
+    r"""The logit of each similarity, as the losses form it.
 
     $$l = \frac{s}{\tau(s)}$$
 
-    Every loss takes its logits from here, but for `siglip`: it multiplies by its scale t, whose
-    1 / t would have no gradient at t = 0.
+    Every loss has its logits from here, but `siglip`: it multiplies by its scale t, since 1 / t
+    would have no gradient at t = 0.
 
     Args:
         similarity: what the values are of; the temperature sees them on the scale of the cosine.
@@ -42,7 +42,10 @@ def logits(
         >>> from ..similarities import sphere
         >>> from ..temperatures import dystress
         >>> logits(sphere, dystress(0.1, 0.2), jnp.array([-1.0, 0.0, 1.0]))
-        Array([-10.,   0.,  10.], dtype=float32)
+        Array([-5.,  0.,  5.], dtype=float32)
+
+    References:
+        Manna et al. (DySTreSS), [arXiv 2308.01140](https://arxiv.org/abs/2308.01140).
     """
     # The reciprocal serves the gradient as well, and a division is the most expensive operation.
     return value * jnp.reciprocal(temperature(similarity.as_cosine(value)))
