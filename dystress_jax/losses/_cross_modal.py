@@ -22,11 +22,11 @@ from ._checks import (
     check_rows,
     check_same_shape,
 )
-from ._on_mesh import by_own_devices
 from ._options import (
     Options,
     SimilarityLike,
 )
+from ._own_devices import by_own_devices
 from ._pairs import Side
 from ._plan import (
     Weighed,

@@ -42,12 +42,12 @@ from ._checks import (
     check_some,
     is_bool,
 )
-from ._on_mesh import by_own_devices
 from ._options import (
     Options,
     SimilarityLike,
     of_real_anchors,
 )
+from ._own_devices import by_own_devices
 from ._plan import (
     Negatives,
     Plan,

@@ -6,6 +6,7 @@ apart and the exact order of each anchor's negatives.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from ..temperatures import TemperatureLike
 from . import _pairs, _partition
 from ._each_pair import EachPair, PairTile, add_in
 from ._hardest import count_first, hardest_shares, no_counts
-from ._on_mesh import Loss, by_own_devices
+from ._own_devices import by_own_devices
 from ._pairs import Pairs
 from ._plan import Positives, Seen
 from ._strategies import AxisName, Recording, StrategyLike, TileSize, as_strategy
@@ -92,7 +93,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(
-    loss: Loss,
+    loss: Callable[..., Any],
     *arrays: Any,
     temperature: TemperatureLike | None = None,
     bins: int = 64,
@@ -158,7 +159,7 @@ def statistics(
 
 
 def _statistics(
-    loss: Loss,
+    loss: Callable[..., Any],
     *arrays: Any,
     bins: int,
     strategy: StrategyLike = "auto",
