@@ -27,6 +27,8 @@ from ._placement import (
     sharding_of,
 )
 from ._strategies import (
+    FOR_QUEUE,
+    STRATEGIES,
     AxisName,
     Dense,
     Fused,
@@ -40,10 +42,6 @@ from ._tiled import combine
 
 T = TypeVar("T")
 
-FOR_QUEUE: dict[str, None] = dict.fromkeys(("auto", "dense", "tiled", "fused"))
-"""The strategies of a loss with a queue."""
-STRATEGIES: dict[str, None] = FOR_QUEUE | dict.fromkeys(("gathered", "ring"))
-"""The strategies of `on_mesh`."""
 DECIDED = ("strategy", "tile_size", "axis_name")
 # Keywords whose arrays have one entry per example, as those given by position have.
 BY_ROWS = ("where", "where_keys", "where_texts", "labels", "positives", "weights")
@@ -231,7 +229,8 @@ def _keywords(
     A value goes as it is, and a name with its companions, which a loss of one's own may read.
     """
     if isinstance(strategy, str):
-        look_up(FOR_QUEUE if has_queue else STRATEGIES, strategy, argument="strategy")
+        names = dict.fromkeys(FOR_QUEUE if has_queue else STRATEGIES)
+        look_up(names, strategy, argument="strategy")
         how: dict[str, Any] = {"strategy": strategy, "tile_size": tile_size}
         return how | ({"axis_name": axis} if strategy in ("gathered", "ring") else {})
     if tile_size is not None:

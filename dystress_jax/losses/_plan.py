@@ -57,7 +57,7 @@ class Plan(NamedTuple):
     axis_name: AxisName | None
     label_smoothing: ArrayLike = 0.0
     further: Further | None = None
-    seen: list | None = None  # of who is compared with whom, for `statistics`
+    seen: "list[Seen] | None" = None  # who is compared with whom, for `statistics`
 
     def points(
         self, x: Float[Array, "n d"], real: Bool[Array, " n"] | None = None

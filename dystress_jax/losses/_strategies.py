@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 
@@ -14,6 +14,11 @@ from ._tiled import Tile
 # Rows and columns of a tile, one number where they are the same; None: the platform's own.
 TileSize = int | tuple[int, int] | None
 Name = Literal["auto", "dense", "tiled", "fused", "gathered", "ring"]
+
+STRATEGIES: tuple[Name, ...] = get_args(Name)
+"""The strategies of `on_mesh`."""
+FOR_QUEUE: tuple[Name, ...] = ("auto", "dense", "tiled", "fused")
+"""Those of a loss with a queue."""
 
 
 class Sizes(NamedTuple):
@@ -104,16 +109,20 @@ class Auto:
     tile: TileSize = None
 
 
+Strategy = Dense | Tiled | Fused | Gathered | Ring
+StrategyLike = Name | Strategy
+
+
 @dataclass(frozen=True)
 class Recording:
-    """A strategy, and a list to which a loss adds what it compares; of `statistics` only."""
+    """A strategy, and a list to which a loss adds what it compares (`_plan.Seen`)."""
 
-    strategy: "Strategy | Auto"
-    seen: list
+    strategy: Strategy | Auto
+    seen: list[Any]
 
 
-Strategy = Dense | Tiled | Fused | Gathered | Ring
-StrategyLike = Name | Strategy | Recording
+# What a loss is given: by `statistics`, and by nobody else, a recording.
+StrategyOrRecording = StrategyLike | Recording
 
 
 def dense() -> Dense:
@@ -203,7 +212,7 @@ def ring(axis: AxisName, *, tile: TileSize = None) -> Ring:
 
 
 def as_strategy(
-    strategy: StrategyLike, tile_size: TileSize, axis_name: AxisName | None
+    strategy: StrategyOrRecording, tile_size: TileSize, axis_name: AxisName | None
 ) -> Strategy | Auto:
     """The value that a name, with its two companions, stands for.
 
