@@ -291,11 +291,10 @@ def _over_devices(
         )
 
         def on_all(parts, shared, entering):
-            parts = [[x] if own_order else blocks(x) for x in parts]
+            parts = devices.place([[x] if own_order else blocks(x) for x in parts], by_rows)
             entering = _by_side(devices.place(entering, EVERYWHERE), n)
             entering = map_per_anchor(lambda leaf: devices.place(leaf, by_side), entering)
-            shared = devices.place(shared, EVERYWHERE)
-            values = split(devices.place(parts, by_rows), shared, entering)
+            values = split(parts, devices.place(shared, EVERYWHERE), entering)
             return jax.tree.map(functools.partial(_joined, devices=devices), values)
 
         # Step by step, outside jit, a shard_map takes no derivatives such as those of the tiles.

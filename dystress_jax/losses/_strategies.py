@@ -15,9 +15,9 @@ from ._tiled import Tile
 TileSize = int | tuple[int, int] | None
 Name = Literal["auto", "dense", "tiled", "fused", "gathered", "ring"]
 
-STRATEGIES: tuple[Name, ...] = get_args(Name)
+STRATEGIES: tuple[str, ...] = get_args(Name)
 """The strategies of `on_mesh`."""
-FOR_QUEUE: tuple[Name, ...] = ("auto", "dense", "tiled", "fused")
+FOR_QUEUE: tuple[str, ...] = ("auto", "dense", "tiled", "fused")
 """Those of a loss with a queue."""
 
 
