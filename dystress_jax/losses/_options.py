@@ -36,7 +36,7 @@ from ._strategies import (
     AxisName,
     Recording,
     Strategy,
-    StrategyOrRecording,
+    StrategyLike,
     TileSize,
     as_strategy,
     axis_of,
@@ -69,7 +69,7 @@ class Options:
     similarity: SimilarityLike
     normalize: bool
     precision: PrecisionLike | None
-    strategy: StrategyOrRecording
+    strategy: StrategyLike
     tile_size: TileSize
     axis_name: AxisName | None = None
     label_smoothing: ArrayLike = 0.0

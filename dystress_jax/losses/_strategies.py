@@ -110,7 +110,6 @@ class Auto:
 
 
 Strategy = Dense | Tiled | Fused | Gathered | Ring
-StrategyLike = Name | Strategy
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,9 @@ class Recording:
     seen: list[Any]
 
 
-# What a loss is given: by `statistics`, and by nobody else, a recording.
-StrategyOrRecording = StrategyLike | Recording
+# With a recording: `statistics` gives one to every loss, also to a loss of the user's own, whose
+# types may be checked while it runs.
+StrategyLike = Name | Strategy | Recording
 
 
 def dense() -> Dense:
@@ -212,7 +212,7 @@ def ring(axis: AxisName, *, tile: TileSize = None) -> Ring:
 
 
 def as_strategy(
-    strategy: StrategyOrRecording, tile_size: TileSize, axis_name: AxisName | None
+    strategy: StrategyLike, tile_size: TileSize, axis_name: AxisName | None
 ) -> Strategy | Auto:
     """The value that a name, with its two companions, stands for.
 
