@@ -71,6 +71,7 @@ from ._strategies import STRATEGIES as STRATEGIES
 from ._strategies import Dense as Dense
 from ._strategies import Fused as Fused
 from ._strategies import Gathered as Gathered
+from ._strategies import Loss as Loss
 from ._strategies import Ring as Ring
 from ._strategies import StrategyLike as StrategyLike
 from ._strategies import Tiled as Tiled

@@ -33,6 +33,7 @@ from ._strategies import (
     Dense,
     Fused,
     Gathered,
+    Loss,
     Ring,
     StrategyLike,
     Tiled,
@@ -54,7 +55,7 @@ _NOT_ASKING: MutableMapping[Any, Callable] = weakref.WeakKeyDictionary()
 
 
 def on_mesh(
-    loss: Callable[..., T],
+    loss: Loss[T],
     mesh: Mesh | AbstractMesh,
     *,
     axis: AxisName = "data",

@@ -3,14 +3,14 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from ._on_mesh import DECIDED, asks_its_arrays, on_mesh
 from ._placement import EVERYWHERE, VIEWS, is_explicit, names_of, one_by_one, place, sharding_of
-from ._strategies import Gathered, Recording, Ring
+from ._strategies import Gathered, Loss, Recording, Ring
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,7 +44,8 @@ def by_own_devices(loss: Callable[P, T]) -> Callable[P, T]:
             how: Any = {name: keywords.pop(name) for name in DECIDED[:2] if name in keywords}
             keywords.pop("axis_name", None)
             axis = axes[0] if len(axes) == 1 else axes
-            return on_mesh(loss, mesh, axis=axis, **how)(*positional, **keywords)
+            with_strategy = cast(Loss[T], loss)  # which P does not say
+            return on_mesh(with_strategy, mesh, axis=axis, **how)(*positional, **keywords)
         if explicit:  # the numbers of a row are split, which is of no use here
             bound = signature.bind(*positional, **keywords)
             whole = functools.partial(place, spec=EVERYWHERE, mesh=mesh)

@@ -6,7 +6,6 @@ apart and the exact order of each anchor's negatives.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from ._hardest import count_first, hardest_shares, no_counts
 from ._own_devices import by_own_devices
 from ._pairs import Pairs
 from ._plan import Positives, Seen, Sums
-from ._strategies import AxisName, Recording, StrategyLike, TileSize, as_strategy
+from ._strategies import AxisName, Loss, Recording, StrategyLike, TileSize, as_strategy
 
 LOG_TAU = (-3.0, 1.0)  # ends of the histogram of log10 tau
 
@@ -93,7 +92,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(
-    loss: Callable[..., Any],
+    loss: Loss[Any],
     *arrays: Any,
     temperature: TemperatureLike | None = None,
     bins: int = 64,
@@ -159,7 +158,7 @@ def statistics(
 
 
 def _statistics(
-    loss: Callable[..., Any],
+    loss: Loss[Any],
     *arrays: Any,
     bins: int,
     strategy: StrategyLike = "auto",

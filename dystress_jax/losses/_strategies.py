@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
 import jax
 
@@ -13,6 +13,7 @@ from ._tiled import Tile
 
 # Rows and columns of a tile, one number where they are the same; None: the platform's own.
 TileSize = int | tuple[int, int] | None
+Value = TypeVar("Value", covariant=True)
 Name = Literal["auto", "dense", "tiled", "fused", "gathered", "ring"]
 
 STRATEGIES: tuple[str, ...] = get_args(Name)
@@ -123,6 +124,17 @@ class Recording:
 # With a recording: `statistics` gives one to every loss, also to a loss of the user's own, whose
 # types may be checked while it runs.
 StrategyLike = Name | Strategy | Recording
+
+
+@runtime_checkable
+class Loss(Protocol[Value]):
+    """A loss as `on_mesh` and `statistics` take it: one of these, or one of your own around one.
+
+    It gives its `strategy` to the loss inside. `on_mesh` calls it with a `tile_size` too, and with
+    an `axis_name` where it has no `queue`; the other options are those of its caller.
+    """
+
+    def __call__(self, *arrays: Any, strategy: StrategyLike, **options: Any) -> Value: ...
 
 
 def dense() -> Dense:
