@@ -401,6 +401,6 @@ def split_perturbed(tree: Tree) -> tuple[Tree, Tree]:
 
 
 def combine(perturbed: Tree, constant: Tree) -> Tree:
-    """The inverse of `split_perturbed`."""
+    """A tree that was split, whole again: the inverse of `split_perturbed`, and of its like."""
     pick = lambda a, b: b if a is None else a
     return jax.tree.map(pick, perturbed, constant, is_leaf=lambda leaf: leaf is None)
