@@ -81,7 +81,7 @@ def a_few(names: Sequence[str], at_most: int = 4) -> str:
 
     Args:
         names: what is told, at least one.
-        at_most: how many in full.
+        at_most: how many in full, at least 1.
 
     Example:
         >>> a_few(["a", "b", "c"], at_most=2)

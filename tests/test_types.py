@@ -5,7 +5,7 @@ Where a line is ignored it is an error: pyright refuses the remark if it is none
 """
 
 import functools
-from typing import assert_type
+from typing import Any, assert_type
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,19 @@ def test_statistics_are_statistics_on_a_mesh_too():
     assert_type(found, losses.Statistics)
     assert_type(found.negatives, losses.Kind)
     assert_type(found.negatives.tau, losses.Spread)
+
+
+def test_a_loss_of_ones_own_hands_its_strategy_on():
+    def mine(a: jax.Array, b: jax.Array, **how: Any) -> jax.Array:
+        return losses.info_nce(a, b, **how)
+
+    def alone(a: jax.Array, b: jax.Array) -> jax.Array:
+        return a @ b
+
+    assert_type(losses.on_mesh(mine, MESH)(KEYS, KEYS, temperature=0.1), jax.Array)
+    assert_type(losses.statistics(mine, KEYS, KEYS, temperature=0.1), losses.Statistics)
+    with pytest.raises(ValueError, match="the keyword strategy"):
+        losses.on_mesh(alone, MESH)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_temperature_keeps_its_class():

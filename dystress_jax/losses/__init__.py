@@ -53,9 +53,8 @@ without bounds, a first pass finds the largest logit of each row.
 
 from ._cross_modal import clip as clip
 from ._cross_modal import siglip as siglip
-from ._on_mesh import FOR_QUEUE as FOR_QUEUE
-from ._on_mesh import STRATEGIES as STRATEGIES
 from ._on_mesh import on_mesh as on_mesh
+from ._partition import logits as logits
 from ._self_supervised import dcl as dcl
 from ._self_supervised import dclw as dclw
 from ._self_supervised import info_nce as info_nce
@@ -67,9 +66,12 @@ from ._statistics import Kind as Kind
 from ._statistics import Spread as Spread
 from ._statistics import Statistics as Statistics
 from ._statistics import statistics as statistics
+from ._strategies import FOR_QUEUE as FOR_QUEUE
+from ._strategies import STRATEGIES as STRATEGIES
 from ._strategies import Dense as Dense
 from ._strategies import Fused as Fused
 from ._strategies import Gathered as Gathered
+from ._strategies import Loss as Loss
 from ._strategies import Ring as Ring
 from ._strategies import StrategyLike as StrategyLike
 from ._strategies import Tiled as Tiled

@@ -22,11 +22,11 @@ from ._checks import (
     check_rows,
     check_same_shape,
 )
-from ._on_mesh import by_own_devices
 from ._options import (
     Options,
     SimilarityLike,
 )
+from ._own_devices import by_own_devices
 from ._pairs import Side
 from ._plan import (
     Weighed,
@@ -110,15 +110,15 @@ def clip(
     """
     images, texts = _flatten("images", images), _flatten("texts", texts)
     options = Options(
-        temperature,
-        similarity,
-        normalize,
-        strategy,
-        tile_size,
-        axis_name,
-        label_smoothing,
-        weights,
+        temperature=temperature,
+        similarity=similarity,
+        normalize=normalize,
         precision=precision,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
+        label_smoothing=label_smoothing,
+        weights=weights,
     )
     pairs = _belonging(images, texts, labels, where, where_texts, options.axis)
     (n, d), m = images.shape, texts.shape[0]
@@ -157,10 +157,11 @@ def clip(
     of_text = against(back, b, a, (text, image), (real_texts, real), by_text)
     of_text = keep(of_text, real_texts)
     if isinstance(labels, tuple | list):
-        rows, columns = Side(a, image, real), Side(of_text, text, real_texts)
-        sums = lambda term: plan.reduction.row_sum(term, (), rows, columns)
-        total, count = sums(_partner_value), sums(_partition.PairCount(_pairs.same))
-        of_text = total / jnp.maximum(count, 1.0)
+        a, b = jax.lax.stop_gradient((a, b))  # who belongs together does not depend on them
+        rows, columns = Side(a, image, real), Side(b, text, real_texts)
+        sums = lambda term, columns: plan.reduction.row_sum(term, (), rows, columns)
+        count = sums(_partition.PairCount(_pairs.same), columns)
+        of_text = sums(_partner_value, (columns, of_text)) / jnp.maximum(count, 1.0)
     return keep((of_image + of_text) / 2, real)
 
 
@@ -220,10 +221,12 @@ def _weighed_both_ways(options: Options, n: int, m: int) -> tuple[Weighed, Weigh
     return of_texts, replace(options, weights=weights.T).weighed(n, n)
 
 
-def _partner_value(params: Any, rows: Side, columns: Side) -> Float[Array, "n m"]:
-    """The term of the columns that share a label: their own value, in place of points."""
-    count = _partition.PairCount(_pairs.same)(params, rows, columns)
-    return count * columns.points[None, :]
+def _partner_value(
+    params: Any, rows: Side, columns: tuple[Side, Float[Array, " m"]]
+) -> Float[Array, "n m"]:
+    """The term of the columns that share a label: the value that comes with each."""
+    side, value = columns
+    return _partition.PairCount(_pairs.same)(params, rows, side) * value[None, :]
 
 
 @by_own_devices
@@ -294,14 +297,14 @@ def siglip(
     check_number("bias", bias)
     check_positive("scale", scale)
     options = Options(
-        Constant(1.0 / array_of(scale)),
-        similarity,
-        normalize,
-        strategy,
-        tile_size,
-        axis_name,
-        weights=weights,
+        temperature=Constant(1.0 / array_of(scale)),
+        similarity=similarity,
+        normalize=normalize,
         precision=precision,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
+        weights=weights,
     )
     pairs = _belonging(images, texts, labels, where, where_texts, options.axis)
     (n, d), m = images.shape, texts.shape[0]
@@ -339,7 +342,7 @@ class PairSigmoid:
         same = _pairs.same(rows.group, columns.group)
         if self.similarity.positive is not None:
             value = jnp.where(same, self.similarity.positive(value), value)
-        logit = scale * value + bias
+        logit = scale * value + bias  # not by `logits`: at a scale of 0 there is a gradient too
         term = jax.nn.softplus(jnp.where(same, -logit, logit))
         of_pairs = _pairs.weight_of(rows, columns)
         if of_pairs is not None:  # those of rows that only fill up the batch may be anything

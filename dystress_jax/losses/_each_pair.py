@@ -73,19 +73,24 @@ class EachPair(NamedTuple):
         temperature, rows, columns = pairs.sides()
 
         def visit(
-            both: tuple[Side, Any], columns: Side, there: Bool[Array, " m"] | None, state: Any
+            anchors: tuple[Side, Float[Array, " n"], Any],
+            columns: Side,
+            there: Bool[Array, " m"] | None,
+            state: Any,
         ) -> Any:
-            rows, own = both
-            return add(self._look(pairs, temperature, rows, columns, there), own, state)
+            rows, log_total, own = anchors
+            tile = self._look(pairs, temperature, rows, log_total, columns, there)
+            return add(tile, own, state)
 
-        both = rows._replace(shift=self.log_total), own
-        return pairs.reduction.fold(visit, both, columns, state)
+        anchors = rows, self.log_total, own
+        return pairs.reduction.fold(visit, anchors, columns, state)
 
     def _look(
         self,
         pairs: Pairs,
         temperature: Temperature,
         rows: Side,
+        log_total: Float[Array, " n"],
         columns: Side,
         there: Bool[Array, " m"] | None,
     ) -> PairTile:
@@ -109,8 +114,7 @@ class EachPair(NamedTuple):
         weight = _pairs.weight_of(rows, columns)
         if weight is not None:
             log_weight = log_weight + jnp.log(jnp.where(weight > 0, weight, 1.0))
-        assert rows.shift is not None
-        log_share = jnp.where(counts, log_weight - rows.shift[:, None], -jnp.inf)
+        log_share = jnp.where(counts, log_weight - log_total[:, None], -jnp.inf)
         cosine = similarity.as_cosine(value)
         pull = jnp.exp(log_share) * jnp.abs(slope)
         return PairTile(counts, cosine, temperature(cosine), logit, log_share, pull)

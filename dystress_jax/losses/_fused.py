@@ -108,7 +108,7 @@ def _fused_sum_bwd(term, how, symmetric, saved, cotangent):
     params, rows, columns = combine(perturbed, constant)
     plus = functools.partial(jax.tree.map, jnp.add)
 
-    def of_rows(params, rows, columns, there, totals):
+    def add_for_rows(params, rows, columns, there, totals):
         """Adds the gradients of the params and of the rows: what these columns make of them."""
         (moving_params, params), (moving, rows, own), (columns, others) = params, rows, columns
         terms = lambda p, r: term(combine(p, params), combine(r, rows), columns)
@@ -116,15 +116,15 @@ def _fused_sum_bwd(term, how, symmetric, saved, cotangent):
         weight = own[:, None] if others is None else own[:, None] + others[None, :]
         return plus(totals, pullback(_weights(weight, there, value)))
 
-    def of_columns(params, columns, rows, there, total):
+    def add_for_columns(params, columns, rows, there, total):
         """Adds the gradient of the columns, which are in the place of the rows."""
         (moving, columns), (rows, cotangent) = columns, rows
         value, pullback = jax.vjp(lambda c: term(params, rows, combine(c, columns)), moving)
         there = None if there is None else there.T
         return plus(total, *pullback(_weights(cotangent[:, None], there, value)))
 
-    of_params, of_rows_ = _for_each_row(
-        of_rows,
+    gradient_of_params, gradient_of_rows = _for_each_row(
+        add_for_rows,
         (perturbed[0], constant[0]),
         (perturbed[1], constant[1], cotangent),
         (columns, cotangent if symmetric else None),
@@ -132,17 +132,17 @@ def _fused_sum_bwd(term, how, symmetric, saved, cotangent):
         how,
     )
     if symmetric:  # each pair was there in both orders, and the rows have what is the columns'
-        of_params = jax.tree.map(lambda x: x / 2, of_params)
-        return of_params, of_rows_, jax.tree.map(jnp.zeros_like, perturbed[2])
-    of_columns_ = _for_each_row(
-        of_columns,
+        gradient_of_params = jax.tree.map(lambda x: x / 2, gradient_of_params)
+        return gradient_of_params, gradient_of_rows, jax.tree.map(jnp.zeros_like, perturbed[2])
+    gradient_of_columns = _for_each_row(
+        add_for_columns,
         params,
         (perturbed[2], constant[2]),
         (rows, cotangent),
         _zeros(perturbed[2], of_rows=True),
         how,
     )
-    return of_params, of_rows_, of_columns_
+    return gradient_of_params, gradient_of_rows, gradient_of_columns
 
 
 _fused_sum.defvjp(_fused_sum_fwd, _fused_sum_bwd, symbolic_zeros=True)

@@ -5,6 +5,7 @@ of the pairs ends is found digit by digit: a pass counts the pairs by the next d
 whose digits before are the limit's.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,6 +29,20 @@ class Limit(NamedTuple):
 
     place: UInt32[Array, " n"]
     wanted: Int[Array, " n"]
+
+
+class _BeforeLast(NamedTuple):
+    """What the pairs of each anchor have, where all digits of a limit but the last one are known.
+
+    Attributes:
+        above: the pull of those whose digits before the last are more than the limit's.
+        pulls: the pull of those that share these digits, by the last one.
+        counts: how many these are.
+    """
+
+    above: Float[Array, " n"]
+    pulls: Float[Array, "n digits"]
+    counts: Int[Array, "n digits"]
 
 
 def no_counts(like: Float[Array, " n"]) -> Int[Array, "n digits"]:
@@ -73,35 +88,39 @@ def hardest_shares(
     limits, _ = jax.lax.scan(next_digit, limits, shifts)
 
     def last_digit(tile: PairTile, limits: tuple[Limit, ...], sums):
-        place = ordinals(tile.similarity)
-        pull = jnp.where(tile.counts, tile.pull, 0.0)
         of_all, of_parts = sums
-        of_parts = tuple(
-            (
-                above + jnp.sum(jnp.where(_is_above(place, limit), pull, 0.0), axis=1),
-                add_in(there, _digit(place), tile.counts & _begins(place, limit), pull),
-                _counted(counts, place, tile.counts & _begins(place, limit)),
-            )
-            for (above, there, counts), limit in zip(of_parts, limits, strict=True)
-        )
-        return of_all + jnp.sum(pull, axis=1), of_parts
+        of_parts = tuple(map(functools.partial(_add_before_last, tile), limits, of_parts))
+        return of_all + jnp.sum(jnp.where(tile.counts, tile.pull, 0.0), axis=1), of_parts
 
     zero = jnp.zeros_like(pairs.log_total)
-    nothing = zero, jnp.zeros_like(zero, shape=first.shape), jnp.zeros_like(first)
+    nothing = _BeforeLast(zero, jnp.zeros_like(zero, shape=first.shape), jnp.zeros_like(first))
     of_all, of_parts = pairs.fold(last_digit, (zero, tuple(nothing for _ in limits)), limits)
+    return [_pull_of_hardest(*each) / of_all for each in zip(limits, of_parts, strict=True)]
 
-    def share(limit: Limit, found: tuple[Array, Array, Array]) -> Float[Array, " n"]:
-        above, pulls, counts = found
-        end = _narrowed(limit, counts)
-        digit = _digit(end.place)[:, None]
-        pull, count = (jnp.take_along_axis(x, digit, axis=1)[:, 0] for x in (pulls, counts))
-        higher = jnp.arange(2**BITS, dtype=jnp.int32)[None, :] > digit
-        above = above + jnp.sum(jnp.where(higher, pulls, 0.0), axis=1)
-        # Of the pairs at the limit as many as are wanted.
-        taken = end.wanted.astype(pull.dtype) / jnp.maximum(count, 1).astype(pull.dtype)
-        return (above + pull * taken) / of_all
 
-    return list(map(share, limits, of_parts))
+def _add_before_last(tile: PairTile, limit: Limit, before: _BeforeLast) -> _BeforeLast:
+    """The same with the pairs of one tile more."""
+    place = ordinals(tile.similarity)
+    pull = jnp.where(tile.counts, tile.pull, 0.0)
+    begins = tile.counts & _begins(place, limit)
+    return _BeforeLast(
+        before.above + jnp.sum(jnp.where(_is_above(place, limit), pull, 0.0), axis=1),
+        add_in(before.pulls, _digit(place), begins, pull),
+        _counted(before.counts, place, begins),
+    )
+
+
+def _pull_of_hardest(limit: Limit, found: _BeforeLast) -> Float[Array, " n"]:
+    """The pull of all pairs down to the limit."""
+    end = _narrowed(limit, found.counts)
+    digit = _digit(end.place)[:, None]
+    at_limit = lambda x: jnp.take_along_axis(x, digit, axis=1)[:, 0]
+    pull, count = at_limit(found.pulls), at_limit(found.counts)
+    higher = jnp.arange(2**BITS, dtype=jnp.int32)[None, :] > digit
+    above = found.above + jnp.sum(jnp.where(higher, found.pulls, 0.0), axis=1)
+    # Of the pairs at the limit as many as are wanted.
+    taken = end.wanted.astype(pull.dtype) / jnp.maximum(count, 1).astype(pull.dtype)
+    return above + pull * taken
 
 
 def _digit(place: UInt32[Array, "..."]) -> Int[Array, "..."]:

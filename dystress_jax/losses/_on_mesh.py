@@ -1,8 +1,4 @@
-"""A loss of the whole batch, computed by all devices of a mesh: a given one, or the arrays' own.
-
-An array tells over which devices it is split, unless it is traced and the axes of its mesh are
-`Auto`: then the compiler decides that after the program is written.
-"""
+"""Any loss of the whole batch, computed by all devices of a mesh."""
 
 import functools
 import inspect
@@ -10,46 +6,56 @@ import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 from jaxtyping import Array
 
 from ..errors import ArgumentError, look_up
 from ..temperatures import Function, as_temperature, is_per_anchor, map_per_anchor
 from ._checks import as_given
+from ._placement import (
+    EVERYWHERE,
+    VIEWS,
+    is_explicit,
+    names_of,
+    one_by_one,
+    place,
+    sharding_of,
+)
 from ._strategies import (
+    FOR_QUEUE,
+    STRATEGIES,
     AxisName,
     Dense,
     Fused,
     Gathered,
-    Recording,
+    Loss,
     Ring,
     StrategyLike,
     Tiled,
     TileSize,
 )
+from ._tiled import combine
 
-Loss = Callable[..., Any]
-P = ParamSpec("P")
 T = TypeVar("T")
 
-FOR_QUEUE: dict[str, None] = dict.fromkeys(("auto", "dense", "tiled", "fused"))
-"""The strategies of a loss with a queue."""
-STRATEGIES: dict[str, None] = FOR_QUEUE | dict.fromkeys(("gathered", "ring"))
-"""The strategies of `on_mesh`."""
 DECIDED = ("strategy", "tile_size", "axis_name")
 # Keywords whose arrays have one entry per example, as those given by position have.
 BY_ROWS = ("where", "where_keys", "where_texts", "labels", "positives", "weights")
+# Arguments that are whole on every device.
 WHOLE = ("queue", "where_queue", "negatives", "where_negatives")
-VIEWS = "view_a"  # may hold all views, one after another, [v n d]
+# How a device compares its rows with all candidates, by name: from a tile_size to a strategy.
+WITHIN = {"dense": lambda tile_size: Dense(), "tiled": Tiled, "fused": Fused}
+# Losses that ask their arrays how these are split, each with the same that does not.
+_NOT_ASKING: MutableMapping[Any, Callable] = weakref.WeakKeyDictionary()
 
 
 def on_mesh(
-    loss: Callable[..., T],
+    loss: Loss[T],
     mesh: Mesh | AbstractMesh,
     *,
     axis: AxisName = "data",
@@ -108,271 +114,30 @@ def on_mesh(
         >>> jax.jit(lambda a, b: everywhere(a, b, temperature=0.5))(view_a, view_b).round(4)
         Array([0.6271, 0.6271, 1.1143, 1.1143], dtype=float32)
     """
-    signature, has_queue = _read(loss)
-    over = _over(mesh, axis)
-    split, how = _decided(over, strategy, tile_size, has_queue)
-    loss = loss if over.explicit else _unasked(loss)
+    signature, has_queue = _read_signature(loss)
+    devices = _devices_of(mesh, axis)
+    split, how = _decide(devices, strategy, tile_size, has_queue)
+    loss = loss if devices.explicit else not_asking(loss)
     if split:
-        return _over_devices(loss, signature, over, how)
+        return _over_devices(loss, signature, devices, how)
     whole = functools.partial(loss, **how)
     whole.__signature__ = signature  # type: ignore[attr-defined]
     return whole
 
 
-class _Over(NamedTuple):
-    """What the rows are split over.
-
-    Attributes:
-        mesh: the devices.
-        axis: of the mesh, or several.
-        devices: how many the axis has.
-        explicit: the axes of the mesh that are `Explicit`.
-    """
-
-    mesh: Mesh | AbstractMesh
-    axis: AxisName
-    devices: int
-    explicit: frozenset[str]
+def asks_its_arrays(asking: Callable[..., T], loss: Callable[..., T]) -> None:
+    """Says that a function is that loss, once its arrays are asked how they are split."""
+    _NOT_ASKING[asking] = loss
 
 
-def _over(mesh: Mesh | AbstractMesh, axis: AxisName) -> _Over:
-    devices = math.prod(look_up(mesh.shape, name, argument="axis") for name in _names(axis))
-    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    explicit = frozenset(name for name, kind in types if kind == AxisType.Explicit)
-    return _Over(mesh, axis, devices, explicit)
-
-
-def _decided(
-    over: _Over, strategy: StrategyLike, tile_size: TileSize, has_queue: bool
-) -> tuple[bool, dict[str, Any]]:
-    """Whether `jax.shard_map` splits the rows, and the keywords for the loss."""
-    axes = _names(over.axis)
-    how = _how(strategy, tile_size, over.axis, has_queue)
-    # An Explicit axis stands in the type of each array, also where it has one device only.
-    several = over.devices > 1 or not over.explicit.isdisjoint(axes)
-    if has_queue:
-        return several, how
-    if isinstance(strategy, Gathered | Ring) or strategy in ("gathered", "ring"):
-        return True, how
-    each_its_own = over.explicit.issuperset(axes) or _is_fused(strategy)
-    if each_its_own and strategy != "auto":
-        within = how["strategy"] if not isinstance(strategy, str) else _WITHIN[strategy](tile_size)
-        return several, {"strategy": Gathered(over.axis, within)} if several else how
-    split = strategy == "auto" and several
-    return split, how | ({"axis_name": over.axis} if split else {})
-
-
-def _over_devices(
-    loss: Callable[..., T], signature: inspect.Signature, over: _Over, how: dict[str, Any]
-) -> Callable[..., T]:
-    """The loss, of rows that `jax.shard_map` splits."""
-    mesh, axis, devices, explicit = over
-    # Over axes that are Explicit or over which nothing is split, each device does the same. None
-    # stands for all of them, but those over which a `vmap` around the loss is split.
-    manual = explicit | set(_names(axis))
-    manual = set() if manual == set(mesh.axis_names) else manual
-    place = functools.partial(_place, mesh=mesh) if explicit else (lambda x, spec: x)
-    by_rows, by_side, whole = PartitionSpec(axis), PartitionSpec(None, axis), PartitionSpec()
-
-    def call(arguments: dict[str, Any], how: dict[str, Any]) -> Any:
-        named = {name: x for name, x in arguments.items() if name in signature.parameters}
-        passed_on = {name: x for name, x in arguments.items() if name not in named}
-        bound = inspect.BoundArguments(signature, OrderedDict(named))
-        return loss(*bound.args, **bound.kwargs, **passed_on, **how)
-
-    @functools.wraps(loss)
-    def over_devices(*positional: Any, **keywords: Any) -> Any:
-        bound = signature.bind(*positional, **keywords)
-        bound.apply_defaults()
-        arguments = _by_name(bound)
-        if arguments.get("temperature") is not None:
-            # With a mask some of the numbers do not matter: the loss itself looks at them.
-            read = as_temperature if arguments.get("where") is None else as_given
-            arguments["temperature"] = read(arguments["temperature"])
-        # Traced, not computed: errors of the loss count the rows of the whole batch.
-        alone = {"strategy": "dense", "tile_size": None}
-        jax.eval_shape(lambda: call(place(arguments, whole), alone))
-        if VIEWS in arguments and arguments.get("view_b") is None:
-            arguments[VIEWS] = one_by_one(arguments[VIEWS])
-        rows = {name: x for name, x in arguments.items() if _has_rows(signature, name, x)}
-        shared = {name: x for name, x in arguments.items() if name in WHOLE}
-        others = {name: x for name, x in arguments.items() if name not in rows | shared}
-        n = _count(rows, devices, axis, "where" in signature.parameters)
-        own_order = arguments.get("positives") is not None  # they count rows in the order given
-        parts, treedef = jax.tree.flatten(rows)
-        entering, staying = _split_entering(others)
-
-        def shard(parts, shared, entering):
-            others = _in_order(_combine(entering, staying))
-            rows = [part[0] if len(part) == 1 else jnp.concatenate(part) for part in parts]
-            arguments = treedef.unflatten(rows) | shared | others
-            by_side = functools.partial(_sides, n=n // devices)
-            here, all_known = how, manual or all(map(_is_bound, mesh.axis_names))
-            if how["strategy"] == "auto" and "axis_name" in how and not all_known:
-                # JAX 0.10 cannot lower the gradient of gathered rows in a vmap split over an axis.
-                here = how | {"strategy": "ring"}
-            return jax.tree.map(by_side, call(arguments, here))
-
-        def cut(x):
-            """The rows that belong to those of the first array, and further ones, split apart."""
-            m = jnp.shape(x)[0]
-            if own_order or m <= n:
-                return [x]
-            x = place(x, whole)
-            starts = range(n, m, n) if VIEWS in arguments else [n]
-            return jnp.split(x, list(starts))
-
-        specs = (by_rows, whole, _specs(entering, by_side))
-        mapped = jax.shard_map(
-            shard,
-            mesh=mesh,
-            in_specs=specs,
-            out_specs=by_side,
-            axis_names=manual,
-            check_vma=not _has_closure(others),
-        )
-
-        def on_all(parts, shared, entering):
-            of_rows = place([cut(x) for x in parts], by_rows)
-            entering = _by_side(place(entering, whole), n)
-            entering = map_per_anchor(lambda leaf: place(leaf, by_side), entering)
-            return jax.tree.map(in_order, mapped(of_rows, place(shared, whole), entering))
-
-        def in_order(value):
-            if value.shape[0] == 1:
-                return value[0]
-            return place(place(value, whole).reshape(-1, *value.shape[2:]), by_rows)
-
-        # Step by step, outside jit, a shard_map takes no derivatives such as those of the tiles.
-        return jax.jit(on_all)(parts, shared, entering)
-
-    over_devices.__signature__ = signature  # type: ignore[attr-defined]
-    return over_devices
-
-
-def by_own_devices(loss: Callable[P, T]) -> Callable[P, T]:
-    """The loss, computed by the devices over which its arrays are split, where they tell so."""
-    signature = inspect.signature(loss)
-
-    @functools.wraps(loss)
-    def placed(*positional: P.args, **keywords: P.kwargs) -> T:
-        strategy = keywords.get("strategy", "auto")
-        named = keywords.get("axis_name") is not None
-        if named or isinstance(strategy, Gathered | Ring | Recording):
-            return loss(*positional, **keywords)
-        if len(positional) > 1 or keywords.get("view_b") is not None:
-            pass  # two views
-        elif positional and next(iter(signature.parameters)) == VIEWS:
-            views: Any = (one_by_one(positional[0]),)
-            positional = views
-        elif VIEWS in keywords:
-            keywords[VIEWS] = one_by_one(keywords[VIEWS])
-        shardings = [_sharding(x) for x in jax.tree.leaves((positional, keywords))]
-        split = [s for s in shardings if s is not None and _is_split(s)]
-        if not split:
-            return loss(*positional, **keywords)
-        mesh = next((s.mesh for s in split if isinstance(s.mesh, Mesh)), split[0].mesh)
-        explicit = AxisType.Explicit in mesh.axis_types
-        axes = next((_names(s.spec[0]) for s in split if s.spec and s.spec[0] is not None), ())
-        if axes and (explicit or strategy == "auto"):
-            how: Any = {name: keywords.pop(name) for name in DECIDED[:2] if name in keywords}
-            keywords.pop("axis_name", None)
-            axis = axes[0] if len(axes) == 1 else axes
-            return on_mesh(loss, mesh, axis=axis, **how)(*positional, **keywords)
-        if explicit:  # the numbers of a row are split, which is of no use here
-            bound = signature.bind(*positional, **keywords)
-            whole = functools.partial(_place, spec=PartitionSpec(), mesh=mesh)
-            positional, keywords = whole(bound.args), whole(bound.kwargs)
-        return loss(*positional, **keywords)
-
-    _UNASKED[placed] = loss
-    return placed
-
-
-# What a loss is where somebody else has decided about the devices.
-_UNASKED: MutableMapping[Any, Loss] = weakref.WeakKeyDictionary()
-
-
-def _unasked(loss: Loss) -> Loss:
-    """The loss, whose arrays are not asked how they are split."""
+def not_asking(loss: Callable[..., T]) -> Callable[..., T]:
+    """The loss where somebody has decided about the devices: its arrays are not asked."""
     if isinstance(loss, functools.partial):
-        return functools.partial(_unasked(loss.func), *loss.args, **loss.keywords)
-    return _UNASKED.get(loss, loss) if inspect.isfunction(loss) else loss
+        return functools.partial(not_asking(loss.func), *loss.args, **loss.keywords)
+    return _NOT_ASKING.get(loss, loss) if inspect.isfunction(loss) else loss
 
 
-def _sharding(x: Any) -> NamedSharding | None:
-    """How an array is split over a mesh, where that is known."""
-    if not isinstance(x, jax.Array):
-        return None
-    if isinstance(x, Tracer):
-        sharding = jax.typeof(x).sharding
-        mesh = sharding.mesh
-        return None if mesh.empty or AxisType.Explicit not in mesh.axis_types else sharding
-    return x.sharding if isinstance(x.sharding, NamedSharding) else None
-
-
-def _is_split(sharding: NamedSharding) -> bool:
-    """Whether an array is split; over an Explicit axis it is so by its type, even on one device."""
-    if AxisType.Explicit in sharding.mesh.axis_types:
-        return any(sharding.spec)
-    return not sharding.is_fully_replicated
-
-
-def _place(tree: Any, spec: PartitionSpec, *, mesh: Mesh | AbstractMesh) -> Any:
-    """Lays all arrays over the mesh in that way."""
-    move = lambda x: jax.sharding.reshard(x, NamedSharding(mesh, spec))
-    return jax.tree.map(lambda x: move(x) if isinstance(x, jax.Array) else x, tree)
-
-
-def _names(axis: AxisName | None) -> tuple[str, ...]:
-    return () if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)
-
-
-def _is_bound(axis: str) -> bool:
-    """Whether it is an axis of the `shard_map` around, and not of a `vmap` around that."""
-    try:
-        jax.lax.axis_size(axis)
-    except NameError:
-        return False
-    return True
-
-
-def _is_fused(strategy: StrategyLike) -> bool:
-    return strategy == "fused" or isinstance(strategy, Fused)
-
-
-_WITHIN = {"dense": lambda tile_size: Dense(), "tiled": Tiled, "fused": Fused}
-
-
-def _how(
-    strategy: StrategyLike, tile_size: TileSize, axis: AxisName, has_queue: bool
-) -> dict[str, Any]:
-    """The keywords for the loss; those of an axis are left to the caller.
-
-    A value goes as it is, and a name with its companions, which a loss of one's own may read.
-    """
-    if isinstance(strategy, str):
-        look_up(FOR_QUEUE if has_queue else STRATEGIES, strategy, argument="strategy")
-        how: dict[str, Any] = {"strategy": strategy, "tile_size": tile_size}
-        return how | ({"axis_name": axis} if strategy in ("gathered", "ring") else {})
-    if tile_size is not None:
-        raise ArgumentError(
-            "tile_size", f"found {tile_size} beside {strategy}; allowed: None, as it has its own."
-        )
-    if isinstance(strategy, Gathered | Ring):
-        if has_queue:
-            raise ArgumentError(
-                "strategy",
-                f"found {strategy} with a queue; allowed: dense(), tiled() or fused().",
-            )
-        if _names(strategy.axis) != _names(axis):
-            raise ArgumentError(
-                "strategy", f"found {strategy}; allowed: one over the axis {axis!r}."
-            )
-    return {"strategy": strategy}
-
-
-def _read(loss: Loss) -> tuple[inspect.Signature, bool]:
+def _read_signature(loss: Callable) -> tuple[inspect.Signature, bool]:
     """The signature of a loss without what `on_mesh` decides, and whether a queue is compared."""
     signature = inspect.signature(loss)
     parameters = signature.parameters
@@ -389,24 +154,201 @@ def _read(loss: Loss) -> tuple[inspect.Signature, bool]:
     return signature.replace(parameters=kept), has_queue
 
 
-def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
-    """All arguments, those too that a function takes as `**how`."""
+class _Devices(NamedTuple):
+    """What the rows are split over.
+
+    Attributes:
+        mesh: the devices.
+        axis: of the mesh, or several.
+        number: how many devices the axis has.
+        explicit: the axes of the mesh that are `Explicit`.
+    """
+
+    mesh: Mesh | AbstractMesh
+    axis: AxisName
+    number: int
+    explicit: frozenset[str]
+
+    @property
+    def manual(self) -> set[str]:
+        """The axes that `jax.shard_map` takes over: that of the rows, and those that are Explicit.
+
+        Over an axis over which nothing is split, each device does the same. An empty set stands for
+        all axes but those over which a `vmap` around the loss is split.
+        """
+        axes = self.explicit | set(names_of(self.axis))
+        return set() if axes == set(self.mesh.axis_names) else set(axes)
+
+    @property
+    def by_rows(self) -> PartitionSpec:
+        """How [n, ...] is split."""
+        return PartitionSpec(self.axis)
+
+    @property
+    def by_side(self) -> PartitionSpec:
+        """How [sides, n, ...] is split."""
+        return PartitionSpec(None, self.axis)
+
+    def place(self, tree: Any, spec: PartitionSpec) -> Any:
+        """Lays all arrays over the mesh in that way, where the compiler does not do so."""
+        return place(tree, spec, self.mesh) if self.explicit else tree
+
+
+def _devices_of(mesh: Mesh | AbstractMesh, axis: AxisName) -> _Devices:
+    number = math.prod(look_up(mesh.shape, name, argument="axis") for name in names_of(axis))
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    explicit = frozenset(name for name, kind in types if kind == AxisType.Explicit)
+    return _Devices(mesh, axis, number, explicit)
+
+
+def _decide(
+    devices: _Devices, strategy: StrategyLike, tile_size: TileSize, has_queue: bool
+) -> tuple[bool, dict[str, Any]]:
+    """Whether `jax.shard_map` splits the rows, and the keywords for the loss."""
+    axes = names_of(devices.axis)
+    how = _keywords(strategy, tile_size, devices.axis, has_queue)
+    # An Explicit axis stands in the type of each array, also where it has one device only.
+    several = devices.number > 1 or not devices.explicit.isdisjoint(axes)
+    if has_queue:
+        return several, how
+    if isinstance(strategy, Gathered | Ring) or strategy in ("gathered", "ring"):
+        return True, how
+    is_fused = strategy == "fused" or isinstance(strategy, Fused)
+    each_its_own = devices.explicit.issuperset(axes) or is_fused
+    if each_its_own and strategy != "auto":
+        within = how["strategy"] if not isinstance(strategy, str) else WITHIN[strategy](tile_size)
+        return several, {"strategy": Gathered(devices.axis, within)} if several else how
+    split = strategy == "auto" and several
+    return split, how | ({"axis_name": devices.axis} if split else {})
+
+
+def _keywords(
+    strategy: StrategyLike, tile_size: TileSize, axis: AxisName, has_queue: bool
+) -> dict[str, Any]:
+    """The keywords for the loss; those of an axis are left to the caller.
+
+    A value goes as it is, and a name with its companions, which a loss of one's own may read.
+    """
+    if isinstance(strategy, str):
+        names = dict.fromkeys(FOR_QUEUE if has_queue else STRATEGIES)
+        look_up(names, strategy, argument="strategy")
+        how: dict[str, Any] = {"strategy": strategy, "tile_size": tile_size}
+        return how | ({"axis_name": axis} if strategy in ("gathered", "ring") else {})
+    if tile_size is not None:
+        raise ArgumentError(
+            "tile_size", f"found {tile_size} beside {strategy}; allowed: None, as it has its own."
+        )
+    if isinstance(strategy, Gathered | Ring):
+        if has_queue:
+            raise ArgumentError(
+                "strategy",
+                f"found {strategy} with a queue; allowed: dense(), tiled() or fused().",
+            )
+        if names_of(strategy.axis) != names_of(axis):
+            raise ArgumentError(
+                "strategy", f"found {strategy}; allowed: one over the axis {axis!r}."
+            )
+    return {"strategy": strategy}
+
+
+def _over_devices(
+    loss: Callable[..., T], signature: inspect.Signature, devices: _Devices, how: dict[str, Any]
+) -> Callable[..., T]:
+    """The loss, of rows that `jax.shard_map` splits."""
+    mesh, manual, by_rows, by_side = devices.mesh, devices.manual, devices.by_rows, devices.by_side
+    call = functools.partial(_call, loss, signature)
+
+    @functools.wraps(loss)
+    def over_devices(*positional: Any, **keywords: Any) -> Any:
+        arguments = _arguments(signature, positional, keywords)
+        # Traced, not computed: errors of the loss count the rows of the whole batch.
+        alone = {"strategy": "dense", "tile_size": None}
+        jax.eval_shape(lambda: call(devices.place(arguments, EVERYWHERE), alone))
+        if VIEWS in arguments and arguments.get("view_b") is None:
+            arguments[VIEWS] = one_by_one(arguments[VIEWS])
+        rows = {name: x for name, x in arguments.items() if _has_rows(signature, name, x)}
+        shared = {name: x for name, x in arguments.items() if name in WHOLE}
+        others = {name: x for name, x in arguments.items() if name not in rows | shared}
+        n = _count(rows, devices, "where" in signature.parameters)
+        own_order = arguments.get("positives") is not None  # they count rows in the order given
+        blocks = functools.partial(_blocks, n=n, equal=VIEWS in arguments, devices=devices)
+        parts, treedef = jax.tree.flatten(rows)
+        entering, staying = _split_entering(others)
+
+        def on_each(parts, shared, entering):
+            """What a device does with its rows of each block of each array."""
+            rows = [part[0] if len(part) == 1 else jnp.concatenate(part) for part in parts]
+            others = _in_order(combine(entering, staying))
+            values = call(treedef.unflatten(rows) | shared | others, _where_lowered(how, devices))
+            return jax.tree.map(functools.partial(_sides, n=n // devices.number), values)
+
+        split = jax.shard_map(
+            on_each,
+            mesh=mesh,
+            in_specs=(by_rows, EVERYWHERE, _specs(entering, by_side)),
+            out_specs=by_side,
+            axis_names=manual,
+            check_vma=not _has_closure(others),
+        )
+
+        def on_all(parts, shared, entering):
+            parts = devices.place([[x] if own_order else blocks(x) for x in parts], by_rows)
+            entering = _by_side(devices.place(entering, EVERYWHERE), n)
+            entering = map_per_anchor(lambda leaf: devices.place(leaf, by_side), entering)
+            values = split(parts, devices.place(shared, EVERYWHERE), entering)
+            return jax.tree.map(functools.partial(_joined, devices=devices), values)
+
+        # Step by step, outside jit, a shard_map takes no derivatives such as those of the tiles.
+        return jax.jit(on_all)(parts, shared, entering)
+
+    over_devices.__signature__ = signature  # type: ignore[attr-defined]
+    return over_devices
+
+
+def _arguments(signature: inspect.Signature, positional: Any, keywords: Any) -> dict[str, Any]:
+    """All arguments by name, those too that a function takes as `**how`."""
+    bound = signature.bind(*positional, **keywords)
+    bound.apply_defaults()
     arguments = dict(bound.arguments)
-    for name, parameter in bound.signature.parameters.items():
+    for name, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             arguments |= arguments.pop(name)
+    if arguments.get("temperature") is not None:
+        # With a mask some of the numbers do not matter: the loss itself looks at them.
+        read = as_temperature if arguments.get("where") is None else as_given
+        arguments["temperature"] = read(arguments["temperature"])
     return arguments
 
 
-def one_by_one(views: Any) -> Any:
-    """Views that are stacked, [v n d], as v arrays: each has the rows of the batch."""
-    if not isinstance(views, Array) or views.ndim != 3:
-        return views
-    sharding = _sharding(views)
-    if sharding is not None and AxisType.Explicit in sharding.mesh.axis_types:
-        each = PartitionSpec(None, *sharding.spec[1:])  # whole views: they are taken apart
-        views = _place(views, each, mesh=sharding.mesh)
-    return tuple(views)
+def _call(
+    loss: Callable[..., T],
+    signature: inspect.Signature,
+    arguments: dict[str, Any],
+    how: dict[str, Any],
+) -> T:
+    """The loss of arguments by name."""
+    named = {name: x for name, x in arguments.items() if name in signature.parameters}
+    passed_on = {name: x for name, x in arguments.items() if name not in named}
+    bound = inspect.BoundArguments(signature, OrderedDict(named))
+    return loss(*bound.args, **bound.kwargs, **passed_on, **how)
+
+
+def _where_lowered(how: dict[str, Any], devices: _Devices) -> dict[str, Any]:
+    """The keywords for the loss, on a device, without what JAX cannot lower there."""
+    all_known = devices.manual or all(map(_is_bound, devices.mesh.axis_names))
+    if how["strategy"] == "auto" and "axis_name" in how and not all_known:
+        # JAX 0.10 cannot lower the gradient of gathered rows in a vmap split over an axis.
+        return how | {"strategy": "ring"}
+    return how
+
+
+def _is_bound(axis: str) -> bool:
+    """Whether it is an axis of the `shard_map` around, and not of a `vmap` around that."""
+    try:
+        jax.lax.axis_size(axis)
+    except NameError:
+        return False
+    return True
 
 
 def _has_rows(signature: inspect.Signature, name: str, argument: Any) -> bool:
@@ -420,19 +362,31 @@ def _has_rows(signature: inspect.Signature, name: str, argument: Any) -> bool:
     return not by_keyword and name not in (*WHOLE, "temperature")
 
 
-def _count(rows: dict[str, Any], devices: int, axis: AxisName, has_mask: bool) -> int:
+def _count(rows: dict[str, Any], devices: _Devices, has_mask: bool) -> int:
     """The number of rows of the first array; those of all can be shared equally."""
     first, *_ = rows
     remedy = " Fill up the batch, and leave these rows out with `where`." if has_mask else ""
     for name, tree in rows.items():
         for x in jax.tree.leaves(tree):
-            if jnp.shape(x)[0] % devices:
+            if jnp.shape(x)[0] % devices.number:
                 raise ArgumentError(
                     name,
-                    f"found {jnp.shape(x)[0]} rows, which the {devices} devices of the mesh axis "
-                    f"{axis!r} cannot share equally; allowed: a multiple of {devices}.{remedy}",
+                    f"found {jnp.shape(x)[0]} rows, which the {devices.number} devices of the mesh "
+                    f"axis {devices.axis!r} cannot share equally; allowed: a multiple of "
+                    f"{devices.number}.{remedy}",
                 )
     return jnp.shape(jax.tree.leaves(rows[first])[0])[0]
+
+
+def _blocks(x: Array, *, n: int, equal: bool, devices: _Devices) -> list[Array]:
+    """The rows that belong to those of the first array, and further ones, split apart.
+
+    With `equal` the further ones are more blocks of n rows.
+    """
+    m = jnp.shape(x)[0]
+    if m <= n:
+        return [x]
+    return jnp.split(devices.place(x, EVERYWHERE), list(range(n, m, n)) if equal else [n])
 
 
 def _sides(value: Array, n: int) -> Array:
@@ -446,6 +400,14 @@ def _sides(value: Array, n: int) -> Array:
     return value.reshape(-1, n, *value.shape[1:])
 
 
+def _joined(value: Array, *, devices: _Devices) -> Array:
+    """The values [sides, n, ...] of all devices in the order of those of the loss."""
+    if value.shape[0] == 1:
+        return value[0]
+    value = devices.place(value, EVERYWHERE).reshape(-1, *value.shape[2:])
+    return devices.place(value, devices.by_rows)
+
+
 def _by_side(tree: Any, n: int) -> Any:
     """Leaves per anchor as [sides, n, ...]: each side is split like the rows of the batch."""
     return map_per_anchor(lambda leaf: jnp.reshape(leaf, (-1, n, *jnp.shape(leaf)[1:])), tree)
@@ -457,30 +419,21 @@ def _in_order(tree: Any) -> Any:
 
 
 def _split_entering(tree: Any) -> tuple[Any, Any]:
-    """What enters `shard_map` as an argument, and what stays as it is.
+    """What enters `shard_map` as an argument, and what stays as it is; `combine` is the inverse.
 
     Both have the structure of the tree, with None in the places of the other. Traced leaves enter,
     so that their gradients are summed over the devices. Numbers stay numbers: in a `shard_map` they
     would be traced, and the losses could not see before they start whether exp(logit) can overflow.
     """
+    nothing_of = lambda node: jax.tree.map(lambda leaf: None, node)
     entering = lambda node: node if _enters(node) else None
-    staying = lambda node: None if _enters(node) else node
+    staying = lambda node: nothing_of(node) if _enters(node) else node
     of = functools.partial(jax.tree.map, is_leaf=is_per_anchor)
     return of(entering, tree), of(staying, tree)
 
 
 def _enters(node: Any) -> bool:
-    if is_per_anchor(node) or isinstance(node, Tracer):
-        return True
-    sharding = _sharding(node)
-    return sharding is not None and AxisType.Explicit in sharding.mesh.axis_types
-
-
-def _combine(entering: Any, staying: Any) -> Any:
-    """The inverse of `_split_entering`."""
-    pick = lambda a, b: b if a is None else a
-    is_leaf = lambda node: node is None or is_per_anchor(node)
-    return jax.tree.map(pick, entering, staying, is_leaf=is_leaf)
+    return is_per_anchor(node) or isinstance(node, Tracer) or is_explicit(sharding_of(node))
 
 
 def _specs(entering: Any, by_side: PartitionSpec) -> Any:

@@ -61,13 +61,14 @@ def of_real_anchors(temperature: T, real: Bool[Array, " anchors"] | None) -> T:
     return map_per_anchor(fill, temperature)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """The keywords that losses share: in the order of their signatures, then those of some."""
+    """The keywords that losses share, then those that some have."""
 
     temperature: TemperatureLike
     similarity: SimilarityLike
     normalize: bool
+    precision: PrecisionLike | None
     strategy: StrategyLike
     tile_size: TileSize
     axis_name: AxisName | None = None
@@ -75,7 +76,6 @@ class Options:
     weights: ArrayLike | None = None
     negatives: Float[Array, "k d"] | None = None
     where_negatives: Bool[Array, " k"] | None = None
-    precision: PrecisionLike | None = None
 
     @functools.cached_property
     def chosen(self) -> Strategy | Auto:
@@ -121,10 +121,14 @@ class Options:
         if reduction.reverse_only:
             check_closed(similarity, length)
         plan = Plan(
-            temperature, similarity, self.normalize, reduction, self.axis, self.label_smoothing
+            temperature=temperature,
+            similarity=similarity,
+            normalize=self.normalize,
+            reduction=reduction,
+            axis_name=self.axis,
+            label_smoothing=self.label_smoothing,
+            seen=self.strategy.seen if isinstance(self.strategy, Recording) else None,
         )
-        if isinstance(self.strategy, Recording):
-            plan = plan._replace(seen=self.strategy.seen)
         return plan._replace(further=self._further(plan, anchors, length))
 
     def _further(self, plan: Plan, anchors: int, length: int) -> Further | None:

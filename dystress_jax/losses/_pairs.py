@@ -147,7 +147,7 @@ class Pairs(NamedTuple):
         dtype = jnp.promote_types(self.anchors.dtype, self.candidates.dtype)
         as_wide = lambda x: None if x is None else x.astype(dtype)
         anchor_group, candidate_group = self.groups or (None, None)
-        temperature = cast(self.temperature, dtype)
+        temperature = as_dtype(self.temperature, dtype)
         per_anchor = temperature if temperature.is_per_anchor else None
         of_candidates, of_pairs, numbers = self.weights
         rows = Side(
@@ -167,7 +167,8 @@ class Pairs(NamedTuple):
         return temperature, rows, columns
 
 
-def cast(temperature: Temperature, dtype: jnp.dtype) -> Temperature:
+def as_dtype(temperature: Temperature, dtype: jnp.dtype) -> Temperature:
+    """The temperature, with its numbers in that dtype."""
     # What a function closes over keeps the types that the function was written for.
     is_function = lambda node: isinstance(node, Function)
 

@@ -17,13 +17,36 @@ from jaxtyping import Array, Bool, Float
 
 from ..similarities import Similarity
 from ..temperatures import Temperature
-from ._pairs import Pairs, Side, cast, different, takes_part_in, weight_of
+from ._pairs import Pairs, Side, as_dtype, different, takes_part_in, weight_of
 
 
 def logits(
     similarity: Similarity, temperature: Temperature, value: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """Returns value / tau: the only place where a loss forms a logit."""
+    r"""The logit of each similarity, as the losses form it.
+
+    $$l = \frac{s}{\tau(s)}$$
+
+    Every loss has its logits from here, but `siglip`: it multiplies by its scale t, since 1 / t
+    would have no gradient at t = 0.
+
+    Args:
+        similarity: what the values are of; the temperature sees them on the scale of the cosine.
+        temperature: tau.
+        value: similarities, any shape.
+
+    Returns:
+        The logits, in the dtype of the values.
+
+    Example:
+        >>> from ..similarities import sphere
+        >>> from ..temperatures import dystress
+        >>> logits(sphere, dystress(0.1, 0.2), jnp.array([-1.0, 0.0, 1.0]))
+        Array([-5.,  0.,  5.], dtype=float32)
+
+    References:
+        Manna et al. (DySTreSS), [arXiv 2308.01140](https://arxiv.org/abs/2308.01140).
+    """
     # The reciprocal serves the gradient as well, and a division is the most expensive operation.
     return value * jnp.reciprocal(temperature(similarity.as_cosine(value)))
 
@@ -193,4 +216,4 @@ def paired_logits(
 ) -> tuple[Float[Array, " anchors"], Float[Array, " anchors"]]:
     """The similarity and the logit of each a[i] with b[i], repeated for as many anchors."""
     value = jnp.concatenate([similarity.paired(a, b)] * copies)
-    return value, logits(similarity, cast(temperature, a.dtype), value)
+    return value, logits(similarity, as_dtype(temperature, a.dtype), value)

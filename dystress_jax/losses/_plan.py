@@ -31,7 +31,7 @@ class Weighed(NamedTuple):
         return self._replace(pairs=Weights(cut(of_candidates), of_pairs, cut(numbers)))
 
 
-ALIKE = Weighed()
+UNWEIGHED = Weighed()
 
 
 class Further(NamedTuple):
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
     axis_name: AxisName | None
     label_smoothing: ArrayLike = 0.0
     further: Further | None = None
-    seen: list | None = None  # of who is compared with whom, for `statistics`
+    seen: "list[Seen] | None" = None  # who is compared with whom, for `statistics`
 
     def points(
         self, x: Float[Array, "n d"], real: Bool[Array, " n"] | None = None
@@ -90,7 +90,7 @@ class Plan(NamedTuple):
         allowed: Allowed = _pairs.different,
         *,
         real: _pairs.Real = (None, None),
-        weighed: Weighed = ALIKE,
+        weighed: Weighed = UNWEIGHED,
     ) -> "Negatives":
         """The candidates, and all further ones, that are negatives of the anchors."""
         how = {"real": real, "weights": weighed.pairs}
@@ -136,7 +136,7 @@ class Plan(NamedTuple):
         view_a: Float[Array, "n d"],
         view_b: Float[Array, "n d"],
         real: Bool[Array, " n"] | None = None,
-        weighed: Weighed = ALIKE,
+        weighed: Weighed = UNWEIGHED,
         own_view: bool = False,
     ) -> tuple["Negatives", "Positives"]:
         """The other examples, in both views or the anchor's own one, for the anchors a, then b."""
@@ -158,7 +158,7 @@ class Plan(NamedTuple):
         views: Sequence[Float[Array, "n d"]],
         targets: int,
         real: Bool[Array, " n"] | None = None,
-        weighed: Weighed = ALIKE,
+        weighed: Weighed = UNWEIGHED,
     ) -> Float[Array, " anchors"]:
         """The mean, over the other views v < targets, of the loss of each view's anchors with v."""
         points = [self.points(view, real) for view in views]

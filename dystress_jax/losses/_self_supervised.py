@@ -42,12 +42,12 @@ from ._checks import (
     check_some,
     is_bool,
 )
-from ._on_mesh import by_own_devices
 from ._options import (
     Options,
     SimilarityLike,
     of_real_anchors,
 )
+from ._own_devices import by_own_devices
 from ._plan import (
     Negatives,
     Plan,
@@ -149,17 +149,17 @@ def nt_xent(
         et al., [arXiv 2308.01140](https://arxiv.org/abs/2308.01140), for the dynamic temperature.
     """
     options = Options(
-        temperature,
-        similarity,
-        normalize,
-        strategy,
-        tile_size,
-        axis_name,
-        label_smoothing,
-        weights,
-        negatives,
-        where_negatives,
+        temperature=temperature,
+        similarity=similarity,
+        normalize=normalize,
         precision=precision,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
+        label_smoothing=label_smoothing,
+        weights=weights,
+        negatives=negatives,
+        where_negatives=where_negatives,
     )
     views = _views(view_a, view_b)
     if len(views) == 2 and global_views is None:
@@ -248,16 +248,16 @@ def dcl(
         [arXiv 2405.18045](https://arxiv.org/abs/2405.18045).
     """
     options = Options(
-        temperature,
-        similarity,
-        normalize,
-        strategy,
-        tile_size,
-        axis_name,
+        temperature=temperature,
+        similarity=similarity,
+        normalize=normalize,
+        precision=precision,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
         weights=weights,
         negatives=negatives,
         where_negatives=where_negatives,
-        precision=precision,
     )
     plan, real = _plan_of_views(options, view_a, view_b, where, candidates=2 if joint else 1)
     n = view_a.shape[0]
@@ -348,16 +348,16 @@ def dclw(
     check_number("sigma", sigma)
     check_positive("sigma", sigma)
     options = Options(
-        temperature,
-        similarity,
-        normalize,
-        strategy,
-        tile_size,
-        axis_name,
+        temperature=temperature,
+        similarity=similarity,
+        normalize=normalize,
+        precision=precision,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
         weights=weights,
         negatives=negatives,
         where_negatives=where_negatives,
-        precision=precision,
     )
     plan, real = _plan_of_views(options, view_a, view_b, where)
     n = view_a.shape[0]
@@ -464,16 +464,16 @@ def rgcl(
         )
     plain = PerAnchor(found.tau) if isinstance(found, PerExample) else found
     options = Options(
-        plain,
-        similarity,
-        normalize,
-        strategy,
-        tile_size,
-        axis_name,
+        temperature=plain,
+        similarity=similarity,
+        normalize=normalize,
+        precision=precision,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
         weights=weights,
         negatives=negatives,
         where_negatives=where_negatives,
-        precision=precision,
     )
     plan, real = _plan_of_views(options, view_a, view_b, where)
     n = view_a.shape[0]
@@ -579,17 +579,17 @@ def info_nce(
     check_rows("queries", queries, "keys", keys)
     (n, d), m = queries.shape, keys.shape[0]
     options = Options(
-        temperature,
-        similarity,
-        normalize,
-        strategy,
-        tile_size,
-        axis_name,
-        label_smoothing,
-        weights,
-        negatives,
-        where_negatives,
+        temperature=temperature,
+        similarity=similarity,
+        normalize=normalize,
         precision=precision,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
+        label_smoothing=label_smoothing,
+        weights=weights,
+        negatives=negatives,
+        where_negatives=where_negatives,
     )
     devices = 1 if options.axis is None else axis_size(options.axis)
     check_count("keys", m, options.axis)
@@ -698,14 +698,14 @@ def moco(
     check_some("queries", n)
     check_some("queue", k, ", with `where_queue` while it is not full")
     options = Options(
-        temperature,
-        similarity,
-        normalize,
-        strategy,
-        tile_size,
+        temperature=temperature,
+        similarity=similarity,
+        normalize=normalize,
+        precision=precision,
+        strategy=strategy,
+        tile_size=tile_size,
         label_smoothing=label_smoothing,
         weights=weights,
-        precision=precision,
     )
     _check_decoupled(decoupled, label_smoothing)
     real, real_queue = (
@@ -784,17 +784,17 @@ def supcon(
         Khosla et al., [arXiv 2004.11362](https://arxiv.org/abs/2004.11362), Eq. 2.
     """
     options = Options(
-        temperature,
-        similarity,
-        normalize,
-        strategy,
-        tile_size,
-        axis_name,
-        label_smoothing,
-        weights,
-        negatives,
-        where_negatives,
+        temperature=temperature,
+        similarity=similarity,
+        normalize=normalize,
         precision=precision,
+        strategy=strategy,
+        tile_size=tile_size,
+        axis_name=axis_name,
+        label_smoothing=label_smoothing,
+        weights=weights,
+        negatives=negatives,
+        where_negatives=where_negatives,
     )
     plan, real = _plan_of_views(options, view_a, view_b, where)
     n = view_a.shape[0]

@@ -17,10 +17,10 @@ from ..temperatures import TemperatureLike
 from . import _pairs, _partition
 from ._each_pair import EachPair, PairTile, add_in
 from ._hardest import count_first, hardest_shares, no_counts
-from ._on_mesh import Loss, by_own_devices
+from ._own_devices import by_own_devices
 from ._pairs import Pairs
-from ._plan import Positives, Seen
-from ._strategies import AxisName, Recording, StrategyLike, TileSize, as_strategy
+from ._plan import Positives, Seen, Sums
+from ._strategies import AxisName, Loss, Recording, StrategyLike, TileSize, as_strategy
 
 LOG_TAU = (-3.0, 1.0)  # ends of the histogram of log10 tau
 
@@ -92,7 +92,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(
-    loss: Loss,
+    loss: Loss[Any],
     *arrays: Any,
     temperature: TemperatureLike | None = None,
     bins: int = 64,
@@ -158,7 +158,7 @@ def statistics(
 
 
 def _statistics(
-    loss: Loss,
+    loss: Loss[Any],
     *arrays: Any,
     bins: int,
     strategy: StrategyLike = "auto",
@@ -178,11 +178,11 @@ def _statistics(
             f"found {getattr(loss, '__name__', loss)!r}; allowed: a loss of dystress_jax.losses, "
             "or one that hands its `strategy` on to one.",
         )
-    parts = [jax.lax.stop_gradient(_of(each, bins)) for each in seen]
+    parts = [jax.lax.stop_gradient(_of_anchors(each, bins)) for each in seen]
     return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 
-class _Spread(NamedTuple):
+class _SpreadSums(NamedTuple):
     """How a number is spread over the pairs of each anchor, before the division."""
 
     total: Array
@@ -191,27 +191,27 @@ class _Spread(NamedTuple):
     histogram: Array
 
 
-class _Found(NamedTuple):
+class _PairSums(NamedTuple):
     """Sums over pairs, of each anchor."""
 
     number: Array
     logit: Array
     share: Array
     entropy: Array
-    similarity: _Spread
-    tau: _Spread
+    similarity: _SpreadSums
+    tau: _SpreadSums
 
 
-def _of(seen: Seen, bins: int) -> Statistics:
+def _of_anchors(seen: Seen, bins: int) -> Statistics:
     """The statistics of one set of anchors."""
     pairs = _negatives(seen)
 
-    def add(tile: PairTile, own: Any, both: tuple[_Found, Array]) -> tuple[_Found, Array]:
+    def add(tile: PairTile, own: Any, both: tuple[_PairSums, Array]) -> tuple[_PairSums, Array]:
         found, first = both
-        return _add(tile, own, found), count_first(tile, first)
+        return _add_tile(tile, own, found), count_first(tile, first)
 
     like = pairs.log_total
-    found, first = pairs.fold(add, (_nothing(like, bins), no_counts(like)))
+    found, first = pairs.fold(add, (_no_pairs(like, bins), no_counts(like)))
     of_1_percent, of_10_percent = hardest_shares(pairs, first, (100, 10))
     logit, probability, positives = _of_positives(seen, bins)
     return Statistics(
@@ -222,7 +222,7 @@ def _of(seen: Seen, bins: int) -> Statistics:
         of_1_percent,
         of_10_percent,
         positives,
-        _kind(found),
+        _as_kind(found),
     )
 
 
@@ -240,16 +240,36 @@ def _negatives(seen: Seen) -> EachPair:
 def _of_positives(seen: Seen, bins: int) -> tuple[Array, Array, Kind]:
     """Mean logit, probability, and similarities and temperatures of the positives."""
     first = seen.positives[0]
+    if seen.sums is None:
+        assert isinstance(first, Pairs)
+        return _of_many_in_sigmoid(first, seen.bias, bins)
     if isinstance(first, Pairs):
-        log_sum = _partition.log_partition(first)
-        if seen.sums is None:  # a sigmoid says of each pair by itself how probable it is
-            found = _find(EachPair((first,), 0 * log_sum, seen.bias), bins)
-            return found.logit / found.number, found.share / found.number, _kind(found)
-        shift = jnp.where(jnp.isfinite(log_sum), log_sum, 0.0)
-        found = _find(EachPair((first,), shift), bins)
-        probability = _probability(log_sum, seen.sums.log_sum)
-        return found.logit / found.number, probability, _kind(found)
-    assert seen.sums is not None
+        return _of_many_in_softmax(first, seen.sums.log_sum, bins)
+    return _of_one_each(seen, seen.sums, bins)
+
+
+def _of_many_in_softmax(
+    positives: Pairs, log_sum: Float[Array, " n"], bins: int
+) -> tuple[Array, Array, Kind]:
+    """Of many positives an anchor, beside negatives with that log-partition."""
+    of_positives = _partition.log_partition(positives)
+    shift = jnp.where(jnp.isfinite(of_positives), of_positives, 0.0)
+    sums = _over_all(EachPair((positives,), shift), bins)
+    return sums.logit / sums.number, _probability(of_positives, log_sum), _as_kind(sums)
+
+
+def _of_many_in_sigmoid(
+    positives: Pairs, bias: Float[Array, ""] | None, bins: int
+) -> tuple[Array, Array, Kind]:
+    """Of many positives an anchor, where a sigmoid says of each by itself how probable it is."""
+    _, rows, _ = positives.sides()
+    zero = jnp.zeros_like(rows.points, shape=rows.points.shape[:1])
+    sums = _over_all(EachPair((positives,), zero, bias), bins)
+    return sums.logit / sums.number, sums.share / sums.number, _as_kind(sums)
+
+
+def _of_one_each(seen: Seen, sums: Sums, bins: int) -> tuple[Array, Array, Kind]:
+    """Of one positive an anchor in each view."""
     several = [each for each in seen.positives if isinstance(each, Positives)]
     column = lambda values: jnp.stack(values, axis=1)
     value = column([each.similarity for each in several])
@@ -259,12 +279,13 @@ def _of_positives(seen: Seen, bins: int) -> tuple[Array, Array, Kind]:
     real = seen.negatives.parts[0].real[0]
     counts = counts if real is None else counts & real[:, None]
     cosine = seen.plan.similarity.as_cosine(value)
-    tau = _pairs.cast(seen.plan.temperature.for_positives, value.dtype)(cosine)
-    tile = PairTile(counts, cosine, tau, logits, 0 * value, 0 * value)
-    found = _add(tile, None, _nothing(value[:, 0], bins))
-    probability = _probability(logits, seen.sums.log_sum[:, None])
+    tau = _pairs.as_dtype(seen.plan.temperature.for_positives, value.dtype)(cosine)
+    zero = jnp.zeros_like(value)
+    tile = PairTile(counts, cosine, tau, logits, log_share=zero, pull=zero)
+    found = _add_tile(tile, None, _no_pairs(value[:, 0], bins))
+    probability = _probability(logits, sums.log_sum[:, None])
     of_all = jnp.sum(jnp.where(counts, probability, 0.0), axis=1)
-    return found.logit / found.number, of_all / found.number, _kind(found)
+    return found.logit / found.number, of_all / found.number, _as_kind(found)
 
 
 def _probability(logit: Array, log_sum: Array) -> Array:
@@ -272,36 +293,36 @@ def _probability(logit: Array, log_sum: Array) -> Array:
     return jax.nn.sigmoid(jnp.where(log_sum == logit, 0.0, logit - log_sum))
 
 
-def _find(pairs: EachPair, bins: int) -> _Found:
+def _over_all(pairs: EachPair, bins: int) -> _PairSums:
     """Sums and histograms over all pairs."""
-    return pairs.fold(_add, _nothing(pairs.log_total, bins))
+    return pairs.fold(_add_tile, _no_pairs(pairs.log_total, bins))
 
 
-def _nothing(like: Array, bins: int) -> _Found:
+def _no_pairs(like: Array, bins: int) -> _PairSums:
     zero = jnp.zeros_like(like)
     empty = jnp.zeros_like(like, shape=(*like.shape, bins))
-    spread = _Spread(zero, zero + jnp.inf, zero - jnp.inf, empty)
-    return _Found(zero, zero, zero, zero, spread, spread)
+    spread = _SpreadSums(zero, zero + jnp.inf, zero - jnp.inf, empty)
+    return _PairSums(zero, zero, zero, zero, spread, spread)
 
 
-def _add(tile: PairTile, own: Any, found: _Found) -> _Found:
+def _add_tile(tile: PairTile, own: Any, found: _PairSums) -> _PairSums:
     del own
     only = lambda x, other: jnp.where(tile.counts, x, other)
     total = lambda x: jnp.sum(only(x, 0.0), axis=1)
 
-    def spread(x: Array, at: Array, before: _Spread) -> _Spread:
-        return _Spread(
+    def spread(x: Array, at: Array, before: _SpreadSums) -> _SpreadSums:
+        return _SpreadSums(
             before.total + total(x),
             jnp.minimum(before.low, jnp.min(only(x, jnp.inf), axis=1)),
             jnp.maximum(before.high, jnp.max(only(x, -jnp.inf), axis=1)),
-            _count(before.histogram, at, tile.counts),
+            _count_bins(before.histogram, at, tile.counts),
         )
 
     log_share = only(tile.log_share, 0.0)
     share = jnp.exp(log_share)
     log_low, log_high = LOG_TAU
     of_tau = (jnp.log10(tile.tau) - log_low) / (log_high - log_low)
-    return _Found(
+    return _PairSums(
         found.number + jnp.sum(tile.counts.astype(found.number.dtype), axis=1),
         found.logit + total(tile.logit),
         found.share + total(share),
@@ -311,7 +332,7 @@ def _add(tile: PairTile, own: Any, found: _Found) -> _Found:
     )
 
 
-def _count(
+def _count_bins(
     histogram: Float[Array, "n bins"], at: Float[Array, "n m"], counts: Bool[Array, "n m"]
 ) -> Float[Array, "n bins"]:
     """Counts each pair at that part of the range; what lies outside counts in the last bins."""
@@ -320,8 +341,8 @@ def _count(
     return add_in(histogram, index, counts, jnp.ones_like(at, histogram.dtype))
 
 
-def _kind(found: _Found) -> Kind:
-    def of(spread: _Spread) -> Spread:
+def _as_kind(found: _PairSums) -> Kind:
+    def of(spread: _SpreadSums) -> Spread:
         return Spread(spread.total / found.number, *spread[1:])
 
     return Kind(found.number, of(found.similarity), of(found.tau))

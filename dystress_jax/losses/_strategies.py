@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
 import jax
 
@@ -13,7 +13,13 @@ from ._tiled import Tile
 
 # Rows and columns of a tile, one number where they are the same; None: the platform's own.
 TileSize = int | tuple[int, int] | None
+Value = TypeVar("Value", covariant=True)
 Name = Literal["auto", "dense", "tiled", "fused", "gathered", "ring"]
+
+STRATEGIES: tuple[str, ...] = get_args(Name)
+"""The strategies of `on_mesh`."""
+FOR_QUEUE: tuple[str, ...] = ("auto", "dense", "tiled", "fused")
+"""Those of a loss with a queue."""
 
 
 class Sizes(NamedTuple):
@@ -39,11 +45,11 @@ CPU = Sizes(1024 * 1024, Tile(1024, 1024), Tile(512, 512), ALL)
 # Measured on an H100 (docs/results/accelerator.md): every tile costs a dozen kernels, so there are
 # few, long ones; up to dense_pairs the dense form is as fast and takes 128 MiB.
 ACCELERATOR = Sizes(4096 * 4096, Tile(4096, ALL), Tile(4096, ALL), 2**27)
-# Up to this many numbers every device can well hold all candidates.
 # Rows of 128 numbers, and longer ones: the tile with which the compiler, for an H100, keeps all in
 # registers (docs/results/accelerator.md).
 FUSED_NUMBERS = 128 * 128
 FUSED_COLUMNS = 64
+# Up to this many numbers every device can well hold all candidates.
 GATHERED_NUMBERS = 16 * 1024 * 1024
 
 
@@ -104,16 +110,31 @@ class Auto:
     tile: TileSize = None
 
 
+Strategy = Dense | Tiled | Fused | Gathered | Ring
+
+
 @dataclass(frozen=True)
 class Recording:
-    """A strategy, and a list to which a loss adds what it compares; of `statistics` only."""
+    """A strategy, and a list to which a loss adds what it compares (`_plan.Seen`)."""
 
-    strategy: "Strategy | Auto"
-    seen: list
+    strategy: Strategy | Auto
+    seen: list[Any]
 
 
-Strategy = Dense | Tiled | Fused | Gathered | Ring
+# With a recording: `statistics` gives one to every loss, also to a loss of the user's own, whose
+# types may be checked while it runs.
 StrategyLike = Name | Strategy | Recording
+
+
+@runtime_checkable
+class Loss(Protocol[Value]):
+    """A loss as `on_mesh` and `statistics` take it: one of these, or one of your own around one.
+
+    It gives its `strategy` to the loss inside. `on_mesh` calls it with a `tile_size` too, and with
+    an `axis_name` where it has no `queue`; the other options are those of its caller.
+    """
+
+    def __call__(self, *arrays: Any, strategy: StrategyLike, **options: Any) -> Value: ...
 
 
 def dense() -> Dense:

@@ -46,6 +46,8 @@ class Walk(NamedTuple):
 
 
 EVERY_TILE = Walk(symmetric=False, window=1)
+# Accelerators multiply matrices in blocks of this many rows.
+ALIGNED = 64
 
 
 def row_sum(
@@ -257,17 +259,21 @@ def _tiles(tree: Tree, count: int, size: int) -> tuple[Tree, Bool[Array, "k t"] 
 
 
 def _cut(rows: Tree, columns: Tree, tile: Tile, symmetric: bool) -> tuple[Walk, Tree, Tree]:
-    """Both sides in tiles, and the way through them."""
+    """Both sides in tiles, and the way through them.
+
+    Of a symmetric matrix with five tiles, in windows of three, these meet:
+
+        columns   0 1 2 3 4 0 1    the first ones once more: no window has to turn back
+        rows 0    x x x
+        rows 1      x x x
+        rows 2        x x x
+        rows 3          x x x
+        rows 4            x x x
+    """
     if not symmetric:
         return EVERY_TILE, tiles(rows, tile.rows), tiles(columns, tile.columns)
-    n, window = length(rows), 1
-    count = -(-n // tile.rows)
-    if tile.columns >= 2 * tile.rows and count > 2:
-        # An odd number of tiles: no two are opposite. Half a circle is a whole number of steps.
-        half = count // 2 + 1
-        steps = -(-half * tile.rows // tile.columns)
-        window = -(-half // steps)
-        count = 2 * steps * window - 1
+    n = length(rows)
+    count, window = _circle(n, tile)
     size = -(-n // count)
     if window > 1:
         size = -(-size // ALIGNED) * ALIGNED
@@ -275,8 +281,17 @@ def _cut(rows: Tree, columns: Tree, tile: Tile, symmetric: bool) -> tuple[Walk, 
     return Walk(True, window), rows, _around(rows)
 
 
-# Accelerators multiply matrices in blocks of this many rows.
-ALIGNED = 64
+def _circle(n: int, tile: Tile) -> tuple[int, int]:
+    """How many tiles n rows are around the circle, and how many of them one meets in a step."""
+    count = -(-n // tile.rows)
+    if tile.columns < 2 * tile.rows or count <= 2:
+        return count, 1
+    met = count // 2 + 1  # itself, and those up to half a circle ahead
+    steps = -(-met * tile.rows // tile.columns)
+    window = -(-met // steps)
+    # So many tiles that each meets steps * window of them, no less in its last step. They are an
+    # odd number: no two are opposite, which would meet twice.
+    return 2 * steps * window - 1, window
 
 
 def _for_each_tile(rows: Tree, columns: Tree, walk: Walk, body: Callable, state: Tree) -> Tree:
@@ -386,6 +401,6 @@ def split_perturbed(tree: Tree) -> tuple[Tree, Tree]:
 
 
 def combine(perturbed: Tree, constant: Tree) -> Tree:
-    """The inverse of `split_perturbed`."""
+    """A tree that was split, whole again: the inverse of `split_perturbed`, and of its like."""
     pick = lambda a, b: b if a is None else a
     return jax.tree.map(pick, perturbed, constant, is_leaf=lambda leaf: leaf is None)

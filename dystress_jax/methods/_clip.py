@@ -139,14 +139,12 @@ def clip(
         a, b = similarity.project(images), similarity.project(texts[:MOST_NEGATIVES])
         others = similarity.between(a[:MOST_NEGATIVES], b)
         pairs = similarity.paired(a, similarity.project(texts))
-        logit = lambda part, s: s / part(similarity.as_cosine(s))
-        negative = logit(temperature.for_negatives, others)
-        # Captions that were permuted are negatives with another name.
-        right = batch.get("right")
-        positive = jnp.mean(logit(temperature.for_positives, pairs), where=right)
+        negative = losses.logits(similarity, temperature.for_negatives, others)
+        positive = losses.logits(similarity, temperature.for_positives, pairs)
         of_each = labels(batch) if by_class else batch["row"]
         same = of_each[:MOST_NEGATIVES, None] == of_each[None, :MOST_NEGATIVES]
-        return positive - jnp.mean(negative, where=~same)
+        right = batch.get("right")  # captions that were permuted are negatives with another name
+        return jnp.mean(positive, where=right) - jnp.mean(negative, where=~same)
 
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, key

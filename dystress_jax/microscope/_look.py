@@ -353,6 +353,8 @@ def _logits(
 ) -> tuple[Float[Array, " m"], Float[Array, " m"], Float[Array, " m"]]:
     """Temperature and logit of the pairs of one anchor, and the logit's slope in the gradient."""
     tau_of = lambda value: part(similarity.as_cosine(value)[None])[0]
+    # A division, so that a look in parts has the numbers of a look at once: with the reciprocal of
+    # `losses.logits` their last digits differ.
     logit, slope = jax.jvp(lambda v: v / tau_of(v), (values,), (jnp.ones_like(values),))
     return tau_of(values), logit, slope
 
