@@ -45,7 +45,7 @@ def run(config: run_lib.Config, workdir: pathlib.Path) -> dict[str, float]:
     path = workdir / "numbers.json"
     if not path.exists():
         summary = run_lib.train(config, workdir)
-        probe, _ = run_lib.evaluate(config, workdir, "linear_probe")
+        probe, _ = run_lib.evaluate(workdir, "linear_probe", config=config)
         # As the encoder: the summary has the best k of each baseline.
         baselines = summary["evaluations"]["baselines"]["protocol"]["top1_by_k"]
         numbers = {

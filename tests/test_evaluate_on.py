@@ -36,7 +36,7 @@ def place(tmp_path_factory):
 
 
 def settings(place):
-    return run.read_config(place / "run" / "config.json")
+    return run.read_config(place / "run")
 
 
 def on(place, **fields):
@@ -64,7 +64,7 @@ def by_hand(place, k, temperature, workdir=None):
 
 def test_neighbours_among_other_images_are_those_by_hand(place):
     changed = run.override(run.to_config_dict(settings(place)), {"knn.k": (5, 2)})
-    result, numbers = run.evaluate(changed, place / "run", "knn", on=on(place))
+    result, numbers = run.evaluate(place / "run", "knn", config=changed, on=on(place))
     for k, name in ((5, "top1"), (2, "top1_k2")):
         predicted, labels = by_hand(place, k, 0.1)
         assert result.value(name) == pytest.approx(np.mean(predicted == labels))
@@ -92,7 +92,9 @@ def test_several_evaluations_share_the_images(place):
         run.to_config_dict(settings(place)),
         {"probe.solver": "lbfgs", "probe.features": "cached", "probe.l2": (0.1,)},
     )
-    found = run.evaluate_all(config, place / "run", ["knn", "linear_probe"], "best", on=on(place))
+    found = run.evaluate_all(
+        place / "run", ["knn", "linear_probe"], "best", config=config, on=on(place)
+    )
     assert list(found) == ["knn", "linear_probe"]
     for result, numbers in found.values():
         assert numbers["checkpoint_step"] == 1
@@ -103,10 +105,7 @@ def test_several_evaluations_share_the_images(place):
 def test_without_test_images_held_out_ones_are_measured(place, tmp_path):
     shutil.copytree(place / "other" / "train", tmp_path / "flat")
     result, _ = run.evaluate(
-        settings(place),
-        place / "run",
-        "knn",
-        on={"source": "folder", "path": str(tmp_path / "flat")},
+        place / "run", "knn", on={"source": "folder", "path": str(tmp_path / "flat")}
     )
     assert result.split == "holdout"
 
@@ -124,12 +123,12 @@ def pairs(place, tmp_path_factory):
 
 def test_names_of_the_runs_own_classes_are_not_those_of_other_images(place, pairs):
     config, workdir = settings(pairs), pairs / "run"
-    result, _ = run.evaluate(config, workdir, "zero_shot", on=on(place))
+    result, _ = run.evaluate(workdir, "zero_shot", on=on(place))
     assert result.confusion.class_names == NAMES
     (pairs / "others.txt").write_text("a\nb\nc\n")
     change = {"zero_shot.class_names": str(pairs / "others.txt")}
     config = run.override(run.to_config_dict(config), change)
-    result, _ = run.evaluate(config, workdir, "zero_shot", on=on(place))
+    result, _ = run.evaluate(workdir, "zero_shot", config=config, on=on(place))
     assert result.confusion.class_names == ("a", "b", "c")
 
 
@@ -139,19 +138,19 @@ def test_zero_shot_of_images_without_captions_names_their_classes(place, pairs):
     with pytest.raises(
         run.ConfigError, match=r"without captions.*--config\.zero_shot\.classes=lab"
     ):
-        run.evaluate(captions, pairs / "run", "zero_shot", on=on(place))
+        run.evaluate(pairs / "run", "zero_shot", config=captions, on=on(place))
     labels = run.override(config, {"zero_shot.classes": "labels", named: ""})
-    result, _ = run.evaluate(labels, pairs / "run", "zero_shot", on=on(place))
+    result, _ = run.evaluate(pairs / "run", "zero_shot", config=labels, on=on(place))
     assert result.confusion.class_names == NAMES
     with pytest.raises(run.ConfigError, match="without captions") as raised:
-        run.evaluate(settings(pairs), pairs / "run", "retrieval", on=on(place))
+        run.evaluate(pairs / "run", "retrieval", on=on(place))
     assert "zero_shot" not in str(raised.value)
 
 
 def test_files_are_grey_for_an_encoder_of_grey_images(place, tmp_path):
     config = runs.grey_settings(tmp_path / "grey.npz", **{"knn.k": 1})
     runs.saved(config, tmp_path / "run", steps=(1,))
-    result, _ = run.evaluate(config, tmp_path / "run", "knn", on=on(place))
+    result, _ = run.evaluate(tmp_path / "run", "knn", on=on(place))
     predicted, labels = by_hand(place, 1, 0.1, workdir=tmp_path / "run")
     expected = evaluation.confusion(predicted, labels, NAMES)
     assert result.confusion == expected
@@ -159,7 +158,7 @@ def test_files_are_grey_for_an_encoder_of_grey_images(place, tmp_path):
 
 def test_a_run_whose_images_are_gone_is_told_how_to_take_others(place):
     with pytest.raises(run.ConfigError, match=r"images.*: --on\.source and --on\.path\.$"):
-        run.evaluate(settings(place), place / "run", "knn")
+        run.evaluate(place / "run", "knn")
 
 
 def test_an_image_that_cannot_be_read_is_left_out_by_a_flag(place, tmp_path):
@@ -167,11 +166,9 @@ def test_an_image_that_cannot_be_read_is_left_out_by_a_flag(place, tmp_path):
     (tmp_path / "other" / "test" / "x" / "0.png").write_bytes(b"no image")
     broken = on(place, path=str(tmp_path / "other"))
     with pytest.raises(run.ConfigError, match=r"^--on: .*0\.png.* --on\.on_error=skip") as raised:
-        run.evaluate(settings(place), place / "run", "knn", on=broken)
+        run.evaluate(place / "run", "knn", on=broken)
     assert "workdir" not in str(raised.value)
-    result, _ = run.evaluate(
-        settings(place), place / "run", "knn", on={**broken, "on_error": "skip"}
-    )
+    result, _ = run.evaluate(place / "run", "knn", on={**broken, "on_error": "skip"})
     assert result.protocol["test_images"] == 11
 
 
@@ -192,7 +189,7 @@ def test_other_images_are_left_out_whatever_the_run_was_trained_with(temperature
 
 def test_a_result_says_where_its_images_are(place, monkeypatch):
     monkeypatch.chdir(place)
-    _, numbers = run.evaluate(settings(place), place / "run", "knn", on=on(place, path="other"))
+    _, numbers = run.evaluate(place / "run", "knn", on=on(place, path="other"))
     assert numbers["on"] == on(place)
 
 
@@ -201,21 +198,19 @@ def test_results_come_before_a_later_evaluation_fails(place):
     came = {}
     with pytest.raises(run.ConfigError, match=r"config\.labels\.shots: found 50"):
         run.evaluate_all(
-            config,
             place / "run",
             ["knn", "few_shot"],
+            config=config,
             on=on(place),
             measured=lambda name, result, numbers: came.update({name: numbers["top1"]}),
         )
-    assert came == {
-        "knn": run.evaluate(settings(place), place / "run", "knn", on=on(place))[1]["top1"]
-    }
+    assert came == {"knn": run.evaluate(place / "run", "knn", on=on(place))[1]["top1"]}
 
 
 def test_a_share_of_the_labels_counts_or_is_refused(place):
     share = {"labels.share": 0.5, "labels.seeds": 2}
     config = run.override(run.to_config_dict(settings(place)), share)
-    result, numbers = run.evaluate(config, place / "run", "few_labels", on=on(place))
+    result, numbers = run.evaluate(place / "run", "few_labels", config=config, on=on(place))
     assert [row.name for row in result.rows] == ["50_percent_top1"]
     assert result.protocol["fractions"] == [0.5]
     assert numbers["settings"]["labels.share"] == 0.5
@@ -223,7 +218,7 @@ def test_a_share_of_the_labels_counts_or_is_refused(place):
         with pytest.raises(
             run.ConfigError, match=rf"^--label_fraction .*--evaluation={name}, .*few_"
         ):
-            run.evaluate_all(config, place / "run", ["few_labels", name], on=on(place))
+            run.evaluate_all(place / "run", ["few_labels", name], config=config, on=on(place))
 
 
 @pytest.mark.parametrize(
@@ -236,7 +231,7 @@ def test_a_share_of_the_labels_counts_or_is_refused(place):
 )
 def test_what_cannot_be_opened_is_told_in_the_names_of_the_flags(place, fields, message):
     with pytest.raises(run.ConfigError, match=message):
-        run.evaluate(settings(place), place / "run", "knn", on=on(place, **fields))
+        run.evaluate(place / "run", "knn", on=on(place, **fields))
 
 
 def test_images_without_labels_cannot_be_classified(place, tmp_path):
@@ -247,7 +242,7 @@ def test_images_without_labels_cannot_be_classified(place, tmp_path):
         match=r"^--on: found training images without labels.*; or labelled images of another "
         r"source, by --on\.source and --on\.path",
     ):
-        run.evaluate(settings(place), place / "run", "knn", on=source)
+        run.evaluate(place / "run", "knn", on=source)
 
 
 @pytest.mark.parametrize("labelled", ["train", "test"])
@@ -260,7 +255,7 @@ def test_where_labels_are_missing_the_way_on_is_told(place, tmp_path, labelled):
         match=r"without labels; allowed: .*label.*; or --evaluation=representation, which needs "
         r"no labels; or labelled images of another source, by --on\.source and --on\.path",
     ):
-        run.evaluate(settings(place), place / "run", "knn", on=source)
+        run.evaluate(place / "run", "knn", on=source)
 
 
 def test_the_command_measures_and_keeps_the_confusion(place, capsys):
@@ -445,13 +440,13 @@ def test_a_result_of_many_classes_says_that_it_has_no_confusion(place, tmp_path)
         found = evaluation.confusion(labels, labels, names)
         return evaluation.Result((evaluation.Row("top1", 1.0),), {}, confusion=found)
 
-    result, numbers = run.evaluate(settings(place), place / "run", many, on=on(place))
+    result, numbers = run.evaluate(place / "run", many, on=on(place))
     assert numbers["notes"] == ["no confusion matrix: the 1,001 classes are too many for one"]
     assert len(numbers["per_class_accuracy"]) == 1_001
     summary.keep_result(tmp_path, "many", "newest", numbers, result.confusion)
     summary.keep_confusions(tmp_path, {"many": result}, numbers["checkpoint_step"])
     [file] = tmp_path.iterdir()  # no confusion beside it
     assert file.name.startswith("many_on.source=folder")
-    few, numbers = run.evaluate(settings(place), place / "run", "knn", on=on(place))
+    few, numbers = run.evaluate(place / "run", "knn", on=on(place))
     assert few.confusion.counts is not None
     assert "no confusion" not in " ".join(numbers.get("notes", []))

@@ -552,7 +552,7 @@ def test_evaluations_of_ones_own_take_options_and_may_be_given_in_python(images)
     summary = read("run", "summary.json")
     assert summary["evaluations"]["tests.own:scaled"]["scaled"] == 3.0
     assert evaluate("tests.own:scaled")["scaled"] == 3.0
-    config = run.read_config(pathlib.Path("run", "config.json"))
+    config = run.read_config("run")
     again = run.train(config, "run", own=Own(evaluations={"mine": own.scaled}))
     assert again["evaluations"]["mine"]["scaled"] == 3.0
     with pytest.raises(run.ConfigError, match=r"options\.facto: found 3, .*allowed: factor"):
@@ -572,7 +572,7 @@ def test_evaluations_of_ones_own_have_names_of_their_own(tmp_path):
     assert not (tmp_path / "run").exists()
     write_json(tmp_path / "run" / "config.json", dataclasses.asdict(config))
     with pytest.raises(run.ConfigError, match=message):
-        run.evaluate(config, tmp_path / "run", knn)
+        run.evaluate(tmp_path / "run", knn)
     assert evaluations.own_table({"knn": evaluations.knn}) == {"knn": evaluations.knn}
 
 
@@ -609,7 +609,7 @@ def test_an_evaluation_that_does_not_fit_is_refused(images):
         with pytest.raises(run.ConfigError, match=message):
             evaluate(name)
     with pytest.raises(run.ConfigError, match=r"evaluation: zero gives a int; allowed: an"):
-        run.evaluate(run.read_config(pathlib.Path("run/config.json")), "run", zero)
+        run.evaluate("run", zero)
     assert not pathlib.Path("run", "eval").exists()
 
 
@@ -653,15 +653,15 @@ class TestFromPython:
         lose_newest_checkpoint()
         run.train(config, "run", own=mine)
         assert logged() == whole
-        for settings in (config, run.read_config(pathlib.Path("run", "config.json"))):
-            result, numbers = run.evaluate(settings, "run", own.sizes, own=mine)
+        for settings in (config, None):
+            result, numbers = run.evaluate("run", own.sizes, config=settings, own=mine)
             assert (result.value("remembered"), numbers["checkpoint_step"]) == (STEPS, STEPS)
         knows = r"config\.temperature\.name: the run was given Scheme in Python, .*Give it again"
-        for settings in (config, run.read_config(pathlib.Path("run", "config.json"))):
+        for settings in (config, run.read_config("run")):
             with pytest.raises(run.ConfigError, match=knows):
                 run.train(settings, "run")
             with pytest.raises(run.ConfigError, match=knows):
-                run.evaluate(settings, "run", own.sizes, own=mine._replace(temperature=None))
+                run.evaluate("run", own.sizes, config=settings, own=mine._replace(temperature=None))
         with pytest.raises(run.ConfigError, match=knows):
             evaluate("tests.own:sizes")
 

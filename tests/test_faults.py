@@ -321,9 +321,9 @@ def test_a_signal_that_is_ignored_stays_so():
 
 
 def test_results_of_other_settings_and_other_checkpoints_stay(tmp_path):
-    def keep(which="newest", step=10, **settings):
+    def keep(checkpoint="newest", step=10, **settings):
         numbers = {"checkpoint_step": step, "settings": settings}
-        return summary.keep_result(tmp_path, "knn", which, numbers).name
+        return summary.keep_result(tmp_path, "knn", checkpoint, numbers).name
 
     assert [keep(), keep(), keep(step=20), keep(step=20, seed=1)] == [
         "knn.json",

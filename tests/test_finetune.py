@@ -301,10 +301,10 @@ def test_a_run_is_fine_tuned_on_its_own_images_and_on_others(place):
     experiment, state = runs.saved(runs.settings(place / "images"), place / "run", steps=(1,))
     runs.write_images(place / "other", count=30, test=12, names=NAMES, seed=1)
     config = run.override(
-        run.to_config_dict(run.read_config(place / "run" / "config.json")),
+        run.to_config_dict(run.read_config(place / "run")),
         {**SMALL, "labels.seeds": 2, "labels.share": 0.5, "finetune.learning_rate": 0.3},
     )
-    result, numbers = run.evaluate(config, place / "run", "finetune")
+    result, numbers = run.evaluate(place / "run", "finetune", config=config)
     assert numbers["protocol"]["recipe"] == "simclr"
     assert numbers["protocol"]["learning_rate"] == 0.3
     assert set(numbers["by_seed"]) == {"0", "1"}
@@ -312,7 +312,7 @@ def test_a_run_is_fine_tuned_on_its_own_images_and_on_others(place):
     assert {"50_percent_top1", "50_percent_top1_std", "50_percent_top5_std"} <= set(numbers)
     assert result.split == "test"
     on = {"source": "folder", "path": str(place / "other")}
-    result, numbers = run.evaluate(config, place / "run", "finetune", on=on)
+    result, numbers = run.evaluate(place / "run", "finetune", config=config, on=on)
     assert numbers["protocol"]["classes"] == 3
     assert result.confusion.class_names == tuple(sorted(NAMES))
     del experiment, state

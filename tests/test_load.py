@@ -133,6 +133,16 @@ def test_other_checkpoints_are_found(finished):
         dystress_jax.load(workdir, checkpoint=7)
 
 
+def test_a_step_is_meant_alike_as_a_number_and_as_a_text(tmp_path):
+    runs.saved(runs.grey_settings(tmp_path / "grey.npz"), tmp_path / "run", steps=(1, 2))
+    for step in (1, "1"):
+        _, state = run.restore(tmp_path / "run", step)
+        _, numbers = run.evaluate(tmp_path / "run", "knn", step)
+        assert int(state.step) == numbers["checkpoint_step"] == 1
+    out = tmp_path / "weights.safetensors"
+    assert run.export_weights(tmp_path / "run", out, checkpoint=1)
+
+
 def test_a_run_without_what_is_needed_is_told(finished, tmp_path):
     with pytest.raises(run.ConfigError, match=r"found no run \(no config\.json\)"):
         dystress_jax.load(tmp_path)

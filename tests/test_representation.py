@@ -197,7 +197,7 @@ def test_a_run_logs_it_of_the_held_out_images_and_eval_gives_it_of_the_test_imag
         assert all((f"{kind}_{name}" in last) == labelled for name in of_classes)
     assert ("knn" in last) == labelled
 
-    result, numbers = run.evaluate(config, workdir, "representation")
+    result, numbers = run.evaluate(workdir, "representation")
     assert (result.split, numbers["protocol"]["images"]) == ("test", 8)
     assert numbers["protocol"]["embeddings_dimension"] == 4
     assert numbers["protocol"]["recipe"] == "simclr_cifar"

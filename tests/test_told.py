@@ -192,9 +192,9 @@ def test_what_a_run_ends_with_can_be_left_out(trained):
 def test_an_image_that_cannot_be_read_is_answered_by_what_was_saved(trained, tmp_path):
     config, workdir, _ = trained
 
-    @reporting_unreadable_images
     def broken(config, workdir):
-        raise data.UnreadableError("1.png: no image")
+        with reporting_unreadable_images(config, workdir):
+            raise data.UnreadableError("1.png: no image")
 
     with pytest.raises(
         run.ConfigError,

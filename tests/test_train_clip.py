@@ -224,7 +224,7 @@ def test_a_killed_run_goes_on_with_the_temperatures_of_its_examples(per_example,
 def test_a_run_without_texts_has_nothing_to_retrieve(per_example):
     workdir, _ = per_example
     with pytest.raises(ConfigError, match=r"method simclr, .* allowed: knn, .*linear_probe"):
-        run.evaluate(run.read_config(workdir / "config.json"), workdir, "retrieval")
+        run.evaluate(workdir, "retrieval")
 
 
 @pytest.mark.parametrize("evaluation", ["retrieval", "zero_shot"])
@@ -284,7 +284,7 @@ def test_an_image_that_cannot_be_read_later_is_named_and_nothing_else(tmp_path, 
     c = run.from_config_dict({"method": "clip"})
     for task in (
         lambda: run.train(c, tmp_path / "run"),
-        lambda: run.evaluate(c, tmp_path / "run", "knn"),
+        lambda: run.evaluate(tmp_path / "run", "knn"),
     ):
         with pytest.raises(ConfigError, match=r"config\.data: cannot read the image .*half\.png.*"):
             task()

@@ -65,9 +65,8 @@ def test_a_run_goes_out_and_comes_in_with_the_same_features(trained, tmp_path):
     )
     old, new = dystress_jax.load(workdir), dystress_jax.load(tmp_path / "new")
     np.testing.assert_array_equal(old(IMAGES), new(IMAGES))
-    config = run.read_config(tmp_path / "new" / "config.json")
     with pytest.raises(run.ConfigError, match=r"^--on\.source and --on\.path: found none, and the"):
-        run.evaluate(config, tmp_path / "new", "knn")
+        run.evaluate(tmp_path / "new", "knn")
     with pytest.raises(run.ConfigError, match=r"^--on\.source and --on\.path: found none"):
         run.embed(tmp_path / "new", tmp_path / "z.npz")
     assert not list(tmp_path.glob("z.npz*"))

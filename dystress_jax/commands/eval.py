@@ -61,7 +61,12 @@ def evaluate(command: cli.Command) -> None:
         print(*show.details(result), f"protocol and numbers: {path}", sep="\n", flush=True)
 
     run.evaluate_all(
-        settings, workdir, args.evaluation, args.checkpoint, on=command.on, measured=measured
+        workdir,
+        args.evaluation,
+        args.checkpoint,
+        config=settings,
+        on=command.on,
+        measured=measured,
     )
 
 
@@ -83,12 +88,12 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags; `--config.FIELD` overrides the run's own config.json."""
     arguments = command.read(cli.in_full(command.read_on(arguments), SHORT))
     flags.FLAGS(arguments, known_only=True)
-    path = cli.directory(flags.FLAGS.workdir) / "config.json"
-    if not path.is_file():
+    workdir = cli.directory(flags.FLAGS.workdir)
+    if not (workdir / "config.json").is_file():
         raise run.ConfigError(
-            f"--workdir: found no run in {path.parent} (no {path.name}).{near(path.parent)}"
+            f"--workdir: found no run in {workdir} (no config.json).{near(workdir)}"
         )
-    base = run.to_config_dict(run.read_config(path))
+    base = run.to_config_dict(run.read_config(workdir))
     config_flags.DEFINE_config_dict(
         "config", base, "Override its fields with --config.FIELD=VALUE.", sys_argv=arguments
     )

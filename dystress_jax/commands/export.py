@@ -36,7 +36,7 @@ def export(command: cli.Command) -> None:
         cli.directory(args.workdir),
         args.out,
         format=args.format,
-        which=args.checkpoint,
+        checkpoint=args.checkpoint,
         tell=told.append,
     )
     count = sum(math.prod(shape) for shape in shapes.values())

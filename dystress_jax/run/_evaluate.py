@@ -12,7 +12,7 @@ from ._build import build, rebuild, with_images
 from ._environment import usable_jax
 from ._own import Own, check_given_again, choose, name_of, name_own
 from ._same_images import changed_images, check_same, describe
-from ._saved import CHECKPOINTS, SETTINGS_FILE, read_config, state_at
+from ._saved import CHECKPOINTS, read_config, state_at
 from .config import Config, ConfigError
 from .data import OTHER_IMAGES, images_from_anywhere, open_own, reporting_unreadable_images
 from .evaluations import (
@@ -36,7 +36,7 @@ Measured = Callable[[str, Result, dict[str, Any]], None]  # name, result, and al
 @usable_jax()
 def restore(
     workdir: pathlib.Path | str,
-    which: str = "newest",
+    checkpoint: str | int = "newest",
     *,
     config: Config | None = None,
     own: Own = Own(),
@@ -45,7 +45,7 @@ def restore(
 
     Args:
         workdir: of the run.
-        which: `newest`, `best`, or a step.
+        checkpoint: `newest`, `best`, or a step.
         config: its settings, where something of them shall differ; None: as it was trained.
         own: the objects that the run was given in Python.
 
@@ -65,35 +65,28 @@ def restore(
         (8, 64)
     """
     workdir = pathlib.Path(workdir)
-    trained = read_config(workdir / SETTINGS_FILE)
-    return _restore(config or trained, workdir, which, own)
-
-
-def _restore(
-    config: Config, workdir: pathlib.Path, which: str, own: Own
-) -> tuple[Experiment, TrainState]:
-    experiment = build(config, workdir, own=own)
+    experiment = build(config or read_config(workdir), workdir, own=own)
     check_same(experiment.trained_on, workdir / CHECKPOINTS)
-    return experiment, state_at(workdir, which, experiment.abstract_state())
+    return experiment, state_at(workdir, checkpoint, experiment.abstract_state())
 
 
 def evaluate(
-    config: Config,
     workdir: pathlib.Path | str,
     evaluation: str | Evaluate,
-    which: str = "newest",
+    checkpoint: str | int = "newest",
     *,
+    config: Config | None = None,
     on: Mapping[str, Any] | None = None,
     own: Own = Own(),
 ) -> tuple[Result, dict[str, Any]]:
     """Evaluate the encoder of a run on its test images, or the held-out ones if it has no test.
 
     Args:
-        config: the run's settings; those of the evaluation may differ from what it trained with.
         workdir: of the run.
         evaluation: one of `EVALUATIONS`, or a function of one's own, `(experiment, state) ->
             Result`: itself, or its name `MODULE:OBJECT`.
-        which: `newest`, `best`, or a step.
+        checkpoint: `newest`, `best`, or a step.
+        config: its settings, where those of the evaluation shall differ; None: as it was trained.
         on: other images than the run's, to learn from and to measure on: fields of `config.data`,
             such as `source` and `path`. Their classes may be others.
         own: the objects that the run was given in Python.
@@ -109,23 +102,22 @@ def evaluate(
 
     Example:
         >>> from dystress_jax import run
-        >>> config = run.read_config(pathlib.Path("runs/quickstart/config.json"))
-        >>> result, numbers = run.evaluate(config, "runs/quickstart", "knn")
+        >>> result, numbers = run.evaluate("runs/quickstart", "knn")
         >>> [row.name for row in result.rows], numbers["split"]
         (['top1', 'top5'], 'test')
     """
-    [found] = evaluate_all(config, workdir, [evaluation], which, on=on, own=own).values()
+    every = evaluate_all(workdir, [evaluation], checkpoint, config=config, on=on, own=own)
+    [found] = every.values()
     return found
 
 
-@reporting_unreadable_images
 @usable_jax()
 def evaluate_all(
-    config: Config,
     workdir: pathlib.Path | str,
     wanted: Sequence[str | Evaluate],
-    which: str = "newest",
+    checkpoint: str | int = "newest",
     *,
+    config: Config | None = None,
     on: Mapping[str, Any] | None = None,
     own: Own = Own(),
     measured: Measured = lambda name, result, numbers: None,
@@ -133,10 +125,10 @@ def evaluate_all(
     """What `evaluate` gives for several evaluations, by name; the images are opened once.
 
     Args:
-        config: as for `evaluate`, and so are the others.
         workdir: of the run.
         wanted: the evaluations.
-        which: `newest`, `best`, or a step.
+        checkpoint: `newest`, `best`, or a step.
+        config: as for `evaluate`.
         on: other images than the run's.
         own: the objects that the run was given in Python.
         measured: called with each name, result and numbers as soon as they are there, so that they
@@ -148,13 +140,45 @@ def evaluate_all(
 
     Example:
         >>> from dystress_jax import run
-        >>> config = run.read_config(pathlib.Path("runs/quickstart/config.json"))
-        >>> list(run.evaluate_all(config, "runs/quickstart", ["knn"]))
+        >>> list(run.evaluate_all("runs/quickstart", ["knn"]))
         ['knn']
     """
     workdir = pathlib.Path(workdir)
-    trained = read_config(workdir / SETTINGS_FILE)
-    config = name_own(config, own)
+    trained = read_config(workdir)
+    config = name_own(config or trained, own)
+    functions = _find(wanted, config)
+    changes = _changes(trained, config)
+    if "labels.share" in changes:
+        check_share(functions)
+    if "knn.bank" not in changes:
+        # A run compares with some training images while it goes on; here there is time for all.
+        config = put(config, "knn.bank", 0)
+    if on:
+        config = for_other_images(config, keep=changes)
+    found = {}
+    with reporting_unreadable_images(config, workdir, on=on):
+        experiment, notes = _with_images(config, workdir, on, own)
+        state = state_at(workdir, checkpoint, experiment.abstract_state())
+        shared = embedded_by(experiment, state)
+        for name, function in functions.items():
+            with calling_images("on") if on else contextlib.nullcontext():
+                result = measure(function, experiment, state, name=name, embedded=shared)
+            result = result._replace(notes=(*result.notes, *notes))
+            numbers = {
+                **result.to_json(),
+                "checkpoint_step": int(state.step),
+                "settings": changes,
+                "on": images_from_anywhere(on or {}),
+                "seed": config.seed,
+                "trained_with_seed": trained.seed,
+            }
+            found[name] = result, numbers
+            measured(name, result, numbers)
+    return found
+
+
+def _find(wanted: Sequence[str | Evaluate], config: Config) -> dict[str, Evaluate]:
+    """The evaluations by name; the settings may have options for one's own."""
     functions: dict[str, Evaluate] = {}
     for one in wanted:
         if isinstance(one, str):
@@ -164,6 +188,15 @@ def evaluate_all(
     ours = {name: f for name, f in functions.items() if name not in EVALUATIONS}
     if ours:
         check_options(config, ours)
+    return functions
+
+
+def _changes(trained: Config, config: Config) -> dict[str, Any]:
+    """The settings in which an evaluation differs from the run.
+
+    Raises:
+        ConfigError: one of them would make it another run.
+    """
     check_given_again(trained, config)
     changes = differences(dataclasses.asdict(trained), dataclasses.asdict(config))
     for field, (old, new) in changes.items():
@@ -174,31 +207,7 @@ def evaluate_all(
                 "config.finetune, config.zero_shot and config.seed; and other images with "
                 f"{OTHER_IMAGES}."
             )
-    if "labels.share" in changes:
-        check_share(functions)
-    if "knn.bank" not in changes:
-        # A run compares with some training images while it goes on; here there is time for all.
-        config = put(config, "knn.bank", 0)
-    if on:
-        config = for_other_images(config, keep=changes)
-    experiment, notes = _with_images(config, workdir, on, own)
-    state = state_at(workdir, which, experiment.abstract_state())
-    shared, found = embedded_by(experiment, state), {}
-    for name, function in functions.items():
-        with calling_images("on") if on else contextlib.nullcontext():
-            result = measure(function, experiment, state, name=name, embedded=shared)
-        result = result._replace(notes=(*result.notes, *notes))
-        numbers = {
-            **result.to_json(),
-            "checkpoint_step": int(state.step),
-            "settings": {field: new for field, (_, new) in changes.items()},
-            "on": images_from_anywhere(on or {}),
-            "seed": config.seed,
-            "trained_with_seed": trained.seed,
-        }
-        found[name] = result, numbers
-        measured(name, result, numbers)
-    return found
+    return {field: new for field, (_, new) in changes.items()}
 
 
 def _with_images(

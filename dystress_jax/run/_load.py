@@ -16,7 +16,7 @@ from ..evaluation import DualEncoder
 from ._build import rebuild
 from ._environment import usable_jax
 from ._own import Own
-from ._saved import SETTINGS_FILE, read_config, state_at
+from ._saved import read_config, state_at
 from .config import Config
 from .experiment import Experiment
 
@@ -289,7 +289,7 @@ def load(
         ('simclr', 64)
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
-    experiment = rebuild(read_config(workdir / SETTINGS_FILE), workdir, own=own)
-    state = state_at(workdir, str(checkpoint), experiment.abstract_state())
+    experiment = rebuild(read_config(workdir), workdir, own=own)
+    state = state_at(workdir, checkpoint, experiment.abstract_state())
     kind = Encoder if experiment.language is None else ImageTextEncoder
     return kind(state.params, state.stats, Origin(experiment, workdir, int(state.step)))

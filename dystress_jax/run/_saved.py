@@ -3,18 +3,19 @@
 import pathlib
 
 from ..files import near, parse_json
-from ..training import TrainState, checkpoint
+from ..training import TrainState
+from ..training.checkpoint import check_version, restore, scores, steps
 from .checks import from_config_dict
 from .config import Config, ConfigError
 
 SETTINGS_FILE, CHECKPOINTS = "config.json", "checkpoints"
 
 
-def read_config(path: pathlib.Path) -> Config:
+def read_config(workdir: pathlib.Path | str) -> Config:
     """The settings of a run, from its config.json.
 
     Args:
-        path: of the file.
+        workdir: of the run.
 
     Raises:
         ConfigError: the file is damaged, or holds what is no setting of this version.
@@ -22,14 +23,16 @@ def read_config(path: pathlib.Path) -> Config:
 
     Example:
         >>> from dystress_jax import run
-        >>> run.read_config(pathlib.Path("runs/quickstart/config.json")).method
+        >>> run.read_config("runs/quickstart").method
         'simclr'
     """
-    checkpoint.check_version(path.parent / CHECKPOINTS)
+    workdir = pathlib.Path(workdir)
+    path = workdir / SETTINGS_FILE
+    check_version(workdir / CHECKPOINTS)
     if not path.exists():
         raise ConfigError(
-            f"{path.parent}: found no run (no {path.name}); allowed: the directory of a run."
-            f"{near(path.parent)}"
+            f"{workdir}: found no run (no {SETTINGS_FILE}); allowed: the directory of a run."
+            f"{near(workdir)}"
         )
     try:
         settings = parse_json(path.read_text(encoding="utf-8"))
@@ -41,12 +44,12 @@ def read_config(path: pathlib.Path) -> Config:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def state_at(workdir: pathlib.Path, which: str, abstract: TrainState) -> TrainState:
+def state_at(workdir: pathlib.Path, checkpoint: str | int, abstract: TrainState) -> TrainState:
     """The state of a run at a checkpoint.
 
     Args:
         workdir: of the run.
-        which: `newest`, `best`, or a step.
+        checkpoint: `newest`, `best`, or a step.
         abstract: what it must fit.
 
     Raises:
@@ -54,32 +57,33 @@ def state_at(workdir: pathlib.Path, which: str, abstract: TrainState) -> TrainSt
         CheckpointError: it cannot be used.
     """
     directory = workdir / CHECKPOINTS
-    return checkpoint.restore(directory, _choose_step(directory, which), abstract).state
+    return restore(directory, _choose_step(directory, checkpoint), abstract).state
 
 
-def _choose_step(directory: pathlib.Path, name: str) -> int:
+def _choose_step(directory: pathlib.Path, checkpoint: str | int) -> int:
     """The step of a checkpoint: `newest`, `best`, or a number.
 
     Raises:
         ConfigError: there is none.
     """
-    there = checkpoint.steps(directory)
+    there = steps(directory)
     if not there:
         raise ConfigError(
             f"--workdir: found no checkpoint in {directory}; allowed: a run that has saved one "
             "(config.checkpoint_every)."
         )
-    if name == "newest":
+    if checkpoint == "newest":
         return there[-1]
-    if name == "best":
-        scores = checkpoint.scores(directory)
-        if not scores:
+    if checkpoint == "best":
+        measured = scores(directory)
+        if not measured:
             raise ConfigError(
                 "--checkpoint: found best, but kNN was measured at no checkpoint; allowed: newest, "
                 + ", ".join(map(str, there))
             )
-        return max(scores, key=lambda step: scores[step])
+        return max(measured, key=lambda step: measured[step])
+    name = str(checkpoint)
     if not name.isdecimal() or int(name) not in there:
-        steps = ", ".join(map(str, there))
-        raise ConfigError(f"--checkpoint: found {name!r}; allowed: newest, best, {steps}")
+        allowed = ", ".join(map(str, there))
+        raise ConfigError(f"--checkpoint: found {name!r}; allowed: newest, best, {allowed}")
     return int(name)

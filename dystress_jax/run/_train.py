@@ -53,7 +53,6 @@ from .show import note
 from .tables import find
 
 
-@reporting_unreadable_images
 @usable_jax()
 def train(
     config: Config,
@@ -91,10 +90,11 @@ def train(
         >>> summary["steps"], 0 < summary["knn_trained"] < 1
         (2, True)
     """
-    with contextlib.ExitStack() as until_the_end:
+    workdir = pathlib.Path(workdir).absolute()
+    with reporting_unreadable_images(config, workdir), contextlib.ExitStack() as until_the_end:
         with leaving_nothing() as made:
             with together("beginning"):
-                run = _prepare(config, pathlib.Path(workdir).absolute(), own)
+                run = _prepare(config, workdir, own)
                 until_the_end.enter_context(lock_workdir(run.workdir, made))
             _compare_processes(run)
             start = _start(run)

@@ -12,7 +12,8 @@ import numpy as np
 from .. import methods, models, weights
 from ..errors import a_few
 from ..files import leaving_nothing, make_directory, told, write_bytes, write_json
-from ..training import TrainState, checkpoint
+from ..training import TrainState
+from ..training.checkpoint import Saver, steps
 from . import language
 from ._build import rebuild, without_images
 from ._environment import usable_jax
@@ -120,7 +121,7 @@ def check_source(source: str) -> None:
             f"{path}: found no run (no {SETTINGS_FILE}); allowed: the directory of a run, or a "
             "file of weights."
         )
-    if not checkpoint.steps(path / CHECKPOINTS):
+    if not steps(path / CHECKPOINTS):
         raise ConfigError(
             f"{path}: found a run without a checkpoint; allowed: one that has saved its weights, "
             "or a file of weights."
@@ -136,10 +137,10 @@ def _read(source: str) -> weights.Tensors:
     return weights.give(_tree(state), weights.NATIVE)
 
 
-def _saved(workdir: pathlib.Path, which: str, own: Own) -> tuple[Experiment, TrainState]:
+def _saved(workdir: pathlib.Path, checkpoint: str | int, own: Own) -> tuple[Experiment, TrainState]:
     """The parts of a run and a state of it, without its images."""
-    experiment = rebuild(read_config(workdir / SETTINGS_FILE), workdir, own=own)
-    return experiment, state_at(workdir, which, experiment.abstract_state())
+    experiment = rebuild(read_config(workdir), workdir, own=own)
+    return experiment, state_at(workdir, checkpoint, experiment.abstract_state())
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def export_weights(
     out: pathlib.Path | str,
     *,
     format: str = "safetensors",
-    which: str = "newest",
+    checkpoint: str | int = "newest",
     own: Own = Own(),
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, tuple[int, ...]]:
@@ -191,7 +192,7 @@ def export_weights(
             `onnx` is a model of the encoder, `images` float32 in [0, 1] to `features`. For
             `open_clip` and `huggingface` a temperature that is one number (`learned`, `constant`)
             goes out as `logit_scale`; of any other there is none in the file.
-        which: `newest`, `best`, or a step.
+        checkpoint: `newest`, `best`, or a step.
         own: the objects that the run was given in Python.
         tell: shows a person what the network expects, and how the file is read, a line each. The
             file says too what the images are to be.
@@ -215,7 +216,7 @@ def export_weights(
         raise ConfigError(f"--format: found {format!r}; allowed: {', '.join(FORMATS)}.")
     if format == ONNX:
         weights.check_writable(out, ".onnx")
-        encoder = load(workdir, which, own=own)
+        encoder = load(workdir, checkpoint, own=own)
         model = to_onnx(encoder)
         seen = _seen(encoder.origin.experiment)
         for name, value in seen.items():
@@ -224,7 +225,7 @@ def export_weights(
         tell(f"it expects: {_expected(seen)}; the mean and the deviation are in the model")
         return {array.name: tuple(array.dims) for array in model.graph.initializer}
     weights.check_writable(out)
-    experiment, state = _saved(workdir, which, own)
+    experiment, state = _saved(workdir, checkpoint, own)
     config, inputs = experiment.config, experiment.inputs
     tensors = weights.give(
         jax.device_get(_tree(state)),
@@ -372,7 +373,7 @@ def import_weights(
         64
     """
     workdir = pathlib.Path(workdir).expanduser().absolute()
-    if (workdir / SETTINGS_FILE).exists() or checkpoint.steps(workdir / CHECKPOINTS):
+    if (workdir / SETTINGS_FILE).exists() or steps(workdir / CHECKPOINTS):
         raise ConfigError(f"--workdir: {workdir} holds a run already; allowed: a new directory.")
     side = config.data.image_size or config.augment.size
     if not side:
@@ -399,7 +400,7 @@ def import_weights(
         remember(train, workdir)
         if tokenizer is not None:
             tokenizer.save(workdir / language.FILE)
-        saver = checkpoint.Saver(workdir / CHECKPOINTS, keep=1)
+        saver = Saver(workdir / CHECKPOINTS, keep=1)
         saver.save(0, begun.state, {"score": None})
         saver.wait()
         write_json(workdir / SETTINGS_FILE, dataclasses.asdict(config))

@@ -64,16 +64,15 @@ def check_run(config: Config, workdir: pathlib.Path) -> None:
         ConfigError: naming the settings that differ.
         CheckpointError: the run is of another version.
     """
-    path = workdir / SETTINGS_FILE
     if not checkpoint.steps(workdir / CHECKPOINTS):
         return
     checkpoint.check_version(workdir / CHECKPOINTS)
-    if not path.exists():
+    if not (workdir / SETTINGS_FILE).exists():
         raise ConfigError(
             f"--workdir: {workdir} has checkpoints but no {SETTINGS_FILE} to say of which run; "
             "allowed: with it, or a new --workdir."
         )
-    trained = read_config(path)
+    trained = read_config(workdir)
     check_given_again(trained, config)
     changes = differences(dataclasses.asdict(trained), dataclasses.asdict(config))
     shown = {n: f"config.{n}: {a!r} -> {b!r}" for n, (a, b) in changes.items()}

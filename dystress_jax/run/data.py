@@ -2,10 +2,9 @@
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from .. import data, evaluation
 from ..training import checkpoint
@@ -16,7 +15,6 @@ from .methods import ALL_LOSSES
 from .tables import is_own, make, needed
 
 Sources = dict[str, data.Source]
-Returned = TypeVar("Returned")
 OWN_IMAGE = 0.05  # share of queries whose own image is a negative: above it, a warning
 CLASSES_NAMED = 5  # in the lines that a run begins with
 OTHER_IMAGES = "--on.source and --on.path"  # the flags that name them
@@ -84,38 +82,33 @@ def _reporting_files_below(path: str) -> Iterator[None]:
         ) from error
 
 
-def reporting_unreadable_images(function: Callable[..., Returned]) -> Callable[..., Returned]:
-    """For all that reads the images of a config: one that cannot be read is the user's to mend.
+@contextlib.contextmanager
+def reporting_unreadable_images(
+    config: Config, workdir: pathlib.Path, *, on: Mapping[str, Any] | None = None
+) -> Iterator[None]:
+    """An image that cannot be read is the user's to mend.
 
     Args:
-        function: its first arguments are the config and the directory of the run.
+        config: names the images.
+        workdir: of the run.
+        on: other images in place of those of the config.
 
-    Returns:
-        The function; in place of an `UnreadableError` it raises a `ConfigError`, which says which
-        image, and why it cannot be read. The keyword `on`, if the function has it, names other
-        images in place of those of the config.
+    Raises:
+        ConfigError: in place of an `UnreadableError`: which image, why, and how to go on.
     """
-
-    @functools.wraps(function)
-    def reporting(
-        config: Config, workdir: pathlib.Path | str, *args: Any, **keywords: Any
-    ) -> Returned:
-        try:
-            return function(config, workdir, *args, **keywords)
-        except data.UnreadableError as error:
-            on = keywords.get("on")
-            source = on.get("source", Data().source) if on else config.data.source
-            mend = "What was saved before is whole: replace the image, and the same command goes on"
-            start = "start with --on" if on else "start in a new --workdir with --config.data"
-            if not checkpoint.steps(pathlib.Path(workdir) / CHECKPOINTS):
-                mend = "Nothing was saved before: replace the image, and give the same command"
-                start = "add to it --config.data"
-            skip = f"; or {start}.on_error=skip, which leaves such images out"
-            skip = skip if may_skip(source) else ""
-            where = "--on" if on else "config.data"
-            raise ConfigError(f"{where}: {error}. {mend}{skip}.") from error
-
-    return reporting
+    try:
+        yield
+    except data.UnreadableError as error:
+        source = on.get("source", Data().source) if on else config.data.source
+        mend = "What was saved before is whole: replace the image, and the same command goes on"
+        start = "start with --on" if on else "start in a new --workdir with --config.data"
+        if not checkpoint.steps(workdir / CHECKPOINTS):
+            mend = "Nothing was saved before: replace the image, and give the same command"
+            start = "add to it --config.data"
+        skip = f"; or {start}.on_error=skip, which leaves such images out"
+        skip = skip if may_skip(source) else ""
+        where = "--on" if on else "config.data"
+        raise ConfigError(f"{where}: {error}. {mend}{skip}.") from error
 
 
 def may_skip(source: str) -> bool:

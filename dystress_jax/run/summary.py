@@ -64,7 +64,7 @@ LONGEST_NAME = 120  # characters that say which settings differ; file systems ta
 def keep_result(
     directory: pathlib.Path,
     name: str,
-    which: str,
+    checkpoint: str | int,
     numbers: dict[str, Any],
     confusion: Confusion | None = None,
 ) -> pathlib.Path:
@@ -78,7 +78,7 @@ def keep_result(
     Args:
         directory: of the results.
         name: of the evaluation.
-        which: `newest`, `best`, or a step.
+        checkpoint: `newest`, `best`, or a step.
         numbers: of `run.evaluate`.
         confusion: which classes were taken for which.
 
@@ -90,7 +90,7 @@ def keep_result(
     """
     on = {f"on.{field}": value for field, value in numbers.get("on", {}).items()}
     settings = numbers["settings"] | on
-    path = _place(directory, name, which, settings, step=numbers["checkpoint_step"])
+    path = _place(directory, name, checkpoint, settings, step=numbers["checkpoint_step"])
     write_json(path, numbers)
     _keep_confusion(path, confusion)
     return path
@@ -114,13 +114,18 @@ def keep_confusions(directory: pathlib.Path, found: Mapping[str, Result], step: 
 
 
 def _place(
-    directory: pathlib.Path, name: str, which: str, settings: Mapping[str, Any], *, step: int
+    directory: pathlib.Path,
+    name: str,
+    checkpoint: str | int,
+    settings: Mapping[str, Any],
+    *,
+    step: int,
 ) -> pathlib.Path:
     """The file of a result; that of another step is moved aside, its confusion with it."""
-    path = directory / result_file(name, which, settings)
+    path = directory / result_file(name, checkpoint, settings)
     older = _step_of(path)
-    if older not in (None, step):
-        aside = directory / result_file(name, str(older), settings)
+    if older is not None and older != step:
+        aside = directory / result_file(name, older, settings)
         with told(path, "kept under another name"):
             for ending in (".json", *CONFUSION):
                 with contextlib.suppress(FileNotFoundError):
@@ -145,7 +150,7 @@ def _beside(path: pathlib.Path, ending: str) -> pathlib.Path:
     return path.with_name(path.name.removesuffix(".json") + ending)
 
 
-def result_file(name: str, which: str, settings: Mapping[str, Any]) -> str:
+def result_file(name: str, checkpoint: str | int, settings: Mapping[str, Any]) -> str:
     """The name of the file with a result.
 
     Of other images it has the last part of their path, and a number that is another one for any
@@ -153,7 +158,7 @@ def result_file(name: str, which: str, settings: Mapping[str, Any]) -> str:
 
     Args:
         name: of the evaluation.
-        which: `newest`, `best`, or a step.
+        checkpoint: `newest`, `best`, or a step.
         settings: those that differ from what the run was trained with.
 
     Example:
@@ -168,8 +173,8 @@ def result_file(name: str, which: str, settings: Mapping[str, Any]) -> str:
     )
     if len(differ) > LONGEST_NAME:
         differ = "_" + hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
-    checkpoint = "" if which == "newest" else f"_{which}"
-    return f"{name.replace(':', '.')}{checkpoint}{differ}.json"
+    of = "" if checkpoint == "newest" else f"_{checkpoint}"
+    return f"{name.replace(':', '.')}{of}{differ}.json"
 
 
 def _said(field: str, value: Any) -> str:
