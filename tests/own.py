@@ -1,5 +1,7 @@
 """Parts of a run as a user might write them, for `tests.own:NAME`; some do not fit."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -122,13 +124,15 @@ def listed():
     return [1]
 
 
-def logging(parts, *, momentum, note):
+def simple(encoder, projector, views, loss, spread):
+    network = encoder()
+    head = projector("simclr", network.out_features)
+    return methods.simclr(network, head, views=views, loss=loss(losses.nt_xent), spread=spread)
+
+
+def logging(encoder, projector, views, loss, spread, *, momentum, note):
     """SimCLR that logs its own arguments."""
-    encoder = parts.encoder()
-    projector = parts.projector("simclr", encoder.out_features)
-    method = methods.simclr(
-        encoder, projector, views=parts.views, loss=parts.loss(losses.nt_xent), spread=parts.spread
-    )
+    method = simple(encoder, projector, views, loss, spread)
 
     def contrast(params, embedded, temperature, memory, batch, key):
         values, outcome = method.contrast(params, embedded, temperature, memory, batch, key)
@@ -139,9 +143,9 @@ def logging(parts, *, momentum, note):
     return method._replace(contrast=contrast)
 
 
-def pulling(parts):
+def pulling(encoder, projector, views, loss, spread):
     """A method without a temperature: nothing but the positives count."""
-    method = logging(parts, momentum=0.0, note=0.0)
+    method = simple(encoder, projector, views, loss, spread)
 
     def contrast(params, embedded, temperature, memory, batch, key):
         assert temperature is None
@@ -151,35 +155,28 @@ def pulling(parts):
     return method._replace(contrast=contrast, scheme_inputs=None)
 
 
-def alone(parts):
-    """A method that asks for an encoder and for views, and has all else from elsewhere."""
-    encoder = parts.encoder()
-    head = models.projector("moco_v2", in_features=encoder.out_features, out=8)
-    return methods.simclr(encoder, head, views=parts.views)
+def alone(encoder, views):
+    """A method that takes an encoder and views, and has all else from elsewhere."""
+    network = encoder()
+    head = models.projector("moco_v2", in_features=network.out_features, out=8)
+    return methods.simclr(network, head, views=views)
 
 
-def predicting(parts):
-    """One that asks for a head too, but not for the projector."""
-    parts.head("dystress_cifar", 8, hidden=8)
-    return alone(parts)
+def predicting(encoder, views, head):
+    """One that takes a head too, but not the projector."""
+    head("dystress_cifar", 8, hidden=8)
+    return alone(encoder, views)
 
 
-def changing(parts):
-    """One that changes a part."""
-    return simple(parts._replace(has_batchnorm=False))
+@functools.wraps(simple)
+def changing(*, views, **parts):
+    """One that changes a part, and hands the others on as they come."""
+    return simple(views=lambda *batch: views(*batch)[::-1], **parts)
 
 
-def simple(parts):
-    encoder = parts.encoder()
-    projector = parts.projector("simclr", encoder.out_features)
-    return methods.simclr(
-        encoder, projector, views=parts.views, loss=parts.loss(losses.nt_xent), spread=parts.spread
-    )
-
-
-def averaging(parts):
+def averaging(encoder, projector, views, loss, spread):
     """One that takes the mean itself."""
-    method = simple(parts)
+    method = simple(encoder, projector, views, loss, spread)
 
     def contrast(*arguments):
         values, outcome = method.contrast(*arguments)
@@ -188,9 +185,9 @@ def averaging(parts):
     return method._replace(contrast=contrast)
 
 
-def reading(parts):
+def reading(towers):
     """A method that asks for texts."""
-    return parts.towers()
+    return towers()
 
 
 def sizes(experiment, state):
@@ -206,11 +203,11 @@ def with_an_array(experiment, state):
     return Result((), {"steps": state.step})
 
 
-def unsaid(parts):
+def unsaid(encoder, projector, views, loss):
     """Without saying what softmax means for it."""
-    encoder = parts.encoder()
-    projector = parts.projector("simclr", encoder.out_features)
-    return methods.simclr(encoder, projector, views=parts.views, loss=parts.loss())
+    network = encoder()
+    head = projector("simclr", network.out_features)
+    return methods.simclr(network, head, views=views, loss=loss())
 
 
 def scaled(experiment, state, *, factor=1.0):

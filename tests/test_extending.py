@@ -417,7 +417,7 @@ def test_a_method_may_have_no_temperature(images):
             "method=tests.own:nothing",
             "config.method: tests.own:nothing gives a NoneType; allowed: a",
         ),
-        ("method=tests.own:unsaid", "config.method: tests.own:unsaid calls parts.loss(), which"),
+        ("method=tests.own:unsaid", "config.method: tests.own:unsaid calls loss(), which"),
         ("method=tests.own:logging", "allowed: config.method_options.note=VALUE, or a default in "),
         ("method=tests.own:logging method_options.nt=1", "config.method_options.nt: found 1, but "),
         (
@@ -436,12 +436,12 @@ def test_a_method_may_have_no_temperature(images):
         (
             "method=tests.own:alone",
             "config.projector.out: found 8 with config.method tests.own:alone, which would ignore "
-            "it; allowed: with a method that asks for parts.projector. Delete it, or change",
+            "it; allowed: with a method that has an argument projector. Delete it, or change",
         ),
         (
             "method=tests.own:alone projector.out=128 projector.hidden=4",
             "config.projector.hidden: found 4 with config.method tests.own:alone, which would "
-            "ignore it; allowed: with a method that asks for parts.projector or parts.head.",
+            "ignore it; allowed: with a method that has an argument projector or head.",
         ),
         (
             "method=tests.own:alone projector.out=128 loss.name=dcl",
@@ -506,7 +506,9 @@ def test_what_does_not_fit_is_refused_before_anything_compiles(images, command, 
         ),
     ],
 )
-def test_a_method_takes_the_settings_of_the_parts_that_it_asks_for(images, settings, method):
+def test_a_method_takes_the_settings_of_the_parts_that_it_has_as_arguments(
+    images, settings, method
+):
     given = {"data": {"source": "npz", "path": str(images)}, "batch_size": 16, "steps": 1}
     named = run.from_config_dict({**given, **settings})
     for config, mine in ((named, Own()), (put(named, "method", "simclr"), Own(method=method))):

@@ -1,6 +1,8 @@
 """Every method through the config, with every temperature and encoder that it offers."""
 
+import ast
 import functools
+import inspect
 
 import jax
 import numpy as np
@@ -8,13 +10,13 @@ import optax
 import pytest
 
 from dystress_jax import data, models, run, schemes
-from dystress_jax.data.tokenizer import train_tokenizer
 from dystress_jax.run import _build as build
 from dystress_jax.run import networks
 from dystress_jax.run._own import choose
+from dystress_jax.run.config import arguments
 from dystress_jax.run.data import check_labels
 from dystress_jax.run.fields import fields
-from dystress_jax.run.methods import METHODS, AskedParts
+from dystress_jax.run.methods import METHODS, Parts
 from dystress_jax.run.temperature import TEMPERATURES, Facts
 from tests import steps
 
@@ -210,19 +212,24 @@ def test_schemes_are_the_same_on_one_device_and_eight(method, name, monkeypatch)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_asks_for_the_parts_whose_settings_apply_to_it(method):
-    moco = MOCO.get(method, {})
-    c = run.from_config_dict({"method": method, "batch_size": 16, "epochs": 1, "moco": moco})
-    tokenizer = train_tokenizer(["a b"], vocab_size=9, context=4) if method == "clip" else None
-    parts = AskedParts(*steps.make(c, SOURCE, tokenizer=tokenizer).parts)
-    build.make_method(c, choose(c), parts)
+def test_a_method_takes_the_parts_whose_settings_apply_to_it(method):
+    taken = set(arguments(METHODS[method].build))
     for field in fields():
+        assert set(field.parts) <= set(Parts._fields)
         applies = method in field.only_for.get("method", [method])
-        asked = bool(parts.asked() & set(field.parts))
         if field.name.startswith(("projector.", "loss.")):
-            assert applies == asked, field.name
+            assert applies == bool(taken & set(field.parts)), field.name
         elif field.parts:
-            assert asked, field.name
+            assert taken & set(field.parts), field.name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_uses_every_part_that_it_takes(method):
+    """Else the settings of a part would be ignored without a word."""
+    build = METHODS[method].build
+    tree = ast.parse(inspect.getsource(build))
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert set(arguments(build)) <= used
 
 
 def test_moco_v2_splits_no_batchnorm_where_the_encoder_has_none():

@@ -23,13 +23,13 @@ from . import language, networks
 from ._own import Chosen, Own, choose, name_own
 from ._same_images import describe, remembered
 from .checks import WITH_TEMPERATURE, has_batchnorm, ignored
-from .config import Config, ConfigError
+from .config import Config, ConfigError, arguments
 from .data import Sources, check_labels, open_sources
 from .experiment import Embed, Encode, Experiment, Schedule
 from .fields import as_fields, fields, put
 from .inputs import Inputs, make_inputs
 from .language import Language
-from .methods import METHODS, TOPOLOGIES, WITH_BIAS, AskedParts, Parts
+from .methods import METHODS, TOPOLOGIES, WITH_BIAS, Parts
 from .tables import is_own, make, options_of
 from .temperature import Facts
 from .trial import checked, try_step
@@ -135,12 +135,11 @@ def _assemble(
     train = sources["train"]
     inputs, schedule = make_inputs(config, train), make_schedule(config, train)
     parts = make_parts(config, chosen, inputs, mesh, schedule, tokenizer)
-    asked = AskedParts(*parts)
-    method = make_method(config, chosen, asked)
+    method = make_method(config, chosen, parts)
     scheme = make_scheme(config, chosen, method, train, schedule)
     if try_own:
         try_step(config, method, scheme, train)
-    check_asked(config, asked)
+    check_taken(config, chosen.method)
     if config.probe.online and train.num_classes:
         method = methods.with_online_probe(method, train.num_classes)
     embed = make_embed(method, inputs)
@@ -214,7 +213,7 @@ def make_parts(
         if tokenizer is None:
             raise ConfigError(
                 f"config.method: {config.method} asks for towers, which only clip has; allowed: a "
-                "method made of parts.encoder."
+                "method made of an encoder."
             )
         return networks.make_towers(config, chosen.model, tokenizer=tokenizer, **shape)
 
@@ -240,16 +239,21 @@ def _takes_labels(loss: Loss) -> bool:
     return "labels" in inspect.signature(loss).parameters
 
 
-def check_asked(config: Config, parts: AskedParts) -> None:
-    """Refuse a setting of parts that the method has not asked for.
+def check_taken(config: Config, method: Callable[..., Method]) -> None:
+    """Refuse a setting of parts that the method does not take.
+
+    Args:
+        config: the settings.
+        method: what makes the method.
 
     Raises:
         ConfigError: it is set, and the run would ignore it.
     """
+    taken = set(arguments(method))
     for field in fields():
-        if field.parts and field.is_set(config) and parts.asked().isdisjoint(field.parts):
-            readers = " or ".join(f"parts.{name}" for name in field.parts)
-            raise ignored(config, field, "method", f"with a method that asks for {readers}")
+        if field.parts and field.is_set(config) and taken.isdisjoint(field.parts):
+            allowed = f"with a method that has an argument {' or '.join(field.parts)}"
+            raise ignored(config, field, "method", allowed)
 
 
 def make_loss(config: Config, chosen: Loss | None, softmax: Loss | None = None) -> Loss:
@@ -263,8 +267,8 @@ def make_loss(config: Config, chosen: Loss | None, softmax: Loss | None = None) 
     loss = chosen or softmax
     if loss is None:
         raise ConfigError(
-            f"config.method: {config.method} calls parts.loss(), which does not know what softmax "
-            "means for it; allowed: parts.loss(LOSS) with a loss such as losses.info_nce."
+            f"config.method: {config.method} calls loss(), which does not know what softmax means "
+            "for it; allowed: loss(LOSS) with a loss such as losses.info_nce."
         )
     batch = [
         name
@@ -319,7 +323,7 @@ def _in_precision(config: Config, loss: Loss) -> Loss:
 
 def make_method(config: Config, chosen: Chosen, parts: Parts) -> Method:
     """The method that the settings name, made of the parts."""
-    method = make(config, "method", chosen.method, "moco", parts=parts)
+    method = make(config, "method", chosen.method, "moco", **parts._asdict())
     if not isinstance(method, Method):
         raise ConfigError(
             f"config.method: {config.method} gives a {type(method).__name__}; allowed: a "

@@ -35,7 +35,7 @@ class Own(NamedTuple):
     Attributes:
         temperature: anything that a loss takes as temperature, or a `schemes.Scheme`.
         loss: called as those of the method, such as `losses.nt_xent`.
-        method: `(parts, ...) -> methods.Method`.
+        method: `(...) -> methods.Method`, of arguments with the names of some of `Parts`.
         model: the encoder.
         source: `(...) -> {"train": data.Source, ...}`.
         evaluations: name to `(experiment, state) -> Result`, for the end of `run.train`.

@@ -2,17 +2,25 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from .. import losses, methods, similarities
 from ..methods import Loss, Method, OneView, Spread, Views
 from ..models import Network
 from ..similarities import Similarity
 
+MakeNetwork = Callable[..., Network]
+MakeLoss = Callable[..., Loss]
+Tower = tuple[Network, Network]
+MakeTowers = Callable[[], tuple[Tower, Tower]]
+
 
 class Parts(NamedTuple):
     """What a run has, for any method to be made of.
+
+    A method is made by a function that has some of them as arguments, by their names. The settings
+    of the others do nothing there, and are refused.
 
     Attributes:
         encoder: `(*, bn_groups=1) -> Network`, the encoder that the settings name.
@@ -25,8 +33,8 @@ class Parts(NamedTuple):
         views: two random views of a batch of images.
         view: one.
         loss: `(softmax=None) -> Loss`, the loss that the settings name. A method of one's own says
-            what `softmax` means for it, such as `losses.info_nce`. Nothing asks for it in a method
-            that has no such loss.
+            what `softmax` means for it, such as `losses.info_nce`. A method that has no such loss
+            does not take it.
         spread: puts a loss over the devices.
         similarity: of an image and a text.
         caption_noise: fraction of captions permuted within a batch.
@@ -34,14 +42,14 @@ class Parts(NamedTuple):
         total_steps: of the run.
     """
 
-    encoder: Callable[..., Network]
-    projector: Callable[..., Network]
-    head: Callable[..., Network]
-    towers: Callable[[], tuple[tuple[Network, Network], tuple[Network, Network]]]
+    encoder: MakeNetwork
+    projector: MakeNetwork
+    head: MakeNetwork
+    towers: MakeTowers
     has_batchnorm: bool
     views: Views
     view: OneView
-    loss: Callable[..., Loss]
+    loss: MakeLoss
     spread: Spread
     similarity: Similarity
     caption_noise: float
@@ -49,114 +57,145 @@ class Parts(NamedTuple):
     total_steps: int
 
 
-class AskedParts(Parts):
-    """The parts, which note what a method asks them for: the settings of the others do nothing."""
-
-    def __getattribute__(self, name: str) -> Any:
-        """Note one of the parts, or all of them for a changed copy."""
-        if name == "_replace":
-            self.asked().update(Parts._fields)
-        elif name in Parts._fields:
-            self.asked().add(name)
-        return super().__getattribute__(name)
-
-    def __iter__(self) -> Iterator[Any]:
-        """All of them."""
-        self.asked().update(Parts._fields)
-        return super().__iter__()
-
-    def asked(self) -> set[str]:
-        """The names of those that have been asked for."""
-        return self.__dict__.setdefault("noted", set())
-
-
-def simclr(parts: Parts) -> Method:
+def simclr(
+    *,
+    encoder: MakeNetwork,
+    projector: MakeNetwork,
+    views: Views,
+    loss: MakeLoss,
+    spread: Spread,
+) -> Method:
     """SimCLR."""
-    encoder = parts.encoder()
-    projector = parts.projector("simclr", encoder.out_features)
-    return methods.simclr(
-        encoder, projector, views=parts.views, loss=parts.loss(), spread=parts.spread
-    )
+    network = encoder()
+    head = projector("simclr", network.out_features)
+    return methods.simclr(network, head, views=views, loss=loss(), spread=spread)
 
 
-def moco_v2(parts: Parts, *, queue_size: int, momentum: float, bn_groups: int) -> Method:
+def moco_v2(
+    *,
+    encoder: MakeNetwork,
+    projector: MakeNetwork,
+    has_batchnorm: bool,
+    views: Views,
+    loss: MakeLoss,
+    spread: Spread,
+    queue_size: int,
+    momentum: float,
+    bn_groups: int,
+) -> Method:
     """MoCo v2: without BatchNorm there is nothing to split."""
-    groups = bn_groups if parts.has_batchnorm else 1
-    encoder = parts.encoder(bn_groups=groups)
-    projector = parts.projector("moco_v2", encoder.out_features, bn_groups=groups)
+    groups = bn_groups if has_batchnorm else 1
+    network = encoder(bn_groups=groups)
     method = methods.moco_v2(
-        encoder,
-        projector,
-        views=parts.views,
+        network,
+        projector("moco_v2", network.out_features, bn_groups=groups),
+        views=views,
         queue_size=queue_size,
         momentum=momentum,
-        loss=parts.loss(),
-        spread=parts.spread,
+        loss=loss(),
+        spread=spread,
     )
     # Groups keep keys and queries apart; fine-tuned it is with the statistics of the whole batch.
-    return method if groups == 1 else method._replace(encoder=parts.encoder())
+    return method if groups == 1 else method._replace(encoder=encoder())
 
 
-def moco_v3(parts: Parts, *, momentum: float, scale_by_tau: bool) -> Method:
+def moco_v3(
+    *,
+    encoder: MakeNetwork,
+    projector: MakeNetwork,
+    head: MakeNetwork,
+    has_batchnorm: bool,
+    views: Views,
+    loss: MakeLoss,
+    spread: Spread,
+    total_steps: int,
+    momentum: float,
+    scale_by_tau: bool,
+) -> Method:
     """MoCo v3: its heads after a ViT are others than those after a ResNet."""
-    encoder = parts.encoder()
-    own, predictor = ("moco_v3", "byol") if parts.has_batchnorm else ("moco_v3_vit", "moco_v3")
-    projector = parts.projector(own, encoder.out_features)
+    network = encoder()
+    own, predictor = ("moco_v3", "byol") if has_batchnorm else ("moco_v3_vit", "moco_v3")
+    projection = projector(own, network.out_features)
     return methods.moco_v3(
-        encoder,
-        projector,
-        parts.head(predictor, projector.out_features, hidden=encoder.out_features),
-        views=parts.views,
+        network,
+        projection,
+        head(predictor, projection.out_features, hidden=network.out_features),
+        views=views,
         momentum=momentum,
-        total_steps=parts.total_steps,
+        total_steps=total_steps,
         scale_by_tau=scale_by_tau,
-        loss=parts.loss(),
-        spread=parts.spread,
+        loss=loss(),
+        spread=spread,
     )
 
 
-def nnclr(parts: Parts, *, queue_size: int) -> Method:
+def nnclr(
+    *,
+    encoder: MakeNetwork,
+    projector: MakeNetwork,
+    head: MakeNetwork,
+    views: Views,
+    loss: MakeLoss,
+    spread: Spread,
+    queue_size: int,
+) -> Method:
     """NNCLR: its predictor's hidden layer is twice as wide as the features, as published."""
-    encoder = parts.encoder()
-    projector = parts.projector("simclr3", encoder.out_features)
-    hidden = 2 * encoder.out_features
+    network = encoder()
+    projection = projector("simclr3", network.out_features)
     return methods.nnclr(
-        encoder,
-        projector,
-        parts.head("byol", projector.out_features, hidden=hidden),
-        views=parts.views,
+        network,
+        projection,
+        head("byol", projection.out_features, hidden=2 * network.out_features),
+        views=views,
         queue_size=queue_size,
-        loss=parts.loss(),
-        spread=parts.spread,
+        loss=loss(),
+        spread=spread,
     )
 
 
-def byol(parts: Parts, *, momentum: float) -> Method:
+def byol(
+    *,
+    encoder: MakeNetwork,
+    projector: MakeNetwork,
+    head: MakeNetwork,
+    views: Views,
+    total_steps: int,
+    momentum: float,
+) -> Method:
     """BYOL: its two heads are alike; published with projector.hidden 4096 and out 256."""
-    encoder = parts.encoder()
-    projector = parts.projector("byol", encoder.out_features)
+    network = encoder()
+    projection = projector("byol", network.out_features)
     return methods.byol(
-        encoder,
-        projector,
-        parts.head("byol", projector.out_features, hidden=encoder.out_features),
-        views=parts.views,
+        network,
+        projection,
+        head("byol", projection.out_features, hidden=network.out_features),
+        views=views,
         momentum=momentum,
-        total_steps=parts.total_steps,
+        total_steps=total_steps,
     )
 
 
-def clip(parts: Parts) -> Method:
+def clip(
+    *,
+    towers: MakeTowers,
+    view: OneView,
+    loss: MakeLoss,
+    spread: Spread,
+    similarity: Similarity,
+    caption_noise: float,
+    by_class: bool,
+) -> Method:
     """CLIP on any manifold."""
-    image, text = parts.towers()
+    image, text = towers()
     return methods.clip(
         image,
         text,
-        view=parts.view,
-        loss=parts.loss(),
-        similarity=parts.similarity,
-        caption_noise=parts.caption_noise,
-        by_class=parts.by_class,
-        spread=parts.spread,
+        view=view,
+        loss=loss(),
+        similarity=similarity,
+        caption_noise=caption_noise,
+        by_class=by_class,
+        spread=spread,
     )
 
 
@@ -164,7 +203,7 @@ class Entry(NamedTuple):
     """A method in the table.
 
     Attributes:
-        build: `(parts, ...) -> Method`; its other arguments are fields of the settings.
+        build: makes it; its arguments are some of `Parts`, and fields of the settings.
         losses: what the loss may be, by name; empty: the method has a loss of its own and no
             temperature.
     """
