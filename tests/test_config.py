@@ -21,7 +21,7 @@ from dystress_jax.run.fields import (
     groups,
     may_change_on_resume,
 )
-from dystress_jax.run.methods import LOSSES, METHODS, TOPOLOGIES
+from dystress_jax.run.methods import LOSSES, METHODS, TOPOLOGIES, Parts
 from dystress_jax.run.overrides import check_overrides, take_options
 from dystress_jax.run.tables import find
 from dystress_jax.run.temperature import TEMPERATURES
@@ -99,6 +99,8 @@ def test_a_whole_number_is_a_good_real_number():
         ({"augment": {"mean": (0.1, 0.2)}}, r"config\.augment\.mean: .*1 or 3 numbers"),
         ({"augment": {"std": (0.0,)}}, r"config\.augment\.std: .*above 0"),
         ({"augment": {"std": 0.5}}, r"config\.augment\.std: .*a tuple of numbers"),
+        ({"labels": {"shots": (1, 1.5)}}, r"config\.labels\.shots: .*\(1, 1\.5\); .*whole numbers"),
+        ({"labels": {"shots": (float("inf"),)}}, r"config\.labels\.shots: .*of whole numbers"),
         (
             {"method": "moco_v2", "moco": {"queue_size": 1000}},
             r"config\.moco\.queue_size: found 1000 with config\.batch_size 256; .*: 768 or 1024",
@@ -525,7 +527,7 @@ def test_a_method_of_ones_own_has_no_texts(name, value):
 )
 def test_the_choices_of_a_field_are_the_keys_of_its_table(name, table):
     [field] = [field for field in fields() if field.name == name]
-    assert list(field.limits["among"]) == list(table)
+    assert list(field.meaning.among) == list(table)
     group, _, last = name.rpartition(".")
     settings = {group: {last: "nonsense"}} if group else {last: "nonsense"}
     with pytest.raises(ConfigError, match=rf"config\.{name}: found 'nonsense'; allowed: "):
@@ -554,7 +556,7 @@ def test_every_argument_of_a_builder_is_a_setting_or_known_to_the_run():
         "augment": set(),
         "model": {"bn_groups", "channels", "dtype"},
         "temperature": {"facts"},
-        "moco": {"parts"},
+        "moco": {*Parts._fields},
         "projector": {"in_features"},
         "optimizer": {"schedule"},
         "topology": set(),
@@ -585,6 +587,13 @@ def test_an_error_of_a_lower_layer_is_told_in_the_names_of_the_fields():
     assert told(ArgumentError("column", "found 3"), "data") == "config.data.options.column: found 3"
     # No field that there is not.
     assert told(ArgumentError("width", "found 3"), "projector") == "width: found 3"
+
+
+def test_whole_numbers_are_counts_as_earlier_runs_wrote_them():
+    """Their config.json has 5.0 shots."""
+    shots = from_config_dict({"labels": {"shots": [1.0, 5]}}).labels.shots
+    assert shots == (1, 5)
+    assert all(type(shot) is int for shot in shots)
 
 
 def test_nt_xent_is_a_second_name_of_the_softmax_loss():
@@ -682,8 +691,8 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
 
 def test_every_field_says_what_it_means():
     for field in fields():
-        assert field.limits["doc"], field.name
-        assert not field.limits["doc"].startswith(("clip:", "ViTs:", "ResNets:")), field.name
+        assert field.meaning.doc, field.name
+        assert not field.meaning.doc.startswith(("clip:", "ViTs:", "ResNets:")), field.name
 
 
 @pytest.mark.parametrize("name", ["config", "trainer", "objective", "experiment", "step", "optim"])

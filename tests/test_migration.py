@@ -60,5 +60,5 @@ def test_a_call_of_a_table_can_be_made(code):
 def test_a_setting_of_a_table_is_one(code):
     name, _, value = code.partition("=")
     assert name in FIELDS, name
-    choices = FIELDS[name].limits.get("among")
+    choices = FIELDS[name].meaning.among
     assert not value or not choices or value in choices

@@ -58,16 +58,16 @@ def _table(of: list[Field]) -> str:
 
 
 def _meaning(field: Field) -> str:
-    choices = list(field.limits["among"])
-    own = ["MODULE:OBJECT"] if field.limits["own"] else []
-    return field.limits["doc"] + (f" ({', '.join([*choices, *own])})" if choices else "")
+    choices = list(field.meaning.among)
+    own = ["MODULE:OBJECT"] if field.meaning.own else []
+    return field.meaning.doc + (f" ({', '.join([*choices, *own])})" if choices else "")
 
 
 def _applies_to(field: Field) -> list[str]:
     """The choices that use the field, or those that do not, whichever are fewer."""
     said = []
     for axis, names in field.only_for.items():
-        [every] = [list(other.limits["among"]) for other in fields() if other.name == axis]
+        [every] = [list(other.meaning.among) for other in fields() if other.name == axis]
         if not every:  # a number or a text
             said.append(f"`{axis}`: " + ", ".join(name or '""' for name in names))
         others = [name for name in every if name not in names]

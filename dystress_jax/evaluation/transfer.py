@@ -209,7 +209,7 @@ def evaluate_few_shot(
     train: data.Source,
     test: data.Source,
     *,
-    shots: Sequence[float] = (1, 5, 10),
+    shots: Sequence[int] = (1, 5, 10),
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     mesh: Mesh,
 ) -> Result:
@@ -224,7 +224,7 @@ def evaluate_few_shot(
         encode: as for `evaluate_transfer`.
         train: likewise; of each class so many images are drawn.
         test: likewise.
-        shots: images a class, each a whole number and at least 1.
+        shots: images a class, each at least 1.
         seeds: of the draws of each number, each at least 0.
         mesh: the devices that encode.
 
@@ -255,7 +255,7 @@ def evaluate_few_shot(
         classes here.
     """
     check_seeds(seeds)
-    if not shots or not all(shot >= 1 and shot == int(shot) for shot in shots):
+    if not shots or not all(isinstance(shot, int) and shot >= 1 for shot in shots):
         allowed = "whole numbers, at least 1"
         raise ArgumentError("shots", f"found {tuple(shots)}; allowed: {allowed}.")
     classes = check_classes(train, test)
@@ -265,7 +265,7 @@ def evaluate_few_shot(
     if max(shots) > fewest:
         raise ArgumentError(
             "shots",
-            f"found {max(shots):g}, but the smallest class has {fewest} training images; allowed: "
+            f"found {max(shots)}, but the smallest class has {fewest} training images; allowed: "
             f"at most {fewest}.",
         )
 
@@ -274,14 +274,13 @@ def evaluate_few_shot(
         (top1, _), found = _score(_fit(some, 0.5, classes), scored, test)
         return (top1._replace(name=f"{shot}_shot_top1"),), found
 
-    wanted = [int(shot) for shot in shots]
-    by_seed, first = measure_by_seed(measure, wanted, seeds, named=lambda shot: f"{shot} shot")
+    by_seed, first = measure_by_seed(measure, shots, seeds, named=lambda shot: f"{shot} shot")
     protocol = {
         "evaluation": "few_shot",
         "solver": "lbfgs",
         "features": "of length 1",
         "l2_of_the_sum": 0.5,
-        "shots": wanted,
+        "shots": list(shots),
         "seeds": list(seeds),
         "test_images": len(scored.y),
         "classes": classes,

@@ -3,6 +3,7 @@
 import difflib
 import math
 import types
+import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -175,7 +176,7 @@ def _built(settings: Mapping[str, Any]) -> Config:
 
 def _checked(value: Any, field: Field) -> Any:
     """The value of one field: its type, its range, its name of today."""
-    full, kinds, limits = f"config.{field.name}", field.takes, field.limits
+    full, kinds, allowed = f"config.{field.name}", field.takes, field.meaning
     wrong = ConfigError(f"{full}: found {value!r}; allowed: {takes(field)}.")
     if value is None:
         if type(None) in kinds:
@@ -189,10 +190,13 @@ def _checked(value: Any, field: Field) -> Any:
         if not isinstance(value, tuple | list) or len(set(value)) < len(value):
             raise wrong
         return tuple(_checked_name(str(name), field) for name in value)
-    if isinstance(kinds[0], types.GenericAlias):  # tuple[float, ...]
+    if isinstance(kinds[0], types.GenericAlias):  # tuple[float, ...] or tuple[int, ...]
         if not isinstance(value, tuple | list) or not all(_is_number(v) for v in value):
             raise wrong
-        return tuple(float(v) for v in value)
+        kind, _ = typing.get_args(kinds[0])
+        if kind is int and not all(float(v).is_integer() for v in value):
+            raise wrong
+        return tuple(kind(v) for v in value)
     if kinds[0] is dict:
         if not isinstance(value, Mapping):
             raise wrong
@@ -203,13 +207,13 @@ def _checked(value: Any, field: Field) -> Any:
         raise wrong
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{full}: found {value}; allowed: a finite number.")
-    if limits["among"]:
+    if allowed.among:
         return _checked_name(str(value), field)
     for holds, limit in (
-        (limits["above"] is None or value > limits["above"], f"above {limits['above']}"),
-        (limits["at_least"] is None or value >= limits["at_least"], f">= {limits['at_least']}"),
-        (limits["at_most"] is None or value <= limits["at_most"], f"<= {limits['at_most']}"),
-        (limits["below"] is None or value < limits["below"], f"below {limits['below']}"),
+        (allowed.above is None or value > allowed.above, f"above {allowed.above}"),
+        (allowed.at_least is None or value >= allowed.at_least, f">= {allowed.at_least}"),
+        (allowed.at_most is None or value <= allowed.at_most, f"<= {allowed.at_most}"),
+        (allowed.below is None or value < allowed.below, f"below {allowed.below}"),
     ):
         if not holds:
             raise ConfigError(f"{full}: found {value}; allowed: {limit}.")
@@ -231,14 +235,14 @@ def _checked_option(value: Any, full: str) -> Any:
 
 
 def _checked_name(value: str, field: Field) -> str:
-    full, among = f"config.{field.name}", list(field.limits["among"])
+    full, among = f"config.{field.name}", list(field.meaning.among)
     value = ALIASES.get(field.name, {}).get(value, value)
-    if value in among or (field.limits["own"] and is_own(value)):
+    if value in among or (field.meaning.own and is_own(value)):
         return value
     renamed = RENAMED_VALUES.get(field.name, {})
     if value in renamed:
         raise ConfigError(f"{full}: {value} is now called {renamed[value]}.")
-    own = ", or MODULE:OBJECT of your own" if field.limits["own"] else ""
+    own = ", or MODULE:OBJECT of your own" if field.meaning.own else ""
     raise ConfigError(
         f"{full}: found {value!r}; allowed: {', '.join(among)}{own}.{hint(value, among)}"
     )
@@ -279,7 +283,7 @@ def _without_old_choices(config: Config, overridden: Mapping[str, Any]) -> Confi
         ConfigError: the new choice needs one of its own.
     """
     for field in fields():
-        about = field.limits["about"]
+        about = field.meaning.about
         if not about or field.name in overridden or not field.is_set(config):
             continue
         new = get(config, about)
@@ -356,7 +360,7 @@ WITH_TEMPERATURE = "with a loss that has an argument temperature"
 
 def _unmet_need(config: Config, field: Field) -> Need | None:
     """What the name that a field holds goes together with, where the config has something else."""
-    for name, needs in field.limits["needs"].items():
+    for name, needs in field.meaning.needs.items():
         for need in needs if name == field.value(config) else ():
             if _choice(config, need.field) not in need.among:
                 return need
@@ -371,7 +375,7 @@ def _choice(config: Config, axis: str) -> Any:
 
 def _fitting(config: Config, field: Field) -> list[str]:
     """The names that a field may hold beside all others."""
-    names = field.limits["among"]
+    names = field.meaning.among
     return [n for n in names if _unmet_need(put(config, field.name, n), field) is None]
 
 

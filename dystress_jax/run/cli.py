@@ -186,7 +186,7 @@ def _help(described: str, names: Collection[str], settings: Mapping[str, str]) -
         for field in fields():
             if field.name.startswith(group):
                 flag = f"{prefix}{field.name.removeprefix(group)}={field.default}"
-                parts += _wrapped(flag, field.limits["doc"])
+                parts += _wrapped(flag, field.meaning.doc)
     return "\n".join(parts)
 
 

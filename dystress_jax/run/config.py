@@ -8,7 +8,6 @@ functions take plain arguments, and `fields.as_fields` renames these to fields i
 
 import dataclasses
 import inspect
-import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -93,26 +92,11 @@ class Need(NamedTuple):
     why: str
 
 
-def _field(
-    default: Any,
-    doc: str,
-    *,
-    among: Collection[str] = (),
-    own: bool = False,
-    needs: Mapping[str, Sequence[Need]] = types.MappingProxyType({}),
-    only_for: Mapping[str, Names] = types.MappingProxyType({}),
-    parts: Collection[str] = (),
-    about: str = "",
-    may_change: bool = False,
-    above: float | None = None,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> Any:
-    """A dataclass field that knows its meaning, its range and what it applies to.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Meaning:
+    """What a field means, what it may hold and what it applies to.
 
-    Args:
-        default: its value where nobody sets it.
+    Attributes:
         doc: what it means, for the table of settings.
         among: the names that it may hold; a table, whose keys they are.
         own: whether `MODULE:OBJECT` may stand in place of one of the names.
@@ -129,45 +113,50 @@ def _field(
         at_most: its range.
         below: its range, this limit excluded.
     """
-    metadata = {
-        "doc": doc,
-        "among": among,
-        "own": own,
-        "needs": needs,
-        "only_for": only_for,
-        "parts": parts,
-        "about": about,
-        "may_change": may_change,
-        "above": above,
-        "at_least": at_least,
-        "at_most": at_most,
-        "below": below,
-    }
+
+    doc: str
+    among: Collection[str] = ()
+    own: bool = False
+    needs: Mapping[str, Sequence[Need]] = dataclasses.field(default_factory=dict)
+    only_for: Mapping[str, Names] = dataclasses.field(default_factory=dict)
+    parts: Collection[str] = ()
+    about: str = ""
+    may_change: bool = False
+    above: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+
+def _field(default: Any, doc: str, **meaning: Any) -> Any:
+    """A dataclass field with its default and its `Meaning`."""
+    metadata = {"meaning": Meaning(doc=doc, **meaning)}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=dict, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def _group(
-    cls: type,
-    *,
-    axis: str = "",
-    table: Table = types.MappingProxyType({}),
-    only_for: Mapping[str, Names] = types.MappingProxyType({}),
-    parts: Collection[str] = (),
-) -> Any:
-    """A group of fields.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """What the fields of a group have in common.
 
-    Args:
-        cls: the group.
+    Attributes:
         axis: the field that chooses in `table` who is built with the group's fields.
         table: the builders by name. A field that only some of them have as an argument applies to
             these; one that none of them has, or all, applies always.
         only_for: what the whole group applies to: field to names.
-        parts: as for `_field`.
+        parts: as of a `Meaning`.
     """
-    metadata = {"axis": axis, "table": table, "only_for": only_for, "parts": parts}
-    return dataclasses.field(default_factory=cls, metadata=metadata)
+
+    axis: str = ""
+    table: Table = dataclasses.field(default_factory=dict)
+    only_for: Mapping[str, Names] = dataclasses.field(default_factory=dict)
+    parts: Collection[str] = ()
+
+
+def _group(cls: type, **group: Any) -> Any:
+    """A group of fields, with what they have in common."""
+    return dataclasses.field(default_factory=cls, metadata={"group": Group(**group)})
 
 
 def arguments(builder: Callable[..., Any]) -> list[str]:
@@ -668,8 +657,8 @@ class Labels:
         "few_labels: shares of the labels, of every class alike, if labels.share is 1",
         may_change=True,
     )
-    shots: tuple[float, ...] = _field(
-        (1.0, 5.0, 10.0), "few_shot: training images of a class", may_change=True
+    shots: tuple[int, ...] = _field(
+        (1, 5, 10), "few_shot: training images of a class", may_change=True
     )
     share: float | tuple[float, ...] = _field(
         1.0,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict, config_dict
 
 from ..errors import ArgumentError
-from .config import Config, ConfigError, Names, Table, taking
+from .config import Config, ConfigError, Group, Meaning, Names, Table, taking
 
 
 def defaults() -> ConfigDict:
@@ -58,8 +58,8 @@ class Field(NamedTuple):
     name: str
     takes: tuple[type, ...]
     default: Any
-    limits: Mapping[str, Any]
-    only_for: Mapping[str, Names]
+    meaning: Meaning
+    only_for: Mapping[str, Names]  # with what follows from the group
     parts: Collection[str]  # of `Parts`, that read it; (): whatever the method
     axis: str  # the field that chooses who is built with the group's fields
     table: Table
@@ -103,33 +103,31 @@ def fields() -> tuple[Field, ...]:
 def _fields() -> Iterator[Field]:
     for outer in dataclasses.fields(Config):
         if not dataclasses.is_dataclass(outer.type):
-            only_for, parts = outer.metadata["only_for"], outer.metadata["parts"]
-            yield _describe(outer, outer.name, only_for, parts)
+            yield _describe(outer, outer.name, Group())
             continue
-        axis, table = outer.metadata["axis"], outer.metadata["table"]
         for inner in dataclasses.fields(typing.cast(type, outer.type)):
-            only_for = {**outer.metadata["only_for"], **inner.metadata["only_for"]}
-            name = f"{outer.name}.{inner.name}"
-            takers = taking(inner.name, table) if name != axis else []
-            if takers and len(takers) < len(table):
-                only_for[axis] = takers
-            parts = inner.metadata["parts"] or outer.metadata["parts"]
-            yield _describe(inner, name, only_for, parts, axis, table, takers)
+            yield _describe(inner, f"{outer.name}.{inner.name}", outer.metadata["group"])
 
 
-def _describe(
-    field: dataclasses.Field,
-    name: str,
-    only_for: Mapping[str, Names],
-    parts: Collection[str],
-    axis: str = "",
-    table: Table = types.MappingProxyType({}),
-    takers: Collection[str] = (),
-) -> Field:
+def _describe(field: dataclasses.Field, name: str, group: Group) -> Field:
+    meaning: Meaning = field.metadata["meaning"]
+    takers = taking(field.name, group.table) if name != group.axis else []
+    only_for = {**group.only_for, **meaning.only_for}
+    if takers and len(takers) < len(group.table):
+        only_for[group.axis] = takers
     takes = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else ()
-    default = {} if field.default is dataclasses.MISSING else field.default
     kinds: Any = takes or (field.type,)
-    return Field(name, kinds, default, field.metadata, only_for, parts, axis, table, takers)
+    return Field(
+        name=name,
+        takes=kinds,
+        default={} if field.default is dataclasses.MISSING else field.default,
+        meaning=meaning,
+        only_for=only_for,
+        parts=meaning.parts or group.parts,
+        axis=group.axis,
+        table=group.table,
+        takers=takers,
+    )
 
 
 def groups() -> list[str]:
@@ -181,7 +179,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
 
 def may_change_on_resume(name: str) -> bool:
     """Whether a run may go on after the field `name` changed."""
-    return any(field.name == name and field.limits["may_change"] for field in fields())
+    return any(field.name == name and field.meaning.may_change for field in fields())
 
 
 @contextlib.contextmanager

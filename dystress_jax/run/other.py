@@ -52,7 +52,7 @@ def for_other_images(config: Config, *, keep: Collection[str] = ()) -> Config:
         keep: fields that were set for the other images.
     """
     for field in fields():
-        of_images = field.limits["about"] == "data.source" != field.axis
+        of_images = field.meaning.about == "data.source" != field.axis
         if of_images and field.name not in keep:
             config = put(config, field.name, field.default)
     return config

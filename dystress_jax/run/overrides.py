@@ -195,7 +195,7 @@ def without_old_sources(
         ({'sketches': {'source': 'folder', 'holdout': 0.5}}, 1)
     """
     kept, told = dict(images), []
-    of_source = [f for f in fields() if f.axis == f.limits["about"] == "data.source"]
+    of_source = [f for f in fields() if f.axis == f.meaning.about == "data.source"]
     for name, on in images.items():
         new = changes.get(name)
         if not isinstance(on, Mapping) or not isinstance(new, Mapping):
