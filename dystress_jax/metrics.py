@@ -399,11 +399,11 @@ def _unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-def _by_row(function: Callable, rows, batch_size: int = 256):
+def _by_row(function: Callable, rows):
     """Applies function to each row, a few hundred at a time: O(n) memory for O(n^2) pairs."""
     if not isinstance(jax.tree.leaves(rows)[0].shape[0], int):  # symbolic, as of `jax.export`
         return jax.vmap(function)(rows)
-    return jax.lax.map(function, rows, batch_size=batch_size)
+    return jax.lax.map(function, rows, batch_size=256)
 
 
 def _sums_by_class(

@@ -373,7 +373,7 @@ def test_confusion_of_classes_without_images():
     assert found.per_class() == [0.5, 1.0, None]
     assert found.balanced() == 0.75
     many = evaluation.confusion(np.arange(90), np.arange(90), tuple(map(str, range(90))))
-    pixels = np.asarray(many.picture())
+    pixels = np.asarray(evaluation.confusion_picture(many))
     assert (np.diagonal(pixels) == 50).all()
     assert (pixels == 255).mean() > 0.98
 
@@ -426,7 +426,7 @@ def test_of_many_classes_no_pairs_are_counted():
     assert found == evaluation.confusion(predicted, labels, names)
     assert found != evaluation.confusion(labels, labels, names)
     with pytest.raises(ArgumentError, match=r"found none of 1,001 classes; allowed: at most 1,000"):
-        found.picture()
+        evaluation.confusion_picture(found)
     fewer = evaluation.confusion(predicted[:2000], labels[:2000], names[:1000])
     assert fewer.counts.shape == (1000, 1000)
 

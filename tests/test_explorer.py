@@ -15,7 +15,6 @@ import pytest
 
 from dystress_jax import commands, explorer, microscope, schemes, temperatures
 from dystress_jax.explorer import CURVES, FUNCTIONS
-from dystress_jax.explorer._curves import CONSTANTS
 from dystress_jax.files import FileError
 from dystress_jax.run import networks
 from dystress_jax.run.temperature import TEMPERATURES
@@ -26,7 +25,7 @@ from tests.test_report import record, write
 
 S = np.linspace(-1, 1, 200)
 NUMPY = {name: getattr(np, name) for name in FUNCTIONS if hasattr(np, name)}
-NUMPY |= {"atanh": np.arctanh, "max": np.maximum, "min": np.minimum}
+NUMPY |= {"atanh": np.arctanh, "max": np.maximum, "min": np.minimum, "pi": np.pi}
 
 
 def values_of(curve, which):
@@ -41,7 +40,7 @@ def values_of(curve, which):
 
 def evaluate(curve, formula, values, s):
     """A formula of the page, by NumPy; it is valid Python too."""
-    names = {"__builtins__": {}, **NUMPY, **CONSTANTS, **values, "s": s}
+    names = {"__builtins__": {}, **NUMPY, **values, "s": s}
     for name, helper in curve.helpers:
         names[name] = eval(helper, names)
     return np.broadcast_to(eval(formula, names), np.shape(s))

@@ -21,8 +21,8 @@ from dystress_jax import commands, explorer, microscope, report, temperatures
 from dystress_jax.files import FileError
 from dystress_jax.microscope import KINDS, Recorder, Records
 from dystress_jax.report import (
-    Confusion,
-    Curve,
+    ConfusionCounts,
+    CurveOverSteps,
     Measured,
     Run,
     _charts,
@@ -150,7 +150,7 @@ def bare(**changes):
 
 def test_a_rule_that_does_not_hold_says_nothing():
     assert report.stand_out(bare()) == []
-    flat = Curve(np.arange(40), np.ones(40))
+    flat = CurveOverSteps(np.arange(40), np.ones(40))
     assert report.stand_out(bare(curves={"loss": flat})) == []
     for value, word in ((0.36, "has helped"), (0.32, "no clear gain"), (0.1, "is better by 20.0")):
         [found] = report.stand_out(bare(baselines={"trained": value, "a": 0.3}))
@@ -273,7 +273,7 @@ def test_runs_that_differ_in_their_seed_only_are_one_line_and_a_band(tmp_path):
     def of(name, seed, tau):
         values = np.array([1.0, 2.0, 3.0]) + seed
         config = {"seed": seed, "temperature.tau": tau}
-        return Run(name, name, config, {"loss": Curve(np.array([1, 2, 3]), values)})
+        return Run(name, name, config, {"loss": CurveOverSteps(np.array([1, 2, 3]), values)})
 
     runs = [of("a", 0, 0.1), of("b", 1, 0.1), of("c", 0, 0.2)]
     assert [group.runs for group in _run.groups_of(runs)] == [(0, 1), (2,)]
@@ -587,7 +587,7 @@ def test_a_large_confusion_lists_what_is_confused_most():
     counts = 9 * np.eye(30, dtype=int)
     counts[3, 7] = 5
     names = tuple(f"class {i}" for i in range(30))
-    shown = _tables.confusions(bare(confusions={"knn": Confusion(names, counts)}))
+    shown = _tables.confusions(bare(confusions={"knn": ConfusionCounts(names, counts)}))
     assert "class 7</td><td>5</td><td>35.7 %" in shown
     assert shown.count("<tr>") == 2
 

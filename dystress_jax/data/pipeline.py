@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float, Int
 from ..errors import ArgumentError
 from ._source import UNLABELLED, Batch, Source
 
+THREADS = 2  # that load padded batches ahead
+
 
 class PaddedBatch(Batch):
     """A batch whose last rows may be padding: there `mask` is False."""
@@ -101,7 +103,6 @@ def padded_batches(
     source: Source,
     *,
     batch_size: int,
-    threads: int = 2,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator[PaddedBatch]:
@@ -113,7 +114,6 @@ def padded_batches(
     Args:
         source: any number of examples.
         batch_size: of all processes together, b; a multiple of `process_count`.
-        threads: that load batches ahead, >= 0; 0 = load when asked.
         process_index: p, in [0, P).
         process_count: P, >= 1.
 
@@ -150,7 +150,7 @@ def padded_batches(
         return padded
 
     count = -(-len(source) // batch_size)
-    return _read_ahead(grain.MapDataset.range(count).map(load), threads)
+    return _read_ahead(grain.MapDataset.range(count).map(load), THREADS)
 
 
 def _rows_of_process(batch_size: int, process_index: int, process_count: int) -> slice:

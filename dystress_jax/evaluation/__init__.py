@@ -14,6 +14,7 @@ from .baselines import mean_colour as mean_colour
 from .baselines import raw_pixels as raw_pixels
 from .confusion import Confusion as Confusion
 from .confusion import confusion as confusion
+from .confusion_picture import confusion_picture as confusion_picture
 from .feature_map import feature_map as feature_map
 from .feature_map import principal_plane as principal_plane
 from .features import NotFiniteError as NotFiniteError

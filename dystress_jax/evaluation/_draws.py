@@ -155,11 +155,11 @@ def check_seeds(seeds: Sequence[int]) -> None:
         raise ArgumentError("seeds", f"found {tuple(seeds)}; allowed: different numbers from 0.")
 
 
-def check_fractions(fractions: Sequence[float], argument: str = "fractions") -> None:
+def check_fractions(fractions: Sequence[float]) -> None:
     """Refuse shares that are none.
 
     Raises:
         ArgumentError: there is none, or one is not in (0, 1].
     """
     if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
-        raise ArgumentError(argument, f"found {tuple(fractions)}; allowed: in (0, 1].")
+        raise ArgumentError("fractions", f"found {tuple(fractions)}; allowed: in (0, 1].")

@@ -1,4 +1,4 @@
-"""How classes fare: the accuracy of each, which are taken for which, and a picture of that."""
+"""How classes fare: the accuracy of each, and which are taken for which."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -6,13 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image, ImageDraw
 
-from ..errors import ArgumentError
-
-CELL, LABEL, GAP = 36, 130, 6  # pixels, where the classes have names
-NAMED = 40  # classes at most that are named, with their counts, in the picture
-PICTURE = 800  # pixels of a side without names, about
 COUNTED = 1_000  # classes at most of which each pair is counted: the memory is their square
 
 
@@ -63,43 +57,6 @@ class Confusion:
     def balanced(self) -> float:
         """The mean of `per_class`: every class counts the same, however many images it has."""
         return float(np.mean([share for share in self.per_class() if share is not None]))
-
-    def picture(self) -> Image.Image:
-        """The counts as shades, each row as shares of its class; with names if they are few.
-
-        Raises:
-            ArgumentError: there are no counts.
-        """
-        count = len(self.class_names)
-        if self.counts is None:
-            raise ArgumentError(
-                "counts", f"found none of {count:,} classes; allowed: at most {COUNTED:,}."
-            )
-        shares = self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
-        shades = (255 - np.round(205 * shares)).astype(np.uint8)
-        if count > NAMED:
-            cell = max(1, PICTURE // count)
-            return Image.fromarray(shades.repeat(cell, axis=0).repeat(cell, axis=1))
-        side = LABEL + CELL * count + GAP
-        canvas = Image.new("RGB", (side, side), "white")
-        draw = ImageDraw.Draw(canvas)
-        for i, name in enumerate(self.class_names):
-            at, text = LABEL + i * CELL, name.encode("ascii", "replace").decode()[:20]
-            draw.text((LABEL - GAP, at + CELL / 2), text, fill="black", anchor="rm")
-            column = Image.new("RGB", (LABEL - GAP, CELL), "white")
-            middle = (0, CELL / 2)
-            ImageDraw.Draw(column).text(middle, text, fill="black", anchor="lm")
-            canvas.paste(column.rotate(90, expand=True), (at, 0))
-            for j in range(count):
-                left, shade = LABEL + j * CELL, int(shades[i, j])
-                draw.rectangle((left, at, left + CELL - 2, at + CELL - 2), fill=(shade, shade, 255))
-                if self.counts[i, j]:
-                    centre, ink = (
-                        (left + CELL / 2, at + CELL / 2),
-                        "white" if shade < 130 else "black",
-                    )
-                    draw.text(centre, str(self.counts[i, j]), fill=ink, anchor="mm")
-        return canvas
 
 
 def _or_none(counts: Int[np.ndarray, "classes classes"] | None) -> Int[np.ndarray, "..."]:

@@ -14,6 +14,7 @@ from .. import data, sharding
 from ..errors import ArgumentError, UserError
 
 Encode = Callable[[UInt8[Array, "n h w c"]], Float[Array, "n d"]]
+BATCH_SIZE = 256  # images at once
 
 
 class NotFiniteError(UserError, ValueError):
@@ -21,7 +22,7 @@ class NotFiniteError(UserError, ValueError):
 
 
 def encode_source(
-    encode: Encode, source: data.Source, *, mesh: Mesh, batch_size: int = 256
+    encode: Encode, source: data.Source, *, mesh: Mesh, batch_size: int = BATCH_SIZE
 ) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]:
     """Features and labels of the labelled images of a source, in its order.
 
@@ -85,16 +86,13 @@ def check_finite(features: Float[np.ndarray, "n d"], what: str = "images") -> No
         )
 
 
-def embed_source(
-    embed: Encode, source: data.Source, *, mesh: Mesh, batch_size: int = 256
-) -> Float[np.ndarray, "n d"]:
+def embed_source(embed: Encode, source: data.Source, *, mesh: Mesh) -> Float[np.ndarray, "n d"]:
     """Embeddings of all images of a source, in its order, with labels or without.
 
     Args:
         embed: uint8 images to embeddings, as for `encode_source`.
         source: any images.
         mesh: the devices that share each batch.
-        batch_size: at least 1; rounded up to a multiple of the devices.
 
     Returns:
         The embeddings, float32, whole on the host of every process.
@@ -102,7 +100,7 @@ def embed_source(
     Raises:
         NotFiniteError: an embedding is NaN or infinite.
     """
-    embeddings, _ = _encode_all(embed, source, mesh=mesh, batch_size=batch_size)
+    embeddings, _ = _encode_all(embed, source, mesh=mesh, batch_size=BATCH_SIZE)
     check_finite(embeddings)
     return embeddings
 

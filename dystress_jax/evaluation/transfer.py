@@ -16,6 +16,7 @@ from ._draws import (
     labels_of,
     mean_and_std,
     measure_by_seed,
+    of_share,
     share_of_each_class,
     some_of_each_class,
 )
@@ -186,7 +187,7 @@ def evaluate_few_labels(
         some = fitted.take(share_of_each_class(fitted.y, fraction, seed))
         strength, _ = _choose(some, validation, classes)
         (top1, _), found = _score(_fit(some, strength, classes), scored, test)
-        return (top1._replace(name=f"{100 * fraction:g}_percent_top1"),), found
+        return of_share(fraction, [top1]), found
 
     by_seed, first = measure_by_seed(measure, fractions, seeds, named=labels_of)
     protocol = {

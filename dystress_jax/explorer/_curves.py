@@ -5,7 +5,6 @@ text that the tests compare with the library: numbers, names, `+ - * / **`, comp
 functions of `FUNCTIONS`. (No minus sign before a power: JavaScript refuses it.)
 """
 
-import math
 from typing import NamedTuple
 
 FUNCTIONS = ("abs", "atanh", "cos", "exp", "log", "max", "min", "sign", "sin", "sqrt", "where")
@@ -185,5 +184,3 @@ CURVES: dict[str, Curve] = {
 
 # Temperatures of a run without a curve: at each step constants of all pairs, or of an anchor.
 AT_EACH_STEP = ("cosine_schedule", "linear_schedule", "macl", "isogclr", "tempnet")
-
-CONSTANTS = {"pi": math.pi}

@@ -7,8 +7,8 @@ charts need `bokeh`: pip install 'dystress-jax[report]'.
 
 from ._comparisons import compare as compare
 from ._page import page as page
-from ._run import Confusion as Confusion
-from ._run import Curve as Curve
+from ._run import ConfusionCounts as ConfusionCounts
+from ._run import CurveOverSteps as CurveOverSteps
 from ._run import Measured as Measured
 from ._run import Run as Run
 from ._run import gather as gather

@@ -22,7 +22,7 @@ from bokeh.plotting import figure
 from jaxtyping import Float, Int
 
 from ..microscope import KINDS
-from ._run import Curve, Group, Run, groups_of
+from ._run import CurveOverSteps, Group, Run, groups_of
 from ._sentences import falls, gaps_of
 
 # Told apart by people who see colours differently, on white, and on black.
@@ -224,14 +224,14 @@ def _with_band(
 
 
 def together(
-    found: Sequence[Curve],
+    found: Sequence[CurveOverSteps],
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "seeds n"]]:
     """Curves at the steps that all of them have.
 
     Example:
-        >>> from ._run import Curve
-        >>> a = Curve(np.array([1, 2, 3]), np.array([5.0, 6.0, 7.0]))
-        >>> steps, values = together([a, Curve(np.array([2, 3]), np.array([8.0, 9.0]))])
+        >>> from ._run import CurveOverSteps
+        >>> a = CurveOverSteps(np.array([1, 2, 3]), np.array([5.0, 6.0, 7.0]))
+        >>> steps, values = together([a, CurveOverSteps(np.array([2, 3]), np.array([8.0, 9.0]))])
         >>> steps.tolist(), values.tolist()
         ([2, 3], [[6.0, 7.0], [8.0, 9.0]])
     """
@@ -561,12 +561,12 @@ def over_time(runs: Sequence[Run]) -> list[Chart]:
     return charts
 
 
-def _of_records(run: Run, scalar: str) -> Curve | None:
+def _of_records(run: Run, scalar: str) -> CurveOverSteps | None:
     """A single number of the records, with NaN where there is none; None: nowhere is one."""
     if run.records is None or scalar not in run.records.arrays:
         return None
     values = np.asarray(run.records[scalar], np.float64)
-    return Curve(run.records.steps, values) if np.isfinite(values).any() else None
+    return CurveOverSteps(run.records.steps, values) if np.isfinite(values).any() else None
 
 
 def modality_gap(runs: Sequence[Run]) -> Chart | None:

@@ -1,7 +1,6 @@
 """The page of a report, in one file that loads nothing."""
 
 import base64
-import html
 import io
 import pathlib
 from collections.abc import Collection, Iterator, Sequence
@@ -19,6 +18,7 @@ from ._charts import Chart
 from ._comparisons import compare
 from ._run import Run, told_apart
 from ._sentences import stand_out
+from ._tables import safe
 
 HERE = pathlib.Path(__file__).parent
 PICTURE = "neighbours.png"
@@ -66,7 +66,7 @@ def page(runs: Sequence[Run]) -> str:
         "runs": [_of_run(*one) for one in zip(runs, frames, images, strict=True)],
     }
     filled = {
-        "TITLE": _safe(", ".join(run.name for run in runs)),
+        "TITLE": safe(", ".join(run.name for run in runs)),
         "STYLE": _read("style.css"),
         "HEAD": _head(runs),
         "OUT": _standing_out(runs),
@@ -122,10 +122,10 @@ def _components(drawn: dict[str, Chart]) -> tuple[str, dict[str, str]]:
 
 def _figure(chart: Chart, place: str) -> str:
     keys = "".join(
-        f'<li><span class="key {key.dash}" data-ink="{key.colour}"></span>{_safe(key.label)}</li>'
+        f'<li><span class="key {key.dash}" data-ink="{key.colour}"></span>{safe(key.label)}</li>'
         for key in chart.keys
     )
-    title, about = _safe(chart.title), _safe(chart.about)
+    title, about = safe(chart.title), safe(chart.about)
     return (
         f'<figure id="figure-{chart.name}"><figcaption>{title}</figcaption>'
         f'<div class="chart" role="img" aria-label="{title}. {about}">{place}</div>'
@@ -153,7 +153,7 @@ def _of_run(run: Run, frames: list[Any], images: dict[str, Any] | None) -> dict[
 
 def _head(runs: Sequence[Run]) -> str:
     missing = "".join(
-        f"<li><strong>{_safe(run.name)}</strong>: {_safe(text)}</li>"
+        f"<li><strong>{safe(run.name)}</strong>: {safe(text)}</li>"
         for run in runs
         for text in run.missing
     )
@@ -161,7 +161,7 @@ def _head(runs: Sequence[Run]) -> str:
     switches = "".join(
         f'<label class="run"><input type="checkbox" checked data-run="{i}">'
         f'<span class="key solid" data-ink="{charts.style_of(i)[0]}"></span>'
-        f"{_safe(run.name)}</label>"
+        f"{safe(run.name)}</label>"
         for i, run in enumerate(runs)
     )
     shown = f'<fieldset id="runs"><legend>Runs in the charts</legend>{switches}</fieldset>'
@@ -173,10 +173,9 @@ def _standing_out(runs: Sequence[Run]) -> str:
     parts = []
     for name, found in said:
         items = "".join(
-            f"<li>{_safe(s.text)} <span class=rule>Rule: {_safe(s.rule)}.</span></li>"
-            for s in found
+            f"<li>{safe(s.text)} <span class=rule>Rule: {safe(s.rule)}.</span></li>" for s in found
         )
-        title = f"<h3>{_safe(name)}</h3>" if len(runs) > 1 else ""
+        title = f"<h3>{safe(name)}</h3>" if len(runs) > 1 else ""
         parts.append(f"{title}<ul>{items}</ul>" if found else "")
     return "".join(parts) or _none("Nothing does, by the rules of this page.")
 
@@ -208,7 +207,7 @@ def _neighbours(run: Run) -> str:
     except OSError as error:
         return _none(f"{run.name}: {PICTURE} cannot be shown ({error}).")
     return (
-        f'<figure><figcaption>{_safe(run.name)}: {SHOWN}</figcaption><img class="wide" '
+        f'<figure><figcaption>{safe(run.name)}: {SHOWN}</figcaption><img class="wide" '
         f'src="data:image/{kind};base64,{base64.b64encode(content).decode()}" '
         f'alt="{SHOWN}"></figure>'
     )
@@ -230,12 +229,8 @@ def _small_enough(path: pathlib.Path) -> tuple[str, bytes]:
 
 
 def _none(text: str) -> str:
-    return f'<p class="none">{_safe(text)}</p>'
+    return f'<p class="none">{safe(text)}</p>'
 
 
 def _read(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
-
-
-def _safe(text: str) -> str:
-    return html.escape(str(text))

@@ -16,7 +16,7 @@ from ..temperatures import Temperature
 Flat = dict[str, Any]
 
 
-class Curve(NamedTuple):
+class CurveOverSteps(NamedTuple):
     """A number over the steps of a run.
 
     Attributes:
@@ -46,7 +46,7 @@ class Measured(NamedTuple):
     about: dict[str, Any]
 
 
-class Confusion(NamedTuple):
+class ConfusionCounts(NamedTuple):
     """How often images of each class, a row, were taken for each, a column.
 
     Attributes:
@@ -81,13 +81,13 @@ class Run(NamedTuple):
     name: str
     place: str
     config: Flat = {}  # noqa: RUF012
-    curves: dict[str, Curve] = {}  # noqa: RUF012
+    curves: dict[str, CurveOverSteps] = {}  # noqa: RUF012
     records: Records | None = None
     images: Watched | None = None
     baselines: dict[str, float] = {}  # noqa: RUF012
     chance: float | None = None
     evaluations: dict[str, Measured] = {}  # noqa: RUF012
-    confusions: dict[str, Confusion] = {}  # noqa: RUF012
+    confusions: dict[str, ConfusionCounts] = {}  # noqa: RUF012
     environment: dict[str, Any] = {}  # noqa: RUF012
     missing: tuple[str, ...] = ()
 
@@ -330,7 +330,7 @@ def _json(path: pathlib.Path, missing: list[str], *, needed: bool = True) -> dic
         return {}
 
 
-def _curves(path: pathlib.Path, missing: list[str]) -> dict[str, Curve]:
+def _curves(path: pathlib.Path, missing: list[str]) -> dict[str, CurveOverSteps]:
     try:
         lines = (path / "metrics.jsonl").read_bytes().splitlines()
     except OSError:
@@ -350,7 +350,7 @@ def _curves(path: pathlib.Path, missing: list[str]) -> dict[str, Curve]:
                 found.setdefault(name, {})[step] = float(value)
     sort = lambda points: sorted(points.items())
     return {
-        name: Curve(*(np.array(column) for column in zip(*sort(points), strict=True)))
+        name: CurveOverSteps(*(np.array(column) for column in zip(*sort(points), strict=True)))
         for name, points in found.items()
     }
 
@@ -365,7 +365,7 @@ def _results(path: pathlib.Path, missing: list[str]) -> dict[str, Any]:
     }
 
 
-def _confusions(path: pathlib.Path, missing: list[str]) -> dict[str, Confusion]:
+def _confusions(path: pathlib.Path, missing: list[str]) -> dict[str, ConfusionCounts]:
     files = sorted((path / "eval").glob("*_confusion.json")) if (path / "eval").is_dir() else []
     found = {}
     for file in files:
@@ -378,7 +378,7 @@ def _confusions(path: pathlib.Path, missing: list[str]) -> dict[str, Confusion]:
         if isinstance(names, list) and counts.shape == (len(names), len(names)) and names:
             name = file.stem.removesuffix("_confusion")
             of = str(content.get("of", ""))
-            found[name] = Confusion(tuple(map(str, names)), counts, of)
+            found[name] = ConfusionCounts(tuple(map(str, names)), counts, of)
         else:
             missing.append(f"eval/{file.name} holds no confusion matrix.")
     return found

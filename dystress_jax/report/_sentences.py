@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..microscope import KINDS, Watched
-from ._run import Curve, Run
+from ._run import CurveOverSteps, Run
 
 
 class Sentence(NamedTuple):
@@ -185,7 +185,7 @@ def modality_gap(run: Run) -> Sentence | None:
     )
 
 
-def gaps_of(images: Watched) -> tuple[Curve, Curve] | None:
+def gaps_of(images: Watched) -> tuple[CurveOverSteps, CurveOverSteps] | None:
     """The distance of the mean image and the mean text, and of an image and its text on average.
 
     None where there are no texts.
@@ -196,7 +196,7 @@ def gaps_of(images: Watched) -> tuple[Curve, Curve] | None:
     a, b = (unit(np.asarray(x, np.float64)) for x in (images.embeddings, images.partners))
     between_means = np.linalg.norm(a.mean(axis=1) - b.mean(axis=1), axis=-1)
     of_pairs = np.linalg.norm(a - b, axis=-1).mean(axis=1)
-    return Curve(images.steps, between_means), Curve(images.steps, of_pairs)
+    return CurveOverSteps(images.steps, between_means), CurveOverSteps(images.steps, of_pairs)
 
 
 def weakest_class(run: Run) -> Sentence | None:

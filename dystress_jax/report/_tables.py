@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._run import Confusion, Run
+from ._run import ConfusionCounts, Run
 
 SHARES = ("top", "recall", "accuracy", "purity")  # parts of names whose numbers are shares
 CELLS = 24  # classes at most whose confusion is shown whole
@@ -45,7 +45,7 @@ def per_class(runs: Sequence[Run]) -> str:
         rows = []
         for label in classes:
             shares = [r.evaluations[name].per_class.get(label) for r in having]
-            rows.append(f"<tr><th scope=row>{_safe(label)}</th>{''.join(map(_bar, shares))}</tr>")
+            rows.append(f"<tr><th scope=row>{safe(label)}</th>{''.join(map(_bar, shares))}</tr>")
         head = _head(["class", *(r.name for r in having)])
         of = {str(r.evaluations[name].about.get("per_class_of", "")): None for r in having}
         title = f"{name}{_among(*of)}: accuracy of each class"
@@ -70,21 +70,21 @@ def _among(*of: str) -> str:
     return f" ({named})" if named else ""
 
 
-def _matrix(found: Confusion) -> str:
+def _matrix(found: ConfusionCounts) -> str:
     shares = found.counts / np.maximum(found.counts.sum(axis=1, keepdims=True), 1)
     numbered = [f"{i + 1}" for i in range(len(found.class_names))]
     rows = []
     for i, name in enumerate(found.class_names):
         cells = "".join(
             f'<td style="--share:{share:.2f}"{" class=right" * (i == j)} '
-            f'title="{_safe(name)} taken for {_safe(found.class_names[j])}">{count or ""}</td>'
+            f'title="{safe(name)} taken for {safe(found.class_names[j])}">{count or ""}</td>'
             for j, (share, count) in enumerate(zip(shares[i], found.counts[i], strict=True))
         )
-        rows.append(f"<tr><th scope=row>{i + 1} {_safe(name)}</th>{cells}</tr>")
+        rows.append(f"<tr><th scope=row>{i + 1} {safe(name)}</th>{cells}</tr>")
     return f"{_head(['is ↓ taken for →', *numbered])}{''.join(rows)}"
 
 
-def _most_confused(found: Confusion) -> str:
+def _most_confused(found: ConfusionCounts) -> str:
     counts = found.counts.copy()
     np.fill_diagonal(counts, 0)
     rows, names = [], found.class_names
@@ -147,20 +147,25 @@ def number(name: str, value: float) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "numbers") -> str:
     """A table whose first column names the rows; of `numbers`, or of `texts`, which wrap."""
     body = "".join(
-        f"<tr><th scope=row>{_safe(first)}</th>{''.join(f'<td>{_safe(x)}</td>' for x in rest)}</tr>"
+        f"<tr><th scope=row>{safe(first)}</th>{''.join(f'<td>{safe(x)}</td>' for x in rest)}</tr>"
         for first, *rest in rows
     )
     return f'<div class="scroll"><table class="{kind}">{_head(head)}{body}</table></div>'
 
 
+def safe(text: str) -> str:
+    """A text as HTML shows it, whatever letters it has."""
+    return html.escape(str(text))
+
+
 def _head(names: Sequence[str]) -> str:
-    cells = "".join(f"<th scope=col>{_safe(name)}</th>" for name in names)
+    cells = "".join(f"<th scope=col>{safe(name)}</th>" for name in names)
     return f"<thead><tr>{cells}</tr></thead>"
 
 
 def _details(title: str, rows: str) -> str:
     whole = rows if rows.startswith("<div") else f'<div class="scroll"><table>{rows}</table></div>'
-    return f"<details><summary>{_safe(title)}</summary>{whole}</details>"
+    return f"<details><summary>{safe(title)}</summary>{whole}</details>"
 
 
 def _bar(share: float | None) -> str:
@@ -174,7 +179,3 @@ def value_of(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or "—"
     return json.dumps(value, default=str)
-
-
-def _safe(text: str) -> str:
-    return html.escape(str(text))

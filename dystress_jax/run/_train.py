@@ -352,7 +352,7 @@ def _log_closing(
         f"{name}/{row.name}": row.value for name, result in found.items() for row in result.rows
     }
     confusions = {
-        f"{name}/confusion": result.confusion.picture()
+        f"{name}/confusion": evaluation.confusion_picture(result.confusion)
         for name, result in found.items()
         if result.confusion is not None and result.confusion.counts is not None
     }

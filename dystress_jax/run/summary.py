@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..evaluation import Confusion, Result, Row
+from ..evaluation import Confusion, Result, Row, confusion_picture
 from ..files import parse_json, told, write_json, write_text
 from .pictures import write_png
 
@@ -138,7 +138,7 @@ def _keep_confusion(path: pathlib.Path, confusion: Confusion | None) -> None:
         return
     content = {"class_names": confusion.class_names, "counts": confusion.counts.tolist()}
     content |= {"of": confusion.of} if confusion.of else {}
-    picture = confusion.picture()
+    picture = confusion_picture(confusion)
     write_text(_beside(path, CONFUSION[0]), json.dumps(content) + "\n")
     write_png(_beside(path, CONFUSION[1]), picture)
 
