@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import oracles
 
 from dystress_jax import models, sharding
 from dystress_jax.training import init_state, make_train_step
+from tests import oracles
 
 N, PIXELS, FEATURES, OUT, RATE = 8, 6, 5, 4, 0.5
 

@@ -27,7 +27,7 @@ from dystress_jax.run import _build as build
 from dystress_jax.run import evaluations, networks
 from dystress_jax.run._own import choose
 from dystress_jax.run.data import open_sources
-from dystress_jax.run.evaluations import CannotEvaluate
+from dystress_jax.run.evaluations import EvaluationError
 from dystress_jax.training import new_state, whole_gradient
 from tests import oracles, steps
 
@@ -714,7 +714,7 @@ def test_zero_shot_is_measured_on_the_first_split_that_has_what_it_needs(tmp_pat
         ({"classes": "labels"}, {"test": nameless}),
         ({"classes": "labels"}, {}),
     ):
-        with pytest.raises(CannotEvaluate):
+        with pytest.raises(EvaluationError):
             task(fields, **sources)
     names = tmp_path / "names.txt"
     names.write_text("ant\nbee\ncow\n")

@@ -14,7 +14,7 @@ from dystress_jax.commands import COMMANDS
 from dystress_jax.commands import eval as eval_command
 from dystress_jax.errors import ArgumentError
 from dystress_jax.run import summary
-from dystress_jax.run.other import open_other
+from dystress_jax.run.other_images import open_other
 from dystress_jax.run.overrides import take_images
 from tests import runs
 

@@ -331,7 +331,7 @@ def test_groups_of_batchnorm_do_not_limit_the_batch(place):
     found = evaluations.measure(evaluations.finetune, experiment, state, name="finetune")
     assert found.protocol["batch_size"] == 9
     without = experiment._replace(method=experiment.method._replace(encoder=None))
-    with pytest.raises(evaluations.CannotEvaluate, match="does not say what is to be fine-tuned"):
+    with pytest.raises(evaluations.EvaluationError, match="does not say what is to be fine-tuned"):
         evaluations.measure(evaluations.finetune, without, state, name="finetune")
 
 

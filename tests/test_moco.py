@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import oracles
 import pytest
 from flax import nnx
 
@@ -15,6 +14,7 @@ from dystress_jax import losses, methods, models, schemes, temperatures
 from dystress_jax.models import _functional
 from dystress_jax.models._norm import BatchNorm
 from dystress_jax.training import new_state, prepared, whole_gradient
+from tests import oracles
 from tests.reenact import (
     FEATURES,
     OUT,

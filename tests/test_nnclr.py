@@ -4,12 +4,11 @@ import functools
 
 import jax
 import numpy as np
-import oracles
 import pytest
 
 from dystress_jax import losses, methods, run, schemes, temperatures
 from dystress_jax.training import prepared
-from tests import reenact
+from tests import oracles, reenact
 from tests.reenact import FEATURES, OUT, PIXELS, N, linear
 
 NETWORKS = ("encoder", "projector", "predictor")

@@ -88,13 +88,13 @@ def canvas_side(size: int) -> int:
     return 3 * size // 2
 
 
-def picture_shape(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The shape of the arrays of `read_picture` beside squares of this shape."""
+def whole_shape(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The shape of the arrays of `read_whole_image` beside squares of this shape."""
     side = canvas_side(image_shape[0])
     return side, side, image_shape[-1]
 
 
-def read_picture(
+def read_whole_image(
     file: str | bytes, size: int, *, gray: bool = False
 ) -> tuple[UInt8[np.ndarray, "s s c"], tuple[int, int]]:
     """Decode the whole picture of a file, as `read_image` does, into the corner of a square.
@@ -123,7 +123,7 @@ def read_picture(
 def on_canvas(
     image: UInt8[np.ndarray, "h w *c"], size: int
 ) -> tuple[UInt8[np.ndarray, "s s c"], tuple[int, int]]:
-    """A decoded picture as `read_picture` gives it."""
+    """A decoded picture as `read_whole_image` gives it."""
     picture = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
     reduced = _reduced(*picture.size, size)
     if reduced != picture.size:

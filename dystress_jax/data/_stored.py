@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8
 
 from ..errors import ArgumentError
 from ._captions import Captions
-from ._images import picture_shape, read_image, read_picture
+from ._images import read_image, read_whole_image, whole_shape
 from ._source import UNLABELLED, Source, UnreadableError
 
 Picture = tuple[UInt8[np.ndarray, "h w c"], int, tuple[int, int]]
@@ -136,7 +136,7 @@ def from_files(
     captions: Captions | None,
     stamp: Callable[[], str],
 ) -> Source:
-    """A source of image files, which are decoded as `read_image` and `read_picture` do.
+    """A source of image files, which are decoded as `read_image` and `read_whole_image` do.
 
     Args:
         file: the path of a row, or the content of its file.
@@ -160,13 +160,13 @@ def from_files(
         return naming(read_image, row), int(labels[row])
 
     def read_whole(row: int):
-        picture, extent = naming(read_picture, row)
+        picture, extent = naming(read_whole_image, row)
         return picture, int(labels[row]), extent
 
     source = from_reader(
         read_one,
         read_picture=read_whole if whole and image_size else None,
-        picture_shape=picture_shape(image_shape),
+        picture_shape=whole_shape(image_shape),
         length=len(labels),
         image_shape=image_shape,
         class_names=class_names,

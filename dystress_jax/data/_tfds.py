@@ -17,9 +17,9 @@ from ._images import (
     check_image_size,
     fit_array,
     on_canvas,
-    picture_shape,
     read_image,
-    read_picture,
+    read_whole_image,
+    whole_shape,
 )
 from ._source import UNLABELLED, Source
 from ._stored import check_on_error, from_reader, leave_out_unreadable, stamp_of_files
@@ -93,7 +93,7 @@ def open_tfds(
         def read_whole(row):
             image, known = example(row)
             if _holds_files(builder):
-                picture, extent = decoded(read_picture, image, row)
+                picture, extent = decoded(read_whole_image, image, row)
             else:
                 picture, extent = on_canvas(image, image_size)
             return picture, known, extent
@@ -113,7 +113,7 @@ def open_tfds(
         source = from_reader(
             read_one,
             read_picture=read_whole if whole and image_size else None,
-            picture_shape=picture_shape(image_shape),
+            picture_shape=whole_shape(image_shape),
             length=len(stored),
             image_shape=image_shape,
             class_names=class_names,

@@ -73,7 +73,15 @@ def _texts(source: data.Source, position: int) -> Sequence[str]:
     return source[position].get("captions", ())
 
 
-def _paste(canvas, draw, source: data.Source, position: int, left: int, top: int, frame) -> None:
+def _paste(
+    canvas: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    source: data.Source,
+    position: int,
+    left: int,
+    top: int,
+    frame: str | None,
+) -> None:
     canvas.paste(thumbnail(source, position, CELL), (left, top))
     if frame:
         draw.rectangle((left - 2, top - 2, left + CELL + 1, top + CELL + 1), outline=frame, width=2)

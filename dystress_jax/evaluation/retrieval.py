@@ -160,7 +160,13 @@ def retrieval_chance(
     return chance
 
 
-def _check(images, texts, image_groups, text_groups, ks: Sequence[int]) -> None:
+def _check(
+    images: Float[Array, "n ..."],
+    texts: Float[Array, "m ..."],
+    image_groups: Int[np.ndarray, " n"],
+    text_groups: Int[np.ndarray, " m"],
+    ks: Sequence[int],
+) -> None:
     for one, rows, groups in (("image", images, image_groups), ("text", texts, text_groups)):
         if len(groups) != len(rows):
             raise ArgumentError(

@@ -14,6 +14,7 @@ from ..microscope import Records, Watched
 from ..temperatures import Temperature
 
 Flat = dict[str, Any]
+_ABOUT = ("checkpoint_step", "seed", "trained_with_seed")  # numbers that nothing has measured
 
 
 class CurveOverSteps(NamedTuple):
@@ -304,9 +305,6 @@ def measured(found: Any) -> Measured:
         per_class={n: float(x) if _is_number(x) else None for n, x in per_class.items()},
         about={**_dict(found.get("protocol")), **about},
     )
-
-
-_ABOUT = ("checkpoint_step", "seed", "trained_with_seed")  # numbers that nothing has measured
 
 
 def _is_number(value: Any) -> bool:

@@ -36,6 +36,8 @@ from .trial import checked, try_step
 
 ONLINE_PROBE_RATE = 0.1
 CLIP_RATE = 5e-4  # of the Adam that learns CLIP's temperature
+# What a loss is given by the run, so that they are no options.
+_GIVEN_TO_LOSS = ("labels", "queue", "temperature", "similarity", "precision", "axis_name")
 
 
 def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experiment:
@@ -281,9 +283,6 @@ def make_loss(config: Config, chosen: Loss | None, softmax: Loss | None = None) 
         return made
     entry = METHODS.get(config.method)
     return checked(made, config, softmax if entry is None else entry.losses["softmax"])
-
-
-_GIVEN_TO_LOSS = ("labels", "queue", "temperature", "similarity", "precision", "axis_name")
 
 
 def spread(config: Config, mesh: Mesh, loss: Loss) -> Loss:

@@ -21,7 +21,7 @@ from ._same_images import describe
 from ._saved import CHECKPOINTS
 from .config import Config, ConfigError, Data, arguments
 from .data import Sources, images_from_anywhere, may_skip, open_own
-from .other import open_other
+from .other_images import open_other
 from .tables import find, is_own
 
 KINDS = (".npz", ".parquet")

@@ -26,7 +26,7 @@ from .evaluations import (
 )
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume, put
-from .other import for_other_images, open_other
+from .other_images import for_other_images, open_other
 from .overrides import calling_images
 from .tables import find
 

@@ -43,14 +43,17 @@ from ._weights import begin_from, check_source
 from ._workdir import SUMMARY_FILE, check_run, check_still_there, lock_workdir, write_run_files
 from .config import Config, ConfigError
 from .data import lines_about, reporting_unreadable_images, with_absolute_paths
-from .evaluations import CannotEvaluate, Evaluate
+from .evaluations import Evaluate, EvaluationError
 from .experiment import Experiment
 from .fields import differences, fields
 from .inputs import picture_of_views
-from .other import for_other_images, open_other
+from .other_images import for_other_images, open_other
 from .pictures import pictures, write_png
 from .show import note
 from .tables import find
+
+# In these the processes of a run may differ.
+_OF_A_PROCESS = ("data.path", "data.threads", "text.vocabulary", "zero_shot.class_names")
 
 
 @usable_jax()
@@ -179,7 +182,7 @@ def _prepare(config: Config, workdir: pathlib.Path, own: Own) -> _Run:
         note("no test or held-out images: nothing will be measured (config.data.holdout is 0)")
     if experiment.language is not None:
         note(f"vocabulary: {experiment.language.tokenizer.vocab_size:,} tokens")
-        with contextlib.suppress(CannotEvaluate):
+        with contextlib.suppress(EvaluationError):
             evaluations.zero_shot_task(experiment)  # a wrong file is told now, not at the end
     asked, left_out = _asked_evaluations(config, own)
     if experiment.language is None:
@@ -241,9 +244,6 @@ def _compare_processes(run: _Run) -> None:
                 f"processes 0 and {number} differ: {shown}. Start all with the same settings and "
                 "images, and a --workdir that all of them see."
             )
-
-
-_OF_A_PROCESS = ("data.path", "data.threads", "text.vocabulary", "zero_shot.class_names")
 
 
 def _start(run: _Run) -> _Start:
@@ -504,7 +504,7 @@ def _measure(run: _Run, state: TrainState) -> tuple[dict[str, Result], dict[str,
                 found[name + on] = evaluations.measure(
                     run.evaluations[name], experiment, state, name=name, embedded=shared
                 )
-            except CannotEvaluate as error:
+            except EvaluationError as error:
                 if name in run.asked:
                     note(f"{name}{on} is not measured: {error}")
             bar.update(1)

@@ -30,6 +30,15 @@ from .methods import METHODS
 ONNX = "onnx"
 FORMATS = (weights.NATIVE, *weights.LIBRARIES, ONNX)
 """What `dystress export` writes, the first of them by default."""
+IMPORTED = {
+    "model.name": "resnet50",
+    "model.stem": "imagenet",
+    "data.image_size": 256,
+    "augment.size": 224,
+    "augment.mean": (0.485, 0.456, 0.406),
+    "augment.std": (0.229, 0.224, 0.225),
+}
+"""What `dystress import` takes a file to be that says nothing: a ResNet-50 for ImageNet."""
 
 
 class Begun(NamedTuple):
@@ -314,17 +323,6 @@ def _import_command(
         if field.value(config) != field.value(base)
     ]
     return " ".join([command, *overrides])
-
-
-IMPORTED = {
-    "model.name": "resnet50",
-    "model.stem": "imagenet",
-    "data.image_size": 256,
-    "augment.size": 224,
-    "augment.mean": (0.485, 0.456, 0.406),
-    "augment.std": (0.229, 0.224, 0.225),
-}
-"""What `dystress import` takes a file to be that says nothing: a ResNet-50 for ImageNet."""
 
 
 def _scale_and_bias(experiment: Experiment, state: TrainState) -> dict[str, np.ndarray]:

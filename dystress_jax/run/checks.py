@@ -39,6 +39,8 @@ _TAKES = {
     tuple[str, ...]: "names, with commas between them",
     dict: "names and values",
 }
+FEW = 12  # names in a line beside the one that is meant
+WITH_TEMPERATURE = "with a loss that has an argument temperature"
 
 
 def from_config_dict(
@@ -126,9 +128,6 @@ def unknown(name: str, known: Sequence[str]) -> str:
     if near and len(shown) > FEW:
         return f"{name}: no such field.{near}"
     return f"{name}: no such field.{near} Allowed: {', '.join(shown)}."
-
-
-FEW = 12  # names in a line beside the one that is meant
 
 
 def meant(name: str, known: Sequence[str]) -> str:
@@ -353,9 +352,6 @@ def _unmet(config: Config, field: Field) -> dict[str, str]:
         if loss and not accepts(loss, "temperature"):
             unmet["loss.name"] = WITH_TEMPERATURE
     return unmet
-
-
-WITH_TEMPERATURE = "with a loss that has an argument temperature"
 
 
 def _unmet_need(config: Config, field: Field) -> Need | None:

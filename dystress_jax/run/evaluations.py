@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,34 @@ from .config import Config, ConfigError, arguments
 from .experiment import EncodeImages, Experiment
 from .fields import as_fields
 
-Evaluate = Callable[..., Result]  # (experiment, state, *, embedded, options of one's own)
 Embedded = Callable[[str], EmbeddedImages]  # of a split
 SHARED = "embedded"  # an evaluation with this argument shares the embeddings with the others
+WITH_SHARE = ("linear_probe", "finetune", "few_labels")  # of the labels
+ALL_LABELS = 1.0  # nobody asks for a share
+DRAWS = 5  # seeds where nobody says how many, and a single one says little
+# Images at most, of which every pair is looked at: after the run, and while it goes on.
+REPRESENTED, REPRESENTED_IN_TRAINING = 10_000, 1_000
+LABELS_ELSEWHERE = (
+    "labelled images of another source, by --on.source and --on.path of dystress eval"
+)
+WITHOUT_LABELS = f"--evaluation=representation, which needs no labels; or {LABELS_ELSEWHERE}"
+ZERO_SHOT_LABELS = "--config.zero_shot.classes=labels, which takes the classes of the images"
 
 
-class CannotEvaluate(ConfigError):
+class Evaluate(Protocol):
+    """An evaluation, ours or the user's own.
+
+    Its further arguments are options of one's own, and `embedded` where it has that.
+    """
+
+    def __call__(
+        self, experiment: Experiment, state: TrainState, /, *args: Any, **options: Any
+    ) -> Result:
+        """Measure a state of a run."""
+        ...
+
+
+class EvaluationError(ConfigError):
     """The run has nothing that this evaluation could measure by."""
 
 
@@ -112,7 +134,7 @@ def finetune(experiment: Experiment, state: TrainState) -> Result:
     """The whole network trained on the labels, of all images or a share of them."""
     split, config, method = _labelled_split(experiment), experiment.config, experiment.method
     if method.encoder is None:
-        raise CannotEvaluate(
+        raise EvaluationError(
             f"config.method: found {config.method}, which does not say what is to be fine-tuned; "
             "allowed: a methods.Method with an `encoder`."
         )
@@ -168,9 +190,6 @@ def check_share(wanted: Iterable[str]) -> None:
             )
 
 
-WITH_SHARE = ("linear_probe", "finetune", "few_labels")
-
-
 def _seeds(config: Config, default: int = 1) -> range:
     return range(config.seed, config.seed + (config.labels.seeds or default))
 
@@ -220,7 +239,7 @@ def transfer(experiment: Experiment, state: TrainState) -> Result:
 def few_labels(experiment: Experiment, state: TrainState) -> Result:
     """Logistic regression on frozen features with shares of the labels."""
     split, config = _labelled_split(experiment), experiment.config
-    labels, asked = config.labels, config.labels.share != ALL
+    labels, asked = config.labels, config.labels.share != ALL_LABELS
     with as_fields("labels", fractions="labels.share" if asked else "labels.fractions"):
         result = evaluation.evaluate_few_labels(
             experiment.encoder(state),
@@ -249,16 +268,9 @@ def few_shot(experiment: Experiment, state: TrainState) -> Result:
     return result._replace(split=split)
 
 
-ALL = 1.0  # of the labels: nobody asks for a share
-DRAWS = 5  # where nobody says how many, and a single one says little
-
-
 def _validation(experiment: Experiment, split: str) -> data.Source | None:
     """The held-out images, where they are not what is measured."""
     return experiment.sources.get("holdout") if split == "test" else None
-
-
-REPRESENTED, WATCHED = 10_000, 1_000  # images at most: every pair of them is looked at
 
 
 def representation(experiment: Experiment, state: TrainState) -> Result:
@@ -350,7 +362,7 @@ def measure(
     Raises:
         ConfigError: it refuses the images or the settings, or returns no `Result`, or one that does
             not fit in JSON.
-        CannotEvaluate: there is nothing to measure by.
+        EvaluationError: there is nothing to measure by.
     """
     shared = {SHARED: embedded or embedded_by(experiment, state)}
     taken, options = arguments(evaluate), experiment.config.evaluation_options | shared
@@ -416,7 +428,7 @@ def watch(
         return logged
     # Of an encoder that diverges, the loss of the next step says so.
     with contextlib.suppress(evaluation.NotFiniteError):
-        found = representation_of(experiment, state, "holdout", at_most=WATCHED)
+        found = representation_of(experiment, state, "holdout", at_most=REPRESENTED_IN_TRAINING)
         logged |= {row.name: row.value for row in found.rows}
     if experiment.train.has_labels and holdout.has_labels:
         logged["knn"] = knn_of(experiment, encode, "holdout").value("top1")
@@ -441,7 +453,7 @@ def zero_shot_task(experiment: Experiment) -> ZeroShotTask:
     """The images and the names of their classes.
 
     Raises:
-        CannotEvaluate: there are no images with classes.
+        EvaluationError: there are no images with classes.
         ConfigError: the file of class names does not fit.
     """
     _check_language(experiment)
@@ -453,7 +465,7 @@ def zero_shot_task(experiment: Experiment) -> ZeroShotTask:
         split = experiment.measured_split(lambda source: source.has_labels)
         if split is None:
             _measured_split(experiment, lambda source: True, "labels or captions")
-            raise CannotEvaluate(
+            raise EvaluationError(
                 "config.data: found no labels to classify by; allowed: "
                 "config.zero_shot.classes=captions"
             )
@@ -463,9 +475,6 @@ def zero_shot_task(experiment: Experiment) -> ZeroShotTask:
     with as_fields("zero_shot", path="zero_shot.class_names"):
         names = data.read_class_names(z.class_names, source.num_classes)
     return ZeroShotTask(split, source, names)
-
-
-ZERO_SHOT_LABELS = "--config.zero_shot.classes=labels, which takes the classes of the images"
 
 
 def captioned_split(experiment: Experiment, *, instead: str = "") -> str:
@@ -499,7 +508,7 @@ def embedded_by(experiment: Experiment, state: TrainState) -> Embedded:
 def _check_language(experiment: Experiment) -> None:
     if experiment.language is None:
         without = [n for n, evaluate in EVALUATIONS.items() if SHARED not in arguments(evaluate)]
-        raise CannotEvaluate(
+        raise EvaluationError(
             f"--evaluation: found a run with config.method {experiment.config.method}, which has "
             f"no texts; allowed: {', '.join(without)}"
         )
@@ -509,17 +518,11 @@ def _labelled_split(experiment: Experiment) -> str:
     any_images = experiment.measured_split(lambda source: True) is not None
     instead = WITHOUT_LABELS if any_images else LABELS_ELSEWHERE
     if not experiment.train.has_labels:
-        raise CannotEvaluate(
+        raise EvaluationError(
             "config.data: found training images without labels; allowed: labelled ones, which this "
             f"evaluation learns from; or {instead}."
         )
     return _measured_split(experiment, lambda source: source.has_labels, "labels", instead=instead)
-
-
-LABELS_ELSEWHERE = (
-    "labelled images of another source, by --on.source and --on.path of dystress eval"
-)
-WITHOUT_LABELS = f"--evaluation=representation, which needs no labels; or {LABELS_ELSEWHERE}"
 
 
 def _measured_split(
@@ -536,7 +539,7 @@ def _measured_split(
         found = (
             f"{' and '.join(there)} images without {needed}" if there else "only training images"
         )
-        raise CannotEvaluate(
+        raise EvaluationError(
             f"config.data: found {found}; allowed: test or held-out images with {needed}, which "
             f"this evaluation measures by{instead and f'; or {instead}'}."
         )

@@ -16,6 +16,7 @@ from .tables import make
 
 Images = UInt8[Array, "n h w c"]
 Seen = Float[Array, "n size size c"]
+SHOWN = 8  # images at most in the picture of views
 
 
 class Inputs(NamedTuple):
@@ -84,9 +85,6 @@ def picture_of_views(config: Config, source: data.Source, size: int) -> UInt8[np
     both = np.stack(draw(jax.random.key(config.seed), augment.seen(some), recipe, size=size))
     rows = both.transpose(0, 2, 1, 3, 4).reshape(2 * size, -1, both.shape[-1])
     return np.round(255 * rows).astype(np.uint8)
-
-
-SHOWN = 8  # images at most
 
 
 def make_recipe(config: Config) -> augment.Recipe:

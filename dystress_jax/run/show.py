@@ -9,6 +9,7 @@ import tqdm
 from ..evaluation import Result, Row
 
 Cells = tuple[str, ...]
+ENDS = 3  # of many classes the worst and the best are named
 
 
 def results(found: Mapping[str, Result], *, note: str = "", also: Sequence[Cells] = ()) -> str:
@@ -43,9 +44,6 @@ def details(result: Result) -> list[str]:
         of = f" ({result.confusion.of})" if result.confusion.of else ""
         lines.append(f"by class{of}: {', '.join(some)}")
     return [*lines, *(f"note: {note}" for note in result.notes)]
-
-
-ENDS = 3  # of many classes the worst and the best are named
 
 
 def cells(row: Row) -> Cells:

@@ -13,6 +13,9 @@ from ..evaluation import Confusion, Result, Row, confusion_picture
 from ..files import parse_json, told, write_json, write_text
 from .pictures import write_png
 
+LONGEST_NAME = 120  # characters that say which settings differ; file systems take 255
+CONFUSION = ("_confusion.json", "_confusion.png")  # what the names beside NAME.json end with
+
 
 def of_results(found: Mapping[str, Result]) -> dict[str, Any]:
     """The numbers of summary.json, under names that scripts may rely on.
@@ -56,9 +59,6 @@ def of_results(found: Mapping[str, Result]) -> dict[str, Any]:
 def _accuracies(name: str, row: Row) -> dict[str, float]:
     balanced = {} if row.balanced is None else {f"{name}_balanced": row.balanced}
     return {name: row.value, **balanced}
-
-
-LONGEST_NAME = 120  # characters that say which settings differ; file systems take 255
 
 
 def keep_result(
@@ -141,9 +141,6 @@ def _keep_confusion(path: pathlib.Path, confusion: Confusion | None) -> None:
     picture = confusion_picture(confusion)
     write_text(_beside(path, CONFUSION[0]), json.dumps(content) + "\n")
     write_png(_beside(path, CONFUSION[1]), picture)
-
-
-CONFUSION = ("_confusion.json", "_confusion.png")
 
 
 def _beside(path: pathlib.Path, ending: str) -> pathlib.Path:

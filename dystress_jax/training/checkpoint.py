@@ -31,6 +31,12 @@ Record = dict[str, Any]  # what is saved beside the arrays, such as the data pos
 
 
 VERSION = 3  # of what a checkpoint holds; others are refused
+_OLD = ".deleted"  # ends the name of a checkpoint that is to be deleted
+_DESCRIPTIONS = (
+    "_CHECKPOINT_METADATA",
+    "train/_METADATA",
+    "train/_sharding",
+)  # JSON in a checkpoint
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -203,9 +209,6 @@ class Saver:
         if path.name not in self._undeletable:
             self._tell(f"{path} is no longer needed but cannot be deleted: {error.strerror}")
         self._undeletable.add(path.name)
-
-
-_OLD = ".deleted"
 
 
 def _is_leftover(name: str) -> bool:
@@ -518,9 +521,6 @@ def _faults(place: pathlib.Path) -> list[str]:
         except OSError:
             pass  # what Orbax says of it tells more
     return found
-
-
-_DESCRIPTIONS = ("_CHECKPOINT_METADATA", "train/_METADATA", "train/_sharding")  # in JSON
 
 
 def _raise(error: CheckpointError) -> None:

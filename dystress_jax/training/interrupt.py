@@ -14,8 +14,8 @@ from jax.experimental import multihost_utils
 
 from .processes import exchange
 
-# What a person, a scheduler (Slurm's --signal=USR1) and a terminal that closes send.
 PATIENCE = 60.0  # seconds, beside five times as long as any step so far
+# What a person, a scheduler (Slurm's --signal=USR1) and a terminal that closes send.
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 

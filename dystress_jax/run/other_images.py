@@ -33,7 +33,7 @@ def open_other(
         ConfigError: there are no such images, or they have other channels.
     """
     with calling_images(flag):
-        other = other_images(config, on, shape)
+        other = _with_images(config, on, shape)
         sources = open_sources(
             other, find(data.SOURCES, other.data.source, field="config.data.source")
         )
@@ -58,7 +58,7 @@ def for_other_images(config: Config, *, keep: Collection[str] = ()) -> Config:
     return config
 
 
-def other_images(config: Config, on: Mapping[str, Any], shape: tuple[int, int, int]) -> Config:
+def _with_images(config: Config, on: Mapping[str, Any], shape: tuple[int, int, int]) -> Config:
     """The settings of a run with other images.
 
     Raises:
