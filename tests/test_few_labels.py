@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import run
-from dystress_jax.run import _train, evaluations
+from dystress_jax.run import _closing, evaluations
 
 pytestmark = pytest.mark.ci
 
@@ -61,7 +61,7 @@ def test_the_probe_counts_and_fits_labelled_images_alone(tmp_path):
 
 def test_a_run_that_cannot_be_measured_says_what_is_missing(tmp_path):
     e = experiment(tmp_path / "few.npz", np.full(40, -1))
-    table = functools.partial(_train._closing_table, found={}, numbers={"steps": 1, "seconds": 1})
+    table = functools.partial(_closing.closing_table, found={}, numbers={"steps": 1, "seconds": 1})
     assert "(no labelled training images to measure by)" in table(e)
     unlabelled = {
         split: part.relabel(np.full(len(part), -1), ()) for split, part in e.sources.items()

@@ -15,7 +15,7 @@ from PIL import Image
 from dystress_jax import data, run
 from dystress_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from dystress_jax.files import write_json
-from dystress_jax.run import ConfigError, _evaluate, _train, language
+from dystress_jax.run import ConfigError, _evaluate, _prepare, language
 from dystress_jax.run._same_images import describe
 from dystress_jax.run.data import with_absolute_paths
 from dystress_jax.training import checkpoint
@@ -279,7 +279,7 @@ def test_an_image_that_cannot_be_read_later_is_named_and_nothing_else(tmp_path, 
     def build(*_, **__):
         source.gather(np.arange(2))
 
-    monkeypatch.setattr(_train, "build", build)
+    monkeypatch.setattr(_prepare, "build", build)
     monkeypatch.setattr(_evaluate, "rebuild", build)
     c = run.from_config_dict({"method": "clip"})
     for task in (

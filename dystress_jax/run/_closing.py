@@ -1,0 +1,139 @@
+"""The end of a run: its closing numbers, its pictures, and what a person is shown of them."""
+
+import pathlib
+import shlex
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from PIL import Image
+
+from .. import evaluation
+from ..evaluation import Result
+from ..files import write_json
+from ..training import TrainState
+from ..training.loggers import Loggers
+from . import evaluations, show, summary
+from ._prepare import Run
+from ._workdir import SUMMARY_FILE, check_still_there
+from .evaluations import EvaluationError
+from .experiment import Experiment
+from .pictures import pictures, write_png
+from .show import note
+
+
+def close(run: Run, state: TrainState, loggers: Loggers, seconds: float) -> dict[str, Any]:
+    """Measure a run, write `summary.json` and the pictures, and show what came out.
+
+    Args:
+        run: whose last step is done.
+        state: after it.
+        loggers: of the run.
+        seconds: that the run took so far.
+
+    Returns:
+        The summary.
+
+    Raises:
+        ConfigError: an evaluation refuses the images or the settings.
+        FileError: something cannot be written.
+    """
+    began = time.perf_counter()
+    found, drawn = _measure(run, state)
+    drawn |= _draw(run, state)
+    numbers = {"steps": int(state.step), "seed": run.config.seed, **summary.of_results(found)}
+    numbers["seconds"] = round(seconds + time.perf_counter() - began, 1)
+    if jax.process_index() == 0:
+        check_still_there(run.workdir)
+        write_json(run.workdir / SUMMARY_FILE, numbers)
+        _log(loggers, found, drawn, int(state.step))
+        print(closing_table(run.experiment, found, numbers))
+        print(f"to look at the run: dystress report {shlex.quote(_shown(run.workdir))}")
+    return numbers
+
+
+def _measure(run: Run, state: TrainState) -> tuple[dict[str, Result], dict[str, Image.Image]]:
+    """Everything that the run can be measured by, and a picture of what texts find."""
+    found, embedded = {}, evaluations.embedded_by(run.experiment, state)
+    measured_on = {"": (run.experiment, embedded)}
+    for name, other in run.others.items():
+        measured_on[f" on {name}"] = other, evaluations.embedded_by(other, state)
+    every = [(on, name) for on in measured_on for name in run.evaluations]
+    quiet = jax.process_index() != 0
+    with tqdm.tqdm(total=len(every), dynamic_ncols=True, disable=quiet, leave=False) as bar:
+        for on, name in every:
+            bar.set_description(f"measuring {name}{on}")
+            experiment, shared = measured_on[on]
+            try:
+                found[name + on] = evaluations.measure(
+                    run.evaluations[name], experiment, state, name=name, embedded=shared
+                )
+            except EvaluationError as error:
+                if name in run.asked:
+                    note(f"{name}{on} is not measured: {error}")
+            bar.update(1)
+    if jax.process_index() == 0:
+        summary.keep_confusions(run.workdir / "eval", found, int(state.step))
+    if "retrieval" not in found:
+        return found, {}
+    # Every process embeds the texts.
+    drawn = {"retrieval": evaluation.retrieval_grid(embedded(found["retrieval"].split))}
+    _save(run, drawn)
+    return found, drawn
+
+
+def _draw(run: Run, state: TrainState) -> dict[str, Image.Image]:
+    """Pictures of what the encoder makes of the images; every process encodes its share."""
+    try:
+        drawn = pictures(run.experiment, state)
+    except evaluation.NotFiniteError as error:
+        note(f"no pictures of the features: {error}")
+        return {}
+    _save(run, drawn)
+    return drawn
+
+
+def _save(run: Run, drawn: Mapping[str, Image.Image]) -> None:
+    for name, picture in drawn.items() if jax.process_index() == 0 else ():
+        write_png(run.workdir / f"{name}.png", picture)
+
+
+def closing_table(
+    experiment: Experiment, found: Mapping[str, Result], numbers: Mapping[str, Any]
+) -> str:
+    """What a person sees at the end: the results, or why there are none."""
+    time_row = ("time of the run", f"{numbers['seconds']:.0f} s")
+    if found:
+        notes = [f"note: {name}: {n}" for name, result in found.items() for n in result.notes]
+        return "\n".join([show.results(found, also=[time_row]), *notes])
+    missing = "labelled or captioned test or held-out images"
+    if experiment.measured_split(lambda source: source.has_labels) is not None:
+        missing = "labelled training images"
+    title = f"done (no {missing} to measure by)"
+    return show.table([("steps", str(numbers["steps"])), time_row], title=title)
+
+
+def _shown(path: pathlib.Path) -> str:
+    """A path as short as it can be given here."""
+    here = pathlib.Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _log(
+    loggers: Loggers, found: Mapping[str, Result], drawn: Mapping[str, Image.Image], step: int
+) -> None:
+    """The closing numbers, and the pictures that belong to them."""
+    shown = {
+        f"{name}/{row.name}": row.value for name, result in found.items() for row in result.rows
+    }
+    confusions = {
+        f"{name}/confusion": evaluation.confusion_picture(result.confusion)
+        for name, result in found.items()
+        if result.confusion is not None and result.confusion.counts is not None
+    }
+    every = {**drawn, **confusions}
+    loggers.scalars(step, shown)
+    loggers.images(step, {name: np.asarray(x.convert("RGB")) for name, x in every.items()})
