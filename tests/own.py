@@ -1,7 +1,5 @@
 """Parts of a run as a user might write them, for `tests.own:NAME`; some do not fit."""
 
-import functools
-
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -168,10 +166,9 @@ def predicting(encoder, views, head):
     return alone(encoder, views)
 
 
-@functools.wraps(simple)
-def changing(*, views, **parts):
+def changing(encoder, projector, views, loss, spread):
     """One that changes a part, and hands the others on as they come."""
-    return simple(views=lambda *batch: views(*batch)[::-1], **parts)
+    return simple(encoder, projector, lambda *batch: views(*batch)[::-1], loss, spread)
 
 
 def averaging(encoder, projector, views, loss, spread):

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ WITHOUT_LABELS = f"--evaluation=representation, which needs no labels; or {LABEL
 ZERO_SHOT_LABELS = "--config.zero_shot.classes=labels, which takes the classes of the images"
 
 
+@runtime_checkable
 class Evaluate(Protocol):
     """An evaluation, ours or the user's own.
 
