@@ -207,7 +207,7 @@ def test_a_loss_without_a_temperature_is_given_none_by_any_method(images, method
     assert made.scheme is None
     a, b = np.random.default_rng(0).standard_normal((2, 8, 4)).astype(np.float32)
     key = jax.random.key(0)
-    order = jax.random.permutation(jax.random.fold_in(key, 1), 8)
+    order = jax.random.permutation(jax.random.fold_in(key, 8), 8)
     length = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
     # The nearest neighbours of nnclr are in the queue: the embeddings themselves.
     queue = np.concatenate([length(a), length(b)])
