@@ -150,6 +150,14 @@ def test_a_whole_number_is_a_good_real_number():
             r"probability of the positive to weigh by; .*; or macl with config\.loss\.name auto, ",
         ),
         (
+            {"method": "clip", "temperature": {"name": "macl"}},
+            r"config\.temperature\.name: found macl .*the mean of two directions",
+        ),
+        (
+            {"temperature": {"name": "macl"}, "loss": {"options": {"decoupled": True}}},
+            r"config\.loss\.options\.decoupled: found True with config\.temperature\.name macl",
+        ),
+        (
             {"method": "clip", "temperature": {"name": "isogclr"}},
             r"config\.temperature\.name: found isogclr .*an image and its text would need one",
         ),
@@ -340,6 +348,15 @@ def test_a_flag_for_the_default_of_what_the_run_ignores_is_refused(on_the_comman
     with pytest.raises(ConfigError, match=r"config\.temperature\.tau_min: found 0\.1 with .*const"):
         on_the_command_line(*given)
     assert on_the_command_line(given[0])[0].temperature.name == "constant"
+
+
+def test_epochs_that_steps_would_overrule_are_refused():
+    assert from_config_dict({"steps": 9, "epochs": 2}).epochs == 2  # a file may have both
+    with pytest.raises(
+        ConfigError, match=r"config\.epochs: found 2 with config\.steps 9, .*steps=0"
+    ):
+        from_config_dict({"steps": 9, "epochs": 2}, overridden={"epochs": 100})
+    assert from_config_dict({"steps": 0, "epochs": 2}, overridden={"epochs": 100}).epochs == 2
 
 
 def test_a_flag_puts_a_name_back_where_the_new_one_leaves_no_other():

@@ -110,6 +110,18 @@ def test_without_test_images_held_out_ones_are_measured(place, tmp_path):
     assert result.split == "holdout"
 
 
+def test_a_checkpoint_that_was_chosen_by_the_images_is_said_to_be(tmp_path):
+    folder = tmp_path / "images"
+    shutil.copytree(runs.write_images(tmp_path / "both") / "train", folder)
+    runs.saved(runs.settings(folder, **{"knn_every": 1, "data.holdout": 0.5}), tmp_path / "run")
+    for checkpoint, said in (("newest", False), ("best", True)):
+        result, numbers = run.evaluate(tmp_path / "run", "knn", checkpoint)
+        assert result.split == "holdout"
+        assert (
+            any("was chosen by kNN on these" in note for note in numbers.get("notes", ())) == said
+        )
+
+
 @pytest.fixture(scope="module")
 def pairs(place, tmp_path_factory):
     """An image-text run with a file of names for its own two classes."""
@@ -219,6 +231,9 @@ def test_a_share_of_the_labels_counts_or_is_refused(place):
             run.ConfigError, match=rf"^--label_fraction .*--evaluation={name}, .*few_"
         ):
             run.evaluate_all(place / "run", ["few_labels", name], config=config, on=on(place))
+    config = run.override(run.to_config_dict(settings(place)), {"labels.seeds": 2})
+    with pytest.raises(run.ConfigError, match=r"^--seeds .*--evaluation=knn,baselines, .*few_shot"):
+        run.evaluate_all(place / "run", ["knn", "baselines"], config=config, on=on(place))
 
 
 @pytest.mark.parametrize(

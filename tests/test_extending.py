@@ -385,6 +385,11 @@ def test_a_method_may_have_no_temperature(images):
             "change config.loss.name.",
         ),
         ("loss.name=tests.own:plain loss.options.x=1", "no such argument; allowed: margin."),
+        (
+            "loss.options.label_smoothing=2.0",
+            "config.loss.options.label_smoothing: found 2.0; allowed: in [0, 1)",
+        ),
+        ("loss.options.where=1.0", "config.loss.options"),
         ("loss.name=tests.own:half_shared", "config.loss.name: found a function of view_a, view_b"),
         ("model.name=tests.own:nothing", "gives a NoneType; allowed: a models.Network"),
         (

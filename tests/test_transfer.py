@@ -132,6 +132,31 @@ def test_few_shots_are_the_published_classifier():
         evaluation.evaluate_few_shot(encode, TRAIN, TEST, shots=(1, 99), **MESH)
 
 
+def named(of, names):
+    batch = of.gather(np.arange(len(of)))
+    return data.from_arrays(batch["image"], batch["label"], class_names=names)
+
+
+def test_a_name_without_images_keeps_nobody_from_the_others():
+    train, test = (named(of, (*NAMES, "white")) for of in (TRAIN, TEST))
+    result = evaluation.evaluate_few_shot(encode, train, test, shots=(5,), seeds=(7,), **MESH)
+    alone = evaluation.evaluate_few_shot(encode, TRAIN, TEST, shots=(5,), seeds=(7,), **MESH)
+    assert result.value("5_shot_top1") == pytest.approx(alone.value("5_shot_top1"), abs=0.02)
+    assert not result.notes
+
+
+def test_labels_that_only_choose_do_not_make_a_class_known():
+    batch = TRAIN.gather(np.arange(len(TRAIN)))
+    some = batch["label"] < 2
+    train = data.from_arrays(batch["image"][some], batch["label"][some], class_names=NAMES)
+    how = {"holdout": HOLDOUT, "fractions": (1.0,), "seeds": (0,), **MESH}
+    result = evaluation.evaluate_few_labels(encode, train, TEST, **how)
+    assert any("blue" in note for note in result.notes)
+    for fractions in ((), (0.5, 0.5), (0.0,), (1.5,)):
+        with pytest.raises(ArgumentError, match=r"fractions: found .*allowed: different numbers"):
+            evaluation.evaluate_few_labels(encode, train, TEST, **{**how, "fractions": fractions})
+
+
 def test_few_labels_are_balanced_and_choose_by_held_out_images():
     result = evaluation.evaluate_few_labels(
         encode, TRAIN, TEST, holdout=HOLDOUT, fractions=(0.6,), seeds=(0, 1), **MESH
@@ -148,7 +173,7 @@ def test_few_labels_are_balanced_and_choose_by_held_out_images():
     assert result.value("60_percent_top1") == pytest.approx(np.mean(scores))
     assert result.row("60_percent_top1").balanced == pytest.approx(np.mean(balanced))
     for fractions in ((), (0.0,), (1.5,)):
-        with pytest.raises(ArgumentError, match=r"fractions: found .*allowed: in \(0, 1\]"):
+        with pytest.raises(ArgumentError, match=r"fractions: found .*allowed: .* in \(0, 1\]"):
             evaluation.evaluate_few_labels(encode, TRAIN, TEST, fractions=fractions, **MESH)
 
 

@@ -159,7 +159,10 @@ def check_fractions(fractions: Sequence[float]) -> None:
     """Refuse shares that are none.
 
     Raises:
-        ArgumentError: there is none, or one is not in (0, 1].
+        ArgumentError: there is none, one is not in (0, 1], or one is there twice.
     """
-    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
-        raise ArgumentError("fractions", f"found {tuple(fractions)}; allowed: in (0, 1].")
+    inside = all(0 < fraction <= 1 for fraction in fractions)
+    if not fractions or not inside or len(set(fractions)) < len(fractions):
+        raise ArgumentError(
+            "fractions", f"found {tuple(fractions)}; allowed: different numbers in (0, 1]."
+        )

@@ -136,7 +136,7 @@ def top_accuracy(
     """Share of rows whose label has one of the `top` highest scores.
 
     Of equal scores the class with the lower number counts as higher, so the outcome is
-    deterministic.
+    deterministic. A class with the score -inf is no guess.
 
     Args:
         scores: a score for each class; only their order matters.
@@ -153,6 +153,7 @@ def top_accuracy(
         >>> float(top_accuracy(scores, jnp.array([1, 1]), top=2))
         1.0
     """
-    _, guesses = jax.lax.top_k(scores, min(top, scores.shape[1]))
-    share = jnp.mean((guesses == labels[:, None]).any(axis=1), dtype=jnp.float32)
+    highest, guesses = jax.lax.top_k(scores, min(top, scores.shape[1]))
+    right = (guesses == labels[:, None]) & (highest > -jnp.inf)
+    share = jnp.mean(right.any(axis=1), dtype=jnp.float32)
     return jnp.where(jnp.isnan(scores).any(), jnp.nan, share)

@@ -245,7 +245,9 @@ def evaluate_knn(
     for k_used, t, votes in votes_of_each(
         bank, queries, ks=used, temperatures=temperatures, num_classes=num_classes
     ):
-        top1, top5 = accuracies(votes, jnp.asarray(queries.labels))
+        # A class that no neighbour votes for is no guess, whatever its number.
+        guesses = jnp.where(votes > 0, votes, -jnp.inf)
+        top1, top5 = accuracies(guesses, jnp.asarray(queries.labels))
         named = (top1._replace(note=f"k {k_used:,}"), top5)
         if first is None:
             predicted = np.asarray(votes.argmax(axis=1))

@@ -202,6 +202,8 @@ def fit_augmented(
         batch = sharding.shard_batch(shown, mesh)
         features = encode_view(jax.random.fold_in(key, step), augment.seen(batch))
         state = sgd_step(state, features.astype(jnp.float32), batch["label"], scaled)
+        # Steps that nobody waits for pile up, and several CPU devices then wait for each other.
+        jax.block_until_ready(state)
     head, _ = state
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), head)
 

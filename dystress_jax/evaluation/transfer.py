@@ -201,7 +201,7 @@ def evaluate_few_labels(
         "test_images": len(scored.y),
         "classes": classes,
     }
-    notes = unseen_classes(first, np.concatenate([fitted.y, validation.y]))
+    notes = unseen_classes(first, fitted.y)
     return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)
 
 
@@ -262,7 +262,8 @@ def evaluate_few_shot(
     classes = check_classes(train, test)
     fitted = _encoded(encode, train, mesh).normalized()
     scored = _encoded(encode, test, mesh).normalized()
-    fewest = int(np.bincount(fitted.y, minlength=classes).min())
+    sizes = np.bincount(fitted.y, minlength=classes)
+    fewest = int(sizes[sizes > 0].min())
     if max(shots) > fewest:
         raise ArgumentError(
             "shots",
@@ -286,7 +287,8 @@ def evaluate_few_shot(
         "test_images": len(scored.y),
         "classes": classes,
     }
-    return Result(mean_and_std(by_seed), protocol, confusion=first, by_seed=by_seed)
+    notes = unseen_classes(first, fitted.y)
+    return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)
 
 
 def _encoded(encode: Encode, source: data.Source, mesh: Mesh) -> _Features:

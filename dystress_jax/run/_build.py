@@ -32,7 +32,7 @@ from .language import Language
 from .methods import METHODS, TOPOLOGIES, WITH_BIAS, Parts
 from .tables import is_own, make, options_of
 from .temperature import Facts
-from .trial import checked, try_step
+from .trial import checked, try_step, with_options
 
 ONLINE_PROBE_RATE = 0.1
 CLIP_RATE = 5e-4  # of the Adam that learns CLIP's temperature
@@ -280,7 +280,7 @@ def make_loss(config: Config, chosen: Loss | None, softmax: Loss | None = None) 
     options = options_of(config, "loss.name", loss, known=(*batch, *_GIVEN_TO_LOSS))
     made = functools.partial(loss, **options) if options else loss
     if not is_own(config.loss.name):
-        return made
+        return with_options(made) if options else made
     entry = METHODS.get(config.method)
     return checked(made, config, softmax if entry is None else entry.losses["softmax"])
 

@@ -75,6 +75,11 @@ def from_config_dict(
     config = _without_old_choices(config, overridden)
     config = without_ignored(config, overridden)
     config = _keep_explicit_defaults(config, overridden)
+    if "epochs" in overridden and config.steps:
+        raise ConfigError(
+            f"config.epochs: found {config.epochs} with config.steps {config.steps}, which comes "
+            "first; allowed: with config.steps=0."
+        )
     _check_relations(config)
     return config
 
@@ -471,6 +476,11 @@ def _check_temperature(config: Config) -> None:
     with as_fields("temperature"):
         check_range(t.tau_min, t.tau_max)
         check_scales(t.min_scale, t.max_scale)
+    if t.name == "macl" and config.loss.options.get("decoupled"):
+        raise ConfigError(
+            "config.loss.options.decoupled: found True with config.temperature.name macl, which "
+            "weighs by the probability of the positive; allowed: False."
+        )
     if t.name == "isogclr" and not t.tau_min <= t.tau <= t.tau_max:
         raise ConfigError(
             f"config.temperature.tau: found {t.tau}; allowed for isogclr: from tau_min "

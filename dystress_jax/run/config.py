@@ -200,6 +200,8 @@ def _needs_of_temperatures() -> dict[str, list[Need]]:
     }
     weighs = "which has no probability of the positive to weigh by"
     needs["macl"] += [Need("loss.name", ["auto", "softmax", OWN], weighs)]
+    both = "whose loss is the mean of two directions, of no one probability"
+    needs["macl"] += [Need("method", _NOT_CLIP["method"], both)]
     two = "where an image and its text would need one each"
     shift = "which may leave out other images when the run goes on: their numbers would shift"
     for name in OF_EACH_EXAMPLE:

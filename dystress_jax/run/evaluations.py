@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -26,6 +26,7 @@ from .fields import as_fields
 Embedded = Callable[[str], EmbeddedImages]  # of a split
 SHARED = "embedded"  # an evaluation with this argument shares the embeddings with the others
 WITH_SHARE = ("linear_probe", "finetune", "few_labels")  # of the labels
+WITH_SEEDS = (*WITH_SHARE, "transfer", "few_shot")
 ALL_LABELS = 1.0  # nobody asks for a share
 DRAWS = 5  # seeds where nobody says how many, and a single one says little
 # Images at most, of which every pair is looked at: after the run, and while it goes on.
@@ -98,9 +99,7 @@ def linear_probe(experiment: Experiment, state: TrainState) -> Result:
     split, train = _labelled_split(experiment), experiment.train
     config, probe = experiment.config, experiment.config.probe
     candidates = probe.learning_rates if probe.solver == "sgd" else probe.l2
-    holdout = experiment.sources.get("holdout") if split == "test" else None
-    if holdout is not None and not holdout.has_labels:
-        holdout = None
+    holdout = _validation(experiment, split)
     if len(candidates) > 1 and holdout is None:
         field = "learning_rates" if probe.solver == "sgd" else "l2"
         why = (
@@ -177,18 +176,28 @@ def _shares(config: Config) -> tuple[float, ...]:
     return share if isinstance(share, tuple) else (share,)
 
 
-def check_share(wanted: Iterable[str]) -> None:
-    """Refuse a share of the labels for an evaluation of ours that does not draw one.
+def check_labels(wanted: Collection[str], changes: Container[str]) -> None:
+    """Refuse a share of the labels for an evaluation of ours that draws none, and seeds for none.
+
+    Args:
+        wanted: names of evaluations.
+        changes: the fields that were set for them.
 
     Raises:
         ConfigError: with the evaluations that do.
     """
-    for name in wanted:
-        if name in EVALUATIONS and name not in WITH_SHARE:
+    ours = [name for name in wanted if name in EVALUATIONS]
+    for name in ours if "labels.share" in changes else ():
+        if name not in WITH_SHARE:
             raise ConfigError(
                 f"--label_fraction (config.labels.share): found with --evaluation={name}, which "
                 f"takes no share of the labels; allowed: with {', '.join(WITH_SHARE)}."
             )
+    if "labels.seeds" in changes and len(ours) == len(wanted) and not set(ours) & {*WITH_SEEDS}:
+        raise ConfigError(
+            f"--seeds (config.labels.seeds): found with --evaluation={','.join(ours)}, where "
+            f"nothing is drawn by them; allowed: with {', '.join(WITH_SEEDS)}."
+        )
 
 
 def _seeds(config: Config, default: int = 1) -> range:
@@ -270,8 +279,9 @@ def few_shot(experiment: Experiment, state: TrainState) -> Result:
 
 
 def _validation(experiment: Experiment, split: str) -> data.Source | None:
-    """The held-out images, where they are not what is measured."""
-    return experiment.sources.get("holdout") if split == "test" else None
+    """The held-out images, where they have labels and are not what is measured."""
+    holdout = experiment.sources.get("holdout") if split == "test" else None
+    return holdout if holdout is not None and holdout.has_labels else None
 
 
 def representation(experiment: Experiment, state: TrainState) -> Result:

@@ -18,14 +18,14 @@ from ..methods import Loss, Method, accepts
 from ..schemes import Scheme
 from ..training import new_state, prepared, whole_gradient
 from .config import Config, ConfigError
-from .fields import get
+from .fields import as_fields, get
 from .tables import is_own
 
 _CALLED = ("method", "temperature.name", "loss.name")  # by the step
 
 
 def try_step(config: Config, method: Method, scheme: Scheme | None, source: data.Source) -> None:
-    """Trace the gradient of a batch, if something of the user's own is called in it.
+    """Trace the gradient of a batch, if something of the user's own is called in it, or options.
 
     Args:
         config: the settings.
@@ -37,6 +37,8 @@ def try_step(config: Config, method: Method, scheme: Scheme | None, source: data
         ConfigError: it fails, or gives no loss of each anchor.
     """
     own = [f"config.{axis}: {get(config, axis)}" for axis in _CALLED if is_own(get(config, axis))]
+    if config.loss.options and not own:
+        own = ["config.loss.options"]
     if not own:
         return
     whose = " or ".join(own)
@@ -58,6 +60,17 @@ def try_step(config: Config, method: Method, scheme: Scheme | None, source: data
 
     with _telling(whose, "what JAX can trace and differentiate"):
         jax.eval_shape(step, batch)
+
+
+def with_options(loss: Loss) -> Loss:
+    """A loss of ours that has options, which says what is wrong with them under their field."""
+
+    @functools.wraps(loss)
+    def call(*batch: Any, **how: Any) -> Float[Array, " anchors"]:
+        with as_fields("loss"):
+            return loss(*batch, **how)
+
+    return call
 
 
 def checked(loss: Loss, config: Config, like: Loss | None) -> Loss:
