@@ -234,6 +234,22 @@ def _decoded(
 
 def stamp_of_files(paths: Sequence[str | os.PathLike]) -> str:
     """The names and sizes of all files; not their times, which a copy of the data has anew."""
+    sizes = sizes_of_files(paths)
+    said = (f"{os.path.basename(path)}\0{size}\0" for path, size in zip(paths, sizes, strict=True))
+    return f"file sizes {_digest(line.encode(errors='surrogateescape') for line in said)}"
+
+
+def sizes_of_files(paths: Sequence[str | os.PathLike]) -> list[int]:
+    """How many bytes each file has; -1 where there is none.
+
+    Args:
+        paths: of the files.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> data.sizes_of_files(["nowhere.png"])
+        [-1]
+    """
 
     def size(path: str | os.PathLike) -> int:
         try:
@@ -242,9 +258,7 @@ def stamp_of_files(paths: Sequence[str | os.PathLike]) -> str:
             return -1
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        sizes = pool.map(size, paths)
-    said = (f"{os.path.basename(path)}\0{size}\0" for path, size in zip(paths, sizes, strict=True))
-    return f"file sizes {_digest(line.encode(errors='surrogateescape') for line in said)}"
+        return list(pool.map(size, paths))
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:
