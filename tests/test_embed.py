@@ -155,6 +155,22 @@ def test_a_file_that_is_done_and_was_replaced_is_done_anew(
     assert np.abs(found["features"][5] - whole["features"][5]).max() > 1e-3
 
 
+def test_what_is_half_done_by_another_run_is_not_used(other, tmp_path, monkeypatch, computed):
+    """The other run is in the same directory, at the same step."""
+    folder, workdir = runs.write_images(tmp_path / "images"), tmp_path / "run"
+    runs.saved(runs.settings(folder), workdir, steps=(1,))
+    whole = rows(run.embed(workdir, tmp_path / "whole.npz", on=on(other), batch_size=8))
+    broken, good, _ = stopped(workdir, other, tmp_path / "z.npz", whole, monkeypatch)
+    broken.write_bytes(good)
+    shutil.rmtree(workdir)
+    runs.saved(runs.settings(folder, seed=1), workdir, steps=(1,))
+    computed.clear()
+    found = rows(run.embed(workdir, tmp_path / "z.npz", on=on(other), batch_size=8))
+    assert sum(computed) >= 39
+    expected = dystress_jax.load(workdir)(found["paths"].tolist())
+    np.testing.assert_allclose(found["features"], expected, rtol=1e-4, atol=1e-5)
+
+
 def noise(*, sizes):
     """A source of one's own that holds nothing out."""
     images = np.random.default_rng(0).integers(0, 256, (*sizes, 3), np.uint8)

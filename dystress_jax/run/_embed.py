@@ -15,6 +15,7 @@ import tqdm
 from .. import data, sharding
 from ..errors import UserError
 from ..files import parse_json, told, write_json
+from ..training.checkpoint import read_record
 from ._environment import usable_jax
 from ._load import Encoder, load
 from ._own import Own, choose
@@ -57,7 +58,7 @@ def embed(
     | `protocol` | JSON: the run, the checkpoint, the images; in Parquet of the metadata |
 
     The images are read, and the file is written, a batch at a time. What is done is kept in
-    `OUT.partial` until all is: the same call goes on from there, as long as the
+    `OUT.partial` until all is: the same call goes on from there, as long as the weights and the
     images that are done are the same.
 
     Args:
@@ -130,12 +131,19 @@ def _protocol(encoder: Encoder, sources: Sources, on: Mapping[str, Any]) -> dict
     return {
         "workdir": str(encoder.origin.workdir),
         "checkpoint_step": encoder.origin.step,
+        "fingerprint": _fingerprint(encoder),
         "method": encoder.config.method,
         "model": encoder.config.model.name,
         "images": {split: describe({"train": source}) for split, source in sources.items()},
         "on": images_from_anywhere(on),
         "seen": f"the central {encoder.size} x {encoder.size} of {list(encoder.image_shape)}",
     }
+
+
+def _fingerprint(encoder: Encoder) -> int | None:
+    """What tells the weights from those of another run that was in the same directory."""
+    directory = encoder.origin.workdir / CHECKPOINTS
+    return read_record(directory, encoder.origin.step).get("fingerprint")
 
 
 def _as_compared(protocol: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
