@@ -322,6 +322,9 @@ def test_functions_that_are_no_sources(source, arguments, message):
     [
         ([0, 2, 1], None, "^labels: found 2 with 2 `class_names`; allowed: -1"),
         ([0, -2, 1], None, "^labels: found -2 with 2 `class_names`"),
+        ([0, 1], None, r"^labels: found int64 \[2\]; allowed: one integer an image, \[3\]"),
+        ([0, 1, 1, 0], None, r"^labels: found int64 \[4\]"),
+        ([0.0, 1.0, 1.0], None, r"^labels: found float64 \[3\]"),
         (None, ["a", "b"], "^captions: found those of 2 images; allowed: of all 3 images"),
     ],
 )
@@ -342,12 +345,70 @@ def test_what_does_not_fit_the_images_is_refused(labels, captions, message):
     [
         (TRAIN[0, :1, :1], r"^read_one: image 1 is uint8 \[1, 1, 3\]; allowed: uint8 \[8, 8, 3\]"),
         (TRAIN[0] / 255, r"^read_one: image 1 is float64 \[8, 8, 3\]; allowed"),
+        (TRAIN[0].tolist(), r"^read_one: image 1 is int64 \[8, 8, 3\]; allowed"),
     ],
 )
 def test_an_image_of_another_kind_is_refused_when_it_is_read(image, message):
     source = from_reader(lambda row: (image, -1), length=3, image_shape=(8, 8, 3))
     with pytest.raises(ArgumentError, match=message):
         source.gather(np.array([1]))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ((TRAIN[0], 2), r"^read_one: image 1 has the label 2 with 2 `class_names`; allowed: -1"),
+        ((TRAIN[0], -2), "^read_one: image 1 has the label -2"),
+        ((TRAIN[0], "cat"), "^read_one: image 1 has the label 'cat'"),
+        (TRAIN[0], "^read_one: of image 1 it returns ndarray; allowed: a tuple, the image and its"),
+        ((TRAIN[0], 0, 0), "^read_one: of image 1 it returns tuple"),
+    ],
+)
+def test_what_is_no_class_is_refused_when_it_is_read(returned, message):
+    source = from_reader(
+        lambda row: returned, length=3, image_shape=(8, 8, 3), class_names=("a", "b")
+    )
+    with pytest.raises(ArgumentError, match=message):
+        source.gather(np.array([1]))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            TRAIN / 255,
+            r"^images: found float64 \[20, 8, 8, 3\]; allowed: uint8 .*\(255 \* images\)",
+        ),
+        (TRAIN[..., 0], r"^images: found uint8 \[20, 8, 8\]; allowed: .*images\[\.\.\., None\]"),
+        (
+            TRAIN.transpose(0, 3, 1, 2),
+            r"^images: found uint8 \[20, 3, 8, 8\]; .*Channels come last",
+        ),
+        (np.concatenate([TRAIN, TRAIN[..., :1]], -1), r"^images: found uint8 \[20, 8, 8, 4\]"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(images, message):
+    with pytest.raises(ArgumentError, match=message):
+        from_arrays(images)
+
+
+def test_lists_are_taken_for_arrays_and_names():
+    """So that splits with a list and with a tuple of names have the same classes."""
+    images, labels = TRAIN[:3], [0, -1, 1]
+    options = {"labels": labels, "class_names": ["a", "b"]}
+    read = from_reader(lambda row: (images[row], -1), length=3, image_shape=(8, 8, 3), **options)
+    for source in (from_arrays(images, **options), read):
+        assert source.class_names == ("a", "b")
+        assert source.labels().tolist() == labels
+        assert source.image_shape == (8, 8, 3)
+    same = {"train": read, "test": from_arrays(images, labels, class_names=("a", "b"))}
+    assert set(data.open_splits(lambda: same)) == {"train", "test"}
+    with pytest.raises(
+        ArgumentError, match=r"^image_shape: found \[8, 8, 4\]; allowed: height, wi"
+    ):
+        from_reader(lambda row: (images[row], -1), length=3, image_shape=(8, 8, 4))
+    with pytest.raises(ArgumentError, match=r"^class_names: found 'ab'; allowed"):
+        from_arrays(images, labels, class_names="ab")
 
 
 def test_an_image_that_its_reader_cannot_read_is_named():

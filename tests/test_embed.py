@@ -106,27 +106,69 @@ def test_the_run_s_own_images_keep_their_splits(workdir, tmp_path):
         run.embed(workdir, tmp_path / "val.npz", splits=["val"])
 
 
-def test_it_goes_on_where_it_was(workdir, other, tmp_path, monkeypatch):
-    """An image in the fourth batch is broken; once it is mended, only what is missing is done."""
-    whole = rows(run.embed(workdir, tmp_path / "whole.npz", on=on(other), batch_size=8))
+@pytest.fixture
+def computed(monkeypatch):
+    """How many images each batch has that is computed."""
+    counts, shard = [], _embed.sharding.shard_batch
+    counted = lambda batch, mesh: (counts.append(len(batch["image"])), shard(batch, mesh))[1]
+    monkeypatch.setattr(_embed.sharding, "shard_batch", counted)
+    return counts
+
+
+def stopped(workdir, other, out, whole, monkeypatch):
+    """Stop at an image of the fourth batch; its path, what it was, and how many rows are done."""
     broken = pathlib.Path(whole["paths"][26])
     good = broken.read_bytes()
     monkeypatch.setattr(_same_images, "IMAGES_COMPARED", 2)  # it is met while embedding
-    broken.write_bytes(good[:40].ljust(len(good), b"\0"))
-    with pytest.raises(run.EmbedError, match=f"{broken.name}.*z.npz.partial.*goes on"):
-        run.embed(workdir, tmp_path / "z.npz", on=on(other), batch_size=8)
-    assert not (tmp_path / "z.npz").exists()
-    done = json.loads((tmp_path / "z.npz.partial" / "progress.json").read_text())["done"]
+    broken.write_bytes(good[:40])
+    with pytest.raises(run.EmbedError, match=f"{broken.name}.*{out.name}.partial.*goes on"):
+        run.embed(workdir, out, on=on(other), batch_size=8)
+    assert not out.exists()
+    done = json.loads((out.parent / f"{out.name}.partial" / "progress.json").read_text())["done"]
     assert 8 <= done < 26
+    return broken, good, done
+
+
+def test_it_goes_on_where_it_was(workdir, other, tmp_path, monkeypatch, computed):
+    """Once the broken image is mended, only what is missing is done; its size is another one."""
+    whole = rows(run.embed(workdir, tmp_path / "whole.npz", on=on(other), batch_size=8))
+    broken, good, done = stopped(workdir, other, tmp_path / "z.npz", whole, monkeypatch)
     broken.write_bytes(good)
-    computed = []
-    shard = _embed.sharding.shard_batch
-    counted = lambda batch, mesh: (computed.append(len(batch["image"])), shard(batch, mesh))[1]
-    monkeypatch.setattr(_embed.sharding, "shard_batch", counted)
+    computed.clear()
     found = rows(run.embed(workdir, tmp_path / "z.npz", on=on(other), batch_size=8))
     assert sum(computed) <= 39 - done + 2 * 8  # the last batch of each split is padded
+    assert set(found) == set(whole)
     for name in ("features", "embeddings", "labels", "ids", "paths"):
         np.testing.assert_array_equal(found[name], whole[name])
+
+
+def test_a_file_that_is_done_and_was_replaced_is_done_anew(
+    workdir, other, tmp_path, monkeypatch, computed
+):
+    whole = rows(run.embed(workdir, tmp_path / "whole.npz", on=on(other), batch_size=8))
+    broken, good, _ = stopped(workdir, other, tmp_path / "z.npz", whole, monkeypatch)
+    broken.write_bytes(good)
+    Image.new("RGB", (20, 20)).save(whole["paths"][5])
+    computed.clear()
+    found = rows(run.embed(workdir, tmp_path / "z.npz", on=on(other), batch_size=8))
+    assert sum(computed) >= 39
+    assert np.abs(found["features"][5] - whole["features"][5]).max() > 1e-3
+
+
+def test_what_is_half_done_by_another_run_is_not_used(other, tmp_path, monkeypatch, computed):
+    """The other run is in the same directory, at the same step."""
+    folder, workdir = runs.write_images(tmp_path / "images"), tmp_path / "run"
+    runs.saved(runs.settings(folder), workdir, steps=(1,))
+    whole = rows(run.embed(workdir, tmp_path / "whole.npz", on=on(other), batch_size=8))
+    broken, good, _ = stopped(workdir, other, tmp_path / "z.npz", whole, monkeypatch)
+    broken.write_bytes(good)
+    shutil.rmtree(workdir)
+    runs.saved(runs.settings(folder, seed=1), workdir, steps=(1,))
+    computed.clear()
+    found = rows(run.embed(workdir, tmp_path / "z.npz", on=on(other), batch_size=8))
+    assert sum(computed) >= 39
+    expected = dystress_jax.load(workdir)(found["paths"].tolist())
+    np.testing.assert_allclose(found["features"], expected, rtol=1e-4, atol=1e-5)
 
 
 def noise(*, sizes):
@@ -146,7 +188,7 @@ def test_nothing_is_held_out_of_a_source_of_one_s_own(name, workdir, tmp_path):
     assert found["splits"].tolist() == ["train"] * 20
 
 
-def test_a_draft_is_used_only_if_it_is_whole(workdir, tmp_path, monkeypatch):
+def test_a_draft_is_used_only_if_it_is_whole(workdir, tmp_path, monkeypatch, computed):
     """Options are tuples, and lists in the draft."""
     source = {"source": "tests.test_embed:noise", "options": {"sizes": (20, 12, 12)}}
     arguments = {"on": source, "batch_size": 8}
@@ -162,10 +204,6 @@ def test_a_draft_is_used_only_if_it_is_whole(workdir, tmp_path, monkeypatch):
     monkeypatch.setitem(_embed._WRITERS, ".npz", write[".npz"])
     shutil.copytree(tmp_path / "z.npz.partial", tmp_path / "y.npz.partial")
     (tmp_path / "y.npz.partial" / "features.npy").unlink()
-    computed = []
-    shard = _embed.sharding.shard_batch
-    counted = lambda batch, mesh: (computed.append(len(batch["image"])), shard(batch, mesh))[1]
-    monkeypatch.setattr(_embed.sharding, "shard_batch", counted)
     for name, batches in (("z.npz", 0), ("y.npz", 3)):
         computed.clear()
         found = rows(run.embed(workdir, tmp_path / name, **arguments))

@@ -3,12 +3,14 @@
 import contextlib
 import io
 import json
+import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from dystress_jax import data, run, weights
+from dystress_jax.run import _same_images
 from dystress_jax.run._build import make_schedule
 from dystress_jax.run._same_images import check_same, describe
 from dystress_jax.run.data import (
@@ -206,6 +208,47 @@ def test_an_image_that_cannot_be_read_is_answered_by_what_was_saved(trained, tmp
         run.ConfigError, match=r"goes on; or start in a new --workdir with --config"
     ):
         broken(config, workdir)
+
+
+@pytest.mark.ci
+def test_a_run_goes_on_once_an_image_that_it_has_stopped_at_is_mended(
+    tmp_path, monkeypatch, capsys
+):
+    """The file has another size then. Other images are refused all the same."""
+    folder, workdir = runs.write_images(tmp_path / "images"), tmp_path / "run"
+    changes = {"data.image_size": 12, "checkpoint_every": 1, "knn_every": 0}
+    config = runs.settings(folder, evaluation="knn", **changes)
+    monkeypatch.setattr(_same_images, "IMAGES_COMPARED", 2)  # it is met while training
+    opened = data.open_splits(
+        "folder", path=str(folder), image_size=12, holdout=config.data.holdout
+    )
+    train, compared = opened["train"], data.subset(opened["train"], 2).index
+    read = iter(data.batches(train, batch_size=16, seed=config.seed))
+    first, second = (next(read)["index"] for _ in range(2))
+    row = next(row for row in second if row not in {*first, *compared})
+    broken = pathlib.Path(train.paths[row])
+    good = broken.read_bytes()
+    broken.write_bytes(good[:60])
+    with pytest.raises(run.ConfigError, match=f"{broken.name}.*replace the image, and the same"):
+        run.train(config, workdir)
+    assert checkpoint.steps(workdir / "checkpoints") == [1]
+
+    broken.write_bytes(good)
+    looked_at = pathlib.Path(train.paths[compared[0]])
+    before = looked_at.read_bytes()
+    looked_at.write_bytes(good)
+    with pytest.raises(run.ConfigError, match="trained on other images"):
+        run.train(config, workdir)
+    looked_at.write_bytes(before)
+
+    capsys.readouterr()
+    run.train(config, workdir)
+    assert "other sizes since an image could not be read" in capsys.readouterr().out
+    assert checkpoint.steps(workdir / "checkpoints")[-1] == 3
+    # What it remembers now are the mended files: every size counts again.
+    broken.write_bytes(good + b" ")
+    with pytest.raises(run.ConfigError, match="trained on other images"):
+        run.train(config, workdir)
 
 
 def test_weights_that_are_not_there_are_told_before_the_images_are_opened(tmp_path):

@@ -22,6 +22,7 @@ from ._source import Source as Source
 from ._source import UnreadableError as UnreadableError
 from ._stored import from_arrays as from_arrays
 from ._stored import from_reader as from_reader
+from ._stored import sizes_of_files as sizes_of_files
 from .pipeline import PaddedBatch as PaddedBatch
 from .pipeline import batches as batches
 from .pipeline import padded_batches as padded_batches

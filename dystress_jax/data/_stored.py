@@ -5,12 +5,13 @@ import dataclasses
 import functools
 import hashlib
 import math
+import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Int32, UInt8
 
 from ..errors import ArgumentError
 from ._captions import Captions
@@ -18,26 +19,30 @@ from ._images import read_image, read_whole_image, whole_shape
 from ._source import UNLABELLED, Source, UnreadableError
 
 Picture = tuple[UInt8[np.ndarray, "h w c"], int, tuple[int, int]]
+Images = Any  # an array [n h w c] of uint8; what else is given is answered in words
+Labels = Any  # an array [n] of integers, or a list
+CHANNELS = (1, 3)  # of an image
 MEMORY_BYTES = 2**30  # decoded images of a source that stay in memory
 
 
 def from_arrays(
-    images: UInt8[np.ndarray, "n h w c"],
-    labels: Int[np.ndarray, " n"] | None = None,
+    images: Images,
+    labels: Labels | None = None,
     *,
-    class_names: tuple[str, ...] = (),
+    class_names: Sequence[str] = (),
     captions: Captions | None = None,
 ) -> Source:
     """A source of images in memory; a batch is one indexing operation.
 
     Args:
-        images: with 1 or 3 channels.
-        labels: numbers of classes, -1 = unlabelled; None = no image has a label.
+        images: uint8 [n h w c], from 0 to 255, with 1 or 3 channels.
+        labels: integers [n], the class of each image, -1 = unlabelled; None = no image has one.
         class_names: one name a class, in the order of the labels; empty without labels.
         captions: what is said about each image; None = nothing.
 
     Raises:
-        ArgumentError: labels without class names, or captions of another number of images.
+        ArgumentError: images of another type or shape; labels of another number of images, that are
+            no integers, or without class names; captions of another number of images.
 
     Example:
         >>> from dystress_jax import data
@@ -46,9 +51,11 @@ def from_arrays(
         >>> len(source), source.num_classes, source.image_shape
         (3, 2, (8, 8, 3))
     """
-    known = np.full(len(images), UNLABELLED) if labels is None else labels
-    stored = known.astype(np.int32)
-    _check_labels(stored, class_names)
+    images, class_names = np.asarray(images), _checked_names(class_names)
+    _check_images(images)
+    if labels is None:
+        labels = np.full(len(images), UNLABELLED)
+    stored = _checked_labels(labels, len(images), class_names)
     _check_captions(captions, len(images))
     return Source(
         read=lambda rows: (images[rows], stored[rows]),
@@ -67,8 +74,8 @@ def from_reader(
     *,
     length: int,
     image_shape: tuple[int, int, int],
-    class_names: tuple[str, ...] = (),
-    labels: Int[np.ndarray, " n"] | None = None,
+    class_names: Sequence[str] = (),
+    labels: Labels | None = None,
     captions: Captions | None = None,
     read_picture: Callable[[int], Picture] | None = None,
     picture_shape: tuple[int, int, int] = (0, 0, 0),
@@ -82,18 +89,19 @@ def from_reader(
         read_one: `row in [0, n) -> (image, label)`, label -1 = unlabelled. It is called from
             several threads at once. Its ValueError or OSError says that the image cannot be read.
         length: how many images there are, n, at least 1.
-        image_shape: `(h, w, c)` of every image.
+        image_shape: `(h, w, c)` of every image; c is 1 or 3.
         class_names: one name a class, in the order of the labels; empty without labels.
-        labels: the same labels as those of `read_one`, if they are known before an image is read;
-            then nobody reads images for their labels.
+        labels: integers [n], the same as those of `read_one`, if they are known before an image is
+            read; then nobody reads images for their labels.
         captions: what is said about each image; None = nothing.
         read_picture: `row -> (array, label, (height, width))`: the whole picture, in the top left
             corner of the array; None = `read_one` gives all there is.
         picture_shape: of these arrays.
 
     Raises:
-        ArgumentError: labels without class names, or captions of another number of images; when it
-            is read: an image of another shape or type.
+        ArgumentError: another number of channels; labels of another number of images, that are no
+            integers, or without class names; captions of another number of images. When it is read:
+            an image of another shape or type, or a label that is no class.
         UnreadableError: when it is read: an image that cannot be read.
 
     Example:
@@ -106,20 +114,27 @@ def from_reader(
         >>> int(source[3]["image"].mean()), int(source[3]["label"])
         (3, 1)
     """
-    if labels is not None:
-        _check_labels(labels, class_names)
+    class_names = _checked_names(class_names)
+    if len(image_shape) != 3 or image_shape[-1] not in CHANNELS:
+        raise ArgumentError(
+            "image_shape",
+            f"found {list(image_shape)}; allowed: height, width and 1 or 3 channels.",
+        )
+    height, width, channels = image_shape
+    image_shape = height, width, channels  # a list would be no image's shape
+    stored = None if labels is None else _checked_labels(labels, length, class_names)
     _check_captions(captions, length)
-    read_whole = None
+    classes, read_whole = len(class_names), None
     if read_picture is not None:
-        read_whole = _decoded(read_picture, length, picture_shape, (), (2,))
+        read_whole = _decoded(read_picture, length, picture_shape, classes, (2,))
     return Source(
-        read=_decoded(read_one, length, image_shape, ()),
+        read=_decoded(read_one, length, image_shape, classes),
         read_whole=read_whole,
         index=np.arange(length, dtype=np.int32),
         num_stored=length,
         image_shape=image_shape,
         class_names=class_names,
-        stored_labels=None if labels is None else labels.astype(np.int32),
+        stored_labels=stored,
         captions=captions,
     )
 
@@ -180,15 +195,17 @@ def _decoded(
     read_one: Callable[[int], tuple[Any, ...]],
     length: int,
     image_shape: tuple[int, int, int],
+    classes: int,
     *numbers: tuple[int, ...],
 ) -> Callable[[Int[np.ndarray, " n"]], Any]:
     """Many rows of `read_one` at once, on all cores.
 
     Args:
-        read_one: `row -> (image, numbers ...)`.
+        read_one: `row -> (image, label, numbers ...)`.
         length: how many rows there are.
         image_shape: of every image.
-        numbers: the shape of each array of integers that follows the image.
+        classes: how many there are; a label is below.
+        numbers: the shape of each array of integers that follows the label.
     """
     # Decoding releases the interpreter lock, so threads are enough.
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
@@ -196,7 +213,7 @@ def _decoded(
 
     def empty(count):  # pages that are never written cost nothing
         images = np.empty((count, *image_shape), np.uint8)
-        return images, *(np.empty((count, *shape), np.int32) for shape in numbers)
+        return images, *(np.empty((count, *shape), np.int32) for shape in ((), *numbers))
 
     stored, is_read = empty(length if kept else 0), np.zeros(length if kept else 0, bool)
 
@@ -206,14 +223,26 @@ def _decoded(
                 values = read_one(int(row))
             except (ValueError, OSError) as error:
                 raise UnreadableError(str(error)) from error
-            image = values[0]
+            if not isinstance(values, tuple | list) or len(values) != len(arrays):
+                raise ArgumentError(
+                    "read_one",
+                    f"of image {row} it returns {type(values).__name__}; allowed: a tuple, the "
+                    "image and its label.",
+                )
+            image = np.asarray(values[0])
             if image.shape != image_shape or image.dtype != np.uint8:
                 raise ArgumentError(
                     "read_one",
                     f"image {row} is {image.dtype} {list(image.shape)}; allowed: uint8 "
                     f"{list(image_shape)}.",
                 )
-            for array, value in zip(arrays, values, strict=True):
+            if not _is_class(values[1], classes):
+                raise ArgumentError(
+                    "read_one",
+                    f"image {row} has the label {values[1]!r} with {classes} `class_names`; "
+                    "allowed: -1 for unlabelled, or the number of a class, from 0.",
+                )
+            for array, value in zip(arrays, (image, *values[1:]), strict=True):
                 array[at] = value
 
         for _ in pool.map(one, rows, into):
@@ -234,6 +263,22 @@ def _decoded(
 
 def stamp_of_files(paths: Sequence[str | os.PathLike]) -> str:
     """The names and sizes of all files; not their times, which a copy of the data has anew."""
+    sizes = sizes_of_files(paths)
+    said = (f"{os.path.basename(path)}\0{size}\0" for path, size in zip(paths, sizes, strict=True))
+    return f"file sizes {_digest(line.encode(errors='surrogateescape') for line in said)}"
+
+
+def sizes_of_files(paths: Sequence[str | os.PathLike]) -> list[int]:
+    """How many bytes each file has; -1 where there is none.
+
+    Args:
+        paths: of the files.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> data.sizes_of_files(["nowhere.png"])
+        [-1]
+    """
 
     def size(path: str | os.PathLike) -> int:
         try:
@@ -242,9 +287,7 @@ def stamp_of_files(paths: Sequence[str | os.PathLike]) -> str:
             return -1
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        sizes = pool.map(size, paths)
-    said = (f"{os.path.basename(path)}\0{size}\0" for path, size in zip(paths, sizes, strict=True))
-    return f"file sizes {_digest(line.encode(errors='surrogateescape') for line in said)}"
+        return list(pool.map(size, paths))
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:
@@ -254,15 +297,62 @@ def _digest(parts: Iterable[bytes | memoryview]) -> str:
     return content.hexdigest()[:12]
 
 
-def _check_labels(labels: Int[np.ndarray, " n"], class_names: tuple[str, ...]) -> None:
-    """Every label is the number of a class, or -1."""
-    wrong = labels[(labels < UNLABELLED) | (labels >= len(class_names))]
+def _checked_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes, as every split has them."""
+    names = () if isinstance(class_names, str) else tuple(class_names)
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in names):
+        raise ArgumentError(
+            "class_names", f"found {class_names!r}; allowed: a tuple of texts, one a class."
+        )
+    return names
+
+
+def _check_images(images: np.ndarray) -> None:
+    """They are what the views are made of: numbers from 0 to 255, gray or RGB."""
+    if images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] in CHANNELS:
+        return
+    mend = ""
+    if np.issubdtype(images.dtype, np.floating):
+        mend = " Of numbers in [0, 1] make them by (255 * images).round().astype(np.uint8)."
+    elif images.ndim == 3:
+        mend = " Gray images get their channel by images[..., None]."
+    elif images.ndim == 4 and images.shape[1] in CHANNELS:
+        mend = " Channels come last: images.transpose(0, 2, 3, 1)."
+    raise ArgumentError(
+        "images",
+        f"found {images.dtype} {list(images.shape)}; allowed: uint8 [n, height, width, channels] "
+        f"with 1 or 3 channels.{mend}",
+    )
+
+
+def _checked_labels(
+    labels: Labels, count: int, class_names: tuple[str, ...]
+) -> Int32[np.ndarray, " n"]:
+    """Labels as they are stored: one an image, each the number of a class or -1."""
+    found = np.asarray(labels)
+    if found.shape == (0,) == (count,):  # NumPy takes an empty list for floats
+        found = found.astype(np.int32)
+    if found.shape != (count,) or not np.issubdtype(found.dtype, np.integer):
+        raise ArgumentError(
+            "labels",
+            f"found {found.dtype} {list(found.shape)}; allowed: one integer an image, [{count}].",
+        )
+    wrong = found[(found < UNLABELLED) | (found >= len(class_names))]
     if len(wrong):
         raise ArgumentError(
             "labels",
             f"found {wrong[0]} with {len(class_names)} `class_names`; allowed: -1 for unlabelled, "
             "or the number of a class, from 0.",
         )
+    return found.astype(np.int32)
+
+
+def _is_class(label: Any, classes: int) -> bool:
+    """Whether a label is -1 or the number of a class."""
+    try:
+        return UNLABELLED <= operator.index(label) < classes
+    except TypeError:  # no integer
+        return False
 
 
 def _check_captions(captions: Captions | None, count: int) -> None:

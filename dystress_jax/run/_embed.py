@@ -1,6 +1,7 @@
 """Features of every image of a data set in one file, written as they come."""
 
 import contextlib
+import itertools
 import json
 import pathlib
 import shutil
@@ -14,10 +15,11 @@ import tqdm
 from .. import data, sharding
 from ..errors import UserError
 from ..files import parse_json, told, write_json
+from ..training.checkpoint import read_record
 from ._environment import usable_jax
 from ._load import Encoder, load
 from ._own import Own, choose
-from ._same_images import describe
+from ._same_images import describe, without_file_sizes
 from ._saved import CHECKPOINTS
 from .config import Config, ConfigError, Data, arguments
 from .data import Sources, images_from_anywhere, may_skip, open_own
@@ -56,7 +58,8 @@ def embed(
     | `protocol` | JSON: the run, the checkpoint, the images; in Parquet of the metadata |
 
     The images are read, and the file is written, a batch at a time. What is done is kept in
-    `OUT.partial` until all is: the same call goes on from there.
+    `OUT.partial` until all is: the same call goes on from there, as long as the weights and the
+    images that are done are the same.
 
     Args:
         workdir: of the run.
@@ -91,7 +94,7 @@ def embed(
     if unknown:
         raise ConfigError(f"--split: found {unknown[0]!r}; allowed: {', '.join(sources)}.")
     sources = {split: source for split, source in sources.items() if split in (splits or sources)}
-    with _telling_unreadable(out, encoder.config, on):
+    with _telling_unreadable(out, encoder.config, on, sources):
         protocol = _protocol(encoder, sources, on or {})
         draft = _Draft.open(out, encoder, sources, protocol)
         _compute(encoder, sources, draft, batch_size)
@@ -103,14 +106,16 @@ def embed(
 
 @contextlib.contextmanager
 def _telling_unreadable(
-    out: pathlib.Path, config: Config, on: Mapping[str, Any] | None
+    out: pathlib.Path, config: Config, on: Mapping[str, Any] | None, sources: Sources
 ) -> Iterator[None]:
     try:
         yield
     except data.UnreadableError as error:
         draft, skip = _draft_of(out), ""
         mend = "Replace the image"
-        if draft.exists():
+        # Where a file holds many images, another size says that any of them may be another.
+        may_go_on = all(source.paths or source.stamp is None for source in sources.values())
+        if draft.exists() and may_go_on:
             mend = (
                 f"What is done is kept in {draft}: replace the image, and the same command goes on"
             )
@@ -126,12 +131,28 @@ def _protocol(encoder: Encoder, sources: Sources, on: Mapping[str, Any]) -> dict
     return {
         "workdir": str(encoder.origin.workdir),
         "checkpoint_step": encoder.origin.step,
+        "fingerprint": _fingerprint(encoder),
         "method": encoder.config.method,
         "model": encoder.config.model.name,
         "images": {split: describe({"train": source}) for split, source in sources.items()},
         "on": images_from_anywhere(on),
         "seen": f"the central {encoder.size} x {encoder.size} of {list(encoder.image_shape)}",
     }
+
+
+def _fingerprint(encoder: Encoder) -> int | None:
+    """What tells the weights from those of another run that was in the same directory."""
+    directory = encoder.origin.workdir / CHECKPOINTS
+    return read_record(directory, encoder.origin.step).get("fingerprint")
+
+
+def _as_compared(protocol: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
+    """A protocol without the sizes of files that hold one image each: `_Draft` has them by row."""
+    images = {
+        split: without_file_sizes(said) if split in sources and sources[split].paths else said
+        for split, said in protocol["images"].items()
+    }
+    return json.loads(json.dumps({**protocol, "images": images}))  # where tuples are lists
 
 
 def _check_out(out: pathlib.Path, overwrite: bool) -> None:
@@ -182,13 +203,16 @@ class _Draft(NamedTuple):
             "embeddings": ((count, encoder.origin.experiment.method.width), np.float32),
             "labels": ((count,), np.int32),
             "ids": ((count,), np.int32),
+            "file_sizes": ((count,), np.int64),
         }
         with told(place, "used"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 noted = parse_json((place / "progress.json").read_bytes())
-                if noted["protocol"] == json.loads(json.dumps(protocol)):  # where tuples are lists
+                if _as_compared(noted["protocol"], sources) == _as_compared(protocol, sources):
                     arrays = {n: _there(place / f"{n}.npy", *shape) for n, shape in shapes.items()}
-                    return cls(place, arrays, protocol, min(int(noted["done"]), count))
+                    done = min(int(noted["done"]), count)
+                    if np.array_equal(arrays["file_sizes"][:done], _sizes(_paths(sources), done)):
+                        return cls(place, arrays, protocol, done)
             if place.is_dir():
                 shutil.rmtree(place)
             place.mkdir(parents=True)
@@ -230,6 +254,7 @@ def _compute(encoder: Encoder, sources: Sources, draft: _Draft, batch_size: int)
     experiment, done = encoder.origin.experiment, draft.done
     batch_size += -batch_size % experiment.mesh.size
     total = sum(map(len, sources.values()))
+    paths = itertools.islice(_paths(sources), done, None)
     bar = tqdm.tqdm(total=total, initial=done, unit=" images", dynamic_ncols=True)
 
     def keep(computed: tuple[jax.Array, jax.Array], batch: data.PaddedBatch, row: int) -> int:
@@ -239,6 +264,7 @@ def _compute(encoder: Encoder, sources: Sources, draft: _Draft, batch_size: int)
         draft.arrays["features"][rows], draft.arrays["embeddings"][rows] = features, embeddings
         draft.arrays["labels"][rows] = batch["label"][real]
         draft.arrays["ids"][rows] = batch["index"][real]
+        draft.arrays["file_sizes"][rows] = _sizes(paths, end - row)
         bar.update(end - row)
         return end
 
@@ -272,7 +298,7 @@ def _batches(sources: Sources, done: int, batch_size: int) -> Iterator[data.Padd
 
 
 def _write_npz(draft: _Draft, sources: Sources, out: pathlib.Path) -> None:
-    arrays: dict[str, Any] = dict(draft.arrays)
+    arrays: dict[str, Any] = {n: of for n, of in draft.arrays.items() if n != "file_sizes"}
     arrays["splits"] = np.repeat(list(sources), [len(source) for source in sources.values()])
     arrays["class_names"] = np.array(_class_names(sources), dtype=np.str_)
     paths = list(_paths(sources))
@@ -328,6 +354,12 @@ def _paths(sources: Sources) -> Iterator[str]:
     for source in sources.values():
         for stored in source.index:
             yield source.paths[stored] if source.paths else ""
+
+
+def _sizes(paths: Iterator[str], count: int) -> list[int]:
+    """The sizes of the next files; -1 of rows without a file."""
+    following = list(itertools.islice(paths, count))
+    return data.sizes_of_files(following) if any(following) else [-1] * count
 
 
 def _splits(sources: Sources) -> Iterator[str]:

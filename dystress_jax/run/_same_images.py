@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import re
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ..data.tokenizer import Tokenizer
 from ..files import parse_json, write_json
 from ..training import checkpoint
 from .config import ConfigError
-from .data import Sources
+from .data import UNREADABLE_FILE, Sources
 
 IMAGES_FILE = "images.json"
 TEST = "; test: "  # before what is said of the test images
@@ -114,26 +115,59 @@ def as_remembered(
 def check_same(now: str, checkpoints: pathlib.Path) -> str:
     """Refuse training data that are not those of the run, as its checkpoints remember them.
 
+    Files of other sizes are the same data if the run has stopped at an image that cannot be read,
+    and all else that is compared is as it was: the image was mended.
+
     Returns:
-        What is to be told: that the test images are others; "" = nothing.
+        What is to be told: that the test images, or the sizes of the files, are others; "" =
+        nothing.
 
     Raises:
         ConfigError: with both descriptions.
     """
     train, test = changed_images(now, checkpoints)
+    told = []
     if train:
-        raise ConfigError(
-            f"config.data: the run has trained on other images: {train}. Compared are labels, "
-            f"captions, the pixels of {IMAGES_COMPARED} images, and of all images the pixels or "
-            "the sizes of the files where these are at hand. Give it the same images, captions and "
-            "vocabulary, or a new --workdir."
+        if not _is_mended(now, checkpoints):
+            raise ConfigError(
+                f"config.data: the run has trained on other images: {train}. Compared are labels, "
+                f"captions, the pixels of {IMAGES_COMPARED} images, and of all images the pixels "
+                "or the sizes of the files where these are at hand. Give it the same images, "
+                "captions and vocabulary, or a new --workdir."
+            )
+        told.append(
+            "files of training images have other sizes since an image could not be read; nothing "
+            "else that is compared has changed, so the run goes on"
         )
     if test:
-        return (
+        told.append(
             f"warning: the test images are others than before: {test}; results of both cannot be "
             "compared"
         )
-    return ""
+    return "\n".join(told)
+
+
+def _is_mended(now: str, checkpoints: pathlib.Path) -> bool:
+    """Whether the run has stopped at a faulty image, and only sizes of files are others now."""
+    then = checkpoint.newest_record(checkpoints).get("data", now)
+    try:
+        stopped = parse_json((checkpoints.parent / UNREADABLE_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    # The next checkpoint remembers the mended files, and from then on every size counts again.
+    here = isinstance(stopped, dict) and stopped.get("data") == then
+    train_then, train_now = (of.partition(TEST)[0] for of in (then, now))
+    return here and without_file_sizes(train_then) == without_file_sizes(train_now)
+
+
+def without_file_sizes(description: str) -> str:
+    """A description of images that stays the same when a file is replaced by one of another size.
+
+    Example:
+        >>> without_file_sizes("4 of [8, 8, 3] in 2 classes, file sizes 0123456789ab, content 12")
+        '4 of [8, 8, 3] in 2 classes, content 12'
+    """
+    return re.sub(r"file sizes [0-9a-f]{12}, ", "", description)  # as `data` calls them
 
 
 def changed_images(now: str, checkpoints: pathlib.Path) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .. import data, evaluation
+from ..files import FileError, write_json
 from ..training import checkpoint
 from ._saved import CHECKPOINTS
 from .config import Config, ConfigError, Data, arguments
@@ -18,6 +19,7 @@ Sources = dict[str, data.Source]
 OWN_IMAGE = 0.05  # share of queries whose own image is a negative: above it, a warning
 CLASSES_NAMED = 5  # in the lines that a run begins with
 OTHER_IMAGES = "--on.source and --on.path"  # the flags that name them
+UNREADABLE_FILE = "unreadable.json"  # at which image a run has stopped, and what it trained on
 
 
 def open_sources(config: Config, opener: data.Opener) -> Sources:
@@ -100,6 +102,8 @@ def reporting_unreadable_images(
         yield
     except data.UnreadableError as error:
         source = on.get("source", Data().source) if on else config.data.source
+        if not on:
+            _note_unreadable(workdir, str(error))
         mend = "What was saved before is whole: replace the image, and the same command goes on"
         start = "start with --on" if on else "start in a new --workdir with --config.data"
         if not checkpoint.steps(workdir / CHECKPOINTS):
@@ -109,6 +113,14 @@ def reporting_unreadable_images(
         skip = skip if may_skip(source) else ""
         where = "--on" if on else "config.data"
         raise ConfigError(f"{where}: {error}. {mend}{skip}.") from error
+
+
+def _note_unreadable(workdir: pathlib.Path, image: str) -> None:
+    """Let the run go on once the image is mended, though its file may have another size."""
+    record = checkpoint.newest_record(workdir / CHECKPOINTS)
+    if "data" in record:
+        with contextlib.suppress(FileError):  # the image is what is to be told
+            write_json(workdir / UNREADABLE_FILE, {"image": image, "data": record["data"]})
 
 
 def may_skip(source: str) -> bool:
