@@ -213,3 +213,10 @@ def test_classes_that_are_left_out_leave_no_gap(read_one_by_one):
 def test_classes_that_cannot_be_left_out(names, message):
     with pytest.raises(ValueError, match=message):
         data.without_classes(labelled([0, 1], names=("a", "b")), names)
+
+
+def test_classes_of_equal_names_stay_apart():
+    source = labelled([0, 1, 2, 3, -1], names=("a", "b", "c", "b"))
+    some = data.without_classes(source, ["a"])
+    assert some.class_names == ("b", "c", "b")
+    assert some.labels().tolist() == [0, 1, 2, -1]

@@ -16,7 +16,7 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dystress_jax import data
 from dystress_jax.data import _stored, from_arrays, from_reader, split_holdout
@@ -792,6 +792,19 @@ def test_any_mode_becomes_upright_rgb(mode, tmp_path):
     source = data.open_splits("folder", path=str(tmp_path), holdout=0)["train"]
     assert source.image_shape == expected.shape
     np.testing.assert_array_equal(source[0]["image"], expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["png", "tif", "webp"])
+def test_a_picture_that_lies_on_its_side_has_the_shape_that_is_read(kind, orientation, tmp_path):
+    """In every kind of file: Pillow turns a TIFF itself, and no other."""
+    for i in range(2):
+        options = {"exif": exif(orientation), **({"lossless": True} if kind == "webp" else {})}
+        saved(tmp_path / f"{i}.{kind}", Image.fromarray(TALL), **options)
+    source = data.open_splits("folder", path=str(tmp_path), holdout=0)["train"]
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / f"0.{kind}"))
+    assert source.image_shape == ((4, 8, 3) if orientation >= 5 else (8, 4, 3))
+    np.testing.assert_array_equal(source[0]["image"], np.asarray(expected))
 
 
 def test_cmyk_jpeg_becomes_rgb(tmp_path):

@@ -383,6 +383,19 @@ def test_flags_of_other_images_are_checked():
         take_images(["--path=x"])
 
 
+def test_classes_of_equal_names_are_numbered():
+    """So that none is lost where classes are found by their names, as in JSON."""
+    names = ("crane", "dog", "crane", "crane (2)", "crane")
+    found = evaluation.confusion(np.array([0, 1, 0, 3, 4]), np.arange(5), names)
+    numbered = ("crane", "dog", "crane (3)", "crane (2)", "crane (4)")
+    assert found.class_names == numbered
+    assert found.by_class() == dict(zip(numbered, (1.0, 1.0, 0.0, 1.0, 1.0), strict=True))
+    written = evaluation.Result((), {}, confusion=found).to_json()
+    np.testing.assert_allclose(
+        np.mean([*written["per_class_accuracy"].values()]), written["balanced_accuracy"]
+    )
+
+
 def test_confusion_of_classes_without_images():
     found = evaluation.confusion(np.array([1, 1, 0]), np.array([1, 0, 0]), ("a", "b", "c"))
     assert found.per_class() == [0.5, 1.0, None]

@@ -496,6 +496,12 @@ def test_what_does_not_fit_is_refused_before_anything_compiles(images, command, 
     assert not pathlib.Path("run", "checkpoints").exists()
 
 
+def test_an_error_of_a_function_that_one_s_own_calls_is_no_option(tmp_path):
+    config = run.override(run.defaults(), {"data.source": "tests.own:in_0_to_1"})
+    with pytest.raises(run.ConfigError, match=r"^images: found float32 .*; allowed: uint8"):
+        run.build(config, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("settings", "method"),
     [

@@ -4,10 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dystress_jax import similarities
+from dystress_jax import data, sharding, similarities
 from dystress_jax.evaluation import (
     TEMPLATES,
+    DualEncoder,
     class_embeddings,
+    embed_images,
+    evaluate_zero_shot,
     prompts,
     templates,
     top_accuracy,
@@ -102,3 +105,29 @@ def test_half_precision_is_widened():
     scores = zero_shot_scores(images, class_embeddings(images[None]))
     assert scores.dtype == jnp.float32
     np.testing.assert_allclose(scores, 1.0, rtol=1e-6)
+
+
+def test_classes_of_equal_names_are_told():
+    """Their descriptions are the same, so all their images are taken for the first."""
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    images[0, ..., 0] = images[1, ..., 1] = images[2, ..., 0] = 200
+    texts = ("crane", "dog")
+    source = data.from_arrays(
+        images,
+        np.arange(3),
+        class_names=(*texts, "crane"),
+        captions=data.Captions.of([["crane"], ["dog"], ["crane"]]),
+    )
+    encoder = DualEncoder(
+        encode_images=lambda images: images.mean(axis=(1, 2)),
+        encode_tokens=lambda tokens: jnp.eye(3)[tokens[:, 0]],
+        tokenize=lambda found: np.array([[texts.index(text)] for text in found]),
+        similarity=similarities.sphere,
+    )
+    embedded = embed_images(encoder, source, mesh=sharding.make_mesh())
+    result = evaluate_zero_shot(embedded, templates=["{}"])
+    [note] = result.notes
+    assert note.startswith("2 of the 3 classes share their name with another (crane)")
+    assert result.to_json()["per_class_accuracy"] == {"crane": 1.0, "dog": 1.0, "crane (2)": 0.0}
+    apart = evaluate_zero_shot(embedded, templates=["{}"], class_names=["crane", "dog", "dog"])
+    assert "(dog)" in apart.notes[0]

@@ -144,8 +144,9 @@ def _reduced(width: int, height: int, size: int) -> tuple[int, int]:
 def look(file: str | bytes, *, upright: bool) -> tuple[int, int]:
     """Return (height, width) of an image, from the file's header alone.
 
-    With `upright`, they are those of `read_image` without a size. For that a PNG that is not
-    square must be decoded: only its end may say that it lies on its side.
+    With `upright`, they are those of `read_image` without a size. For that some files that are not
+    square must be decoded: only the end of a PNG may say that it lies on its side, and of a TIFF
+    that does, Pillow gives either size until it has turned the image itself.
 
     Raises:
         ValueError: as `read_image` does, as far as the header tells.
@@ -153,8 +154,10 @@ def look(file: str | bytes, *, upright: bool) -> tuple[int, int]:
     with _opened(file) as image:
         width, height = image.size
         if upright and width != height:
-            if image.format == "PNG":
+            lying = image.format == "TIFF" and _orientation(image) >= 5
+            if image.format == "PNG" or lying:
                 image.load()
+                width, height = image.size
             if _orientation(image) >= 5:  # from there on turned by 90 degrees
                 return width, height
         return height, width

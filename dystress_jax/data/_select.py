@@ -138,9 +138,8 @@ def without_classes(source: Source, names: Collection[str]) -> Source:
             f"found {unknown[0] if unknown else 'all of them'!r}; allowed: some of "
             f"{', '.join(source.class_names) or 'none, since the images have no labels'}.",
         )
-    number = np.array(
-        [kept.index(name) if name in kept else UNLABELLED - 1 for name in source.class_names]
-    )
+    stay = np.array([name not in names for name in source.class_names])
+    number = np.where(stay, np.cumsum(stay) - 1, UNLABELLED - 1)  # two classes may have one name
     labels = source.labels()
     # Without a label stays without one.
     renumbered = np.where(labels == UNLABELLED, UNLABELLED, number[labels])

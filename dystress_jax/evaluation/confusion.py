@@ -15,7 +15,7 @@ class Confusion:
     """How often images of each class were recognised, and how often taken for each other class.
 
     Attributes:
-        class_names: in the order of the labels.
+        class_names: in the order of the labels; equal names are numbered, as by `distinct`.
         images: how many there are of each class.
         right: how many of them were recognised.
         counts: rows are true classes, columns those that were predicted; None of more than 1,000
@@ -34,6 +34,10 @@ class Confusion:
     right: Int[np.ndarray, " classes"]
     counts: Int[np.ndarray, "classes classes"] | None
     of: str = ""
+
+    def __post_init__(self) -> None:
+        """Give each class a name of its own."""
+        object.__setattr__(self, "class_names", distinct(self.class_names))
 
     def __eq__(self, other: object) -> bool:
         """Whether the classes and all counts are the same."""
@@ -57,6 +61,28 @@ class Confusion:
     def balanced(self) -> float:
         """The mean of `per_class`: every class counts the same, however many images it has."""
         return float(np.mean([share for share in self.per_class() if share is not None]))
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, with a number behind each that was there before, so that no two are equal.
+
+    Args:
+        names: of classes, such as `crane` for the bird and for the machine.
+
+    Example:
+        >>> distinct(["crane", "dog", "crane"])
+        ('crane', 'dog', 'crane (2)')
+    """
+    taken, seen, found = set(names), dict.fromkeys(names, 0), []
+    for name in names:
+        seen[name] += 1
+        said = name
+        if seen[name] > 1:
+            while (said := f"{name} ({seen[name]})") in taken:
+                seen[name] += 1
+            taken.add(said)
+        found.append(said)
+    return tuple(found)
 
 
 def _or_none(counts: Int[np.ndarray, "classes classes"] | None) -> Int[np.ndarray, "..."]:

@@ -1,5 +1,6 @@
 """How well images and texts find each other: retrieval and zero-shot classification of a source."""
 
+import collections
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -190,7 +191,7 @@ def evaluate_zero_shot(
 
     Returns:
         The rows `top1` and `top5`, and in the protocol the accuracy of guessing and that of the
-        largest class.
+        largest class. A note names classes of equal names, which cannot be told apart.
 
     Raises:
         ArgumentError: the source has no labels, or another number of classes than there are names.
@@ -257,4 +258,18 @@ def evaluate_zero_shot(
         Row("top1", accuracy[1], chance=1 / len(names), balanced=found.balanced()),
         Row("top5", accuracy[5], chance=min(5, len(names)) / len(names)),
     )
-    return Result(rows, protocol, confusion=found)
+    return Result(rows, protocol, confusion=found, notes=_equal_names(names))
+
+
+def _equal_names(names: Sequence[str]) -> tuple[str, ...]:
+    """A note on classes that no description tells apart; none without such."""
+    count = collections.Counter(names)
+    equal = [name for name in count if count[name] > 1]
+    if not equal:
+        return ()
+    named = ", ".join(equal[:3]) + ", ..." * (len(equal) > 3)
+    return (
+        f"{sum(count[name] for name in equal)} of the {len(names)} classes share their name with "
+        f"another ({named}) and cannot be told apart by it: all their images are taken for the "
+        "first of that name; give each class a name of its own",
+    )

@@ -183,12 +183,16 @@ def may_change_on_resume(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def as_fields(*where: str, options: str = "", **renamed: str) -> Iterator[None]:
+def as_fields(
+    *where: str, options: str = "", takes: Collection[str] | None = None, **renamed: str
+) -> Iterator[None]:
     """Say in the names of the fields what a function below says in those of its arguments.
 
     Args:
         where: the groups that the arguments come from, the nearest first.
         options: the field with the arguments that are no fields; "": that of the first group.
+        takes: the arguments that can be options; None: any. The function may have called another
+            one, whose arguments are none.
         renamed: arguments whose field has another name: argument to field.
 
     Raises:
@@ -206,7 +210,8 @@ def as_fields(*where: str, options: str = "", **renamed: str) -> Iterator[None]:
     except ArgumentError as error:
         names = _full_names(where) | renamed
         holder = options or ".".join([*where[:1], "options"])
-        if any(field.name == holder for field in fields()):
+        is_option = takes is None or error.argument in takes
+        if is_option and any(field.name == holder for field in fields()):
             names.setdefault(error.argument, f"{holder}.{error.argument}")
         name = f"config.{names[error.argument]}" if error.argument in names else error.argument
         in_backticks = lambda m: f"config.{names[m[1]]}" if m[1] in names else m[1]

@@ -103,8 +103,8 @@ def make(
     """
     options = options_of(config, axis, builder, known)
     given = {name: value for name, value in known.items() if name in arguments(builder)}
-    groups = (*_group_of(axis), *also)
-    with as_fields(*groups, options=holder_of(axis), **(renamed or {})):
+    groups, takes = (*_group_of(axis), *also), {*arguments(builder), *options}
+    with as_fields(*groups, options=holder_of(axis), takes=takes, **(renamed or {})):
         return builder(**{**given, **settings_of(config, axis, builder), **options})
 
 
