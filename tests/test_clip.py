@@ -200,7 +200,6 @@ RANGES = {
     "cosine_schedule": (0.1, 0.2),
     "linear_schedule": (0.1, 0.2),
     "learned": (0.01, 1.0),
-    "macl": (0.05, 0.15),
     "temperature_free": (0.0, 0.5),
 }
 
