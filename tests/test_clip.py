@@ -478,15 +478,21 @@ def test_the_log_has_the_gap_at_which_caption_noise_balance():
     np.testing.assert_allclose(line["equilibrium_gap"], expected)
 
 
-@pytest.mark.parametrize(
-    "loss", [methods.siglip, functools.partial(methods.siglip, tile_size=4)], ids=["", "options"]
-)
-def test_siglip_is_compared_by_a_sigmoid_with_and_without_options(loss):
+def test_a_temperature_with_a_bias_says_that_a_loss_of_ones_own_is_a_sigmoids():
     image, text = linear_towers(settings(), None, tokenizer=TOKENIZER)
-    method = methods.clip(image, text, view=lambda key, x, rows: augment.to_float(x), loss=loss)
-    batch, key = whole_batch(), jax.random.key(0)
-    embedded, _ = method.embed(*method.init(key), batch, key)
-    assert method.compared(embedded, (), batch, key).sigmoid
+    own = lambda images, texts, *, temperature: methods.siglip(
+        images, texts, temperature=temperature
+    )
+    view = lambda key, x, rows: augment.to_float(x)
+    method = methods.clip(image, text, view=view, loss=own, caption_noise=0.25)
+    key = jax.random.key(0)
+    params, stats, memory = method.init(key)
+    batch = method.prepare(whole_batch(), key)
+    embedded, _ = method.embed(params, stats, memory, batch, key)
+    temperature = temperatures.LearnedWithBias(jnp.log(5.0), bias=jnp.float32(-2.0))
+    _, outcome = method.contrast(params, embedded, temperature, memory, batch, key)
+    expected = metrics.equilibrium_gap(BATCH, 0.25, sigmoid=True)
+    np.testing.assert_allclose(outcome.metrics["equilibrium_gap"], expected)
 
 
 def test_one_pair_of_a_batch_stays_right_so_that_the_gap_is_a_number():
