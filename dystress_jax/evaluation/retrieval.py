@@ -163,8 +163,8 @@ def retrieval_chance(
 def _check(
     images: Float[Array, "n ..."],
     texts: Float[Array, "m ..."],
-    image_groups: Int[np.ndarray, " n"],
-    text_groups: Int[np.ndarray, " m"],
+    image_groups: Int[np.ndarray, " i"],
+    text_groups: Int[np.ndarray, " t"],
     ks: Sequence[int],
 ) -> None:
     for one, rows, groups in (("image", images, image_groups), ("text", texts, text_groups)):
