@@ -120,6 +120,13 @@ def test_a_checkpoint_that_was_chosen_by_the_images_is_said_to_be(tmp_path):
         assert (
             any("was chosen by kNN on these" in note for note in numbers.get("notes", ())) == said
         )
+    # Each result has the note once, and other images have chosen nothing.
+    told = lambda numbers: sum("chosen by kNN" in note for note in numbers.get("notes", ()))
+    every = run.evaluate_all(tmp_path / "run", ["knn", "baselines"], "best")
+    assert [told(numbers) for _, numbers in every.values()] == [1, 1]
+    other = {"source": "folder", "path": str(folder)}
+    result, numbers = run.evaluate(tmp_path / "run", "knn", "best", on=other)
+    assert (result.split, told(numbers)) == ("holdout", 0)
 
 
 @pytest.fixture(scope="module")

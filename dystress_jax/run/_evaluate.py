@@ -163,9 +163,9 @@ def evaluate_all(
         for name, function in functions.items():
             with calling_images("on") if on else contextlib.nullcontext():
                 result = measure(function, experiment, state, name=name, embedded=shared)
-            if checkpoint == "best" and result.split == "holdout":
-                notes = [*notes, CHOSEN_BY]
-            result = result._replace(notes=(*result.notes, *notes))
+            chosen_by = checkpoint == "best" and result.split == "holdout" and not on
+            more = [CHOSEN_BY] if chosen_by else []
+            result = result._replace(notes=(*result.notes, *notes, *more))
             numbers = {
                 **result.to_json(),
                 "checkpoint_step": int(state.step),
