@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from .. import data
-from ..errors import ArgumentError
+from ..errors import ArgumentError, a_few
 from ..similarities import Similarity
 from ._result import Result, Row, top_accuracy
 from .confusion import confusion
@@ -267,9 +267,8 @@ def _equal_names(names: Sequence[str]) -> tuple[str, ...]:
     equal = [name for name in count if count[name] > 1]
     if not equal:
         return ()
-    named = ", ".join(equal[:3]) + ", ..." * (len(equal) > 3)
     return (
         f"{sum(count[name] for name in equal)} of the {len(names)} classes share their name with "
-        f"another ({named}) and cannot be told apart by it: all their images are taken for the "
-        "first of that name; give each class a name of its own",
+        f"another ({a_few(equal, at_most=3)}) and cannot be told apart by it: all their images are "
+        "taken for the first of that name; give each class a name of its own",
     )

@@ -84,9 +84,9 @@ def byol(
         view_a, view_b = views(key, batch["image"], batch["row"])
         p_a, z_a, features_a, stats = predicting.predict(params, stats, view_a)
         p_b, _, features_b, stats = predicting.predict(params, stats, view_b)
-        z_key_a, z_key_b = tower.keys(memory["target_params"], stats, view_a, view_b)
-        points = {"targets_a": z_key_a, "targets_b": z_key_b}
-        points |= {"predictions_a": p_a, "predictions_b": p_b, "embeddings_a": z_a}
+        t_a, t_b = tower.keys(memory["target_params"], stats, view_a, view_b)
+        points = {"predictions_a": p_a, "predictions_b": p_b, "targets_a": t_a, "targets_b": t_b}
+        points["embeddings_a"] = z_a
         return Embedded(points, jnp.stack([features_a, features_b], axis=1)), stats
 
     def compared(embedded, memory, batch, key):

@@ -32,11 +32,8 @@ Record = dict[str, Any]  # what is saved beside the arrays, such as the data pos
 
 VERSION = 3  # of what a checkpoint holds; others are refused
 _OLD = ".deleted"  # ends the name of a checkpoint that is to be deleted
-_DESCRIPTIONS = (
-    "_CHECKPOINT_METADATA",
-    "train/_METADATA",
-    "train/_sharding",
-)  # JSON in a checkpoint
+# In JSON, beside the arrays of a checkpoint.
+_DESCRIPTIONS = ("_CHECKPOINT_METADATA", "train/_METADATA", "train/_sharding")
 
 
 class CheckpointError(UserError, RuntimeError):
