@@ -89,3 +89,22 @@ def a_few(names: Sequence[str], at_most: int = 4) -> str:
     """
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
     return f"{', '.join(names[:at_most])}{more}"
+
+
+def at_least_one(**arguments: int) -> None:
+    """Refuse a size below 1, under the argument's name.
+
+    Args:
+        **arguments: sizes by their names, each at least 1.
+
+    Raises:
+        ArgumentError: one is below 1.
+
+    Example:
+        >>> at_least_one(patch=4, channels=0)
+        Traceback (most recent call last):
+        dystress_jax.errors.ArgumentError: channels: found 0; allowed: at least 1.
+    """
+    for argument, size in arguments.items():
+        if size < 1:
+            raise ArgumentError(argument, f"found {size}; allowed: at least 1.")

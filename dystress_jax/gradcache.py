@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .errors import ArgumentError
+from .errors import ArgumentError, at_least_one
 
 __all__ = ["cut", "embed", "join", "pull_back"]
 
@@ -43,8 +43,7 @@ def cut(batch: PyTree, micro_batches: int) -> list[PyTree]:
         >>> cut(jnp.arange(6), 3)[1]
         Array([1, 4], dtype=int32)
     """
-    if micro_batches < 1:
-        raise ArgumentError("micro_batches", f"found {micro_batches}; allowed: at least 1.")
+    at_least_one(micro_batches=micro_batches)
     for x in jax.tree.leaves(batch):
         if x.shape[0] % micro_batches:
             raise ArgumentError(

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from .errors import ArgumentError
+from .errors import ArgumentError, at_least_one
 from .losses import dcl
 from .similarities import at_least_float32, normalize, sphere
 from .temperatures import (
@@ -640,9 +640,7 @@ def tempnet(
     """
     _check_robust(num_examples, sides, rho, gamma)
     check_range(tau_min, tau_max)
-    for name, size in (("features", features), ("prototypes", prototypes), ("hidden", hidden)):
-        if size < 1:
-            raise ArgumentError(name, f"found {size}; allowed: at least 1.")
+    at_least_one(features=features, prototypes=prototypes, hidden=hidden)
     if not 0 <= dropout < 1:
         raise ArgumentError("dropout", f"found {dropout}; allowed: in [0, 1).")
 
@@ -688,8 +686,8 @@ def tempnet(
 
 def _check_robust(num_examples: int, sides: int, rho: float, gamma: float) -> None:
     """Refuses what the robust objective cannot be computed with."""
+    at_least_one(num_examples=num_examples)
     for name, value, holds, allowed in (
-        ("num_examples", num_examples, num_examples >= 1, "at least 1"),
         ("sides", sides, sides in (1, 2), "1 or 2"),
         ("rho", rho, rho >= 0, "at least 0"),
         ("gamma", gamma, 0 < gamma <= 1, "in (0, 1]"),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, at_least_one
 from ..temperatures import TemperatureLike
 from . import _pairs, _partition
 from ._each_pair import EachPair, PairTile, add_in
@@ -167,8 +167,7 @@ def _statistics(
     **options: Any,
 ) -> Statistics:
     """The same, on the devices where it is called."""
-    if bins < 1:
-        raise ArgumentError("bins", f"found {bins}; allowed: at least 1.")
+    at_least_one(bins=bins)
     seen: list[Seen] = []
     recording = Recording(as_strategy(strategy, tile_size, axis_name), seen)
     loss(*arrays, strategy=recording, **options)

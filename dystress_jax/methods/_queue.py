@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, Shaped
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, at_least_one
 from ..similarities import normalize
 
 Memory = dict[str, Any]
@@ -56,8 +56,7 @@ def check_queue(queue_size: int, batch_size: int) -> None:
         dystress_jax.errors.ArgumentError: queue_size: found 12 with `batch_size` 8; allowed: a
         multiple of the batch, which replaces the oldest embeddings, the nearest: 8 or 16.
     """
-    if queue_size < 1:
-        raise ArgumentError("queue_size", f"found {queue_size}; allowed: at least 1.")
+    at_least_one(queue_size=queue_size)
     if queue_size % batch_size:
         lower = queue_size - queue_size % batch_size
         nearest = " or ".join(str(size) for size in (lower, lower + batch_size) if size)

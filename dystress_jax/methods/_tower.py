@@ -7,7 +7,7 @@ import jax
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Shaped, UInt8
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, at_least_one
 from ..models import Network
 from ._method import Method
 
@@ -192,8 +192,7 @@ def rising_momentum(momentum: float, total_steps: int) -> Callable[[Int[Array, "
         ArgumentError: a number is out of range.
     """
     check_momentum(momentum)
-    if total_steps < 1:
-        raise ArgumentError("total_steps", f"found {total_steps}; allowed: at least 1.")
+    at_least_one(total_steps=total_steps)
     return optax.cosine_decay_schedule(1 - momentum, total_steps)
 
 

@@ -20,19 +20,6 @@ def used_by(build: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name in has}
 
 
-def at_least_one(**arguments: int) -> None:
-    """Refuse a size below 1, under the argument's name.
-
-    Example:
-        >>> at_least_one(patch=4, channels=0)
-        Traceback (most recent call last):
-        dystress_jax.errors.ArgumentError: channels: found 0; allowed: at least 1.
-    """
-    for argument, size in arguments.items():
-        if size < 1:
-            raise ArgumentError(argument, f"found {size}; allowed: at least 1.")
-
-
 def check_channels(channels: int, images: Float[Array, "n h w c"]) -> None:
     """Refuse images with other channels than the network was made for."""
     if images.shape[-1] != channels:

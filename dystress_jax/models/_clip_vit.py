@@ -8,8 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ..errors import look_up
-from ._arguments import at_least_one, check_patch, check_side
+from ..errors import at_least_one, look_up
+from ._arguments import check_patch, check_side
 from ._functional import Network, functional
 from ._transformer import CLIP_EPSILON, Blocks, LayerNorm, clip_gelu
 from ._vit import SIZES, PatchEmbedding

@@ -9,8 +9,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ..errors import ArgumentError, look_up
-from ._arguments import at_least_one, check_channels
+from ..errors import ArgumentError, at_least_one, look_up
+from ._arguments import check_channels
 from ._functional import Network, functional
 from ._transformer import LayerNorm
 

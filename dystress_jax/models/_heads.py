@@ -11,8 +11,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ..errors import look_up
-from ._arguments import at_least_one, used_by
+from ..errors import at_least_one, look_up
+from ._arguments import used_by
 from ._functional import Network, functional, identity
 from ._norm import BatchNorm
 

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..errors import ArgumentError
-from ._arguments import at_least_one
+from ..errors import ArgumentError, at_least_one
 
 
 class BatchNorm(nnx.BatchNorm):

@@ -14,8 +14,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from ..errors import ArgumentError, look_up
-from ._arguments import at_least_one, used_by
+from ..errors import ArgumentError, at_least_one, look_up
+from ._arguments import used_by
 from ._functional import Network, functional
 from ._transformer import CLIP_EPSILON, Blocks, LayerNorm, clip_gelu, tanh_gelu
 

@@ -11,8 +11,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ..errors import ArgumentError, look_up
-from ._arguments import at_least_one, used_by
+from ..errors import ArgumentError, at_least_one, look_up
+from ._arguments import used_by
 from ._clip_vit import clip_vit
 from ._encoders import ENCODERS
 from ._functional import Network, functional, identity

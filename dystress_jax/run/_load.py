@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from .. import data, evaluation, sharding
-from ..errors import ArgumentError
+from ..errors import ArgumentError, at_least_one
 from ..evaluation import DualEncoder
 from ._build import rebuild
 from ._environment import usable_jax
@@ -142,8 +142,7 @@ class Encoder:
         return self.origin.experiment
 
     def _batched(self, compute: Apply, images: Images, batch_size: int) -> Float[np.ndarray, "n d"]:
-        if batch_size < 1:
-            raise ArgumentError("batch_size", f"found {batch_size}; allowed: at least 1.")
+        at_least_one(batch_size=batch_size)
         if not isinstance(images, Sequence) or isinstance(images, str | bytes):
             images = data.as_images(images, self.image_shape)
         found = []

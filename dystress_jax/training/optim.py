@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike
 
-from ..errors import ArgumentError, look_up
+from ..errors import ArgumentError, at_least_one, look_up
 
 # Step to value, as optax's schedules.
 Schedule = Callable[[Any], Any]
@@ -298,8 +298,7 @@ def learning_rate(rule: str, base: float, batch_size: int) -> float:
     scale = look_up(RULES, rule, argument="rule")
     if base <= 0:
         raise ArgumentError("base", f"found {base}; allowed: above 0.")
-    if batch_size < 1:
-        raise ArgumentError("batch_size", f"found {batch_size}; allowed: at least 1.")
+    at_least_one(batch_size=batch_size)
     return scale(base, batch_size)
 
 
@@ -342,8 +341,7 @@ def warmup_cosine(
             f"found {warmup_steps} in a run of {total_steps} steps; allowed: fewer than the run "
             "has, so that the cosine has a step left.",
         )
-    if interval < 1:
-        raise ArgumentError("interval", f"found {interval}; allowed: at least 1.")
+    at_least_one(interval=interval)
     if warmup_steps == 0:
         schedule = optax.cosine_decay_schedule(peak, total_steps, alpha=final / peak)
     else:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import augment, sharding
-from ..errors import ArgumentError
+from ..errors import ArgumentError, at_least_one
 from ..gradcache import cut, join
 from ..methods import DeviceBatch, Embedded, Method, Outcome, without_probe
 from ..schemes import Scheme, SchemeInputs
@@ -157,8 +157,7 @@ def gradcache(
         Gao et al. (GradCache), [arXiv 2101.06983](https://arxiv.org/abs/2101.06983), section 3.
     """
     _check_scheme(method, scheme)
-    if micro_batches < 1:
-        raise ArgumentError("micro_batches", f"found {micro_batches}; allowed: at least 1.")
+    at_least_one(micro_batches=micro_batches)
 
     def embed(state, stats, part, key):
         return method.embed(state.params, stats, state.memory, part, key)
