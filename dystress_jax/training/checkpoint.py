@@ -13,6 +13,7 @@ import logging
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -166,8 +167,7 @@ class Saver:
             self._while_writing.close()
             self._scores.pop(self._step, None)
             if jax.process_index() == 0:
-                for path in self._directory.glob(f"{self._step}.*"):
-                    self._delete(path)  # it takes room for nothing
+                self._sweep(f"{self._step}.*")  # it takes room for nothing
             self._error = CheckpointError(
                 f"checkpoint {self._step} cannot be written ({_first(error)})"
             )
@@ -190,6 +190,23 @@ class Saver:
                 self._cannot_delete(path, error)
             else:
                 self._delete(old)
+
+    def _sweep(self, names: str) -> None:
+        """Delete what a failed save has left, until it stays away.
+
+        Orbax tells of the first array that it cannot write; tensorstore still writes the others.
+        """
+        absent = 0
+        for _ in range(100):
+            left = list(self._directory.glob(names))
+            for path in left:
+                shutil.rmtree(path, ignore_errors=True)
+            absent = 0 if left else absent + 1
+            if absent == 5:
+                return
+            time.sleep(0.05)
+        for path in self._directory.glob(names):
+            self._delete(path)
 
     def _delete(self, path: pathlib.Path) -> None:
         try:
