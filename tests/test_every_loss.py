@@ -44,7 +44,8 @@ IN_KERNELS = (
     *("nt_xent, every shape", "rgcl, every shape", "supcon, every shape"),
     *("info_nce, positives", "clip, every shape", "siglip, every shape"),
 )
-MANY_VIEWS = ("nt_xent, three views", "nt_xent, global and local")
+GATHERED = ("nt_xent, every shape", "supcon", "clip, every shape", "siglip, every shape")
+RING_OF_MANY = ("nt_xent", "clip", "siglip")
 QUICK = (
     ("nt_xent, every shape", "ring", 3),
     ("rgcl, every shape", "tiled", 1),
@@ -60,12 +61,12 @@ def cases():
     """
     for name in every_loss.CASES:
         has_queue = name.startswith("moco")  # of which nothing travels
-        others = ("dense", "tiled") if has_queue else ("tiled", "gathered", "ring")
-        if name in MANY_VIEWS:  # several losses in one, and slow to compile
-            others = ("tiled", "ring")
+        others = ("dense", "tiled") if has_queue else ("tiled", "ring")
+        if name in GATHERED:  # others are the same tiles behind the same gathering
+            others = (*others, "gathered")
         for strategy in (*others, *(["fused"] if name in IN_KERNELS else [])):
             on_ring = name in every_loss.PLAIN and strategy == "ring"
-            counts = (1, 3, 8) if on_ring else (3,)
+            counts = (1, 3, 8) if on_ring and name in RING_OF_MANY else (3,)
             alone = strategy == "fused" or (strategy == "tiled" and not has_queue)
             for devices in (1,) if alone else counts:
                 plain = name in every_loss.PLAIN and devices == 3 and strategy in ("dense", "ring")

@@ -319,7 +319,7 @@ HOW = {
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("strategy", ["tiled", "gathered", "ring"])
+@pytest.mark.parametrize("strategy", ["tiled", "ring"])
 @pytest.mark.parametrize(
     "name", ["clip", *(pytest.param(name, marks=pytest.mark.ci) for name in HOW if name != "clip")]
 )
