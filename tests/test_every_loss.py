@@ -57,7 +57,7 @@ QUICK = (
 def cases():
     """The plain losses on a ring of three, some with every keyword, and everything in ci.
 
-    The ring, whose program is another with every number of devices, on several of them.
+    The ring, whose program is another with every number of devices, on several of them for some.
     """
     for name in every_loss.CASES:
         has_queue = name.startswith("moco")  # of which nothing travels

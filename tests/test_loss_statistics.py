@@ -320,9 +320,7 @@ HOW = {
 
 @pytest.mark.ci
 @pytest.mark.parametrize("strategy", ["tiled", "ring"])
-@pytest.mark.parametrize(
-    "name", ["clip", *(pytest.param(name, marks=pytest.mark.ci) for name in HOW if name != "clip")]
-)
+@pytest.mark.parametrize("name", HOW)
 def test_every_strategy_says_the_same(name, strategy):
     loss, arrays = HOW[name]
     how = {"temperature": temperatures.dystress(0.1, 0.3), "bins": 7}

@@ -103,8 +103,8 @@ def test_statistics_under_every_setting(strategy, x64):
     ("strategy", "check_vma"), [("gathered", True), ("ring", True), ("ring", False)]
 )
 @pytest.mark.parametrize("name", ["nt_xent", "supcon", "rgcl", "clip", "siglip"])
-def test_every_loss_in_a_shard_map_that_is_checked_or_not(name, strategy, check_vma):
-    """Value and gradient, of each kind of loss that needs an axis."""
+def test_each_kind_of_loss_in_a_shard_map_that_is_checked_or_not(name, strategy, check_vma):
+    """Value and gradient, of what needs an axis."""
     case, rows = every_loss.CASES[name](N), jax.P("data")
     numbers = {"temperature": jnp.float32(0.2)} if name == "rgcl" else case.numbers
     how = {"strategy": strategy, "axis_name": "data", "tile_size": 2}
