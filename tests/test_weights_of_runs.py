@@ -22,7 +22,7 @@ from tests import runs
 from tests.command_lines import parsed
 from tests.processes import finish, start
 
-pytestmark = [pytest.mark.ci, pytest.mark.slow]
+pytestmark = [pytest.mark.ci, pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), dtype=np.uint8)
 
