@@ -50,7 +50,9 @@ def cut(batch: PyTree, micro_batches: int) -> list[PyTree]:
                 "micro_batches",
                 f"found {micro_batches} with a batch of {x.shape[0]}; allowed: a divisor.",
             )
-    rows = lambda part: jax.tree.map(lambda x: x[part::micro_batches], batch)
+    # Not x[part::micro_batches], which JAX refuses of rows that are split over an Explicit axis.
+    apart = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]), batch)
+    rows = lambda part: jax.tree.map(lambda x: x[:, part], apart)
     return [rows(part) for part in range(micro_batches)]
 
 
@@ -124,7 +126,12 @@ def pull_back(
     """
     parts = zip(cut(batch, micro_batches), cut(of_embeddings, micro_batches), strict=True)
     shares = (_share(function, params, *part) for part in parts)
-    return functools.reduce(functools.partial(jax.tree.map, jnp.add), shares)
+    return functools.reduce(functools.partial(jax.tree.map, _added), shares)
+
+
+def _added(a: Any, b: Any) -> Any:
+    """The sum; of parameters that have no gradient, such as counters and keys, nothing is added."""
+    return a if a.dtype == jax.dtypes.float0 else a + b
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -38,8 +38,6 @@ PRECISIONS: dict[str, Precision | None] = {
 }
 """The names of precisions, and how JAX says them; None: the operands are cast."""
 
-_TINY = 1e-12  # inside every square root: far below the rounding of |u - v|^2, its slope finite
-
 
 @dataclass(frozen=True)
 class Similarity:
@@ -329,10 +327,10 @@ def oblique(num_tokens: int, *, mean: bool = False) -> Similarity:
         Sun, "Design of the topology for contrastive visual-textual alignment",
         [arXiv 2209.02127](https://arxiv.org/abs/2209.02127).
     """
-    tokens = _Tokens(num_tokens)
     if mean:  # points of length 1: the product of two is the mean
-        return replace(sphere, project=tokens.normalize_whole)
-    return replace(sphere, project=tokens.normalize, low=-float(num_tokens), high=float(num_tokens))
+        return replace(sphere, project=_Tokens(num_tokens, length=1.0))
+    high = float(num_tokens)
+    return replace(sphere, project=_Tokens(num_tokens), low=-high, high=high)
 
 
 def _arccos(cosine: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -376,16 +374,19 @@ def oblique_geodesic(num_tokens: int) -> Similarity:
     References:
         Sun, [arXiv 2209.02127](https://arxiv.org/abs/2209.02127).
     """
-    tokens = _Tokens(num_tokens)
-    lowest = -math.pi * math.sqrt(num_tokens)
-    return Similarity(tokens.normalize, tokens.path, lowest, 0.0, symmetric=True)
+    tokens, lowest = _Tokens(num_tokens), -math.pi * math.sqrt(num_tokens)
+    return Similarity(tokens, _NegativePath(tokens), lowest, 0.0, symmetric=True)
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """Rows read as `num_tokens` tokens; hashable, so that equal manifolds compile once."""
+    """Rows read as `num_tokens` tokens, each normalised; equal ones are equal, and compile once.
+
+    The rows have the given length in the end; None: the tokens have length 1.
+    """
 
     num_tokens: int
+    length: float | None = None
 
     def __post_init__(self):
         if self.num_tokens < 1:
@@ -400,21 +401,55 @@ class _Tokens:
             )
         return x.reshape(x.shape[0], self.num_tokens, -1)
 
-    def normalize(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-        return normalize(self.split(x)).reshape(x.shape)
+    def __call__(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        points = normalize(self.split(x)).reshape(x.shape)
+        return points if self.length is None else points * self.length / math.sqrt(self.num_tokens)
 
-    def normalize_whole(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-        return self.normalize(x) / math.sqrt(self.num_tokens)
 
-    def path(
+@dataclass(frozen=True)
+class _NegativePath:
+    """Minus the length of the shortest path between points of several tokens."""
+
+    tokens: _Tokens
+
+    def __call__(
         self,
         a: Float[Array, "n d"],
         b: Float[Array, "m d"],
         *,
         precision: PrecisionLike = "float32",
     ) -> Float[Array, "n m"]:
-        cosines = _einsum("nkd,mkd->knm", self.split(a), self.split(b), precision)
-        return -jnp.sqrt(jnp.sum(_arccos(cosines) ** 2, axis=0) + _TINY)
+        split = self.tokens.split
+        cosines = _einsum("nkd,mkd->knm", split(a), split(b), precision)
+        return -jnp.sqrt(jnp.sum(_arccos(cosines) ** 2, axis=0))  # no angle of `_arccos` is 0
+
+
+def _squares(
+    a: Float[Array, "n d"], b: Float[Array, "m d"], precision: PrecisionLike
+) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+    """Squared distances, and what they may have of rounding, > 0."""
+    # Moved alike, which keeps distances: the squares of rows far from 0 would hide them. The two
+    # rows of a pair by itself are then at 0 and at their difference.
+    centre = jax.lax.stop_gradient(jnp.nanmean(b, axis=0, keepdims=True))
+    centre = jnp.where(jnp.isfinite(centre), centre, 0.0)
+    a, b = a - centre, b - centre
+    of_both = jnp.sum(a * a, axis=-1)[:, None] + jnp.sum(b * b, axis=-1)[None, :]
+    squares = jnp.maximum(of_both - 2.0 * _dot(a, b, precision=precision), 0.0)
+    of = jnp.finfo(squares.dtype)
+    rounding = jax.lax.stop_gradient(of_both) * (4 * float(of.eps))
+    return squares, jnp.maximum(rounding, float(of.tiny))
+
+
+def _power(
+    squares: Float[Array, "n m"], rounding: Float[Array, "n m"], exponent: float
+) -> Float[Array, "n m"]:
+    """A power, in (0, 1], of squared distances; of those that rounding hides, its tangent there.
+
+    The slope of the power itself would multiply what rounding makes of them by any number.
+    """
+    far = squares > rounding
+    power = jnp.where(far, squares, rounding) ** exponent
+    return power * (1.0 + exponent * (jnp.where(far, rounding, squares) / rounding - 1.0))
 
 
 def _negative_squares(
@@ -423,9 +458,7 @@ def _negative_squares(
     *,
     precision: PrecisionLike = "float32",
 ) -> Float[Array, "n m"]:
-    squares_a = jnp.sum(a * a, axis=-1)[:, None]
-    squares_b = jnp.sum(b * b, axis=-1)[None, :]
-    return jnp.minimum(2.0 * _dot(a, b, precision=precision) - squares_a - squares_b, 0.0)
+    return -_squares(a, b, precision)[0]
 
 
 def _negative_distance(
@@ -434,7 +467,7 @@ def _negative_distance(
     *,
     precision: PrecisionLike = "float32",
 ) -> Float[Array, "n m"]:
-    return -jnp.sqrt(_TINY - _negative_squares(a, b, precision=precision))
+    return -_power(*_squares(a, b, precision), 0.5)
 
 
 squared_euclidean = Similarity(_identity, _negative_squares, high=0.0, symmetric=True)
@@ -457,10 +490,9 @@ class _Powers:
         *,
         precision: PrecisionLike = "float32",
     ) -> Float[Array, "n m"]:
-        squares = jnp.maximum(2.0 - 2.0 * _dot(a, b, precision=precision), 0.0) + _TINY
-        return -sum(
-            (squares ** (gamma / 2.0) for gamma in self.gammas), start=jnp.zeros_like(squares)
-        )
+        squares, rounding = _squares(a, b, precision)
+        powers = (_power(squares, rounding, gamma / 2.0) for gamma in self.gammas)
+        return -sum(powers, start=jnp.zeros_like(squares))
 
 
 def kernel(*gammas: float) -> Similarity:

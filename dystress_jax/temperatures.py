@@ -204,7 +204,7 @@ class PerExample(PerAnchor):
         gamma: weight of the present batch in the mean, in (0, 1].
     """
 
-    log_mean: Leaf = -math.inf
+    log_mean: Leaf
     gamma: float = field(default=0.8, metadata={"static": True}, kw_only=True)
 
     def moved(self, now: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -829,7 +829,10 @@ def uncertainty(logit: Float[ArrayLike, " n"] | HoldsArray, tau: NumberLike = 0.
         ([mhw32/temperature-as-uncertainty-public](https://github.com/mhw32/temperature-as-uncertainty-public)).
     """
     check_positive("tau", tau)
-    return per_anchor(array_of(tau) / jax.nn.sigmoid(jnp.asarray(array_of(logit))))
+    t = jnp.asarray(array_of(logit))
+    t = t if t.dtype == jnp.float64 else t.astype(jnp.float32)
+    # 1 / sigmoid(t), written so that neither it nor its slope overflows: exp(80) is < 1e35.
+    return per_anchor(array_of(tau) * (1 + jnp.exp(jnp.minimum(-t, 80.0))))
 
 
 @register_dataclass

@@ -71,3 +71,21 @@ def test_each_program_has_the_memory_of_a_micro_batch():
 def test_a_number_that_does_not_divide_the_batch_is_refused(micro_batches, message):
     with pytest.raises(ArgumentError, match=f"micro_batches: {message}"):
         cached(*make(), micro_batches)
+
+
+def test_parameters_without_a_gradient_have_none():
+    params = {"w": jnp.eye(4), "count": jnp.int32(3), "key": jax.random.key(0)}
+    x = jnp.arange(24.0).reshape(6, 4)
+    embed = lambda params, x: x @ params["w"]
+    found = gradcache.pull_back(embed, params, x, jnp.ones((6, 4)), micro_batches=2)
+    np.testing.assert_allclose(found["w"], jnp.tile(x.sum(0)[:, None], 4))
+    assert found["count"].dtype == found["key"].dtype == jax.dtypes.float0
+
+
+def test_rows_that_are_split_over_explicit_devices_are_cut_outside_jit_too():
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+    x = jnp.arange(32.0).reshape(8, 4)
+    split = jax.device_put(x, jax.NamedSharding(mesh, jax.P("data")))
+    embed = lambda w, x: x @ w
+    found = gradcache.embed(embed, jnp.eye(4), split, micro_batches=2)
+    np.testing.assert_array_equal(np.asarray(found), x)

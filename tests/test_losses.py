@@ -407,6 +407,23 @@ def test_without_normalisation_the_length_of_a_row_counts():
             "images: found 0 rows; allowed: at least 2",
         ),
         (
+            lambda x: losses.info_nce(x[:0], x, temperature=0.1),
+            ValueError,
+            "queries: found 0 rows; allowed: at least 1",
+        ),
+        (
+            lambda x: losses.clip(
+                x[:0], x, temperature=0.1, labels=(jnp.arange(0), jnp.arange(len(x)))
+            ),
+            ValueError,
+            "images: found 0 rows; allowed: at least 1",
+        ),
+        (
+            lambda x: nt_xent(x[:, :0], x[:, :0], temperature=0.1),
+            ValueError,
+            "view_a: found rows of no number; allowed: of at least 1",
+        ),
+        (
             lambda x: losses.siglip(x[:0], x[:0], scale=1.0, bias=0.0),
             ValueError,
             "images: found 0 rows; allowed: at least 2",
@@ -638,3 +655,31 @@ def test_every_loss_is_exported_with_a_symbolic_number_of_rows(unchecked_shapes)
         jax.export.export(jax.jit(functools.partial(nt_xent, temperature=0.1, strategy="tiled")))(
             *symbolic
         )
+    n, k = jax.export.symbolic_shape("n, k")
+    symbolic = [jax.ShapeDtypeStruct((n, 4), jnp.float32)] * 2
+    rgcl = lambda a, b, others: losses.rgcl(a, b, temperature=0.1, negatives=others)
+    exported = jax.export.export(jax.jit(rgcl))(
+        *symbolic, jax.ShapeDtypeStruct((k, 4), jnp.float32)
+    )
+    np.testing.assert_allclose(exported.call(a, b, a[:2]), rgcl(a, b, a[:2]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("where", [None, jnp.arange(4) < 3])
+def test_a_negative_weight_is_refused_unless_nobody_counts_it(where):
+    views = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    weights = jnp.ones(8).at[jnp.array([3, 7])].set(-1.0)
+    call = lambda **more: nt_xent(*views, temperature=0.3, where=where, **more)
+    if where is None:
+        with pytest.raises(ValueError, match=r"^weights: found -1\.0; allowed: >= 0"):
+            call(weights=weights)
+    else:
+        np.testing.assert_allclose(call(weights=weights), call(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("number", [np.float64(0.1), np.full(6, 0.1)], ids=["one", "each"])
+def test_numbers_in_float64_leave_losses_of_float32_in_float32(number):
+    with jax.enable_x64(True):
+        a, b = jax.random.normal(jax.random.key(0), (2, 3, 4), jnp.float32)
+        assert losses.rgcl(a, b, temperature=number).dtype == jnp.float32
+        sigma = np.float64(0.5)
+        assert losses.dclw(a, b, temperature=0.1, sigma=sigma).dtype == jnp.float32

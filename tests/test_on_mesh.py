@@ -293,3 +293,53 @@ def test_a_mean_is_for_the_caller_to_take(unchecked_shapes):
     spread = losses.on_mesh(mean, make_mesh(2))
     with pytest.raises(ArgumentError, match=r"loss: found values of the shape \(\) for 12 rows"):
         spread(*make_views())
+
+
+def around(*views, temperature, **how):
+    return losses.nt_xent(views, temperature=temperature, **how)
+
+
+def three(x, y, z, *, temperature, **how):
+    return losses.nt_xent([x, y, z], temperature=temperature, **how)
+
+
+look = functools.partial(losses.statistics, losses.nt_xent)
+VIEWS = jax.random.normal(jax.random.key(2), (4, 6, D))
+ONE_EACH = jnp.linspace(0.1, 3.0, 18)
+
+
+@pytest.mark.parametrize(
+    ("loss", "arrays", "more"),
+    [
+        (look, (VIEWS,), {}),
+        (look, (list(VIEWS[:3]),), {"weights": ONE_EACH}),
+        (three, tuple(VIEWS[:3]), {"weights": ONE_EACH}),
+        (around, tuple(VIEWS[:3]), {"weights": ONE_EACH}),
+        (functools.partial(losses.statistics, three), tuple(VIEWS[:3]), {"weights": ONE_EACH}),
+        (functools.partial(losses.statistics, losses.moco), (*VIEWS[:2], jnp.ones((9, D))), {}),
+        (losses.moco, (*VIEWS[:2], VIEWS[2]), {"weights": ONE_EACH[:6]}),
+        (losses.moco, (*VIEWS[:2], VIEWS[2, :5]), {"weights": ONE_EACH[:5]}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_views_and_weights_are_known_by_the_loss_inside(loss, arrays, more, kind):
+    """Whatever stands around it, and however its arguments are called."""
+    kinds = (getattr(jax.sharding.AxisType, kind),)
+    mesh = jax.make_mesh((2,), ("data",), kinds, devices=jax.devices()[:2])
+    with jax.numpy_dtype_promotion("standard"):
+        expected = loss(*arrays, temperature=0.3, **more)
+        found = losses.on_mesh(loss, mesh)(*arrays, temperature=0.3, **more)
+    assert_same(jax.tree.map(np.asarray, found), jax.tree.map(np.asarray, expected))
+
+
+def test_stacked_views_of_a_loss_of_ones_own_need_their_name():
+    def own(z, *, temperature, **how):
+        return losses.nt_xent(z, temperature=temperature, **how)
+
+    def named(view_a, *, temperature, **how):
+        return losses.nt_xent(view_a, temperature=temperature, **how)
+
+    with pytest.raises(ArgumentError, match=r"^z: found shape \(4, 6, 5\) of a loss of your own;"):
+        losses.on_mesh(own, make_mesh(2))(VIEWS, temperature=0.3)
+    found = losses.on_mesh(named, make_mesh(2))(VIEWS, temperature=0.3)
+    assert_same(found, losses.nt_xent(VIEWS, temperature=0.3))

@@ -1,5 +1,8 @@
 """Similarities against NumPy, their ranges, and their gradients where distances vanish."""
 
+import functools
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -197,3 +200,74 @@ def test_tiles_keep_the_precision():
 def test_a_precision_that_cannot_be_is_refused(similarity, precision, message, unchecked_shapes):
     with pytest.raises(ValueError, match=message):
         similarity.with_precision(precision)
+
+
+DISTANCES = {
+    "laplace": similarities.kernel(1),
+    "root": similarities.kernel(0.5),
+    "gauss": similarities.kernel(2),
+    "euclidean": similarities.euclidean,
+    "squared": similarities.squared_euclidean,
+}
+
+
+@pytest.mark.parametrize("similarity", DISTANCES.values(), ids=DISTANCES.keys())
+@pytest.mark.parametrize(("shift", "gap"), [(0, 0), (0, 1e-2), (0, 1e-3), (100, 0.1)])
+@pytest.mark.parametrize("strategy", ["dense", "tiled"])
+def test_rows_that_are_near_or_far_from_zero_have_the_gradient_of_float64(
+    similarity, shift, gap, strategy
+):
+    """Rounding of |u|^2 + |v|^2 - 2 u.v hides small distances; a slope there may be anything."""
+    random = np.random.default_rng(1)
+    a = oracles.unit(random.standard_normal((9, 16))) + shift
+    rows = [np.float32(x) for x in (a, a + gap * random.standard_normal((9, 16)) / 4)]
+
+    def gradient(dtype):
+        how = {"similarity": similarity, "strategy": strategy, "tile_size": 4}
+        loss = lambda a, b: losses.nt_xent(a, b, temperature=1.0, **how).mean()
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(*(jnp.asarray(x, dtype) for x in rows))
+
+    found = np.stack(gradient(jnp.float32))
+    with jax.enable_x64(True):
+        expected = np.stack(gradient(jnp.float64))
+    assert np.linalg.norm(found - expected) < 2e-3 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "slope"),
+    [
+        (similarities.kernel(1), 1.0),
+        (similarities.kernel(0.5), 0.5 * 2e-4**-0.5),
+        (similarities.euclidean, 1.0),
+    ],
+)
+def test_the_slope_of_a_small_distance_is_that_of_its_formula(similarity, slope):
+    u, v = jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 2e-4]])
+    found = jax.grad(lambda u: similarity(u, v)[0, 0])(u)
+    np.testing.assert_allclose(found, [[0.0, slope]], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: similarities.oblique(2),
+        lambda: similarities.oblique(2, mean=True),
+        lambda: similarities.oblique_geodesic(2),
+        lambda: similarities.kernel(1, 2),
+        lambda: similarities.sphere.with_angular_margin(0.3),
+    ],
+)
+def test_equal_ones_are_equal_and_compile_once(make):
+    compiled = []
+
+    @functools.partial(jax.jit, static_argnames="similarity")
+    def measure(a, b, similarity):
+        compiled.append(similarity)
+        return similarity(a, b)
+
+    again = pickle.loads(pickle.dumps(make()))
+    assert make() == again
+    assert hash(make()) == hash(again)
+    for similarity in (make(), make(), again):
+        measure(jnp.float32(A), jnp.float32(B), similarity)
+    assert len(compiled) == 1

@@ -21,6 +21,7 @@ from ._checks import (
     check_number,
     check_rows,
     check_same_shape,
+    check_some,
 )
 from ._options import (
     Options,
@@ -131,7 +132,9 @@ def clip(
         for further, there in _further_both_ways(negatives, where_negatives)
     )
     a, b = plan.points(images, real), plan.points(texts, real_texts)
-    by_image, by_text = _weighed_both_ways(options, n, m)
+    by_image, by_text = _weighed_both_ways(
+        options, n, m, masked=real is not None or real_texts is not None
+    )
     if labels is None:
         image, text = plan.partners(n, m)
         pair = _real_pairs(pairs.real, whole=True)
@@ -201,10 +204,10 @@ def _pair(name: str, x: Any) -> tuple[Any, Any] | None:
     return x[0], x[1]
 
 
-def _weighed_both_ways(options: Options, n: int, m: int) -> tuple[Weighed, Weighed]:
+def _weighed_both_ways(options: Options, n: int, m: int, masked: bool) -> tuple[Weighed, Weighed]:
     """The weights of the texts for each image, and of the images for each text."""
     if options.weights is None or jnp.ndim(options.weights) == 0:
-        weighed = options.weighed(n, m)
+        weighed = options.weighed(n, m, masked=masked)
         return weighed, weighed
     if isinstance(m - n, int) and m != n:
         raise ArgumentError(
@@ -212,13 +215,13 @@ def _weighed_both_ways(options: Options, n: int, m: int) -> tuple[Weighed, Weigh
             f"found shape {jnp.shape(options.weights)} with {n} images and {m} texts; allowed: one "
             "number.",
         )
-    of_texts = options.weighed(n, n)
+    of_texts = options.weighed(n, n, masked=masked)
     if jnp.ndim(options.weights) == 1:
         return of_texts, of_texts
     weights = jnp.asarray(options.weights)
     if options.axis is not None:  # this device has rows: it needs the columns of its own texts
         weights = jax.lax.all_to_all(weights, options.axis, 1, 0, tiled=True)
-    return of_texts, replace(options, weights=weights.T).weighed(n, n)
+    return of_texts, replace(options, weights=weights.T).weighed(n, n, masked=masked)
 
 
 def _partner_value(
@@ -313,7 +316,8 @@ def siglip(
     a, b = plan.points(images, real), plan.points(texts, real_texts)
     groups = plan.partners(n, m) if labels is None else pairs.labels
     blocks = (n, m - n) if isinstance(m - n, int) and m > n else (m,)
-    how = {"real": pairs.real, "weighed": options.weighed(n, *blocks)}
+    masked = real is not None or real_texts is not None
+    how = {"real": pairs.real, "weighed": options.weighed(n, *blocks, masked=masked)}
     negatives = plan.negatives(a, b, groups, _pairs.not_same, **how)
     bias = jnp.asarray(array_of(bias), a.dtype)
     plan.show(negatives, plan.many_positives(negatives, groups, _pairs.same), None, bias)
@@ -373,6 +377,7 @@ def _belonging(
     check_rows("images", images, "texts", texts)
     n, m = images.shape[0], texts.shape[0]
     check_count("images" if labels is None else "texts", n if labels is None else m, axis)
+    check_some("images", n)
     real = as_mask("where", where, n, "image")
     real_texts = as_mask("where_texts", where_texts, m, "text")
     of_both = _pair("labels", labels)

@@ -137,9 +137,25 @@ def not_asking(loss: Callable[..., T]) -> Callable[..., T]:
     return _NOT_ASKING.get(loss, loss) if inspect.isfunction(loss) else loss
 
 
+def signature_of(loss: Callable) -> inspect.Signature:
+    """The signature of a loss; of what takes a loss and all `*arrays` of it, with their names."""
+    signature = inspect.signature(loss)
+    parameters = signature.parameters
+    takes_arrays = any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
+    inner = loss.args[0] if isinstance(loss, functools.partial) and loss.args else None
+    if not takes_arrays or not callable(inner):
+        return signature
+    of_inner = signature_of(inner).parameters
+    kept = {name: p for name, p in parameters.items() if p.kind is not p.VAR_POSITIONAL}
+    if "axis_name" not in of_inner and all(p.kind is not p.VAR_KEYWORD for p in of_inner.values()):
+        kept.pop("axis_name", None)  # nothing of it travels
+    both = {**of_inner, **kept}
+    return signature.replace(parameters=sorted(both.values(), key=lambda p: p.kind))
+
+
 def _read_signature(loss: Callable) -> tuple[inspect.Signature, bool]:
     """The signature of a loss without what `on_mesh` decides, and whether a queue is compared."""
-    signature = inspect.signature(loss)
+    signature = signature_of(loss)
     parameters = signature.parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     has_queue = "queue" in parameters and "axis_name" not in parameters
@@ -267,11 +283,14 @@ def _over_devices(
         if VIEWS in arguments and arguments.get("view_b") is None:
             arguments[VIEWS] = one_by_one(arguments[VIEWS])
         rows = {name: x for name, x in arguments.items() if _has_rows(signature, name, x)}
+        _refuse_stacked(rows)
         shared = {name: x for name, x in arguments.items() if name in WHOLE}
         others = {name: x for name, x in arguments.items() if name not in rows | shared}
         n = _count(rows, devices, "where" in signature.parameters)
         own_order = arguments.get("positives") is not None  # they count rows in the order given
-        blocks = functools.partial(_blocks, n=n, equal=VIEWS in arguments, devices=devices)
+        given = [rows[name] for name in rows if name not in BY_ROWS]
+        numbers = {jnp.shape(x)[0] for x in jax.tree.leaves(given)}
+        blocks = functools.partial(_blocks, n=n, numbers=numbers, devices=devices)
         parts, treedef = jax.tree.flatten(rows)
         entering, staying = _split_entering(others)
 
@@ -353,8 +372,10 @@ def _is_bound(axis: str) -> bool:
 
 def _has_rows(signature: inspect.Signature, name: str, argument: Any) -> bool:
     """Whether the argument is an array with one row per example."""
-    if name == "weights" and (argument is None or jnp.ndim(argument) == 0):
-        return False
+    if name == "weights":
+        # One for all, or one for each row of a queue, is whole on every device.
+        whole = (0, 1) if "queue" in signature.parameters else (0,)
+        return argument is not None and jnp.ndim(argument) not in whole
     if name in BY_ROWS or name not in signature.parameters:
         return name in BY_ROWS
     parameter = signature.parameters[name]
@@ -378,15 +399,28 @@ def _count(rows: dict[str, Any], devices: _Devices, has_mask: bool) -> int:
     return jnp.shape(jax.tree.leaves(rows[first])[0])[0]
 
 
-def _blocks(x: Array, *, n: int, equal: bool, devices: _Devices) -> list[Array]:
+def _refuse_stacked(rows: dict[str, Any]) -> None:
+    """Refuses arrays whose first axis may be that of views, of which no name tells it."""
+    for name, tree in rows.items():
+        for x in jax.tree.leaves(tree):
+            if jnp.ndim(x) > 2:
+                raise ArgumentError(
+                    name,
+                    f"found shape {jnp.shape(x)} of a loss of your own; allowed: [rows, features], "
+                    f"or a first argument called {VIEWS} for views that are stacked, [v n d].",
+                )
+
+
+def _blocks(x: Array, *, n: int, numbers: set[int], devices: _Devices) -> list[Array]:
     """The rows that belong to those of the first array, and further ones, split apart.
 
-    With `equal` the further ones are more blocks of n rows.
+    The further ones are one block where an array has as many rows, such as keys; else there is a
+    block of n rows for each view.
     """
     m = jnp.shape(x)[0]
     if m <= n:
         return [x]
-    return jnp.split(devices.place(x, EVERYWHERE), list(range(n, m, n)) if equal else [n])
+    return jnp.split(devices.place(x, EVERYWHERE), [n] if m in numbers else list(range(n, m, n)))
 
 
 def _sides(value: Array, n: int) -> Array:

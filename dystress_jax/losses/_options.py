@@ -150,8 +150,10 @@ class Options:
         reduction = prepare(on_one_device(self.chosen), anchors, k, length)
         return Further(plan.points(self.negatives, real), real, reduction)
 
-    def weighed(self, anchors: int, *blocks: int) -> Weighed:
+    def weighed(self, anchors: int, *blocks: int, masked: bool = False) -> Weighed:
         """The weights for that many anchors and these blocks of candidates, on this device.
+
+        Where some are masked, whose weights may be any number, nobody looks at the numbers.
 
         Over devices candidates are counted block by block: those of the first block of all
         devices, then those of the second.
@@ -171,7 +173,8 @@ class Options:
                 f"{', '.join(map(str, allowed))}: one for all negatives, for each candidate, or "
                 "for each pair.",
             )
-        check_not_negative("weights", weights)
+        if not masked or shape == ():
+            check_not_negative("weights", weights)
         weights = jnp.asarray(weights)
         if weights.ndim == 0:
             weight = at_least_float32(weights)

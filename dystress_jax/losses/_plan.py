@@ -44,7 +44,9 @@ class Further(NamedTuple):
     @property
     def number(self) -> Float[Array, ""]:
         """How many they are."""
-        return jnp.sum(jnp.ones(len(self.points)) if self.real is None else self.real, dtype=float)
+        return jnp.sum(
+            jnp.ones(self.points.shape[0]) if self.real is None else self.real, dtype=float
+        )
 
 
 class Plan(NamedTuple):

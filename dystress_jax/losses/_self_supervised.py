@@ -166,7 +166,7 @@ def nt_xent(
         first, second = views
         plan, real = _plan_of_views(options, first, second, where)
         n = first.shape[0]
-        weighed = options.weighed(2 * n, n, n)
+        weighed = options.weighed(2 * n, n, n, masked=real is not None)
         others, positives = plan.between_views(first, second, real, weighed)
         sums = plan.sums(others, positives)
         return keep(plan.against_one(sums, positives), twice(real))
@@ -179,7 +179,7 @@ def nt_xent(
     real = as_mask("where", where, n, "example")
     of_all = None if real is None else jnp.tile(real, k)
     plan = options.plan(anchors=k * n, candidates=n, length=d, real=of_all)
-    weighed = options.weighed(k * n, *[n] * k)
+    weighed = options.weighed(k * n, *[n] * k, masked=real is not None)
     return keep(plan.between_many_views(views, targets, real, weighed), of_all)
 
 
@@ -261,7 +261,7 @@ def dcl(
     )
     plan, real = _plan_of_views(options, view_a, view_b, where, candidates=2 if joint else 1)
     n = view_a.shape[0]
-    weighed = options.weighed(2 * n, n, n)
+    weighed = options.weighed(2 * n, n, n, masked=real is not None)
     if joint:
         others, positives = plan.between_views(view_a, view_b, real, weighed, own_view)
         sums = plan.sums(others, positives)
@@ -361,11 +361,11 @@ def dclw(
     )
     plan, real = _plan_of_views(options, view_a, view_b, where)
     n = view_a.shape[0]
-    weighed = options.weighed(2 * n, n, n)
+    weighed = options.weighed(2 * n, n, n, masked=real is not None)
     others, positives = plan.between_views(view_a, view_b, real, weighed)
     sums = plan.sums(others, positives)
     paired = plan.similarity.paired(plan.points(view_a, real), plan.points(view_b, real))
-    hardness = jax.lax.stop_gradient(paired) / sigma
+    hardness = jax.lax.stop_gradient(paired) / jnp.asarray(sigma, paired.dtype)
     on_all = lambda reduce, x: x if plan.axis_name is None else reduce(x, plan.axis_name)
     real = jnp.ones_like(hardness, bool) if real is None else real
     hardness = jnp.where(real, hardness, -jnp.inf)
@@ -478,7 +478,9 @@ def rgcl(
     plan, real = _plan_of_views(options, view_a, view_b, where)
     n = view_a.shape[0]
     found = of_real_anchors(found, twice(real))
-    others, positives = plan.between_views(view_a, view_b, real, options.weighed(2 * n, n, n))
+    others, positives = plan.between_views(
+        view_a, view_b, real, options.weighed(2 * n, n, n, masked=real is not None)
+    )
     sums = plan.sums(others, positives)
     log_total = jnp.log(_total(plan, others, real).astype(sums.log_sum.dtype))
     log_mean = others.or_zero(sums.log_sum - positives.logit - log_total, sums)
@@ -487,7 +489,7 @@ def rgcl(
         value = jax.lax.stop_gradient(log_mean)
         share = jax.lax.stop_gradient(jnp.exp(value - found.moved(value)))
         log_mean = value + share * (log_mean - value)
-    return keep(2 * found.tau * log_mean, twice(real))
+    return keep(2 * jnp.asarray(found.tau, log_mean.dtype) * log_mean, twice(real))
 
 
 def _total(plan: Plan, negatives: Negatives, real: Bool[Array, " n"] | None) -> Float[Array, "..."]:
@@ -496,7 +498,7 @@ def _total(plan: Plan, negatives: Negatives, real: Bool[Array, " n"] | None) -> 
     if of_batch.weighted:
         total = _partition.total_weight(of_batch)
     else:  # 2n - 2 over the real examples of all devices
-        n = len(of_batch.anchors) // 2
+        n = of_batch.anchors.shape[0] // 2
         n = jnp.sum(jnp.ones(n) if real is None else real.astype(jnp.float32))
         total = 2 * (n if plan.axis_name is None else jax.lax.psum(n, plan.axis_name)) - 2
     if plan.further is not None:
@@ -578,6 +580,7 @@ def info_nce(
     """
     check_rows("queries", queries, "keys", keys)
     (n, d), m = queries.shape, keys.shape[0]
+    check_some("queries", n)
     options = Options(
         temperature=temperature,
         similarity=similarity,
@@ -604,7 +607,8 @@ def info_nce(
     both = (real, real_keys)
     _check_decoupled(decoupled, label_smoothing)
     blocks = (n, m - n) if positives is None and m != n else (m,)
-    weighed = options.weighed(n, *blocks)
+    masked = real is not None or real_keys is not None
+    weighed = options.weighed(n, *blocks, masked=masked)
     among = functools.partial(plan.negatives, q, k, real=both, weighed=weighed)
     if positives is None:
         own, others = plan.positives(q, k[:n]), among(plan.partners(n, m))
@@ -714,7 +718,8 @@ def moco(
     )
     plan = options.plan(anchors=n, candidates=k, length=d, real=real)
     q, u = plan.points(queries, real), plan.points(queue, real_queue)
-    how = {"real": (real, real_queue), "weighed": options.weighed(n, k)}
+    masked = real is not None or real_queue is not None
+    how = {"real": (real, real_queue), "weighed": options.weighed(n, k, masked=masked)}
     positives = plan.positives(q, plan.points(keys, real))
     others = plan.negatives(q, u, None, **how)
     sums = plan.sums(others, positives)
@@ -802,7 +807,7 @@ def supcon(
     real = twice(real)
     label = twice(as_labels("labels", labels, n))
     other = (label, plan.row_numbers(2 * n))
-    how = {"real": (real, real), "weighed": options.weighed(2 * n, n, n)}
+    how = {"real": (real, real), "weighed": options.weighed(2 * n, n, n, masked=real is not None)}
     negatives_of = plan.negatives(views, views, (label, label), _pairs.not_same, **how)
     positives = (other, other), _pairs.same_label_other_row
     return keep(plan.against_many(negatives_of, positives), real)
