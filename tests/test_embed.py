@@ -15,7 +15,7 @@ from dystress_jax.files import FileError
 from dystress_jax.run import _embed, _same_images
 from tests import runs
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("one_device")]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from dystress_jax.run.other_images import open_other
 from dystress_jax.run.overrides import take_images
 from tests import runs
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("one_device")]
 NAMES = ("x", "y", "z")
 
 

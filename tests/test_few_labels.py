@@ -8,7 +8,7 @@ import pytest
 from dystress_jax import run
 from dystress_jax.run import _closing, evaluations
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("one_device")]
 
 
 def experiment(path, train_labels, **settings):

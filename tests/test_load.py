@@ -16,6 +16,8 @@ from dystress_jax.errors import ArgumentError
 from dystress_jax.run import evaluations
 from tests import runs
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

@@ -15,6 +15,8 @@ from dystress_jax.run.overrides import check_overrides, take_from_absl
 from dystress_jax.training import loggers
 from tests import runs
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def begun(workdir, **changes):
     of = {

@@ -10,7 +10,7 @@ from dystress_jax.report import _images
 from tests.browser import opened
 from tests.test_report import BINS, BROKEN, LABELS, N, npz, record, write
 
-pytestmark = pytest.mark.ci
+pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("one_device")]
 
 
 @pytest.fixture(scope="module")

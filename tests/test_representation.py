@@ -13,6 +13,8 @@ from dystress_jax.evaluation import evaluate_representation
 from dystress_jax.run.evaluations import representation_of
 from tests import oracles
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def representation_oracle(x, a, b, labels):
     """Every row in float64, from whole matrices of pairs; NaN where there are none."""

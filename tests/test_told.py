@@ -22,6 +22,8 @@ from dystress_jax.run.inputs import make_inputs
 from dystress_jax.training import checkpoint
 from tests import runs
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def images(count, side=(8, 8), labels=None, names=()):
     return data.from_arrays(np.zeros((count, *side, 3), np.uint8), labels, class_names=names)

@@ -6,6 +6,8 @@ from PIL import Image
 
 from dystress_jax import microscope, run
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 CASES = {
     "simclr": {},
     "moco_v2": {"method": "moco_v2", "moco": {"queue_size": 16, "bn_groups": 2}},
