@@ -187,8 +187,12 @@ def test_what_is_shown_is_accepted(command):
     assert settings_of(command) is not None
 
 
+# Flags that a config file shows change what its own command does: that is traced.
+OF_STEPS = [each for each in TRAINED if each.script or not each.page.startswith("configs/")]
+
+
 @pytest.mark.ci
-@pytest.mark.parametrize("command", TRAINED, ids=str)
+@pytest.mark.parametrize("command", OF_STEPS, ids=str)
 def test_the_first_step_of_what_is_shown_is_a_program(command, tmp_path, stand_in, monkeypatch):
     """Traced, not compiled, and once for commands whose steps come to the same."""
     config = settings_of(command)
