@@ -227,7 +227,9 @@ def effective_rank(x: Float[Array, "n d"]) -> Float[Array, ""]:
         Roy and Vetterli, "The effective rank", EUSIPCO 2007; as a measure of self-supervised
         features, Garrido et al., [arXiv 2210.02885](https://arxiv.org/abs/2210.02885).
     """
-    singular = jnp.linalg.svd(at_least_float32(x), compute_uv=False)
+    x = at_least_float32(x)
+    scale = jnp.max(jnp.abs(x))  # of which the result does not depend, and squares may overflow
+    singular = jnp.linalg.svd(x / jnp.where(scale == 0, 1.0, scale), compute_uv=False)
     total = jnp.sum(singular)
     p = singular / jnp.where(total == 0, 1.0, total)
     return jnp.exp(jnp.sum(jax.scipy.special.entr(p)))

@@ -186,7 +186,9 @@ def test_effective_rank():
     singular = np.linalg.svd(X, compute_uv=False)
     p = singular / singular.sum()
     expected = np.exp(-np.sum(p * np.log(p)))
-    np.testing.assert_allclose(metrics.effective_rank(jnp.float32(X)), expected, rtol=1e-5)
+    for scale in (1.0, 1e37, 1e-30):
+        scaled = jnp.float32(X * scale / np.abs(X).max())
+        np.testing.assert_allclose(metrics.effective_rank(scaled), expected, rtol=1e-5)
     np.testing.assert_allclose(metrics.effective_rank(jnp.ones((5, 3))), 1, rtol=1e-4)
 
 
