@@ -332,6 +332,18 @@ def test_views_and_weights_are_known_by_the_loss_inside(loss, arrays, more, kind
     assert_same(jax.tree.map(np.asarray, found), jax.tree.map(np.asarray, expected))
 
 
+@pytest.mark.parametrize(
+    ("kind", "spec"), [("Auto", (None, "data")), ("Auto", ("data",)), ("Explicit", (None, "data"))]
+)
+def test_statistics_ask_stacked_views_how_they_are_split(kind, spec):
+    kinds = (getattr(jax.sharding.AxisType, kind),)
+    mesh = jax.make_mesh((2,), ("data",), kinds, devices=jax.devices()[:2])
+    views = jax.device_put(VIEWS, jax.NamedSharding(mesh, jax.P(*spec)))
+    with jax.numpy_dtype_promotion("standard"):
+        found, expected = (look(x, temperature=0.3) for x in (views, VIEWS))
+    assert_same(jax.tree.map(np.asarray, found), jax.tree.map(np.asarray, expected))
+
+
 def test_stacked_views_of_a_loss_of_ones_own_need_their_name():
     def own(z, *, temperature, **how):
         return losses.nt_xent(z, temperature=temperature, **how)

@@ -1,14 +1,13 @@
 """A loss that asks its arrays over which devices they are split, and is computed by these."""
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from ._on_mesh import DECIDED, asks_its_arrays, on_mesh
+from ._on_mesh import DECIDED, asks_its_arrays, on_mesh, signature_of
 from ._placement import EVERYWHERE, VIEWS, is_explicit, names_of, one_by_one, place, sharding_of
 from ._strategies import Gathered, Loss, Recording, Ring
 
@@ -18,7 +17,7 @@ T = TypeVar("T")
 
 def by_own_devices(loss: Callable[P, T]) -> Callable[P, T]:
     """The loss, computed by the devices over which its arrays are split, where they tell so."""
-    signature = inspect.signature(loss)
+    signature = signature_of(loss)
 
     @functools.wraps(loss)
     def placed(*positional: P.args, **keywords: P.kwargs) -> T:
