@@ -155,7 +155,9 @@ def test_a_file_that_is_done_and_was_replaced_is_done_anew(
     assert np.abs(found["features"][5] - whole["features"][5]).max() > 1e-3
 
 
-def test_what_is_half_done_by_another_run_is_not_used(other, tmp_path, monkeypatch, computed):
+def test_what_is_half_done_by_another_run_is_not_used(
+    other, tmp_path, monkeypatch, computed, capsys
+):
     """The other run is in the same directory, at the same step."""
     folder, workdir = runs.write_images(tmp_path / "images"), tmp_path / "run"
     runs.saved(runs.settings(folder), workdir, steps=(1,))
@@ -167,6 +169,8 @@ def test_what_is_half_done_by_another_run_is_not_used(other, tmp_path, monkeypat
     computed.clear()
     found = rows(run.embed(workdir, tmp_path / "z.npz", on=on(other), batch_size=8))
     assert sum(computed) >= 39
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/z.npz.partial is of other weights or images: begun anew" in said
     expected = dystress_jax.load(workdir)(found["paths"].tolist())
     np.testing.assert_allclose(found["features"], expected, rtol=1e-4, atol=1e-5)
 
@@ -211,11 +215,16 @@ def test_a_draft_is_used_only_if_it_is_whole(workdir, tmp_path, monkeypatch, com
         np.testing.assert_array_equal(found["features"], whole["features"])
 
 
-def test_what_is_half_done_of_other_images_is_not_used(workdir, other, tmp_path):
+@pytest.mark.parametrize(
+    "noted", ['{"done": 39, "protocol": {"workdir": "elsewhere"}}', '{"done": 39, "prot', None]
+)
+def test_what_is_half_done_and_damaged_is_not_used(noted, workdir, other, tmp_path, capsys):
     place = tmp_path / "z.npz.partial"
     place.mkdir()
-    (place / "progress.json").write_text('{"done": 39, "protocol": {"workdir": "elsewhere"}}')
+    if noted is not None:
+        (place / "progress.json").write_text(noted)
     found = rows(run.embed(workdir, tmp_path / "z.npz", on=on(other)))
+    assert f"{place} is damaged: begun anew" in capsys.readouterr().err
     assert np.abs(found["features"]).sum(axis=1).min() > 0
 
 

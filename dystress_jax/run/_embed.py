@@ -5,6 +5,7 @@ import itertools
 import json
 import pathlib
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -183,6 +184,13 @@ def _sources(encoder: Encoder, on: Mapping[str, Any] | None, own: Own) -> Source
     return open_own(config, choose(config, own).source, checkpoints)
 
 
+_Shapes = dict[str, tuple[tuple[int, ...], Any]]
+
+
+class _OtherDraftError(ValueError):
+    """A draft of other weights or images."""
+
+
 class _Draft(NamedTuple):
     """What is done so far, in a directory beside the file."""
 
@@ -198,7 +206,7 @@ class _Draft(NamedTuple):
         """That of an earlier call with the same protocol, or a new one."""
         place = _draft_of(out)
         count = sum(map(len, sources.values()))
-        shapes = {
+        shapes: _Shapes = {
             "features": ((count, encoder.num_features), np.float32),
             "embeddings": ((count, encoder.origin.experiment.method.width), np.float32),
             "labels": ((count,), np.int32),
@@ -206,20 +214,38 @@ class _Draft(NamedTuple):
             "file_sizes": ((count,), np.int64),
         }
         with told(place, "used"):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                noted = parse_json((place / "progress.json").read_bytes())
-                if _as_compared(noted["protocol"], sources) == _as_compared(protocol, sources):
-                    arrays = {n: _there(place / f"{n}.npy", *shape) for n, shape in shapes.items()}
-                    done = min(int(noted["done"]), count)
-                    if np.array_equal(arrays["file_sizes"][:done], _sizes(_paths(sources), done)):
-                        return cls(place, arrays, protocol, done)
             if place.is_dir():
+                try:
+                    return cls._found(place, shapes, sources, protocol)
+                except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+                    other = isinstance(error, _OtherDraftError)
+                    why = "is of other weights or images" if other else "is damaged"
+                    tqdm.tqdm.write(f"{place} {why}: begun anew", file=sys.stderr)
                 shutil.rmtree(place)
             place.mkdir(parents=True)
             arrays = {n: _new(place / f"{n}.npy", *shape) for n, shape in shapes.items()}
         draft = cls(place, arrays, protocol, done=0)
         draft.note(0)
         return draft
+
+    @classmethod
+    def _found(
+        cls, place: pathlib.Path, shapes: _Shapes, sources: Sources, protocol: dict[str, Any]
+    ) -> "_Draft":
+        """That which is there.
+
+        Raises:
+            _OtherDraftError: it is of other weights or images.
+            OSError, ValueError, KeyError, TypeError: it cannot be used.
+        """
+        noted = parse_json((place / "progress.json").read_bytes())
+        if _as_compared(noted["protocol"], sources) != _as_compared(protocol, sources):
+            raise _OtherDraftError
+        arrays = {n: _there(place / f"{n}.npy", *shape) for n, shape in shapes.items()}
+        done = min(int(noted["done"]), *(len(array) for array in arrays.values()))
+        if not np.array_equal(arrays["file_sizes"][:done], _sizes(_paths(sources), done)):
+            raise _OtherDraftError
+        return cls(place, arrays, protocol, done)
 
     def note(self, done: int) -> None:
         """Say how many rows are on disk."""
