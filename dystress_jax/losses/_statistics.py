@@ -117,6 +117,8 @@ def statistics(
       \frac{q_{ij} |dl_{ij} / ds_{ij}|}{\sum_k q_{ik} |dl_{ik} / ds_{ik}|}$$
 
     The derivative is that of training: a temperature with `stop_gradient` counts as a number in it.
+    The microscope of a run takes the entropy of these last shares, not of q: the two are equal
+    where the temperature is the same for all negatives of an anchor.
 
     Args:
         loss: one of `dystress_jax.losses`, the same with options (`functools.partial`), or a
