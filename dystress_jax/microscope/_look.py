@@ -215,8 +215,8 @@ def histograms(found: Fetched) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def scalars(found: Fetched) -> dict[str, float]:
     """The single numbers of a look, those that could not be said left out.
 
-    `alignment`, `uniformity` and `effective_rank` of the anchors, scaled to length 1, `tolerance` and
-    `inter_class_uniformity` of those that have a label (see `metrics`); `entropy` of
+    `alignment`, `uniformity` and `effective_rank` of the anchors, scaled to length 1,
+    `tolerance` and `inter_class_uniformity` of those that have a label (see `metrics`); `entropy` of
     the weights of an anchor, and `effective_negatives`, e to the entropy; `hardest_1_percent` and
     `hardest_10_percent`, what the most similar negatives have of the weights;
     `hardest_for_80_percent`, how many of the most similar negatives have 80 % of the weights;
