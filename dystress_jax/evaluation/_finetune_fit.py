@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from .. import augment, data, models, sharding
 from ..errors import ArgumentError
 from ._finetune_settings import FINETUNE_OPTIMIZERS, Finetuning
+from ._label_batches import label_batches
 from ._mixing import mixed
 from .linear_head import Progress
 
@@ -91,20 +92,12 @@ def make_fit(
     begin = jax.jit(optimizer.init, out_shardings=whole)
 
     def fit(start: Trained, source: data.Source, seed: int, progress: Progress) -> Trained:
-        batches = data.batches(
-            source,
-            batch_size=settings.batch_size,
-            seed=seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        batches = label_batches(source, batch_size=settings.batch_size, seed=seed, mesh=mesh)
         trained, key = copied(start), jax.random.key(seed)
         optimizer_state = begin(trained.params)
         for number in progress(range(total_steps)):
-            batch = next(batches)
-            shown = {k: v for k, v in batch.items() if k in ("image", "extent", "label")}
-            batch = sharding.shard_batch(shown, mesh)
-            step_key = jax.random.fold_in(key, number)
+            batch, step_key = next(batches), jax.random.fold_in(key, number)
+            jax.block_until_ready(trained)
             trained, optimizer_state = step(trained, optimizer_state, batch, step_key)
         return trained
 

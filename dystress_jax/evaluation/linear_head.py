@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from .. import augment, data, sharding
+from ._label_batches import label_batches
 
 EncodeView = Callable[
     [PRNGKeyArray, UInt8[Array, "n h w c"] | augment.Pictures], Float[Array, "n d"]
@@ -178,13 +179,7 @@ def fit_augmented(
     """
     total_steps = epochs * (len(source) // batch_size)
     optimizer = _sgd(momentum, total_steps)
-    batches = data.batches(
-        source,
-        batch_size=batch_size,
-        seed=seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    batches = label_batches(source, batch_size=batch_size, seed=seed, mesh=mesh)
     sgd_step = jax.jit(
         functools.partial(_sgd_step, optimizer=optimizer),
         out_shardings=sharding.replicated(mesh),
@@ -198,12 +193,9 @@ def fit_augmented(
     scaled = learning_rates * (batch_size / 256)
     for step in progress(range(total_steps)):
         batch = next(batches)
-        shown = {k: v for k, v in batch.items() if k in ("image", "extent", "label")}
-        batch = sharding.shard_batch(shown, mesh)
+        jax.block_until_ready(state)
         features = encode_view(jax.random.fold_in(key, step), augment.seen(batch))
         state = sgd_step(state, features.astype(jnp.float32), batch["label"], scaled)
-        # Steps that nobody waits for pile up, and several CPU devices then wait for each other.
-        jax.block_until_ready(state)
     head, _ = state
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), head)
 

@@ -216,10 +216,10 @@ def scalars(found: Fetched) -> dict[str, float]:
     """The single numbers of a look, those that could not be said left out.
 
     `alignment`, `uniformity` and `effective_rank` of the anchors, scaled to length 1,
-    `tolerance` and `inter_class_uniformity` of those that have a label (see `metrics`); `entropy` of
-    the weights of an anchor, and `effective_negatives`, e to the entropy; `hardest_1_percent` and
-    `hardest_10_percent`, what the most similar negatives have of the weights;
-    `hardest_for_80_percent`, how many of the most similar negatives have 80 % of the weights;
+    `tolerance` and `inter_class_uniformity` of those that have a label (see `metrics`);
+    `entropy` of the weights of an anchor, and `effective_negatives`, e to the entropy;
+    `hardest_1_percent` and `hardest_10_percent`, what the most similar negatives have of the
+    weights; `hardest_for_80_percent`, how many of the most similar negatives have 80 % of them;
     `emd_positive_negative`, `emd_positive_true`, `emd_positive_false` and `emd_true_false`, how far
     apart the histograms of the similarities of two kinds are (true and false negatives).
     What is said of an anchor is the mean over the anchors.
