@@ -66,8 +66,9 @@ def on_mesh(
 
     $$L_i^{\text{on mesh}}(x_1, \dots, x_n) = L_i(x_1, \dots, x_n)$$
 
-    The result is called like the loss, on global arrays and usually inside `jax.jit`: values, their
-    order and all gradients are those of the loss. How the work is shared depends on the strategy:
+    The result is called like the loss, on global arrays: values, their order and all gradients are
+    those of the loss. Call it inside `jax.jit`: outside, over several devices, each call compiles
+    anew, which takes some tenths of a second. How the work is shared depends on the strategy:
 
     | strategy           | what happens                                                       |
     |--------------------|--------------------------------------------------------------------|
