@@ -308,22 +308,39 @@ VIEWS = jax.random.normal(jax.random.key(2), (4, 6, D))
 ONE_EACH = jnp.linspace(0.1, 3.0, 18)
 
 
+in_ci = pytest.mark.ci
+AROUND = {
+    "statistics, stacked": (look, (VIEWS,), {}),
+    "statistics, three": (look, (list(VIEWS[:3]),), {"weights": ONE_EACH}),
+    "three": (three, tuple(VIEWS[:3]), {"weights": ONE_EACH}),
+    "any": (around, tuple(VIEWS[:3]), {"weights": ONE_EACH}),
+    "statistics of three": (
+        functools.partial(losses.statistics, three),
+        tuple(VIEWS[:3]),
+        {"weights": ONE_EACH},
+    ),
+    "statistics of moco": (
+        functools.partial(losses.statistics, losses.moco),
+        (*VIEWS[:2], jnp.ones((9, D))),
+        {},
+    ),
+    "moco, as many": (losses.moco, VIEWS[:3], {"weights": ONE_EACH[:6]}),
+    "moco": (losses.moco, (*VIEWS[:2], VIEWS[2, :5]), {"weights": ONE_EACH[:5]}),
+}
+
+
 @pytest.mark.parametrize(
-    ("loss", "arrays", "more"),
+    ("name", "kind"),
     [
-        (look, (VIEWS,), {}),
-        (look, (list(VIEWS[:3]),), {"weights": ONE_EACH}),
-        (three, tuple(VIEWS[:3]), {"weights": ONE_EACH}),
-        (around, tuple(VIEWS[:3]), {"weights": ONE_EACH}),
-        (functools.partial(losses.statistics, three), tuple(VIEWS[:3]), {"weights": ONE_EACH}),
-        (functools.partial(losses.statistics, losses.moco), (*VIEWS[:2], jnp.ones((9, D))), {}),
-        (losses.moco, (*VIEWS[:2], VIEWS[2]), {"weights": ONE_EACH[:6]}),
-        (losses.moco, (*VIEWS[:2], VIEWS[2, :5]), {"weights": ONE_EACH[:5]}),
+        pytest.param(name, kind, marks=() if (name, kind) in quick else in_ci)
+        for quick in [(("three", "Auto"), ("moco", "Auto"), ("moco, as many", "Explicit"))]
+        for name in AROUND
+        for kind in ("Auto", "Explicit")
     ],
 )
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-def test_views_and_weights_are_known_by_the_loss_inside(loss, arrays, more, kind):
+def test_views_and_weights_are_known_by_the_loss_inside(name, kind):
     """Whatever stands around it, and however its arguments are called."""
+    loss, arrays, more = AROUND[name]
     kinds = (getattr(jax.sharding.AxisType, kind),)
     mesh = jax.make_mesh((2,), ("data",), kinds, devices=jax.devices()[:2])
     with jax.numpy_dtype_promotion("standard"):
@@ -332,6 +349,7 @@ def test_views_and_weights_are_known_by_the_loss_inside(loss, arrays, more, kind
     assert_same(jax.tree.map(np.asarray, found), jax.tree.map(np.asarray, expected))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("kind", "spec"), [("Auto", (None, "data")), ("Auto", ("data",)), ("Explicit", (None, "data"))]
 )
