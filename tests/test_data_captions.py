@@ -803,3 +803,26 @@ def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path):
     (tmp_path / "c.csv").write_text("path,caption\na.png,a\n")
     with pytest.raises(ValueError, match=r"line 2: cannot read the image .*a.png: it is no regula"):
         data.open_splits("folder", path=str(tmp_path), captions="c.csv")
+
+
+def test_the_columns_of_open_clip_are_read_where_there_are_no_others(tmp_path):
+    files = ["one.png", "two.png"]
+    for file, image in zip(files, IMAGES, strict=False):
+        (tmp_path / file).write_bytes(png(image))
+    of_open_clip = tmp_path / "captions.tsv"
+    of_open_clip.write_text("filepath\ttitle\n" + "".join(f"{f}\ta {f}\n" for f in files))
+    pairs = data.open_splits(
+        "folder", path=str(tmp_path), captions="captions.tsv", image_size=8, holdout=0.0
+    )
+    assert len(pairs["train"]) == 2
+    of_open_clip.rename(tmp_path / "captions.csv")
+    with pytest.raises(ValueError, match=r"no column for the image.* by tabs: name it \.tsv\."):
+        data.open_splits(
+            "folder", path=str(tmp_path), captions="captions.csv", image_size=8, holdout=0.0
+        )
+    both = "path,title,caption\n" + "".join(f"{f},A title,a {f}\n" for f in files)
+    (tmp_path / "captions.csv").write_text(both)
+    pairs = data.open_splits(
+        "folder", path=str(tmp_path), captions="captions.csv", image_size=8, holdout=0.0
+    )
+    assert pairs["train"].captions is not None

@@ -256,6 +256,20 @@ def test_a_file_of_another_stem_names_the_stem(stem, trained, tmp_path):
     assert "--config.model.stem" not in str(told.value)
 
 
+def test_a_vit_of_another_patch_or_with_learned_positions_names_the_flags(folder, tmp_path):
+    model = {"model.name": "vit_micro", "model.positions": "learned"}
+    runs.saved(runs.settings(folder, **model), tmp_path / "run", steps=(1,))
+    out = tmp_path / "vit.safetensors"
+    run.export_weights(tmp_path / "run", out, format="timm")
+    for changes in ({"model.patch": 6, "model.positions": "learned"}, {}):
+        settings = imported_settings(**{"model.name": "vit_micro", **changes})
+        side = run.defaults().model.patch
+        said = rf"patches are {side} x {side}: --config\.model\.patch={side}\.$"
+        said = said if changes else r"--config\.model\.positions=learned\.$"
+        with pytest.raises(weights.WeightsError, match=said):
+            run.import_weights(settings, out, tmp_path / "new")
+
+
 @pytest.mark.parametrize("name", ["torchvision", "lightly", "safetensors"])
 @pytest.mark.parametrize("colours", [True, False])
 def test_what_is_exported_says_what_it_expects_and_how_it_comes_back(

@@ -17,6 +17,8 @@ FIELDS = {
     "label": ("label",),
     "split": ("split",),
 }
+# The columns of open_clip, where a file has none of those above.
+OPEN_CLIP = {"filepath": "path", "title": "caption"}
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".jsonl": ""}
 
 
@@ -53,6 +55,11 @@ def read_entries(path: pathlib.Path) -> list[Entry | Fault]:
     return [found if isinstance(found, Fault) else _entry(*found) for found in records]
 
 
+def _names(*kinds: str) -> set[str]:
+    """What columns of these kinds are called."""
+    return {name for kind in kinds for name in FIELDS[kind]}
+
+
 def _csv_records(
     path: pathlib.Path, text: str, delimiter: str
 ) -> Iterator[tuple[int, dict[str, Any]] | Fault]:
@@ -62,12 +69,16 @@ def _csv_records(
     field_size_limit = csv.field_size_limit(len(text) + 1)  # a caption may be long
     try:
         header = [name.strip().lower() for name in next(rows, [])]
+        if OPEN_CLIP.keys() <= set(header) and not set(header) & _names("image", "caption"):
+            header = [OPEN_CLIP.get(name, name) for name in header]
         for kind in ("image", "caption"):
-            if not set(FIELDS[kind]) & set(header):
+            if not set(header) & _names(kind):
+                tabs = delimiter == "," and any("\t" in name for name in header)
                 raise ArgumentError(
                     "path",
                     f"{path}, line 1: no column for the {kind}; found {', '.join(header) or 'none'}"
-                    f"; allowed: {' or '.join(FIELDS[kind])}.",
+                    f"; allowed: {' or '.join(FIELDS[kind])}."
+                    + (" Its columns are apart by tabs: name it .tsv." if tabs else ""),
                 )
         twice = [name for name in header if header.count(name) > 1]
         for names in FIELDS.values():

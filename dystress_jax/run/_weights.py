@@ -79,8 +79,8 @@ def _begin(experiment: Experiment, source: str, tensors: weights.Tensors, prefix
     except weights.WeightsError as error:
         theirs, here = weights.channels_of(tensors), experiment.inputs.channels
         if theirs in (None, here):
-            stem = _other_stem(experiment.config, tensors)
-            raise weights.WeightsError(f"{source}: {error}{stem}") from error
+            flags = _other_flags(experiment.config, tensors)
+            raise weights.WeightsError(f"{source}: {error}{flags}") from error
         raise weights.WeightsError(
             f"{source}: found weights for images of {theirs} channels, and the images of the run "
             f"have {here}; allowed: weights and images of the same. Images of your own: "
@@ -96,19 +96,24 @@ def _begin(experiment: Experiment, source: str, tensors: weights.Tensors, prefix
     return Begun(state, tuple(_said(source, found, tensors)))
 
 
-def _has_stem(config: Config) -> bool:
-    """Whether the encoder is one of those that have several stems."""
+def _has(config: Config, argument: str) -> bool:
+    """Whether the encoder is one of those that take this argument, such as several stems."""
     builder = models.ENCODERS.get(config.model.name)
-    return builder is not None and "stem" in arguments(builder)
+    return builder is not None and argument in arguments(builder)
 
 
-def _other_stem(config: Config, tensors: weights.Tensors) -> str:
-    """The words that say which stem the weights have, if it is another one; else nothing."""
-    side = weights.kernel_of(tensors)
+def _other_flags(config: Config, tensors: weights.Tensors) -> str:
+    """The words that say which stem, patch and positions the weights have, if others."""
+    side, said = weights.kernel_of(tensors), ""
     stem = next((name for name, stem in models.STEMS.items() if stem.size == side), None)
-    if stem in (None, config.model.stem) or not _has_stem(config):
-        return ""
-    return f" Its first kernels are {side} x {side}: --config.model.stem={stem}."
+    if stem not in (None, config.model.stem) and _has(config, "stem"):
+        said += f" Its first kernels are {side} x {side}: --config.model.stem={stem}."
+    if side not in (None, config.model.patch) and _has(config, "patch"):
+        said += f" Its patches are {side} x {side}: --config.model.patch={side}."
+    learned = config.model.positions == "learned" or not _has(config, "positions")
+    if not learned and any(name.endswith("pos_embed") for name in tensors):
+        said += " If its positions are learned, as timm's are: --config.model.positions=learned."
+    return said
 
 
 def check_source(source: str) -> None:
@@ -262,7 +267,7 @@ def export_weights(
 def _seen(experiment: Experiment) -> dict[str, str]:
     """What the encoder sees, as a file says it of itself."""
     config, inputs = experiment.config, experiment.inputs
-    stem = {"stem": config.model.stem} if _has_stem(config) else {}
+    stem = {"stem": config.model.stem} if _has(config, "stem") else {}
     return {
         "image_size": str(inputs.size),
         "channels": str(inputs.channels),
@@ -315,7 +320,7 @@ def _import_command(
     base = Config()
     for name, value in IMPORTED.items():
         base = put(base, name, value)
-    no_stem = "" if _has_stem(config) else "model.stem"
+    no_stem = "" if _has(config, "stem") else "model.stem"
     overrides = [
         f"--config.{field.name}={shlex.quote(str(field.value(config)))}"
         for field in fields()

@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from ..files import near, write_bytes
 from ._errors import WeightsError
-from ._torch import SAFER, read_torch
+from ._torch import read_torch
 
 SAFETENSORS = ".safetensors"
 READ_BY = {
@@ -52,7 +52,7 @@ def read(path: pathlib.Path) -> Tensors:
         return _tensors_of(path, read_torch(path))
     if start[8:9] != b"{":
         raise WeightsError(
-            f"{path}: found neither safetensors nor a file of PyTorch; allowed: these two. {SAFER}"
+            f"{path}: found neither safetensors nor a file of PyTorch; allowed: these two."
         )
     try:
         return safetensors.numpy.load_file(path)

@@ -25,8 +25,9 @@ from ._errors import WeightsError
 
 SAFER = (
     "If you trust the file, make it safetensors where PyTorch is installed: "
-    "safetensors.torch.save_file(torch.load(FILE, weights_only=False)['state_dict'], "
-    "'FILE.safetensors')."
+    "found = torch.load(FILE, weights_only=False), then "
+    "safetensors.torch.save_file(found['state_dict'], 'FILE.safetensors'), with found.state_dict() "
+    "where the file holds a whole model."
 )
 
 _DTYPES = {
