@@ -702,6 +702,11 @@ class TestFromPython:
                 r"python:-1\.0 gives no temperature: tau: found -1\.0; allowed: > 0\.",
             ),
             (
+                Own(temperature=lambda s: s),
+                {},
+                r"gives tau = -1 at the similarity -1; allowed: above 0 for all similarities",
+            ),
+            (
                 Own(model=own.Flat),
                 {},
                 r"config\.model\.name: .* gives a .*; allowed: a models\.Net",

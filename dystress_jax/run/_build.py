@@ -18,6 +18,7 @@ from ..data.tokenizer import Tokenizer
 from ..methods import Loss, Method, Views
 from ..schemes import Scheme
 from ..similarities import PrecisionLike, as_similarity
+from ..temperatures import Temperature, as_temperature, is_per_anchor
 from ..training import optim
 from . import language, networks
 from ._own import Chosen, Own, choose, name_own
@@ -362,11 +363,29 @@ def make_scheme(
             "allowed: a number, a Temperature, a function of the similarity, or a schemes.Scheme."
         )
     try:
-        return schemes.as_scheme(made)
+        scheme = schemes.as_scheme(made)
+        least, at = (1.0, 0.0) if isinstance(made, Scheme) else _least(as_temperature(made))
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"config.temperature.name: {config.temperature.name} gives no temperature: {error}"
         ) from error
+    if not least > 0:
+        raise ConfigError(
+            f"config.temperature.name: {config.temperature.name} gives tau = {least:.3g} at the "
+            f"similarity {at:.3g}; allowed: above 0 for all similarities from -1 to 1."
+        )
+    return scheme
+
+
+def _least(temperature: Temperature) -> tuple[float, float]:
+    """The least temperature of a pair, NaN before all, and the similarity where it is."""
+    similarity, found = np.linspace(-1.0, 1.0, 201, dtype=np.float32), [(1.0, 0.0)]
+    for each in (temperature.for_positives, temperature.for_negatives):
+        if not is_per_anchor(each):  # which has no number for a similarity by itself
+            tau = np.asarray(each(jnp.asarray(similarity)))
+            place = int(np.argmin(np.where(np.isnan(tau), -np.inf, tau)))
+            found.append((float(tau[place]), float(similarity[place])))
+    return min(found, key=lambda of: -np.inf if np.isnan(of[0]) else of[0])
 
 
 def _stands_for_a_temperature(made: object) -> bool:
