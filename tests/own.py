@@ -113,6 +113,18 @@ def flat(*, channels, image_size, width=6, told=None):
     )
 
 
+class WithoutTrain(nnx.Module):
+    """Called in another way than encoders are."""
+
+    def __call__(self, images):
+        return images.reshape(len(images), -1)
+
+
+def without_train(*, channels, image_size):
+    width = channels * image_size**2
+    return models.functional(lambda rngs: WithoutTrain(), out_features=width)
+
+
 def stripes(*, count, holdout):
     images = np.arange(count * 192, dtype=np.uint32).reshape(count, 8, 8, 3) % 251
     return data.split_holdout(data.from_arrays(images.astype(np.uint8)), holdout)

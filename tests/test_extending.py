@@ -468,6 +468,15 @@ def test_a_method_may_have_no_temperature(images):
             "loss.name=tests.own:on_the_host",
             "config.loss.name: tests.own:on_the_host fails with TracerArrayConversionError (",
         ),
+        ("loss.name=tests.own:on_the_host", f"The line: {own.__file__}, "),
+        (
+            "model.name=tests.own:without_train",
+            "config.model.name: tests.own:without_train fails with TypeError (",
+        ),
+        (
+            "model.name=tests.own:without_train",
+            "'train'); allowed: a module that is called with images and train=True or False.",
+        ),
         (
             "loss.name=tests.own:of_queries",
             "config.loss.name: tests.own:of_queries fails with TypeError (missing a required "

@@ -10,7 +10,7 @@ from ..data.tokenizer import Tokenizer
 from ..models import IMAGE_TOWERS, Network
 from .config import Config, ConfigError, arguments
 from .fields import as_fields
-from .tables import is_own, make
+from .tables import is_own, make, telling
 
 SIZE_FIELD = "augment.size"  # what the networks call image_size
 
@@ -57,7 +57,13 @@ def make_encoder(
             "models.Network, such as models.functional makes of a Flax module."
         )
     with as_fields("model", image_size=SIZE_FIELD):
-        found = _trace(encoder, (2 * bn_groups, size, size, channels))
+        shape = (2 * bn_groups, size, size, channels)
+        if is_own(config.model.name):
+            allowed = "a module that is called with images and train=True or False"
+            with telling(f"config.model.name: {config.model.name}", allowed):
+                found = _trace(encoder, shape)
+        else:
+            found = _trace(encoder, shape)
     if found != (2 * bn_groups, encoder.out_features):
         raise ConfigError(
             f"config.model.name: {config.model.name} makes {list(found)} of {2 * bn_groups} "

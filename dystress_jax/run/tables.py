@@ -1,13 +1,17 @@
 """From a name in the settings to what it builds: an entry of a table, or one's own object."""
 
+import contextlib
 import importlib
 import inspect
 import os
+import pathlib
 import sys
-from collections.abc import Callable, Collection, Mapping
+import sysconfig
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
-from ..errors import hint
+from ..errors import UserError, hint
 from .config import Config, ConfigError, arguments
 from .fields import Field, as_fields, fields, get
 
@@ -199,3 +203,27 @@ def needed(builder: Callable[..., Any]) -> list[str]:
 def _takes_any(builder: Callable[..., Any]) -> bool:
     parameters = inspect.signature(builder).parameters.values()
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+@contextlib.contextmanager
+def telling(whose: str, allowed: str) -> Iterator[None]:
+    """Say what is wrong with the user's own, whatever it raises, and in which line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        first = (str(error).strip() or "no message").splitlines()[0]
+        raise ConfigError(
+            f"{whose} fails with {type(error).__name__} ({first}); allowed: {allowed}."
+            f"{_where(error)}"
+        ) from error
+
+
+def _where(error: Exception) -> str:
+    """The innermost line of what is neither this library nor installed."""
+    others = (str(pathlib.Path(__file__).parents[1]), sysconfig.get_path("stdlib"), "<")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(others) and "site-packages" not in frame.filename:
+            return f" The line: {frame.filename}, {frame.lineno}."
+    return ""

@@ -1,9 +1,7 @@
 """What is the user's own, tried before the run begins: the step is traced, nothing is compiled."""
 
-import contextlib
 import functools
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,13 +11,12 @@ import optax
 from jaxtyping import Array, Float
 
 from .. import data
-from ..errors import UserError
 from ..methods import Loss, Method, accepts
 from ..schemes import Scheme
 from ..training import new_state, prepared, whole_gradient
 from .config import Config, ConfigError
 from .fields import as_fields, get
-from .tables import is_own
+from .tables import is_own, telling
 
 _CALLED = ("method", "temperature.name", "loss.name")  # by the step
 
@@ -58,7 +55,7 @@ def try_step(config: Config, method: Method, scheme: Scheme | None, source: data
         gradient = whole_gradient(method._replace(contrast=contrast), scheme)
         return gradient(state, prepared(method, batch, state.key), state.key)
 
-    with _telling(whose, "what JAX can trace and differentiate"):
+    with telling(whose, "what JAX can trace and differentiate"):
         jax.eval_shape(step, batch)
 
 
@@ -90,12 +87,12 @@ def checked(loss: Loss, config: Config, like: Loss | None) -> Loss:
         by_name += ["similarity"] * (config.method == "clip")
         allowed += f", called with {', '.join([*batch, *by_name])}"
         by_name = [name for name in by_name if accepts(loss, name)]
-        with _telling(whose, allowed):  # the method, and what spreads the loss, call it otherwise
+        with telling(whose, allowed):  # the method, and what spreads the loss, call it otherwise
             inspect.signature(loss).bind(*batch, **dict.fromkeys(by_name))
 
     @functools.wraps(loss)
     def call(*batch: Any, **how: Any) -> Float[Array, " anchors"]:
-        with _telling(whose, allowed):
+        with telling(whose, allowed):
             values = jnp.asarray(loss(*batch, **how))
         _check_values(values, whose, rows=len(batch[0]) if batch else 1)
         return values
@@ -112,17 +109,3 @@ def _check_values(values: Any, whose: str, *, rows: int = 1) -> None:
             f"{whose} gives {list(shape)} of {dtype}; allowed: one real number for each anchor, "
             + (f"[{rows}] or [{2 * rows}] here." if rows > 1 else "[anchors].")
         )
-
-
-@contextlib.contextmanager
-def _telling(whose: str, allowed: str) -> Iterator[None]:
-    """Say what is wrong with the user's own, whatever it raises."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        first = (str(error).strip() or "no message").splitlines()[0]
-        raise ConfigError(
-            f"{whose} fails with {type(error).__name__} ({first}); allowed: {allowed}."
-        ) from error
