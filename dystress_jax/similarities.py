@@ -430,13 +430,17 @@ def _squares(
     """Squared distances, and what they may have of rounding, > 0."""
     # Moved alike, which keeps distances: the squares of rows far from 0 would hide them. The two
     # rows of a pair by itself are then at 0 and at their difference.
+    lengths = lambda: jnp.sum(a * a, axis=-1)[:, None] + jnp.sum(b * b, axis=-1)[None, :]
+    of_points = jax.lax.stop_gradient(lengths())
     centre = jax.lax.stop_gradient(jnp.nanmean(b, axis=0, keepdims=True))
     centre = jnp.where(jnp.isfinite(centre), centre, 0.0)
     a, b = a - centre, b - centre
-    of_both = jnp.sum(a * a, axis=-1)[:, None] + jnp.sum(b * b, axis=-1)[None, :]
+    of_both = lengths()
     squares = jnp.maximum(of_both - 2.0 * _dot(a, b, precision=precision), 0.0)
     of = jnp.finfo(squares.dtype)
-    rounding = jax.lax.stop_gradient(of_both) * (4 * float(of.eps))
+    eps = float(of.eps)
+    # That of the products, and that with which the points came: there a slope has no direction.
+    rounding = jax.lax.stop_gradient(of_both) * (4 * eps) + of_points * (256 * eps) ** 2
     return squares, jnp.maximum(rounding, float(of.tiny))
 
 
