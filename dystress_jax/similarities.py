@@ -430,12 +430,12 @@ def _squares(
     """Squared distances, and what they may have of rounding, > 0."""
     # Moved alike, which keeps distances: the squares of rows far from 0 would hide them. The two
     # rows of a pair by itself are then at 0 and at their difference.
-    lengths = lambda: jnp.sum(a * a, axis=-1)[:, None] + jnp.sum(b * b, axis=-1)[None, :]
-    of_points = jax.lax.stop_gradient(lengths())
+    lengths = lambda a, b: jnp.sum(a * a, axis=-1)[:, None] + jnp.sum(b * b, axis=-1)[None, :]
+    of_points = jax.lax.stop_gradient(lengths(a, b))
     centre = jax.lax.stop_gradient(jnp.nanmean(b, axis=0, keepdims=True))
     centre = jnp.where(jnp.isfinite(centre), centre, 0.0)
     a, b = a - centre, b - centre
-    of_both = lengths()
+    of_both = lengths(a, b)
     squares = jnp.maximum(of_both - 2.0 * _dot(a, b, precision=precision), 0.0)
     of = jnp.finfo(squares.dtype)
     eps = float(of.eps)

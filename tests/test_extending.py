@@ -29,7 +29,7 @@ from tests.command_lines import parsed
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 4
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,6 @@ def images(tmp_path_factory):
     rng = np.random.default_rng(0)
     np.savez(path, train_images=rng.integers(0, 256, (40, 8, 8, 3), np.uint8))
     return path
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """A program for one device is compiled sooner."""
-    make_mesh = sharding.make_mesh
-    monkeypatch.setattr(sharding, "make_mesh", lambda: make_mesh(jax.devices()[:1]))
 
 
 @pytest.fixture(autouse=True)

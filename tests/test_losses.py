@@ -674,6 +674,8 @@ def test_a_negative_weight_is_refused_unless_nobody_counts_it(where):
             call(weights=weights)
     else:
         np.testing.assert_allclose(call(weights=weights), call(), rtol=1e-6)
+        with pytest.raises(ValueError, match=r"^weights: found -2\.0; allowed: >= 0"):
+            call(weights=weights.at[5].set(-2.0))  # of a real row
 
 
 @pytest.mark.parametrize("number", [np.float64(0.1), np.full(6, 0.1)], ids=["one", "each"])

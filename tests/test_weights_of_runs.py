@@ -173,10 +173,7 @@ def test_towers_come_in_with_a_vocabulary_whose_first_number_is_a_word(folder, t
     np.testing.assert_array_equal(old.encode_texts(texts), new.encode_texts(texts))
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["simclr", "moco_v3", "moco_v2", "byol"],
-)
+@pytest.mark.parametrize("method", ["simclr", "moco_v3", "moco_v2", "byol"])
 def test_a_new_run_starts_from_old_weights(method, trained, folder, tmp_path):
     workdir, old = trained
     settings = runs.settings(folder, method=method)

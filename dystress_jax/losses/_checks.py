@@ -77,7 +77,8 @@ def check_rows(name_a: str, a: Array, name_b: str, b: Array) -> None:
             raise TypeError(f"{name} must be floating point; found {jnp.result_type(x)}.")
         if jnp.ndim(x) != 2:
             raise ArgumentError(name, f"found shape {jnp.shape(x)}; allowed: [rows, features].")
-        if jnp.shape(x)[1] == 0:
+        length = jnp.shape(x)[1]
+        if isinstance(length, int) and length == 0:  # of a symbolic size nobody knows
             raise ArgumentError(name, "found rows of no number; allowed: of at least 1.")
     if jnp.shape(a)[1] != jnp.shape(b)[1]:
         raise ArgumentError(

@@ -132,9 +132,7 @@ def clip(
         for further, there in _further_both_ways(negatives, where_negatives)
     )
     a, b = plan.points(images, real), plan.points(texts, real_texts)
-    by_image, by_text = _weighed_both_ways(
-        options, n, m, masked=real is not None or real_texts is not None
-    )
+    by_image, by_text = _weighed_both_ways(options, n, m, pairs.real)
     if labels is None:
         image, text = plan.partners(n, m)
         pair = _real_pairs(pairs.real, whole=True)
@@ -204,10 +202,12 @@ def _pair(name: str, x: Any) -> tuple[Any, Any] | None:
     return x[0], x[1]
 
 
-def _weighed_both_ways(options: Options, n: int, m: int, masked: bool) -> tuple[Weighed, Weighed]:
+def _weighed_both_ways(
+    options: Options, n: int, m: int, real: _pairs.Real
+) -> tuple[Weighed, Weighed]:
     """The weights of the texts for each image, and of the images for each text."""
     if options.weights is None or jnp.ndim(options.weights) == 0:
-        weighed = options.weighed(n, m, masked=masked)
+        weighed = options.weighed(n, m, real=real)
         return weighed, weighed
     if isinstance(m - n, int) and m != n:
         raise ArgumentError(
@@ -215,13 +215,13 @@ def _weighed_both_ways(options: Options, n: int, m: int, masked: bool) -> tuple[
             f"found shape {jnp.shape(options.weights)} with {n} images and {m} texts; allowed: one "
             "number.",
         )
-    of_texts = options.weighed(n, n, masked=masked)
+    of_texts = options.weighed(n, n, real=real)
     if jnp.ndim(options.weights) == 1:
         return of_texts, of_texts
     weights = jnp.asarray(options.weights)
     if options.axis is not None:  # this device has rows: it needs the columns of its own texts
         weights = jax.lax.all_to_all(weights, options.axis, 1, 0, tiled=True)
-    return of_texts, replace(options, weights=weights.T).weighed(n, n, masked=masked)
+    return of_texts, replace(options, weights=weights.T).weighed(n, n, real=real[::-1])
 
 
 def _partner_value(
@@ -316,8 +316,7 @@ def siglip(
     a, b = plan.points(images, real), plan.points(texts, real_texts)
     groups = plan.partners(n, m) if labels is None else pairs.labels
     blocks = (n, m - n) if isinstance(m - n, int) and m > n else (m,)
-    masked = real is not None or real_texts is not None
-    how = {"real": pairs.real, "weighed": options.weighed(n, *blocks, masked=masked)}
+    how = {"real": pairs.real, "weighed": options.weighed(n, *blocks, real=pairs.real)}
     negatives = plan.negatives(a, b, groups, _pairs.not_same, **how)
     bias = jnp.asarray(array_of(bias), a.dtype)
     plan.show(negatives, plan.many_positives(negatives, groups, _pairs.same), None, bias)

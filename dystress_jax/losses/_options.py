@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from ..errors import ArgumentError
@@ -17,6 +18,7 @@ from ..temperatures import (
     TemperatureLike,
     check_elementwise,
     check_positive,
+    concrete,
     map_per_anchor,
 )
 from ._checks import (
@@ -29,7 +31,7 @@ from ._checks import (
     check_smoothing,
     check_some,
 )
-from ._pairs import Weights
+from ._pairs import Real, Weights
 from ._plan import Further, Plan, Weighed
 from ._strategies import (
     Auto,
@@ -150,10 +152,10 @@ class Options:
         reduction = prepare(on_one_device(self.chosen), anchors, k, length)
         return Further(plan.points(self.negatives, real), real, reduction)
 
-    def weighed(self, anchors: int, *blocks: int, masked: bool = False) -> Weighed:
+    def weighed(self, anchors: int, *blocks: int, real: Real) -> Weighed:
         """The weights for that many anchors and these blocks of candidates, on this device.
 
-        Where some are masked, whose weights may be any number, nobody looks at the numbers.
+        Of those that are not real, the weights may be any number.
 
         Over devices candidates are counted block by block: those of the first block of all
         devices, then those of the second.
@@ -173,8 +175,7 @@ class Options:
                 f"{', '.join(map(str, allowed))}: one for all negatives, for each candidate, or "
                 "for each pair.",
             )
-        if not masked or shape == ():
-            check_not_negative("weights", weights)
+        check_not_negative("weights", _of_real_pairs(weights, real))
         weights = jnp.asarray(weights)
         if weights.ndim == 0:
             weight = at_least_float32(weights)
@@ -189,3 +190,16 @@ class Options:
             numbers.append(before + here * size + jnp.arange(size, dtype=jnp.int32))
             before += devices * size
         return Weighed(Weights(None, weights, jnp.concatenate(numbers)))
+
+
+def _of_real_pairs(weights: ArrayLike, real: Real) -> ArrayLike:
+    """The weights, with 0 for the anchors and candidates that are not real, where that is known."""
+    rows, columns = real
+    if jnp.ndim(weights) == 0 or not concrete(weights, *(x for x in real if x is not None)):
+        return weights
+    numbers = np.asarray(weights, float)
+    if columns is not None:
+        numbers = np.where(np.asarray(columns), numbers, 0.0)
+    if rows is not None and numbers.ndim == 2:
+        numbers = np.where(np.asarray(rows)[:, None], numbers, 0.0)
+    return numbers

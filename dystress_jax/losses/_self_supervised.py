@@ -166,7 +166,7 @@ def nt_xent(
         first, second = views
         plan, real = _plan_of_views(options, first, second, where)
         n = first.shape[0]
-        weighed = options.weighed(2 * n, n, n, masked=real is not None)
+        weighed = options.weighed(2 * n, n, n, real=(twice(real), twice(real)))
         others, positives = plan.between_views(first, second, real, weighed)
         sums = plan.sums(others, positives)
         return keep(plan.against_one(sums, positives), twice(real))
@@ -179,7 +179,7 @@ def nt_xent(
     real = as_mask("where", where, n, "example")
     of_all = None if real is None else jnp.tile(real, k)
     plan = options.plan(anchors=k * n, candidates=n, length=d, real=of_all)
-    weighed = options.weighed(k * n, *[n] * k, masked=real is not None)
+    weighed = options.weighed(k * n, *[n] * k, real=(of_all, of_all))
     return keep(plan.between_many_views(views, targets, real, weighed), of_all)
 
 
@@ -261,7 +261,7 @@ def dcl(
     )
     plan, real = _plan_of_views(options, view_a, view_b, where, candidates=2 if joint else 1)
     n = view_a.shape[0]
-    weighed = options.weighed(2 * n, n, n, masked=real is not None)
+    weighed = options.weighed(2 * n, n, n, real=(twice(real), twice(real)))
     if joint:
         others, positives = plan.between_views(view_a, view_b, real, weighed, own_view)
         sums = plan.sums(others, positives)
@@ -361,7 +361,7 @@ def dclw(
     )
     plan, real = _plan_of_views(options, view_a, view_b, where)
     n = view_a.shape[0]
-    weighed = options.weighed(2 * n, n, n, masked=real is not None)
+    weighed = options.weighed(2 * n, n, n, real=(twice(real), twice(real)))
     others, positives = plan.between_views(view_a, view_b, real, weighed)
     sums = plan.sums(others, positives)
     paired = plan.similarity.paired(plan.points(view_a, real), plan.points(view_b, real))
@@ -479,7 +479,7 @@ def rgcl(
     n = view_a.shape[0]
     found = of_real_anchors(found, twice(real))
     others, positives = plan.between_views(
-        view_a, view_b, real, options.weighed(2 * n, n, n, masked=real is not None)
+        view_a, view_b, real, options.weighed(2 * n, n, n, real=(twice(real), twice(real)))
     )
     sums = plan.sums(others, positives)
     log_total = jnp.log(_total(plan, others, real).astype(sums.log_sum.dtype))
@@ -607,8 +607,7 @@ def info_nce(
     both = (real, real_keys)
     _check_decoupled(decoupled, label_smoothing)
     blocks = (n, m - n) if positives is None and m != n else (m,)
-    masked = real is not None or real_keys is not None
-    weighed = options.weighed(n, *blocks, masked=masked)
+    weighed = options.weighed(n, *blocks, real=both)
     among = functools.partial(plan.negatives, q, k, real=both, weighed=weighed)
     if positives is None:
         own, others = plan.positives(q, k[:n]), among(plan.partners(n, m))
@@ -718,8 +717,8 @@ def moco(
     )
     plan = options.plan(anchors=n, candidates=k, length=d, real=real)
     q, u = plan.points(queries, real), plan.points(queue, real_queue)
-    masked = real is not None or real_queue is not None
-    how = {"real": (real, real_queue), "weighed": options.weighed(n, k, masked=masked)}
+    both = (real, real_queue)
+    how = {"real": both, "weighed": options.weighed(n, k, real=both)}
     positives = plan.positives(q, plan.points(keys, real))
     others = plan.negatives(q, u, None, **how)
     sums = plan.sums(others, positives)
@@ -807,7 +806,8 @@ def supcon(
     real = twice(real)
     label = twice(as_labels("labels", labels, n))
     other = (label, plan.row_numbers(2 * n))
-    how = {"real": (real, real), "weighed": options.weighed(2 * n, n, n, masked=real is not None)}
+    both = (real, real)
+    how = {"real": both, "weighed": options.weighed(2 * n, n, n, real=both)}
     negatives_of = plan.negatives(views, views, (label, label), _pairs.not_same, **how)
     positives = (other, other), _pairs.same_label_other_row
     return keep(plan.against_many(negatives_of, positives), real)
