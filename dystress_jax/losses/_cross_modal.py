@@ -221,7 +221,7 @@ def _weighed_both_ways(
     weights = jnp.asarray(options.weights)
     if options.axis is not None:  # this device has rows: it needs the columns of its own texts
         weights = jax.lax.all_to_all(weights, options.axis, 1, 0, tiled=True)
-    return of_texts, replace(options, weights=weights.T).weighed(n, n, real=real[::-1])
+    return of_texts, replace(options, weights=weights.T).weighed(n, n, real=(real[1], real[0]))
 
 
 def _partner_value(
