@@ -39,7 +39,9 @@ COMMAND = re.compile(
     r"(?:python (?=\w+\.py)|dystress )(train|eval)(?:\.py)?"
     r"((?:[\s\\]+(?:--\S+|\[--config\S+ ?(?:\.\.\.)?\]))*)"
 )
-OTHERS = re.compile(r"(?<!\w)dystress (embed|export|import|report|explore)\b((?:\\\n|[^`\n\"{)])*)")
+OTHERS = re.compile(
+    r"(?<!\w)dystress (embed|export|import|report|explore|sweep)\b((?:\\\n|[^`\n\"{)])*)"
+)
 FRAGMENT = re.compile(r"--config\.[\w.]+=[^\s`]+(?:\s+--config\.[\w.]+=[^\s`]+)*")
 # What stands for something of the reader's; paths stay as they are, their content is stood in for.
 STANDS_FOR = {
@@ -266,6 +268,11 @@ def test_what_is_shown_of_other_commands_is_accepted(command, monkeypatch):
         with parsed(name, *named) as (_, read):
             if name == "import":
                 read.settings(flags.FLAGS.config)
+            if name == "sweep":
+                settings, overridden = read.loose(flags.FLAGS.config)
+                seeds = flags.FLAGS.seeds
+                found = run.combinations(settings, read.over, seeds=seeds, overridden=overridden)
+                assert len(found) > seeds
         return
     module = importlib.import_module(f"dystress_jax.commands.{name}")
     anything = mock.MagicMock()

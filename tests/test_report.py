@@ -26,10 +26,11 @@ from dystress_jax.report import (
     Measured,
     Run,
     _charts,
+    _groups,
     _images,
     _layout,
+    _overview,
     _page,
-    _run,
     _sentences,
     _tables,
 )
@@ -276,7 +277,7 @@ def test_runs_that_differ_in_their_seed_only_are_one_line_and_a_band(tmp_path):
         return Run(name, name, config, {"loss": CurveOverSteps(np.array([1, 2, 3]), values)})
 
     runs = [of("a", 0, 0.1), of("b", 1, 0.1), of("c", 0, 0.2)]
-    assert [group.runs for group in _run.groups_of(runs)] == [(0, 1), (2,)]
+    assert [group.runs for group in _groups.groups_of(runs)] == [(0, 1), (2,)]
     [chart] = _charts.curves(runs)
     kinds = [type(drawn.glyph).__name__ for drawn in chart.figure.renderers]
     assert kinds == ["VArea", "Line", "Line"]
@@ -285,9 +286,9 @@ def test_runs_that_differ_in_their_seed_only_are_one_line_and_a_band(tmp_path):
     np.testing.assert_array_equal(band["y2"], [2, 3, 4])
     np.testing.assert_array_equal(mean["y"], [1.5, 2.5, 3.5])
     assert "temperature.tau" in _tables.differences(runs)
-    # A group has the colour of its first run, which is that of its switch.
+    # A group has one colour in all charts, which is that of its switch.
     [single] = [drawn.glyph for drawn in chart.figure.renderers[2:]]
-    assert single.line_color == _charts.style_of(2)[0]
+    assert single.line_color == _charts.inks(runs)[2][0] == _charts.COLOURS[1]
 
 
 def of_group(name, tau, accuracies, **changes):
@@ -390,6 +391,151 @@ def test_chance_is_that_of_each_run(tmp_path):
         for run in runs
     ]
     assert "10.0 % or 25.0 %" in _tables.evaluations(measured)
+
+
+def swept(accuracies, **changes):
+    """Runs of a sweep: a name and an accuracy for each seed, by the temperature."""
+    return [
+        Run(
+            f"tau={tau}_seed={seed}",
+            f"/tau={tau}_seed={seed}",
+            {"seed": seed, "temperature.tau": tau, "temperature.name": "constant"},
+            {"knn": CurveOverSteps(np.array([1, 9]), np.array([0.1, value - 0.1]))},
+            baselines={"trained": value},
+            **changes,
+        )
+        for tau, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+ACCURACIES = {0.5: [0.40, 0.41, 0.42], 0.1: [0.50, 0.53, 0.56], 0.2: [0.48, 0.5, 0.58], 1.0: [0.3]}
+
+
+def test_settings_are_laid_side_by_side_with_the_means_of_their_seeds():
+    runs = swept(ACCURACIES)
+    found = report.overview(runs)
+    assert found.settings == ("temperature.tau",)
+    assert found.measures == ("kNN accuracy on held-out images", "kNN accuracy")
+    assert [row.settings for row in found.rows] == [(tau,) for tau in ACCURACIES]
+    for row, values in zip(found.rows, ACCURACIES.values(), strict=True):
+        np.testing.assert_array_equal(row.measured["kNN accuracy"], values)
+        np.testing.assert_allclose(row.measured[found.measures[0]], np.array(values) - 0.1)
+    marks = ["behind", "best", "level", "unknown"]
+    assert _overview.standing(found, "kNN accuracy") == marks
+    first, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in report.markdown(found).splitlines()
+    ]
+    assert first == ["temperature.tau", *(f"{name}, %" for name in found.measures), "seeds"]
+    assert [row[2] for row in rows] == ["41.0 ± 1.0", "53.0 ± 3.0 ★", "52.0 ± 5.3 ≈", "30.0 ?"]
+    assert [row[3] for row in rows] == ["3", "3", "3", "1"]
+    lines = [line.split(",") for line in report.as_csv(runs).splitlines()]
+    assert lines[0] == ["run", "temperature.tau", "seed", *found.measures]
+    assert [float(line[4]) for line in lines[1:]] == [x for of in ACCURACIES.values() for x in of]
+    # Of more than a few settings the best is named, in place of each beside the first.
+    said = [sentence.text for sentence in report.compare(runs)]
+    assert said[1] == (
+        "The kNN accuracy is highest of “tau=0.1, 3 seeds”, 53.0 %: of 1 others it is not known "
+        "what seeds do."
+    )
+    said = [sentence.text for sentence in report.compare(swept(ACCURACIES | {1.0: [0.3, 0.31]}))]
+    assert (
+        "seeds alone could make the difference to 1 of the others; 2 of the others are" in said[1]
+    )
+
+
+def test_a_difference_that_seeds_alone_could_make_is_told_by_welch():
+    """Against Welch's formula, and the tail of Student's t by a sum of its density."""
+    rng = np.random.default_rng(0)
+    for a, b in ((3, 3), (2, 7), (5, 2)):
+        x, y = rng.normal(0.5, 0.1, a), rng.normal(0.6, 0.02, b)
+        vx, vy = x.var(ddof=1) / a, y.var(ddof=1) / b
+        t = abs(x.mean() - y.mean()) / np.sqrt(vx + vy)
+        df = (vx + vy) ** 2 / (vx**2 / (a - 1) + vy**2 / (b - 1))
+        angle = np.linspace(np.arctan(t / np.sqrt(df)), np.pi / 2, 200_001)
+        whole = np.linspace(-np.pi / 2, np.pi / 2, 200_001)
+        # t = sqrt(df) tan(angle) has the density cos(angle)^(df - 1), up to a factor.
+        area = lambda z, df=df: np.trapezoid(np.maximum(np.cos(z), 0) ** (df - 1), z)
+        assert _overview.by_chance(x, y) == pytest.approx(2 * area(angle) / area(whole), rel=1e-4)
+    assert _overview.by_chance(np.array([0.5]), np.array([0.4, 0.5])) is None
+    same = np.full(3, 0.5)
+    assert _overview.by_chance(same, same) == 1
+    assert _overview.by_chance(same, same + 0.1) == 0
+
+
+def test_accuracies_of_other_images_have_no_best():
+    runs = [
+        run._replace(config=run.config | {"data.name": f"of {run.config['temperature.tau']}"})
+        for run in swept(ACCURACIES)
+    ]
+    found = report.overview(runs)
+    assert not found.comparable
+    assert set(_overview.standing(found, "kNN accuracy")) == {""}
+    assert report.compare(runs) == []
+    assert _charts.over_setting(runs, found) == []
+
+
+def test_settings_that_a_run_ignores_are_no_difference():
+    runs = [
+        Run("a", "/a", {"temperature.name": "constant", "temperature.tau": 0.1, "x": 1}),
+        Run("b", "/b", {"temperature.name": "dystress", "temperature.tau": 0.2, "x": 1}),
+    ]
+    runs[1] = runs[1]._replace(ignored=frozenset({"temperature.tau"}))
+    assert _groups.settings_that_differ(runs) == {"temperature.name": ["constant", "dystress"]}
+    assert "<td>0.1</td><td>—</td>" in _tables.differences(runs)
+    assert "0.2" not in _tables.differences(runs)
+
+
+def test_accuracies_over_a_number_are_drawn_where_it_has_three_values():
+    runs = swept(ACCURACIES)
+    constant = Run("d_seed=0", "/d", {"seed": 0, "temperature.name": "dystress"})
+    runs.append(
+        constant._replace(
+            config=constant.config | {"temperature.tau": 0.7},
+            ignored=frozenset({"temperature.tau"}),
+            baselines={"trained": 0.45},
+        )
+    )
+    watched, closing = _charts.over_setting(runs, report.overview(runs))
+    assert "over temperature.tau" in closing.title
+    drawn = [(type(x.glyph).__name__, x.data_source.data) for x in closing.figure.renderers]
+    [line] = [data for name, data in drawn if name == "Line" and len(data["x"]) == 4]
+    assert line["x"] == [0.1, 0.2, 0.5, 1.0]
+    np.testing.assert_allclose(line["y"], [53, 52, 41, 30])
+    # What has no such number is a line from side to side.
+    [across] = [data for name, data in drawn if name == "Line" and len(data["x"]) == 2]
+    assert (across["x"], across["y"]) == ([0.1, 1.0], [45.0, 45.0])
+    bars = [data for name, data in drawn if name == "Segment"]
+    np.testing.assert_allclose([bars[1]["y0"], bars[1]["y1"]], [[50], [56]])
+    inks = _charts.inks(runs)
+    assert [key.colour for key in closing.keys] == [inks[i][0] for i in (0, 3, 6, 9, 10)]
+    assert len(watched.keys) == 4
+    two = swept({0.1: [0.5], 0.2: [0.6]})
+    assert _charts.over_setting(two, report.overview(two)) == []
+
+
+def test_a_directory_of_runs_stands_for_them_and_of_many_one_of_each_setting_is_shown(tmp_path):
+    for tau in (1.0, 0.25, 0.5):
+        for seed in range(3):
+            config = {"seed": seed, "temperature": {"name": "constant", "tau": tau}}
+            write(tmp_path / f"tau={tau}_seed={seed}", {5: record(seed)}, config=config)
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "config.json").write_text("{}")  # of weights for another library
+    runs = report.gather([tmp_path])
+    taus = [0.25] * 3 + [0.5] * 3 + [1.0] * 3
+    assert [run.config["temperature.tau"] for run in runs] == taus
+    assert [run.seed for run in runs] == [0, 1, 2] * 3
+    page = report.page(runs)
+    assert page.index("Settings beside each other") < page.index("What stands out")
+    shown = [run["name"] for run in data_of(page)["runs"] if run["images"]]
+    assert shown == ["tau=0.25_seed=0", "tau=0.5_seed=0", "tau=1.0_seed=0"]
+    assert 'data-run="3 4 5"' in page
+    assert "shown of 3 of the 9 runs" in page
+    # A few are all shown, and one alone has nothing beside it.
+    few = data_of(report.page(runs[:4]))["runs"]
+    assert all(run["images"] for run in few)
+    assert "Settings beside each other" not in report.page(runs[:1])
 
 
 def test_what_does_not_differ_is_not_said():
@@ -721,6 +867,9 @@ def test_the_command_writes_the_page_and_says_what_is_missing(
     commands.main(["dystress", "report", str(workdir), f"--embeddings={path}", "--out=r.html"])
     out, _ = capsys.readouterr()
     assert re.fullmatch(r"written: r\.html \(\d\.\d MB\)\n", out)
+    commands.main(["dystress", "report", str(workdir), str(workdir), "--out=r.csv"])
+    assert (tmp_path / "r.csv").read_text().splitlines()[1].startswith("one,0,")
+    capsys.readouterr()
     assert len(data_of((tmp_path / "r.html").read_text())["runs"]) == 2
     with pytest.raises(SystemExit, match=r"FileError: .*nothing cannot be read"):
         commands.main(["dystress", "report", "nothing"])

@@ -16,6 +16,7 @@ from ..errors import hint
 COMMANDS = {
     "train": "train an encoder, or go on with a run",
     "eval": "measure the encoder of a run",
+    "sweep": "train every combination of some settings, with several seeds",
     "export": "write the weights of a run for other libraries",
     "import": "make a run of a file of weights",
     "embed": "write the features of images to a file",
@@ -54,9 +55,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if str(error.name).startswith("dystress_jax"):
             raise
-        install = MISSING.format(EXTRAS.get(name, "train"))
-        sys.exit(f"dystress {name}: found no package {error.name}; allowed: with it, {install}.")
+        sys.exit(missing(name, error))
     command.main([f"dystress {name}", *rest])
+
+
+def missing(name: str, error: ModuleNotFoundError) -> str:
+    """What to install where a command finds no package.
+
+    Args:
+        name: of the command.
+        error: of the import.
+    """
+    install = MISSING.format(EXTRAS.get(name, "train"))
+    return f"dystress {name}: found no package {error.name}; allowed: with it, {install}."
 
 
 def _help() -> str:

@@ -6,6 +6,11 @@ dystress report runs/quickstart
 dystress report runs/a runs/b runs/c --out=abc.html --open
     lays runs over one another, and opens the page; runs that differ in their seed only are a band
 
+dystress report runs/tau
+    about all runs in a directory: one row for all seeds of the same settings, means, standard
+    deviations, and which differences seeds alone could make; --out=tau.md writes this table alone,
+    --out=tau.csv a line for each run
+
 dystress report --embeddings=z.npz
     of embeddings made anywhere: an .npz or .parquet with features [n d], or view_a and
     view_b [n d], and labels, class_names, images and captions as far as there are
@@ -15,10 +20,12 @@ import argparse
 import pathlib
 import sys
 import webbrowser
+from collections.abc import Callable
 
 from .. import report, temperatures
 from ..errors import UserError
 from ..files import write_text
+from . import missing
 
 
 def main(argv: list[str]) -> None:
@@ -28,7 +35,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog=command, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workdir", nargs="*", help="a run, finished or not")
+    parser.add_argument("workdir", nargs="*", help="a run, finished or not, or a directory of runs")
     parser.add_argument("--embeddings", action="append", default=[], help="a file of embeddings")
     parser.add_argument(
         "--tau",
@@ -36,11 +43,18 @@ def main(argv: list[str]) -> None:
         default=0.1,
         help="temperature of --embeddings; default: %(default)s",
     )
-    parser.add_argument("--out", default="report.html", help="the page; default: %(default)s")
+    parser.add_argument(
+        "--out", default="report.html", help="the page, or a .md or a .csv; default: %(default)s"
+    )
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     given = parser.parse_args(arguments)
     if not given.workdir and not given.embeddings:
         parser.error("found nothing to report on; allowed: at least one WORKDIR, or --embeddings.")
+    out = pathlib.Path(given.out).expanduser()
+    try:
+        write = _writer(out)
+    except ModuleNotFoundError as error:
+        sys.exit(missing("report", error))
     try:
         runs = report.gather(given.workdir)
         tau = temperatures.constant(given.tau)
@@ -48,17 +62,27 @@ def main(argv: list[str]) -> None:
             pathlib.Path(file).expanduser().resolve() for file in given.embeddings
         )
         runs = report.told_apart(runs + [report.of_embeddings(file, tau) for file in files])
-        out = pathlib.Path(given.out).expanduser()
-        content = report.page(runs)
+        content = write(runs)
         write_text(out, content)
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     for run in runs:
         for text in run.missing:
             print(f"{run.name}: {text}", file=sys.stderr)
-    print(f"written: {out} ({len(content.encode()) / 1e6:.1f} MB)")
+    found = report.overview(runs)
+    if len(found.rows) > 1 and found.measures:
+        print(report.markdown(found), report.LEGEND, sep="\n\n", end="\n\n")
+    size = len(content.encode())
+    print(f"written: {out} ({size / 1e6:.1f} MB)" if size > 5e4 else f"written: {out}")
     if given.open:
         webbrowser.open(out.absolute().as_uri())
+
+
+def _writer(out: pathlib.Path) -> Callable[[list[report.Run]], str]:
+    """What makes the content of a file, by the ending of its name."""
+    if out.suffix == ".md":
+        return lambda runs: f"{report.markdown(report.overview(runs))}\n\n{report.LEGEND}\n"
+    return report.as_csv if out.suffix == ".csv" else report.page
 
 
 def _positive(text: str) -> float:

@@ -22,7 +22,9 @@ from bokeh.plotting import figure
 from jaxtyping import Float, Int
 
 from ..microscope import KINDS
-from ._run import CurveOverSteps, Group, Run, groups_of
+from ._groups import Group, groups_of, value_of
+from ._overview import Overview, Row
+from ._run import CurveOverSteps, Run
 from ._sentences import falls, gaps_of
 
 # Told apart by people who see colours differently, on white, and on black.
@@ -52,6 +54,7 @@ class Chart(NamedTuple):
         about: what it shows, for those who cannot see it too.
         figure: of bokeh.
         keys: what its lines are.
+        is_wide: whether it takes the width of the page.
     """
 
     name: str
@@ -59,11 +62,24 @@ class Chart(NamedTuple):
     about: str
     figure: Any
     keys: tuple[Key, ...] = ()
+    is_wide: bool = False
 
 
 def style_of(number: int) -> tuple[str, str]:
-    """Colour and dash of a run; those of a group are those of its first run."""
+    """Colour and dash of a group of runs."""
     return COLOURS[number % len(COLOURS)], DASHES[(number // len(COLOURS)) % len(DASHES)]
+
+
+def inks(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Colour and dash of each run, which are those of its group in every chart.
+
+    Example:
+        >>> runs = [Run("a", "a", {"seed": 0}), Run("b", "b"), Run("c", "c", {"seed": 1})]
+        >>> [colour for colour, _ in inks(runs)] == [COLOURS[0], COLOURS[1], COLOURS[0]]
+        True
+    """
+    numbers = {i: number for number, group in enumerate(groups_of(runs)) for i in group.runs}
+    return [style_of(numbers[i]) for i in range(len(runs))]
 
 
 def plain(*, x: str, y: str, height: int = 260, **options: Any) -> Any:
@@ -127,7 +143,7 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
     made.ygrid.grid_line_color = None
     for number, group in enumerate(groups):
         own = [row for row in rows if row[2] == number]
-        colour = style_of(group.runs[0])[0]
+        colour = inks(runs)[group.runs[0]][0]
         source = ColumnDataSource(
             {
                 "label": [label for label, *_ in own],
@@ -180,9 +196,9 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
         of = f" of {', '.join(names)}: {100 * chance:.1f} %" if len(chances) > 1 else ""
         keys.append(Key(f"chance{of}", SOFT, dash))
     told = "; ".join(f"{label} {np.mean(values):.1f} %" for label, values, _ in rows)
-    return Chart(
-        "baselines", "Nearest neighbours, and what they must beat", told, made, tuple(keys)
-    )
+    title = "Nearest neighbours, and what they must beat"
+    # The names of several runs take much of a line.
+    return Chart("baselines", title, told, made, tuple(keys), is_wide=len(groups) > 1)
 
 
 def curves(runs: Sequence[Run]) -> list[Chart]:
@@ -198,7 +214,7 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
             if not len(steps):
                 continue
             made = made or plain(x="step", y="")
-            ink = style_of(group.runs[0])
+            ink = inks(runs)[group.runs[0]]
             mean = _with_band(made, steps, values, ink, group)
             keys.append(Key(group.name, *ink))
             told.append(f"{group.name}: from {mean[0]:.3g} to {mean[-1]:.3g}")
@@ -208,6 +224,102 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
                 Chart(f"curve-{name}", title, about, made, tuple(keys) if len(runs) > 1 else ())
             )
     return charts
+
+
+def over_setting(runs: Sequence[Run], found: Overview) -> list[Chart]:
+    """Each accuracy over the number that is varied, where three values or more of one are there.
+
+    Settings that would ignore the number are a line from side to side.
+    """
+    numbers = {
+        name: {row.settings[i] for row in found.rows if _is_number(row.settings[i])}
+        for i, name in enumerate(found.settings)
+    }
+    name = max(numbers, key=lambda name: len(numbers[name]), default="")
+    if not name or len(numbers[name]) < 3 or not found.comparable:
+        return []
+    at = found.settings.index(name)
+    low, high = min(numbers[name]), max(numbers[name])
+    others: dict[tuple[str, ...], list[Row]] = {}
+    for row in found.rows:
+        fixed = tuple(value_of(x) for j, x in enumerate(row.settings) if j != at)
+        others.setdefault(fixed, []).append(row)
+    charts = []
+    for number, measure in enumerate(found.measures):
+        made = plain(x=name, y="%", x_axis_type="log" if low > 0 and high >= 20 * low else "linear")
+        keys, told = [], []
+        for dash, of in zip(DASHES * len(others), others.values(), strict=False):
+            rows = [row for row in of if measure in row.measured]
+            along = [row for row in rows if _is_number(row.settings[at])]
+            _joined(made, sorted((row.settings[at], _mean(row, measure)) for row in along), dash)
+            for row in rows:
+                colour = inks(runs)[row.group.runs[0]][0]
+                values = 100 * row.measured[measure]
+                tag = " ".join(f"r{run}" for run in row.group.runs)
+                spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+                _point(made, row.settings[at], (low, high), values, spread, colour, tag)
+                keys.append(Key(row.group.name, colour))
+                told.append(f"{row.group.name} {values.mean():.1f} %, sd {spread:.1f}")
+        if keys:
+            about = f"{measure} over {name}: {'; '.join(told)}."
+            title = f"{measure} over {name}, mean and standard deviation over the seeds"
+            charts.append(Chart(f"over-setting-{number}", title, about, made, tuple(keys)))
+    return charts
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _mean(row: Row, measure: str) -> float:
+    return 100 * float(row.measured[measure].mean())
+
+
+def _joined(made: Any, points: list[tuple[float, float]], dash: str) -> None:
+    """The line through settings that differ in the one number only."""
+    made.line(
+        x=[x for x, _ in points],
+        y=[y for _, y in points],
+        line_color=SOFT,
+        line_dash=dash,
+        line_width=1.5,
+    )
+
+
+def _point(
+    made: Any,
+    x: Any,
+    ends: tuple[float, float],
+    values: Float[np.ndarray, " seeds"],
+    spread: float,
+    colour: str,
+    tag: str,
+) -> None:
+    """Mean, deviation and seeds at a place, or from side to side where the place says nothing."""
+    mean = float(values.mean())
+    if not _is_number(x):
+        band = {"y1": [mean - spread] * 2, "y2": [mean + spread] * 2}
+        made.varea(x=list(ends), **band, fill_color=colour, fill_alpha=0.2, name=tag)
+        made.line(x=list(ends), y=[mean] * 2, line_color=colour, line_width=2, name=tag)
+        return
+    made.segment(
+        x0=[x],
+        x1=[x],
+        y0=[mean - spread],
+        y1=[mean + spread],
+        line_color=colour,
+        line_width=2,
+        name=tag,
+    )
+    made.scatter(x=[x], y=[mean], size=9, fill_color=colour, line_color=colour, name=tag)
+    made.scatter(
+        x=[x] * len(values),
+        y=list(values),
+        size=4,
+        fill_color=None,
+        line_color=colour,
+        name=tag,
+    )
 
 
 def _with_band(
@@ -220,6 +332,8 @@ def _with_band(
         band = {"y1": values.min(axis=0), "y2": values.max(axis=0)}
         made.varea(x=steps, **band, fill_color=colour, fill_alpha=0.2, name=tag)
     made.line(x=steps, y=mean, line_color=colour, line_dash=dash, line_width=2, name=tag)
+    if len(steps) == 1:  # a line of one point is not seen
+        made.scatter(x=steps, y=mean, size=8, fill_color=colour, line_color=colour, name=tag)
     return mean
 
 
@@ -324,7 +438,7 @@ def of_temperature(runs: Sequence[Run], of: Sequence[list[Any]]) -> list[Chart]:
         _Lines(
             run.name,
             f"r{i}",
-            style_of(i),
+            inks(runs)[i],
             _source(of[i][-1]["pairs"], f"pairs-{i}"),
             _source(of[i][-1]["curves"], f"curves-{i}"),
         )
@@ -546,7 +660,7 @@ def over_time(runs: Sequence[Run]) -> list[Chart]:
                 if len(known) < 2:
                     continue
                 made = made or plain(x="step", y=unit, y_range=DataRange1d(start=0))
-                own = style_of(group.runs[0])[0]
+                own = inks(runs)[group.runs[0]][0]
                 ink = COLOURS[number] if len(groups) == 1 else own, DASHES[number]
                 _with_band(made, steps, values, ink, group)
                 prefix = "" if len(groups) == 1 else f"{group.name}: "
@@ -579,7 +693,7 @@ def modality_gap(runs: Sequence[Run]) -> Chart | None:
         made = made or plain(x="step", y="distance", y_range=DataRange1d(start=0))
         labels = "mean image to mean text: the gap", "an image to its own text, on average"
         for number, (label, curve) in enumerate(zip(labels, found, strict=True)):
-            colour = COLOURS[number] if len(runs) == 1 else style_of(i)[0]
+            colour = COLOURS[number] if len(runs) == 1 else inks(runs)[i][0]
             made.line(
                 x=curve.steps,
                 y=curve.values,

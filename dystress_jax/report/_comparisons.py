@@ -1,7 +1,7 @@
 """What stands out between runs, in plain sentences; each comes from a rule that is said beside it.
 
-Runs that differ in their seed only speak together. Every other group of runs is held against the
-first one.
+Runs that differ in their seed only speak together. Of a few groups of runs each is held against the
+first one, of more the best of all is named.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,10 +10,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ._run import Run, groups_of
+from ._groups import (
+    WATCHED,
+    groups_of,
+    measures_of,
+    says_which_images,
+    settings_that_differ,
+    value_of,
+)
+from ._overview import LEVEL, Overview, by_chance, overview, standing
+from ._run import Run
 from ._sentences import Sentence, last_of, negatives_of, of_kind, percent
-from ._tables import SHARES, value_of
 
+FEW = 3  # groups of runs that are held against the first one
 SETTINGS = 3  # that differ, at most, named in a sentence
 STRETCHES = 3  # of similarities, at most, named in a sentence
 
@@ -45,18 +54,44 @@ def compare(runs: Sequence[Run]) -> list[Sentence]:
         >>> report.compare(report.gather(["runs/quickstart"]))
         []
     """
-    sides = [
-        Side(runs[group.runs[0]].name, tuple(runs[i] for i in group.runs))
-        for group in groups_of(runs)
-    ]
+    groups = groups_of(runs)
+    if len(groups) > FEW:
+        return list(best(overview(runs)))
+    sides = [Side(runs[group.runs[0]].name, tuple(runs[i] for i in group.runs)) for group in groups]
     found = [s for side in sides if len(side.runs) > 1 for s in seeds(side)]
     found += [s for side in sides[1:] for rule in RULES for s in rule(side, sides[0])]
     return found
 
 
+def best(found: Overview) -> Iterator[Sentence]:
+    """Which settings have the highest accuracy, and which could be as good."""
+    for name in found.measures:
+        by_standing: dict[str, list[str]] = {}
+        for row, stands in zip(found.rows, standing(found, name), strict=True):
+            by_standing.setdefault(stands, []).append(row.group.name)
+        if "best" not in by_standing or len(by_standing) == 1:
+            continue
+        [first] = (row for row in found.rows if row.group.name == by_standing["best"][0])
+        level, behind = (len(by_standing.get(stands, ())) for stands in ("level", "behind"))
+        words = [f"{behind} of the others are further behind than seeds alone explain"]
+        if level:
+            words = [
+                f"seeds alone could make the difference to {level} of the others",
+                *words[:behind],
+            ]
+        if "unknown" in by_standing:
+            words = [f"of {len(by_standing['unknown'])} others it is not known what seeds do"]
+        yield Sentence(
+            f"The {name} is highest of “{first.group.name}”, "
+            f"{percent(float(first.measured[name].mean()))}: {'; '.join(words)}.",
+            "the means over the seeds; the others are held against the highest one by one, by "
+            "Welch's t-test, p < 0.05",
+        )
+
+
 def seeds(side: Side) -> Iterator[Sentence]:
     """How far the seeds of equal settings differ."""
-    for name, values in _measures(side).items():
+    for name, values in _closing(side).items():
         if len(values) > 1:
             yield Sentence(
                 f"Over the {len(values)} seeds of “{side.name}” the {name} is "
@@ -68,14 +103,13 @@ def seeds(side: Side) -> Iterator[Sentence]:
 
 def settings(side: Side, base: Side) -> Iterator[Sentence]:
     """What was set differently."""
-    ours, theirs = side.runs[0].config, base.runs[0].config
-    if not ours or not theirs:
+    ours, theirs = side.runs[0], base.runs[0]
+    if not ours.config or not theirs.config:
         return
-    said = lambda config, name: value_of(config[name]) if name in config else "unset"
+    said = lambda value: "unset" if value is None else value_of(value)
     differing = [
-        f"{name} is {said(ours, name)}, not {said(theirs, name)}"
-        for name in dict.fromkeys([*ours, *theirs])
-        if name != "seed" and said(ours, name) != said(theirs, name)
+        f"{name} is {said(here)}, not {said(there)}"
+        for name, (here, there) in settings_that_differ([ours, theirs]).items()
     ]
     if differing:
         more = len(differing) - SETTINGS
@@ -88,8 +122,12 @@ def settings(side: Side, base: Side) -> Iterator[Sentence]:
 
 def accuracies(side: Side, base: Side) -> Iterator[Sentence]:
     """Which is better, by how much, and whether seeds alone could make the difference."""
-    other, own = _measures(base), _measures(side)
-    differing = _other_images(side, base)
+    other, own = _closing(base), _closing(side)
+    differing = [
+        name
+        for name in settings_that_differ([side.runs[0], base.runs[0]])
+        if says_which_images(name)
+    ]
     if differing and other.keys() & own.keys():
         yield Sentence(
             f"The accuracies of “{side.name}” and “{base.name}” are not compared: "
@@ -110,40 +148,20 @@ def accuracies(side: Side, base: Side) -> Iterator[Sentence]:
             f"The {name} of “{side.name}” is {way} that of “{base.name}”: "
             f"{percent(float(ours.mean()))} and {percent(float(theirs.mean()))} "
             f"({_verdict(ours, theirs)}).",
-            "the means over the seeds; more than seeds alone explain from two standard errors of "
-            "the difference on",
+            "the means over the seeds; more than seeds alone explain where p < 0.05 by Welch's "
+            "t-test",
         )
-
-
-# Of the settings of the data, those that change what is learned from or how it is read, not the
-# images that are measured.
-_OF_TRAINING = ("limit", "imbalance_ratio", "caption_noise", "whole")
-_OF_READING = ("on_error", "threads", "on_device")
-
-
-def _other_images(side: Side, base: Side) -> list[str]:
-    """The settings by which two sides are measured on other images, or on other classes."""
-    ours, theirs = side.runs[0].config, base.runs[0].config
-    same = [f"data.{name}" for name in (*_OF_TRAINING, *_OF_READING)]
-    return [
-        name
-        for name in dict.fromkeys([*ours, *theirs])
-        if name.startswith("data.") and name not in same
-        if ours.get(name) != theirs.get(name)
-    ]
 
 
 def _verdict(ours: Float[np.ndarray, " a"], theirs: Float[np.ndarray, " b"]) -> str:
     """Whether seeds alone could make the difference of two means."""
-    a, b = len(ours), len(theirs)
-    if min(a, b) < 2:
+    a, b, chance = len(ours), len(theirs), by_chance(ours, theirs)
+    if chance is None:
         return f"{'one seed each' if a == b else f'{a} and {b} seeds'}: what seeds do is not known"
-    error = float(np.sqrt(ours.var(ddof=1) / a + theirs.var(ddof=1) / b))
-    clear = abs(float(ours.mean() - theirs.mean())) > 2 * error
     spread = " and ".join(f"{100 * x.std(ddof=1):.1f}" for x in (ours, theirs))
     return (
         f"{f'{a} seeds each' if a == b else f'{a} and {b} seeds'}, standard deviations {spread}: "
-        f"{'more' if clear else 'no more'} than seeds alone explain"
+        f"{'more' if chance < LEVEL else 'no more'} than seeds alone explain"
     )
 
 
@@ -223,18 +241,10 @@ RULES: tuple[Callable[[Side, Side], Iterator[Sentence]], ...] = (
 )
 
 
-def _measures(side: Side) -> dict[str, Float[np.ndarray, " seeds"]]:
-    """The first share of each evaluation, one number a seed that has it."""
-    found: dict[str, list[float]] = {}
-    for run in side.runs:
-        own = {"kNN accuracy": run.baselines["trained"]} if "trained" in run.baselines else {}
-        for name, evaluation in run.evaluations.items():
-            shares = [row for row in evaluation.rows if any(part in row for part in SHARES)]
-            if shares and name not in ("knn", "baselines"):
-                own[f"{name} {shares[0].replace('_', ' ')}"] = evaluation.rows[shares[0]]
-        for name, value in own.items():
-            found.setdefault(name, []).append(value)
-    return {name: np.array(values) for name, values in found.items()}
+def _closing(side: Side) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """The accuracies at the end of runs."""
+    found = measures_of(side.runs)
+    return {name: values for name, values in found.items() if name != WATCHED}
 
 
 def _mean(side: Side, scalar: str) -> float | None:

@@ -12,10 +12,13 @@ from bokeh.resources import Resources
 from PIL import Image
 
 from .. import explorer
+from ..errors import a_few
 from . import _charts as charts
 from . import _images, _tables
 from ._charts import Chart
 from ._comparisons import compare
+from ._groups import ONE_BY_ONE, Group, groups_of, one_by_one, settings_that_differ
+from ._overview import LEGEND, Overview, overview
 from ._run import Run, told_apart
 from ._sentences import stand_out
 from ._tables import safe
@@ -43,14 +46,19 @@ def page(runs: Sequence[Run]) -> str:
         True
     """
     runs = told_apart(runs)
-    frames = [charts.frames(run) for run in runs]
-    images = _images.of_images(runs)
+    few = one_by_one(runs)
+    shown = [runs[i] for i in few]
+    alone = [run if i in few else run._replace(images=None) for i, run in enumerate(runs)]
+    frames = [charts.frames(run) if i in few else [] for i, run in enumerate(runs)]
+    images = _images.of_images(alone)
+    found = overview(runs)
     groups = {
+        "settings": charts.over_setting(runs, found),
         "learned": [x for x in (charts.baselines(runs), *charts.curves(runs)) if x is not None],
         "temperature": charts.of_temperature(runs, frames),
         "over-time": charts.over_time(runs),
         "space": [charts.map_of_images()] if any(images) else [],
-        "gap": [x for x in (charts.modality_gap(runs),) if x is not None],
+        "gap": [x for x in (charts.modality_gap(alone),) if x is not None],
     }
     drawn = {chart.name: chart for group in groups.values() for chart in group}
     script, places = _components(drawn)
@@ -65,20 +73,23 @@ def page(runs: Sequence[Run]) -> str:
         "markers": charts.MARKERS,
         "runs": [_of_run(*one) for one in zip(runs, frames, images, strict=True)],
     }
+    beside = _overview(found, figures["settings"])
     filled = {
-        "TITLE": safe(", ".join(run.name for run in runs)),
+        "TITLE": safe(_title(runs)),
         "STYLE": _read("style.css"),
-        "HEAD": _head(runs),
-        "OUT": _standing_out(runs),
+        "HEAD": _head(runs, len(few)),
+        "OUT": _standing_out(runs, shown),
+        "OVERVIEW": beside,
+        "TO_OVERVIEW": '<a href="#beside">Settings beside each other</a> ' if beside else "",
         "LEARNED": figures["learned"] or _none("No curves and no baselines have been recorded."),
         "TEMPERATURE": figures["temperature"],
         "UNKNOWN": "".join(map(_none, _unknown(drawn))),
         "OVER": figures["over-time"],
         "SPACE": figures["space"],
         "NO_SPACE": "" if any(images) else _none("No images have been recorded to be drawn."),
-        "PICTURES": figures["gap"] + "".join(map(_neighbours, runs)),
-        "GOOD": _good(runs),
-        "WHAT": _what(runs),
+        "PICTURES": figures["gap"] + "".join(map(_neighbours, shown)),
+        "GOOD": _good(runs, shown),
+        "WHAT": _what(runs, shown),
         "BOKEH": Resources(mode="inline", components=["bokeh"]).render_js(),
         "CHARTS": script,
         "SCRIPT": _read("page.js").replace("/*CURVES*/", explorer.SCRIPT),
@@ -126,8 +137,9 @@ def _figure(chart: Chart, place: str) -> str:
         for key in chart.keys
     )
     title, about = safe(chart.title), safe(chart.about)
+    place_of = ' class="whole-row"' if chart.is_wide else ""
     return (
-        f'<figure id="figure-{chart.name}"><figcaption>{title}</figcaption>'
+        f'<figure id="figure-{chart.name}"{place_of}><figcaption>{title}</figcaption>'
         f'<div class="chart" role="img" aria-label="{title}. {about}">{place}</div>'
         f'<ul class="keys">{keys}</ul></figure>'
     )
@@ -151,25 +163,58 @@ def _of_run(run: Run, frames: list[Any], images: dict[str, Any] | None) -> dict[
     }
 
 
-def _head(runs: Sequence[Run]) -> str:
+def _title(runs: Sequence[Run]) -> str:
+    """The names of a few runs; of many what they differ in."""
+    if len(runs) <= ONE_BY_ONE:
+        return ", ".join(run.name for run in runs)
+    over = a_few([*settings_that_differ(runs)] or ["seed"])
+    return f"{len(runs)} runs over {over}"
+
+
+def _head(runs: Sequence[Run], shown: int) -> str:
     missing = "".join(
         f"<li><strong>{safe(run.name)}</strong>: {safe(text)}</li>"
         for run in runs
         for text in run.missing
     )
     told = f'<ul class="missing" role="note">{missing}</ul>' if missing else ""
-    switches = "".join(
-        f'<label class="run"><input type="checkbox" checked data-run="{i}">'
-        f'<span class="key solid" data-ink="{charts.style_of(i)[0]}"></span>'
-        f"{safe(run.name)}</label>"
-        for i, run in enumerate(runs)
+    # A switch for each run, or for all seeds of a setting where there are many.
+    groups = groups_of(runs)
+    if shown == len(runs):
+        groups = [Group(run.name, (i,)) for i, run in enumerate(runs)]
+    inks = charts.inks(runs)
+    switches = "".join(_switch(group, inks[group.runs[0]][0]) for group in groups)
+    if shown < len(runs):
+        switches += _none(
+            f"Pairs, images and classes are shown of {shown} of the {len(runs)} runs: of the first "
+            "seed of each setting. Name fewer runs to see others."
+        )
+    chosen = f'<fieldset id="runs"><legend>Runs in the charts</legend>{switches}</fieldset>'
+    return told + (chosen if len(runs) > 1 else "")
+
+
+def _switch(group: Group, colour: str) -> str:
+    """What shows and hides the lines of runs."""
+    return (
+        f'<label class="run"><input type="checkbox" checked '
+        f'data-run="{" ".join(map(str, group.runs))}">'
+        f'<span class="key solid" data-ink="{colour}"></span>{safe(group.name)}</label>'
     )
-    shown = f'<fieldset id="runs"><legend>Runs in the charts</legend>{switches}</fieldset>'
-    return told + (shown if len(runs) > 1 else "")
 
 
-def _standing_out(runs: Sequence[Run]) -> str:
-    said = [("Between the runs", compare(runs)), *((run.name, stand_out(run)) for run in runs)]
+def _overview(found: Overview, figures: str) -> str:
+    """The accuracies of several settings, or of several seeds, beside each other."""
+    if not found.measures or sum(row.seeds for row in found.rows) < 2:
+        return ""
+    charts = f'<div class="charts">{figures}</div>' if figures else ""
+    return (
+        '<section aria-labelledby="beside"><h2 id="beside">Settings beside each other</h2>'
+        f"<p>{safe(LEGEND)}</p>{_tables.overview(found)}{charts}</section>"
+    )
+
+
+def _standing_out(runs: Sequence[Run], shown: Sequence[Run]) -> str:
+    said = [("Between the runs", compare(runs)), *((run.name, stand_out(run)) for run in shown)]
     parts = []
     for name, found in said:
         items = "".join(
@@ -180,19 +225,19 @@ def _standing_out(runs: Sequence[Run]) -> str:
     return "".join(parts) or _none("Nothing does, by the rules of this page.")
 
 
-def _good(runs: Sequence[Run]) -> str:
+def _good(runs: Sequence[Run], shown: Sequence[Run]) -> str:
     if not any(run.evaluations for run in runs):
         return _none("Nothing has been measured yet: dystress eval --workdir=DIR measures a run.")
-    confusions = "".join(map(_tables.confusions, runs))
+    confusions = "".join(map(_tables.confusions, shown))
     if not confusions:
         confusions = _none("No evaluation has said which classes are taken for which.")
-    return _tables.evaluations(runs) + _tables.per_class(runs) + confusions
+    return _tables.evaluations(runs) + _tables.per_class(shown) + confusions
 
 
-def _what(runs: Sequence[Run]) -> str:
-    known = [run for run in runs if run.config]
+def _what(runs: Sequence[Run], shown: Sequence[Run]) -> str:
+    known = [run for run in shown if run.config]
     parts = [_tables.differences(known)] if len(known) > 1 else []
-    parts.append(_tables.environment(runs))
+    parts.append(_tables.environment(shown))
     parts += map(_tables.settings, known)
     return "".join(parts)
 

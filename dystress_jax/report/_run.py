@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,11 +10,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .. import microscope
+from ..errors import UserError
 from ..files import parse_json
 from ..microscope import Records, Watched
 from ..temperatures import Temperature
 
 Flat = dict[str, Any]
+CONFIG, LOGGED = "config.json", "metrics.jsonl"  # in the directory of a run
 _ABOUT = ("checkpoint_step", "seed", "trained_with_seed")  # numbers that nothing has measured
 
 
@@ -77,6 +80,8 @@ class Run(NamedTuple):
         confusions: by the name of the evaluation.
         environment: where the run took place.
         missing: what is not there or cannot be read, in sentences.
+        ignored: the names of settings that others make useless, as `tau` beside a temperature that
+            has none.
     """
 
     name: str
@@ -91,6 +96,7 @@ class Run(NamedTuple):
     confusions: dict[str, ConfusionCounts] = {}  # noqa: RUF012
     environment: dict[str, Any] = {}  # noqa: RUF012
     missing: tuple[str, ...] = ()
+    ignored: frozenset[str] = frozenset()
 
     @property
     def seed(self) -> Any:
@@ -103,44 +109,12 @@ class Run(NamedTuple):
         return tuple((name, repr(x)) for name, x in sorted(self.config.items()) if name != "seed")
 
 
-class Group(NamedTuple):
-    """Runs that differ in nothing but their seeds.
-
-    Attributes:
-        name: that of the first one.
-        runs: their places among all runs.
-    """
-
-    name: str
-    runs: tuple[int, ...]
-
-
-def groups_of(runs: Sequence[Run]) -> list[Group]:
-    """Runs of equal settings belong together; a run without settings is alone.
-
-    Example:
-        >>> runs = [Run("a", "a", {"seed": 0}), Run("b", "b", {"seed": 1}), Run("c", "c")]
-        >>> [group.name for group in groups_of(runs)]
-        ['a and 1 more seed', 'c']
-    """
-    found: dict[Any, list[int]] = {}
-    for number, run in enumerate(runs):
-        found.setdefault(run.settings if run.config else number, []).append(number)
-    return [
-        Group(runs[first].name + (_more(len(others)) if others else ""), (first, *others))
-        for first, *others in found.values()
-    ]
-
-
-def _more(count: int) -> str:
-    return f" and {count} more seed{'s' if count > 1 else ''}"
-
-
 def gather(workdirs: Iterable[pathlib.Path | str]) -> list[Run]:
     """What is known of runs.
 
     Args:
-        workdirs: their directories, each as it is now: finished or not.
+        workdirs: their directories, each as it is now: finished or not. A directory that holds
+            directories of runs stands for all of these.
 
     Returns:
         A run for each. What is missing or damaged is left out and said in `missing`.
@@ -155,8 +129,28 @@ def gather(workdirs: Iterable[pathlib.Path | str]) -> list[Run]:
         ('quickstart', 'simclr')
     """
     paths = [pathlib.Path(workdir).expanduser().absolute() for workdir in workdirs]
-    paths = list(dict.fromkeys(paths))
+    paths = list(dict.fromkeys(run for path in paths for run in _runs_in(path)))
     return [_gather(path, name) for path, name in zip(paths, short_names(paths), strict=True)]
+
+
+def _runs_in(path: pathlib.Path) -> list[pathlib.Path]:
+    """The directory itself, or those of runs in it, where it is none of a run."""
+    if (path / CONFIG).exists():
+        return [path]
+    has = lambda run: any((run / name).exists() for name in (LOGGED, "checkpoints"))
+    inner = [file.parent for file in path.glob(f"*/{CONFIG}") if has(file.parent)]
+    return sorted(inner, key=lambda run: _in_words_and_numbers(run.name)) or [path]
+
+
+def _in_words_and_numbers(name: str) -> list[tuple[float, str]]:
+    """By what people sort names.
+
+    Example:
+        >>> sorted(["tau=1", "tau=0.5", "tau=0.25_b", "tau=10"], key=_in_words_and_numbers)
+        ['tau=0.25_b', 'tau=0.5', 'tau=1', 'tau=10']
+    """
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
 
 
 def of_embeddings(path: pathlib.Path | str, temperature: Temperature) -> Run:
@@ -228,7 +222,7 @@ def told_apart(runs: Sequence[Run]) -> list[Run]:
 def _gather(path: pathlib.Path, name: str) -> Run:
     recorded = microscope.of_run(path)
     missing: list[str] = []
-    config = _json(path / "config.json", missing)
+    config = _json(path / CONFIG, missing)
     summary = _json(path / "summary.json", missing, needed=False)
     if not summary:
         missing.append("The run has not ended: there is no summary.json yet.")
@@ -250,7 +244,18 @@ def _gather(path: pathlib.Path, name: str) -> Run:
         confusions=_confusions(path, missing),
         environment=_json(path / "environment.json", missing, needed=False),
         missing=tuple(missing),
+        ignored=_ignored(config),
     )
+
+
+def _ignored(config: dict[str, Any]) -> frozenset[str]:
+    """Settings that a run ignores; of one whose settings are none of today, nothing is known."""
+    from ..run.checks import from_config_dict, useless  # what needs no trainer goes without it
+
+    try:
+        return frozenset(useless(from_config_dict(config)))
+    except UserError:
+        return frozenset()
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> Flat:
@@ -330,9 +335,9 @@ def _json(path: pathlib.Path, missing: list[str], *, needed: bool = True) -> dic
 
 def _curves(path: pathlib.Path, missing: list[str]) -> dict[str, CurveOverSteps]:
     try:
-        lines = (path / "metrics.jsonl").read_bytes().splitlines()
+        lines = (path / LOGGED).read_bytes().splitlines()
     except OSError:
-        missing.append("There is no metrics.jsonl.")
+        missing.append(f"There is no {LOGGED}.")
         return {}
     found: dict[str, dict[int, float]] = {}
     for line in lines:

@@ -1,37 +1,51 @@
 """The tables of a report, as HTML."""
 
 import html
-import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
+from ._groups import SHARES, groups_of, settings_used, value_of
+from ._overview import Overview, cells_of, head_of
 from ._run import ConfusionCounts, Run
 
-SHARES = ("top", "recall", "accuracy", "purity")  # parts of names whose numbers are shares
 CELLS = 24  # classes at most whose confusion is shown whole
 CONFUSED = 15  # pairs of classes shown where there are more
 
 
 def evaluations(runs: Sequence[Run]) -> str:
-    """Everything that was measured, a row a number, a column a run."""
+    """Everything that was measured, a row a number, a column for all seeds of some settings."""
+    groups = groups_of(runs)
     keys = [(name, row) for run in runs for name, e in run.evaluations.items() for row in e.rows]
-    body = []
+    head, body = ["", "images", "chance", *(group.name for group in groups)], []
     for name, row in dict.fromkeys(keys):
-        cells, chances, splits = [], [], []
-        for run in runs:
-            found = run.evaluations.get(name)
-            value = None if found is None else found.rows.get(row)
-            cells.append("" if value is None else number(row, value))
-            if found is not None and row in found.chance:
-                chances.append(number(row, found.chance[row]))
-            if found is not None and found.split:
-                splits.append(found.split)
+        having = [run.evaluations[name] for run in runs if name in run.evaluations]
         # Runs of other data may have others.
-        split, chance = (" or ".join(dict.fromkeys(each)) for each in (splits, chances))
+        split = " or ".join(dict.fromkeys(found.split for found in having if found.split))
+        chances = [number(row, found.chance[row]) for found in having if row in found.chance]
+        chance = " or ".join(dict.fromkeys(chances))
+        cells = [_over_seeds(row, [runs[i] for i in group.runs], name) for group in groups]
         body.append([f"{name}: {row.replace('_', ' ')}", split, chance, *cells])
-    return table(["", "images", "chance", *(run.name for run in runs)], body)
+    without = [i for i in (1, 2) if not any(cells[i] for cells in body)]
+    kept = [i for i in range(len(head)) if i not in without]
+    return table([head[i] for i in kept], [[cells[i] for i in kept] for cells in body])
+
+
+def _over_seeds(row: str, runs: Sequence[Run], name: str) -> str:
+    """The mean of a number, and its standard deviation where it was measured of several runs."""
+    found = [r.evaluations[name].rows.get(row) for r in runs if name in r.evaluations]
+    values = [value for value in found if value is not None]
+    if len(values) < 2:
+        return number(row, values[0]) if values else ""
+    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+    if (shown := number(row, mean)).endswith(" %"):
+        return f"{shown.removesuffix(' %')} ± {100 * spread:.1f} %"
+    return f"{shown} ± {spread:.2g}"
+
+
+def overview(found: Overview) -> str:
+    """The settings that differ beside what was measured, a row for all seeds of some settings."""
+    return table(head_of(found), cells_of(found))
 
 
 def per_class(runs: Sequence[Run]) -> str:
@@ -97,12 +111,15 @@ def _most_confused(found: ConfusionCounts) -> str:
 
 
 def differences(runs: Sequence[Run]) -> str:
-    """The settings in which runs differ."""
-    rows = []
-    for name in dict.fromkeys(name for run in runs for name in run.config):
-        values = [value_of(run.config[name]) if name in run.config else "—" for run in runs]
-        if len(set(values)) > 1:
-            rows.append([name, *values])
+    """The settings in which runs differ; a run that would ignore one has none."""
+    rows = [
+        [name, *map(value_of, values)]
+        for name, values in settings_used(runs).items()
+        if any(value != values[0] for value in values)
+    ]
+    seeds = [value_of(run.seed) for run in runs]
+    if len(set(seeds)) > 1:
+        rows.append(["seed", *seeds])
     if not rows:
         return "<p>The runs have the same settings.</p>"
     return table(["setting", *(run.name for run in runs)], rows)
@@ -172,10 +189,3 @@ def _bar(share: float | None) -> str:
     if share is None:
         return "<td>no images</td>"
     return f'<td class="bar" style="--share:{share:.3f}"><span>{100 * share:.1f} %</span></td>'
-
-
-def value_of(value: Any) -> str:
-    """A setting as it is written."""
-    if value is None or isinstance(value, str):
-        return value or "—"
-    return json.dumps(value, default=str)

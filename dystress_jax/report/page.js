@@ -202,7 +202,7 @@ function begin() {
   recolour();
   dark.addEventListener("change", () => { recolour(); if (withImages.length) spaceControls(); });
   for (const box of document.querySelectorAll("#runs input")) box.onchange = () => {
-    const shown = new Set([...document.querySelectorAll("#runs input:checked")].map(b => "r" + b.dataset.run));
+    const shown = new Set([...document.querySelectorAll("#runs input:checked")].flatMap(b => b.dataset.run.split(" ")).map(i => "r" + i));
     for (const m of models()) if (m.type === "GlyphRenderer" && /^r\d/.test(m.name ?? "")) m.visible = m.name.split(" ").some(n => shown.has(n));
   };
   if (withImages.length) {

@@ -8,7 +8,8 @@ Example:
     0.5
 
 `train(config, workdir)` trains, or goes on with the run in `workdir`; `evaluate` measures it, and
-`load` gives its encoder without its images, `restore` its parts and its state.
+`load` gives its encoder without its images, `restore` its parts and its state. `sweep` trains
+every combination of some settings.
 `Own` puts objects of one's own in place of names.
 """
 
@@ -24,6 +25,9 @@ from ._load import ZeroShotClassifier as ZeroShotClassifier
 from ._load import load as load
 from ._own import Own as Own
 from ._saved import read_config as read_config
+from ._sweep import Combination as Combination
+from ._sweep import combinations as combinations
+from ._sweep import sweep as sweep
 from ._train import train as train
 from ._weights import FORMATS as FORMATS
 from ._weights import IMPORTED as IMPORTED

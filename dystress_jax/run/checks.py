@@ -71,7 +71,7 @@ def from_config_dict(
     plain = settings.to_dict() if isinstance(settings, ConfigDict) else settings
     if not isinstance(plain, Mapping):
         raise ConfigError(f"config: found {type(plain).__name__}; allowed: a ConfigDict.")
-    config = _built(plain)
+    config = built(plain)
     config = _without_old_choices(config, overridden)
     config = without_ignored(config, overridden)
     config = _keep_explicit_defaults(config, overridden)
@@ -97,7 +97,7 @@ def put_back(settings: Mapping[str, Any], config: Config) -> list[str]:
         >>> put_back(settings, config)
         ['config.temperature.tau_max: 0.5 of the config is not used with these flags; now 0.2']
     """
-    given, lines = _built(settings), []
+    given, lines = built(settings), []
     for field in fields():
         old, new = field.value(given), field.value(config)
         if field.takes == (dict,):
@@ -159,7 +159,15 @@ def meant(name: str, known: Sequence[str]) -> str:
     return "" if own else hint(name, known)
 
 
-def _built(settings: Mapping[str, Any]) -> Config:
+def built(settings: Mapping[str, Any]) -> Config:
+    """The settings, each by itself: of the right name, type and range.
+
+    Args:
+        settings: nested mapping; missing fields take their default.
+
+    Raises:
+        ConfigError: an unknown field, a wrong type, or a value out of range.
+    """
     config, named = Config(), {field.name: field for field in fields()}
     known = [f"config.{name}" for name in [*groups(), *named]]
     for outer, value in settings.items():
@@ -278,6 +286,17 @@ def without_ignored(config: Config, overridden: Collection[str] = ()) -> Config:
             config = put(config, field.name, field.default)
             changed.add(field.name)
     return _without_old_options(config, changed)
+
+
+def useless(config: Config) -> dict[str, Collection[str]]:
+    """The fields that the run would ignore: name to the fields that make it useless.
+
+    Example:
+        >>> [*useless(from_config_dict({"temperature": {"name": "dystress"}}))["temperature.tau"]]
+        ['temperature.name']
+    """
+    unmet = {field.name: _unmet(config, field) for field in fields()}
+    return {name: axes.keys() for name, axes in unmet.items() if axes}
 
 
 def _without_old_choices(config: Config, overridden: Mapping[str, Any]) -> Config:

@@ -29,6 +29,7 @@ from .overrides import (
     take_from_absl,
     take_images,
     take_options,
+    take_varied,
     without_old_sources,
 )
 
@@ -43,11 +44,15 @@ class Command:
 
     Attributes:
         on: fields of `config.data` for the other images.
+        over: the fields that are varied, and their values.
+        given: what `read` was given, a word for each field of the settings.
         put_back: what the flags have made useless of the config file, a line each.
     """
 
     def __init__(self) -> None:
         self.on: dict[str, Any] = {}
+        self.over: dict[str, list[Any]] = {}
+        self.given: list[str] = []
         self.put_back: list[str] = []
         self._overridden: list[str] = []
         self._options: dict[str, dict[str, Any]] = {}
@@ -59,7 +64,8 @@ class Command:
         Raises:
             ConfigError: an override names no field, or gives it what it does not take.
         """
-        others, self._options = take_options(joined(arguments))
+        _, *self.given = together = joined(arguments)
+        others, self._options = take_options(together)
         options = [f"{field}.{name}" for field, of in self._options.items() for name in of]
         self._overridden = [*check_overrides(others), *options]
         others, self._several = take_from_absl(others)
@@ -77,13 +83,32 @@ class Command:
         others, self.on = take_images(arguments)
         return others
 
+    def read_over(self, arguments: list[str]) -> list[str]:
+        """Check and remember the fields that are varied; return what the flags are to parse.
+
+        Args:
+            arguments: of the command line.
+
+        Raises:
+            ConfigError: there is no such field, or it takes no such value.
+        """
+        others, self.over = take_varied(arguments)
+        return others
+
     def settings(self, parsed: ConfigDict) -> Config:
         """The checked settings of the parsed config.
 
         Raises:
             ConfigError: as `from_config_dict`.
         """
-        settings, told = parsed.to_dict(), []
+        settings, overridden = self.loose(parsed)
+        config = from_config_dict(settings, overridden=overridden)
+        self.put_back += put_back(settings, config)
+        return config
+
+    def loose(self, parsed: ConfigDict) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The settings before they are checked, and what the file has where a flag changes it."""
+        settings = parsed.to_dict()
         # A flag's default is what the config file has: the parsed config no longer knows it.
         file = {name: _default_of_flag(f"config.{name}") for name in self._overridden}
         for field, several in self._several.items():
@@ -94,10 +119,9 @@ class Command:
             holder = settings[group] if group else settings
             if field == "eval_on":
                 holder[last], told = without_old_sources(holder[last], options)
+                self.put_back += told
             holder[last] = _merged(holder[last], options)
-        config = from_config_dict(settings, overridden=file)
-        self.put_back = [*told, *put_back(settings, config)]
-        return config
+        return settings, file
 
 
 def _default_of_flag(name: str) -> Any:
@@ -286,22 +310,24 @@ def directory(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def find_config_file(arguments: list[str]) -> list[str]:
-    """The command line with the path of its config file in place of a name.
+    """The command line with the path of its config file in place of a name, before all other flags.
 
     A bare name is a config of `dystress_jax.configs`; everything else is a path. A file may import
-    its neighbours.
+    its neighbours. What overrides its fields may stand before it on the command line.
 
     Raises:
         ConfigError: there is no such file, with those that there are, or what a config file is.
     """
-    found, rest = [], iter(arguments)
+    program, *others = arguments
+    files, found, rest = [], [], iter(others)
     for argument in rest:
         flag, equals, value = argument.partition("=")
         if flag in ("--config", "-config"):
             name, colon, of_file = (value if equals else next(rest, "")).partition(":")
-            argument = f"--config={_config_file(name)}{colon}{of_file}"
-        found.append(argument)
-    return found
+            files.append(f"--config={_config_file(name)}{colon}{of_file}")
+        else:
+            found.append(argument)
+    return [program, *files, *found]
 
 
 def config_names() -> list[str]:

@@ -2,6 +2,9 @@
 
 import ast
 import contextlib
+import copy
+import re
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -78,14 +81,20 @@ def check_overrides(arguments: Iterable[str]) -> list[str]:
     return found
 
 
-def override(settings: ConfigDict, changes: Mapping[str, Any]) -> Config:
+def override(
+    settings: ConfigDict | Mapping[str, Any],
+    changes: Mapping[str, Any],
+    *,
+    overridden: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Config:
     """The checked settings with some fields changed, as the command line changes those of a file.
 
     A new name puts what the settings have set for the old one back to its default.
 
     Args:
         settings: of a config file.
-        changes: full name of a field to its value.
+        changes: full name of a field, or of an option, to its value.
+        overridden: fields that have been changed already, to what the file has there.
 
     Raises:
         ConfigError: as `from_config_dict`, or there is no such field.
@@ -98,16 +107,36 @@ def override(settings: ConfigDict, changes: Mapping[str, Any]) -> Config:
         >>> override(settings, changes).temperature.tau_max
         0.2
     """
+    changed, before = changed_by(settings, changes)
+    return from_config_dict(changed, overridden={**before, **overridden})
+
+
+def changed_by(
+    settings: ConfigDict | Mapping[str, Any], changes: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings with some fields changed, unchecked, and what these held before.
+
+    Raises:
+        ConfigError: there is no such field.
+
+    Example:
+        >>> changed_by({"temperature": {"tau": 0.1}}, {"temperature.tau": 0.5})
+        ({'temperature': {'tau': 0.5}}, {'temperature.tau': 0.1})
+    """
     named = [field.name for field in fields()]
-    for name in changes:
-        if name not in named:
-            raise ConfigError(unknown(f"config.{name}", [f"config.{f}" for f in named]))
-    changed, before = settings.to_dict(), {}
+    options = [field.name for field in fields() if field.takes == (dict,)]
+    plain = settings.to_dict() if isinstance(settings, ConfigDict) else settings
+    changed, before = copy.deepcopy(dict(plain)), {}
     for name, value in changes.items():
-        group, _, last = name.rpartition(".")
-        holder = changed[group] if group else changed
-        before[name], holder[last] = holder[last], value
-    return from_config_dict(changed, overridden=before)
+        is_option = any(name.startswith(f"{holder}.") for holder in options)
+        if name not in named and not is_option:
+            raise ConfigError(unknown(f"config.{name}", [f"config.{f}" for f in named]))
+        *groups, last = name.split(".")
+        place = changed
+        for group in groups:
+            place = place.setdefault(group, {})
+        before[name], place[last] = place.get(last), value
+    return changed, before
 
 
 def take_options(arguments: Iterable[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
@@ -174,6 +203,49 @@ def _is_none(text: str, field: Field) -> bool:
 def _several(text: str, field: Field) -> Any:
     parts = [_read(part, field) for part in text.strip("()[] ").split(",") if part.strip()]
     return parts[0] if len(parts) == 1 and not field.takes_names else tuple(parts)
+
+
+def take_varied(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
+    """Take the fields that are varied, `--over.FIELD=VALUE,VALUE`, out of a command line.
+
+    Commas within brackets belong to a value.
+
+    Returns:
+        The other arguments, and the values by the name of the field or of the option.
+
+    Raises:
+        ConfigError: a field does not exist, takes no such value, or has none.
+
+    Example:
+        >>> take_varied(["sweep", "--over.temperature.tau=0.1,0.2", "--config.seed=3"])
+        (['sweep', '--config.seed=3'], {'temperature.tau': [0.1, 0.2]})
+    """
+    named = {field.name: field for field in fields()}
+    others, found, rest = [], {}, iter(arguments)
+    for argument in rest:
+        flagged, equals, text = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or not flagged.startswith("over."):
+            others.append(argument)
+            continue
+        if not equals:
+            text = next(rest, "")
+        name = flagged.removeprefix("over.")
+        parts = [part.strip() for part in re.findall(r"(?:\([^)]*\)|[^,])+", text)]
+        if not parts:
+            raise ConfigError(f"--{flagged}: found no value; allowed: --{flagged}=VALUE,VALUE.")
+        for part in parts:
+            of_field, _ = take_options([f"--config.{name}={part}"])
+            check_overrides(of_field)
+            found.setdefault(name, []).append(_typed(part, named[name] if of_field else None))
+    return others, found
+
+
+def _typed(text: str, field: Field | None) -> Any:
+    """The value of a flag that has been checked; None for an option, which may be anything."""
+    if field is not None and field.takes_names:
+        return _several(text, field)
+    is_tuple = field is not None and isinstance(field.takes[0], types.GenericAlias)
+    return _literal(text) if field is None or is_tuple else _read(text, field)
 
 
 def without_old_sources(

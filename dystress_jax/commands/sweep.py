@@ -1,0 +1,108 @@
+"""Train every combination of some settings, each with several seeds, and lay them side by side.
+
+dystress sweep --over.temperature.tau=0.05,0.1,0.2 --config.temperature.name=constant
+    the first run with three temperatures and three seeds each: 9 runs, into
+    runs/quickstart_tau; the same command goes on after a break
+
+dystress sweep --over.temperature.name=constant,dystress --over.temperature.tau=0.1,0.2 --seeds=5
+    a setting that a run would ignore is left out: constant twice, dystress once
+
+dystress sweep --over.method=simclr,moco_v2 --config=photos.py --print
+    prints the commands that train the runs, a line each, and trains none: for a queue of jobs
+
+What there is of a sweep is laid side by side at any time: dystress report runs/quickstart_tau
+"""
+
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from .. import report, run
+from ..files import write_text
+from ..run import cli
+from ..run.checks import useless
+from ..run.show import note
+from . import train
+
+WITH_VALUE = ("config", "workdir", "seeds")
+
+
+def main(argv: list[str]) -> None:
+    """The command; `argv` is its name and its flags."""
+    cli.start(
+        argv,
+        described=f"{__doc__}\nConfigs by name: {', '.join(cli.config_names())}",
+        define=define,
+        parse=parse,
+        run=sweep,
+        settings={"--config. or --over.": ""},
+    )
+
+
+def sweep(command: cli.Command) -> None:
+    """Train the runs that the flags describe, and write how they compare."""
+    args = flags.FLAGS
+    settings, overridden = command.loose(args.config)
+    runs = run.combinations(settings, command.over, seeds=args.seeds, overridden=overridden)
+    name = pathlib.Path(config_flags.get_config_filename(args["config"])).stem
+    varied = "_".join(field.removesuffix(".name").rpartition(".")[2] for field in command.over)
+    default = pathlib.Path("runs", f"{name}_{varied}" if varied else f"{name}_seeds")
+    workdir = cli.directory(default if args.workdir is None else args.workdir)
+    if args.print:
+        for one in runs:
+            flags_of_run = flags_of(one, workdir, command.given)
+            print(shlex.join(["dystress", "train", *flags_of_run]))
+        return
+    note(f"{len(runs)} runs, {len(runs) // args.seeds} settings with {args.seeds} seeds: {workdir}")
+    print(cli.keep_compiled_programs())
+    done = run.sweep(runs, workdir)
+    if not done:
+        return
+    found = report.gather([workdir / name for name in done])
+    table = report.markdown(report.overview(found))
+    print(f"\n{table}\n\n{report.LEGEND}\n")
+    write_text(workdir / "table.md", f"{table}\n\n{report.LEGEND}\n")
+    write_text(workdir / "runs.csv", report.as_csv(found))
+    print(f"written: {workdir}/table.md, runs.csv; the page: dystress report {workdir}")
+    diverged = [name for name, summary in done.items() if "diverged" in summary]
+    if diverged:
+        sys.exit(f"DivergedError: {len(diverged)} of {len(runs)} runs: {', '.join(diverged)}.")
+
+
+def flags_of(one: run.Combination, workdir: pathlib.Path, given: Sequence[str]) -> list[str]:
+    """The flags with which `dystress train` trains a run of a sweep.
+
+    Args:
+        one: the run.
+        workdir: of the sweep.
+        given: the flags of the sweep, without what is varied.
+    """
+    dropped = {*WITH_VALUE[1:], "print", "noprint"}
+    dropped |= {f"config.{name}" for name in (*one.changes, *useless(one.config))}
+    kept, rest = [], iter(given)
+    for argument in rest:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name in WITH_VALUE and not equals:
+            argument = f"{argument}={next(rest, '')}"
+        if name not in dropped:
+            kept.append(argument)
+    changes = [f"--config.{name}={value}" for name, value in one.changes.items()]
+    return [f"--workdir={workdir / one.name}", *kept, *changes]
+
+
+def define() -> None:
+    """The flags beside those of the settings."""
+    flags.DEFINE_string(
+        "workdir", None, "Where the runs are written; default: runs/ and what is varied."
+    )
+    flags.DEFINE_integer("seeds", 3, "Runs of each setting, from config.seed on.")
+    flags.DEFINE_bool("print", False, "Print the command of each run, and run none.")
+
+
+def parse(arguments: list[str], command: cli.Command) -> list[str]:
+    """Parse the flags and the settings; `--over` is taken out first."""
+    return train.parse(command.read_over(arguments), command)

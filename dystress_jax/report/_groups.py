@@ -1,0 +1,143 @@
+"""Runs that differ in their seed only, what sets groups of them apart, and what each measured."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ._run import Run
+
+SHARES = ("top", "recall", "accuracy", "purity")  # parts of names whose numbers are shares
+KNN, WATCHED = "kNN accuracy", "kNN accuracy on held-out images"
+ONE_BY_ONE = 6  # runs that are shown each by itself; of more, one of each group
+AT_MOST = 12  # of these
+
+
+class Group(NamedTuple):
+    """Runs that differ in nothing but their seeds.
+
+    Attributes:
+        name: that of the first one, with how many seeds there are.
+        runs: their places among all runs.
+    """
+
+    name: str
+    runs: tuple[int, ...]
+
+
+def groups_of(runs: Sequence[Run]) -> list[Group]:
+    """Runs of equal settings belong together; a run without settings is alone.
+
+    Example:
+        >>> runs = [Run("a", "a", {"seed": 0}), Run("b", "b", {"seed": 1}), Run("c", "c")]
+        >>> [group.name for group in groups_of(runs)]
+        ['a and 1 more seed', 'c']
+    """
+    found: dict[Any, list[int]] = {}
+    for number, run in enumerate(runs):
+        found.setdefault(run.settings if run.config else number, []).append(number)
+    return [Group(_name([runs[i].name for i in of]), tuple(of)) for of in found.values()]
+
+
+def _name(names: Sequence[str]) -> str:
+    """What runs are called together; those of a sweep have the seed in their names.
+
+    Example:
+        >>> _name(["tau=0.1_seed=0", "tau=0.1_seed=1"]), _name(["a", "b", "c"]), _name(["a"])
+        ('tau=0.1, 2 seeds', 'a and 2 more seeds', 'a')
+    """
+    first, more = names[0], len(names) - 1
+    if not more:
+        return first
+    settings = {re.sub(r"_seed=\d+$", "", name) for name in names}
+    if len(settings) == 1 and settings != set(names):
+        return f"{settings.pop()}, {len(names)} seeds"
+    return f"{first} and {more} more seed{'s' if more > 1 else ''}"
+
+
+def one_by_one(runs: Sequence[Run]) -> list[int]:
+    """The runs whose pairs and images are shown: all of a few, else the first seed of each group.
+
+    Example:
+        >>> few = [Run(f"r{seed}", "", {"seed": seed}) for seed in range(7)]
+        >>> one_by_one(few), one_by_one(few[:3])
+        ([0], [0, 1, 2])
+    """
+    if len(runs) <= ONE_BY_ONE:
+        return list(range(len(runs)))
+    return [group.runs[0] for group in groups_of(runs)][:AT_MOST]
+
+
+def settings_used(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """All settings but the seed: name to a value for each run, None where it has or uses none."""
+    names = dict.fromkeys(name for run in runs for name in run.config if name != "seed")
+    used = lambda run, name: None if name in run.ignored else run.config.get(name)
+    return {name: [used(run, name) for run in runs] for name in names}
+
+
+def settings_that_differ(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Of `settings_used` those of which runs have other values, or some have none at all.
+
+    That a run has no use for a setting follows from another one, which differs.
+
+    Example:
+        >>> runs = [Run("a", "a", {"seed": 0, "x": 1, "y": 2}), Run("b", "b", {"x": 3, "y": 2})]
+        >>> settings_that_differ(runs)
+        {'x': [1, 3]}
+    """
+    found = {}
+    for name, values in settings_used(runs).items():
+        counted = [x for run, x in zip(runs, values, strict=True) if name not in run.ignored]
+        if any(x != counted[0] for x in counted):
+            found[name] = values
+    return found
+
+
+# Of the settings of the data, those that change what is learned from or how it is read, not the
+# images that are measured.
+_OF_TRAINING = ("limit", "imbalance_ratio", "caption_noise", "whole")
+_OF_READING = ("on_error", "threads", "on_device")
+
+
+def says_which_images(name: str) -> bool:
+    """Whether a setting says which images, or which classes, runs are measured on.
+
+    Example:
+        >>> says_which_images("data.path"), says_which_images("data.limit")
+        (True, False)
+    """
+    group, _, last = name.partition(".")
+    return group == "data" and last not in (*_OF_TRAINING, *_OF_READING)
+
+
+def value_of(value: Any) -> str:
+    """A setting as it is written."""
+    if value is None or isinstance(value, str):
+        return value or "—"
+    return json.dumps(value, default=str)
+
+
+def measures_of(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """The first share of each evaluation, one number a run that has it.
+
+    Nearest neighbours on held-out images, as the run has last watched them, come first, where the
+    closing ones are of other images or are still to come.
+    """
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        own = {}
+        closing = run.evaluations.get("knn")
+        if "knn" in run.curves and (closing is None or closing.split == "test"):
+            own[WATCHED] = float(run.curves["knn"].values[-1])
+        if "trained" in run.baselines:
+            own[KNN] = run.baselines["trained"]
+        for name, evaluation in run.evaluations.items():
+            shares = [row for row in evaluation.rows if any(part in row for part in SHARES)]
+            if shares and name not in ("knn", "baselines"):
+                own[f"{name} {shares[0].replace('_', ' ')}"] = evaluation.rows[shares[0]]
+        for name, value in own.items():
+            found.setdefault(name, []).append(value)
+    return {name: np.array(values) for name, values in found.items()}

@@ -1,0 +1,247 @@
+"""Several runs in one table: the settings that differ, and each accuracy with its seeds."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Float
+
+from ._groups import (
+    Group,
+    groups_of,
+    measures_of,
+    says_which_images,
+    settings_that_differ,
+    value_of,
+)
+from ._run import Run
+
+LEVEL = 0.05  # from this probability on, a difference may be one of seeds
+
+
+class Row(NamedTuple):
+    """Runs that differ in their seed only.
+
+    Attributes:
+        group: which ones.
+        settings: a value for each setting of the overview; None: they would ignore it.
+        seeds: of all of them, finished or not.
+        measured: by the name of the accuracy, a share for each seed that has it.
+    """
+
+    group: Group
+    settings: tuple[Any, ...]
+    seeds: int
+    measured: dict[str, Float[np.ndarray, " seeds"]]
+
+
+class Overview(NamedTuple):
+    """What several runs have measured.
+
+    Attributes:
+        settings: the names of those that differ.
+        measures: the names of the accuracies.
+        rows: one for each group of seeds.
+        comparable: whether all are measured on the same images, as far as the settings say.
+    """
+
+    settings: tuple[str, ...]
+    measures: tuple[str, ...]
+    rows: tuple[Row, ...]
+    comparable: bool = True
+
+
+def overview(runs: Sequence[Run]) -> Overview:
+    """One row for all seeds of the same settings.
+
+    Args:
+        runs: of `gather`; those without settings are left out.
+
+    Returns:
+        The settings that differ, the accuracies, and a row for each group of seeds.
+
+    Example:
+        >>> from dystress_jax import report
+        >>> found = report.overview(report.gather(["runs/quickstart"]))
+        >>> len(found.rows), found.settings
+        (1, ())
+    """
+    groups = [group for group in groups_of(runs) if runs[group.runs[0]].config]
+    known = [i for group in groups for i in group.runs]
+    differ = settings_that_differ([runs[i] for i in known])
+    at = {run: place for place, run in enumerate(known)}
+    rows = [
+        Row(
+            group,
+            tuple(values[at[group.runs[0]]] for values in differ.values()),
+            len(group.runs),
+            measures_of([runs[i] for i in group.runs]),
+        )
+        for group in groups
+    ]
+    names = dict.fromkeys(name for row in rows for name in row.measured)
+    comparable = not any(map(says_which_images, differ))
+    return Overview(tuple(differ), tuple(names), tuple(rows), comparable)
+
+
+def best_of(found: Overview, measure: str) -> int | None:
+    """The number of the row with the highest mean; None where nothing can be compared.
+
+    Example:
+        >>> found = overview([])
+        >>> best_of(found, "kNN accuracy") is None
+        True
+    """
+    if len(found.rows) < 2 or not found.comparable:
+        return None
+    means = {
+        number: float(row.measured[measure].mean())
+        for number, row in enumerate(found.rows)
+        if measure in row.measured
+    }
+    return max(means, key=lambda number: means[number]) if means else None
+
+
+def by_chance(ours: Float[np.ndarray, " a"], theirs: Float[np.ndarray, " b"]) -> float | None:
+    """How probable it is that seeds alone make two means differ as much: Welch's t-test.
+
+    Args:
+        ours: a number for each seed.
+        theirs: a number for each seed.
+
+    Returns:
+        The probability, of a difference in either direction; None with one seed.
+
+    Example:
+        >>> round(by_chance(np.array([0.50, 0.54, 0.55]), np.array([0.40, 0.42])), 4)
+        0.0072
+        >>> by_chance(np.array([0.5]), np.array([0.4, 0.5])) is None
+        True
+    """
+    if min(len(ours), len(theirs)) < 2:
+        return None
+    if not ours.std() and not theirs.std():
+        return 1.0 if ours[0] == theirs[0] else 0.0
+    _, probability = np.asarray(scipy.stats.ttest_ind(ours, theirs, equal_var=False))
+    return float(probability)
+
+
+def standing(found: Overview, measure: str) -> list[str]:
+    """How each row stands beside the best: best, level, behind, unknown, or "" without a number.
+
+    `level`: seeds alone could make the difference; `unknown`: one of the two has one seed.
+    """
+    best, said = best_of(found, measure), []
+    for number, row in enumerate(found.rows):
+        if best is None or measure not in row.measured:
+            said.append("")
+            continue
+        chance = by_chance(row.measured[measure], found.rows[best].measured[measure])
+        if number == best:
+            said.append("best")
+        elif chance is None:
+            said.append("unknown")
+        else:
+            said.append("level" if chance >= LEVEL else "behind")
+    return said
+
+
+def cell(values: Float[np.ndarray, " seeds"] | None) -> str:
+    """Mean and standard deviation in percent, and the seeds where others have more.
+
+    Example:
+        >>> cell(np.array([0.5, 0.54])), cell(np.array([0.5])), cell(None)
+        ('52.0 ± 2.8', '50.0', '—')
+    """
+    if values is None:
+        return "—"
+    spread = f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{100 * values.mean():.1f}{spread}"
+
+
+def head_of(found: Overview) -> list[str]:
+    """The names of the columns."""
+    return [*found.settings, *(f"{name}, %" for name in found.measures), "seeds"]
+
+
+MARKS = {"best": "★", "level": "≈", "behind": "", "unknown": "?", "": ""}
+LEGEND = (
+    "Means and standard deviations over the seeds of the training. ★: the highest of a column; ≈: "
+    "seeds alone could make the difference to it (Welch's t-test, p ≥ 0.05, each row on its own); "
+    "?: with one seed nobody knows. Choose settings by held-out images: the one that is highest on "
+    "the test images owes a part of it to the choice."
+)
+
+
+def cells_of(found: Overview) -> list[list[str]]:
+    """The texts of the rows, by the columns of `head_of`."""
+    marks = {name: standing(found, name) for name in found.measures}
+    return [
+        [
+            *("—" if value is None else value_of(value) for value in row.settings),
+            *(
+                f"{cell(row.measured.get(name))} {MARKS[marks[name][number]]}".rstrip()
+                for name in found.measures
+            ),
+            _seeds(row, found.measures),
+        ]
+        for number, row in enumerate(found.rows)
+    ]
+
+
+def _seeds(row: Row, measures: Sequence[str]) -> str:
+    """How many there are, and how many have the least of the numbers."""
+    least = min((len(row.measured.get(name, ())) for name in measures), default=0)
+    return f"{row.seeds}" if least == row.seeds else f"{least} of {row.seeds}"
+
+
+def markdown(found: Overview) -> str:
+    """The table for a terminal or a paper's notes.
+
+    Args:
+        found: of `overview`.
+
+    Returns:
+        The table in Markdown, its columns aligned.
+
+    Example:
+        >>> from dystress_jax import report
+        >>> print(report.markdown(report.overview(report.gather(["runs/quickstart"]))))
+        | kNN accuracy on held-out images, % | kNN accuracy, % | seeds |
+        ...
+    """
+    rows = [head_of(found), *cells_of(found)]
+    rows = [[text.replace("|", "\\|") for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    line = lambda texts: "| " + " | ".join(texts) + " |"
+    padded = [[t.ljust(w) for t, w in zip(row, widths, strict=True)] for row in rows]
+    return "\n".join([line(padded[0]), line(["-" * w for w in widths]), *map(line, padded[1:])])
+
+
+def as_csv(runs: Sequence[Run]) -> str:
+    """A line for each run: its name, the settings that differ, its seed and its accuracies.
+
+    Args:
+        runs: of `gather`.
+
+    Returns:
+        The lines, the names of the columns first; accuracies are shares from 0 to 1.
+
+    Example:
+        >>> from dystress_jax import report
+        >>> report.as_csv(report.gather(["runs/quickstart"])).splitlines()[0]
+        'run,seed,kNN accuracy on held-out images,kNN accuracy'
+    """
+    found, differ = overview(runs), settings_that_differ(runs)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["run", *differ, "seed", *found.measures])
+    for number, run in enumerate(runs):
+        own = measures_of([run])
+        settings = [values[number] for values in differ.values()]
+        numbers = [own[name][0] if name in own else "" for name in found.measures]
+        writer.writerow([run.name, *settings, run.seed, *numbers])
+    return file.getvalue()

@@ -1,0 +1,230 @@
+"""Runs of many settings: which ones, under which names, and that a sweep goes on."""
+
+import csv
+import json
+import shlex
+
+import pytest
+from absl import flags
+
+from dystress_jax import commands, run
+from dystress_jax.report import gather, overview
+from dystress_jax.run import _sweep
+from dystress_jax.run.overrides import take_varied
+from dystress_jax.training.log import DivergedError
+from tests.command_lines import parsed
+from tests.runs import settings, write_images
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+def names(over, *, seeds=1, base=(), **options):
+    loose = run.defaults()
+    loose.update_from_flattened_dict(dict(base))
+    return [one.name for one in run.combinations(loose, over, seeds=seeds, **options)]
+
+
+def test_every_combination_has_every_seed_and_no_setting_that_it_would_ignore():
+    over = {"temperature.name": ["constant", "dystress"], "temperature.tau": [0.1, 0.5]}
+    found = run.combinations(run.defaults(), over, seeds=2)
+    assert [one.name for one in found] == [
+        f"temperature={rest}_seed={seed}"
+        for rest in ("constant_tau=0.1", "constant_tau=0.5", "dystress")
+        for seed in (0, 1)
+    ]
+    for one in found:
+        assert one.config.seed == one.changes["seed"]
+        assert one.config.temperature.name == one.changes["temperature.name"]
+        expected = one.changes.get("temperature.tau", run.defaults().temperature.tau)
+        assert one.config.temperature.tau == expected
+        assert one.config == run.override(run.defaults(), one.changes)
+
+
+def test_what_a_combination_ignores_of_the_other_flags_is_left_out_of_it():
+    loose = run.defaults()
+    loose.temperature.tau_max = 0.7
+    over = {"temperature.name": ["constant", "dystress"]}
+    flagged = {"temperature.tau_max": 0.2}
+    constant, dystress = run.combinations(loose, over, seeds=1, overridden=flagged)
+    assert (constant.config.temperature.tau_max, dystress.config.temperature.tau_max) == (0.2, 0.7)
+    # Where no setting that is varied makes it useless, it is refused as of a single run.
+    with pytest.raises(run.ConfigError, match=r"temperature\.tau: found 0.3 with .* ignore it"):
+        run.combinations(run.defaults(), {"temperature.tau": [0.3, 0.4]})
+
+
+def test_seeds_begin_at_that_of_the_settings():
+    assert [one.name for one in run.combinations(run.defaults(), {})] == [
+        f"seed={seed}" for seed in range(3)
+    ]
+    assert names({}, seeds=2, base={"seed": 7}) == ["seed=7", "seed=8"]
+    with pytest.raises(run.ConfigError, match="--seeds: found 0"):
+        names({}, seeds=0)
+
+
+def test_names_of_directories_are_short_and_differ():
+    assert names({"model.name": ["resnet18"], "knn.k": [5, 20]}) == [
+        "model=resnet18_k=5_seed=0",
+        "model=resnet18_k=20_seed=0",
+    ]
+    both = {"batch_size": [32], "optimizer.batch_size": []}
+    assert _sweep._short_names([*both]) == {
+        "batch_size": "batch_size",
+        "optimizer.batch_size": "optimizer.batch_size",
+    }
+    paths = [f"/{'long/' * 40}{name}.npz" for name in "ab"]
+    found = names({"data.path": paths}, seeds=2, base={"data.source": "npz"})
+    assert len(set(found)) == 4
+    assert all(len(name) < 100 and "/" not in name for name in found)
+    assert found[0].endswith("_seed=0")
+    assert names({"evaluation": ["", "linear_probe"]}) == [
+        "evaluation=none_seed=0",
+        "evaluation=linear_probe_seed=0",
+    ]
+
+
+def test_options_of_ones_own_are_varied_too():
+    own = {"temperature.name": "tests.own:falling", "temperature.tau_min": 0.3}
+    over = {"temperature.options.slope": [0.2, 0.4]}
+    found = run.combinations(run.to_config_dict(run.override(run.defaults(), own)), over, seeds=1)
+    assert [one.name for one in found] == ["slope=0.2_seed=0", "slope=0.4_seed=0"]
+    assert [one.config.temperature.options for one in found] == [{"slope": 0.2}, {"slope": 0.4}]
+
+
+def read(*arguments):
+    """The runs that a command line of a sweep describes."""
+    with parsed("sweep", *arguments) as (_, command):
+        loose, overridden = command.loose(flags.FLAGS.config)
+        seeds = flags.FLAGS.seeds
+        return run.combinations(loose, command.over, seeds=seeds, overridden=overridden)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--over.seed=1,2"], r"--over.seed: found 1-2; allowed: --seeds=N"),
+        (["--over.temperature.tua=1"], "Did you mean config.temperature.tau"),
+        (["--over.batch_size=32,x"], "config.batch_size: found 'x'; allowed: a whole number"),
+        (["--over.batch_size"], "--over.batch_size: found no value"),
+        (["--over.batch_size=32,32"], "--over.batch_size: found a value twice"),
+        (["--over.batch_size=32,64", "--config.batch_size=16"], "allowed: one of the two"),
+        (["--over.batch_size=1,64"], "config.batch_size: found 1; allowed: >= 2"),
+        (["--over.temperature=0.1"], "a group of fields"),
+    ],
+)
+def test_what_cannot_be_varied_is_told_before_anything_is_trained(arguments, told):
+    with pytest.raises(run.ConfigError, match=told):
+        read(*arguments)
+
+
+def test_commas_within_brackets_belong_to_a_value():
+    given = ["sweep", "--over.probe.l2=(1.0,2.0),(3.0,)", "--over.loggers", "trackio,wandb"]
+    others, found = take_varied(given)
+    assert others == ["sweep"]
+    assert found == {
+        "probe.l2": [(1.0, 2.0), (3.0,)],
+        "loggers": [("trackio",), ("wandb",)],
+    }
+
+
+def test_the_commands_that_are_printed_train_these_runs(tmp_path, monkeypatch, capsys):
+    """Each is read by `dystress train`, and comes to the settings of its run."""
+    monkeypatch.chdir(tmp_path)
+    given = [
+        "--over.temperature.name=constant,dystress",
+        "--over.temperature.tau=0.1,0.2",
+        "--over.probe.learning_rates=(0.1,0.3),(1.0,)",
+        "--config.temperature.tau_max=0.5",
+        "--seeds",
+        "2",
+        "--config",
+        "cifar10_small",
+        "--config.run_name=two words",
+        "--workdir=o'er here",
+    ]
+    expected = read(*given)
+    with parsed("sweep", *given, "--print") as (module, command):
+        module.sweep(command)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(expected) == 12
+    for line, one in zip(lines, expected, strict=True):
+        program, name, *rest = shlex.split(line)
+        assert (program, name) == ("dystress", "train")
+        with parsed("train", *rest) as (_, command):
+            assert command.settings(flags.FLAGS.config) == one.config
+            assert flags.FLAGS.workdir == f"o'er here/{one.name}"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = write_images(tmp_path_factory.mktemp("images"))
+    return run.to_config_dict(settings(folder, evaluation="-baselines", knn_every=0))
+
+
+def test_a_sweep_trains_what_is_missing_and_lays_all_side_by_side(base, tmp_path, monkeypatch):
+    over = {"temperature.tau_max": [0.2, 0.5]}
+    runs = run.combinations(base, over, seeds=1)
+    trained, train = [], _sweep.train
+
+    def counted(config, workdir, **options):
+        trained.append(workdir.name)
+        return train(config, workdir, **options)
+
+    monkeypatch.setattr(_sweep, "train", counted)
+    first = run.sweep(runs[:1], tmp_path)
+    found = run.sweep(runs, tmp_path)
+    assert trained == [one.name for one in runs]
+    # A run that is to be longer is none that is complete.
+    longer = run.override(base, {"steps": 9, "temperature.tau_max": 0.5})
+    assert _sweep._summary_of(tmp_path / runs[1].name, longer) is None
+    assert found[runs[0].name] == json.loads(json.dumps(first[runs[0].name]))
+    [row, other] = overview(gather([tmp_path])).rows
+    assert (row.settings, other.settings) == ((0.2,), (0.5,))
+    for one, measured in zip(runs, (row, other), strict=True):
+        assert measured.measured["kNN accuracy"].tolist() == [found[one.name]["knn_trained"]]
+
+
+def test_a_run_that_diverges_does_not_end_the_others_and_a_signal_does(
+    base, tmp_path, monkeypatch, capsys
+):
+    runs = run.combinations(base, {"temperature.tau_max": [0.2, 0.3, 0.5, 0.6]}, seeds=1)
+
+    def train(config, workdir, **options):
+        if config.temperature.tau_max == 0.2:
+            raise DivergedError("the loss is NaN")
+        return {"stopped_after": 7} if config.temperature.tau_max == 0.5 else {"seconds": 1.0}
+
+    monkeypatch.setattr(_sweep, "train", train)
+    found = run.sweep(runs, tmp_path)
+    assert found == {
+        runs[0].name: {"diverged": "the loss is NaN"},
+        runs[1].name: {"seconds": 1.0},
+    }
+    assert "run 3 of 4" in capsys.readouterr().out
+
+
+@pytest.mark.ci
+def test_the_command_writes_a_table_and_a_line_for_each_run(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "from dystress_jax import run\n"
+        "def get_config():\n"
+        f"    return run.to_config_dict(run.from_config_dict({base.to_dict()!r}))\n"
+    )
+    given = ["--over.temperature.tau_max=0.2,0.5", f"--config={config}", "--seeds=2"]
+    with parsed("sweep", *given) as (module, command):
+        module.sweep(command)
+    table = (tmp_path / "runs" / "mine_tau_max" / "table.md").read_text()
+    assert table.splitlines()[0].startswith("| temperature.tau_max | ")
+    assert len(table.split("\n\n")[0].splitlines()) == 4
+    assert table in capsys.readouterr().out + "\n"
+    with open(tmp_path / "runs" / "mine_tau_max" / "runs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["temperature.tau_max"], row["seed"]) for row in rows] == [
+        ("0.2", "0"),
+        ("0.2", "1"),
+        ("0.5", "0"),
+        ("0.5", "1"),
+    ]
+    commands.main(["dystress", "report", "runs/mine_tau_max", "--out=again.md"])
+    assert (tmp_path / "again.md").read_text() == table
