@@ -462,6 +462,8 @@ def test_a_difference_that_seeds_alone_could_make_is_told_by_welch():
     same = np.full(3, 0.5)
     assert _overview.by_chance(same, same) == 1
     assert _overview.by_chance(same, same + 0.1) == 0
+    assert _overview.by_chance(same - 0.1, same + (0.1 - 0.2)) == 1  # but for rounding
+    assert 0 < _overview.by_chance(same, np.array([0.5, 0.6, 0.7])) < 1
 
 
 def test_accuracies_of_other_images_have_no_best():
