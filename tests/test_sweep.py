@@ -160,6 +160,7 @@ def base(tmp_path_factory):
     return run.to_config_dict(settings(folder, evaluation="-baselines", knn_every=0))
 
 
+@pytest.mark.ci
 def test_a_sweep_trains_what_is_missing_and_lays_all_side_by_side(base, tmp_path, monkeypatch):
     over = {"temperature.tau_max": [0.2, 0.5]}
     runs = run.combinations(base, over, seeds=1)

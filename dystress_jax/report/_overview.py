@@ -118,7 +118,7 @@ def by_chance(ours: Float[np.ndarray, " a"], theirs: Float[np.ndarray, " b"]) ->
 
     Example:
         >>> round(by_chance(np.array([0.50, 0.54, 0.55]), np.array([0.40, 0.42])), 4)
-        0.0072
+        0.0073
         >>> by_chance(np.array([0.5]), np.array([0.4, 0.5])) is None
         True
     """

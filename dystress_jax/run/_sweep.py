@@ -53,7 +53,8 @@ def combinations(
     Args:
         settings: of a config file, the same for all.
         over: full name of a field, or of an option, to its values.
-        seeds: runs of each combination; their seeds are `seed` of the settings, and those after it.
+        seeds: runs of each combination, at least 1; their seeds are `seed` of the settings, and
+            those after it.
         overridden: fields of `settings` that a command line has changed, to what the file has.
 
     Returns:
