@@ -685,13 +685,13 @@ def test_evaluations_that_are_measured_together_embed_the_images_once(monkeypatc
     monkeypatch.setattr(evaluation, "embed_images", counting)
     experiment = make(settings()).experiment({"test": SOURCE, "holdout": SOURCE})
     state = jax.eval_shape(experiment.init_state)
-    embedded = evaluations.embedded_by(experiment, state)
+    shared = evaluations.shared_by(experiment, state)
 
     def mine(experiment, state, *, embedded, split="test"):
         return Result((), {"images": len(embedded(split).embeddings)})
 
     for _ in range(2):
-        found = evaluations.measure(mine, experiment, state, name="mine", embedded=embedded)
+        found = evaluations.measure(mine, experiment, state, name="mine", shared=shared)
         assert found.protocol == {"images": STORED}
     assert asked == [SOURCE]
     evaluations.measure(mine, experiment, state, name="mine")  # by itself

@@ -13,6 +13,7 @@ from dystress_jax import evaluation, microscope, run
 from dystress_jax.commands import COMMANDS
 from dystress_jax.commands import eval as eval_command
 from dystress_jax.errors import ArgumentError
+from dystress_jax.evaluation import features
 from dystress_jax.run import summary
 from dystress_jax.run.other_images import open_other
 from dystress_jax.run.overrides import take_images
@@ -60,6 +61,28 @@ def by_hand(place, k, temperature, workdir=None):
     for row, near in enumerate(nearest):
         np.add.at(votes[row], known[near], np.exp(similar[row, near] / temperature))
     return votes.argmax(axis=1), labels
+
+
+def test_images_are_encoded_once_for_all_evaluations(place, monkeypatch):
+    wanted = ["knn", "transfer", "few_shot", "few_labels", "linear_probe"]
+    few = {"labels.shots": (1.0,), "labels.fractions": (0.5,)}
+    few |= {"probe.features": "cached", "probe.epochs": 2}
+    config = run.override(run.to_config_dict(settings(place)), few)
+    alone = {
+        name: run.evaluate(place / "run", name, config=config, on=on(place)) for name in wanted
+    }
+    read, batches = [], features.data.padded_batches
+
+    def counted(source, **options):
+        read.append(len(source))
+        return batches(source, **options)
+
+    monkeypatch.setattr(features.data, "padded_batches", counted)
+    together = run.evaluate_all(place / "run", wanted, config=config, on=on(place))
+    for name in wanted:
+        assert together[name][1] == alone[name][1]
+    # The training images and those of the test, none of them twice.
+    assert sorted(read) == [12, 23]
 
 
 def test_neighbours_among_other_images_are_those_by_hand(place):

@@ -18,6 +18,7 @@ from .confusion_picture import confusion_picture as confusion_picture
 from .feature_map import feature_map as feature_map
 from .feature_map import principal_plane as principal_plane
 from .features import NotFiniteError as NotFiniteError
+from .features import Remembering as Remembering
 from .features import encode_source as encode_source
 from .finetune import evaluate_finetune as evaluate_finetune
 from .grid import retrieval_grid as retrieval_grid

@@ -57,10 +57,10 @@ def close(run: Run, state: TrainState, loggers: Loggers, seconds: float) -> dict
 
 def _measure(run: Run, state: TrainState) -> tuple[dict[str, Result], dict[str, Image.Image]]:
     """Everything that the run can be measured by, and a picture of what texts find."""
-    found, embedded = {}, evaluations.embedded_by(run.experiment, state)
-    measured_on = {"": (run.experiment, embedded)}
+    found, shared_by_all = {}, evaluations.shared_by(run.experiment, state)
+    measured_on = {"": (run.experiment, shared_by_all)}
     for name, other in run.others.items():
-        measured_on[f" on {name}"] = other, evaluations.embedded_by(other, state)
+        measured_on[f" on {name}"] = other, evaluations.shared_by(other, state)
     every = [(on, name) for on in measured_on for name in run.evaluations]
     quiet = jax.process_index() != 0
     with tqdm.tqdm(total=len(every), dynamic_ncols=True, disable=quiet, leave=False) as bar:
@@ -69,7 +69,7 @@ def _measure(run: Run, state: TrainState) -> tuple[dict[str, Result], dict[str, 
             experiment, shared = measured_on[on]
             try:
                 found[name + on] = evaluations.measure(
-                    run.evaluations[name], experiment, state, name=name, embedded=shared
+                    run.evaluations[name], experiment, state, name=name, shared=shared
                 )
             except EvaluationError as error:
                 if name in run.asked:
@@ -80,7 +80,9 @@ def _measure(run: Run, state: TrainState) -> tuple[dict[str, Result], dict[str, 
     if "retrieval" not in found:
         return found, {}
     # Every process embeds the texts.
-    drawn = {"retrieval": evaluation.retrieval_grid(embedded(found["retrieval"].split))}
+    drawn = {
+        "retrieval": evaluation.retrieval_grid(shared_by_all["embedded"](found["retrieval"].split))
+    }
     _save(run, drawn)
     return found, drawn
 

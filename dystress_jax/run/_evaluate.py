@@ -20,9 +20,9 @@ from .evaluations import (
     Evaluate,
     check_labels,
     check_options,
-    embedded_by,
     measure,
     own_table,
+    shared_by,
 )
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume, put
@@ -159,10 +159,10 @@ def evaluate_all(
     with reporting_unreadable_images(config, workdir, on=on):
         experiment, notes = _with_images(config, workdir, on, own)
         state = state_at(workdir, checkpoint, experiment.abstract_state())
-        shared = embedded_by(experiment, state)
+        shared = shared_by(experiment, state)
         for name, function in functions.items():
             with calling_images("on") if on else contextlib.nullcontext():
-                result = measure(function, experiment, state, name=name, embedded=shared)
+                result = measure(function, experiment, state, name=name, shared=shared)
             chosen_by = checkpoint == "best" and result.split == "holdout" and not on
             more = [CHOSEN_BY] if chosen_by else []
             result = result._replace(notes=(*result.notes, *notes, *more))

@@ -24,7 +24,8 @@ from .experiment import EncodeImages, Experiment
 from .fields import as_fields
 
 Embedded = Callable[[str], EmbeddedImages]  # of a split
-SHARED = "embedded"  # an evaluation with this argument shares the embeddings with the others
+# Arguments by which an evaluation shares with the others what is computed once.
+SHARED = ("encode", "embedded")
 WITH_SHARE = ("linear_probe", "finetune", "few_labels")  # of the labels
 WITH_SEEDS = (*WITH_SHARE, "transfer", "few_shot")
 ALL_LABELS = 1.0  # nobody asks for a share
@@ -42,7 +43,9 @@ ZERO_SHOT_LABELS = "--config.zero_shot.classes=labels, which takes the classes o
 class Evaluate(Protocol):
     """An evaluation, ours or the user's own.
 
-    Its further arguments are options of one's own, and `embedded` where it has that.
+    Its further arguments are options of one's own. Where it has them, `encode` is the encoder of
+    the state, images to features, and `embedded` gives the embeddings of a split of an image-text
+    run: both remember what they have made, for all evaluations.
     """
 
     def __call__(
@@ -56,10 +59,10 @@ class EvaluationError(ConfigError):
     """The run has nothing that this evaluation could measure by."""
 
 
-def knn(experiment: Experiment, state: TrainState) -> Result:
+def knn(experiment: Experiment, state: TrainState, *, encode: EncodeImages | None = None) -> Result:
     """Nearest neighbours of the test images, or of the held-out ones if there is no test."""
     split = _labelled_split(experiment)
-    return knn_of(experiment, experiment.encoder(state), split)
+    return knn_of(experiment, encode or experiment.encoder(state), split)
 
 
 def knn_of(experiment: Experiment, encode: EncodeImages, split: str) -> Result:
@@ -94,7 +97,9 @@ def _first(value: float | tuple[float, ...]) -> float:
     return value[0] if isinstance(value, tuple) else value
 
 
-def linear_probe(experiment: Experiment, state: TrainState) -> Result:
+def linear_probe(
+    experiment: Experiment, state: TrainState, *, encode: EncodeImages | None = None
+) -> Result:
     """A linear classifier on the frozen features, of all labels or a share of them."""
     split, train = _labelled_split(experiment), experiment.train
     config, probe = experiment.config, experiment.config.probe
@@ -113,7 +118,7 @@ def linear_probe(experiment: Experiment, state: TrainState) -> Result:
         )
     view = functools.partial(experiment.encode_view, state.params, state.stats)
     result = evaluation.evaluate_linear_probe(
-        experiment.encoder(state),
+        encode or experiment.encoder(state),
         train,
         experiment.sources[split],
         holdout=holdout,
@@ -232,11 +237,13 @@ def zero_shot(
     return result._replace(split=task.split)
 
 
-def transfer(experiment: Experiment, state: TrainState) -> Result:
+def transfer(
+    experiment: Experiment, state: TrainState, *, encode: EncodeImages | None = None
+) -> Result:
     """Logistic regression on frozen features, its L2 chosen on held-out images."""
     split = _labelled_split(experiment)
     result = evaluation.evaluate_transfer(
-        experiment.encoder(state),
+        encode or experiment.encoder(state),
         experiment.train,
         experiment.sources[split],
         holdout=_validation(experiment, split),
@@ -246,13 +253,15 @@ def transfer(experiment: Experiment, state: TrainState) -> Result:
     return result._replace(split=split)
 
 
-def few_labels(experiment: Experiment, state: TrainState) -> Result:
+def few_labels(
+    experiment: Experiment, state: TrainState, *, encode: EncodeImages | None = None
+) -> Result:
     """Logistic regression on frozen features with shares of the labels."""
     split, config = _labelled_split(experiment), experiment.config
     labels, asked = config.labels, config.labels.share != ALL_LABELS
     with as_fields("labels", fractions="labels.share" if asked else "labels.fractions"):
         result = evaluation.evaluate_few_labels(
-            experiment.encoder(state),
+            encode or experiment.encoder(state),
             experiment.train,
             experiment.sources[split],
             holdout=_validation(experiment, split),
@@ -263,12 +272,14 @@ def few_labels(experiment: Experiment, state: TrainState) -> Result:
     return result._replace(split=split)
 
 
-def few_shot(experiment: Experiment, state: TrainState) -> Result:
+def few_shot(
+    experiment: Experiment, state: TrainState, *, encode: EncodeImages | None = None
+) -> Result:
     """Logistic regression on frozen features of a few images of each class."""
     split, settings = _labelled_split(experiment), experiment.config.labels
     with as_fields("labels"):
         result = evaluation.evaluate_few_shot(
-            experiment.encoder(state),
+            encode or experiment.encoder(state),
             experiment.train,
             experiment.sources[split],
             shots=settings.shots,
@@ -359,7 +370,7 @@ def measure(
     state: TrainState,
     *,
     name: str,
-    embedded: Embedded | None = None,
+    shared: Mapping[str, Any] | None = None,
 ) -> Result:
     """What an evaluation measures.
 
@@ -368,15 +379,15 @@ def measure(
         experiment: the parts of the run.
         state: of the run.
         name: of the evaluation, for errors.
-        embedded: as `embedded_by` makes it, where several evaluations share it.
+        shared: as `shared_by` makes it, where several evaluations do.
 
     Raises:
         ConfigError: it refuses the images or the settings, or returns no `Result`, or one that does
             not fit in JSON.
         EvaluationError: there is nothing to measure by.
     """
-    shared = {SHARED: embedded or embedded_by(experiment, state)}
-    taken, options = arguments(evaluate), experiment.config.evaluation_options | shared
+    shared = shared or shared_by(experiment, state)
+    taken, options = arguments(evaluate), {**experiment.config.evaluation_options, **shared}
     try:
         result = evaluate(experiment, state, **{n: v for n, v in options.items() if n in taken})
     except ArgumentError as error:
@@ -410,7 +421,7 @@ def check_options(config: Config, own: Mapping[str, Evaluate]) -> None:
     Raises:
         ConfigError: with the arguments that there are.
     """
-    taken = [n for evaluate in own.values() for n in arguments(evaluate)[2:] if n != SHARED]
+    taken = [n for evaluate in own.values() for n in arguments(evaluate)[2:] if n not in SHARED]
     for name, value in config.evaluation_options.items():
         if name not in taken:
             raise ConfigError(
@@ -505,6 +516,14 @@ def captioned_split(experiment: Experiment, *, instead: str = "") -> str:
     )
 
 
+def shared_by(experiment: Experiment, state: TrainState) -> dict[str, Any]:
+    """What the evaluations of a state share: each image is encoded once for all of them."""
+    return {
+        "encode": features.Remembering(experiment.encoder(state)),
+        "embedded": embedded_by(experiment, state),
+    }
+
+
 def embedded_by(experiment: Experiment, state: TrainState) -> Embedded:
     """The images of a split as the towers of a state embed them, once for all who ask."""
 
@@ -518,7 +537,9 @@ def embedded_by(experiment: Experiment, state: TrainState) -> Embedded:
 
 def _check_language(experiment: Experiment) -> None:
     if experiment.language is None:
-        without = [n for n, evaluate in EVALUATIONS.items() if SHARED not in arguments(evaluate)]
+        without = [
+            n for n, evaluate in EVALUATIONS.items() if "embedded" not in arguments(evaluate)
+        ]
         raise EvaluationError(
             f"--evaluation: found a run with config.method {experiment.config.method}, which has "
             f"no texts; allowed: {', '.join(without)}"
