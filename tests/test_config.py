@@ -1,6 +1,8 @@
 import dataclasses
 import functools
+import importlib
 import inspect
+import json
 import subprocess
 import sys
 
@@ -736,6 +738,32 @@ def test_every_field_that_applies_takes_its_default_on_the_command_line(between)
         given += [f"{flag}={value}"] if between == "=" else [flag, value]
     with parsed("train", *given) as (_, command):
         assert command.settings(flags.FLAGS.config) == Config()
+
+
+def test_a_config_file_may_stand_behind_the_flags_that_change_its_fields():
+    given = ["--config.temperature.tau_max=0.7", "--config", "cifar10_small", "--config.seed=3"]
+    expected = importlib.import_module("dystress_jax.configs.cifar10_small").get_config()
+    with parsed("train", *given) as (_, command):
+        found = command.settings(flags.FLAGS.config)
+    assert found == run.override(expected, {"temperature.tau_max": 0.7, "seed": 3})
+
+
+def test_a_run_goes_on_with_the_settings_that_it_has(tmp_path):
+    trained = from_config_dict({"seed": 5, "steps": 7, "temperature": {"tau_max": 0.7}})
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(trained)))
+    for given in (["--resume", f"--workdir={tmp_path}"], ["--workdir", str(tmp_path), "--resume"]):
+        with parsed("train", *given) as (_, command):
+            assert command.settings(flags.FLAGS.config) == trained
+    with parsed("train", *given, "--config.steps=9") as (_, command):
+        assert command.settings(flags.FLAGS.config) == dataclasses.replace(trained, steps=9)
+    for wrong, told in (
+        (["--resume"], "--resume: found no --workdir"),
+        (["--resume", f"--workdir={tmp_path / 'none'}"], "found no run in .*none"),
+        ([*given, "--config", "quickstart"], "--resume: found with --config"),
+        (["--config", "quickstart", *given], "--resume: found with --config"),
+    ):
+        with pytest.raises(ConfigError, match=told), parsed("train", *wrong):
+            pass
 
 
 @pytest.mark.parametrize(

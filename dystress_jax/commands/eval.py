@@ -17,11 +17,9 @@ dystress eval --workdir=runs/photos --evaluation=knn --on.source=folder --on.pat
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from .. import run
 from ..evaluation import Result
-from ..files import near
 from ..run import cli, show, summary
 from ..run.evaluations import EVALUATIONS
 
@@ -88,13 +86,5 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags; `--config.FIELD` overrides the run's own config.json."""
     arguments = command.read(cli.in_full(command.read_on(arguments), SHORT))
     flags.FLAGS(arguments, known_only=True)
-    workdir = cli.directory(flags.FLAGS.workdir)
-    if not (workdir / "config.json").is_file():
-        raise run.ConfigError(
-            f"--workdir: found no run in {workdir} (no config.json).{near(workdir)}"
-        )
-    base = run.to_config_dict(run.read_config(workdir))
-    config_flags.DEFINE_config_dict(
-        "config", base, "Override its fields with --config.FIELD=VALUE.", sys_argv=arguments
-    )
+    cli.define_config_of_run(cli.directory(flags.FLAGS.workdir), arguments)
     return cli.parse_flags(arguments)

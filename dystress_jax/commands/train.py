@@ -7,6 +7,9 @@ dystress train
 dystress train --workdir=runs/warm --config.temperature.tau_max=0.5
     the first run with one field changed; the same command goes on after a break
 
+dystress train --workdir=runs/warm --resume
+    goes on with the settings that the run has in its config.json, whatever they were
+
 dystress train --config=photos.py --config.data.source=folder --config.data.path=~/photos
     a config file of one's own, on one's own images
 """
@@ -59,9 +62,14 @@ def train(command: cli.Command) -> None:
         kept = cli.keep_compiled_programs()
         if not processes.has_joined() or jax.process_index() == 0:
             print(kept, *command.put_back, sep="\n")
-        name = pathlib.Path(config_flags.get_config_filename(args["config"])).stem
-        workdir = pathlib.Path("runs", name) if args.workdir is None else args.workdir
-        run.train(config, cli.directory(workdir))
+        run.train(config, workdir_of(args))
+
+
+def workdir_of(args: flags.FlagValues) -> pathlib.Path:
+    """Where the run is written: --workdir, or runs/ and the name of the config."""
+    if args.workdir is not None:
+        return cli.directory(args.workdir)
+    return pathlib.Path("runs", pathlib.Path(config_flags.get_config_filename(args["config"])).stem)
 
 
 def join_others(args: flags.FlagValues) -> None:
@@ -128,6 +136,9 @@ def define() -> None:
     flags.DEFINE_string(
         "workdir", None, "Where the run is written, or continued; default: runs/NAME of the config."
     )
+    flags.DEFINE_bool(
+        "resume", False, "Go on with the run in --workdir, with the settings that it has there."
+    )
     flags.DEFINE_string(
         "init_from",
         None,
@@ -150,10 +161,28 @@ def define() -> None:
 def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags and the settings, with our own answers to names that do not exist."""
     arguments = cli.find_config_file(command.read(cli.in_full(arguments, SHORT)))
+    flags.FLAGS(arguments, known_only=True)
+    if "resume" in flags.FLAGS and flags.FLAGS.resume:
+        return parse_resumed(arguments)
     config_flags.DEFINE_config_file(
         "config",
         str(cli.CONFIGS / "quickstart.py"),
         "The experiment; override its fields with --config.FIELD=VALUE.",
         sys_argv=arguments,
     )
+    return cli.parse_flags(arguments)
+
+
+def parse_resumed(arguments: list[str]) -> list[str]:
+    """Parse the flags of a run that goes on with its own settings."""
+    if flags.FLAGS.workdir is None:
+        raise run.ConfigError(
+            "--resume: found no --workdir; allowed: with it, the run's directory."
+        )
+    if any(argument.startswith("--config=") for argument in arguments):
+        raise run.ConfigError(
+            "--resume: found with --config; allowed: without it. The settings are those of the "
+            "run, --config.FIELD=VALUE changes one."
+        )
+    cli.define_config_of_run(cli.directory(flags.FLAGS.workdir), arguments)
     return cli.parse_flags(arguments)

@@ -80,7 +80,8 @@ def check_run(config: Config, workdir: pathlib.Path) -> None:
     if refused:
         raise ConfigError(
             f"{workdir} holds a run with other settings: {'; '.join(refused)}. "
-            "Give the run's own settings to go on with it, or a new --workdir."
+            "Give the run's own settings to go on with it (dystress train --resume takes them), or "
+            "a new --workdir."
         )
     for change in shown.values():
         note(f"changed since the last part of this run: {change}")

@@ -15,14 +15,16 @@ from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from ..errors import UserError, hint
+from ..files import near
 from ..training import processes
 from ._environment import find_devices
+from ._saved import SETTINGS_FILE, read_config
 from .checks import from_config_dict, meant, put_back
 from .config import Config, ConfigError
-from .fields import fields
+from .fields import fields, to_config_dict
 from .overrides import (
     check_overrides,
     joined,
@@ -328,6 +330,28 @@ def find_config_file(arguments: list[str]) -> list[str]:
         else:
             found.append(argument)
     return [program, *files, *found]
+
+
+def define_config_of_run(workdir: pathlib.Path, arguments: list[str]) -> None:
+    """Define `--config.FIELD`, which overrides the settings of a run.
+
+    Args:
+        workdir: of the run.
+        arguments: of the command line.
+
+    Raises:
+        ConfigError: there is no run, or it cannot be read.
+    """
+    if not (workdir / SETTINGS_FILE).is_file():
+        raise ConfigError(
+            f"--workdir: found no run in {workdir} (no {SETTINGS_FILE}).{near(workdir)}"
+        )
+    config_flags.DEFINE_config_dict(
+        "config",
+        to_config_dict(read_config(workdir)),
+        "Override its fields with --config.FIELD=VALUE.",
+        sys_argv=arguments,
+    )
 
 
 def config_names() -> list[str]:
