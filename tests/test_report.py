@@ -25,12 +25,15 @@ from dystress_jax.report import (
     CurveOverSteps,
     Measured,
     Run,
+    _accuracies,
     _charts,
+    _curves,
     _groups,
     _images,
     _layout,
     _overview,
     _page,
+    _pairs,
     _sentences,
     _tables,
 )
@@ -264,7 +267,7 @@ def test_neighbours_and_shares_are_those_of_numpy(workdir):
         assert near[row].tolist() == order
         np.testing.assert_allclose(cosines[row], all_of[row][order])
     [run] = report.gather([workdir])
-    frame = _charts.frames(run)[-1]["pairs"]
+    frame = _pairs.frames(run)[-1]["pairs"]
     counts = run.records.of_kind("similarity", "negative")[-1].reshape(50, 4).sum(axis=1)
     np.testing.assert_allclose(frame["negative"], counts / counts.sum(), rtol=1e-4)
     assert sum(frame["gradient"]) == pytest.approx(1, rel=1e-3)
@@ -278,7 +281,7 @@ def test_runs_that_differ_in_their_seed_only_are_one_line_and_a_band(tmp_path):
 
     runs = [of("a", 0, 0.1), of("b", 1, 0.1), of("c", 0, 0.2)]
     assert [group.runs for group in _groups.groups_of(runs)] == [(0, 1), (2,)]
-    [chart] = _charts.curves(runs)
+    [chart] = _curves.curves(runs)
     kinds = [type(drawn.glyph).__name__ for drawn in chart.figure.renderers]
     assert kinds == ["VArea", "Line", "Line"]
     band, mean = (drawn.data_source.data for drawn in chart.figure.renderers[:2])
@@ -377,9 +380,11 @@ def test_chance_is_that_of_each_run(tmp_path):
         )
     ]
     lines = lambda runs: [
-        x.location for x in _charts.baselines(runs).figure.center if isinstance(x, Span)
+        x.location for x in _accuracies.baselines(runs).figure.center if isinstance(x, Span)
     ]
-    keys = lambda runs: [key.label for key in _charts.baselines(runs).keys if "chance" in key.label]
+    keys = lambda runs: [
+        key.label for key in _accuracies.baselines(runs).keys if "chance" in key.label
+    ]
     assert lines(runs) == [10, 25]
     assert keys(runs) == ["chance of a0, c0: 10.0 %", "chance of b0: 25.0 %"]
     assert lines(runs[::2]) == [10]
@@ -475,7 +480,7 @@ def test_accuracies_of_other_images_have_no_best():
     assert not found.comparable
     assert set(_overview.standing(found, "kNN accuracy")) == {""}
     assert report.compare(runs) == []
-    assert _charts.over_setting(runs, found) == []
+    assert _accuracies.over_setting(runs, found) == []
 
 
 def test_settings_that_a_run_ignores_are_no_difference():
@@ -499,7 +504,7 @@ def test_accuracies_over_a_number_are_drawn_where_it_has_three_values():
             baselines={"trained": 0.45},
         )
     )
-    watched, closing = _charts.over_setting(runs, report.overview(runs))
+    watched, closing = _accuracies.over_setting(runs, report.overview(runs))
     assert "over temperature.tau" in closing.title
     drawn = [(type(x.glyph).__name__, x.data_source.data) for x in closing.figure.renderers]
     [line] = [data for name, data in drawn if name == "Line" and len(data["x"]) == 4]
@@ -514,7 +519,7 @@ def test_accuracies_over_a_number_are_drawn_where_it_has_three_values():
     assert [key.colour for key in closing.keys] == [inks[i][0] for i in (0, 3, 6, 9, 10)]
     assert len(watched.keys) == 4
     two = swept({0.1: [0.5], 0.2: [0.6]})
-    assert _charts.over_setting(two, report.overview(two)) == []
+    assert _accuracies.over_setting(two, report.overview(two)) == []
 
 
 def test_a_directory_of_runs_stands_for_them_and_of_many_one_of_each_setting_is_shown(tmp_path):
@@ -594,9 +599,9 @@ def test_the_modality_gap_is_that_of_numpy(tmp_path):
         assert gap.values[t] == pytest.approx(np.linalg.norm(a.mean(axis=0) - b.mean(axis=0)))
         assert pairs.values[t] == pytest.approx(np.linalg.norm(a - b, axis=1).mean())
     assert f"gap is {gap.values[-1]:.2f}" in " ".join(s.text for s in report.stand_out(run))
-    chart = _charts.modality_gap([run])
+    chart = _curves.modality_gap([run])
     np.testing.assert_array_equal(chart.figure.renderers[0].data_source.data["y"], gap.values)
-    assert _charts.modality_gap([bare()]) is None
+    assert _curves.modality_gap([bare()]) is None
 
 
 def test_runs_that_watch_the_same_images_share_pictures_and_a_layout(tmp_path):

@@ -13,8 +13,7 @@ from PIL import Image
 
 from .. import explorer
 from ..errors import a_few
-from . import _charts as charts
-from . import _images, _tables
+from . import _accuracies, _charts, _curves, _images, _map, _pairs, _tables
 from ._charts import Chart
 from ._comparisons import compare
 from ._groups import ONE_BY_ONE, Group, groups_of, one_by_one, settings_that_differ
@@ -49,16 +48,18 @@ def page(runs: Sequence[Run]) -> str:
     few = one_by_one(runs)
     shown = [runs[i] for i in few]
     alone = [run if i in few else run._replace(images=None) for i, run in enumerate(runs)]
-    frames = [charts.frames(run) if i in few else [] for i, run in enumerate(runs)]
+    frames = [_pairs.frames(run) if i in few else [] for i, run in enumerate(runs)]
     images = _images.of_images(alone)
     found = overview(runs)
     groups = {
-        "settings": charts.over_setting(runs, found),
-        "learned": [x for x in (charts.baselines(runs), *charts.curves(runs)) if x is not None],
-        "temperature": charts.of_temperature(runs, frames),
-        "over-time": charts.over_time(runs),
-        "space": [charts.map_of_images()] if any(images) else [],
-        "gap": [x for x in (charts.modality_gap(alone),) if x is not None],
+        "settings": _accuracies.over_setting(runs, found),
+        "learned": [
+            x for x in (_accuracies.baselines(runs), *_curves.curves(runs)) if x is not None
+        ],
+        "temperature": _pairs.of_temperature(runs, frames),
+        "over-time": _curves.over_time(runs),
+        "space": [_map.map_of_images()] if any(images) else [],
+        "gap": [x for x in (_curves.modality_gap(alone),) if x is not None],
     }
     drawn = {chart.name: chart for group in groups.values() for chart in group}
     script, places = _components(drawn)
@@ -68,9 +69,9 @@ def page(runs: Sequence[Run]) -> str:
     }
     data = {
         "curves": explorer.curves(),
-        "colours": charts.COLOURS,
-        "in_the_dark": dict(zip(charts.COLOURS, charts.IN_THE_DARK, strict=True)),
-        "markers": charts.MARKERS,
+        "colours": _charts.COLOURS,
+        "in_the_dark": dict(zip(_charts.COLOURS, _charts.IN_THE_DARK, strict=True)),
+        "markers": _charts.MARKERS,
         "runs": [_of_run(*one) for one in zip(runs, frames, images, strict=True)],
     }
     beside = _overview(found, figures["settings"])
@@ -182,7 +183,7 @@ def _head(runs: Sequence[Run], shown: int) -> str:
     groups = groups_of(runs)
     if shown == len(runs):
         groups = [Group(run.name, (i,)) for i, run in enumerate(runs)]
-    inks = charts.inks(runs)
+    inks = _charts.inks(runs)
     switches = "".join(_switch(group, inks[group.runs[0]][0]) for group in groups)
     if shown < len(runs):
         switches += _none(

@@ -1,0 +1,195 @@
+"""The charts of accuracies: beside the baselines, and over a number that was varied."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from bokeh.models import ColumnDataSource, FixedTicker, Range1d, Span
+from jaxtyping import Float
+
+from ._charts import DASHES, SOFT, Chart, Key, inks, plain
+from ._groups import groups_of, value_of
+from ._overview import Overview, Row
+from ._run import Run
+
+
+def baselines(runs: Sequence[Run]) -> Chart | None:
+    """The trained encoder beside what it must beat; of several seeds the mean, and all of them."""
+    groups = [g for g in groups_of(runs) if any(runs[i].baselines for i in g.runs)]
+    if not groups:
+        return None
+    names = list(dict.fromkeys(n for g in groups for i in g.runs for n in runs[i].baselines))
+    rows, made, keys = [], None, []
+    for name in names:
+        for number, group in enumerate(groups):
+            values = [
+                100 * runs[i].baselines[name] for i in group.runs if name in runs[i].baselines
+            ]
+            if values:
+                label = name if len(groups) == 1 else f"{name} · {runs[group.runs[0]].name}"
+                rows.append((label, values, number))
+    labels = [label for label, *_ in rows]
+    made = plain(
+        x="accuracy of nearest neighbours, %",
+        y="",
+        height=60 + 34 * len(rows),
+        name="bars",
+        y_range=labels[::-1],
+        x_range=Range1d(start=0, end=125),  # room for the number beside a bar of 100 %
+    )
+    made.xaxis.ticker = FixedTicker(ticks=list(range(0, 101, 20)))
+    made.ygrid.grid_line_color = None
+    for number, group in enumerate(groups):
+        own = [row for row in rows if row[2] == number]
+        colour = inks(runs)[group.runs[0]][0]
+        source = ColumnDataSource(
+            {
+                "label": [label for label, *_ in own],
+                "mean": [float(np.mean(values)) for _, values, _ in own],
+                "end": [float(np.max(values)) for _, values, _ in own],
+                "alpha": [0.9 if label.startswith("trained") else 0.45 for label, *_ in own],
+                "text": [f"{np.mean(values):.1f}" for _, values, _ in own],
+            }
+        )
+        made.hbar(
+            y="label",
+            right="mean",
+            height=0.62,
+            source=source,
+            fill_color=colour,
+            fill_alpha="alpha",
+            line_color=colour,
+        )
+        made.text(
+            x="end",
+            y="label",
+            text="text",
+            source=source,
+            x_offset=6,
+            text_baseline="middle",
+            text_font_size="12px",
+            name="ink",
+        )
+        seeds = [(label, v) for label, values, _ in own if len(values) > 1 for v in values]
+        made.scatter(
+            x=[v for _, v in seeds],
+            y=[label for label, _ in seeds],
+            size=5,
+            fill_color="white",
+            line_color="black",
+        )
+        if len(groups) > 1:
+            keys.append(Key(group.name, colour))
+    # Runs of other classes are guessed at another rate.
+    chances: dict[float, list[str]] = {}
+    for group in groups:
+        for chance in dict.fromkeys(runs[i].chance for i in group.runs):
+            if chance is not None:
+                chances.setdefault(chance, []).append(group.name)
+    for number, (chance, names) in enumerate(chances.items()):
+        dash = ("dashed", "dotted")[number % 2]
+        made.add_layout(
+            Span(location=100 * chance, dimension="height", line_dash=dash, line_color=SOFT)
+        )
+        of = f" of {', '.join(names)}: {100 * chance:.1f} %" if len(chances) > 1 else ""
+        keys.append(Key(f"chance{of}", SOFT, dash))
+    told = "; ".join(f"{label} {np.mean(values):.1f} %" for label, values, _ in rows)
+    title = "Nearest neighbours, and what they must beat"
+    # The names of several runs take much of a line.
+    return Chart("baselines", title, told, made, tuple(keys), is_wide=len(groups) > 1)
+
+
+def over_setting(runs: Sequence[Run], found: Overview) -> list[Chart]:
+    """Each accuracy over the number that is varied, where three values or more of one are there.
+
+    Settings that would ignore the number are a line from side to side.
+    """
+    numbers = {
+        name: {row.settings[i] for row in found.rows if _is_number(row.settings[i])}
+        for i, name in enumerate(found.settings)
+    }
+    name = max(numbers, key=lambda name: len(numbers[name]), default="")
+    if not name or len(numbers[name]) < 3 or not found.comparable:
+        return []
+    at = found.settings.index(name)
+    low, high = min(numbers[name]), max(numbers[name])
+    others: dict[tuple[str, ...], list[Row]] = {}
+    for row in found.rows:
+        fixed = tuple(value_of(x) for j, x in enumerate(row.settings) if j != at)
+        others.setdefault(fixed, []).append(row)
+    charts = []
+    for number, measure in enumerate(found.measures):
+        made = plain(x=name, y="%", x_axis_type="log" if low > 0 and high >= 20 * low else "linear")
+        keys, told = [], []
+        for dash, of in zip(DASHES * len(others), others.values(), strict=False):
+            rows = [row for row in of if measure in row.measured]
+            along = [row for row in rows if _is_number(row.settings[at])]
+            _joined(made, sorted((row.settings[at], _mean(row, measure)) for row in along), dash)
+            for row in rows:
+                colour = inks(runs)[row.group.runs[0]][0]
+                values = 100 * row.measured[measure]
+                tag = " ".join(f"r{run}" for run in row.group.runs)
+                spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+                _point(made, row.settings[at], (low, high), values, spread, colour, tag)
+                keys.append(Key(row.group.name, colour))
+                told.append(f"{row.group.name} {values.mean():.1f} %, sd {spread:.1f}")
+        if keys:
+            about = f"{measure} over {name}: {'; '.join(told)}."
+            title = f"{measure} over {name}, mean and standard deviation over the seeds"
+            charts.append(Chart(f"over-setting-{number}", title, about, made, tuple(keys)))
+    return charts
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _mean(row: Row, measure: str) -> float:
+    return 100 * float(row.measured[measure].mean())
+
+
+def _joined(made: Any, points: list[tuple[float, float]], dash: str) -> None:
+    """The line through settings that differ in the one number only."""
+    made.line(
+        x=[x for x, _ in points],
+        y=[y for _, y in points],
+        line_color=SOFT,
+        line_dash=dash,
+        line_width=1.5,
+    )
+
+
+def _point(
+    made: Any,
+    x: Any,
+    ends: tuple[float, float],
+    values: Float[np.ndarray, " seeds"],
+    spread: float,
+    colour: str,
+    tag: str,
+) -> None:
+    """Mean, deviation and seeds at a place, or from side to side where the place says nothing."""
+    mean = float(values.mean())
+    if not _is_number(x):
+        band = {"y1": [mean - spread] * 2, "y2": [mean + spread] * 2}
+        made.varea(x=list(ends), **band, fill_color=colour, fill_alpha=0.2, name=tag)
+        made.line(x=list(ends), y=[mean] * 2, line_color=colour, line_width=2, name=tag)
+        return
+    made.segment(
+        x0=[x],
+        x1=[x],
+        y0=[mean - spread],
+        y1=[mean + spread],
+        line_color=colour,
+        line_width=2,
+        name=tag,
+    )
+    made.scatter(x=[x], y=[mean], size=9, fill_color=colour, line_color=colour, name=tag)
+    made.scatter(
+        x=[x] * len(values),
+        y=list(values),
+        size=4,
+        fill_color=None,
+        line_color=colour,
+        name=tag,
+    )
