@@ -29,8 +29,8 @@ def test_every_combination_has_every_seed_and_no_setting_that_it_would_ignore():
     found = run.combinations(run.defaults(), over, seeds=2)
     assert [one.name for one in found] == [
         f"temperature={rest}_seed={seed}"
-        for rest in ("constant_tau=0.1", "constant_tau=0.5", "dystress")
         for seed in (0, 1)
+        for rest in ("constant_tau=0.1", "constant_tau=0.5", "dystress")
     ]
     for one in found:
         assert one.config.seed == one.changes["seed"]
@@ -223,8 +223,8 @@ def test_the_command_writes_a_table_and_a_line_for_each_run(base, tmp_path, monk
         rows = list(csv.DictReader(file))
     assert [(row["temperature.tau_max"], row["seed"]) for row in rows] == [
         ("0.2", "0"),
-        ("0.2", "1"),
         ("0.5", "0"),
+        ("0.2", "1"),
         ("0.5", "1"),
     ]
     commands.main(["dystress", "report", "runs/mine_tau_max", "--out=again.md"])

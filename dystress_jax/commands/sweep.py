@@ -57,9 +57,11 @@ def sweep(command: cli.Command) -> None:
             flags_of_run = flags_of(one, workdir, command.given)
             print(shlex.join(["dystress", "train", *flags_of_run]))
         return
-    note(f"{len(runs)} runs, {len(runs) // args.seeds} settings with {args.seeds} seeds: {workdir}")
+    note(f"settings: {len(runs) // args.seeds}, seeds of each: {args.seeds}; runs: {workdir}")
     print(cli.keep_compiled_programs())
     done = run.sweep(runs, workdir)
+    if len(done) < len(runs):
+        note(f"{len(done)} of {len(runs)} runs are complete; the same command goes on")
     if not done:
         return
     found = report.gather([workdir / name for name in done])

@@ -58,7 +58,8 @@ def combinations(
         overridden: fields of `settings` that a command line has changed, to what the file has.
 
     Returns:
-        The runs, the seeds of a combination after each other.
+        The runs: the first seed of all combinations, then the second, so that there is early
+        something to compare.
 
     Raises:
         ConfigError: a combination cannot be used.
@@ -75,7 +76,7 @@ def combinations(
         raise ConfigError(f"--seeds: found {seeds}; allowed: at least 1.")
     _check_varied(over, overridden)
     short, found = _short_names([*over]), {}
-    for values in itertools.product(*over.values()):
+    for of, values in itertools.product(range(seeds), itertools.product(*over.values())):
         changes = dict(zip(over, values, strict=True))
         changed, _ = changed_by(settings, changes)
         raw = built(changed)
@@ -83,10 +84,10 @@ def combinations(
         kept = {name: value for name, value in changes.items() if name not in idle}
         flags = {name: old for name, old in overridden.items() if name not in idle}
         said = [f"{short[name]}={_as_name(value)}" for name, value in kept.items()]
-        for seed in range(raw.seed, raw.seed + seeds):
-            config = override(settings, {**kept, "seed": seed}, overridden=flags)
-            name = _directory([*said, f"seed={seed}"])
-            found.setdefault(name, Combination(name, config, {**kept, "seed": seed}))
+        kept["seed"] = raw.seed + of
+        name = _directory([*said, f"seed={kept['seed']}"])
+        config = override(settings, kept, overridden=flags)
+        found.setdefault(name, Combination(name, config, kept))
     return [*found.values()]
 
 
