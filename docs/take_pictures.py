@@ -1,7 +1,7 @@
-"""Take the pictures of a report: python docs/take_pictures.py RUN (extra `dev`, and Chromium).
+"""Take the pictures of reports: python docs/take_pictures.py RUN SWEEP (extra `dev`, and Chromium).
 
 RUN is a first run, `runs/quickstart`. The pages show its report, and README two charts of it beside
-some of its nearest neighbours.
+some of its nearest neighbours. SWEEP are the runs of the page of sweeps, whose table is shown.
 """
 
 import io
@@ -22,7 +22,17 @@ WIDTH = 780  # of a README
 ROWS = (1, 3, 5, 7, 9)  # of the picture of neighbours: every second photograph
 
 
-def main(run: pathlib.Path) -> None:
+def of_a_sweep(runs: pathlib.Path) -> None:
+    """Writes sweep.png."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "report.html")
+        path.write_text(report.page(report.gather([runs])), encoding="utf-8")
+        with opened(path, width=1180, height=1000) as page:
+            part = page.locator("section[aria-labelledby=beside]")
+            _save("sweep", Image.open(io.BytesIO(part.screenshot())).convert("RGB"))
+
+
+def of_a_run(run: pathlib.Path) -> None:
     """Writes report.png, report-temperature.png and first-run.png."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "report.html")
@@ -85,4 +95,5 @@ def _save(name: str, picture: Image.Image) -> None:
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    of_a_run(pathlib.Path(sys.argv[1]))
+    of_a_sweep(pathlib.Path(sys.argv[2]))

@@ -119,7 +119,7 @@ def over_setting(runs: Sequence[Run], found: Overview) -> list[Chart]:
         others.setdefault(fixed, []).append(row)
     charts = []
     for number, measure in enumerate(found.measures):
-        made = plain(x=name, y="%", x_axis_type="log" if low > 0 and high >= 20 * low else "linear")
+        made = plain(x=name, y="%", x_axis_type="log" if low > 0 and high >= 8 * low else "linear")
         keys, told = [], []
         for dash, of in zip(DASHES * len(others), others.values(), strict=False):
             rows = [row for row in of if measure in row.measured]
