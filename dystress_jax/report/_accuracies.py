@@ -12,6 +12,8 @@ from ._groups import groups_of, value_of
 from ._overview import Overview, Row
 from ._run import Run
 
+TICKS = 8  # values of a setting that are written below an axis, at most
+
 
 def baselines(runs: Sequence[Run]) -> Chart | None:
     """The trained encoder beside what it must beat; of several seeds the mean, and all of them."""
@@ -120,6 +122,8 @@ def over_setting(runs: Sequence[Run], found: Overview) -> list[Chart]:
     charts = []
     for number, measure in enumerate(found.measures):
         made = plain(x=name, y="%", x_axis_type="log" if low > 0 and high >= 8 * low else "linear")
+        if len(numbers[name]) <= TICKS:
+            made.xaxis.ticker = FixedTicker(ticks=sorted(numbers[name]))
         keys, told = [], []
         for dash, of in zip(DASHES * len(others), others.values(), strict=False):
             rows = [row for row in of if measure in row.measured]
