@@ -1,6 +1,10 @@
 """Errors that name the argument at fault, so that callers can rename it."""
 
 import difflib
+import importlib.metadata
+import json
+import shlex
+import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -89,6 +93,32 @@ def a_few(names: Sequence[str], at_most: int = 4) -> str:
     """
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
     return f"{', '.join(names[:at_most])}{more}"
+
+
+def how_to_install(extras: str) -> str:
+    """The command that installs extras of this package, from where the package came from.
+
+    Args:
+        extras: one, or several with commas between them.
+
+    Example:
+        >>> how_to_install("report").startswith("pip install ")
+        True
+    """
+    from urllib.request import url2pathname  # costs as much as all else here
+
+    try:
+        package = importlib.metadata.distribution("dystress-jax")
+        origin = json.loads(package.read_text("direct_url.json") or "{}")
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        origin = {}
+    url = urllib.parse.urlsplit(origin.get("url", ""))
+    if url.scheme != "file" or "dir_info" not in origin:
+        return f"pip install 'dystress-jax[{extras}]'"
+    # From a checkout: no index need have the package.
+    editable = "-e " if origin["dir_info"].get("editable") else ""
+    checkout = url2pathname(url.path)
+    return f"pip install {editable}{shlex.quote(f'{checkout}[{extras}]')}"
 
 
 def at_least_one(**arguments: int) -> None:

@@ -1,14 +1,18 @@
 """What is around the code: the version, the README elsewhere, the citation, forms, the image."""
 
+import importlib.metadata
+import json
 import pathlib
 import re
 import shlex
 import tomllib
+import types
 
 import pytest
 import yaml
 
 import dystress_jax
+from dystress_jax import errors
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -94,3 +98,29 @@ def test_the_image_is_made_of_what_is_there():
     needed = [*PROJECT["project"]["license-files"], "README.md", "pyproject.toml"]
     copied = {source for kind, rest in found if kind == "COPY" for source in rest.split()[:-1]}
     assert {path.split("/")[0] for path in needed} <= copied
+
+
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        (None, "pip install 'dystress-jax[report]'"),
+        ({"url": "https://a.b/c.whl", "archive_info": {}}, "pip install 'dystress-jax[report]'"),
+        (
+            {"url": "file:///my%20code/dystress", "dir_info": {"editable": True}},
+            "pip install -e '/my code/dystress[report]'",
+        ),
+        ({"url": "file:///code", "dir_info": {}}, "pip install '/code[report]'"),
+    ],
+)
+def test_an_extra_is_installed_from_where_the_package_came_from(monkeypatch, origin, command):
+    told = types.SimpleNamespace(read_text=lambda name: origin and json.dumps(origin))
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: told)
+    assert errors.how_to_install("report") == command
+
+
+def test_without_the_package_an_extra_is_installed_from_an_index(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    assert errors.how_to_install("hf") == "pip install 'dystress-jax[hf]'"

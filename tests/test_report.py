@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dystress_jax import commands, explorer, microscope, report, temperatures
+from dystress_jax.errors import how_to_install
 from dystress_jax.files import FileError
 from dystress_jax.microscope import KINDS, Recorder, Records
 from dystress_jax.report import (
@@ -862,7 +863,7 @@ def test_files_of_another_kind_and_broken_ones_are_refused(tmp_path, monkeypatch
     with pytest.raises(microscope.EmbeddingsError, match="found nothing; allowed"):
         read(parquet(tmp_path / "o.parquet", other=[1.0]))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(microscope.EmbeddingsError, match=r"pip install 'dystress-jax\[hf\]'"):
+    with pytest.raises(microscope.EmbeddingsError, match=r"pip install .*\[hf\]'"):
         read(uneven)
 
 
@@ -926,4 +927,4 @@ def test_without_the_library_of_the_charts_the_command_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "found no package bokeh" in done.stderr
-    assert "pip install 'dystress-jax[train,report]'" in done.stderr
+    assert how_to_install("train,report") in done.stderr

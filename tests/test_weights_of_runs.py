@@ -373,7 +373,7 @@ def test_onnx_without_its_packages_says_what_to_install(trained, tmp_path, monke
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     message = (
         r"--format: found onnx, and no package jax2onnx; "
-        r".*pip install 'dystress-jax\[onnx\]', then pip install --no-deps jax2onnx"
+        r".*pip install .*\[onnx\]', then pip install --no-deps jax2onnx"
     )
     with pytest.raises(run.ConfigError, match=message):
         run.export_weights(trained[0], tmp_path / "x.onnx", format="onnx")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import dystress_jax
 
-from ..errors import hint
+from ..errors import hint, how_to_install
 
 # The name of a module here, and what it does.
 COMMANDS = {
@@ -23,7 +23,6 @@ COMMANDS = {
     "report": "write a page about a run, or several",
     "explore": "write a page that shows what every temperature does",
 }
-MISSING = "pip install 'dystress-jax[{}]'"
 EXTRAS = {"report": "train,report"}  # else train
 
 
@@ -66,7 +65,7 @@ def missing(name: str, error: ModuleNotFoundError) -> str:
         name: of the command.
         error: of the import.
     """
-    install = MISSING.format(EXTRAS.get(name, "train"))
+    install = how_to_install(EXTRAS.get(name, "train"))
     return f"dystress {name}: found no package {error.name}; allowed: with it, {install}."
 
 

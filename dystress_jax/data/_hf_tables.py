@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, how_to_install
 from ._paths import TEST_NAMES, Inside, by_split, split_of
 
 KEPT_BYTES = 2**32  # of parquet files: images, as they are stored, that stay in memory
@@ -217,7 +217,6 @@ def _pyarrow() -> ModuleType:
     except ImportError as error:
         raise ArgumentError(
             "source",
-            "found 'hf', which needs the package pyarrow; install it: "
-            "pip install 'dystress-jax[hf]'",
+            f"found 'hf', which needs the package pyarrow; install it: {how_to_install('hf')}",
         ) from error
     return pyarrow

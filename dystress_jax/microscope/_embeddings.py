@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from ..errors import UserError
+from ..errors import UserError, how_to_install
 from ..files import parse_json, told
 from ..similarities import sphere
 from ..temperatures import Temperature
@@ -142,8 +142,8 @@ def _read_parquet(path: pathlib.Path) -> dict[str, np.ndarray]:
         import pyarrow.parquet as pq
     except ModuleNotFoundError as error:
         raise EmbeddingsError(
-            f"{path}: .parquet needs the package pyarrow; allowed: with it, pip install "
-            "'dystress-jax[hf]', or .npz."
+            f"{path}: .parquet needs the package pyarrow; allowed: with it, "
+            f"{how_to_install('hf')}, or .npz."
         ) from error
     with told(path, "read"):
         try:

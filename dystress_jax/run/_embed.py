@@ -14,7 +14,7 @@ import numpy as np
 import tqdm
 
 from .. import data, sharding
-from ..errors import UserError
+from ..errors import UserError, how_to_install
 from ..files import parse_json, told, write_json
 from ..training.checkpoint import read_record
 from ._environment import usable_jax
@@ -166,8 +166,8 @@ def _check_out(out: pathlib.Path, overwrite: bool) -> None:
             import pyarrow.parquet  # noqa: F401
         except ModuleNotFoundError as error:
             raise EmbedError(
-                "--out: .parquet needs the package pyarrow; allowed: with it, pip install "
-                "'dystress-jax[hf]', or .npz."
+                "--out: .parquet needs the package pyarrow; allowed: with it, "
+                f"{how_to_install('hf')}, or .npz."
             ) from error
 
 

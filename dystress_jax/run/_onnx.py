@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import weights
+from ..errors import how_to_install
 from ._load import Encoder
 from .config import ConfigError
 
@@ -37,8 +38,8 @@ def to_onnx(encoder: Encoder) -> Any:
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"--format: found onnx, and no package {error.name}; allowed: with it, "
-            "pip install 'dystress-jax[onnx]', then pip install --no-deps jax2onnx (it asks for an "
-            "older Orbax, which it does not use here)."
+            f"{how_to_install('onnx')}, then pip install --no-deps jax2onnx (it asks for an older "
+            "Orbax, which it does not use here)."
         ) from error
     apply = functools.partial(encoder.apply, encoder.params)
     square = (encoder.size, encoder.size, encoder.image_shape[2])
