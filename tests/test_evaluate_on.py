@@ -81,6 +81,10 @@ def test_images_are_encoded_once_for_all_evaluations(place, monkeypatch):
     together = run.evaluate_all(place / "run", wanted, config=config, on=on(place))
     for name in wanted:
         assert together[name][1] == alone[name][1]
+    # A setting that an evaluation does not read is none of its result's.
+    assert together["knn"][1]["settings"] == {}
+    assert set(together["linear_probe"][1]["settings"]) == few.keys()
+    assert set(together["transfer"][1]["settings"]) == {"labels.shots", "labels.fractions"}
     # The training images and those of the test, none of them twice.
     assert sorted(read) == [12, 23]
 

@@ -472,6 +472,17 @@ def test_a_difference_that_seeds_alone_could_make_is_told_by_welch():
     assert 0 < _overview.by_chance(same, np.array([0.5, 0.6, 0.7])) < 1
 
 
+def test_an_evaluation_after_the_run_is_the_same_measure_as_one_at_its_end():
+    of = lambda value: Measured({"top1": value}, {}, "test", {}, {})
+    first, second = swept({0.1: [0.5, 0.6]})
+    first = first._replace(evaluations={"linear_probe": of(0.7)})
+    again = {"eval linear_probe": of(0.8), "knn": of(0.5), "eval knn": of(0.9)}
+    found = _groups.measures_of([first, second._replace(evaluations=again)])
+    assert found["linear_probe top1"].tolist() == [0.7, 0.8]
+    assert found["eval knn top1"].tolist() == [0.9]
+    assert "knn top1" not in found
+
+
 def test_accuracies_of_other_images_have_no_best():
     runs = [
         run._replace(config=run.config | {"data.name": f"of {run.config['temperature.tau']}"})

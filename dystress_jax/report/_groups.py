@@ -137,7 +137,10 @@ def measures_of(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " seeds"]]:
         for name, evaluation in run.evaluations.items():
             shares = [row for row in evaluation.rows if any(part in row for part in SHARES)]
             if shares and name not in ("knn", "baselines"):
-                own[f"{name} {shares[0].replace('_', ' ')}"] = evaluation.rows[shares[0]]
+                # Some runs may be measured at their end, others by `dystress eval`.
+                plain = name.removeprefix("eval ")
+                called = name if plain in run.evaluations else plain
+                own[f"{called} {shares[0].replace('_', ' ')}"] = evaluation.rows[shares[0]]
         for name, value in own.items():
             found.setdefault(name, []).append(value)
     return {name: np.array(values) for name, values in found.items()}

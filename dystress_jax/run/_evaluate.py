@@ -22,6 +22,7 @@ from .evaluations import (
     check_options,
     measure,
     own_table,
+    read_by,
     shared_by,
 )
 from .experiment import Experiment
@@ -94,7 +95,7 @@ def evaluate(
 
     Returns:
         The result, and all of it ready for JSON, with the checkpoint, the other images, the
-        settings that differ from those of the training, and the seeds.
+        settings that it reads and that differ from those of the training, and the seeds.
 
     Raises:
         ConfigError: the settings are not those of the run, or there is nothing to evaluate on, or
@@ -169,7 +170,7 @@ def evaluate_all(
             numbers = {
                 **result.to_json(),
                 "checkpoint_step": int(state.step),
-                "settings": changes,
+                "settings": read_by(name, changes),
                 "on": images_from_anywhere(on or {}),
                 "seed": config.seed,
                 "trained_with_seed": trained.seed,

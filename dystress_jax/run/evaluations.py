@@ -350,6 +350,29 @@ OF_TEXTS = ("retrieval", "zero_shot")
 CLOSING = ("knn", "baselines", *OF_TEXTS)
 
 
+# Groups of settings that some of our evaluations read and the others do not.
+READ_BY = {
+    "knn": ("knn", "baselines"),
+    "probe": ("linear_probe",),
+    "labels": WITH_SEEDS,
+    "finetune": ("finetune",),
+    "zero_shot": ("zero_shot",),
+}
+
+
+def read_by(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of some settings those that an evaluation reads; of one's own nobody knows, so all.
+
+    Example:
+        >>> read_by("knn", {"knn.k": 5, "probe.epochs": 2, "seed": 1})
+        {'knn.k': 5, 'seed': 1}
+    """
+    if name not in EVALUATIONS:
+        return dict(settings)
+    read = lambda field: name in READ_BY.get(field.partition(".")[0], (name,))
+    return {field: value for field, value in settings.items() if read(field)}
+
+
 def own_table(own: Mapping[str, Evaluate]) -> dict[str, Evaluate]:
     """The evaluations of the user's own by name, refused where a name is one of ours.
 
