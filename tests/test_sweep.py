@@ -66,11 +66,8 @@ def test_names_of_directories_are_short_and_differ():
         "model=resnet18_k=5_seed=0",
         "model=resnet18_k=20_seed=0",
     ]
-    both = {"batch_size": [32], "optimizer.batch_size": []}
-    assert _sweep._short_names([*both]) == {
-        "batch_size": "batch_size",
-        "optimizer.batch_size": "optimizer.batch_size",
-    }
+    # Where another field has the same last name, nobody could tell which is meant.
+    assert names({"probe.batch_size": [32]}) == ["probe.batch_size=32_seed=0"]
     paths = [f"/{'long/' * 40}{name}.npz" for name in "ab"]
     found = names({"data.path": paths}, seeds=2, base={"data.source": "npz"})
     assert len(set(found)) == 4
@@ -82,12 +79,31 @@ def test_names_of_directories_are_short_and_differ():
     ]
 
 
+def test_values_that_are_written_alike_are_runs_of_their_own():
+    both = {"data.path": ["/photos", "~/photos"]}
+    found = names(both, seeds=2, base={"data.source": "folder"})
+    assert len(set(found)) == 4
+    assert found == names(both, seeds=2, base={"data.source": "folder"})
+    assert all(name.startswith("path=photos-") for name in found)
+    own = {"temperature.name": "tests.own:falling", "temperature.tau_min": 0.3}
+    base = run.to_config_dict(run.override(run.defaults(), own))
+    signs = run.combinations(base, {"temperature.options.slope": [-0.5, 0.5]}, seeds=1)
+    assert [one.name for one in signs] == ["slope=-0.5_seed=0", "slope=0.5_seed=0"]
+
+
 def test_options_of_ones_own_are_varied_too():
     own = {"temperature.name": "tests.own:falling", "temperature.tau_min": 0.3}
     over = {"temperature.options.slope": [0.2, 0.4]}
     found = run.combinations(run.to_config_dict(run.override(run.defaults(), own)), over, seeds=1)
     assert [one.name for one in found] == ["slope=0.2_seed=0", "slope=0.4_seed=0"]
     assert [one.config.temperature.options for one in found] == [{"slope": 0.2}, {"slope": 0.4}]
+    # They are left out where what a combination names has no such argument.
+    over |= {"temperature.name": ["tests.own:falling", "constant"]}
+    assert names(over) == [
+        "slope=0.2_temperature=tests.own-falling_seed=0",
+        "temperature=constant_seed=0",
+        "slope=0.4_temperature=tests.own-falling_seed=0",
+    ]
 
 
 def read(*arguments):
@@ -101,13 +117,15 @@ def read(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--over.seed=1,2"], r"--over.seed: found 1-2; allowed: --seeds=N"),
+        (["--over.seed=1,2"], r"--over.seed: found 1, 2; allowed: --seeds=N"),
         (["--over.temperature.tua=1"], "Did you mean config.temperature.tau"),
         (["--over.batch_size=32,x"], "config.batch_size: found 'x'; allowed: a whole number"),
         (["--over.batch_size"], "--over.batch_size: found no value"),
         (["--over.batch_size=32,32"], "--over.batch_size: found a value twice"),
         (["--over.batch_size=32,64", "--config.batch_size=16"], "allowed: one of the two"),
         (["--over.batch_size=1,64"], "config.batch_size: found 1; allowed: >= 2"),
+        (["--over.temperature.tau_max=0.2,,0.3"], "temperature.tau_max: found ''"),
+        (["--over.evaluation=knn,nonsense"], "config.evaluation: found 'nonsense'"),
         (["--over.temperature=0.1"], "a group of fields"),
     ],
 )
@@ -118,11 +136,14 @@ def test_what_cannot_be_varied_is_told_before_anything_is_trained(arguments, tol
 
 def test_commas_within_brackets_belong_to_a_value():
     given = ["sweep", "--over.probe.l2=(1.0,2.0),(3.0,)", "--over.loggers", "trackio,wandb"]
+    given += ["--over.knn.k=(5,20),1", "--over.evaluation=(knn,transfer),,knn"]
     others, found = take_varied(given)
     assert others == ["sweep"]
     assert found == {
         "probe.l2": [(1.0, 2.0), (3.0,)],
         "loggers": [("trackio",), ("wandb",)],
+        "knn.k": [(5, 20), 1],
+        "evaluation": ["knn,transfer", "", "knn"],
     }
 
 
@@ -174,9 +195,10 @@ def test_a_sweep_trains_what_is_missing_and_lays_all_side_by_side(base, tmp_path
     first = run.sweep(runs[:1], tmp_path)
     found = run.sweep(runs, tmp_path)
     assert trained == [one.name for one in runs]
-    # A run that is to be longer is none that is complete.
-    longer = run.override(base, {"steps": 9, "temperature.tau_max": 0.5})
-    assert _sweep._summary_of(tmp_path / runs[1].name, longer) is None
+    # A run that is to be longer, or measured by more, is none that is complete.
+    for change in ({"steps": 9}, {"evaluation": "linear_probe"}):
+        other = run.override(base, {"temperature.tau_max": 0.5, **change})
+        assert _sweep._known(tmp_path / runs[1].name, other) is None
     assert found[runs[0].name] == json.loads(json.dumps(first[runs[0].name]))
     [row, other] = overview(gather([tmp_path])).rows
     assert (row.settings, other.settings) == ((0.2,), (0.5,))
@@ -195,12 +217,19 @@ def test_a_run_that_diverges_does_not_end_the_others_and_a_signal_does(
         return {"stopped_after": 7} if config.temperature.tau_max == 0.5 else {"seconds": 1.0}
 
     monkeypatch.setattr(_sweep, "train", train)
+    for one in runs:
+        (tmp_path / one.name).mkdir()
     found = run.sweep(runs, tmp_path)
-    assert found == {
-        runs[0].name: {"diverged": "the loss is NaN"},
-        runs[1].name: {"seconds": 1.0},
-    }
+    assert [*found] == [one.name for one in runs[:2]]
+    assert found[runs[0].name]["diverged"] == "the loss is NaN"
+    assert found[runs[1].name] == {"seconds": 1.0}
     assert "run 3 of 4" in capsys.readouterr().out
+    # It would go the same way again.
+    monkeypatch.setattr(_sweep, "train", lambda *_, **__: {"seconds": 2.0})
+    assert run.sweep(runs, tmp_path)[runs[0].name] == found[runs[0].name]
+    assert "has diverged; to try it again, delete" in capsys.readouterr().out
+    (tmp_path / runs[0].name / "diverged.json").unlink()
+    assert run.sweep(runs, tmp_path)[runs[0].name] == {"seconds": 2.0}
 
 
 @pytest.mark.ci

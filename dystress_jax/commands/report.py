@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
             print(f"{run.name}: {text}", file=sys.stderr)
     found = report.overview(runs)
     if len(found.rows) > 1 and found.measures:
-        print(report.markdown(found), report.LEGEND, sep="\n\n", end="\n\n")
+        print(f"{report.markdown(found)}\n")
     size = len(content.encode())
     print(f"written: {out} ({size / 1e6:.1f} MB)" if size > 5e4 else f"written: {out}")
     if given.open:
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
 def _writer(out: pathlib.Path) -> Callable[[list[report.Run]], str]:
     """What makes the content of a file, by the ending of its name."""
     if out.suffix == ".md":
-        return lambda runs: f"{report.markdown(report.overview(runs))}\n\n{report.LEGEND}\n"
+        return lambda runs: f"{report.markdown(report.overview(runs))}\n"
     return report.as_csv if out.suffix == ".csv" else report.page
 
 

@@ -23,8 +23,9 @@ from ml_collections import config_flags
 
 from .. import report, run
 from ..files import write_text
-from ..run import cli
+from ..run import SUMMARY_FILE, cli
 from ..run.checks import useless
+from ..run.fields import fields
 from ..run.show import note
 from . import train
 
@@ -49,8 +50,8 @@ def sweep(command: cli.Command) -> None:
     settings, overridden = command.loose(args.config)
     runs = run.combinations(settings, command.over, seeds=args.seeds, overridden=overridden)
     name = pathlib.Path(config_flags.get_config_filename(args["config"])).stem
-    varied = "_".join(field.removesuffix(".name").rpartition(".")[2] for field in command.over)
-    default = pathlib.Path("runs", f"{name}_{varied}" if varied else f"{name}_seeds")
+    varied = "_".join(map(run.short_name, command.over)) or "seeds"
+    default = pathlib.Path("runs", f"{name}_{varied}")
     workdir = cli.directory(default if args.workdir is None else args.workdir)
     if args.print:
         for one in runs:
@@ -59,20 +60,34 @@ def sweep(command: cli.Command) -> None:
         return
     note(f"settings: {len(runs) // args.seeds}, seeds of each: {args.seeds}; runs: {workdir}")
     print(cli.keep_compiled_programs())
-    done = run.sweep(runs, workdir)
-    if len(done) < len(runs):
-        note(f"{len(done)} of {len(runs)} runs are complete; the same command goes on")
-    if not done:
-        return
-    found = report.gather([workdir / name for name in done])
-    table = report.markdown(report.overview(found))
-    print(f"\n{table}\n\n{report.LEGEND}\n")
-    write_text(workdir / "table.md", f"{table}\n\n{report.LEGEND}\n")
-    write_text(workdir / "runs.csv", report.as_csv(found))
-    print(f"written: {workdir}/table.md, runs.csv; the page: dystress report {workdir}")
+    try:
+        done = run.sweep(runs, workdir)
+    finally:  # an error in one run hides none of the others
+        compare([workdir / one.name for one in runs], workdir)
     diverged = [name for name, summary in done.items() if "diverged" in summary]
+    if len(done) < len(runs):
+        complete = len(done) - len(diverged)
+        note(f"{complete} of {len(runs)} runs are complete; the same command goes on")
     if diverged:
         sys.exit(f"DivergedError: {len(diverged)} of {len(runs)} runs: {', '.join(diverged)}.")
+
+
+def compare(runs: Sequence[pathlib.Path], workdir: pathlib.Path) -> None:
+    """Show and write how the runs compare, as far as they have come.
+
+    Args:
+        runs: their directories, which need not be there.
+        workdir: of the sweep.
+    """
+    found = report.gather([run for run in runs if (run / SUMMARY_FILE).exists()])
+    if not found:
+        return
+    text = report.markdown(report.overview(found))
+    print(f"\n{text}\n")
+    write_text(workdir / "table.md", f"{text}\n")
+    write_text(workdir / "runs.csv", report.as_csv(found))
+    page = f"dystress report {shlex.quote(str(workdir))} --open"
+    print(f"written: {workdir}/table.md, runs.csv; the page: {page}")
 
 
 def flags_of(one: run.Combination, workdir: pathlib.Path, given: Sequence[str]) -> list[str]:
@@ -92,7 +107,9 @@ def flags_of(one: run.Combination, workdir: pathlib.Path, given: Sequence[str]) 
             argument = f"{argument}={next(rest, '')}"
         if name not in dropped:
             kept.append(argument)
-    changes = [f"--config.{name}={value}" for name, value in one.changes.items()]
+    is_field = {field.name for field in fields()}
+    said = lambda name, value: str(value) if name in is_field else repr(value)
+    changes = [f"--config.{name}={said(name, value)}" for name, value in one.changes.items()]
     return [f"--workdir={workdir / one.name}", *kept, *changes]
 
 

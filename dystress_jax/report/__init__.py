@@ -9,7 +9,6 @@ pip install 'dystress-jax[report]'.
 from typing import TYPE_CHECKING, Any
 
 from ._comparisons import compare as compare
-from ._overview import LEGEND as LEGEND
 from ._overview import Overview as Overview
 from ._overview import as_csv as as_csv
 from ._overview import markdown as markdown

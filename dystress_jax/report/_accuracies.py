@@ -21,7 +21,7 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
     if not groups:
         return None
     names = list(dict.fromkeys(n for g in groups for i in g.runs for n in runs[i].baselines))
-    rows, made, keys = [], None, []
+    rows, made, keys, colours = [], None, [], inks(runs)
     for name in names:
         for number, group in enumerate(groups):
             values = [
@@ -43,7 +43,7 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
     made.ygrid.grid_line_color = None
     for number, group in enumerate(groups):
         own = [row for row in rows if row[2] == number]
-        colour = inks(runs)[group.runs[0]][0]
+        colour = colours[group.runs[0]][0]
         source = ColumnDataSource(
             {
                 "label": [label for label, *_ in own],
@@ -119,7 +119,7 @@ def over_setting(runs: Sequence[Run], found: Overview) -> list[Chart]:
     for row in found.rows:
         fixed = tuple(value_of(x) for j, x in enumerate(row.settings) if j != at)
         others.setdefault(fixed, []).append(row)
-    charts = []
+    charts, colours = [], inks(runs)
     for number, measure in enumerate(found.measures):
         made = plain(x=name, y="%", x_axis_type="log" if low > 0 and high >= 8 * low else "linear")
         if len(numbers[name]) <= TICKS:
@@ -130,7 +130,9 @@ def over_setting(runs: Sequence[Run], found: Overview) -> list[Chart]:
             along = [row for row in rows if _is_number(row.settings[at])]
             _joined(made, sorted((row.settings[at], _mean(row, measure)) for row in along), dash)
             for row in rows:
-                colour = inks(runs)[row.group.runs[0]][0]
+                if not _is_number(row.settings[at]) and row.settings[at] is not None:
+                    continue
+                colour = colours[row.group.runs[0]][0]
                 values = 100 * row.measured[measure]
                 tag = " ".join(f"r{run}" for run in row.group.runs)
                 spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0

@@ -18,7 +18,7 @@ from ._groups import (
     settings_that_differ,
     value_of,
 )
-from ._overview import LEVEL, Overview, by_chance, overview, standing
+from ._overview import LEVEL, Overview, best_of, by_chance, overview, standing
 from ._run import Run
 from ._sentences import Sentence, last_of, negatives_of, of_kind, percent
 
@@ -66,21 +66,17 @@ def compare(runs: Sequence[Run]) -> list[Sentence]:
 def best(found: Overview) -> Iterator[Sentence]:
     """Which settings have the highest accuracy, and which could be as good."""
     for name in found.measures:
-        by_standing: dict[str, list[str]] = {}
-        for row, stands in zip(found.rows, standing(found, name), strict=True):
-            by_standing.setdefault(stands, []).append(row.group.name)
-        if "best" not in by_standing or len(by_standing) == 1:
+        highest, stands = best_of(found, name), standing(found, name)
+        if highest is None:
             continue
-        [first] = (row for row in found.rows if row.group.name == by_standing["best"][0])
-        level, behind = (len(by_standing.get(stands, ())) for stands in ("level", "behind"))
-        words = [f"{behind} of the others are further behind than seeds alone explain"]
-        if level:
-            words = [
-                f"seeds alone could make the difference to {level} of the others",
-                *words[:behind],
-            ]
-        if "unknown" in by_standing:
-            words = [f"of {len(by_standing['unknown'])} others it is not known what seeds do"]
+        first = found.rows[highest]
+        level, behind, unknown = map(stands.count, ("level", "behind", "unknown"))
+        counted = {
+            f"seeds alone could make the difference to {level} of the others": level,
+            f"further behind than seeds alone explain: {behind} of the others": behind,
+            f"with one seed it is not known what seeds do: {unknown} of the others": unknown,
+        }
+        words = [text for text, count in counted.items() if count]
         yield Sentence(
             f"The {name} is highest of “{first.group.name}”, "
             f"{percent(float(first.measured[name].mean()))}: {'; '.join(words)}.",

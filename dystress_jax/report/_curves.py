@@ -28,7 +28,7 @@ CURVES = {
 
 def curves(runs: Sequence[Run]) -> list[Chart]:
     """What was logged, the mean over the seeds and the range between the lowest and the highest."""
-    groups, charts = groups_of(runs), []
+    groups, charts, inks_of = groups_of(runs), [], inks(runs)
     for name, title in CURVES.items():
         made, keys, told = None, [], []
         for group in groups:
@@ -39,7 +39,7 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
             if not len(steps):
                 continue
             made = made or plain(x="step", y="")
-            ink = inks(runs)[group.runs[0]]
+            ink = inks_of[group.runs[0]]
             mean = _with_band(made, steps, values, ink, group)
             keys.append(Key(group.name, *ink))
             told.append(f"{group.name}: from {mean[0]:.3g} to {mean[-1]:.3g}")
@@ -113,7 +113,7 @@ OVER_TIME = {
 
 def over_time(runs: Sequence[Run]) -> list[Chart]:
     """The single numbers of the records, as `curves`; a line marks the step of the slider."""
-    groups, charts = groups_of(runs), []
+    groups, charts, inks_of = groups_of(runs), [], inks(runs)
     for name, (title, unit, lines) in OVER_TIME.items():
         made, told = None, []
         keys: dict[str, Key] = {}
@@ -128,7 +128,7 @@ def over_time(runs: Sequence[Run]) -> list[Chart]:
                 if len(known) < 2:
                     continue
                 made = made or plain(x="step", y=unit, y_range=DataRange1d(start=0))
-                own = inks(runs)[group.runs[0]][0]
+                own = inks_of[group.runs[0]][0]
                 ink = COLOURS[number] if len(groups) == 1 else own, DASHES[number]
                 _with_band(made, steps, values, ink, group)
                 prefix = "" if len(groups) == 1 else f"{group.name}: "

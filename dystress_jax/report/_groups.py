@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ._run import Run
+from ._run import Run, decides_nothing
 
 SHARES = ("top", "recall", "accuracy", "purity")  # parts of names whose numbers are shares
 KNN, WATCHED = "kNN accuracy", "kNN accuracy on held-out images"
@@ -38,8 +38,14 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
     """
     found: dict[Any, list[int]] = {}
     for number, run in enumerate(runs):
-        found.setdefault(run.settings if run.config else number, []).append(number)
-    return [Group(_name([runs[i].name for i in of]), tuple(of)) for of in found.values()]
+        key = repr(sorted(run.settings.items())) if run.config else number
+        found.setdefault(key, []).append(number)
+    names = [_name([runs[i].name for i in of]) for of in found.values()]
+    alone = [runs[of[0]].name for of in found.values()]
+    return [
+        Group(name if names.count(name) == 1 else f"{name} ({first})", tuple(of))
+        for name, first, of in zip(names, alone, found.values(), strict=True)
+    ]
 
 
 def _name(names: Sequence[str]) -> str:
@@ -81,7 +87,8 @@ def settings_used(runs: Sequence[Run]) -> dict[str, list[Any]]:
 def settings_that_differ(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Of `settings_used` those of which runs have other values, or some have none at all.
 
-    That a run has no use for a setting follows from another one, which differs.
+    That a run has no use for a setting follows from another one, which differs. What has no
+    settings, such as a file of embeddings, is no other setting; nor is what decides about nothing.
 
     Example:
         >>> runs = [Run("a", "a", {"seed": 0, "x": 1, "y": 2}), Run("b", "b", {"x": 3, "y": 2})]
@@ -90,8 +97,9 @@ def settings_that_differ(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """
     found = {}
     for name, values in settings_used(runs).items():
-        counted = [x for run, x in zip(runs, values, strict=True) if name not in run.ignored]
-        if any(x != counted[0] for x in counted):
+        pairs = zip(runs, values, strict=True)
+        counted = [x for run, x in pairs if run.config and name not in run.ignored]
+        if any(x != counted[0] for x in counted) and not decides_nothing(name):
             found[name] = values
     return found
 
@@ -120,17 +128,28 @@ def value_of(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
-def measures_of(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " seeds"]]:
-    """The first share of each evaluation, one number a run that has it.
+def one_of_each_seed(runs: Sequence[Run]) -> list[Run]:
+    """Of runs of equal settings the first of each seed; where none is known, all."""
+    seen: dict[Any, Run] = {}
+    for number, run in enumerate(runs):
+        seen.setdefault(("unknown", number) if run.seed is None else run.seed, run)
+    return [*seen.values()]
 
-    Nearest neighbours on held-out images, as the run has last watched them, come first, where the
-    closing ones are of other images or are still to come.
+
+def measures_of(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """The first share of each evaluation, one number for each seed that has it.
+
+    Nearest neighbours on held-out images, as a run that has ended has last watched them, come
+    first, where the closing ones are of other images.
+
+    Args:
+        runs: of equal settings; a seed that is there twice counts once.
     """
     found: dict[str, list[float]] = {}
-    for run in runs:
+    for run in one_of_each_seed(runs):
         own = {}
         closing = run.evaluations.get("knn")
-        if "knn" in run.curves and (closing is None or closing.split == "test"):
+        if run.ended and "knn" in run.curves and (closing is None or closing.split == "test"):
             own[WATCHED] = float(run.curves["knn"].values[-1])
         if "trained" in run.baselines:
             own[KNN] = run.baselines["trained"]
@@ -142,5 +161,6 @@ def measures_of(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " seeds"]]:
                 called = name if plain in run.evaluations else plain
                 own[f"{called} {shares[0].replace('_', ' ')}"] = evaluation.rows[shares[0]]
         for name, value in own.items():
-            found.setdefault(name, []).append(value)
+            if 0 <= value <= 1:  # a damaged file may hold any number
+                found.setdefault(name, []).append(value)
     return {name: np.array(values) for name, values in found.items()}

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,10 +10,12 @@ import numpy as np
 import scipy.special
 from jaxtyping import Float
 
+from ..errors import a_few
 from ._groups import (
     Group,
     groups_of,
     measures_of,
+    one_of_each_seed,
     says_which_images,
     settings_that_differ,
     value_of,
@@ -78,7 +81,7 @@ def overview(runs: Sequence[Run]) -> Overview:
         Row(
             group,
             tuple(values[at[group.runs[0]]] for values in differ.values()),
-            len(group.runs),
+            len(one_of_each_seed([runs[i] for i in group.runs])),
             measures_of([runs[i] for i in group.runs]),
         )
         for group in groups
@@ -89,21 +92,21 @@ def overview(runs: Sequence[Run]) -> Overview:
 
 
 def best_of(found: Overview, measure: str) -> int | None:
-    """The number of the row with the highest mean; None where nothing can be compared.
+    """The number of the row with the highest mean; None where there are no two to compare.
 
     Example:
         >>> found = overview([])
         >>> best_of(found, "kNN accuracy") is None
         True
     """
-    if len(found.rows) < 2 or not found.comparable:
+    if not found.comparable:
         return None
     means = {
         number: float(row.measured[measure].mean())
         for number, row in enumerate(found.rows)
         if measure in row.measured
     }
-    return max(means, key=lambda number: means[number]) if means else None
+    return max(means, key=lambda number: means[number]) if len(means) > 1 else None
 
 
 def by_chance(ours: Float[np.ndarray, " a"], theirs: Float[np.ndarray, " b"]) -> float | None:
@@ -154,17 +157,18 @@ def standing(found: Overview, measure: str) -> list[str]:
     return said
 
 
-def cell(values: Float[np.ndarray, " seeds"] | None) -> str:
-    """Mean and standard deviation in percent, and the seeds where others have more.
+def cell(values: Float[np.ndarray, " n"] | None, seeds: int) -> str:
+    """Mean and standard deviation in percent, and how many seeds have it where not all do.
 
     Example:
-        >>> cell(np.array([0.5, 0.54])), cell(np.array([0.5])), cell(None)
-        ('52.0 ± 2.8', '50.0', '—')
+        >>> cell(np.array([0.5, 0.54]), 2), cell(np.array([0.5]), 3), cell(None, 2)
+        ('52.0 ± 2.8', '50.0 (1 seed)', '—')
     """
     if values is None:
         return "—"
     spread = f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{100 * values.mean():.1f}{spread}"
+    some = f" ({len(values)} seed{'s' * (len(values) > 1)})" if len(values) < seeds else ""
+    return f"{100 * values.mean():.1f}{spread}{some}"
 
 
 def head_of(found: Overview) -> list[str]:
@@ -173,12 +177,28 @@ def head_of(found: Overview) -> list[str]:
 
 
 MARKS = {"best": "★", "level": "≈", "behind": "", "unknown": "?", "": ""}
-LEGEND = (
+_LEGEND = (
     "Means and standard deviations over the seeds of the training. ★: the highest of a column; ≈: "
     "seeds alone could make the difference to it (Welch's t-test, p ≥ 0.05, each row on its own); "
     "?: with one seed nobody knows. Choose settings by held-out images: the one that is highest on "
     "the test images owes a part of it to the choice."
 )
+
+
+def legend(found: Overview) -> str:
+    """What the marks of the table say, or why there are none.
+
+    Example:
+        >>> legend(overview([])).startswith("Means and standard deviations")
+        True
+    """
+    if found.comparable:
+        return _LEGEND
+    names = a_few([name for name in found.settings if says_which_images(name)])
+    return (
+        "Means and standard deviations over the seeds of the training. The runs are measured on "
+        f"other images or classes ({names}), so none is held against another."
+    )
 
 
 def cells_of(found: Overview) -> list[list[str]]:
@@ -188,19 +208,13 @@ def cells_of(found: Overview) -> list[list[str]]:
         [
             *("—" if value is None else value_of(value) for value in row.settings),
             *(
-                f"{cell(row.measured.get(name))} {MARKS[marks[name][number]]}".rstrip()
+                f"{cell(row.measured.get(name), row.seeds)} {MARKS[marks[name][number]]}".rstrip()
                 for name in found.measures
             ),
-            _seeds(row, found.measures),
+            str(row.seeds),
         ]
         for number, row in enumerate(found.rows)
     ]
-
-
-def _seeds(row: Row, measures: Sequence[str]) -> str:
-    """How many there are, and how many have the least of the numbers."""
-    least = min((len(row.measured.get(name, ())) for name in measures), default=0)
-    return f"{row.seeds}" if least == row.seeds else f"{least} of {row.seeds}"
 
 
 def markdown(found: Overview) -> str:
@@ -210,7 +224,7 @@ def markdown(found: Overview) -> str:
         found: of `overview`.
 
     Returns:
-        The table in Markdown, its columns aligned.
+        The table in Markdown, its columns aligned, and what its marks say.
 
     Example:
         >>> from dystress_jax import report
@@ -223,7 +237,8 @@ def markdown(found: Overview) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     line = lambda texts: "| " + " | ".join(texts) + " |"
     padded = [[t.ljust(w) for t, w in zip(row, widths, strict=True)] for row in rows]
-    return "\n".join([line(padded[0]), line(["-" * w for w in widths]), *map(line, padded[1:])])
+    table = [line(padded[0]), line(["-" * w for w in widths]), *map(line, padded[1:])]
+    return "\n".join([*table, "", *textwrap.wrap(legend(found), 100)])
 
 
 def as_csv(runs: Sequence[Run]) -> str:

@@ -16,8 +16,8 @@ from ..errors import a_few
 from . import _accuracies, _charts, _curves, _images, _map, _pairs, _tables
 from ._charts import Chart
 from ._comparisons import compare
-from ._groups import ONE_BY_ONE, Group, groups_of, one_by_one, settings_that_differ
-from ._overview import LEGEND, Overview, overview
+from ._groups import AT_MOST, ONE_BY_ONE, Group, groups_of, one_by_one, settings_that_differ
+from ._overview import Overview, legend, overview
 from ._run import Run, told_apart
 from ._sentences import stand_out
 from ._tables import safe
@@ -188,7 +188,7 @@ def _head(runs: Sequence[Run], shown: int) -> str:
     if shown < len(runs):
         switches += _none(
             f"Pairs, images and classes are shown of {shown} of the {len(runs)} runs: of the first "
-            "seed of each setting. Name fewer runs to see others."
+            f"seed of each setting, of {AT_MOST} settings at most. Name fewer runs to see others."
         )
     chosen = f'<fieldset id="runs"><legend>Runs in the charts</legend>{switches}</fieldset>'
     return told + (chosen if len(runs) > 1 else "")
@@ -210,7 +210,7 @@ def _overview(found: Overview, figures: str) -> str:
     charts = f'<div class="charts">{figures}</div>' if figures else ""
     return (
         '<section aria-labelledby="beside"><h2 id="beside">Settings beside each other</h2>'
-        f"<p>{safe(LEGEND)}</p>{_tables.overview(found)}{charts}</section>"
+        f"<p>{safe(legend(found))}</p>{_tables.overview(found)}{charts}</section>"
     )
 
 

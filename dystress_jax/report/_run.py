@@ -82,6 +82,7 @@ class Run(NamedTuple):
         missing: what is not there or cannot be read, in sentences.
         ignored: the names of settings that others make useless, as `tau` beside a temperature that
             has none.
+        ended: whether it has come to its end.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Run(NamedTuple):
     environment: dict[str, Any] = {}  # noqa: RUF012
     missing: tuple[str, ...] = ()
     ignored: frozenset[str] = frozenset()
+    ended: bool = True
 
     @property
     def seed(self) -> Any:
@@ -104,9 +106,23 @@ class Run(NamedTuple):
         return self.config.get("seed")
 
     @property
-    def settings(self) -> tuple[tuple[str, str], ...]:
-        """Everything but the seed: runs that share it are repetitions of each other."""
-        return tuple((name, repr(x)) for name, x in sorted(self.config.items()) if name != "seed")
+    def settings(self) -> Flat:
+        """What decides about the numbers, the seed aside: runs that share it are repetitions."""
+        return {name: x for name, x in self.config.items() if not decides_nothing(name)}
+
+
+# Settings by which no number of a run becomes another one; what is measured at its end is as good
+# in another run.
+_OF_NO_NUMBER = (
+    *("seed", "run_name", "project", "loggers", "log_every", "evaluation"),
+    *("checkpoint_every", "checkpoint_keep", "checkpoint_on_error"),
+    *("data.threads", "data.on_device"),
+)
+
+
+def decides_nothing(name: str) -> bool:
+    """Whether runs that differ in this setting are repetitions of each other."""
+    return name in _OF_NO_NUMBER or name.startswith("microscope.")
 
 
 def gather(workdirs: Iterable[pathlib.Path | str]) -> list[Run]:
@@ -128,8 +144,10 @@ def gather(workdirs: Iterable[pathlib.Path | str]) -> list[Run]:
         >>> run.name, run.config["method"]
         ('quickstart', 'simclr')
     """
-    paths = [pathlib.Path(workdir).expanduser().absolute() for workdir in workdirs]
-    paths = list(dict.fromkeys(run for path in paths for run in _runs_in(path)))
+    given = [pathlib.Path(workdir).expanduser().absolute() for workdir in workdirs]
+    # Whatever a run is called, it is one.
+    runs = {run.resolve(): run for path in reversed(given) for run in reversed(_runs_in(path))}
+    paths = list(reversed(runs.values()))
     return [_gather(path, name) for path, name in zip(paths, short_names(paths), strict=True)]
 
 
@@ -245,16 +263,17 @@ def _gather(path: pathlib.Path, name: str) -> Run:
         environment=_json(path / "environment.json", missing, needed=False),
         missing=tuple(missing),
         ignored=_ignored(config),
+        ended=bool(summary),
     )
 
 
 def _ignored(config: dict[str, Any]) -> frozenset[str]:
-    """Settings that a run ignores; of one whose settings are none of today, nothing is known."""
-    from ..run.checks import from_config_dict, useless  # what needs no trainer goes without it
-
+    """Settings that a run ignores; where they are none of today, nothing is known."""
     try:
-        return frozenset(useless(from_config_dict(config)))
-    except UserError:
+        from ..run.checks import useless_of_file  # the trainer's packages may not be there
+
+        return frozenset(useless_of_file(config))
+    except (ImportError, UserError):
         return frozenset()
 
 

@@ -27,12 +27,14 @@ from ._own import Own as Own
 from ._saved import read_config as read_config
 from ._sweep import Combination as Combination
 from ._sweep import combinations as combinations
+from ._sweep import short_name as short_name
 from ._sweep import sweep as sweep
 from ._train import train as train
 from ._weights import FORMATS as FORMATS
 from ._weights import IMPORTED as IMPORTED
 from ._weights import export_weights as export_weights
 from ._weights import import_weights as import_weights
+from ._workdir import SUMMARY_FILE as SUMMARY_FILE
 from .checks import from_config_dict as from_config_dict
 from .config import Config as Config
 from .config import ConfigError as ConfigError

@@ -18,6 +18,7 @@ from ..training import TrainState
 from ..training.loggers import Loggers
 from . import evaluations, show, summary
 from ._prepare import Run
+from ._saved import digest_of
 from ._workdir import SUMMARY_FILE, check_still_there
 from .evaluations import EvaluationError
 from .experiment import Experiment
@@ -46,6 +47,7 @@ def close(run: Run, state: TrainState, loggers: Loggers, seconds: float) -> dict
     drawn |= _draw(run, state)
     numbers = {"steps": int(state.step), "seed": run.config.seed, **summary.of_results(found)}
     numbers["seconds"] = round(seconds + time.perf_counter() - began, 1)
+    numbers["settings_digest"] = digest_of(run.config)
     if jax.process_index() == 0:
         check_still_there(run.workdir)
         write_json(run.workdir / SUMMARY_FILE, numbers)

@@ -70,10 +70,7 @@ def prepare(config: Config, workdir: pathlib.Path, own: Own) -> Run:
     check_run(config, workdir)
     if config.init_from and not checkpoint.steps(workdir / CHECKPOINTS):
         check_source(config.init_from)  # told now, not when the images are open
-    try:
-        importable(config.loggers)  # told now, not when all is compiled
-    except LoggerError as error:
-        raise ConfigError(f"config.loggers: {error}") from error
+    check_evaluations_and_loggers(config, own)  # told now, not when all is compiled
     devices = jax.devices()
     note(f"devices: {len(devices)} x {devices[0].device_kind}; workdir: {workdir}")
     experiment = build(config, workdir, own=own)
@@ -97,6 +94,23 @@ def prepare(config: Config, workdir: pathlib.Path, own: Own) -> Run:
     closing = {name: table[name] for name in names if name not in left_out} | asked
     others = _on_other_images(experiment)
     return Run(began, workdir, experiment, closing, frozenset(asked), others)
+
+
+def check_evaluations_and_loggers(config: Config, own: Own = Own()) -> None:
+    """Refuse what a run would need after its first step only.
+
+    Args:
+        config: the settings, checked.
+        own: objects of one's own in place of names.
+
+    Raises:
+        ConfigError: there is no such evaluation, or a logger has no package.
+    """
+    _asked_evaluations(config, own)
+    try:
+        importable(config.loggers)
+    except LoggerError as error:
+        raise ConfigError(f"config.loggers: {error}") from error
 
 
 def _on_other_images(experiment: Experiment) -> dict[str, Experiment]:

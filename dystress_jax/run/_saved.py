@@ -1,5 +1,8 @@
 """A saved run: where its settings and its checkpoints are, and which of these is meant."""
 
+import dataclasses
+import hashlib
+import json
 import pathlib
 
 from ..files import near, parse_json
@@ -42,6 +45,20 @@ def read_config(workdir: pathlib.Path | str) -> Config:
         return from_config_dict(settings)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def digest_of(config: Config) -> str:
+    """A number that is another one for any other settings.
+
+    Args:
+        config: the settings.
+
+    Example:
+        >>> digest_of(Config()) == digest_of(Config(seed=1))
+        False
+    """
+    written = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    return hashlib.sha256(written.encode()).hexdigest()[:16]
 
 
 def state_at(workdir: pathlib.Path, checkpoint: str | int, abstract: TrainState) -> TrainState:

@@ -1,5 +1,6 @@
 """Many runs: one for each combination of settings and each seed, one after another."""
 
+import contextlib
 import hashlib
 import itertools
 import pathlib
@@ -10,18 +11,22 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from ..files import parse_json
+from ..files import parse_json, write_json
 from ..training.log import DivergedError
-from ._own import Own
-from ._saved import read_config
+from ._own import Own, name_own
+from ._prepare import check_evaluations_and_loggers
+from ._saved import digest_of
 from ._train import train
 from ._workdir import SUMMARY_FILE
 from .checks import built, useless
 from .config import Config, ConfigError
+from .data import with_absolute_paths
+from .fields import fields
 from .overrides import changed_by, override
 from .show import note
 
-LONGEST_NAME = 120  # characters of a directory; file systems take 255
+LONGEST_NAME = 120  # bytes of the name of a directory; file systems take 255
+DIVERGED = "diverged.json"  # in the directory of a run whose loss became NaN
 
 
 class Combination(NamedTuple):
@@ -75,7 +80,7 @@ def combinations(
     if seeds < 1:
         raise ConfigError(f"--seeds: found {seeds}; allowed: at least 1.")
     _check_varied(over, overridden)
-    short, found = _short_names([*over]), {}
+    found: dict[str, Combination] = {}
     for of, values in itertools.product(range(seeds), itertools.product(*over.values())):
         changes = dict(zip(over, values, strict=True))
         changed, _ = changed_by(settings, changes)
@@ -83,12 +88,11 @@ def combinations(
         idle = {name for name, axes in useless(raw).items() if not over.keys().isdisjoint(axes)}
         kept = {name: value for name, value in changes.items() if name not in idle}
         flags = {name: old for name, old in overridden.items() if name not in idle}
-        said = [f"{short[name]}={_as_name(value)}" for name, value in kept.items()]
-        kept["seed"] = raw.seed + of
-        name = _directory([*said, f"seed={kept['seed']}"])
-        config = override(settings, kept, overridden=flags)
-        found.setdefault(name, Combination(name, config, kept))
-    return [*found.values()]
+        config = override(settings, {**kept, "seed": raw.seed + of}, overridden=flags)
+        check_evaluations_and_loggers(config)
+        one = Combination(_directory(kept, config.seed), config, {**kept, "seed": config.seed})
+        found.setdefault(repr(one.changes), one)
+    return _with_names_of_their_own([*found.values()])
 
 
 def sweep(
@@ -124,37 +128,43 @@ def sweep(
     found = {}
     for number, one in enumerate(runs, start=1):
         place, counted = pathlib.Path(workdir, one.name), f"run {number} of {len(runs)}"
-        summary = _summary_of(place, one.config)
-        if summary is not None:
-            note(f"{counted}: {place} is complete")
-        else:
+        config = name_own(with_absolute_paths(one.config), own)
+        summary = _known(place, config)
+        if summary is None:
             note(f"\n{counted}: {place}")
             try:
                 summary = train(one.config, place, own=own)
             except DivergedError as error:
                 note(f"DivergedError: {error}")
-                summary = {"diverged": str(error)}
+                summary = {"diverged": str(error), "settings_digest": digest_of(config)}
+                write_json(place / DIVERGED, summary)
+        elif "diverged" in summary:
+            note(f"{counted}: {place} has diverged; to try it again, delete {place / DIVERGED}")
+        else:
+            note(f"{counted}: {place} is complete")
         if "stopped_after" in summary:
             break
         found[one.name] = summary
     return found
 
 
-def _summary_of(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
-    """The closing numbers of a run that is complete with these very settings."""
-    try:
-        summary = parse_json((workdir / SUMMARY_FILE).read_bytes())
-        return summary if read_config(workdir) == config else None
-    except (OSError, ValueError):
-        return None
+def _known(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
+    """How a run with these very settings has ended; None: it has not."""
+    digest = digest_of(config)
+    for ended in (SUMMARY_FILE, DIVERGED):
+        with contextlib.suppress(OSError, ValueError):
+            found = parse_json((workdir / ended).read_bytes())
+            if isinstance(found, dict) and found.get("settings_digest") == digest:
+                return found
+    return None
 
 
 def _check_varied(over: Mapping[str, Sequence[Any]], overridden: Mapping[str, Any]) -> None:
     for name, values in over.items():
         if name == "seed":
             raise ConfigError(
-                f"--over.seed: found {_as_name(list(values))}; allowed: --seeds=N, which begin at "
-                "config.seed."
+                f"--over.seed: found {', '.join(map(str, values))}; allowed: --seeds=N, from "
+                "config.seed on."
             )
         if name in overridden:
             raise ConfigError(
@@ -164,29 +174,50 @@ def _check_varied(over: Mapping[str, Sequence[Any]], overridden: Mapping[str, An
             raise ConfigError(f"--over.{name}: found a value twice; allowed: each once.")
 
 
-def _short_names(names: Sequence[str]) -> dict[str, str]:
-    """Fields by the last part of their names, where that says enough.
+def short_name(name: str) -> str:
+    """A field by the last part of its name, where no other field has it.
+
+    Args:
+        name: its full name, or that of an option.
 
     Example:
-        >>> _short_names(["temperature.name", "temperature.tau", "knn.k", "few.k"])
-        {'temperature.name': 'temperature', 'temperature.tau': 'tau', 'knn.k': 'knn.k',
-        'few.k': 'few.k'}
+        >>> [short_name(f"temperature.{name}") for name in ("name", "tau", "learning_rate")]
+        ['temperature', 'tau', 'temperature.learning_rate']
     """
-    last = {name: name.removesuffix(".name").rpartition(".")[2] for name in names}
-    short = list(last.values())
-    return {name: one if short.count(one) == 1 else name for name, one in last.items()}
+    if name.endswith(".name"):
+        return name.removesuffix(".name")
+    last = lambda name: name.removesuffix(".name").rpartition(".")[2]
+    others = [last(field.name) for field in fields() if field.name != name]
+    return name if last(name) in others else last(name)
+
+
+def _directory(changes: Mapping[str, Any], seed: int) -> str:
+    """The name of a directory; in one that is too long a number stands for the end."""
+    parts = [f"{short_name(name)}={_as_name(value)}" for name, value in changes.items()]
+    name = "_".join([*parts, f"seed={seed}"])
+    return name if len(name.encode()) <= LONGEST_NAME else _numbered(parts[0][:20], changes, seed)
 
 
 def _as_name(value: Any) -> str:
     """A value as a part of the name of a directory."""
-    return re.sub(r"[^\w.+-]+", "-", str(value)).strip("-") or "none"
+    text = re.sub(r"[^\w.+-]+", "-", str(value))
+    return (text.strip("-") if isinstance(value, str) else text.rstrip("-")) or "none"
 
 
-def _directory(parts: Sequence[str]) -> str:
-    """The name of a directory; in one that is too long a number stands for the middle."""
-    name = "_".join(parts)
-    if len(name) <= LONGEST_NAME:
-        return name
-    *settings, seed = parts
-    digest = hashlib.sha256("_".join(settings).encode()).hexdigest()[:12]
-    return f"{name[: LONGEST_NAME // 2]}-{digest}_{seed}"
+def _numbered(begins: str, changes: Mapping[str, Any], seed: int) -> str:
+    """A name that is another one for any other values."""
+    digest = hashlib.sha256(repr(changes).encode()).hexdigest()[:12]
+    return f"{begins}-{digest}_seed={seed}"
+
+
+def _with_names_of_their_own(runs: Sequence[Combination]) -> list[Combination]:
+    """The runs, where two of one name have a number in it too; not all systems tell a from A."""
+    names = [one.name.casefold() for one in runs]
+    found = []
+    for one in runs:
+        if names.count(one.name.casefold()) > 1:
+            values = {name: value for name, value in one.changes.items() if name != "seed"}
+            begins = one.name.removesuffix(f"_seed={one.config.seed}")
+            one = one._replace(name=_numbered(begins, values, one.config.seed))
+        found.append(one)
+    return found

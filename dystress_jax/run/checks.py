@@ -27,7 +27,7 @@ from .config import (
 )
 from .fields import Field, as_fields, fields, get, groups, put
 from .methods import METHODS
-from .tables import IN_PYTHON, find, holder_of, is_ignored, is_own, needed
+from .tables import IN_PYTHON, find, holder_of, is_ignored, is_own, needed, takes_any
 
 _TAKES = {
     int: "a whole number",
@@ -289,14 +289,40 @@ def without_ignored(config: Config, overridden: Collection[str] = ()) -> Config:
 
 
 def useless(config: Config) -> dict[str, Collection[str]]:
-    """The fields that the run would ignore: name to the fields that make it useless.
+    """The fields and options that are of no use: name to the fields that make it so.
 
     Example:
         >>> [*useless(from_config_dict({"temperature": {"name": "dystress"}}))["temperature.tau"]]
         ['temperature.name']
     """
     unmet = {field.name: _unmet(config, field) for field in fields()}
-    return {name: axes.keys() for name, axes in unmet.items() if axes}
+    found: dict[str, Collection[str]] = {name: axes.keys() for name, axes in unmet.items() if axes}
+    for axis, table in {field.axis: field.table for field in fields()}.items():
+        options = get(config, holder_of(axis)) if holder_of(axis) else {}
+        if not options or get(config, axis).startswith(IN_PYTHON):
+            continue
+        builder = find(table, get(config, axis), field=f"config.{axis}")
+        if not takes_any(builder):
+            others = [name for name in options if name not in arguments(builder)]
+            found |= {f"{holder_of(axis)}.{name}": [axis] for name in others}
+    return found
+
+
+def useless_of_file(settings: Mapping[str, Any]) -> Collection[str]:
+    """As `useless` of the settings of a run, without importing what is the user's own.
+
+    Args:
+        settings: of its config.json.
+
+    Raises:
+        ConfigError: they are none of this version.
+    """
+    config = built(settings)
+    for field in fields():
+        value = field.value(config)
+        if field.meaning.own and is_own(value) and not value.startswith(IN_PYTHON):
+            config = put(config, field.name, f"{IN_PYTHON}{value.replace(':', '.')}")
+    return useless(config).keys()
 
 
 def _without_old_choices(config: Config, overridden: Mapping[str, Any]) -> Config:

@@ -357,6 +357,7 @@ READ_BY = {
     "labels": WITH_SEEDS,
     "finetune": ("finetune",),
     "zero_shot": ("zero_shot",),
+    "evaluation_options": (),
 }
 
 

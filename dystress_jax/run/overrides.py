@@ -227,13 +227,11 @@ def take_varied(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[Any
         if not argument.startswith("-") or not flagged.startswith("over."):
             others.append(argument)
             continue
-        if not equals:
-            text = next(rest, "")
-        name = flagged.removeprefix("over.")
-        parts = [part.strip() for part in re.findall(r"(?:\([^)]*\)|[^,])+", text)]
-        if not parts:
+        if not equals and (text := next(rest, None)) is None:
             raise ConfigError(f"--{flagged}: found no value; allowed: --{flagged}=VALUE,VALUE.")
-        for part in parts:
+        name = flagged.removeprefix("over.")
+        for part in re.split(r",(?![^(]*\))", text):
+            part = part.strip()
             of_field, _ = take_options([f"--config.{name}={part}"])
             check_overrides(of_field)
             found.setdefault(name, []).append(_typed(part, named[name] if of_field else None))
@@ -241,11 +239,16 @@ def take_varied(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[Any
 
 
 def _typed(text: str, field: Field | None) -> Any:
-    """The value of a flag that has been checked; None for an option, which may be anything."""
-    if field is not None and field.takes_names:
+    """The value of a flag that has been checked; of an option, which is no field, any literal."""
+    if field is None:
+        return _literal(text)
+    if field.takes_names or field.may_be_several:
         return _several(text, field)
-    is_tuple = field is not None and isinstance(field.takes[0], types.GenericAlias)
-    return _literal(text) if field is None or is_tuple else _read(text, field)
+    if isinstance(field.takes[0], types.GenericAlias):
+        return _literal(text)
+    if field.takes[0] is str and text.startswith("(") and text.endswith(")"):
+        text = text[1:-1]  # they hold its commas together
+    return _read(text, field)
 
 
 def without_old_sources(

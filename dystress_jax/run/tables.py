@@ -152,7 +152,7 @@ def options_of(
         full = f"config.{holder}.{option}"
         if option in elsewhere:
             raise ConfigError(f"{full}: found {value!r}; allowed: {elsewhere[option]}.")
-        if option not in free and not _takes_any(builder):
+        if option not in free and not takes_any(builder):
             raise ConfigError(
                 f"{full}: found {value!r}, but {name} has no such argument; allowed: "
                 f"{', '.join(free) or 'none'}.{hint(option, free)}"
@@ -200,7 +200,8 @@ def needed(builder: Callable[..., Any]) -> list[str]:
     ]
 
 
-def _takes_any(builder: Callable[..., Any]) -> bool:
+def takes_any(builder: Callable[..., Any]) -> bool:
+    """Whether a builder takes arguments of any name."""
     parameters = inspect.signature(builder).parameters.values()
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 

@@ -28,7 +28,10 @@ assert "dystress COMMAND" in dystress("--help")
 assert time.perf_counter() - began < 1, "help takes longer than a second"
 module = [sys.executable, "-m", "dystress_jax", "--version"]
 subprocess.run(module, cwd=workdir, check=True)
-assert dystress("train", "--help").count("\ndystress train") == 3
+assert dystress("train", "--help").count("\ndystress train") == 4
+# Without the library of the charts, which the report alone needs.
+printed = dystress("sweep", "--over.temperature.tau_max=0.2,0.5", "--seeds=2", "--print")
+assert printed.count("dystress train --workdir=runs/quickstart_tau_max/tau_max=") == 4
 
 few = ("--config.steps=3", "--config.batch_size=32", "--config.log_every=1", "--config.knn_every=0")
 dystress("train", "--config=quickstart", "--workdir=simclr", *few)
