@@ -126,6 +126,7 @@ def read(*arguments):
         (["--over.batch_size=1,64"], "config.batch_size: found 1; allowed: >= 2"),
         (["--over.temperature.tau_max=0.2,,0.3"], "temperature.tau_max: found ''"),
         (["--over.evaluation=knn,nonsense"], "config.evaluation: found 'nonsense'"),
+        (["--over.temperature.tau_min=0.1,5.0"], "In the combination temperature.tau_min=5.0"),
         (["--over.temperature=0.1"], "a group of fields"),
     ],
 )

@@ -83,16 +83,30 @@ def combinations(
     found: dict[str, Combination] = {}
     for of, values in itertools.product(range(seeds), itertools.product(*over.values())):
         changes = dict(zip(over, values, strict=True))
-        changed, _ = changed_by(settings, changes)
-        raw = built(changed)
-        idle = {name for name, axes in useless(raw).items() if not over.keys().isdisjoint(axes)}
-        kept = {name: value for name, value in changes.items() if name not in idle}
-        flags = {name: old for name, old in overridden.items() if name not in idle}
-        config = override(settings, {**kept, "seed": raw.seed + of}, overridden=flags)
-        check_evaluations_and_loggers(config)
-        one = Combination(_directory(kept, config.seed), config, {**kept, "seed": config.seed})
+        try:
+            one = _combination(settings, changes, of, overridden)
+        except ConfigError as error:
+            said = ", ".join(f"{name}={value}" for name, value in changes.items())
+            raise ConfigError(f"{error}{f' In the combination {said}.' if said else ''}") from error
         found.setdefault(repr(one.changes), one)
     return _with_names_of_their_own([*found.values()])
+
+
+def _combination(
+    settings: ConfigDict | Mapping[str, Any],
+    changes: dict[str, Any],
+    of: int,
+    overridden: Mapping[str, Any],
+) -> Combination:
+    """The run with these values and that seed, without what others of the values make useless."""
+    changed, _ = changed_by(settings, changes)
+    raw = built(changed)
+    idle = {name for name, axes in useless(raw).items() if not changes.keys().isdisjoint(axes)}
+    kept = {name: value for name, value in changes.items() if name not in idle}
+    flags = {name: old for name, old in overridden.items() if name not in idle}
+    config = override(settings, {**kept, "seed": raw.seed + of}, overridden=flags)
+    check_evaluations_and_loggers(config)
+    return Combination(_directory(kept, config.seed), config, {**kept, "seed": config.seed})
 
 
 def sweep(
