@@ -72,15 +72,21 @@ def test_recalls_with_equal_captions_and_with_several_of_an_image():
     # None of 2 of 5 texts is one of 2 right ones in 3 of 10 draws, one of 1 in 6 of 10.
     assert chance["image_to_text_recall_at_2"] == pytest.approx((3 * 0.7 + 0.4) / 4)
     assert chance["image_to_text_recall_at_5"] == 1.0
-    assert found.protocol == {"evaluation": "retrieval", "images": 4, "texts": 5}
+    counts = {"images": 4, "texts": 5, "texts_of_several_images": 2}
+    assert found.protocol == {"evaluation": "retrieval", **counts}
 
 
-def test_the_second_caption_of_two_images_does_not_make_them_one():
+def test_a_second_caption_that_two_images_share_is_right_for_both_and_the_others_for_one():
     source = make_source(100 * np.eye(4)[:2], captions=[["a", "same"], ["b", "same"]])
-    encoder = make_encoder({**TEXTS, "same": [1.0, 1.0, 0.0, 0.0]})
-    found = evaluate_retrieval(embed(encoder, source), ks=(1,))
+    near_a = {**TEXTS, "same": [2.0, 1.0, 0.0, 0.0]}
+    found = evaluate_retrieval(embed(make_encoder(near_a), source), ks=(1,))
     assert found.value("image_to_text_recall_at_1") == 1.0
-    assert found.value("text_to_image_recall_at_1") == 0.5  # equally near to both: not found
+    assert found.value("text_to_image_recall_at_1") == 1.0  # "same" finds a, which has it
+    assert found.protocol["texts_of_several_images"] == 2
+    swapped = {**near_a, "a": TEXTS["b"], "b": TEXTS["a"]}
+    found = evaluate_retrieval(embed(make_encoder(swapped), source), ks=(1,))
+    assert found.value("image_to_text_recall_at_1") == 0.5  # image 1 finds "a", no text of its
+    assert found.value("text_to_image_recall_at_1") == 0.5
 
 
 def test_the_similarity_of_the_encoders_decides():

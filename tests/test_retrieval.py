@@ -128,6 +128,41 @@ def test_pairs_that_do_not_fit_are_refused_with_the_numbers(texts, groups, ks, m
         )
 
 
+def test_a_text_that_several_images_have_is_right_for_each_of_them():
+    """Against sets of texts, sorted by a plain matrix; equal texts lie at one place."""
+    texts = ["a", "b", "c", "d", "e"]
+    captions = [["a", "b"], ["c"], ["b", "d", "a"], ["e", "c"]]
+    rng = np.random.default_rng(0)
+    place = {text: rng.normal(size=4) for text in texts}
+    images = np.stack([place[own[0]] + rng.normal(size=4) for own in captions])
+    flat = [text for own in captions for text in own]
+    points = np.stack([place[text] for text in flat])
+    number = {text: i + 5 for i, text in enumerate(texts)}
+    of_images = np.full((4, 3), -1)
+    for i, own in enumerate(captions):
+        of_images[i, : len(own)] = [number[text] for text in own]
+    groups = {"image_groups": of_images, "text_groups": np.array([number[text] for text in flat])}
+    found = retrieval_recalls(jnp.asarray(images), jnp.asarray(points), **groups, ks=(1, 2))
+    s = oracles.unit(images) @ oracles.unit(points).T
+    right = np.array([[text in own for text in flat] for own in captions])
+    for name, scores, wanted in (
+        ("image_to_text", s, right),
+        ("text_to_image", s.T, right.T),
+    ):
+        for k in (1, 2):
+            ranks = [
+                sum(~wanted[i] & (row >= row[wanted[i]].max() - 1e-9))
+                for i, row in enumerate(scores)
+            ]
+            assert found[f"{name}_recall_at_{k}"] == pytest.approx(np.mean(np.array(ranks) < k))
+    chance = retrieval_chance(**groups, ks=(1,))
+    assert chance["image_to_text_recall_at_1"] == pytest.approx(right.mean())
+    assert chance["text_to_image_recall_at_1"] == pytest.approx(right.mean())
+    alone = {**groups, "image_groups": np.where(of_images == 7, -1, of_images)}
+    with pytest.raises(ValueError, match="1 of 4 images have no text, the first image 1"):
+        retrieval_recalls(jnp.asarray(images), jnp.asarray(points), **alone, ks=(1,))
+
+
 def test_groups_may_be_any_integers():
     images, groups = jnp.eye(2), np.array([0, 2**32])
     found = retrieval_recalls(images, images[::-1], image_groups=groups, text_groups=groups, ks=[1])

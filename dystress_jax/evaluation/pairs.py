@@ -121,8 +121,8 @@ def embed_images(encoder: DualEncoder, source: data.Source, *, mesh: Mesh) -> Em
 def evaluate_retrieval(embedded: EmbeddedImages, *, ks: Sequence[int] = (1, 5, 10)) -> Result:
     """Which images find their texts among all texts of a source, and the other way round.
 
-    Images whose first caption is the same text count as one: each finds the text of the other.
-    Ties count against the query.
+    A text is right for every image that has it as a caption, whoever else has it too. Ties count
+    against the query.
 
     Args:
         embedded: images with captions.
@@ -166,12 +166,22 @@ def evaluate_retrieval(embedded: EmbeddedImages, *, ks: Sequence[int] = (1, 5, 1
         )
     captions = data.list_captions(source)
     texts = encoder.embed_texts(captions.texts)
-    _, first = np.unique(captions.owner, return_index=True)
-    _, group = unique_texts([captions.texts[i] for i in first])
-    groups = {"image_groups": group, "text_groups": group[captions.owner]}
+    _, of_texts = unique_texts(captions.texts)
+    _, first, count = np.unique(captions.owner, return_index=True, return_counts=True)
+    of_images = np.full((len(source), count.max()), -1)
+    of_images[captions.owner, np.arange(len(of_texts)) - first[captions.owner]] = of_texts
+    groups = {"image_groups": of_images, "text_groups": of_texts}
     recalls = retrieval_recalls(images, texts, **groups, ks=ks, similarity=encoder.similarity)
     chance = retrieval_chance(**groups, ks=ks)
-    protocol = {"evaluation": "retrieval", "images": len(images), "texts": len(texts)}
+    # An image may have a text twice.
+    _, has = np.unique(np.stack([captions.owner, of_texts]), axis=1)
+    owners = np.bincount(has)
+    protocol = {
+        "evaluation": "retrieval",
+        "images": len(images),
+        "texts": len(texts),
+        "texts_of_several_images": int((owners[of_texts] > 1).sum()),
+    }
     rows = tuple(Row(name, recall, chance[name]) for name, recall in recalls.items())
     return Result(rows, protocol)
 

@@ -18,8 +18,8 @@ from ..similarities import Similarity, at_least_float32, sphere
 def retrieval_ranks(
     queries: Float[Array, "q d"],
     keys: Float[Array, "k d"],
-    query_groups: Int[Array, " q"],
-    key_groups: Int[Array, " k"],
+    query_groups: Int[Array, "q ..."],
+    key_groups: Int[Array, "k ..."],
     *,
     similarity: Similarity = sphere,
     chunk_size: int = 256,
@@ -28,14 +28,15 @@ def retrieval_ranks(
 
     $$r_i = \#\{ j : g_j \ne g_i, \; s_{ij} \ge \max_{k : g_k = g_i} s_{ik} \}$$
 
-    Right keys are those of the query's group. Ties count against the query, so embeddings that have
-    collapsed find nothing; a NaN counts as a tie.
+    Right keys are those of the query's group, or of one of its groups. Ties count against the
+    query, so embeddings that have collapsed find nothing; a NaN counts as a tie.
 
     Args:
         queries: embeddings as the network gives them; they are projected here.
         keys: likewise.
-        query_groups: any integers.
-        key_groups: any integers; a query without a right key has the rank k.
+        query_groups: any integers, or several for each query; what fills up a row is no group of a
+            key.
+        key_groups: likewise; a query without a right key has the rank k.
         similarity: of a query and a key.
         chunk_size: queries compared at once, so that chunk_size x k similarities are in memory, at
             least 1.
@@ -50,11 +51,12 @@ def retrieval_ranks(
         [2]
     """
     queries, keys = (similarity.project(at_least_float32(x)) for x in (queries, keys))
+    query_groups, key_groups = (x.reshape(len(x), -1) for x in (query_groups, key_groups))
 
     def rank(query):
-        point, group = query
+        point, groups = query
         similarities = similarity.between(point[None], keys)[0]
-        right = key_groups == group
+        right = jnp.any(key_groups[:, :, None] == groups[None, None], axis=(1, 2))
         best = jnp.max(similarities, where=right, initial=-jnp.inf)
         return jnp.sum(~(similarities < best) & ~right)
 
@@ -65,7 +67,7 @@ def retrieval_recalls(
     images: Float[Array, "n d"],
     texts: Float[Array, "t d"],
     *,
-    image_groups: Int[np.ndarray, " images"] | None = None,
+    image_groups: Int[np.ndarray, "images ..."] | None = None,
     text_groups: Int[np.ndarray, " texts"] | None = None,
     ks: Sequence[int] = (1, 5, 10),
     similarity: Similarity = sphere,
@@ -76,6 +78,8 @@ def retrieval_recalls(
         images: embeddings as the network gives them.
         texts: likewise; oblique ones with their tokens one after another.
         image_groups: any integers; a text is right for the images of its group. Default 0, 1, ...
+            Or several for each image, [n a], whose rows are filled up with negative numbers: where
+            two images have a text in common, it is right for both.
         text_groups: likewise of the texts. For several texts an image, the row of each text's
             image. Default 0, 1, ..., a text an image.
         ks: how many of the most similar count as found, each at least 1; a k above the number of
@@ -104,8 +108,12 @@ def retrieval_recalls(
     image_groups = np.arange(len(images)) if image_groups is None else image_groups
     text_groups = np.arange(len(texts)) if text_groups is None else text_groups
     _check(images, texts, image_groups, text_groups, ks)
-    _, numbers = np.unique(np.concatenate([image_groups, text_groups]), return_inverse=True)
-    of_images, of_texts = np.split(jnp.asarray(numbers, jnp.int32), [len(images)])
+    # Numbers that int32 holds, and that no image has where its row is filled up.
+    known, of_texts = np.unique(text_groups, return_inverse=True)
+    of_images = np.where(
+        np.isin(image_groups, known), np.searchsorted(known, image_groups), -1
+    )  # one that no text has is none
+    of_images, of_texts = (jnp.asarray(x, jnp.int32) for x in (of_images, of_texts))
     sides = {
         "image_to_text": (images, texts, of_images, of_texts),
         "text_to_image": (texts, images, of_texts, of_images),
@@ -120,7 +128,7 @@ def retrieval_recalls(
 
 
 def retrieval_chance(
-    image_groups: Int[np.ndarray, " n"],
+    image_groups: Int[np.ndarray, "n ..."],
     text_groups: Int[np.ndarray, " t"],
     *,
     ks: Sequence[int],
@@ -141,14 +149,13 @@ def retrieval_chance(
         >>> retrieval_chance(np.array([0, 1]), np.array([0, 1, 1]), ks=[1])
         {'image_to_text_recall_at_1': 0.5, 'text_to_image_recall_at_1': 0.5}
     """
-    sides = {
-        "image_to_text": (image_groups, text_groups),
-        "text_to_image": (text_groups, image_groups),
-    }
+    of_images, of_texts = map(_sets, (image_groups, text_groups))
+    sides = {"image_to_text": (of_images, of_texts), "text_to_image": (of_texts, of_images)}
     chance = {}
     for name, (queries, keys) in sides.items():
-        sizes = collections.Counter(keys.tolist())
-        right = collections.Counter(sizes[group] for group in queries.tolist())
+        sizes = collections.Counter(group for groups in keys for group in groups)
+        # Of texts each has one group, so that nothing is counted twice.
+        right = collections.Counter(sum(sizes[group] for group in groups) for groups in queries)
         for k in ks:
             if k > len(keys):
                 continue
@@ -160,10 +167,17 @@ def retrieval_chance(
     return chance
 
 
+def _sets(groups: Int[np.ndarray, "n ..."]) -> list[set[int]]:
+    """The groups of each row."""
+    if groups.ndim == 1:
+        return [{group} for group in groups.tolist()]
+    return [{group for group in row if group >= 0} for row in groups.tolist()]
+
+
 def _check(
     images: Float[Array, "n ..."],
     texts: Float[Array, "m ..."],
-    image_groups: Int[np.ndarray, " i"],
+    image_groups: Int[np.ndarray, "i ..."],
     text_groups: Int[np.ndarray, " t"],
     ks: Sequence[int],
 ) -> None:
@@ -179,7 +193,8 @@ def _check(
         ("image", "text", image_groups, text_groups),
         ("text", "image", text_groups, image_groups),
     ):
-        alone = np.flatnonzero(~np.isin(mine, others))
+        found = np.isin(mine, others).reshape(len(mine), -1)
+        alone = np.flatnonzero(~found.any(axis=1))
         if alone.size:
             raise ArgumentError(
                 f"{one}_groups",
