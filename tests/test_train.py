@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from dystress_jax import run
+from dystress_jax.run.summary import result_file
 from dystress_jax.training import checkpoint
 from tests.command_lines import parsed
 from tests.processes import (
@@ -351,9 +352,12 @@ def test_eval_writes_numbers_and_protocol(uninterrupted, evaluation):
     workdir, _ = uninterrupted
     arguments = [*command("eval.py", workdir, probe__epochs=3), f"--evaluation={evaluation}"]
     output = finish(start(arguments))
-    result = json.loads((workdir / "eval" / f"{evaluation}_probe.epochs=3.json").read_text())
+    # Nearest neighbours read nothing of the probe.
+    reads = {"probe.epochs": 3} if evaluation == "linear_probe" else {}
+    name = result_file(evaluation, "newest", reads)
+    result = json.loads((workdir / "eval" / name).read_text())
     assert result["checkpoint_step"] == STEPS
-    assert result["settings"] == {"probe.epochs": 3}
+    assert result["settings"] == reads
     assert result["split"] == "test"
     assert result["seed"] == 0
     assert result["protocol"]["evaluation"] == evaluation

@@ -88,7 +88,8 @@ def on_mesh(
             rows that the devices cannot share equally, or a loss that is a single number.
 
     Example:
-        >>> from . import nt_xent
+        >>> import jax
+        >>> from dystress_jax.losses import nt_xent
         >>> mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
         >>> view_a = jnp.array([[1.0, 0.0], [0.0, 1.0]])
         >>> view_b = jnp.array([[0.8, 0.6], [0.6, 0.8]])
