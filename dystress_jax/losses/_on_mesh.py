@@ -89,6 +89,7 @@ def on_mesh(
 
     Example:
         >>> import jax
+        >>> import jax.numpy as jnp
         >>> from dystress_jax.losses import nt_xent
         >>> mesh = jax.make_mesh((1,), ("data",), (jax.sharding.AxisType.Auto,))
         >>> view_a = jnp.array([[1.0, 0.0], [0.0, 1.0]])
