@@ -135,7 +135,9 @@ def sweep(
         >>> settings.update(batch_size=32, steps=2, knn_every=0)
         >>> runs = run.combinations(settings, {"temperature.tau_max": [0.2, 0.5]}, seeds=1)
         >>> found = run.sweep(runs, "runs/tau_max")
-        devices: ...
+        <BLANKLINE>
+        run 1 of 2: runs/tau_max/tau_max=0.2_seed=0
+        ...
         >>> [*found]
         ['tau_max=0.2_seed=0', 'tau_max=0.5_seed=0']
     """
