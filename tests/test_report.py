@@ -596,6 +596,11 @@ def test_a_directory_of_runs_stands_for_them_and_of_many_one_of_each_setting_is_
     assert shown == ["tau=0.25_seed=0", "tau=0.5_seed=0", "tau=1.0_seed=0"]
     assert 'data-run="3 4 5"' in page
     assert "shown of 3 of the 9 runs" in page
+    # A run that is given twice, by whatever path, comes once, where it comes first.
+    first, second = (tmp_path / f"tau={tau}_seed=0" for tau in (1.0, 0.25))
+    (tmp_path / "link").symlink_to(first)
+    again = report.gather([first, second, tmp_path / "link", tmp_path / "export" / ".." / first])
+    assert [run.config["temperature.tau"] for run in again] == [1.0, 0.25]
     # A few are all shown, and one alone has nothing beside it.
     few = data_of(report.page(runs[:4]))["runs"]
     assert all(run["images"] for run in few)

@@ -145,9 +145,11 @@ def gather(workdirs: Iterable[pathlib.Path | str]) -> list[Run]:
         ('quickstart', 'simclr')
     """
     given = [pathlib.Path(workdir).expanduser().absolute() for workdir in workdirs]
-    # Whatever a run is called, it is one.
-    runs = {run.resolve(): run for path in reversed(given) for run in reversed(_runs_in(path))}
-    paths = list(reversed(runs.values()))
+    runs: dict[pathlib.Path, pathlib.Path] = {}  # whatever a run is called, it is one
+    for path in given:
+        for run in _runs_in(path):
+            runs.setdefault(run.resolve(), run)
+    paths = list(runs.values())
     return [_gather(path, name) for path, name in zip(paths, short_names(paths), strict=True)]
 
 
