@@ -251,7 +251,7 @@ def test_where_umap_has_too_little_to_go_by_pca_places_the_rows(monkeypatch, nam
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [*FEW, "enough", "three rows"])
 def test_umap_itself_places_anything(name):
-    pytest.importorskip("umap")
+    pytest.importorskip("umap")  # the extra `umap`: numba is slow to come to a new Python
     x = np.random.default_rng(0).normal(size=(3 if name == "three rows" else 20, 4))
     places, by = _layout.lay_out([FEW.get(name, x)] * 2, layout="UMAP")
     assert np.isfinite(places).all()
