@@ -19,7 +19,6 @@ import sys
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
 from .. import report, run
 from ..files import write_text
@@ -49,9 +48,8 @@ def sweep(command: cli.Command) -> None:
     args = flags.FLAGS
     settings, overridden = command.loose(args.config)
     runs = run.combinations(settings, command.over, seeds=args.seeds, overridden=overridden)
-    name = pathlib.Path(config_flags.get_config_filename(args["config"])).stem
     varied = "_".join(map(run.short_name, command.over)) or "seeds"
-    default = pathlib.Path("runs", f"{name}_{varied}")
+    default = f"runs/{cli.config_name()}_{varied}"
     workdir = cli.directory(default if args.workdir is None else args.workdir)
     if args.print:
         for one in runs:
@@ -124,4 +122,5 @@ def define() -> None:
 
 def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags and the settings; `--over` is taken out first."""
-    return train.parse(command.read_over(arguments), command)
+    arguments = command.read(cli.in_full(command.read_over(arguments), train.SHORT))
+    return cli.parse_with_config_file(cli.find_config_file(arguments))

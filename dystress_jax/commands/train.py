@@ -15,7 +15,6 @@ dystress train --config=photos.py --config.data.source=folder --config.data.path
 """
 
 import os
-import pathlib
 import re
 import socket
 import sys
@@ -23,7 +22,6 @@ import threading
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from .. import run
 from ..configs import quickstart
@@ -62,14 +60,8 @@ def train(command: cli.Command) -> None:
         kept = cli.keep_compiled_programs()
         if not processes.has_joined() or jax.process_index() == 0:
             print(kept, *command.put_back, sep="\n")
-        run.train(config, workdir_of(args))
-
-
-def workdir_of(args: flags.FlagValues) -> pathlib.Path:
-    """Where the run is written: --workdir, or runs/ and the name of the config."""
-    if args.workdir is not None:
-        return cli.directory(args.workdir)
-    return pathlib.Path("runs", pathlib.Path(config_flags.get_config_filename(args["config"])).stem)
+        workdir = f"runs/{cli.config_name()}" if args.workdir is None else args.workdir
+        run.train(config, cli.directory(workdir))
 
 
 def join_others(args: flags.FlagValues) -> None:
@@ -162,15 +154,8 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags and the settings, with our own answers to names that do not exist."""
     arguments = cli.find_config_file(command.read(cli.in_full(arguments, SHORT)))
     flags.FLAGS(arguments, known_only=True)
-    if "resume" in flags.FLAGS and flags.FLAGS.resume:
-        return parse_resumed(arguments)
-    config_flags.DEFINE_config_file(
-        "config",
-        str(cli.CONFIGS / "quickstart.py"),
-        "The experiment; override its fields with --config.FIELD=VALUE.",
-        sys_argv=arguments,
-    )
-    return cli.parse_flags(arguments)
+    parse_rest = parse_resumed if flags.FLAGS.resume else cli.parse_with_config_file
+    return parse_rest(arguments)
 
 
 def parse_resumed(arguments: list[str]) -> list[str]:

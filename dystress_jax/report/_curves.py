@@ -153,7 +153,7 @@ def _of_records(run: Run, scalar: str) -> CurveOverSteps | None:
 
 def modality_gap(runs: Sequence[Run]) -> Chart | None:
     """How far images and texts lie apart over the steps."""
-    made, keys, told = None, [], []
+    made, keys, told, inks_of = None, [], [], inks(runs)
     for i, run in enumerate(runs):
         found = None if run.images is None else gaps_of(run.images)
         if found is None or len(found[0].steps) < 2:
@@ -161,7 +161,7 @@ def modality_gap(runs: Sequence[Run]) -> Chart | None:
         made = made or plain(x="step", y="distance", y_range=DataRange1d(start=0))
         labels = "mean image to mean text: the gap", "an image to its own text, on average"
         for number, (label, curve) in enumerate(zip(labels, found, strict=True)):
-            colour = COLOURS[number] if len(runs) == 1 else inks(runs)[i][0]
+            colour = COLOURS[number] if len(runs) == 1 else inks_of[i][0]
             made.line(
                 x=curve.steps,
                 y=curve.values,

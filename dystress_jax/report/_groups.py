@@ -104,21 +104,20 @@ def settings_that_differ(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return found
 
 
-# Of the settings of the data, those that change what is learned from or how it is read, not the
-# images that are measured.
-_OF_TRAINING = ("limit", "imbalance_ratio", "caption_noise", "whole")
-_OF_READING = ("on_error", "threads", "on_device")
+# Of the settings of the data that decide about numbers, those that say what is learned from or how
+# it is read, not which images are measured.
+_OF_TRAINING = ("limit", "imbalance_ratio", "caption_noise", "whole", "on_error")
 
 
 def says_which_images(name: str) -> bool:
-    """Whether a setting says which images, or which classes, runs are measured on.
+    """Whether one of `settings_that_differ` says which images, or classes, runs are measured on.
 
     Example:
         >>> says_which_images("data.path"), says_which_images("data.limit")
         (True, False)
     """
     group, _, last = name.partition(".")
-    return group == "data" and last not in (*_OF_TRAINING, *_OF_READING)
+    return group == "data" and last not in _OF_TRAINING
 
 
 def value_of(value: Any) -> str:

@@ -74,13 +74,11 @@ def overview(runs: Sequence[Run]) -> Overview:
         (1, ())
     """
     groups = [group for group in groups_of(runs) if runs[group.runs[0]].config]
-    known = [i for group in groups for i in group.runs]
-    differ = settings_that_differ([runs[i] for i in known])
-    at = {run: place for place, run in enumerate(known)}
+    differ = settings_that_differ(runs)
     rows = [
         Row(
             group,
-            tuple(values[at[group.runs[0]]] for values in differ.values()),
+            tuple(values[group.runs[0]] for values in differ.values()),
             len(one_of_each_seed([runs[i] for i in group.runs])),
             measures_of([runs[i] for i in group.runs]),
         )

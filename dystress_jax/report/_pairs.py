@@ -96,11 +96,12 @@ def of_temperature(runs: Sequence[Run], of: Sequence[list[Any]]) -> list[Chart]:
         runs: all runs of the report.
         of: the `frames` of each.
     """
+    inks_of = inks(runs)
     shown = [
         _Lines(
             run.name,
             f"r{i}",
-            inks(runs)[i],
+            inks_of[i],
             _source(of[i][-1]["pairs"], f"pairs-{i}"),
             _source(of[i][-1]["curves"], f"curves-{i}"),
         )

@@ -26,6 +26,7 @@ from .checks import from_config_dict, meant, put_back
 from .config import Config, ConfigError
 from .fields import fields, to_config_dict
 from .overrides import (
+    changed_by,
     check_overrides,
     joined,
     take_from_absl,
@@ -110,12 +111,9 @@ class Command:
 
     def loose(self, parsed: ConfigDict) -> tuple[dict[str, Any], dict[str, Any]]:
         """The settings before they are checked, and what the file has where a flag changes it."""
-        settings = parsed.to_dict()
+        settings, _ = changed_by(parsed, self._several)
         # A flag's default is what the config file has: the parsed config no longer knows it.
         file = {name: _default_of_flag(f"config.{name}") for name in self._overridden}
-        for field, several in self._several.items():
-            group, _, last = field.rpartition(".")
-            (settings[group] if group else settings)[last] = several
         for field, options in self._options.items():
             group, _, last = field.rpartition(".")
             holder = settings[group] if group else settings
@@ -330,6 +328,26 @@ def find_config_file(arguments: list[str]) -> list[str]:
         else:
             found.append(argument)
     return [program, *files, *found]
+
+
+def parse_with_config_file(arguments: list[str]) -> list[str]:
+    """Parse the flags that are defined, and the settings of a config file, the first run's if none.
+
+    Args:
+        arguments: of `find_config_file`.
+    """
+    config_flags.DEFINE_config_file(
+        "config",
+        str(CONFIGS / "quickstart.py"),
+        "The experiment; override its fields with --config.FIELD=VALUE.",
+        sys_argv=arguments,
+    )
+    return parse_flags(arguments)
+
+
+def config_name() -> str:
+    """What the config file is called that has been parsed."""
+    return pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
 
 
 def define_config_of_run(workdir: pathlib.Path, arguments: list[str]) -> None:
