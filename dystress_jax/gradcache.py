@@ -88,7 +88,7 @@ def embed(function: Embed, params: PyTree, batch: PyTree, *, micro_batches: int)
         ArgumentError: as `cut`.
 
     Example:
-        >>> from . import losses
+        >>> from dystress_jax import losses
         >>> encode = lambda w, x: x @ w
         >>> w, x = jnp.eye(2), jnp.array([[1.0, 0.2], [0.1, 1.0], [1.0, -1.0], [0.0, 2.0]])
         >>> z = embed(encode, w, x, micro_batches=2)

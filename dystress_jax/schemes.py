@@ -207,7 +207,7 @@ def scheduled(
         The scheme; its state is the number of updates so far.
 
     Example:
-        >>> from .temperatures import dystress
+        >>> from dystress_jax.temperatures import dystress
         >>> scheme = scheduled(dystress, tau_min=lambda step: 0.1 + 0.01 * step, tau_max=0.5)
         >>> state = scheme.update(scheme.init(), None, None)
         >>> round(float(scheme.resolve(state, None).tau_min), 4)

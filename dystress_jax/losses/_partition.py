@@ -39,8 +39,8 @@ def logits(
         The logits, in the dtype of the values.
 
     Example:
-        >>> from ..similarities import sphere
-        >>> from ..temperatures import dystress
+        >>> from dystress_jax.similarities import sphere
+        >>> from dystress_jax.temperatures import dystress
         >>> logits(sphere, dystress(0.1, 0.2), jnp.array([-1.0, 0.0, 1.0]))
         Array([-5.,  0.,  5.], dtype=float32)
 

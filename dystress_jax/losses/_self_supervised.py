@@ -137,7 +137,7 @@ def nt_xent(
         TypeError: for embeddings that are not floating point.
 
     Example:
-        >>> from ..temperatures import dystress
+        >>> from dystress_jax.temperatures import dystress
         >>> view_a = jnp.array([[1.0, 0.0], [0.0, 1.0]])
         >>> view_b = jnp.array([[0.8, 0.6], [0.6, 0.8]])
         >>> nt_xent(view_a, view_b, temperature=dystress(0.1, 0.2)).round(4)

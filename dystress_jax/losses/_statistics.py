@@ -145,7 +145,7 @@ def statistics(
         ArgumentError: as the loss, for a function without one of these losses, and when bins < 1.
 
     Example:
-        >>> from . import nt_xent
+        >>> from dystress_jax.losses import nt_xent
         >>> views = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
         >>> found = statistics(nt_xent, views, views, temperature=0.5)
         >>> found.effective_negatives

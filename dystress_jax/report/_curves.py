@@ -72,7 +72,7 @@ def together(
     """Curves at the steps that all of them have.
 
     Example:
-        >>> from ._run import CurveOverSteps
+        >>> from dystress_jax.report._run import CurveOverSteps
         >>> a = CurveOverSteps(np.array([1, 2, 3]), np.array([5.0, 6.0, 7.0]))
         >>> steps, values = together([a, CurveOverSteps(np.array([2, 3]), np.array([8.0, 9.0]))])
         >>> steps.tolist(), values.tolist()

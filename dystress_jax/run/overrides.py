@@ -100,7 +100,7 @@ def override(
         ConfigError: as `from_config_dict`, or there is no such field.
 
     Example:
-        >>> from .fields import defaults
+        >>> from dystress_jax.run.fields import defaults
         >>> settings = defaults()
         >>> settings.temperature.tau_max = 0.5
         >>> changes = {"temperature.name": "constant", "temperature.tau": 0.3}

@@ -1,0 +1,41 @@
+"""Refuse numbers that are no temperature. What is traced is not known yet, and passes."""
+
+import numpy as np
+from jax.core import Tracer
+
+from ..errors import ArgumentError
+from ._temperature import NumberLike, array_of
+
+
+def concrete(*values: NumberLike) -> bool:
+    """Whether all values are known while a program is traced."""
+    return not any(isinstance(array_of(value), Tracer) for value in values)
+
+
+def numbers(value: NumberLike) -> np.ndarray:
+    """Concrete numbers as NumPy sees them."""
+    return np.asarray(array_of(value))
+
+
+def check_positive(argument: str, value: NumberLike) -> None:
+    """Refuses a concrete number that is not > 0; traced ones pass."""
+    if concrete(value) and not np.all(numbers(value) > 0):
+        raise ArgumentError(argument, f"found {value}; allowed: > 0.")
+
+
+def check_range(tau_min: NumberLike, tau_max: NumberLike) -> None:
+    """Refuses concrete numbers unless 0 < tau_min <= tau_max; traced ones pass."""
+    check_positive("tau_min", tau_min)
+    if concrete(tau_min, tau_max) and np.any(numbers(tau_min) > numbers(tau_max)):
+        raise ArgumentError("tau_min", f"found {tau_min}; allowed: <= `tau_max` = {tau_max}.")
+
+
+def check_scales(min_scale: float, max_scale: float) -> None:
+    """Refuses numbers that are no limits of 1 / tau."""
+    check_positive("min_scale", min_scale)
+    if not min_scale < max_scale:
+        raise ArgumentError(
+            "max_scale",
+            f"found {max_scale}; allowed: more than `min_scale` = {min_scale}, they are the limits "
+            "of 1 / tau.",
+        )
