@@ -24,10 +24,10 @@ from dystress_jax.data.tokenizer import train_tokenizer
 from dystress_jax.evaluation import Result
 from dystress_jax.methods._clip import _permute_subset
 from dystress_jax.run import _build as build
-from dystress_jax.run import evaluations, networks
+from dystress_jax.run import measuring, networks
 from dystress_jax.run._own import choose
+from dystress_jax.run._splits import EvaluationError, zero_shot_task
 from dystress_jax.run.data import open_sources
-from dystress_jax.run.evaluations import EvaluationError
 from dystress_jax.training import new_state, whole_gradient
 from tests import oracles, steps
 
@@ -685,23 +685,23 @@ def test_evaluations_that_are_measured_together_embed_the_images_once(monkeypatc
     monkeypatch.setattr(evaluation, "embed_images", counting)
     experiment = make(settings()).experiment({"test": SOURCE, "holdout": SOURCE})
     state = jax.eval_shape(experiment.init_state)
-    shared = evaluations.shared_by(experiment, state)
+    shared = measuring.shared_by(experiment, state)
 
     def mine(experiment, state, *, embedded, split="test"):
         return Result((), {"images": len(embedded(split).embeddings)})
 
     for _ in range(2):
-        found = evaluations.measure(mine, experiment, state, name="mine", shared=shared)
+        found = measuring.measure(mine, experiment, state, name="mine", shared=shared)
         assert found.protocol == {"images": STORED}
     assert asked == [SOURCE]
-    evaluations.measure(mine, experiment, state, name="mine")  # by itself
+    measuring.measure(mine, experiment, state, name="mine")  # by itself
     assert len(asked) == 2
 
 
 def task(fields, **sources):
     """What the splits are measured on."""
     made = make(settings(zero_shot=fields))
-    return evaluations.zero_shot_task(made.experiment(sources))
+    return zero_shot_task(made.experiment(sources))
 
 
 @pytest.mark.ci

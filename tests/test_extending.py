@@ -17,7 +17,7 @@ import pytest
 
 from dystress_jax import losses, methods, run, schemes, sharding, temperatures
 from dystress_jax.files import write_json
-from dystress_jax.run import Own, cli, evaluations
+from dystress_jax.run import Own, cli, evaluations, measuring
 from dystress_jax.run import _build as build
 from dystress_jax.run._own import choose
 from dystress_jax.run.fields import put
@@ -588,7 +588,7 @@ def test_evaluations_of_ones_own_have_names_of_their_own(tmp_path):
     write_json(tmp_path / "run" / "config.json", dataclasses.asdict(config))
     with pytest.raises(run.ConfigError, match=message):
         run.evaluate(tmp_path / "run", knn)
-    assert evaluations.own_table({"knn": evaluations.knn}) == {"knn": evaluations.knn}
+    assert measuring.own_table({"knn": evaluations.knn}) == {"knn": evaluations.knn}
 
 
 def test_a_function_may_take_any_options():

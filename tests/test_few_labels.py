@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import run
-from dystress_jax.run import _closing, evaluations
+from dystress_jax.run import _closing, evaluations, measuring
 
 pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("one_device")]
 
@@ -29,7 +29,7 @@ def experiment(path, train_labels, **settings):
 
 def measured(name, experiment):
     evaluate = evaluations.EVALUATIONS[name]
-    return evaluations.measure(evaluate, experiment, experiment.init_state(), name=name)
+    return measuring.measure(evaluate, experiment, experiment.init_state(), name=name)
 
 
 @pytest.mark.parametrize("bank", [50, 9])
@@ -78,4 +78,4 @@ def test_what_an_evaluation_refuses_is_told_in_one_line(tmp_path):
         return evaluations.knn_of(experiment, experiment.encoder(state), "test")
 
     with pytest.raises(run.ConfigError, match="mine cannot be measured: test: found 8 images"):
-        evaluations.measure(forced, e, e.init_state(), name="mine")
+        measuring.measure(forced, e, e.init_state(), name="mine")

@@ -12,7 +12,8 @@ from dystress_jax import data, evaluation, methods, models, run, sharding
 from dystress_jax.errors import ArgumentError
 from dystress_jax.evaluation._finetune_fit import Trained, make_fit
 from dystress_jax.evaluation._mixing import mixed
-from dystress_jax.run import evaluations
+from dystress_jax.run import evaluations, measuring
+from dystress_jax.run._splits import EvaluationError
 from tests import runs
 
 pytestmark = pytest.mark.ci
@@ -328,11 +329,11 @@ def test_groups_of_batchnorm_do_not_limit_the_batch(place):
     experiment = run.build(config, place / "moco")
     experiment = experiment._replace(mesh=MESH)
     state = jax.device_put(experiment.init_state(), sharding.replicated(MESH))
-    found = evaluations.measure(evaluations.finetune, experiment, state, name="finetune")
+    found = measuring.measure(evaluations.finetune, experiment, state, name="finetune")
     assert found.protocol["batch_size"] == 9
     without = experiment._replace(method=experiment.method._replace(encoder=None))
-    with pytest.raises(evaluations.EvaluationError, match="does not say what is to be fine-tuned"):
-        evaluations.measure(evaluations.finetune, without, state, name="finetune")
+    with pytest.raises(EvaluationError, match="does not say what is to be fine-tuned"):
+        measuring.measure(evaluations.finetune, without, state, name="finetune")
 
 
 def test_fields_change_the_recipe():

@@ -13,7 +13,7 @@ from PIL import Image
 import dystress_jax
 from dystress_jax import data, run
 from dystress_jax.errors import ArgumentError
-from dystress_jax.run import evaluations
+from dystress_jax.run import evaluations, measuring
 from tests import runs
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -185,7 +185,7 @@ def image_text(tmp_path_factory):
     place = tmp_path_factory.mktemp("clip")
     folder = runs.write_images(place / "images")
     experiment, state = runs.saved(runs.clip_settings(folder), place / "run", steps=(1,))
-    measured = evaluations.zero_shot(experiment, state)
+    measured = measuring.measure(evaluations.zero_shot, experiment, state, name="zero_shot")
     source = experiment.sources["test"]
     images, labels = source.gather(np.arange(16))["image"], source.labels()
     shutil.rmtree(folder)

@@ -11,7 +11,7 @@ from sklearn.metrics import balanced_accuracy_score
 from dystress_jax import data, evaluation, run, sharding
 from dystress_jax.errors import ArgumentError
 from dystress_jax.evaluation._draws import some_of_each_class
-from dystress_jax.run import evaluations
+from dystress_jax.run import evaluations, measuring
 from tests import runs
 
 NAMES = ("red", "green", "blue")
@@ -219,7 +219,7 @@ def test_a_run_is_evaluated_by_each_with_its_settings(tmp_path):
     folder = runs.write_images(tmp_path / "images")
     labels = {"labels.shots": (2.0,), "labels.fractions": (0.5,), "labels.seeds": 1}
     experiment, state = runs.saved(runs.settings(folder, **labels), tmp_path / "run", steps=(1,))
-    measure = lambda experiment, name: evaluations.measure(
+    measure = lambda experiment, name: measuring.measure(
         evaluations.EVALUATIONS[name], experiment, state, name=name
     )
     for name, row in (

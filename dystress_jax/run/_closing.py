@@ -16,11 +16,11 @@ from ..evaluation import Result
 from ..files import write_json
 from ..training import TrainState
 from ..training.loggers import Loggers
-from . import evaluations, show, summary
+from . import measuring, show, summary
 from ._prepare import Run
 from ._saved import digest_of
+from ._splits import EvaluationError
 from ._workdir import SUMMARY_FILE, check_still_there
-from .evaluations import EvaluationError
 from .experiment import Experiment
 from .pictures import pictures, write_png
 from .show import note
@@ -59,10 +59,10 @@ def close(run: Run, state: TrainState, loggers: Loggers, seconds: float) -> dict
 
 def _measure(run: Run, state: TrainState) -> tuple[dict[str, Result], dict[str, Image.Image]]:
     """Everything that the run can be measured by, and a picture of what texts find."""
-    found, shared_by_all = {}, evaluations.shared_by(run.experiment, state)
+    found, shared_by_all = {}, measuring.shared_by(run.experiment, state)
     measured_on = {"": (run.experiment, shared_by_all)}
     for name, other in run.others.items():
-        measured_on[f" on {name}"] = other, evaluations.shared_by(other, state)
+        measured_on[f" on {name}"] = other, measuring.shared_by(other, state)
     every = [(on, name) for on in measured_on for name in run.evaluations]
     quiet = jax.process_index() != 0
     with tqdm.tqdm(total=len(every), dynamic_ncols=True, disable=quiet, leave=False) as bar:
@@ -70,7 +70,7 @@ def _measure(run: Run, state: TrainState) -> tuple[dict[str, Result], dict[str, 
             bar.set_description(f"measuring {name}{on}")
             experiment, shared = measured_on[on]
             try:
-                found[name + on] = evaluations.measure(
+                found[name + on] = measuring.measure(
                     run.evaluations[name], experiment, state, name=name, shared=shared
                 )
             except EvaluationError as error:

@@ -15,18 +15,10 @@ from ._same_images import changed_images, check_same, describe
 from ._saved import CHECKPOINTS, read_config, state_at
 from .config import Config, ConfigError
 from .data import OTHER_IMAGES, images_from_anywhere, open_own, reporting_unreadable_images
-from .evaluations import (
-    EVALUATIONS,
-    Evaluate,
-    check_labels,
-    check_options,
-    measure,
-    own_table,
-    read_by,
-    shared_by,
-)
+from .evaluations import EVALUATIONS, Evaluate
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume, put
+from .measuring import check_draws, check_options, measure, own_table, read_by, shared_by
 from .other_images import for_other_images, open_other
 from .overrides import calling_images
 from .tables import find
@@ -150,7 +142,7 @@ def evaluate_all(
     config = name_own(config or trained, own)
     functions = _find(wanted, config)
     changes = _changes(trained, config)
-    check_labels(functions, changes)
+    check_draws(functions, changes)
     if "knn.bank" not in changes:
         # A run compares with some training images while it goes on; here there is time for all.
         config = put(config, "knn.bank", 0)

@@ -9,15 +9,16 @@ import jax
 
 from ..training import checkpoint
 from ..training.loggers import LoggerError, importable
-from . import evaluations
+from . import evaluations, measuring
 from ._build import build, with_images
 from ._own import Own, name_own
 from ._saved import CHECKPOINTS
+from ._splits import EvaluationError, zero_shot_task
 from ._weights import check_source
 from ._workdir import check_run
 from .config import Config, ConfigError
 from .data import lines_about, with_absolute_paths
-from .evaluations import Evaluate, EvaluationError
+from .evaluations import Evaluate
 from .experiment import Experiment
 from .other_images import for_other_images, open_other
 from .show import note
@@ -86,7 +87,7 @@ def prepare(config: Config, workdir: pathlib.Path, own: Own) -> Run:
     if experiment.language is not None:
         note(f"vocabulary: {experiment.language.tokenizer.vocab_size:,} tokens")
         with contextlib.suppress(EvaluationError):
-            evaluations.zero_shot_task(experiment)  # a wrong file is told now, not at the end
+            zero_shot_task(experiment)  # a wrong file is told now, not at the end
     asked, left_out = _asked_evaluations(config, own)
     if experiment.language is None:
         left_out = [*left_out, *evaluations.OF_TEXTS]
@@ -137,6 +138,6 @@ def _asked_evaluations(config: Config, own: Own) -> tuple[dict[str, Evaluate], l
                 f"without being asked, {', '.join(evaluations.CLOSING)}."
             )
     asked = {name: find(table, name, field=field) for name in named if not name.startswith("-")}
-    asked |= evaluations.own_table(own.evaluations)
-    evaluations.check_options(config, {n: f for n, f in asked.items() if n not in table})
+    asked |= measuring.own_table(own.evaluations)
+    measuring.check_options(config, {n: f for n, f in asked.items() if n not in table})
     return asked, left_out

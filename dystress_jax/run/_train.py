@@ -26,7 +26,7 @@ from ..training.loggers import (
 )
 from ..training.processes import exchange, together
 from ..training.resident import Resident, bytes_for_images, bytes_of_images
-from . import evaluations
+from . import measuring
 from ._closing import close
 from ._environment import usable_jax
 from ._own import Own
@@ -363,7 +363,7 @@ def _each_step(
 def _watch(run: Run, state: TrainState, step: int, log: Log, recording: Recording) -> float | None:
     """Measure while the run goes on; returns the accuracy by kNN, where there is one."""
     with log.paused():
-        measured = evaluations.watch(run.experiment, state, run.others)
+        measured = measuring.watch(run.experiment, state, run.others)
     log.add(show=("knn",), **measured)
     recording.add(step, measured)
     return measured.get("knn")

@@ -3,12 +3,10 @@
 The closing table of a run and `dystress eval` measure by the same functions.
 """
 
-import contextlib
 import dataclasses
 import functools
-import json
-from collections.abc import Callable, Collection, Container, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,27 +14,26 @@ import numpy as np
 import tqdm
 
 from .. import data, evaluation
-from ..errors import ArgumentError
 from ..evaluation import EmbeddedImages, Result, features
 from ..training import TrainState
+from ._splits import (
+    EvaluationError,
+    captioned_split,
+    labelled_split,
+    measured_split,
+    validation,
+    zero_shot_task,
+)
 from .config import Config, ConfigError, arguments
 from .experiment import EncodeImages, Experiment
 from .fields import as_fields
 
 Embedded = Callable[[str], EmbeddedImages]  # of a split
-# Arguments by which an evaluation shares with the others what is computed once.
-SHARED = ("encode", "embedded")
 WITH_SHARE = ("linear_probe", "finetune", "few_labels")  # of the labels
 WITH_SEEDS = (*WITH_SHARE, "transfer", "few_shot")
 ALL_LABELS = 1.0  # nobody asks for a share
 DRAWS = 5  # seeds where nobody says how many, and a single one says little
-# Images at most, of which every pair is looked at: after the run, and while it goes on.
-REPRESENTED, REPRESENTED_IN_TRAINING = 10_000, 1_000
-LABELS_ELSEWHERE = (
-    "labelled images of another source, by --on.source and --on.path of dystress eval"
-)
-WITHOUT_LABELS = f"--evaluation=representation, which needs no labels; or {LABELS_ELSEWHERE}"
-ZERO_SHOT_LABELS = "--config.zero_shot.classes=labels, which takes the classes of the images"
+REPRESENTED = 10_000  # images at most, of which every pair is looked at
 
 
 @runtime_checkable
@@ -55,14 +52,9 @@ class Evaluate(Protocol):
         ...
 
 
-class EvaluationError(ConfigError):
-    """The run has nothing that this evaluation could measure by."""
-
-
-def knn(experiment: Experiment, state: TrainState, *, encode: EncodeImages | None = None) -> Result:
+def knn(experiment: Experiment, state: TrainState, *, encode: EncodeImages) -> Result:
     """Nearest neighbours of the test images, or of the held-out ones if there is no test."""
-    split = _labelled_split(experiment)
-    return knn_of(experiment, encode or experiment.encoder(state), split)
+    return knn_of(experiment, encode, labelled_split(experiment))
 
 
 def knn_of(experiment: Experiment, encode: EncodeImages, split: str) -> Result:
@@ -82,7 +74,7 @@ def knn_of(experiment: Experiment, encode: EncodeImages, split: str) -> Result:
 def baselines(experiment: Experiment, state: TrainState) -> Result:
     """What the encoder must beat, by nearest neighbours: itself untrained, pixels and colours."""
     del state
-    split, settings = _labelled_split(experiment), experiment.config.knn
+    split, settings = labelled_split(experiment), experiment.config.knn
     result = evaluation.evaluate_baselines(
         experiment.encoder(experiment.init_state()),
         data.subset(data.labelled(experiment.train), settings.bank),
@@ -97,14 +89,12 @@ def _first(value: float | tuple[float, ...]) -> float:
     return value[0] if isinstance(value, tuple) else value
 
 
-def linear_probe(
-    experiment: Experiment, state: TrainState, *, encode: EncodeImages | None = None
-) -> Result:
+def linear_probe(experiment: Experiment, state: TrainState, *, encode: EncodeImages) -> Result:
     """A linear classifier on the frozen features, of all labels or a share of them."""
-    split, train = _labelled_split(experiment), experiment.train
+    split, train = labelled_split(experiment), experiment.train
     config, probe = experiment.config, experiment.config.probe
     candidates = probe.learning_rates if probe.solver == "sgd" else probe.l2
-    holdout = _validation(experiment, split)
+    holdout = validation(experiment, split)
     if len(candidates) > 1 and holdout is None:
         field = "learning_rates" if probe.solver == "sgd" else "l2"
         why = (
@@ -118,7 +108,7 @@ def linear_probe(
         )
     view = functools.partial(experiment.encode_view, state.params, state.stats)
     result = evaluation.evaluate_linear_probe(
-        encode or experiment.encoder(state),
+        encode,
         train,
         experiment.sources[split],
         holdout=holdout,
@@ -135,9 +125,69 @@ def linear_probe(
     return result._replace(split=split)
 
 
+def transfer(experiment: Experiment, state: TrainState, *, encode: EncodeImages) -> Result:
+    """Logistic regression on frozen features, its L2 chosen on held-out images."""
+    split = labelled_split(experiment)
+    result = evaluation.evaluate_transfer(
+        encode,
+        experiment.train,
+        experiment.sources[split],
+        holdout=validation(experiment, split),
+        seeds=_seeds(experiment.config),
+        mesh=experiment.mesh,
+    )
+    return result._replace(split=split)
+
+
+def few_labels(experiment: Experiment, state: TrainState, *, encode: EncodeImages) -> Result:
+    """Logistic regression on frozen features with shares of the labels."""
+    split, config = labelled_split(experiment), experiment.config
+    labels, asked = config.labels, config.labels.share != ALL_LABELS
+    with as_fields("labels", fractions="labels.share" if asked else "labels.fractions"):
+        result = evaluation.evaluate_few_labels(
+            encode,
+            experiment.train,
+            experiment.sources[split],
+            holdout=validation(experiment, split),
+            fractions=_shares(config) if asked else labels.fractions,
+            seeds=_seeds(config, DRAWS),
+            mesh=experiment.mesh,
+        )
+    return result._replace(split=split)
+
+
+def few_shot(experiment: Experiment, state: TrainState, *, encode: EncodeImages) -> Result:
+    """Logistic regression on frozen features of a few images of each class."""
+    split, settings = labelled_split(experiment), experiment.config.labels
+    with as_fields("labels"):
+        result = evaluation.evaluate_few_shot(
+            encode,
+            experiment.train,
+            experiment.sources[split],
+            shots=settings.shots,
+            seeds=_seeds(experiment.config, DRAWS),
+            mesh=experiment.mesh,
+        )
+    return result._replace(split=split)
+
+
+def _seeds(config: Config, default: int = 1) -> range:
+    return range(config.seed, config.seed + (config.labels.seeds or default))
+
+
+def _shares(config: Config) -> tuple[float, ...]:
+    share = config.labels.share
+    return share if isinstance(share, tuple) else (share,)
+
+
+def _progress() -> Callable[[range], Iterable[int]]:
+    quiet = jax.process_index() != 0
+    return functools.partial(tqdm.tqdm, unit="step", dynamic_ncols=True, disable=quiet)
+
+
 def finetune(experiment: Experiment, state: TrainState) -> Result:
     """The whole network trained on the labels, of all images or a share of them."""
-    split, config, method = _labelled_split(experiment), experiment.config, experiment.method
+    split, config, method = labelled_split(experiment), experiment.config, experiment.method
     if method.encoder is None:
         raise EvaluationError(
             f"config.method: found {config.method}, which does not say what is to be fine-tuned; "
@@ -176,59 +226,19 @@ def finetuning(config: Config) -> evaluation.Finetuning:
     return dataclasses.replace(recipe, **changes)
 
 
-def _shares(config: Config) -> tuple[float, ...]:
-    share = config.labels.share
-    return share if isinstance(share, tuple) else (share,)
-
-
-def check_labels(wanted: Collection[str], changes: Container[str]) -> None:
-    """Refuse a share of the labels for an evaluation of ours that draws none, and seeds for none.
-
-    Args:
-        wanted: names of evaluations.
-        changes: the fields that were set for them.
-
-    Raises:
-        ConfigError: with the evaluations that do.
-    """
-    ours = [name for name in wanted if name in EVALUATIONS]
-    for name in ours if "labels.share" in changes else ():
-        if name not in WITH_SHARE:
-            raise ConfigError(
-                f"--label_fraction (config.labels.share): found with --evaluation={name}, which "
-                f"takes no share of the labels; allowed: with {', '.join(WITH_SHARE)}."
-            )
-    if "labels.seeds" in changes and len(ours) == len(wanted) and not set(ours) & {*WITH_SEEDS}:
-        raise ConfigError(
-            f"--seeds (config.labels.seeds): found with --evaluation={','.join(ours)}, where "
-            f"nothing is drawn by them; allowed: with {', '.join(WITH_SEEDS)}."
-        )
-
-
-def _seeds(config: Config, default: int = 1) -> range:
-    return range(config.seed, config.seed + (config.labels.seeds or default))
-
-
-def _progress() -> Callable[[range], Iterable[int]]:
-    quiet = jax.process_index() != 0
-    return functools.partial(tqdm.tqdm, unit="step", dynamic_ncols=True, disable=quiet)
-
-
-def retrieval(
-    experiment: Experiment, state: TrainState, *, embedded: Embedded | None = None
-) -> Result:
+def retrieval(experiment: Experiment, state: TrainState, *, embedded: Embedded) -> Result:
     """Which images find their texts, and the other way round."""
+    _check_language(experiment)
     split = captioned_split(experiment)
-    images = (embedded or embedded_by(experiment, state))(split)
+    images = embedded(split)
     return evaluation.evaluate_retrieval(images)._replace(split=split)
 
 
-def zero_shot(
-    experiment: Experiment, state: TrainState, *, embedded: Embedded | None = None
-) -> Result:
+def zero_shot(experiment: Experiment, state: TrainState, *, embedded: Embedded) -> Result:
     """Classification by descriptions of the classes."""
+    _check_language(experiment)
     task = zero_shot_task(experiment)
-    images = (embedded or embedded_by(experiment, state))(task.split)._replace(source=task.source)
+    images = embedded(task.split)._replace(source=task.source)
     result = evaluation.evaluate_zero_shot(
         images,
         templates=evaluation.templates(experiment.config.zero_shot.prompts),
@@ -237,67 +247,20 @@ def zero_shot(
     return result._replace(split=task.split)
 
 
-def transfer(
-    experiment: Experiment, state: TrainState, *, encode: EncodeImages | None = None
-) -> Result:
-    """Logistic regression on frozen features, its L2 chosen on held-out images."""
-    split = _labelled_split(experiment)
-    result = evaluation.evaluate_transfer(
-        encode or experiment.encoder(state),
-        experiment.train,
-        experiment.sources[split],
-        holdout=_validation(experiment, split),
-        seeds=_seeds(experiment.config),
-        mesh=experiment.mesh,
-    )
-    return result._replace(split=split)
-
-
-def few_labels(
-    experiment: Experiment, state: TrainState, *, encode: EncodeImages | None = None
-) -> Result:
-    """Logistic regression on frozen features with shares of the labels."""
-    split, config = _labelled_split(experiment), experiment.config
-    labels, asked = config.labels, config.labels.share != ALL_LABELS
-    with as_fields("labels", fractions="labels.share" if asked else "labels.fractions"):
-        result = evaluation.evaluate_few_labels(
-            encode or experiment.encoder(state),
-            experiment.train,
-            experiment.sources[split],
-            holdout=_validation(experiment, split),
-            fractions=_shares(config) if asked else labels.fractions,
-            seeds=_seeds(config, DRAWS),
-            mesh=experiment.mesh,
+def _check_language(experiment: Experiment) -> None:
+    if experiment.language is None:
+        without = [
+            n for n, evaluate in EVALUATIONS.items() if "embedded" not in arguments(evaluate)
+        ]
+        raise EvaluationError(
+            f"--evaluation: found a run with config.method {experiment.config.method}, which has "
+            f"no texts; allowed: {', '.join(without)}"
         )
-    return result._replace(split=split)
-
-
-def few_shot(
-    experiment: Experiment, state: TrainState, *, encode: EncodeImages | None = None
-) -> Result:
-    """Logistic regression on frozen features of a few images of each class."""
-    split, settings = _labelled_split(experiment), experiment.config.labels
-    with as_fields("labels"):
-        result = evaluation.evaluate_few_shot(
-            encode or experiment.encoder(state),
-            experiment.train,
-            experiment.sources[split],
-            shots=settings.shots,
-            seeds=_seeds(experiment.config, DRAWS),
-            mesh=experiment.mesh,
-        )
-    return result._replace(split=split)
-
-
-def _validation(experiment: Experiment, split: str) -> data.Source | None:
-    """The held-out images, where they have labels and are not what is measured."""
-    holdout = experiment.sources.get("holdout") if split == "test" else None
-    return holdout if holdout is not None and holdout.has_labels else None
 
 
 def representation(experiment: Experiment, state: TrainState) -> Result:
     """How features and embeddings lie on the sphere: what the analysis of DySTreSS rests on."""
-    split = _measured_split(experiment, lambda source: True, "anything")
+    split = measured_split(experiment, lambda source: True, "anything")
     return representation_of(experiment, state, split, at_most=REPRESENTED)
 
 
@@ -348,255 +311,3 @@ EVALUATIONS: dict[str, Evaluate] = {
 # What a run ends with, as far as it can be measured.
 OF_TEXTS = ("retrieval", "zero_shot")
 CLOSING = ("knn", "baselines", *OF_TEXTS)
-
-
-# Groups of settings that some of our evaluations read and the others do not.
-READ_BY = {
-    "knn": ("knn", "baselines"),
-    "probe": ("linear_probe",),
-    "labels": WITH_SEEDS,
-    "finetune": ("finetune",),
-    "zero_shot": ("zero_shot",),
-    "evaluation_options": (),
-}
-
-
-def read_by(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of some settings those that an evaluation reads; of one's own nobody knows, so all.
-
-    Example:
-        >>> read_by("knn", {"knn.k": 5, "probe.epochs": 2, "seed": 1})
-        {'knn.k': 5, 'seed': 1}
-    """
-    if name not in EVALUATIONS:
-        return dict(settings)
-    read = lambda field: name in READ_BY.get(field.partition(".")[0], (name,))
-    return {field: value for field, value in settings.items() if read(field)}
-
-
-def own_table(own: Mapping[str, Evaluate]) -> dict[str, Evaluate]:
-    """The evaluations of the user's own by name, refused where a name is one of ours.
-
-    Raises:
-        ConfigError: results are kept, and summed up, by name.
-    """
-    for name, evaluate in own.items():
-        if EVALUATIONS.get(name, evaluate) is not evaluate:
-            raise ConfigError(
-                f"evaluations: found {name!r}, which is one of ours; allowed: another name."
-            )
-    return dict(own)
-
-
-def measure(
-    evaluate: Evaluate,
-    experiment: Experiment,
-    state: TrainState,
-    *,
-    name: str,
-    shared: Mapping[str, Any] | None = None,
-) -> Result:
-    """What an evaluation measures.
-
-    Args:
-        evaluate: an entry of the table, or the user's own, which is given its options.
-        experiment: the parts of the run.
-        state: of the run.
-        name: of the evaluation, for errors.
-        shared: as `shared_by` makes it, where several evaluations do.
-
-    Raises:
-        ConfigError: it refuses the images or the settings, or returns no `Result`, or one that does
-            not fit in JSON.
-        EvaluationError: there is nothing to measure by.
-    """
-    shared = shared or shared_by(experiment, state)
-    taken, options = arguments(evaluate), {**experiment.config.evaluation_options, **shared}
-    try:
-        result = evaluate(experiment, state, **{n: v for n, v in options.items() if n in taken})
-    except ArgumentError as error:
-        raise ConfigError(f"evaluation: {name} cannot be measured: {error}") from error
-    if not isinstance(result, Result):
-        raise ConfigError(
-            f"evaluation: {name} gives a {type(result).__name__}; allowed: an evaluation.Result."
-        )
-    plain = lambda value: value if isinstance(value, int | float) else float(value)
-    try:
-        rows = tuple(row._replace(value=plain(row.value)) for row in result.rows)
-        json.dumps(result._replace(rows=rows).to_json(), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"evaluation: {name} gives what does not fit in JSON ({error}); allowed: a number in "
-            "each row, and in the protocol numbers of Python, texts, and lists and dicts of these."
-        ) from error
-    return result._replace(rows=rows, notes=(*result.notes, *_uncounted(result)))
-
-
-def _uncounted(result: Result) -> tuple[str, ...]:
-    found = result.confusion
-    if found is None or found.counts is not None:
-        return ()
-    return (f"no confusion matrix: the {len(found.class_names):,} classes are too many for one",)
-
-
-def check_options(config: Config, own: Mapping[str, Evaluate]) -> None:
-    """Refuse an option that no evaluation of the user's own takes.
-
-    Raises:
-        ConfigError: with the arguments that there are.
-    """
-    taken = [n for evaluate in own.values() for n in arguments(evaluate)[2:] if n not in SHARED]
-    for name, value in config.evaluation_options.items():
-        if name not in taken:
-            raise ConfigError(
-                f"config.evaluation_options.{name}: found {value!r}, but no evaluation of your own "
-                f"has such an argument; allowed: {', '.join(taken) or 'none'}."
-            )
-
-
-def watch(
-    experiment: Experiment, state: TrainState, others: Mapping[str, Experiment]
-) -> dict[str, float]:
-    """What is logged while a run goes on; empty where there is nothing to measure by.
-
-    Args:
-        experiment: the parts of the run, whose held-out images are measured.
-        state: of the run.
-        others: the same parts with other images, by name.
-    """
-    logged, encode = {}, experiment.encoder(state)
-    for name, other in others.items():
-        split = other.measured_split(lambda source: source.has_labels)
-        if split is not None and other.train.has_labels:
-            logged[f"knn_{name}"] = knn_of(other, encode, split).value("top1")
-    holdout = experiment.sources.get("holdout")
-    if holdout is None:
-        return logged
-    # Of an encoder that diverges, the loss of the next step says so.
-    with contextlib.suppress(evaluation.NotFiniteError):
-        found = representation_of(experiment, state, "holdout", at_most=REPRESENTED_IN_TRAINING)
-        logged |= {row.name: row.value for row in found.rows}
-    if experiment.train.has_labels and holdout.has_labels:
-        logged["knn"] = knn_of(experiment, encode, "holdout").value("top1")
-    return logged
-
-
-class ZeroShotTask(NamedTuple):
-    """What zero-shot classification is measured on.
-
-    Attributes:
-        split: which images.
-        source: the split, labelled with what is to be told apart.
-        class_names: one for each label.
-    """
-
-    split: str
-    source: data.Source
-    class_names: tuple[str, ...]
-
-
-def zero_shot_task(experiment: Experiment) -> ZeroShotTask:
-    """The images and the names of their classes.
-
-    Raises:
-        EvaluationError: there are no images with classes.
-        ConfigError: the file of class names does not fit.
-    """
-    _check_language(experiment)
-    z = experiment.config.zero_shot
-    if z.classes == "captions":
-        split = captioned_split(experiment, instead=ZERO_SHOT_LABELS)
-        source = data.classes_from_captions(experiment.sources[split])
-    else:
-        split = experiment.measured_split(lambda source: source.has_labels)
-        if split is None:
-            _measured_split(experiment, lambda source: True, "labels or captions")
-            raise EvaluationError(
-                "config.data: found no labels to classify by; allowed: "
-                "config.zero_shot.classes=captions"
-            )
-        source = experiment.sources[split]
-    if not z.class_names:
-        return ZeroShotTask(split, source, source.class_names)
-    with as_fields("zero_shot", path="zero_shot.class_names"):
-        names = data.read_class_names(z.class_names, source.num_classes)
-    return ZeroShotTask(split, source, names)
-
-
-def captioned_split(experiment: Experiment, *, instead: str = "") -> str:
-    """The images that retrieval is measured on.
-
-    Args:
-        experiment: the parts of the run.
-        instead: what an error allows beside captions, where images have labels.
-    """
-    _check_language(experiment)
-    has_labels = experiment.measured_split(lambda source: source.has_labels) is not None
-    return _measured_split(
-        experiment,
-        lambda source: source.captions is not None,
-        "captions",
-        instead=instead if has_labels else "",
-    )
-
-
-def shared_by(experiment: Experiment, state: TrainState) -> dict[str, Any]:
-    """What the evaluations of a state share: each image is encoded once for all of them."""
-    return {
-        "encode": features.Remembering(experiment.encoder(state)),
-        "embedded": embedded_by(experiment, state),
-    }
-
-
-def embedded_by(experiment: Experiment, state: TrainState) -> Embedded:
-    """The images of a split as the towers of a state embed them, once for all who ask."""
-
-    @functools.cache
-    def embedded(split: str) -> EmbeddedImages:
-        encoder = experiment.towers(state.params, state.stats)
-        return evaluation.embed_images(encoder, experiment.sources[split], mesh=experiment.mesh)
-
-    return embedded
-
-
-def _check_language(experiment: Experiment) -> None:
-    if experiment.language is None:
-        without = [
-            n for n, evaluate in EVALUATIONS.items() if "embedded" not in arguments(evaluate)
-        ]
-        raise EvaluationError(
-            f"--evaluation: found a run with config.method {experiment.config.method}, which has "
-            f"no texts; allowed: {', '.join(without)}"
-        )
-
-
-def _labelled_split(experiment: Experiment) -> str:
-    any_images = experiment.measured_split(lambda source: True) is not None
-    instead = WITHOUT_LABELS if any_images else LABELS_ELSEWHERE
-    if not experiment.train.has_labels:
-        raise EvaluationError(
-            "config.data: found training images without labels; allowed: labelled ones, which this "
-            f"evaluation learns from; or {instead}."
-        )
-    return _measured_split(experiment, lambda source: source.has_labels, "labels", instead=instead)
-
-
-def _measured_split(
-    experiment: Experiment,
-    fits: Callable[[data.Source], bool],
-    needed: str,
-    *,
-    instead: str = "",
-) -> str:
-    """The images to measure on."""
-    split = experiment.measured_split(fits)
-    if split is None:
-        there = [s for s in ("test", "holdout") if s in experiment.sources]
-        found = (
-            f"{' and '.join(there)} images without {needed}" if there else "only training images"
-        )
-        raise EvaluationError(
-            f"config.data: found {found}; allowed: test or held-out images with {needed}, which "
-            f"this evaluation measures by{instead and f'; or {instead}'}."
-        )
-    return split

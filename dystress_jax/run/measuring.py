@@ -1,0 +1,200 @@
+"""Measure states of a run, by any evaluation: in the end, while it goes on, and afterwards."""
+
+import contextlib
+import functools
+import json
+from collections.abc import Collection, Container, Mapping
+from typing import Any
+
+from .. import evaluation
+from ..errors import ArgumentError
+from ..evaluation import EmbeddedImages, Result, features
+from ..training import TrainState
+from .config import Config, ConfigError, arguments
+from .evaluations import (
+    EVALUATIONS,
+    WITH_SEEDS,
+    WITH_SHARE,
+    Embedded,
+    Evaluate,
+    knn_of,
+    representation_of,
+)
+from .experiment import Experiment
+
+# Arguments by which an evaluation shares with the others what is computed once.
+SHARED = ("encode", "embedded")
+# Images at most, of which every pair is looked at while a run goes on.
+REPRESENTED = 1_000
+# Groups of settings that some of our evaluations read and the others do not.
+READ_BY = {
+    "knn": ("knn", "baselines"),
+    "probe": ("linear_probe",),
+    "labels": WITH_SEEDS,
+    "finetune": ("finetune",),
+    "zero_shot": ("zero_shot",),
+    "evaluation_options": (),
+}
+
+
+def measure(
+    evaluate: Evaluate,
+    experiment: Experiment,
+    state: TrainState,
+    *,
+    name: str,
+    shared: Mapping[str, Any] | None = None,
+) -> Result:
+    """What an evaluation measures.
+
+    Args:
+        evaluate: an entry of the table, or the user's own, which is given its options.
+        experiment: the parts of the run.
+        state: of the run.
+        name: of the evaluation, for errors.
+        shared: as `shared_by` makes it, where several evaluations do.
+
+    Raises:
+        ConfigError: it refuses the images or the settings, or returns no `Result`, or one that does
+            not fit in JSON.
+        EvaluationError: there is nothing to measure by.
+    """
+    shared = shared or shared_by(experiment, state)
+    taken, options = arguments(evaluate), {**experiment.config.evaluation_options, **shared}
+    try:
+        result = evaluate(experiment, state, **{n: v for n, v in options.items() if n in taken})
+    except ArgumentError as error:
+        raise ConfigError(f"evaluation: {name} cannot be measured: {error}") from error
+    if not isinstance(result, Result):
+        raise ConfigError(
+            f"evaluation: {name} gives a {type(result).__name__}; allowed: an evaluation.Result."
+        )
+    plain = lambda value: value if isinstance(value, int | float) else float(value)
+    try:
+        rows = tuple(row._replace(value=plain(row.value)) for row in result.rows)
+        json.dumps(result._replace(rows=rows).to_json(), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"evaluation: {name} gives what does not fit in JSON ({error}); allowed: a number in "
+            "each row, and in the protocol numbers of Python, texts, and lists and dicts of these."
+        ) from error
+    return result._replace(rows=rows, notes=(*result.notes, *_uncounted(result)))
+
+
+def _uncounted(result: Result) -> tuple[str, ...]:
+    found = result.confusion
+    if found is None or found.counts is not None:
+        return ()
+    return (f"no confusion matrix: the {len(found.class_names):,} classes are too many for one",)
+
+
+def shared_by(experiment: Experiment, state: TrainState) -> dict[str, Any]:
+    """What the evaluations of a state share: each image is encoded once for all of them."""
+    return {
+        "encode": features.Remembering(experiment.encoder(state)),
+        "embedded": embedded_by(experiment, state),
+    }
+
+
+def embedded_by(experiment: Experiment, state: TrainState) -> Embedded:
+    """The images of a split as the towers of a state embed them, once for all who ask."""
+
+    @functools.cache
+    def embedded(split: str) -> EmbeddedImages:
+        encoder = experiment.towers(state.params, state.stats)
+        return evaluation.embed_images(encoder, experiment.sources[split], mesh=experiment.mesh)
+
+    return embedded
+
+
+def watch(
+    experiment: Experiment, state: TrainState, others: Mapping[str, Experiment]
+) -> dict[str, float]:
+    """What is logged while a run goes on; empty where there is nothing to measure by.
+
+    Args:
+        experiment: the parts of the run, whose held-out images are measured.
+        state: of the run.
+        others: the same parts with other images, by name.
+    """
+    logged, encode = {}, experiment.encoder(state)
+    for name, other in others.items():
+        split = other.measured_split(lambda source: source.has_labels)
+        if split is not None and other.train.has_labels:
+            logged[f"knn_{name}"] = knn_of(other, encode, split).value("top1")
+    holdout = experiment.sources.get("holdout")
+    if holdout is None:
+        return logged
+    # Of an encoder that diverges, the loss of the next step says so.
+    with contextlib.suppress(evaluation.NotFiniteError):
+        found = representation_of(experiment, state, "holdout", at_most=REPRESENTED)
+        logged |= {row.name: row.value for row in found.rows}
+    if experiment.train.has_labels and holdout.has_labels:
+        logged["knn"] = knn_of(experiment, encode, "holdout").value("top1")
+    return logged
+
+
+def own_table(own: Mapping[str, Evaluate]) -> dict[str, Evaluate]:
+    """The evaluations of the user's own by name, refused where a name is one of ours.
+
+    Raises:
+        ConfigError: results are kept, and summed up, by name.
+    """
+    for name, evaluate in own.items():
+        if EVALUATIONS.get(name, evaluate) is not evaluate:
+            raise ConfigError(
+                f"evaluations: found {name!r}, which is one of ours; allowed: another name."
+            )
+    return dict(own)
+
+
+def check_draws(wanted: Collection[str], changes: Container[str]) -> None:
+    """Refuse a share of the labels for an evaluation of ours that draws none, and seeds for none.
+
+    Args:
+        wanted: names of evaluations.
+        changes: the fields that were set for them.
+
+    Raises:
+        ConfigError: with the evaluations that do.
+    """
+    ours = [name for name in wanted if name in EVALUATIONS]
+    for name in ours if "labels.share" in changes else ():
+        if name not in WITH_SHARE:
+            raise ConfigError(
+                f"--label_fraction (config.labels.share): found with --evaluation={name}, which "
+                f"takes no share of the labels; allowed: with {', '.join(WITH_SHARE)}."
+            )
+    if "labels.seeds" in changes and len(ours) == len(wanted) and not set(ours) & {*WITH_SEEDS}:
+        raise ConfigError(
+            f"--seeds (config.labels.seeds): found with --evaluation={','.join(ours)}, where "
+            f"nothing is drawn by them; allowed: with {', '.join(WITH_SEEDS)}."
+        )
+
+
+def check_options(config: Config, own: Mapping[str, Evaluate]) -> None:
+    """Refuse an option that no evaluation of the user's own takes.
+
+    Raises:
+        ConfigError: with the arguments that there are.
+    """
+    taken = [n for evaluate in own.values() for n in arguments(evaluate)[2:] if n not in SHARED]
+    for name, value in config.evaluation_options.items():
+        if name not in taken:
+            raise ConfigError(
+                f"config.evaluation_options.{name}: found {value!r}, but no evaluation of your own "
+                f"has such an argument; allowed: {', '.join(taken) or 'none'}."
+            )
+
+
+def read_by(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of some settings those that an evaluation reads; of one's own nobody knows, so all.
+
+    Example:
+        >>> read_by("knn", {"knn.k": 5, "probe.epochs": 2, "seed": 1})
+        {'knn.k': 5, 'seed': 1}
+    """
+    if name not in EVALUATIONS:
+        return dict(settings)
+    read = lambda field: name in READ_BY.get(field.partition(".")[0], (name,))
+    return {field: value for field, value in settings.items() if read(field)}
