@@ -12,7 +12,7 @@ from absl import flags
 import dystress_jax
 from dystress_jax import augment, data, losses, models, run, sharding
 from dystress_jax.errors import ArgumentError
-from dystress_jax.run import Config, ConfigError, checks, config, from_config_dict
+from dystress_jax.run import Config, ConfigError, checks, config, from_config_dict, values
 from dystress_jax.run import _build as build
 from dystress_jax.run.evaluations import CLOSING, EVALUATIONS
 from dystress_jax.run.fields import (
@@ -806,7 +806,7 @@ def test_a_field_that_may_be_none_takes_a_value_on_the_command_line(field):
     ],
 )
 def test_the_field_that_is_meant_is_found_in_any_group(name, said):
-    assert checks.meant(name, [f"config.{field.name}" for field in fields()]) == said
+    assert values.meant(name, [f"config.{field.name}" for field in fields()]) == said
 
 
 @pytest.mark.ci

@@ -23,8 +23,8 @@ from absl import flags
 from .. import report, run
 from ..files import write_text
 from ..run import SUMMARY_FILE, cli
-from ..run.checks import useless
 from ..run.fields import fields
+from ..run.relevance import useless
 from ..run.show import note
 from . import train
 

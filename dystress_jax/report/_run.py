@@ -272,7 +272,7 @@ def _gather(path: pathlib.Path, name: str) -> Run:
 def _ignored(config: dict[str, Any]) -> frozenset[str]:
     """Settings that a run ignores; where they are none of today, nothing is known."""
     try:
-        from ..run.checks import useless_of_file  # the trainer's packages may not be there
+        from ..run.relevance import useless_of_file  # the trainer's packages may not be there
 
         return frozenset(useless_of_file(config))
     except (ImportError, UserError):

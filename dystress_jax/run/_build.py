@@ -23,7 +23,7 @@ from ..training import optim
 from . import language, networks
 from ._own import Chosen, Own, choose, name_own
 from ._same_images import describe, remembered
-from .checks import WITH_TEMPERATURE, has_batchnorm, ignored
+from .checks import has_batchnorm
 from .config import Config, ConfigError, arguments
 from .data import Sources, check_labels, open_sources
 from .experiment import Embed, Encode, Experiment, Schedule
@@ -31,6 +31,7 @@ from .fields import as_fields, fields, put
 from .inputs import Inputs, make_inputs
 from .language import Language
 from .methods import METHODS, TOPOLOGIES, WITH_BIAS, Parts
+from .relevance import WITH_TEMPERATURE, ignored
 from .tables import is_own, make, options_of
 from .temperature import Facts
 from .trial import checked, try_step, with_options

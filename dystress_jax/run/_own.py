@@ -12,10 +12,11 @@ from ..methods import Loss, Method
 from ..models import ENCODERS, Network
 from ..schemes import Scheme
 from ..temperatures import TemperatureLike
-from .checks import from_config_dict, ignored
+from .checks import from_config_dict
 from .config import Config, ConfigError
 from .fields import fields, get, put
 from .methods import ALL_LOSSES, METHODS
+from .relevance import ignored
 from .tables import IN_PYTHON, find, is_ignored
 from .temperature import TEMPERATURES
 

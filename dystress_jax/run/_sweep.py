@@ -18,12 +18,13 @@ from ._prepare import check_evaluations_and_loggers
 from ._saved import digest_of
 from ._train import train
 from ._workdir import SUMMARY_FILE
-from .checks import built, useless
 from .config import Config, ConfigError
 from .data import with_absolute_paths
 from .fields import fields
 from .overrides import changed_by, override
+from .relevance import useless
 from .show import note
+from .values import built
 
 LONGEST_NAME = 120  # bytes of the name of a directory; file systems take 255
 DIVERGED = "diverged.json"  # in the directory of a run whose loss became NaN

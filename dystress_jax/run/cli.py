@@ -22,7 +22,7 @@ from ..files import near
 from ..training import processes
 from ._environment import find_devices
 from ._saved import SETTINGS_FILE, read_config
-from .checks import from_config_dict, meant, put_back
+from .checks import from_config_dict, put_back
 from .config import Config, ConfigError
 from .fields import fields, to_config_dict
 from .overrides import (
@@ -35,6 +35,7 @@ from .overrides import (
     take_varied,
     without_old_sources,
 )
+from .values import meant
 
 _TOLD = (UserError, flags.Error)
 _HELP = ("-h", "-help", "--help", "--helpfull", "--helpshort")

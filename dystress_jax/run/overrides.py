@@ -10,9 +10,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from .checks import from_config_dict, takes, unknown
+from .checks import from_config_dict
 from .config import Config, ConfigError
 from .fields import Field, fields, groups
+from .values import takes, unknown
 
 
 def joined(arguments: Iterable[str]) -> list[str]:
