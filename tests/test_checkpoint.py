@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from dystress_jax import sharding
 from dystress_jax.files import FileError
 from dystress_jax.training import checkpoint
-from dystress_jax.training.checkpoint import CheckpointError, Saver
+from dystress_jax.training.checkpoint import CheckpointError, Saver, _records
 
 # Orbax leaves coroutines behind when a file that it reads is damaged.
 pytestmark = [
@@ -321,7 +322,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_at_once_in_one_line(
     saved, mesh, monkeypatch, save
 ):
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint.ocp, "save_checkpointables_async", save)
+        patched.setattr(ocp, "save_checkpointables_async", save)
         saver = Saver(saved, keep=3)
 
         def save_and_look():
@@ -373,7 +374,7 @@ def test_an_interrupt_while_it_is_read_is_no_damage(saved, mesh, monkeypatch):
         except KeyboardInterrupt as error:  # as Orbax hands it on
             raise RuntimeError("could not load") from error
 
-    monkeypatch.setattr(checkpoint.ocp, "load_checkpointables", interrupted)
+    monkeypatch.setattr(ocp, "load_checkpointables", interrupted)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.restore_newest(saved, abstract(make_state(mesh)))
     assert checkpoint.steps(saved) == [10, 20, 30]
@@ -419,7 +420,7 @@ def test_a_checkpoint_of_another_model_is_refused(saved, mesh):
 
 def test_a_checkpoint_of_another_version_is_refused_in_one_line(saved, mesh, monkeypatch):
     checkpoint.check_version(saved)
-    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+    monkeypatch.setattr(_records, "VERSION", checkpoint.VERSION + 1)
     with pytest.raises(CheckpointError, match=r"another version of dystress_jax.*new --workdir"):
         checkpoint.check_version(saved)
     checkpoint.check_version(saved / "none")

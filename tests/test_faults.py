@@ -13,6 +13,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from dystress_jax import run
 from dystress_jax.files import FileError
@@ -135,11 +136,11 @@ def full_at(monkeypatch):
     """Some checkpoints for which the disk has no room."""
 
     def fill(*steps):
-        save = checkpoint.ocp.save_checkpointables_async
+        save = ocp.save_checkpointables_async
         full_or_save = lambda path, *args, **given: (
             full() if int(pathlib.Path(path).name) in steps else save(path, *args, **given)
         )
-        monkeypatch.setattr(checkpoint.ocp, "save_checkpointables_async", full_or_save)
+        monkeypatch.setattr(ocp, "save_checkpointables_async", full_or_save)
 
     return fill
 
