@@ -17,13 +17,7 @@ from ..files import leaving_nothing
 from ..training import TrainState, checkpoint, make_train_step
 from ..training.interrupt import StopRequest
 from ..training.log import DivergedError, Log
-from ..training.loggers import (
-    NO_LOGGERS,
-    Begun,
-    LoggerError,
-    Loggers,
-    open_loggers,
-)
+from ..training.loggers import NO_LOGGERS, Begun, LoggerError, Loggers, open_loggers
 from ..training.processes import exchange, together
 from ..training.resident import Resident, bytes_for_images, bytes_of_images
 from . import measuring

@@ -1,0 +1,139 @@
+"""What a scheme is, what it may look at, and the one that never changes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ..losses import dcl
+from ..temperatures import PerAnchor, Temperature, TemperatureLike, as_temperature
+
+State = Any
+Optimizer = Any  # an optax GradientTransformation, or anything with its init and update
+
+
+class SchemeInputs(NamedTuple):
+    """What a scheme may look at: the anchors of a loss, in its order. No gradient flows back.
+
+    Attributes:
+        anchors: embeddings of the anchors.
+        positives: embedding of each anchor's positive.
+        decoupled: `temperature per anchor -> N_i - l_ip`, the loss without the positive in the
+            denominator; for schemes with a state per example.
+        negatives: how many negatives each anchor has in it.
+        example: number of each anchor's example in the data set, for states per example.
+        side: 0 or 1, which of the two views of the example the anchor is.
+        key: randomness for this step, for schemes that use it.
+    """
+
+    anchors: Float[Array, "a d"]
+    positives: Float[Array, "a d"]
+    decoupled: Callable[[PerAnchor], Float[Array, " a"]] | None = None
+    negatives: int = 0
+    example: Int[Array, " a"] | None = None
+    side: Int[Array, " a"] | None = None
+    key: PRNGKeyArray | None = None
+
+
+def of_views(
+    view_a: Float[Array, "n d"],
+    view_b: Float[Array, "n d"],
+    *,
+    example: Int[Array, " n"] | None = None,
+    key: PRNGKeyArray | None = None,
+    decoupled: Callable[..., Float[Array, " 2*n"]] = dcl,
+) -> SchemeInputs:
+    """What a scheme may look at in a loss between two views, such as `losses.nt_xent`.
+
+    Args:
+        view_a: embeddings of the first view.
+        view_b: embeddings of the second view.
+        example: number of each example in the data set.
+        key: randomness for this step.
+        decoupled: `losses.dcl`, or the same with options of one's own.
+
+    Returns:
+        The inputs, their anchors in the order of the loss: all of a, then all of b.
+
+    Example:
+        >>> of_views(jnp.eye(2), -jnp.eye(2)).positives[0]
+        Array([-1., -0.], dtype=float32)
+    """
+    n = view_a.shape[0]
+    return SchemeInputs(
+        anchors=jnp.concatenate([view_a, view_b]),
+        positives=jnp.concatenate([view_b, view_a]),
+        decoupled=lambda temperature: decoupled(view_a, view_b, temperature=temperature),
+        negatives=2 * n - 2,
+        example=None if example is None else jnp.tile(example, 2),
+        side=jnp.repeat(jnp.arange(2), n),
+        key=key,
+    )
+
+
+class Scheme(NamedTuple):
+    """How a temperature evolves.
+
+    Attributes:
+        init: () -> state.
+        resolve: (state, inputs) -> the temperature of this step. Schemes that do not look at the
+            embeddings take None.
+        update: (state, inputs, gradient) -> state of the next step.
+        learns: whether `update` needs the gradient.
+        reweight: how the loss of each anchor is weighed before the mean; None: not at all.
+    """
+
+    init: Callable[[], State]
+    resolve: Callable[..., Temperature]
+    update: Callable[..., State]
+    learns: bool = False
+    reweight: Callable[[Float[Array, " anchors"]], Float[Array, " anchors"]] | None = None
+
+
+def as_scheme(scheme: Scheme | TemperatureLike) -> Scheme:
+    """Returns the scheme that a temperature stands for: the same in every step.
+
+    Args:
+        scheme: a Scheme, which is returned as it is, or what every loss takes as a temperature.
+
+    Returns:
+        The scheme.
+
+    Raises:
+        ArgumentError: as `temperatures.as_temperature`.
+        TypeError: as `temperatures.as_temperature`.
+
+    Example:
+        >>> from dystress_jax.schemes import macl, macl_reweight
+        >>> as_scheme(0.1).resolve((), None)
+        Constant(tau=0.1)
+        >>> as_scheme(macl()).reweight is macl_reweight
+        True
+    """
+    return scheme if isinstance(scheme, Scheme) else fixed(scheme)
+
+
+def fixed(temperature: TemperatureLike) -> Scheme:
+    """The same temperature in every step.
+
+    Args:
+        temperature: what every loss takes.
+
+    Returns:
+        The scheme; its state is empty.
+
+    Raises:
+        ArgumentError: as `temperatures.as_temperature`.
+        TypeError: as `temperatures.as_temperature`.
+
+    Example:
+        >>> fixed(0.1).resolve((), None)
+        Constant(tau=0.1)
+    """
+    made = as_temperature(temperature)
+    return Scheme(
+        init=lambda: (),
+        resolve=lambda state, inputs: made,
+        update=lambda state, inputs, gradient: state,
+    )
