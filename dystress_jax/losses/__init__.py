@@ -51,17 +51,17 @@ decide this before any logit is computed. Below tau of about 0.0143 (for a cosin
 without bounds, a first pass finds the largest logit of each row.
 """
 
-from ._cross_modal import clip as clip
-from ._cross_modal import siglip as siglip
+from ._clip import clip as clip
+from ._of_keys import info_nce as info_nce
+from ._of_keys import moco as moco
+from ._of_views import dcl as dcl
+from ._of_views import dclw as dclw
+from ._of_views import nt_xent as nt_xent
+from ._of_views import rgcl as rgcl
+from ._of_views import supcon as supcon
 from ._on_mesh import on_mesh as on_mesh
 from ._partition import logits as logits
-from ._self_supervised import dcl as dcl
-from ._self_supervised import dclw as dclw
-from ._self_supervised import info_nce as info_nce
-from ._self_supervised import moco as moco
-from ._self_supervised import nt_xent as nt_xent
-from ._self_supervised import rgcl as rgcl
-from ._self_supervised import supcon as supcon
+from ._siglip import siglip as siglip
 from ._statistics import Kind as Kind
 from ._statistics import Spread as Spread
 from ._statistics import Statistics as Statistics

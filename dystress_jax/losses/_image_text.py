@@ -1,0 +1,93 @@
+"""What losses between images and texts take: which of them belong together, and their rows."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Integer
+
+from ..errors import ArgumentError
+from . import _pairs
+from ._checks import (
+    as_labels,
+    as_mask,
+    check_array,
+    check_count,
+    check_rows,
+    check_same_shape,
+    check_some,
+)
+from ._strategies import AxisName
+
+Labels = Integer[Array, "_"] | Bool[Array, "_ _"]
+Rows = Float[Array, "_ ..."]
+Mask = Bool[Array, "_"]
+
+
+class Belonging(NamedTuple):
+    """What belongs together, and what only fills up the batch: of the images, and of the texts."""
+
+    labels: tuple[Any, Any]
+    real: _pairs.Real
+
+
+def belonging(
+    images: Float[Array, "n d"],
+    texts: Float[Array, "m d"],
+    labels: Labels | Sequence[Labels] | None,
+    where: Bool[Array, " n"] | None,
+    where_texts: Bool[Array, " m"] | None,
+    axis: AxisName | None,
+) -> Belonging:
+    """Checks all that a loss of images and texts takes."""
+    check_rows("images", images, "texts", texts)
+    n, m = images.shape[0], texts.shape[0]
+    check_count("images" if labels is None else "texts", n if labels is None else m, axis)
+    check_some("images", n)
+    real = as_mask("where", where, n, "image")
+    real_texts = as_mask("where_texts", where_texts, m, "text")
+    of_both = pair_of("labels", labels)
+    if of_both is not None:
+        labels = of_both
+        of_images, of_texts = as_labels("labels", labels[0], n), as_labels("labels", labels[1], m)
+        if of_images.shape[1:] != of_texts.shape[1:]:
+            raise ArgumentError(
+                "labels",
+                f"found shapes {of_images.shape} and {of_texts.shape}; allowed: integers twice, or "
+                "bools twice, for the same labels.",
+            )
+        wider = jnp.promote_types(of_images.dtype, of_texts.dtype)
+        both = of_images.astype(wider), of_texts.astype(wider)
+        return Belonging(both, (real, real_texts))
+    if labels is not None:
+        check_same_shape("images", images, "texts", texts)
+        label = as_labels("labels", labels, n)
+        return Belonging((label, label), (real, real if real_texts is None else real_texts))
+    if isinstance(m - n, int) and m < n:
+        raise ArgumentError(
+            "texts",
+            f"found {m} rows; allowed: at least {n}, because text i belongs to image i where "
+            "`labels` is None.",
+        )
+    if real is not None and real_texts is None:
+        real_texts = jnp.concatenate([real, jnp.ones(m - n, bool)])
+    if real_texts is not None and real is None:
+        real = jnp.ones(n, bool)
+    return Belonging((None, None), (real, real_texts))
+
+
+def pair_of(name: str, x: Any) -> tuple[Any, Any] | None:
+    """What is given for each side, or None for one array."""
+    if not isinstance(x, tuple | list):
+        return None
+    if len(x) != 2:
+        raise ArgumentError(name, f"found {len(x)} of them; allowed: an array, or a pair.")
+    return x[0], x[1]
+
+
+def flatten(name: str, x: Float[Array, "n ..."]) -> Float[Array, "n d"]:
+    check_array(name, x)
+    if jnp.ndim(x) == 0:
+        raise ArgumentError(name, "found one number; allowed: [rows, features].")
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
