@@ -766,6 +766,25 @@ def test_a_run_goes_on_with_the_settings_that_it_has(tmp_path):
             pass
 
 
+def test_a_run_stands_for_a_config(tmp_path, monkeypatch):
+    trained = from_config_dict({"steps": 5, "method": "moco_v2", "moco": {"queue_size": 512}})
+    workdir = tmp_path / "my.run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(trained)))
+    monkeypatch.chdir(tmp_path)
+    for named in ("my.run", "./my.run/", str(workdir), "my.run/config.json"):
+        with parsed("train", "--config.steps=7", f"--config={named}") as (_, command):
+            again = command.settings(flags.FLAGS.config)
+            assert command.config_name == "my.run"
+        assert again == dataclasses.replace(trained, steps=7)
+    with parsed("train", "--config=my.run", "--config.method=simclr") as (_, command):
+        assert command.settings(flags.FLAGS.config).method == "simclr"
+        assert command.put_back  # its queue, which simclr has none of
+    (workdir / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json"), parsed("train", "--config=my.run"):
+        pass
+
+
 @pytest.mark.parametrize(
     "field",
     [field for field in fields() if not applies(field) and field.takes != (dict,)],

@@ -63,10 +63,7 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags."""
     arguments = command.read(cli.in_full(arguments, {"model": "model.name"}))
     if any(argument.partition("=")[0] in ("--config", "-config") for argument in arguments):
-        config_flags.DEFINE_config_file(
-            "config", None, "The settings.", sys_argv=(arguments := cli.find_config_file(arguments))
-        )
-    else:
-        base = run.to_config_dict(run.override(run.defaults(), run.IMPORTED))
-        config_flags.DEFINE_config_dict("config", base, "The settings.", sys_argv=arguments)
+        return cli.parse_with_config_file(cli.find_config_file(arguments))
+    base = run.to_config_dict(run.override(run.defaults(), run.IMPORTED))
+    config_flags.DEFINE_config_dict("config", base, "The settings.", sys_argv=arguments)
     return cli.parse_flags(arguments)

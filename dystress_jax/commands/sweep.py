@@ -49,9 +49,10 @@ def sweep(command: cli.Command) -> None:
     settings, overridden = command.loose(args.config)
     runs = run.combinations(settings, command.over, seeds=args.seeds, overridden=overridden)
     varied = "_".join(map(run.short_name, command.over)) or "seeds"
-    default = f"runs/{cli.config_name()}_{varied}"
+    default = f"runs/{command.config_name}_{varied}"
     workdir = cli.directory(default if args.workdir is None else args.workdir)
     if args.print:
+        cli.end_with_the_pipe()
         for one in runs:
             flags_of_run = flags_of(one, workdir, command.given)
             print(shlex.join(["dystress", "train", *flags_of_run]))
@@ -123,4 +124,6 @@ def define() -> None:
 def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags and the settings; `--over` is taken out first."""
     arguments = command.read(cli.in_full(command.read_over(arguments), train.SHORT))
-    return cli.parse_with_config_file(cli.find_config_file(arguments))
+    arguments = cli.find_config_file(arguments)
+    command.config_name = cli.config_name(arguments)
+    return cli.parse_with_config_file(arguments)

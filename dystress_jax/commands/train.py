@@ -60,7 +60,7 @@ def train(command: cli.Command) -> None:
         kept = cli.keep_compiled_programs()
         if not processes.has_joined() or jax.process_index() == 0:
             print(kept, *command.put_back, sep="\n")
-        workdir = f"runs/{cli.config_name()}" if args.workdir is None else args.workdir
+        workdir = f"runs/{command.config_name}" if args.workdir is None else args.workdir
         run.train(config, cli.directory(workdir))
 
 
@@ -154,6 +154,7 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags and the settings, with our own answers to names that do not exist."""
     arguments = cli.find_config_file(command.read(cli.in_full(arguments, SHORT)))
     flags.FLAGS(arguments, known_only=True)
+    command.config_name = cli.config_name(arguments)
     parse_rest = parse_resumed if flags.FLAGS.resume else cli.parse_with_config_file
     return parse_rest(arguments)
 

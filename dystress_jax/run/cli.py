@@ -51,6 +51,7 @@ class Command:
         over: the fields that are varied, and their values.
         given: what `read` was given, a word for each field of the settings.
         put_back: what the flags have made useless of the config file, a line each.
+        config_name: what the config is called.
     """
 
     def __init__(self) -> None:
@@ -58,6 +59,7 @@ class Command:
         self.over: dict[str, list[Any]] = {}
         self.given: list[str] = []
         self.put_back: list[str] = []
+        self.config_name = ""
         self._overridden: list[str] = []
         self._options: dict[str, dict[str, Any]] = {}
         self._several: dict[str, Any] = {}
@@ -163,8 +165,7 @@ def start(
         "Keep compiled programs in the user's cache directory, or in JAX_COMPILATION_CACHE_DIR.",
     )
     if any(argument in _HELP for argument in argv[1:]):
-        if hasattr(signal, "SIGPIPE"):
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of `--help | head`
+        end_with_the_pipe()
         print(_help(described or "", set(flags.FLAGS) - defined_elsewhere, settings))
         return
     logging.set_verbosity(logging.WARNING)
@@ -182,6 +183,12 @@ def start(
         if not processes.has_joined():
             raise
         _leave(traceback.format_exc())
+
+
+def end_with_the_pipe() -> None:
+    """Before text is printed that a person may cut short, as with `| head`: end without an error."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def _said(error: Exception) -> str:
@@ -313,8 +320,9 @@ def directory(workdir: str | pathlib.Path) -> pathlib.Path:
 def find_config_file(arguments: list[str]) -> list[str]:
     """The command line with the path of its config file in place of a name, before all other flags.
 
-    A bare name is a config of `dystress_jax.configs`; everything else is a path. A file may import
-    its neighbours. What overrides its fields may stand before it on the command line.
+    A bare name is a config of `dystress_jax.configs`; everything else is the path of a file, which
+    may import its neighbours, or of a run, whose settings are meant. What overrides its fields may
+    stand before it on the command line.
 
     Raises:
         ConfigError: there is no such file, with those that there are, or what a config file is.
@@ -337,18 +345,29 @@ def parse_with_config_file(arguments: list[str]) -> list[str]:
     Args:
         arguments: of `find_config_file`.
     """
+    for file in _config_files(arguments):
+        if file.name == SETTINGS_FILE:
+            arguments = [each for each in arguments if each != f"--config={file}"]
+            define_config_of_run(file.parent, arguments)
+            return parse_flags(arguments)
     config_flags.DEFINE_config_file(
         "config",
         str(CONFIGS / "quickstart.py"),
-        "The experiment; override its fields with --config.FIELD=VALUE.",
+        "The experiment: a name, a file or a run; override its fields with --config.FIELD=VALUE.",
         sys_argv=arguments,
     )
     return parse_flags(arguments)
 
 
-def config_name() -> str:
-    """What the config file is called that has been parsed."""
-    return pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+def config_name(arguments: list[str]) -> str:
+    """What the config file, or the run in place of one, is called.
+
+    Args:
+        arguments: of `find_config_file`.
+    """
+    for file in _config_files(arguments):
+        return file.absolute().parent.name if file.name == SETTINGS_FILE else file.stem
+    return "quickstart"
 
 
 def define_config_of_run(workdir: pathlib.Path, arguments: list[str]) -> None:
@@ -380,18 +399,22 @@ def config_names() -> list[str]:
 
 def _config_file(name: str) -> pathlib.Path:
     path = pathlib.Path(name).expanduser()
-    if path.name == name and not path.suffix and not path.is_file():
+    if path.name == name and name in config_names() and not path.is_file():
         path = CONFIGS / f"{name}.py"
+    elif (path / SETTINGS_FILE).is_file():
+        path /= SETTINGS_FILE
     if not path.is_file():
         names = config_names()
         raise ConfigError(
-            f"--config: found {name!r}, which is no file; allowed: the path of a file, or a name: "
-            f"{', '.join(names)}.{hint(path.stem, names)}"
+            f"--config: found {name!r}, which is no file; allowed: the path of a file or of a run, "
+            f"or a name: {', '.join(names)}.{hint(path.stem, names)}"
         )
+    if path.name == SETTINGS_FILE:
+        return path
     if path.suffix != ".py":
         raise ConfigError(
             f"--config: found {path}; allowed: a Python file, NAME.py, with a function "
-            "get_config. A run is continued with the command that began it."
+            "get_config, or a run, whose settings are meant."
         )
     if str(path.absolute().parent) not in sys.path:
         sys.path.append(str(path.absolute().parent))
