@@ -340,6 +340,7 @@ def pair_statistics(
     temperature: TemperatureLike | None,
     similarity: Similarity = sphere,
     negatives: Float[Array, "k d"] | None = None,
+    groups: Int[Array, " n"] | None = None,
     max_anchors: int = 256,
 ) -> dict[str, Scalar]:
     """Mean similarity and mean temperature of positive and of negative pairs.
@@ -353,11 +354,14 @@ def pair_statistics(
             `nt_xent`, 2n, of which the first n belong to `view_a`; None: it uses none.
         similarity: of the embeddings, in whose own units it is returned.
         negatives: embeddings that `view_a` is compared with instead, such as the queue of MoCo.
+        groups: a number for each example: those that share it, such as their class, are no
+            negatives of each other; None: each is a group of its own.
         max_anchors: the largest number of examples to compare with each other, >= 2.
 
     Returns:
         The scalars positive_similarity and negative_similarity, and with a temperature positive_tau
-        and negative_tau; by default the negatives are the other rows of `view_b`.
+        and negative_tau; by default the negatives are the other rows of `view_b`. NaN for negatives
+        where there are none.
 
     Example:
         >>> statistics = pair_statistics(jnp.eye(2), jnp.eye(2), temperature=0.1)
@@ -369,7 +373,9 @@ def pair_statistics(
     anchors = at_least_float32(view_a[:n])
     values = similarity(anchors, at_least_float32(view_b[:n]))
     positive, others = jnp.eye(n) / n, values
-    negative = (1.0 - jnp.eye(n)) / (n * (n - 1))
+    group = jnp.arange(n) if groups is None else groups[:n]
+    apart = jnp.where(group[:, None] == group[None, :], 0.0, 1.0)
+    negative = apart / jnp.sum(apart)
     if negatives is not None:
         others = similarity(anchors, at_least_float32(negatives[:max_anchors]))
         negative = jnp.full(others.shape, 1 / others.size)

@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from dystress_jax import data, errors, evaluation, sharding
+from dystress_jax.errors import ArgumentError
 from dystress_jax.evaluation._draws import share_of_each_class
+from dystress_jax.evaluation.knn import Labelled, scores_of_each
 
 NAMES = ("red", "green", "blue", "grey", "dark", "light")
 
@@ -173,6 +176,37 @@ def test_a_tiny_temperature_leaves_the_nearest_and_no_overflow():
     np.testing.assert_array_equal(got.argmax(axis=1), nearest.argmax(axis=1))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_votes_of_half_precision_are_those_of_its_numbers(dtype):
+    bank, labels = random_features(60)
+    queries, _ = random_features(23, seed=1)
+    half = [jnp.asarray(x, dtype) for x in (queries, bank)]
+    found = evaluation.knn_votes(*half, jnp.array(labels), k=9, num_classes=6)
+    exact = evaluation.knn_votes(
+        *(x.astype(jnp.float32) for x in half), jnp.array(labels), k=9, num_classes=6
+    )
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, exact)
+
+
+@pytest.mark.parametrize("temperature", [0.005, 0.001, 1e-4])
+def test_votes_that_are_too_few_for_a_float_are_guesses_too(temperature):
+    bank, labels = random_features(250, width=4)
+    queries, known = random_features(64, width=4, seed=1)
+    unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+    exponents = unit(np.float64(queries)) @ unit(np.float64(bank)).T / temperature
+    exponents -= exponents.max(axis=1, keepdims=True)
+    of_class = np.stack(
+        [logsumexp(np.where(labels == c, exponents, -np.inf), axis=1) for c in range(6)], axis=1
+    )
+    five = np.argsort(-of_class, axis=1)[:, :5]
+    given = [Labelled(bank, labels), Labelled(queries, known)]
+    [(_, _, scores)] = scores_of_each(*given, ks=(250,), temperatures=(temperature,), num_classes=6)
+    expected = (five == known[:, None]).any(axis=1).mean()
+    found = evaluation.top_accuracy(scores, jnp.array(known), top=5)
+    assert abs(found - expected) <= 1 / 64  # two classes may be as near as rounding tells
+
+
 def test_of_equally_near_neighbours_the_earlier_counts():
     bank = np.tile(np.float32([[1.0, 0.0]]), (3, 1))
     labels = np.int32([2, 0, 1])
@@ -252,6 +286,17 @@ def test_sources_without_labels_are_refused_with_the_reason():
     hidden = from_arrays(np.zeros((4, 3, 3, 3), np.uint8), np.full(4, -1), class_names=NAMES)
     with pytest.raises(ValueError, match="source: found 4 images, none of them with a label"):
         evaluation.evaluate_knn(evaluation.raw_pixels, labelled, hidden, mesh=one_device())
+
+
+def test_other_classes_in_the_held_out_images_are_refused():
+    swapped, source = image_source(12, names=NAMES[::-1]), image_source(12)
+    for evaluate in (
+        evaluation.evaluate_transfer,
+        evaluation.evaluate_few_labels,
+        evaluation.evaluate_linear_probe,
+    ):
+        with pytest.raises(ArgumentError, match=r"holdout: .* classes, and 6 in `train`"):
+            evaluate(evaluation.raw_pixels, source, source, holdout=swapped, mesh=one_device())
 
 
 def test_other_classes_in_the_test_set_are_refused():
@@ -397,6 +442,26 @@ def test_lbfgs_has_by_default_the_weights_of_scikit_learn_at_every_strength():
         expected = oracle.fit(x.astype(np.float64), y).coef_.T
         error = np.linalg.norm(kernel - expected) / np.linalg.norm(expected)
         assert error < 1e-3, (strength, error)
+
+
+@pytest.mark.parametrize("far", [1e2, 1e4, 1e6])
+def test_lbfgs_does_not_stall_far_from_zero(far):
+    x, y = random_features(200)
+    x = np.concatenate([x, np.ones((200, 1))], axis=1).astype(np.float32)
+    x[:, -1] *= far
+    head = evaluation.fit_lbfgs(jnp.array(x), jnp.array(y), jnp.array([1e-2]), num_classes=6)
+    oracle = LogisticRegression(C=1 / (len(x) * 1e-2), tol=1e-6, max_iter=5000)
+    expected = oracle.fit(x[:, :-1].astype(np.float64), y)
+    np.testing.assert_allclose(head.kernel[0, :-1], expected.coef_.T, atol=2e-3)
+    probabilities = jax.nn.softmax(head(jnp.array(x))[0])
+    np.testing.assert_allclose(probabilities, expected.predict_proba(x[:, :-1]), atol=1e-3)
+
+
+def test_lbfgs_of_half_precision_is_that_of_its_numbers():
+    x, y = random_features(50)
+    half = jnp.asarray(x, jnp.float16)
+    fit = lambda x: evaluation.fit_lbfgs(x, jnp.array(y), jnp.array([0.1]), num_classes=6)
+    np.testing.assert_array_equal(fit(half).kernel, fit(half.astype(jnp.float32)).kernel)
 
 
 def test_lbfgs_keeps_the_precision_of_the_features_with_wide_numbers_on():

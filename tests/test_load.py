@@ -123,6 +123,18 @@ def test_views_of_ones_own_are_floats(finished, encoder):
     )
 
 
+def test_images_of_which_no_whole_centre_can_be_seen_are_refused(encoder):
+    side = encoder.size - 1
+    for images in (
+        np.zeros((2, side, side, 3), np.uint8),
+        np.zeros((2, 2 * side, side, 3), np.uint8),
+        np.zeros((2, side, side, 3), np.float32),
+        np.zeros((2, 2 * side, 2 * side, 3), np.float32),
+    ):
+        with pytest.raises(ArgumentError, match=rf"images: found .*allowed: .*{encoder.size} x"):
+            encoder.apply(encoder.params, images)
+
+
 def test_other_checkpoints_are_found(finished):
     workdir, images, _, _ = finished
     first = dystress_jax.load(workdir, checkpoint=1)

@@ -39,6 +39,16 @@ def test_every_logged_step_has_one_line(tmp_path):
     assert lines(tmp_path)[0]["loss"] == pytest.approx(1 / 3)
 
 
+def test_a_number_that_json_does_not_have_is_null(tmp_path):
+    log = Log(tmp_path, first_step=0, total_steps=1, log_every=1, batch_size=4)
+    log.step(1, {"loss": jnp.float32(1.0), **FINITE, "negative_similarity": jnp.float32(jnp.nan)})
+    log.flush()
+    log.close()
+    [line] = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    refuse = lambda name: pytest.fail(name)
+    assert json.loads(line, parse_constant=refuse)["negative_similarity"] is None
+
+
 def test_the_last_step_has_a_line_whatever_the_interval(tmp_path):
     run_steps(tmp_path, 0, 10, log_every=4)
     assert [line["step"] for line in lines(tmp_path)] == [4, 8, 10]

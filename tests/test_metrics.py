@@ -259,6 +259,19 @@ def test_pair_statistics_takes_negatives_from_elsewhere():
     )
 
 
+def test_pair_statistics_of_groups_leave_out_who_belongs_together():
+    groups = np.arange(16) % 3
+    s = oracles.unit(X[:16]) @ oracles.unit(Y[:16]).T
+    given = jnp.float32([X[:16], Y[:16]])
+    apart = groups[:, None] != groups[None, :]
+    found = metrics.pair_statistics(*given, temperature=None, groups=jnp.asarray(groups))
+    np.testing.assert_allclose(found["positive_similarity"], np.diagonal(s).mean(), rtol=1e-4)
+    np.testing.assert_allclose(found["negative_similarity"], s[apart].mean(), rtol=1e-4, atol=1e-6)
+    found = metrics.pair_statistics(*given, temperature=0.1, groups=jnp.zeros(16, int))
+    assert np.isnan(found["negative_tau"])
+    assert np.isfinite(found["positive_tau"])
+
+
 def test_pair_statistics_takes_a_temperature_per_anchor():
     taus = jnp.linspace(0.1, 0.5, 602)
     result = metrics.pair_statistics(jnp.float32(X), jnp.float32(Y), temperature=taus)

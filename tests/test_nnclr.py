@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -25,6 +26,29 @@ def nnclr(*, queue_size=2 * N, loss=losses.info_nce):
         queue_size=queue_size,
         loss=functools.partial(loss, strategy="dense"),
     )
+
+
+@pytest.mark.parametrize("make", [methods.nnclr, methods.byol, methods.moco_v2])
+def test_embeddings_of_half_precision_are_compared_in_float32(make):
+    head = linear(FEATURES, OUT)
+    half = head._replace(
+        apply=lambda params, stats, x, *, train: (
+            head.apply(params, stats, x, train=train)[0].astype(jnp.bfloat16),
+            stats,
+        )
+    )
+    extra = {
+        methods.nnclr: {"predictor": linear(OUT, OUT), "queue_size": 2 * N},
+        methods.byol: {"predictor": linear(OUT, OUT), "total_steps": 3, "momentum": 0.9},
+        methods.moco_v2: {"queue_size": 2 * N, "momentum": 0.9},
+    }[make]
+    method = make(linear(PIXELS, FEATURES), half, views=reenact.mirrored, **extra)
+    scheme = None if make is methods.byol else SCHEME
+    states, logged = reenact.run(method, reenact.make_batches(2), 1, scheme=scheme)
+    for queue in [state.memory["queue"] for state in states if "queue" in state.memory]:
+        assert queue.dtype == jnp.float32
+    loss = jnp.float32(logged[1]["loss"])
+    assert loss != loss.astype(jnp.bfloat16)  # which has 8 bits
 
 
 def labelled(batches):

@@ -59,6 +59,33 @@ def test_macl_follows_the_mean_positive_similarity():
     assert np.isfinite(schemes.macl_reweight(jnp.zeros(1)))
 
 
+@pytest.mark.parametrize("loss", [1e-30, 1e-12, 1e-8, 1e-7, 1e-3, 80.0])
+def test_however_small_a_loss_it_is_weighed_by_the_formula(loss):
+    weight = lambda x: -np.expm1(-np.float64(x))
+    given = jnp.float32([loss])
+    found, slope = jax.value_and_grad(lambda x: schemes.macl_reweight(x).sum())(given)
+    np.testing.assert_allclose(found, loss / weight(loss), rtol=1e-5)
+    np.testing.assert_allclose(slope, 1 / weight(loss), rtol=1e-5)
+    found = schemes.dual_temperature_reweight(given, jnp.float32([1e-3]))
+    np.testing.assert_allclose(found, loss * weight(1e-3) / weight(loss), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["isogclr", "tempnet"])
+def test_an_example_or_a_side_that_there_is_none_of_shows(name):
+    make = {
+        "isogclr": lambda n, **how: schemes.isogclr(n, **how),
+        "tempnet": lambda n, **how: tempnet(num_examples=n, features=A32.shape[1], **how),
+    }[name]
+    scheme = make(4)
+    inputs = schemes.of_views(A32[:3], B32[:3], example=jnp.array([3, 4, 0]))
+    found = scheme.resolve(scheme.init(), inputs).log_mean
+    np.testing.assert_array_equal(np.isnan(found), [False, True, False] * 2)
+    scheme = make(9, sides=1)
+    inputs = schemes.of_views(A32[:3], B32[:3], example=jnp.arange(3))
+    found = scheme.resolve(scheme.init(), inputs).log_mean
+    np.testing.assert_array_equal(np.isnan(found), [False] * 3 + [True] * 3)
+
+
 def test_learned_scale_is_clamped_after_each_step():
     scheme = schemes.learned_scale(optax.sgd(0.1), max_scale=100.0)
     state = scheme.init()

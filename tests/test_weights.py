@@ -273,6 +273,23 @@ def test_an_own_file_has_everything(tmp_path):
         weights.take(tree, read)
 
 
+def test_an_own_file_has_no_keys_and_keeps_whole_numbers_whole(tmp_path):
+    stats = {"dropout": {"key": jax.random.key(3), "count": np.int32(16_777_217)}}
+    tree = {"params": {"encoder": {"w": np.ones(2, np.float32)}}, "stats": {"encoder": stats}}
+    given = weights.give(tree, weights.NATIVE)
+    weights.write(tmp_path / "own.safetensors", given, {"by": "me"})
+    new = {"dropout": {"key": jax.random.key(4), "count": np.int32(0)}}
+    found = weights.take(
+        {"params": {"encoder": {"w": np.zeros(2, np.float32)}}, "stats": {"encoder": new}},
+        weights.read(tmp_path / "own.safetensors"),
+    )
+    taken = found.tree["stats"]["encoder"]["dropout"]
+    assert taken["count"] == 16_777_217
+    assert taken["count"].dtype == np.int32
+    assert taken["key"] is new["dropout"]["key"]
+    np.testing.assert_array_equal(found.tree["params"]["encoder"]["w"], 1)
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

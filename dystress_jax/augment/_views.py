@@ -193,7 +193,7 @@ def _draw(
 ) -> _Drawn:
     row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
     total = sum(_NUMBERS.values())
-    uniform = jax.vmap(lambda row_key: jax.random.uniform(row_key, (total,)))(row_keys)
+    uniform = jax.vmap(lambda row_key: jax.random.uniform(row_key, (total,), jnp.float32))(row_keys)
     ends = itertools.accumulate(_NUMBERS.values())
     u = {
         name: uniform[:, end - 1] if amount == 1 else uniform[:, end - amount : end]

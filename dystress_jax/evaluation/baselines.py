@@ -13,7 +13,7 @@ from .. import data
 from ._result import Result, accuracies
 from .confusion import confusion
 from .features import Encode, check_classes, encode_source
-from .knn import Labelled, votes_of_each
+from .knn import Labelled, scores_of_each
 
 KS = (1, 20, 200)  # of which each baseline has its best
 COLOUR_BINS, BRIGHTNESS_BINS = 8, 64  # of each of three channels; of the only one
@@ -75,11 +75,11 @@ def evaluate_baselines(
     rows, by_k, used, per_class = [], {}, {}, {}
     for name, (bank, queries) in _features(untrained, train, test, mesh, batch_size).items():
         found, by_class = {}, {}
-        for k_used, _, votes in votes_of_each(
+        for k_used, _, scores in scores_of_each(
             bank, queries, ks=k, temperatures=(temperature,), num_classes=num_classes
         ):
-            found[k_used], _ = accuracies(votes, jnp.asarray(queries.labels))
-            predicted = np.asarray(votes.argmax(axis=1))
+            found[k_used], _ = accuracies(scores, jnp.asarray(queries.labels))
+            predicted = np.asarray(scores.argmax(axis=1))
             by_class[k_used] = confusion(predicted, queries.labels, test.class_names).by_class()
         best = max(found, key=lambda k: found[k].value)
         rows.append(found[best]._replace(name=f"{name}_top1", note=f"k {best:,}"))

@@ -165,8 +165,10 @@ def _encode_all(encode: Encode, source: data.Source, *, mesh: Mesh, batch_size: 
     return np.concatenate(features), np.concatenate(labels)
 
 
-def check_classes(train: data.Source, test: data.Source) -> int:
-    """Number of classes that both sources share.
+def check_classes(
+    train: data.Source, test: data.Source, *, holdout: data.Source | None = None
+) -> int:
+    """Number of classes that the sources share.
 
     Raises:
         ArgumentError: the images of one of them are unlabelled, or the classes differ.
@@ -177,13 +179,15 @@ def check_classes(train: data.Source, test: data.Source) -> int:
             f"found {len(train)} images without labels; allowed: images with labels, which this "
             "evaluation learns from.",
         )
-    if test.class_names != train.class_names:
-        raise ArgumentError(
-            "test",
-            f"found {test.num_classes} classes, and {train.num_classes} in `train`; allowed: the "
-            "same classes in the same order.",
-        )
-    for name, source in (("train", train), ("test", test)):
+    given = {"train": train, "test": test} | ({} if holdout is None else {"holdout": holdout})
+    for name, source in given.items():
+        if source.class_names != train.class_names:
+            raise ArgumentError(
+                name,
+                f"found {source.num_classes} classes, and {train.num_classes} in `train`; allowed: "
+                "the same classes in the same order.",
+            )
+    for name, source in given.items():
         if not source.has_labels:
             raise _no_label(name, source)
     return train.num_classes

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .. import data
 from ..errors import ArgumentError
-from ..similarities import normalize
+from ..similarities import at_least_float32, normalize
 from ._result import Result, accuracies
 from .confusion import confusion, one_of, unseen_classes
 from .features import Encode, check_classes, encode_source
@@ -63,7 +63,7 @@ def knn_votes(
     if k < 1:
         raise ArgumentError("k", f"found {k}; allowed: at least 1 neighbour.")
     near = nearest_neighbours(queries, bank, k=k, chunk_size=chunk_size)
-    return _votes(
+    votes, _ = _votes(
         near.similarity,
         labels[near.position],
         k=k,
@@ -71,6 +71,7 @@ def knn_votes(
         num_classes=num_classes,
         chunk_size=chunk_size,
     )
+    return votes
 
 
 class Neighbours(NamedTuple):
@@ -112,13 +113,13 @@ def nearest_neighbours(
     """
     if not len(bank):
         raise ArgumentError("bank", "found no features; allowed: at least one to compare with.")
-    bank = normalize(bank)
+    bank, queries = (normalize(at_least_float32(x)) for x in (bank, queries))
 
     def nearest(query):
         with jax.default_matmul_precision("float32"):
             return Neighbours(*jax.lax.top_k(bank @ query, min(k, len(bank))))
 
-    return jax.lax.map(nearest, normalize(queries), batch_size=chunk_size)
+    return jax.lax.map(nearest, queries, batch_size=chunk_size)
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "chunk_size"))
@@ -130,17 +131,21 @@ def _votes(
     temperature: Float[ArrayLike, ""],
     num_classes: int,
     chunk_size: int = 256,
-) -> Float[Array, "q {num_classes}"]:
-    """Votes of the first k of m neighbours: one program for every k and temperature."""
+) -> tuple[Float[Array, "q {num_classes}"], Float[Array, "q {num_classes}"]]:
+    """Votes of the first k of m neighbours, and their logarithm up to a number for each query.
+
+    One program for every k and temperature.
+    """
     classes = jnp.arange(num_classes)
 
     def vote(neighbours):
         similarity, labels = neighbours
         # The largest weight is 1, so none overflows however small the temperature.
-        weights = jnp.exp((similarity - similarity.max()) / temperature)
-        weights = jnp.where(jnp.arange(len(weights)) < k, weights, 0)
-        votes = jnp.where(labels[:, None] == classes[None, :], weights[:, None], 0)
-        return votes.sum(axis=0) / weights.sum()
+        exponents = (similarity - similarity.max()) / temperature
+        exponents = jnp.where(jnp.arange(len(exponents)) < k, exponents, -jnp.inf)
+        of_each = jnp.where(labels[:, None] == classes[None, :], exponents[:, None], -jnp.inf)
+        votes = jnp.exp(of_each).sum(axis=0) / jnp.exp(exponents).sum()
+        return votes, jax.nn.logsumexp(of_each, axis=0)
 
     return jax.lax.map(vote, (similarity, labels), batch_size=chunk_size)
 
@@ -152,7 +157,7 @@ class Labelled(NamedTuple):
     labels: Int[np.ndarray, " n"]
 
 
-def votes_of_each(
+def scores_of_each(
     bank: Labelled,
     queries: Labelled,
     *,
@@ -160,7 +165,10 @@ def votes_of_each(
     temperatures: Sequence[float],
     num_classes: int,
 ) -> Iterator[tuple[int, float, Float[Array, "q classes"]]]:
-    """The votes with each k and each temperature; the neighbours are looked for once.
+    """A score for each class, with each k and each temperature; neighbours are looked for once.
+
+    A score is the votes of the class; where they are too few for a float, their logarithm, which is
+    below all votes; -inf for a class without a neighbour, which is no guess.
 
     Args:
         bank: features with known classes.
@@ -170,7 +178,7 @@ def votes_of_each(
         num_classes: at least 1.
 
     Returns:
-        k as it was used, the temperature and the votes.
+        k as it was used, the temperature and the scores.
 
     Raises:
         ArgumentError: a number is out of range.
@@ -187,7 +195,8 @@ def votes_of_each(
     labels = jnp.asarray(bank.labels)[near.position]
     of_each = functools.partial(_votes, near.similarity, labels, num_classes=num_classes)
     for k, temperature in itertools.product(used, temperatures):
-        yield k, temperature, of_each(k=k, temperature=float(temperature))
+        votes, logarithms = of_each(k=k, temperature=float(temperature))
+        yield k, temperature, jnp.where(votes > 0, votes, logarithms)
 
 
 def evaluate_knn(
@@ -242,15 +251,13 @@ def evaluate_knn(
     queries = Labelled(*encode_source(encode, test, mesh=mesh, batch_size=batch_size))
     used = tuple(dict.fromkeys(min(k, len(bank.labels)) for k in ks))
     rows, first = [], None
-    for k_used, t, votes in votes_of_each(
+    for k_used, t, scores in scores_of_each(
         bank, queries, ks=used, temperatures=temperatures, num_classes=num_classes
     ):
-        # A class that no neighbour votes for is no guess, whatever its number.
-        guesses = jnp.where(votes > 0, votes, -jnp.inf)
-        top1, top5 = accuracies(guesses, jnp.asarray(queries.labels))
+        top1, top5 = accuracies(scores, jnp.asarray(queries.labels))
         named = (top1._replace(note=f"k {k_used:,}"), top5)
         if first is None:
-            predicted = np.asarray(votes.argmax(axis=1))
+            predicted = np.asarray(scores.argmax(axis=1))
             of = one_of((used, f"k {k_used}"), (temperatures, f"temperature {t:g}"))
             first = confusion(predicted, queries.labels, test.class_names, of=of)
         else:

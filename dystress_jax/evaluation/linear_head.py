@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from .. import augment, data, sharding
+from ..similarities import at_least_float32
 from ._label_batches import label_batches
 
 EncodeView = Callable[
@@ -215,7 +216,8 @@ def fit_lbfgs(
     $$\min_{W, b} \; \frac1n \sum_i \mathrm{CE}(W^\top x_i + b, y_i)
       + \frac{\lambda}{2} \lVert W \rVert^2$$
 
-    Each candidate starts from the one before, so the strongest comes best first.
+    Each candidate starts from the one before, so the strongest comes best first. The features are
+    centred first: the offset takes their mean up, and far from 0 L-BFGS would stall.
 
     Args:
         features: of the training images.
@@ -236,7 +238,9 @@ def fit_lbfgs(
         Array([[0, 1],
                [0, 1]], dtype=int32)
     """
-    solver = optax.lbfgs()
+    solver, features = optax.lbfgs(), at_least_float32(features)
+    mean = jnp.mean(features, axis=0)
+    features = features - mean[None, :]
 
     def fit(start, strength):
         def objective(head):
@@ -266,4 +270,5 @@ def fit_lbfgs(
 
     start = _zeros(1, features.shape[1], num_classes, features.dtype)
     _, heads = jax.lax.scan(fit, start, l2.astype(features.dtype))
-    return jax.tree.map(lambda leaf: leaf[:, 0], heads)
+    heads = jax.tree.map(lambda leaf: leaf[:, 0], heads)
+    return heads._replace(bias=heads.bias - jnp.einsum("d,cdk->ck", mean, heads.kernel))

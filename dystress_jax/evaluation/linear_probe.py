@@ -92,7 +92,7 @@ def evaluate_linear_probe(
         >>> result.value("top1")
         1.0
     """
-    num_classes = check_classes(train, test)
+    num_classes = check_classes(train, test, holdout=holdout)
     _check(solver, candidates, holdout, encode_view)
     check_seeds(seeds)
     check_fractions(fractions)

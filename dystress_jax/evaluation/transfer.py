@@ -97,7 +97,7 @@ def evaluate_transfer(
         [google-research](https://github.com/google-research/google-research/tree/master/linear_eval).
     """
     check_seeds(seeds)
-    classes = check_classes(train, test)
+    classes = check_classes(train, test, holdout=holdout)
     every, scored = _encoded(encode, train, mesh), _encoded(encode, test, mesh)
     held_out = None if holdout is None else _encoded(encode, holdout, mesh)
     if held_out is not None and len(seeds) > 1:
@@ -148,7 +148,8 @@ def evaluate_few_labels(
         train: likewise; of each class the share is drawn, at least one image.
         test: likewise.
         holdout: likewise.
-        fractions: shares of the training images, each in (0, 1].
+        fractions: shares of the training images, each in (0, 1]; without a `holdout` of those that
+            are left when a tenth of each class is set aside.
         seeds: of the draws of each share, each at least 0.
         mesh: the devices that encode.
 
@@ -178,7 +179,7 @@ def evaluate_few_labels(
     """
     check_seeds(seeds)
     check_fractions(fractions)
-    classes = check_classes(train, test)
+    classes = check_classes(train, test, holdout=holdout)
     every, scored = _encoded(encode, train, mesh), _encoded(encode, test, mesh)
     held_out = None if holdout is None else _encoded(encode, holdout, mesh)
     fitted, validation = _with_validation(every, held_out, 0)
@@ -315,7 +316,7 @@ def _choose(fitted: _Features, validation: _Features, classes: int) -> tuple[flo
     """The strength that is best on the validation images, and their accuracy with it."""
     score = lambda strength: _top1(_fit(fitted, strength, classes), validation)
     scores = [score(strength) for strength in STRENGTHS]
-    best = int(np.argmax(scores))
+    best = int(np.argmax(np.nan_to_num(scores, nan=-1.0)))
     strength, top1, step = STRENGTHS[best], scores[best], STRENGTHS[0] / STRENGTHS[1]
     for _ in range(HALVINGS):
         step **= 0.5
@@ -338,6 +339,12 @@ def _score(
 ) -> tuple[tuple[Row, Row], Confusion]:
     """The rows of the test images, and which of their classes are taken for which."""
     scores = head(jnp.asarray(scored.x))[0]
+    if not np.isfinite(scores).all():
+        raise ArgumentError(
+            "encode",
+            "found features so large that the classifier has left the finite numbers; allowed: "
+            "smaller ones.",
+        )
     found = confusion(np.asarray(scores.argmax(axis=1)), scored.y, test.class_names)
     return accuracies(scores, jnp.asarray(scored.y)), found
 

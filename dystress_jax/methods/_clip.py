@@ -14,8 +14,18 @@ from ..metrics import equilibrium_gap, pair_statistics
 from ..microscope import Compared
 from ..models import Network
 from ..similarities import Similarity, sphere
-from ..temperatures import LearnedWithBias
-from ._method import Embedded, Loss, Method, Outcome, Spread, accepts, given, on_one_device
+from ..temperatures import LearnedWithBias, map_per_anchor
+from ._method import (
+    Embedded,
+    Loss,
+    Method,
+    Outcome,
+    Spread,
+    accepts,
+    given,
+    on_one_device,
+    unlabelled_apart,
+)
 from ._tower import Tower, method_of
 
 PyTree = Any
@@ -50,7 +60,8 @@ def clip(
             its own image, in every batch others, so the noise cannot be memorised. One pair stays
             right.
         by_class: whether all texts of an image's class are its positives, as where captions name
-            the class. The loss is then also given `labels`, those of the texts.
+            the class. The loss is then also given `labels`, those of the texts; one without a label
+            is a class of its own.
         spread: puts a loss over the devices, such as `losses.on_mesh` with a mesh.
 
     Returns:
@@ -122,6 +133,9 @@ def clip(
     def labels(batch):
         return batch.get("named", batch["label"])
 
+    def groups(batch):
+        return unlabelled_apart(labels(batch)) if by_class else batch["row"]
+
     def compared(embedded, memory, batch, key):
         del memory, key
         same_for_both = lambda x: (x, x)
@@ -129,7 +143,7 @@ def clip(
             anchors=embedded.points["images"],
             positives=embedded.points["texts"],
             candidates=embedded.points["texts"],
-            groups=same_for_both(batch["row"]),
+            groups=same_for_both(groups(batch)),
             labels=same_for_both(labels(batch)),
             similarity=similarity,
         )
@@ -139,9 +153,10 @@ def clip(
         a, b = similarity.project(images), similarity.project(texts[:MOST_NEGATIVES])
         others = similarity.between(a[:MOST_NEGATIVES], b)
         pairs = similarity.paired(a, similarity.project(texts))
-        negative = losses.logits(similarity, temperature.for_negatives, others)
+        few = map_per_anchor(lambda leaf: leaf[:MOST_NEGATIVES], temperature.for_negatives)
+        negative = losses.logits(similarity, few, others)
         positive = losses.logits(similarity, temperature.for_positives, pairs)
-        of_each = labels(batch) if by_class else batch["row"]
+        of_each = groups(batch)
         same = of_each[:MOST_NEGATIVES, None] == of_each[None, :MOST_NEGATIVES]
         right = batch.get("right")  # captions that were permuted are negatives with another name
         return jnp.mean(positive, where=right) - jnp.mean(negative, where=~same)
@@ -149,9 +164,11 @@ def clip(
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, key
         images, texts = embedded.points["images"], embedded.points["texts"]
-        of_class = {"labels": labels(batch)} if by_class else {}
+        of_class = {"labels": groups(batch)} if by_class else {}
         values = loss(images, texts, **given(temperature), **of_class)
-        found = pair_statistics(images, texts, temperature=temperature, similarity=similarity)
+        found = pair_statistics(
+            images, texts, temperature=temperature, similarity=similarity, groups=groups(batch)
+        )
         if temperature is None:  # and so no logits
             return values, Outcome(memory, found)
         found["scale"] = 1 / found["positive_tau"]
@@ -200,6 +217,9 @@ def siglip(
     Returns:
         One value a pair.
 
+    Raises:
+        ArgumentError: the temperature has no bias.
+
     Example:
         >>> from dystress_jax import methods, schemes
         >>> import optax
@@ -211,6 +231,12 @@ def siglip(
     References:
         Zhai et al., [arXiv 2303.15343](https://arxiv.org/abs/2303.15343).
     """
+    if not isinstance(temperature, LearnedWithBias):
+        raise ArgumentError(
+            "temperature",
+            f"found {type(temperature).__name__}; allowed: one with a scale and a bias, as that of "
+            "schemes.learned_scale_and_bias.",
+        )
     return losses.siglip(
         images,
         texts,
@@ -254,6 +280,9 @@ def _permute_subset(key: PRNGKeyArray, n: int, share: float) -> Int[Array, " n"]
     draw = jax.random.uniform(key, (n,))
     chosen_first = jnp.argsort(draw)
     count = jnp.minimum(jnp.sum(draw < share), n - 1)
+    if n > 2:  # one alone cannot move: as often as not two do in its place
+        two = jax.random.bernoulli(jax.random.fold_in(key, n))
+        count = jnp.where(count == 1, jnp.where(two, 2, 0), count)
     place = jnp.arange(n)
     following = jnp.where(place < count, (place + 1) % jnp.maximum(count, 1), place)
     return jnp.zeros(n, jnp.int32).at[chosen_first].set(chosen_first[following])

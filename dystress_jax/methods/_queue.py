@@ -23,7 +23,7 @@ def new_queue(key: PRNGKeyArray, *, size: int, width: int) -> Memory:
     Returns:
         `queue` [size width], whose rows have length 1, and `position`, the row of the oldest.
     """
-    queue = normalize(jax.random.normal(key, (size, width)))
+    queue = normalize(jax.random.normal(key, (size, width), jnp.float32))
     return {"queue": queue, "position": jnp.int32(0)}
 
 
@@ -35,7 +35,9 @@ def push(memory: Memory, **newest: Shaped[Array, "n ..."]) -> Memory:
         **newest: the new rows of each of these arrays, by name; n divides the size of the queue.
     """
     position, size = memory["position"], len(memory["queue"])
-    replace = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=0)
+    replace = lambda old, new: jax.lax.dynamic_update_slice_in_dim(
+        old, new.astype(old.dtype), position, axis=0
+    )
     replaced = {name: replace(memory[name], rows) for name, rows in newest.items()}
     return {**memory, **replaced, "position": (position + len(newest["queue"])) % size}
 

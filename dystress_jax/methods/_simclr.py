@@ -9,7 +9,17 @@ from .. import losses, schemes
 from ..metrics import pair_statistics
 from ..microscope import Compared
 from ..models import Network
-from ._method import Embedded, Loss, Method, Outcome, Spread, accepts, given, on_one_device
+from ._method import (
+    Embedded,
+    Loss,
+    Method,
+    Outcome,
+    Spread,
+    accepts,
+    given,
+    on_one_device,
+    unlabelled_apart,
+)
 from ._tower import Tower, Views, method_of
 
 
@@ -72,11 +82,13 @@ def simclr(
         points = jax.lax.stop_gradient(embedded.points)
         return schemes.of_views(**points, example=batch["index"], key=key, decoupled=dcl)
 
+    def groups(batch):
+        return unlabelled_apart(batch["label"]) if supervised else batch["row"]
+
     def compared(embedded, memory, batch, key):
         del memory, key
         view_a, view_b = embedded.points["view_a"], embedded.points["view_b"]
-        labels = batch["label"]
-        group = _each_unlabelled_apart(labels) if supervised else batch["row"]
+        group, labels = groups(batch), batch["label"]
         return Compared(
             anchors=view_a,
             positives=view_b,
@@ -88,9 +100,10 @@ def simclr(
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, key
         view_a, view_b = embedded.points["view_a"], embedded.points["view_b"]
-        labels = [_each_unlabelled_apart(batch["label"])] if supervised else []
+        labels = [groups(batch)] if supervised else []
         values = loss(view_a, view_b, *labels, **given(temperature))
-        return values, Outcome(memory, pair_statistics(view_a, view_b, temperature=temperature))
+        found = pair_statistics(view_a, view_b, temperature=temperature, groups=groups(batch))
+        return values, Outcome(memory, found)
 
     return method_of(
         tower,
@@ -100,7 +113,3 @@ def simclr(
         scheme_inputs=scheme_inputs if has_temperature else None,
         compared=compared,
     )
-
-
-def _each_unlabelled_apart(labels):
-    return jnp.where(labels < 0, -1 - jnp.arange(len(labels), dtype=labels.dtype), labels)

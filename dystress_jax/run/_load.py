@@ -95,9 +95,18 @@ class Encoder:
         Args:
             params: as `self.params`.
             images: uint8, of which the centre is seen; or views in [0, 1] of `size` pixels a side.
+
+        Raises:
+            ArgumentError: they are smaller, or floats of another size.
         """
         inputs, given = self._parts.inputs, jnp.asarray(images)
         floating = jnp.issubdtype(given.dtype, jnp.floating)
+        if floating and given.shape[1:3] != (inputs.size, inputs.size):
+            raise ArgumentError(
+                "images",
+                f"found {given.dtype} of shape {given.shape}; allowed: views of {inputs.size} x "
+                f"{inputs.size} pixels, or uint8, of which the centre is seen.",
+            )
         seen = inputs.normalize(given) if floating else inputs.centre(given)
         return self._parts.method.encode(params, self.stats, seen)
 

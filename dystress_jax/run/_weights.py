@@ -88,7 +88,7 @@ def _begin(experiment: Experiment, source: str, tensors: weights.Tensors, prefix
             "drawings of config.data.name=emoji in colour."
         ) from error
     placed = jax.tree.map(
-        lambda new, old: jax.device_put(np.asarray(new), old.sharding), found.tree, _tree(state)
+        lambda new, old: jax.device_put(new, old.sharding), found.tree, _tree(state)
     )
     params = {**state.params, **placed["params"]}
     memory = methods.follow_from(state.memory, params, experiment.method.followers)

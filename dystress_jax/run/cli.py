@@ -186,7 +186,7 @@ def start(
 
 
 def end_with_the_pipe() -> None:
-    """Before text is printed that a person may cut short, as with `| head`: end without an error."""
+    """Before text that a person may cut short, as with `| head`: end there without an error."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 

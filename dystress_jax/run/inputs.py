@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from .. import augment, data
+from ..errors import ArgumentError
 from ..methods import OneView, Views
 from .config import Config, ConfigError
 from .tables import make
@@ -67,6 +68,13 @@ def make_inputs(config: Config, source: data.Source) -> Inputs:
         return normalize(augment.view(key, images, weak, size=size))
 
     def centre(images):
+        height, width = images.shape[1:3]
+        if min(height, width) < size:
+            raise ArgumentError(
+                "images",
+                f"found {height} x {width} pixels; allowed: at least {size} x {size}, of which the "
+                "centre is seen.",
+            )
         top, left = ((side - size) // 2 for side in images.shape[1:3])
         return normalize(augment.to_float(images[:, top : top + size, left : left + size]))
 

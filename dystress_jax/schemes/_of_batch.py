@@ -70,7 +70,7 @@ def macl_reweight(loss: Float[Array, " n"]) -> Float[Array, " n"]:
     References:
         Huang et al., [arXiv 2207.07874](https://arxiv.org/abs/2207.07874), and the authors' code.
     """
-    smallest = jnp.finfo(loss.dtype).eps  # 1 - P is 0 where the loss is
+    smallest = jnp.finfo(loss.dtype).tiny  # 1 - P is 0 where the loss is
     return loss / jax.lax.stop_gradient(jnp.maximum(-jnp.expm1(-loss), smallest))
 
 
@@ -99,6 +99,6 @@ def dual_temperature_reweight(
         ([ChaoningZhang/Dual-temperature](https://github.com/ChaoningZhang/Dual-temperature)).
     """
     not_sure = lambda loss: -jnp.expm1(-loss)
-    smallest = jnp.finfo(loss.dtype).eps  # 1 - P is 0 where the loss is
+    smallest = jnp.finfo(loss.dtype).tiny  # 1 - P is 0 where the loss is
     ratio = not_sure(wide) / jnp.maximum(not_sure(loss), smallest)
     return loss * jax.lax.stop_gradient(ratio)

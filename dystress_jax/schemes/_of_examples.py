@@ -105,7 +105,7 @@ def isogclr(
 
     def resolve(state: ExampleState, inputs: SchemeInputs) -> PerExample:
         rows = _rows(inputs)
-        return PerExample(state.tau[rows], state.log_mean[rows], gamma=gamma)
+        return PerExample(_read(state.tau, rows), _read(state.log_mean, rows), gamma=gamma)
 
     def update(
         state: ExampleState, inputs: SchemeInputs, gradient: Temperature | None
@@ -114,7 +114,7 @@ def isogclr(
         rows = _rows(inputs)
         before = resolve(state, inputs)
         slope, log_mean = _robust_slope(inputs, before, rho)
-        momentum = (1 - beta) * state.momentum[rows] + beta * jnp.clip(slope, -clip, clip)
+        momentum = (1 - beta) * _read(state.momentum, rows) + beta * jnp.clip(slope, -clip, clip)
         tau = jnp.clip(before.tau - learning_rate * momentum, tau_min, tau_max)
         put = lambda x, new: x.at[rows].set(new)
         return ExampleState(*map(put, state, (tau, momentum, log_mean)))
@@ -216,7 +216,7 @@ def tempnet(
 
     def resolve(state: State, inputs: SchemeInputs) -> PerExample:
         params, _, log_means = state
-        return PerExample(predict(params, inputs), log_means[_rows(inputs)], gamma=gamma)
+        return PerExample(predict(params, inputs), _read(log_means, _rows(inputs)), gamma=gamma)
 
     def update(state: State, inputs: SchemeInputs, gradient: Temperature | None) -> State:
         del gradient
@@ -251,6 +251,11 @@ def _rows(inputs: SchemeInputs) -> tuple[Int[Array, " a"], Int[Array, " a"]]:
             "anchor, as of_views(view_a, view_b, example=...) gives it.",
         )
     return inputs.side, inputs.example
+
+
+def _read(state: Float[Array, "sides n"], rows: tuple[Array, Array]) -> Float[Array, " a"]:
+    """The state of each anchor; NaN for an example or a side that there is none of."""
+    return state.at[rows].get(mode="fill", fill_value=jnp.nan)
 
 
 def _robust_slope(

@@ -170,7 +170,9 @@ class Log:
             self._bar.set_postfix({"loss": f"{scalars['loss']:.3f}", **self._shown}, refresh=False)
         if self._quiet:
             return
-        self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
+        # JSON has no NaN, which is what a mean over no pairs is.
+        known = {name: x if math.isfinite(x) else None for name, x in scalars.items()}
+        self._lines.write(json.dumps({"step": step, **known}) + "\n")
         self._loggers.scalars(step, scalars)
 
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..errors import a_few
@@ -351,7 +353,7 @@ def _take_native(tree: Tree, leaves: Mapping[Path, Any], tensors: Mapping[str, A
                     f"{name}: found {list(tensors[name].shape)}, and the encoder has "
                     f"{list(np.shape(leaves[path]))}; allowed: weights of the same model."
                 )
-            read[path] = np.asarray(tensors[name], np.float32)
+            read[path] = np.asarray(tensors[name]).astype(leaves[path].dtype)
     surplus = [n for n in tensors if ".encoder." in f"{n}." and n not in names]
     if surplus:
         raise WeightsError(
@@ -384,7 +386,7 @@ def _leaves(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     for name, part in tree.items():
         if isinstance(part, Mapping):
             yield from _leaves(part, (*path, name))
-        else:
+        elif not jnp.issubdtype(part.dtype, jax.dtypes.prng_key):  # of dropout: no weight
             yield (*path, name), part
 
 
