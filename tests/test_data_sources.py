@@ -875,7 +875,8 @@ def test_training_sees_whole_pictures(whole, tmp_path):
 def test_mixed_sizes_need_an_image_size(tmp_path):
     write_folder(tmp_path, TRAIN[:2])
     Image.new("RGB", (9, 8)).save(tmp_path / "odd.png")
-    message = r"^image_size: .* differ: .*000.png is 8 x 8, .*odd.png is 8 x 9; allowed: a side"
+    sizes = r"000\.png is 8 x 8 \(height x width\), .*odd\.png is 8 x 9; allowed: a side"
+    message = rf"^image_size: .* differ: .*{sizes}"
     with pytest.raises(ValueError, match=message):
         data.open_splits("folder", path=str(tmp_path))
 

@@ -278,7 +278,7 @@ def test_of_a_first_image_that_cannot_be_read_nothing_is_kept(workdir, other, tm
     with pytest.raises(run.EmbedError, match=first.name) as raised:
         run.embed(workdir, tmp_path / "z.npz", on=on(other))
     assert "kept" not in str(raised.value)
-    assert ". Replace the image; or start with --on_error=skip, which" in str(raised.value)
+    assert ". Replace the image; or start with --on.on_error=skip, which" in str(raised.value)
     out = run.embed(workdir, tmp_path / "z.npz", on=on(other, on_error="skip"))
     assert len(rows(out)["labels"]) == 38
 
@@ -289,7 +289,7 @@ def test_a_run_whose_images_are_gone_is_told_how_to_take_others(tmp_path):
     runs.saved(config, tmp_path / "run", steps=(1,))
     broken = folder / "train" / "red" / "0.png"
     broken.write_bytes(b"no image")
-    own = f"--source=folder --path={folder} --on_error=skip"
+    own = f"--on.source=folder --on.path={folder} --on.on_error=skip"
     with pytest.raises(run.EmbedError, match=own):
         run.embed(tmp_path / "run", tmp_path / "z.npz")
     folder.rename(tmp_path / "elsewhere")

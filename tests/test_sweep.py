@@ -214,6 +214,9 @@ def test_a_run_that_diverges_does_not_end_the_others_and_a_signal_does(
 
     def train(config, workdir, **options):
         if config.temperature.tau_max == 0.2:
+            digest = _sweep.digest_of(_sweep.with_absolute_paths(config))
+            told = {"diverged": "the loss is NaN", "settings_digest": digest}
+            (workdir / "diverged.json").write_text(json.dumps(told))  # as a real run does
             raise DivergedError("the loss is NaN")
         return {"stopped_after": 7} if config.temperature.tau_max == 0.5 else {"seconds": 1.0}
 

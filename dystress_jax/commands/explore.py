@@ -33,10 +33,12 @@ def main(argv: list[str]) -> None:
         prog=command, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("workdir", nargs="?", help="a run, finished or not")
+    parser.add_argument("--workdir", dest="more", help="the same")
     parser.add_argument("--embeddings", help="a file of embeddings in place of a run")
     parser.add_argument("--out", default="explore.html", help="the page; default: %(default)s")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     given = parser.parse_args(arguments)
+    given.workdir = given.workdir or given.more
     if given.workdir is not None and given.embeddings is not None:
         parser.error("found a workdir and --embeddings; allowed: one of them.")
     try:
@@ -55,7 +57,8 @@ def main(argv: list[str]) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
     for text in missing:
         print(f"{name}: {text}", file=sys.stderr)
-    print(f"written: {out} ({len(content.encode()) / 1e6:.1f} MB)")
+    size = len(content.encode())
+    print(f"written: {out} ({size / 1e6:.1f} MB)" if size > 5e4 else f"written: {out}")
     if given.open:
         webbrowser.open(out.absolute().as_uri())
 

@@ -36,6 +36,7 @@ def main(argv: list[str]) -> None:
         prog=command, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("workdir", nargs="*", help="a run, finished or not, or a directory of runs")
+    parser.add_argument("--workdir", action="append", default=[], dest="more", help="the same")
     parser.add_argument("--embeddings", action="append", default=[], help="a file of embeddings")
     parser.add_argument(
         "--tau",
@@ -48,11 +49,14 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     given = parser.parse_args(arguments)
+    given.workdir += given.more
     if not given.workdir and not given.embeddings:
         parser.error("found nothing to report on; allowed: at least one WORKDIR, or --embeddings.")
     out = pathlib.Path(given.out).expanduser()
     try:
         write = _writer(out)
+    except UserError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
     except ModuleNotFoundError as error:
         sys.exit(missing("report", error))
     try:
@@ -80,13 +84,18 @@ def main(argv: list[str]) -> None:
 
 def _writer(out: pathlib.Path) -> Callable[[list[report.Run]], str]:
     """What makes the content of a file, by the ending of its name."""
+    if out.suffix not in (".html", ".htm", ".md", ".csv"):
+        raise UserError(f"--out: found {out}; allowed: a name that ends in .html, .md or .csv.")
     if out.suffix == ".md":
         return lambda runs: f"{report.markdown(report.overview(runs))}\n"
     return report.as_csv if out.suffix == ".csv" else report.page
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"found {text}; allowed: a number above 0")
     return value

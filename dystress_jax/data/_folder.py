@@ -135,6 +135,29 @@ def open_folder(
     return sources | {"train": dataclasses.replace(sources["train"], notes=tuple(notes))}
 
 
+def lies_among_images(path: str, place: pathlib.Path) -> bool:
+    """Whether an image that is written at a place would be one of those below a folder.
+
+    Args:
+        path: a folder of images, as for `open_folder` without captions.
+        place: a file or a directory, which need not be there.
+
+    Raises:
+        ArgumentError: there is no such folder, or its parts do not fit together.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> pathlib.Path("photos/cats").mkdir(parents=True)
+        >>> data.lies_among_images("photos", pathlib.Path("photos/runs/first"))
+        True
+        >>> data.lies_among_images("photos", pathlib.Path("runs/first"))
+        False
+    """
+    parts, _ = part_folders(find_root(path))
+    real = pathlib.Path(os.path.realpath(place))
+    return any(real.is_relative_to(os.path.realpath(folder)) for folder in parts.values())
+
+
 def _list_images(part: pathlib.Path) -> Listed:
     """The images of a part in the order of their names."""
     found: list[Found] = []

@@ -193,7 +193,8 @@ def common_shape(names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> tupl
             raise ArgumentError(
                 "image_size",
                 f"found 0, which keeps the sizes of the files, but they differ: {names[0]} is "
-                f"{sizes[0][0]} x {sizes[0][1]}, {name} is {size[0]} x {size[1]}; allowed: a side "
+                f"{sizes[0][0]} x {sizes[0][1]} (height x width), {name} is {size[0]} x {size[1]}; "
+                "allowed: a side "
                 "in pixels, to which all images are brought, such as 224.",
             )
     height, width = sizes[0] if sizes else (0, 0)

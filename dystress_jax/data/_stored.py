@@ -37,7 +37,7 @@ def from_arrays(
     Args:
         images: uint8 [n h w c], from 0 to 255, with 1 or 3 channels.
         labels: integers [n], the class of each image, -1 = unlabelled; None = no image has one.
-        class_names: one name a class, in the order of the labels; empty without labels.
+        class_names: one name a class, in the order of the labels; needed with labels.
         captions: what is said about each image; None = nothing.
 
     Raises:
@@ -90,7 +90,7 @@ def from_reader(
             several threads at once. Its ValueError or OSError says that the image cannot be read.
         length: how many images there are, n, at least 1.
         image_shape: `(h, w, c)` of every image; c is 1 or 3.
-        class_names: one name a class, in the order of the labels; empty without labels.
+        class_names: one name a class, in the order of the labels; needed with labels.
         labels: integers [n], the same as those of `read_one`, if they are known before an image is
             read; then nobody reads images for their labels.
         captions: what is said about each image; None = nothing.
@@ -160,7 +160,7 @@ def from_files(
         image_size: side of the square that every image is brought to; 0 = as stored.
         image_shape: of every image.
         whole: whether training sees whole pictures; without an `image_size` images are whole.
-        class_names: one name a class, in the order of the labels; empty without labels.
+        class_names: one name a class, in the order of the labels; needed with labels.
         captions: what is said about each image; None = nothing.
         stamp: what is cheap to know of all files.
     """
@@ -338,6 +338,12 @@ def _checked_labels(
             f"found {found.dtype} {list(found.shape)}; allowed: one integer an image, [{count}].",
         )
     wrong = found[(found < UNLABELLED) | (found >= len(class_names))]
+    if len(wrong) and not class_names:
+        raise ArgumentError(
+            "class_names",
+            f"found none, and the label {wrong[0]}; allowed: a name for each class, in the order "
+            "of the labels.",
+        )
     if len(wrong):
         raise ArgumentError(
             "labels",

@@ -293,13 +293,12 @@ def _small_classes(
     few = int((sizes[there] < k).sum())
     if not few:
         return ()
-    named, size = f"“{class_names[smallest]}”", sizes[smallest]
+    named, size = f"“{class_names[smallest]}”", int(sizes[smallest])
     which = (
-        f"the class {named} has only {size} training images, so it"
+        f"the class {named} has only {size} training image{'s' * (size != 1)}, so it"
         if few == 1
         else f"{few} of {len(there)} classes have fewer training images ({named} only {size}), so "
         "they"
     )
-    return (
-        f"k is {k}, but {which} can be outvoted. Take k={size} or less to treat all classes alike.",
-    )
+    take = f"k={size}{' or less' * (size > 1)}"
+    return (f"k is {k}, but {which} can be outvoted. Take {take} to treat all classes alike.",)

@@ -555,6 +555,12 @@ def _views(
     """All views, one by one."""
     if view_b is not None:
         return [cast(Array, view_a), view_b]
+    if not isinstance(view_a, Sequence) and view_a.ndim == 2:
+        raise ArgumentError(
+            "view_b",
+            f"found None beside one array of shape {view_a.shape}; allowed: both views, each "
+            "[rows, features], or all views in one array [views, rows, features].",
+        )
     views = list(view_a)
     if len(views) < 2 or any(jnp.ndim(view) != 2 for view in views):
         raise ArgumentError(

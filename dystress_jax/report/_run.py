@@ -245,7 +245,12 @@ def _gather(path: pathlib.Path, name: str) -> Run:
     config = _json(path / CONFIG, missing)
     summary = _json(path / "summary.json", missing, needed=False)
     if not summary:
-        missing.append("The run has not ended: there is no summary.json yet.")
+        diverged = _json(path / "diverged.json", [], needed=False).get("diverged")
+        missing.append(
+            f"The run has diverged: {diverged}"
+            if diverged
+            else "The run has not ended: there is no summary.json yet."
+        )
     missing += recorded.missing
     evaluations = {
         name: measured(found)

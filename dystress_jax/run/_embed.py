@@ -22,7 +22,7 @@ from ._load import Encoder, load
 from ._own import Own, choose
 from ._same_images import describe, without_file_sizes
 from ._saved import CHECKPOINTS
-from .config import Config, ConfigError, Data, arguments
+from .config import Config, ConfigError, arguments
 from .data import Sources, images_from_anywhere, may_skip, open_own
 from .other_images import open_other
 from .tables import find, is_own
@@ -121,9 +121,9 @@ def _telling_unreadable(
                 f"What is done is kept in {draft}: replace the image, and the same command goes on"
             )
         own = {"source": config.data.source, "path": config.data.path}
-        if may_skip((on or own).get("source", Data().source)):
-            images = "" if on else "".join(f"--{name}={value} " for name, value in own.items())
-            skip = f"; or start with {images}--on_error=skip, which leaves such images out"
+        if may_skip((on or own)["source"]):
+            images = "" if on else "".join(f"--on.{name}={value} " for name, value in own.items())
+            skip = f"; or start with {images}--on.on_error=skip, which leaves such images out"
         raise EmbedError(f"{error}. {mend}{skip}.") from error
 
 
@@ -175,7 +175,7 @@ def _sources(encoder: Encoder, on: Mapping[str, Any] | None, own: Own) -> Source
     """The images, all of one shape."""
     config = encoder.config
     if on:
-        source = on.get("source", Data().source)
+        source = on.get("source", "")
         own_opener = find(data.SOURCES, source, field="--on.source") if is_own(source) else None
         if own_opener is None or "holdout" in arguments(own_opener):
             on = {"holdout": 0.0, **on}

@@ -138,6 +138,8 @@ def evaluate_all(
         ['knn']
     """
     workdir = pathlib.Path(workdir)
+    if not wanted:
+        raise ConfigError(f"--evaluation: found none; allowed: {', '.join(EVALUATIONS)}.")
     trained = read_config(workdir)
     config = name_own(config or trained, own)
     functions = _find(wanted, config)
@@ -148,14 +150,18 @@ def evaluate_all(
         config = put(config, "knn.bank", 0)
     if on:
         config = for_other_images(config, keep=changes)
-    found = {}
+    found, refused = {}, []
     with reporting_unreadable_images(config, workdir, on=on):
         experiment, notes = _with_images(config, workdir, on, own)
         state = state_at(workdir, checkpoint, experiment.abstract_state())
         shared = shared_by(experiment, state)
         for name, function in functions.items():
-            with calling_images("on") if on else contextlib.nullcontext():
-                result = measure(function, experiment, state, name=name, shared=shared)
+            try:
+                with calling_images("on") if on else contextlib.nullcontext():
+                    result = measure(function, experiment, state, name=name, shared=shared)
+            except ConfigError as error:  # the others may have what they need
+                refused.append(error)
+                continue
             chosen_by = checkpoint == "best" and result.split == "holdout" and not on
             more = [CHOSEN_BY] if chosen_by else []
             result = result._replace(notes=(*result.notes, *notes, *more))
@@ -169,6 +175,8 @@ def evaluate_all(
             }
             found[name] = result, numbers
             measured(name, result, numbers)
+    if refused:
+        raise refused[0]
     return found
 
 
@@ -199,8 +207,8 @@ def _changes(trained: Config, config: Config) -> dict[str, Any]:
             raise ConfigError(
                 f"config.{field}: found {new!r}, but the run was trained with {old!r}; allowed: "
                 "settings of the evaluation: config.knn, config.probe, config.labels, "
-                "config.finetune, config.zero_shot and config.seed; and other images with "
-                f"{OTHER_IMAGES}."
+                "config.finetune, config.zero_shot, config.evaluation_options and config.seed; and "
+                f"other images with {OTHER_IMAGES}."
             )
     return {field: new for field, (_, new) in changes.items()}
 

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from ..files import parse_json, write_json
+from ..files import parse_json
 from ..training.log import DivergedError
 from ._own import Own, name_own
 from ._prepare import check_evaluations_and_loggers
 from ._saved import digest_of
 from ._train import train
-from ._workdir import SUMMARY_FILE
+from ._workdir import DIVERGED_FILE, SUMMARY_FILE
 from .config import Config, ConfigError
 from .data import with_absolute_paths
 from .fields import fields
@@ -27,7 +27,6 @@ from .show import note
 from .values import built
 
 LONGEST_NAME = 120  # bytes of the name of a directory; file systems take 255
-DIVERGED = "diverged.json"  # in the directory of a run whose loss became NaN
 
 
 class Combination(NamedTuple):
@@ -153,10 +152,11 @@ def sweep(
                 summary = train(one.config, place, own=own)
             except DivergedError as error:
                 note(f"DivergedError: {error}")
-                summary = {"diverged": str(error), "settings_digest": digest_of(config)}
-                write_json(place / DIVERGED, summary)
+                summary = _known(place, config) or {"diverged": str(error)}
         elif "diverged" in summary:
-            note(f"{counted}: {place} has diverged; to try it again, delete {place / DIVERGED}")
+            note(
+                f"{counted}: {place} has diverged; to try it again, delete {place / DIVERGED_FILE}"
+            )
         else:
             note(f"{counted}: {place} is complete")
         if "stopped_after" in summary:
@@ -168,7 +168,7 @@ def sweep(
 def _known(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
     """How a run with these very settings has ended; None: it has not."""
     digest = digest_of(config)
-    for ended in (SUMMARY_FILE, DIVERGED):
+    for ended in (SUMMARY_FILE, DIVERGED_FILE):
         with contextlib.suppress(OSError, ValueError):
             found = parse_json((workdir / ended).read_bytes())
             if isinstance(found, dict) and found.get("settings_digest") == digest:

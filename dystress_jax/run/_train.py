@@ -13,7 +13,7 @@ import grain
 import jax
 
 from .. import data, evaluation, sharding
-from ..files import leaving_nothing
+from ..files import leaving_nothing, write_json
 from ..training import TrainState, checkpoint, make_train_step
 from ..training.interrupt import StopRequest
 from ..training.log import DivergedError, Log
@@ -27,14 +27,16 @@ from ._own import Own
 from ._prepare import Run, prepare
 from ._recording import Recording, is_due
 from ._same_images import check_same
+from ._saved import digest_of
 from ._weights import begin_from
-from ._workdir import check_still_there, lock_workdir, write_run_files
+from ._workdir import DIVERGED_FILE, check_still_there, lock_workdir, write_run_files
 from .config import Config, ConfigError
 from .data import reporting_unreadable_images
 from .experiment import Experiment
 from .fields import differences, fields
 from .inputs import picture_of_views
 from .show import note
+from .tables import is_own
 
 # In these the processes of a run may differ.
 _OF_A_PROCESS = ("data.path", "data.threads", "text.vocabulary", "zero_shot.class_names")
@@ -247,7 +249,11 @@ def _train_steps(
     except (DivergedError, evaluation.NotFiniteError) as error:
         with contextlib.suppress(checkpoint.CheckpointError):
             saver.wait()
-        raise _diverged(error, saver, run.checkpoints) from error
+        diverged = _diverged(error, saver, run)
+        if jax.process_index() == 0:
+            told = {"diverged": str(diverged), "settings_digest": digest_of(run.config)}
+            write_json(run.workdir / DIVERGED_FILE, told)
+        raise diverged from error
     finally:
         log.close()
         with contextlib.suppress(checkpoint.CheckpointError):
@@ -370,14 +376,18 @@ def _last_not_saved(saver: checkpoint.Saver) -> checkpoint.CheckpointError:
     )
 
 
-def _diverged(
-    error: Exception, saver: checkpoint.Saver, checkpoints: pathlib.Path
-) -> DivergedError:
+def _diverged(error: Exception, saver: checkpoint.Saver, run: Run) -> DivergedError:
     """The same with the checkpoint before it, and what to change."""
+    own = [name for name in (run.config.loss.name, run.config.method) if is_own(name)]
+    if own and str(error).endswith("at step 1"):
+        return DivergedError(
+            f"{error}: {' or '.join(own)} gives NaN or infinity for the first batch, or has such a "
+            "gradient; no learning rate has acted before it."
+        )
     good = saver.newest
-    where = "none" if good is None else f"{checkpoints / str(good)} (step {good}"
+    where = "none" if good is None else f"{run.checkpoints / str(good)} (step {good}"
     if good is not None:
-        loss = checkpoint.read_record(checkpoints, good).get("loss")
+        loss = checkpoint.read_record(run.checkpoints, good).get("loss")
         where += ")" if loss is None else f", loss {loss:.4g})"
     return DivergedError(
         f"{error}; newest checkpoint before it: {where}. The same command would go the same "

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import filelock
 import jax
 
+from .. import data
+from ..errors import ArgumentError
 from ..files import FileError, make_directory, told, write_json, write_text
 from ..training import checkpoint
 from . import language
@@ -20,7 +22,8 @@ from .experiment import Experiment
 from .fields import differences, may_change_on_resume
 from .show import note
 
-SUMMARY_FILE = "summary.json"
+# How the run has ended: complete, or because its loss left the finite numbers.
+SUMMARY_FILE, DIVERGED_FILE = "summary.json", "diverged.json"
 
 
 @contextlib.contextmanager
@@ -65,6 +68,7 @@ def check_run(config: Config, workdir: pathlib.Path) -> None:
         CheckpointError: the run is of another version.
     """
     if not checkpoint.steps(workdir / CHECKPOINTS):
+        _check_outside_images(config, workdir)
         return
     checkpoint.check_version(workdir / CHECKPOINTS)
     if not (workdir / SETTINGS_FILE).exists():
@@ -89,6 +93,20 @@ def check_run(config: Config, workdir: pathlib.Path) -> None:
         note("the learning rates to come are those of a run of the new length")
 
 
+def _check_outside_images(config: Config, workdir: pathlib.Path) -> None:
+    """Refuse a new run among its own images: the pictures that it draws would be some of them."""
+    d = config.data
+    if d.source != "folder" or d.captions:
+        return
+    with contextlib.suppress(ArgumentError):  # which the source tells of when it is opened
+        if data.lies_among_images(d.path, workdir):
+            raise ConfigError(
+                f"--workdir: found {workdir}, which lies among the images of config.data.path "
+                f"{d.path}: the pictures that the run draws would become some of them; allowed: a "
+                "directory elsewhere."
+            )
+
+
 def write_run_files(experiment: Experiment, workdir: pathlib.Path, step: int) -> None:
     """What the run is, once it is known to go on: settings, vocabulary, what was left out.
 
@@ -105,6 +123,8 @@ def write_run_files(experiment: Experiment, workdir: pathlib.Path, step: int) ->
     if step < experiment.schedule.total_steps:  # of a shorter run
         with told(workdir / SUMMARY_FILE, "deleted"):
             (workdir / SUMMARY_FILE).unlink(missing_ok=True)
+    with told(workdir / DIVERGED_FILE, "deleted"):
+        (workdir / DIVERGED_FILE).unlink(missing_ok=True)  # it is tried again
     write_json(workdir / SETTINGS_FILE, dataclasses.asdict(experiment.config))
     write_json(workdir / ENVIRONMENT_FILE, environment())
     remember(experiment.train, workdir)

@@ -1,5 +1,6 @@
 """What the commands share: from a command line to settings, help, and one-line errors."""
 
+import difflib
 import hashlib
 import os
 import pathlib
@@ -10,7 +11,7 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -24,7 +25,7 @@ from ._environment import find_devices
 from ._saved import SETTINGS_FILE, read_config
 from .checks import from_config_dict, put_back
 from .config import Config, ConfigError
-from .fields import fields, to_config_dict
+from .fields import Field, fields, to_config_dict
 from .overrides import (
     changed_by,
     check_overrides,
@@ -178,7 +179,8 @@ def start(
     try:
         app.run(main, argv, flags_parser=lambda all: parse(all, command))
     except _TOLD as error:
-        _leave(_said(error))
+        prefixes = re.findall(r"--(\w+)\.", " ".join(settings))
+        _leave(_said(error, argv[1:], prefixes))
     except Exception:
         if not processes.has_joined():
             raise
@@ -191,17 +193,40 @@ def end_with_the_pipe() -> None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
-def _said(error: Exception) -> str:
-    """What absl says of flags, in the words of the other errors."""
+def _said(error: Exception, arguments: Sequence[str], prefixes: Sequence[str]) -> str:
+    """What absl says of flags, in the words of the other errors.
+
+    Args:
+        error: of absl, or one of ours.
+        arguments: of the command line.
+        prefixes: what flags begin with that are fields, such as `config`.
+    """
     if isinstance(error, flags.UnrecognizedFlagError):
-        name = error.flagname
-        known = [f"--config.{field.name}" for field in fields() if "config" in flags.FLAGS]
-        near = meant(f"--config.{name}", [*known, *(f"--{flag}" for flag in flags.FLAGS)])
-        return f"ConfigError: --{name}: no such flag.{near}"
+        return f"ConfigError: --{error.flagname}: no such flag.{_near(error.flagname, prefixes)}"
     missing = re.match(r"flag --(\w+)=None: Flag --\1 must have a value", str(error))
-    if missing is not None:
-        return f"ConfigError: --{missing[1]}: found none. {flags.FLAGS[missing[1]].help}"
-    return f"{type(error).__name__}: {error}"
+    if missing is None:
+        return f"{type(error).__name__}: {error}"
+    name = missing[1]
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        flag, _, _ = word.removeprefix("--").partition("=")
+        if word.startswith("--") and flag not in flags.FLAGS and hint(flag, [name]):
+            return f"ConfigError: --{flag}: no such flag. Did you mean --{name}?"
+        of_flag = before.startswith("-") and "=" not in before
+        if name == "workdir" and not (word.startswith("-") or of_flag):
+            return f"ConfigError: found {word!r}; allowed: flags. Did you mean --workdir={word}?"
+    return f"ConfigError: --{name}: found none. {flags.FLAGS[name].help}"
+
+
+def _near(name: str, prefixes: Sequence[str]) -> str:
+    """Which flag is meant by one that does not exist, in words; nothing if none is near."""
+    prefix, dot, field = name.partition(".")
+    if dot and prefix not in prefixes and (near := difflib.get_close_matches(prefix, prefixes)):
+        return f" Did you mean --{near[0]}.{field}?"
+    own = [flag for flag in flags.FLAGS if flag.partition(".")[0] not in prefixes]
+    if not dot and (near := difflib.get_close_matches(name, own, n=1, cutoff=0.8)):
+        return f" Did you mean --{near[0]}?"
+    known = [f"--config.{field.name}" for field in fields() if "config" in flags.FLAGS]
+    return meant(f"--config.{name}", [*known, *(f"--{flag}" for flag in flags.FLAGS)])
 
 
 def _help(described: str, names: Collection[str], settings: Mapping[str, str]) -> str:
@@ -218,8 +243,15 @@ def _help(described: str, names: Collection[str], settings: Mapping[str, str]) -
         for field in fields():
             if field.name.startswith(group):
                 flag = f"{prefix}{field.name.removeprefix(group)}={field.default}"
-                parts += _wrapped(flag, field.meaning.doc)
+                parts += _wrapped(flag, f"{field.meaning.doc}{_choices(field)}")
     return "\n".join(parts)
+
+
+def _choices(field: Field) -> str:
+    """The names that a field takes, in words."""
+    names = [name or "''" for name in field.meaning.among]
+    own = ["MODULE:OBJECT"] if field.meaning.own else []
+    return f": {', '.join([*names, *own])}" if names else ""
 
 
 def _wrapped(flag: str, text: str) -> list[str]:
@@ -266,7 +298,7 @@ def keep_compiled_programs() -> str:
         jax.config.update("jax_compilation_cache_dir", str(place))
         jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
     place = jax.config.values["jax_compilation_cache_dir"]
-    return f"compiled programs: kept in {place} (--nocompilation_cache: not)"
+    return f"compiled programs: kept in {place} (switch off: --nocompilation_cache)"
 
 
 def _machine() -> str:

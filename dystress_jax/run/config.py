@@ -802,7 +802,7 @@ class Config:
     )
     checkpoint_every: int = _field(
         500,
-        "steps between two checkpoints; n x (images // batch) for one every n epochs; 0 = never",
+        "steps between two checkpoints; an epoch has images // batch_size steps; 0 = never",
         at_least=0,
         may_change=True,
     )

@@ -178,8 +178,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
 
 
 def may_change_on_resume(name: str) -> bool:
-    """Whether a run may go on after the field `name` changed."""
-    return any(field.name == name and field.meaning.may_change for field in fields())
+    """Whether a run may go on after the field `name`, or an option in one, has changed."""
+    return any(
+        field.meaning.may_change
+        and (name == field.name or (field.takes == (dict,) and name.startswith(f"{field.name}.")))
+        for field in fields()
+    )
 
 
 @contextlib.contextmanager

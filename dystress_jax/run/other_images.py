@@ -10,7 +10,7 @@ from .checks import from_config_dict
 from .config import Config, ConfigError, Data, arguments
 from .data import Sources, open_sources, with_absolute_paths
 from .fields import fields, put
-from .overrides import calling_images
+from .overrides import calling_images, check_says_which
 from .tables import find
 
 
@@ -21,8 +21,8 @@ def open_other(
 
     Args:
         config: of the run.
-        on: fields of `config.data` by their names, such as `source` and `path`; all others have
-            their defaults.
+        on: fields of `config.data` by their names, `source` and others such as `path`; those that
+            are missing have their defaults.
         shape: (h, w, c) of the images of the run.
         flag: what errors call the group.
 
@@ -30,8 +30,9 @@ def open_other(
         The splits, as `open_sources` has them.
 
     Raises:
-        ConfigError: there are no such images, or they have other channels.
+        ConfigError: there are no such images, or they have other channels; or no source is named.
     """
+    check_says_which(on, flag if flag.startswith("config.") else f"--{flag}")
     with calling_images(flag):
         other = _with_images(config, on, shape)
         sources = open_sources(
@@ -65,7 +66,7 @@ def _with_images(config: Config, on: Mapping[str, Any], shape: tuple[int, int, i
         ConfigError: in the names of `config.data`.
     """
     fresh, (height, width, _) = dataclasses.asdict(Data()), shape
-    opener = data.SOURCES.get(on.get("source", fresh["source"]))
+    opener = data.SOURCES.get(on["source"])
     if opener is not None and "image_size" in arguments(opener) and height == width:
         fresh["image_size"] = height  # files are decoded to that size right away
     # A temperature that lets no training image be left out says nothing of other images.

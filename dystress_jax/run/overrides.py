@@ -322,12 +322,23 @@ def take_images(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
                 continue
             check_overrides([f"--config.data.{name}={value}"])
         found[name] = _read(value, named[name])
-    if "path" in found and "source" not in found:
-        raise ConfigError(
-            f"--on.path: found {found['path']!r} without --on.source; allowed: with it, such as "
-            "--on.source=folder."
-        )
+    check_says_which(found)
     return others, found
+
+
+def check_says_which(on: Mapping[str, Any], flag: str = "--on") -> None:
+    """Refuse fields of other images that do not say of which.
+
+    Args:
+        on: the fields of `config.data` that are set for them; none: there are no other images.
+        flag: what errors call the group.
+    """
+    if on and "source" not in on:
+        name = next(iter(on))
+        raise ConfigError(
+            f"{flag}.{name}: found {on[name]!r} without {flag}.source; allowed: with it, such as "
+            f"{flag}.source=folder. It is about other images: the run's own have its settings."
+        )
 
 
 @contextlib.contextmanager

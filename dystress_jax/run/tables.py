@@ -24,6 +24,13 @@ def is_own(name: str) -> bool:
     return ":" in name
 
 
+# Of a temperature of one's own that has an argument more, most often the similarity itself.
+_MADE = (
+    " What is named here makes the temperature; what it gives is the function of the similarity, "
+    "as in def mine(): return lambda similarity: 0.1 + 0.1 * similarity**2."
+)
+
+
 def find(table: Mapping[str, Entry], name: str, *, field: str) -> Entry | Any:
     """The entry of a table, or the object that `MODULE:OBJECT` names.
 
@@ -50,6 +57,9 @@ def find(table: Mapping[str, Entry], name: str, *, field: str) -> Entry | Any:
             "can hold. Give it again: run.train or run.evaluate with own=."
         )
     module, _, path = name.partition(":")
+    if module.endswith(".py"):
+        meant = f"{module.removesuffix('.py').replace('/', '.')}:{path}"
+        raise ConfigError(f"{field}: found {name!r}; allowed: MODULE:OBJECT. Did you mean {meant}?")
     if not all(part.isidentifier() for part in [*module.split("."), *path.split(".")]):
         raise ConfigError(f"{field}: found {name!r}; allowed: MODULE:OBJECT, as in my_code:mine.")
     found = _import(module, field)
@@ -157,6 +167,7 @@ def options_of(
                 f"{full}: found {value!r}, but {name} has no such argument; allowed: "
                 f"{', '.join(free) or 'none'}.{hint(option, free)}"
             )
+        _check_type(full, value, builder)
     there = {*known, *options, *settings_of(config, axis, builder)}
     for argument in needed(builder):
         if argument not in there:
@@ -165,8 +176,19 @@ def options_of(
                 f"config.{axis}: the argument {argument} of {name} has no value; allowed: {where}, "
                 "or a default in the function."
                 + (f" The run gives {', '.join(known)}." if known else "")
+                + (_MADE if axis == "temperature.name" and len(needed(builder)) == 1 else "")
             )
     return options
+
+
+def _check_type(full: str, value: Any, builder: Callable[..., Any]) -> None:
+    """Refuse a text for a number, which the builder would tell in the words of XLA."""
+    parameter = inspect.signature(builder).parameters.get(full.rpartition(".")[2])
+    if parameter is None or not isinstance(value, str):
+        return
+    annotation = getattr(parameter.annotation, "__name__", parameter.annotation)
+    if {annotation, type(parameter.default).__name__} & {"int", "float"}:
+        raise ConfigError(f"{full}: found {value!r}; allowed: a number.")
 
 
 def holder_of(axis: str) -> str:

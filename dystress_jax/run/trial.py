@@ -93,7 +93,10 @@ def checked(loss: Loss, config: Config, like: Loss | None) -> Loss:
     @functools.wraps(loss)
     def call(*batch: Any, **how: Any) -> Float[Array, " anchors"]:
         with telling(whose, allowed):
-            values = jnp.asarray(loss(*batch, **how))
+            values = loss(*batch, **how)
+            if values is None:
+                raise ConfigError(f"{whose} gives None; allowed: a loss. Is its `return` missing?")
+            values = jnp.asarray(values)
         _check_values(values, whose, rows=len(batch[0]) if batch else 1)
         return values
 
