@@ -3,6 +3,7 @@ import functools
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from absl import flags
 import dystress_jax
 from dystress_jax import augment, data, losses, models, run, sharding
 from dystress_jax.errors import ArgumentError
-from dystress_jax.run import Config, ConfigError, checks, config, from_config_dict, values
+from dystress_jax.run import Config, ConfigError, checks, cli, config, from_config_dict, values
 from dystress_jax.run import _build as build
 from dystress_jax.run.evaluations import CLOSING, EVALUATIONS
 from dystress_jax.run.fields import (
@@ -28,7 +29,7 @@ from dystress_jax.run.overrides import check_overrides, take_options
 from dystress_jax.run.tables import find
 from dystress_jax.run.temperature import TEMPERATURES
 from dystress_jax.training import optim
-from tests.command_lines import parsed
+from tests.command_lines import parsed, reading
 
 
 def test_the_defaults_are_a_valid_config():
@@ -764,6 +765,41 @@ def test_a_run_goes_on_with_the_settings_that_it_has(tmp_path):
     ):
         with pytest.raises(ConfigError, match=told), parsed("train", *wrong):
             pass
+
+
+def test_options_of_an_evaluation_may_change_and_those_of_a_loss_may_not():
+    assert may_change_on_resume("evaluation_options.scale")
+    assert may_change_on_resume("evaluation_options")
+    assert not may_change_on_resume("loss.options.margin")
+    assert not may_change_on_resume("evaluation_optionsx")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        (
+            "eval",
+            ["--workdir=x", "--evaluation=knn", "--checkpont=best"],
+            "--checkpont: no such flag. .*--checkpoint",
+        ),
+        ("eval", ["--workdir=x", "--evaluaton=knn"], "--evaluaton: .*Did you mean --evaluation?"),
+        ("eval", ["runs/x", "--evaluation", "knn"], "'runs/x'; .*Did you mean --workdir=runs/x?"),
+        ("eval", ["--evaluation", "knn"], "--workdir: found none. The run to evaluate."),
+        ("sweep", ["--ovr.seed=0"], "--ovr.seed: .* Did you mean --over.seed?"),
+        ("train", ["--confg.seed=0"], "--confg.seed: .* Did you mean --config.seed?"),
+        ("train", ["--batch_size=3"], "Did you mean --config.batch_size?"),
+    ],
+)
+def test_a_flag_that_is_meant_is_found(name, given, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "config.json").write_text(json.dumps(dataclasses.asdict(Config())))
+    prefixes = {"eval": ["on", "config"], "sweep": ["config", "over"], "train": ["config"]}[name]
+    with reading(name) as (read, _):
+        with pytest.raises((flags.Error, ConfigError)) as raised:
+            read(given)
+        told = cli._said(raised.value, given, prefixes)
+    assert re.search(said.replace("?", r"\?"), told), told
 
 
 def test_a_run_stands_for_a_config(tmp_path, monkeypatch):

@@ -415,6 +415,10 @@ def test_flags_of_other_images_are_checked():
         take_images(["--on.lim=3"])
     with pytest.raises(run.ConfigError, match=r"--on\.path: found 'x' without --on\.source"):
         take_images(["--path=x"])
+    with pytest.raises(run.ConfigError, match=r"--on\.limit: found 5 without --on\.source"):
+        take_images(["--on.limit=5"])
+    with pytest.raises(run.ConfigError, match=r"config\.eval_on\.x\.name: .* without config\.eva"):
+        open_other(run.from_config_dict({}), {"name": "emoji"}, (8, 8, 3), flag="config.eval_on.x")
 
 
 def test_classes_of_equal_names_are_numbered():

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dystress_jax import losses, methods, run, schemes, sharding, temperatures
+from dystress_jax import losses, methods, report, run, schemes, sharding, temperatures
 from dystress_jax.files import write_json
 from dystress_jax.run import Own, cli, evaluations, measuring
 from dystress_jax.run import _build as build
@@ -23,6 +23,7 @@ from dystress_jax.run._own import choose
 from dystress_jax.run.fields import put
 from dystress_jax.run.tables import make
 from dystress_jax.training import checkpoint
+from dystress_jax.training.log import DivergedError
 from tests import own, runs
 from tests.command_lines import parsed
 
@@ -332,7 +333,17 @@ def test_a_method_may_have_no_temperature(images):
         (
             "temperature.name=tests.own:number",
             "config.temperature.name: the argument value of tests.own:number has no value; "
-            "allowed: config.temperature.options.value=VALUE, or a default in the function.",
+            "allowed: config.temperature.options.value=VALUE, or a default in the function. "
+            "What is named here makes the temperature; what it gives is the function of",
+        ),
+        ("temperature.name=tests/own.py:falling", "OBJECT. Did you mean tests.own:falling?"),
+        (
+            "temperature.name=tests.own:falling temperature.options.slope=abc",
+            "config.temperature.options.slope: found 'abc'; allowed: a number.",
+        ),
+        (
+            "loss.name=tests.own:without_return",
+            "tests.own:without_return gives None; allowed: a loss. Is its `return` missing?",
         ),
         (
             "temperature.name=tests.own:falling temperature.options.slop=1",
@@ -496,6 +507,16 @@ def test_what_does_not_fit_is_refused_before_anything_compiles(images, command, 
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not pathlib.Path("run", "checkpoints").exists()
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", ["without_a_number", "without_a_slope"])
+def test_a_loss_of_ones_own_that_is_nan_at_once_is_called_by_its_name(images, name):
+    with pytest.raises(DivergedError, match=rf"at step 1: tests\.own:{name} gives NaN or inf"):
+        start("train", *small(images), f"--config.loss.name=tests.own:{name}", "--workdir=run")
+    told = json.loads(pathlib.Path("run/diverged.json").read_text())["diverged"]
+    [found] = report.gather(["run"])
+    assert f"The run has diverged: {told}" in found.missing
 
 
 def test_an_error_of_a_function_that_one_s_own_calls_is_no_option(tmp_path):

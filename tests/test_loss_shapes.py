@@ -333,8 +333,12 @@ def test_margins_fall_with_the_angle_and_have_finite_slopes():
             "where_negatives: found a mask without `negatives`",
         ),
         (
-            lambda x: losses.nt_xent(x, temperature=0.1),
+            lambda x: losses.nt_xent([x], temperature=0.1),
             r"view_a: found views of the shapes .*; allowed: two or more, each \[rows, features\]",
+        ),
+        (
+            lambda x: losses.nt_xent(x, temperature=0.1),
+            r"view_b: found None beside one array of shape \(\d+, 8\); allowed: both views",
         ),
         (
             lambda x: losses.nt_xent(x, x, temperature=0.1, global_views=3),

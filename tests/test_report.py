@@ -942,6 +942,10 @@ def test_the_command_writes_the_page_and_says_what_is_missing(
     assert len(data_of((tmp_path / "r.html").read_text())["runs"]) == 2
     with pytest.raises(SystemExit, match=r"FileError: .*nothing cannot be read"):
         commands.main(["dystress", "report", "nothing"])
+    commands.main(["dystress", "report", f"--workdir={workdir}", "--out=w.csv"])
+    assert (tmp_path / "w.csv").read_text().splitlines()[1].startswith("one,0,")
+    with pytest.raises(SystemExit, match=r"--out: found r\.pdf; allowed: .*\.html, \.md or \.csv"):
+        commands.main(["dystress", "report", str(workdir), "--out=r.pdf"])
     for wrong in ([], [f"--embeddings={path}", "--tau=0"], [f"--embeddings={path}", "--tau=x"]):
         with pytest.raises(SystemExit) as ended:
             commands.main(["dystress", "report", *wrong])

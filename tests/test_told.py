@@ -1,6 +1,7 @@
 """What a run says: of its images, of what it does, and of what it will not do."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import pathlib
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dystress_jax import data, run, weights
-from dystress_jax.run import _same_images
+from dystress_jax.run import _same_images, _workdir
 from dystress_jax.run._build import make_schedule
 from dystress_jax.run._same_images import check_same, describe
 from dystress_jax.run.data import (
@@ -47,6 +48,37 @@ def test_images_that_are_no_squares_are_seen_with_their_shorter_side():
     sized = run.from_config_dict({"augment": {"size": 8}})
     assert len(lines_about(sized, {"train": train})) == 1
     assert make_inputs(sized, train).size == 8
+
+
+def test_equal_captions_are_told_unless_they_name_the_class():
+    source = images(5, labels=np.zeros(5, int), names=("a",))
+    texts = (["a drawing"], ["a drawing", "a dog"], ["a cat"], ["a cat"], ["a cow"])
+    source = dataclasses.replace(source, captions=data.Captions.of(texts))
+    told = lambda source, **d: lines_about(
+        run.from_config_dict({"method": "clip", "data": d}), {"train": source}
+    )[1:]
+    [line] = told(source)
+    assert line.startswith("captions: 4 distinct of 6; of two images of a batch with the same one")
+    [line] = told(dataclasses.replace(source, index=source.index[:3]))  # those that are trained on
+    assert "3 distinct of 4" in line
+    assert not told(source, prompts="a {}")
+    assert not told(dataclasses.replace(source, index=source.index[3:]))
+
+
+def test_a_new_run_does_not_lie_among_its_images(tmp_path):
+    for folder in ("flat/cats", "parts/train/cats", "parts/test/cats"):
+        (tmp_path / folder).mkdir(parents=True)
+    config = lambda path: run.from_config_dict(
+        {"data": {"source": "folder", "path": str(tmp_path / path), "image_size": 8}}
+    )
+    for path, workdir in (
+        *(("flat", place) for place in ("flat", "flat/runs/first", "flat/cats/x")),
+        *(("parts", place) for place in ("parts/train", "parts/test/run")),
+    ):
+        with pytest.raises(run.ConfigError, match=r"--workdir: found .* lies among the images of"):
+            _workdir.check_run(config(path), tmp_path / workdir)
+    for path, workdir in (("flat", "runs/flat"), ("parts", "parts/runs"), ("none", "none/run")):
+        _workdir.check_run(config(path), tmp_path / workdir)
 
 
 @pytest.mark.parametrize(("queue", "count"), [(1024, 5000), (4096, 5000), (6000, 5000)])

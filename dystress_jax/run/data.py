@@ -143,7 +143,7 @@ def lines_about(config: Config, sources: Sources) -> list[str]:
     lines = [f"images: {', '.join(counts)}; {' x '.join(map(str, train.image_shape))}; {classes}"]
     lines += [note for source in sources.values() for note in source.notes]
     if train.captions is not None and not config.data.prompts:
-        texts = [text for row in train.index for text in train.captions[row]]
+        texts = [text for row in train.index for text in train.captions[int(row)]]
         distinct = len(set(texts))
         if distinct < len(texts):
             lines.append(
