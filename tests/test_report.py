@@ -1,9 +1,11 @@
 """The page about runs: what is gathered, what is said, and that any run gives a page."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 import types
@@ -12,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from absl import flags
 from bokeh.models import Span
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,13 +35,17 @@ from dystress_jax.report import (
     _groups,
     _images,
     _layout,
+    _next,
     _overview,
     _page,
     _pairs,
+    _run,
     _sentences,
     _tables,
 )
 from dystress_jax.report._sentences import RULES
+from dystress_jax.run import combinations, from_config_dict
+from tests.command_lines import parsed
 
 N, BINS = 24, 200
 LABELS = np.arange(N) % 3
@@ -151,6 +158,72 @@ def test_the_sentences_have_their_numbers(workdir):
 
 def bare(**changes):
     return Run("r", "/r", **changes)
+
+
+def test_below_a_sentence_stands_a_command_that_works(tmp_path):
+    """Each is read as a command line, with the run that it is about."""
+    from_settings = lambda **groups: from_config_dict({"epochs": 30, **groups})
+
+    def run_of(config, name="r"):
+        workdir = tmp_path / name
+        workdir.mkdir(exist_ok=True)
+        plain = dataclasses.asdict(config)
+        (workdir / "config.json").write_text(json.dumps(plain))
+        return Run(name, str(workdir), config=_run.flat(plain), ignored=_run._ignored(plain))
+
+    constant = run_of(from_settings(temperature={"name": "constant", "tau": 0.05}), "with space")
+    dystress = run_of(from_settings(temperature={"stop_gradient": False}), "dystress")
+    learned = run_of(from_settings(temperature={"name": "temperature_free"}), "free")
+    commands = {
+        _next.longer(constant): ("train", lambda c: c.epochs == 60),
+        _next.measured(constant, "linear_probe"): ("eval", lambda c: c.epochs == 30),
+        _next.other_temperatures(constant, higher=True): (
+            "sweep",
+            {"temperature.tau": [0.05, 0.1]},
+        ),
+        _next.other_temperatures(dystress, higher=True): (
+            "sweep",
+            {"temperature.tau_max": [0.2, 0.4]},
+        ),
+        _next.other_temperatures(dystress, higher=False): (
+            "sweep",
+            {"temperature.tau_min": [0.1, 0.05]},
+        ),
+        _next.without_gradient(dystress): ("sweep", {"temperature.stop_gradient": [False, True]}),
+    }
+    for command, (name, expected) in commands.items():
+        program, named, *given = shlex.split(command)
+        assert (program, named) == ("dystress", name)
+        with parsed(name, *given) as (_, read):
+            if name == "sweep":
+                settings, overridden = read.loose(flags.FLAGS.config)
+                assert read.over == expected
+                combinations(settings, read.over, seeds=1, overridden=overridden)
+            else:
+                assert expected(read.settings(flags.FLAGS.config))
+    assert _next.other_temperatures(learned, higher=True) == ""
+    assert _next.without_gradient(constant) == ""
+    known = constant._replace(evaluations={"linear_probe": Measured({}, {}, "", {}, {})})
+    assert _next.measured(known, "linear_probe") == ""
+    nothing = bare()
+    assert not any((_next.longer(nothing), _next.measured(nothing, "knn")))
+    assert _next.other_temperatures(nothing, higher=True) == ""
+
+
+def test_advice_in_the_terminal_has_each_sentence_with_its_rule(workdir, capsys):
+    commands.main(["dystress", "advise", str(workdir), f"--workdir={workdir}"])
+    out, [run] = capsys.readouterr().out, report.gather([workdir])
+    said = " ".join(out.split())
+    for sentence in report.stand_out(run):
+        assert " ".join(sentence.text.split()) in said
+        assert f"rule: {sentence.rule}" in said
+        assert sentence.next in said
+    assert not re.search(r"^\s*%", out, re.MULTILINE)
+    with pytest.raises(SystemExit, match=r"FileError: .*nothing cannot be read"):
+        commands.main(["dystress", "advise", "nothing"])
+    with pytest.raises(SystemExit) as ended:
+        commands.main(["dystress", "advise"])
+    assert ended.value.code == 2
 
 
 def test_a_rule_that_does_not_hold_says_nothing():

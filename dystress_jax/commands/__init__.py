@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "write the weights of a run for other libraries",
     "import": "make a run of a file of weights",
     "embed": "write the features of images to a file",
+    "advise": "say what stands out in a run, and what finds out more",
     "report": "write a page about a run, or several",
     "explore": "write a page that shows what every temperature does",
 }

@@ -19,7 +19,7 @@ from ._comparisons import compare
 from ._groups import AT_MOST, ONE_BY_ONE, Group, groups_of, one_by_one, settings_that_differ
 from ._overview import Overview, legend, overview
 from ._run import Run, told_apart
-from ._sentences import stand_out
+from ._sentences import Sentence, stand_out
 from ._tables import safe
 
 HERE = pathlib.Path(__file__).parent
@@ -218,12 +218,15 @@ def _standing_out(runs: Sequence[Run], shown: Sequence[Run]) -> str:
     said = [("Between the runs", compare(runs)), *((run.name, stand_out(run)) for run in shown)]
     parts = []
     for name, found in said:
-        items = "".join(
-            f"<li>{safe(s.text)} <span class=rule>Rule: {safe(s.rule)}.</span></li>" for s in found
-        )
+        items = "".join(map(_sentence, found))
         title = f"<h3>{safe(name)}</h3>" if len(runs) > 1 else ""
         parts.append(f"{title}<ul>{items}</ul>" if found else "")
     return "".join(parts) or _none("Nothing does, by the rules of this page.")
+
+
+def _sentence(said: Sentence) -> str:
+    follows = f" To find out more: <code>{safe(said.next)}</code>" if said.next else ""
+    return f"<li>{safe(said.text)} <span class=rule>Rule: {safe(said.rule)}.{follows}</span></li>"
 
 
 def _good(runs: Sequence[Run], shown: Sequence[Run]) -> str:

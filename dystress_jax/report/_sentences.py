@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..microscope import KINDS, Watched
+from ._next import longer, measured, other_temperatures, without_gradient
 from ._run import CurveOverSteps, Run
 
 
@@ -16,10 +17,12 @@ class Sentence(NamedTuple):
     Attributes:
         text: the sentence.
         rule: when it is said.
+        next: a command that finds out more; "": there is none.
     """
 
     text: str
     rule: str
+    next: str = ""
 
 
 def stand_out(run: Run) -> list[Sentence]:
@@ -58,6 +61,7 @@ def against_baselines(run: Run) -> Sentence | None:
         f"Nearest neighbours recognise {percent(trained)} of the images by the trained encoder, "
         f"and {percent(other)} by the baseline “{best}”: {verdict}.",
         "the trained encoder against the best baseline; a clear gain is 5 points or more",
+        "" if points >= 5 else measured(run, "linear_probe"),
     )
 
 
@@ -76,6 +80,7 @@ def still_learning(run: Run) -> Sentence | None:
         "over the last half: a longer run may learn more.",
         "the mean over the last quarter of the logged steps is below that of the quarter before "
         "by more than two standard errors",
+        longer(run),
     )
 
 
@@ -84,10 +89,12 @@ def hardest(run: Run) -> Sentence | None:
     count, of = last_of(run, "hardest_for_80_percent"), negatives_of(run)
     if count is None or not of:
         return None
-    share = count / of
+    share, follows = count / of, ""
     if share < 0.05:
+        follows = other_temperatures(run, higher=True)
         verdict = "the temperature is low for this batch: the others hardly count"
     elif share > 0.6:
+        follows = other_temperatures(run, higher=False)
         verdict = "the temperature is high for this batch: easy and hard negatives count alike"
     else:
         verdict = "neither a few of them nor most of them"
@@ -96,6 +103,7 @@ def hardest(run: Run) -> Sentence | None:
         f"({percent(share)}): {verdict}.",
         "the most similar negatives that hold 80 % of the weights, mean over the anchors of the "
         "last record; low below 5 %, high above 60 %",
+        follows,
     )
 
 
@@ -116,6 +124,7 @@ def falling_logit(run: Run) -> Sentence | None:
         "smaller logit. If the gradient goes through tau, they are pulled closer.",
         "the share of negatives of the last record in bins over which s / tau(s) decreases; "
         "said from 1 %",
+        without_gradient(run),
     )
 
 
@@ -137,6 +146,7 @@ def false_negatives(run: Run) -> Sentence | None:
             else "they are pushed about as much as the others."
         ),
         "the share of the weights over the share of the pairs, last record; most above 1.2",
+        other_temperatures(run, higher=True) if factor > 1.2 else "",
     )
 
 
@@ -169,6 +179,7 @@ def collapsed(run: Run) -> Sentence | None:
         f"The features of two images have a cosine of {mean:.2f} on average: all point nearly the "
         "same way. Either they have collapsed, or a large mean hides what differs.",
         "the mean cosine of two different images that are watched; said from 0.9",
+        measured(run, "representation"),
     )
 
 
