@@ -25,7 +25,13 @@ def __getattr__(name: str) -> object:
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
     if name == "load":
-        return importlib.import_module(".run", __name__).load
+        try:
+            return importlib.import_module(".run", __name__).load
+        except ModuleNotFoundError as error:
+            from .errors import how_to_install
+
+            needed = f"load needs the package {error.name}: {how_to_install('train')}"
+            raise ModuleNotFoundError(needed, name=error.name) from error
     if name in _MOVED:
         raise ImportError(f"dystress_jax.{name} is now {_MOVED[name]}.")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

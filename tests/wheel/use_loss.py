@@ -14,3 +14,12 @@ temperature = dx.temperatures.dystress(0.1, 0.2)
 gradient = jax.jit(jax.grad(lambda a: dx.losses.nt_xent(a, b, temperature=temperature).mean()))(a)
 assert bool(jax.numpy.isfinite(gradient).all())
 print("loss and gradient: ok")
+
+told = ""
+try:
+    dx.load("runs/quickstart")
+except ModuleNotFoundError as error:
+    told = str(error)
+assert told.startswith("load needs the package "), told
+assert "pip install" in told, told
+print("what load needs: told")
