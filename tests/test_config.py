@@ -785,6 +785,7 @@ def test_options_of_an_evaluation_may_change_and_those_of_a_loss_may_not():
         ("eval", ["--workdir=x", "--evaluaton=knn"], "--evaluaton: .*Did you mean --evaluation?"),
         ("eval", ["runs/x", "--evaluation", "knn"], "'runs/x'; .*Did you mean --workdir=runs/x?"),
         ("eval", ["--evaluation", "knn"], "--workdir: found none. The run to evaluate."),
+        ("sweep", ["--seeds=abc"], "--seeds: found 'abc'; allowed: a whole number."),
         ("sweep", ["--ovr.seed=0"], "--ovr.seed: .* Did you mean --over.seed?"),
         ("train", ["--confg.seed=0"], "--confg.seed: .* Did you mean --config.seed?"),
         ("train", ["--batch_size=3"], "Did you mean --config.batch_size?"),

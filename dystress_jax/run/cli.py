@@ -203,6 +203,9 @@ def _said(error: Exception, arguments: Sequence[str], prefixes: Sequence[str]) -
     """
     if isinstance(error, flags.UnrecognizedFlagError):
         return f"ConfigError: --{error.flagname}: no such flag.{_near(error.flagname, prefixes)}"
+    number = re.match(r"flag --(\w+)=(.*): invalid literal for int", str(error), re.DOTALL)
+    if number is not None:
+        return f"ConfigError: --{number[1]}: found {number[2]!r}; allowed: a whole number."
     missing = re.match(r"flag --(\w+)=None: Flag --\1 must have a value", str(error))
     if missing is None:
         return f"{type(error).__name__}: {error}"
