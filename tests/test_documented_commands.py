@@ -178,7 +178,14 @@ def program_of(config):
     fields = dataclasses.asdict(config)
     fields["data"] = {name: fields["data"][name] for name in ("source", "name", "image_size")}
     every = [name for name in fields if name.endswith("_every") or name in NOT_OF_THE_STEP]
-    return repr({name: x for name, x in fields.items() if name not in every})
+    return repr({name: _kinds(x) for name, x in fields.items() if name not in every})
+
+
+def _kinds(value):
+    """Which number it is makes no other program, but for 0 and 1, which switch things off."""
+    if isinstance(value, dict):
+        return {name: _kinds(x) for name, x in value.items()}
+    return "a number" if isinstance(value, float) and value not in (0.0, 1.0) else value
 
 
 TRAINED = [each for each in SHOWN if each.script != "eval"]
