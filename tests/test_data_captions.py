@@ -613,7 +613,8 @@ def test_pairs_of_several_sizes_need_an_image_size(tmp_path):
     write_images(tmp_path)
     Image.new("RGB", (9, 8)).save(tmp_path / "c.png")
     (tmp_path / "captions.csv").write_text(as_csv(PAIRS), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"^image_size: .* differ: .* is 4 x 4, .* is 8 x 9"):
+    sizes = r"4 x 4 \(height x width\), .* is 8 x 9"
+    with pytest.raises(ValueError, match=rf"^image_size: .* differ: .* is {sizes}"):
         open_pairs(tmp_path)
     assert open_pairs(tmp_path, image_size=6)["train"].image_shape == (6, 6, 3)
 

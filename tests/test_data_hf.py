@@ -472,7 +472,8 @@ def test_an_image_that_cannot_be_read_is_named_with_its_split_and_row(form, brok
 
 def test_several_sizes_need_an_image_size(tmp_path):
     write(tmp_path, {"image": [*FILES, png(IMAGES[0, :4])]})
-    message = rf"^image_size: .*: .*, row 0 is 8 x 8, train of {tmp_path}, row 20 is 4 x 8; "
+    sizes = rf"8 x 8 \(height x width\), train of {tmp_path}, row 20 is 4 x 8; "
+    message = rf"^image_size: .*: .*, row 0 is {sizes}"
     with pytest.raises(ArgumentError, match=message):
         open_hf(tmp_path)
     assert open_hf(tmp_path, image_size=6)["train"].image_shape == (6, 6, 3)
