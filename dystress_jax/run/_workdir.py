@@ -22,8 +22,8 @@ from .experiment import Experiment
 from .fields import differences, may_change_on_resume
 from .show import note
 
-# How the run has ended: complete, or because its loss left the finite numbers.
-SUMMARY_FILE, DIVERGED_FILE = "summary.json", "diverged.json"
+SUMMARY_FILE = "summary.json"  # of a run that is complete
+DIVERGED_FILE = "diverged.json"  # of one whose loss has left the finite numbers
 
 
 @contextlib.contextmanager
