@@ -787,6 +787,9 @@ def test_options_of_an_evaluation_may_change_and_those_of_a_loss_may_not():
         ("eval", ["--evaluation", "knn"], "--workdir: found none. The run to evaluate."),
         ("sweep", ["--seeds=abc"], "--seeds: found 'abc'; allowed: a whole number."),
         ("sweep", ["--ovr.seed=0"], "--ovr.seed: .* Did you mean --over.seed?"),
+        ("train", ["--over.tau=0.1,0.2"], "It is a flag of dystress sweep."),
+        ("train", ["--config=quickstart", "--config=x"], "--config: found a second one, x;"),
+        ("train", ["--config=x"], "--workdir: found none with --config=.*x, which is a run;"),
         ("train", ["--confg.seed=0"], "--confg.seed: .* Did you mean --config.seed?"),
         ("train", ["--batch_size=3"], "Did you mean --config.batch_size?"),
     ],
@@ -810,15 +813,17 @@ def test_a_run_stands_for_a_config(tmp_path, monkeypatch):
     (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(trained)))
     monkeypatch.chdir(tmp_path)
     for named in ("my.run", "./my.run/", str(workdir), "my.run/config.json"):
-        with parsed("train", "--config.steps=7", f"--config={named}") as (_, command):
+        given = ["--config.steps=7", f"--config={named}", "--workdir=new"]
+        with parsed("train", *given) as (_, command):
             again = command.settings(flags.FLAGS.config)
             assert command.config_name == "my.run"
         assert again == dataclasses.replace(trained, steps=7)
-    with parsed("train", "--config=my.run", "--config.method=simclr") as (_, command):
+    given = ["--config=my.run", "--workdir=new"]
+    with parsed("train", *given, "--config.method=simclr") as (_, command):
         assert command.settings(flags.FLAGS.config).method == "simclr"
         assert command.put_back  # its queue, which simclr has none of
     (workdir / "config.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"config\.json"), parsed("train", "--config=my.run"):
+    with pytest.raises(ConfigError, match=r"config\.json"), parsed("train", *given):
         pass
 
 

@@ -334,9 +334,9 @@ def test_a_method_may_have_no_temperature(images):
             "temperature.name=tests.own:number",
             "config.temperature.name: the argument value of tests.own:number has no value; "
             "allowed: config.temperature.options.value=VALUE, or a default in the function. "
-            "What is named here makes the temperature; what it gives is the function of",
+            "The function that is named here returns the temperature",
         ),
-        ("temperature.name=tests/own.py:falling", "OBJECT. Did you mean tests.own:falling?"),
+        ("temperature.name=tests/own.py:falling", "without .py. Did you mean tests.own:falling?"),
         (
             "temperature.name=tests.own:falling temperature.options.slope=abc",
             "config.temperature.options.slope: found 'abc'; allowed: a number.",

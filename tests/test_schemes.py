@@ -70,6 +70,14 @@ def test_however_small_a_loss_it_is_weighed_by_the_formula(loss):
     np.testing.assert_allclose(found, loss * weight(1e-3) / weight(loss), rtol=1e-5)
 
 
+def test_a_loss_that_is_rounded_or_no_softmax_is_left_as_it_is():
+    """Such as that of a mask, of one's own written as logsumexp, or without the positive."""
+    for given in ([0.0, 1.0], [1e-45, 1.0], [-2.0, 1.0]):
+        weighed = lambda x: schemes.macl_reweight(x)[0] + schemes.dual_temperature_reweight(x, x)[0]
+        np.testing.assert_allclose(weighed(jnp.float32(given)), 2 * given[0], atol=1e-37)
+        np.testing.assert_allclose(jax.grad(weighed)(jnp.float32(given))[0], 2, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["isogclr", "tempnet"])
 def test_an_example_or_a_side_that_there_is_none_of_shows(name):
     make = {

@@ -54,14 +54,15 @@ def test_equal_captions_are_told_unless_they_name_the_class():
     source = images(5, labels=np.zeros(5, int), names=("a",))
     texts = (["a drawing"], ["a drawing", "a dog"], ["a cat"], ["a cat"], ["a cow"])
     source = dataclasses.replace(source, captions=data.Captions.of(texts))
-    told = lambda source, **d: lines_about(
-        run.from_config_dict({"method": "clip", "data": d}), {"train": source}
+    told = lambda source, method="clip", **d: lines_about(
+        run.from_config_dict({"method": method, "data": d}), {"train": source}
     )[1:]
     [line] = told(source)
-    assert line.startswith("captions: 4 distinct of 6; of two images of a batch with the same one")
+    assert line.startswith("captions: 4 distinct of 6. Two images with the same caption in a batch")
     [line] = told(dataclasses.replace(source, index=source.index[:3]))  # those that are trained on
     assert "3 distinct of 4" in line
     assert not told(source, prompts="a {}")
+    assert not told(source, method="simclr")
     assert not told(dataclasses.replace(source, index=source.index[3:]))
 
 
@@ -77,7 +78,12 @@ def test_a_new_run_does_not_lie_among_its_images(tmp_path):
     ):
         with pytest.raises(run.ConfigError, match=r"--workdir: found .* lies among the images of"):
             _workdir.check_run(config(path), tmp_path / workdir)
-    for path, workdir in (("flat", "runs/flat"), ("parts", "parts/runs"), ("none", "none/run")):
+    for path, workdir in (
+        ("flat", "runs/flat"),
+        ("flat", "flat/.runs/x"),
+        ("parts", "parts/runs"),
+        ("none", "none/run"),
+    ):
         _workdir.check_run(config(path), tmp_path / workdir)
 
 

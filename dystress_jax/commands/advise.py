@@ -15,6 +15,7 @@ The same sentences stand on the page that dystress report writes, with charts.
 """
 
 import argparse
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -42,18 +43,23 @@ def main(argv: list[str]) -> None:
         runs = report.gather(workdirs)
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of `advise | head`
     found = report.overview(runs)
     if len(found.rows) > 1 and found.measures:
         print(f"{report.markdown(found)}\n")
-    _say("between the runs", report.compare(runs))
+    if between := report.compare(runs):
+        _say("between the runs", between)
     for run in runs if len(runs) <= FEW else ():
         _say(run.name, report.stand_out(run), run.missing)
+    if len(runs) > FEW:
+        print(f"{len(runs)} runs: name one to hear what stands out in it.")
 
 
 def _say(title: str, sentences: Sequence[report.Sentence], missing: Sequence[str] = ()) -> None:
-    if not sentences and not missing:
-        return
     print(f"{title}\n")
+    if not sentences and not missing:
+        print("  nothing stands out, by the rules\n")
     for text in missing:
         print(f"{_wrapped(text, '  ', '  ')}\n")
     for sentence in sentences:

@@ -38,6 +38,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", default="explore.html", help="the page; default: %(default)s")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     given = parser.parse_args(arguments)
+    if given.workdir and given.more:
+        parser.error("found two runs; allowed: one.")
     given.workdir = given.workdir or given.more
     if given.workdir is not None and given.embeddings is not None:
         parser.error("found a workdir and --embeddings; allowed: one of them.")

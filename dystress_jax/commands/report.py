@@ -84,11 +84,12 @@ def main(argv: list[str]) -> None:
 
 def _writer(out: pathlib.Path) -> Callable[[list[report.Run]], str]:
     """What makes the content of a file, by the ending of its name."""
-    if out.suffix not in (".html", ".htm", ".md", ".csv"):
+    ending = out.suffix.lower()
+    if ending not in (".html", ".htm", ".md", ".csv"):
         raise UserError(f"--out: found {out}; allowed: a name that ends in .html, .md or .csv.")
-    if out.suffix == ".md":
+    if ending == ".md":
         return lambda runs: f"{report.markdown(report.overview(runs))}\n"
-    return report.as_csv if out.suffix == ".csv" else report.page
+    return report.as_csv if ending == ".csv" else report.page
 
 
 def _positive(text: str) -> float:

@@ -155,6 +155,12 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
     arguments = cli.find_config_file(command.read(cli.in_full(arguments, SHORT)))
     flags.FLAGS(arguments, known_only=True)
     command.config_name = cli.config_name(arguments)
+    taken = cli.run_as_config(arguments)
+    if taken is not None and flags.FLAGS.workdir is None:
+        raise run.ConfigError(
+            f"--workdir: found none with --config={taken}, which is a run; allowed: a new "
+            "directory for another run. To go on with it: --resume with its --workdir."
+        )
     parse_rest = parse_resumed if flags.FLAGS.resume else cli.parse_with_config_file
     return parse_rest(arguments)
 

@@ -155,7 +155,11 @@ def lies_among_images(path: str, place: pathlib.Path) -> bool:
     """
     parts, _ = part_folders(find_root(path))
     real = pathlib.Path(os.path.realpath(place))
-    return any(real.is_relative_to(os.path.realpath(folder)) for folder in parts.values())
+    for folder in map(os.path.realpath, parts.values()):
+        if real.is_relative_to(folder):
+            below = real.relative_to(folder).parts
+            return not any(part.startswith(".") for part in below)  # these are not looked into
+    return False
 
 
 def _list_images(part: pathlib.Path) -> Listed:

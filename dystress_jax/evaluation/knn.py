@@ -167,8 +167,8 @@ def scores_of_each(
 ) -> Iterator[tuple[int, float, Float[Array, "q classes"]]]:
     """A score for each class, with each k and each temperature; neighbours are looked for once.
 
-    A score is the votes of the class; where they are too few for a float, their logarithm, which is
-    below all votes; -inf for a class without a neighbour, which is no guess.
+    A score is the votes of the class; where they are too small for a float, their logarithm, which
+    is below all votes; -inf for a class without a neighbour, which is no guess.
 
     Args:
         bank: features with known classes.

@@ -271,4 +271,6 @@ def fit_lbfgs(
     start = _zeros(1, features.shape[1], num_classes, features.dtype)
     _, heads = jax.lax.scan(fit, start, l2.astype(features.dtype))
     heads = jax.tree.map(lambda leaf: leaf[:, 0], heads)
-    return heads._replace(bias=heads.bias - jnp.einsum("d,cdk->ck", mean, heads.kernel))
+    with jax.default_matmul_precision("float32"):
+        offset = jnp.einsum("d,cdk->ck", mean, heads.kernel)
+    return heads._replace(bias=heads.bias - offset)

@@ -68,7 +68,7 @@ def against_baselines(run: Run) -> Sentence | None:
 def still_learning(run: Run) -> Sentence | None:
     """Whether the loss was still falling at the end."""
     loss = run.curves.get("loss")
-    if loss is None or len(loss.values) < 12:
+    if not run.ended or loss is None or len(loss.values) < 12:
         return None
     quarter = len(loss.values) // 4
     before, after = loss.values[-2 * quarter : -quarter], loss.values[-quarter:]

@@ -118,6 +118,8 @@ def evaluate_all(
 ) -> dict[str, tuple[Result, dict[str, Any]]]:
     """What `evaluate` gives for several evaluations, by name; the images are opened once.
 
+    Where one is refused, the others are measured before that is raised.
+
     Args:
         workdir: of the run.
         wanted: the evaluations.
@@ -175,6 +177,8 @@ def evaluate_all(
             }
             found[name] = result, numbers
             measured(name, result, numbers)
+    if len(refused) > 1:
+        raise ConfigError("\n".join(map(str, refused))) from refused[0]
     if refused:
         raise refused[0]
     return found

@@ -13,7 +13,7 @@ import grain
 import jax
 
 from .. import data, evaluation, sharding
-from ..files import leaving_nothing, write_json
+from ..files import FileError, leaving_nothing, write_json
 from ..training import TrainState, checkpoint, make_train_step
 from ..training.interrupt import StopRequest
 from ..training.log import DivergedError, Log
@@ -252,7 +252,8 @@ def _train_steps(
         diverged = _diverged(error, saver, run)
         if jax.process_index() == 0:
             told = {"diverged": str(diverged), "settings_digest": digest_of(run.config)}
-            write_json(run.workdir / DIVERGED_FILE, told)
+            with contextlib.suppress(FileError):  # that it has diverged is what is to be told
+                write_json(run.workdir / DIVERGED_FILE, told)
         raise diverged from error
     finally:
         log.close()
@@ -379,7 +380,8 @@ def _last_not_saved(saver: checkpoint.Saver) -> checkpoint.CheckpointError:
 def _diverged(error: Exception, saver: checkpoint.Saver, run: Run) -> DivergedError:
     """The same with the checkpoint before it, and what to change."""
     own = [name for name in (run.config.loss.name, run.config.method) if is_own(name)]
-    if own and str(error).endswith("at step 1"):
+    of_loss = str(error).startswith(("loss ", "gradient_norm "))
+    if own and of_loss and str(error).endswith("at step 1"):
         return DivergedError(
             f"{error}: {' or '.join(own)} gives NaN or infinity for the first batch, or has such a "
             "gradient; no learning rate has acted before it."

@@ -38,6 +38,7 @@ from .overrides import (
 )
 from .values import meant
 
+_PREFIXES = {"on": "eval and dystress embed", "over": "sweep"}  # of flags of some commands
 _TOLD = (UserError, flags.Error)
 _HELP = ("-h", "-help", "--help", "--helpfull", "--helpshort")
 CACHE_BYTES = 2 * 2**30
@@ -223,6 +224,8 @@ def _said(error: Exception, arguments: Sequence[str], prefixes: Sequence[str]) -
 def _near(name: str, prefixes: Sequence[str]) -> str:
     """Which flag is meant by one that does not exist, in words; nothing if none is near."""
     prefix, dot, field = name.partition(".")
+    if dot and prefix in _PREFIXES and prefix not in prefixes:
+        return f" It is a flag of dystress {_PREFIXES[prefix]}."
     if dot and prefix not in prefixes and (near := difflib.get_close_matches(prefix, prefixes)):
         return f" Did you mean --{near[0]}.{field}?"
     own = [flag for flag in flags.FLAGS if flag.partition(".")[0] not in prefixes]
@@ -368,7 +371,11 @@ def find_config_file(arguments: list[str]) -> list[str]:
         flag, equals, value = argument.partition("=")
         if flag in ("--config", "-config"):
             name, colon, of_file = (value if equals else next(rest, "")).partition(":")
-            files.append(f"--config={_config_file(name)}{colon}{of_file}")
+            file = _config_file(name)
+            if files or (colon and file.name == SETTINGS_FILE):
+                found_there = f"{name}{colon}{of_file}" if colon else f"a second one, {name}"
+                raise ConfigError(f"--config: found {found_there}; allowed: one name, file or run.")
+            files.append(f"--config={file}{colon}{of_file}")
         else:
             found.append(argument)
     return [program, *files, *found]
@@ -380,11 +387,11 @@ def parse_with_config_file(arguments: list[str]) -> list[str]:
     Args:
         arguments: of `find_config_file`.
     """
-    for file in _config_files(arguments):
-        if file.name == SETTINGS_FILE:
-            arguments = [each for each in arguments if each != f"--config={file}"]
-            define_config_of_run(file.parent, arguments)
-            return parse_flags(arguments)
+    workdir = run_as_config(arguments)
+    if workdir is not None:
+        arguments = [each for each in arguments if not each.startswith("--config=")]
+        define_config_of_run(workdir, arguments)
+        return parse_flags(arguments)
     config_flags.DEFINE_config_file(
         "config",
         str(CONFIGS / "quickstart.py"),
@@ -392,6 +399,16 @@ def parse_with_config_file(arguments: list[str]) -> list[str]:
         sys_argv=arguments,
     )
     return parse_flags(arguments)
+
+
+def run_as_config(arguments: list[str]) -> pathlib.Path | None:
+    """The run whose settings take the place of a config file, if one does.
+
+    Args:
+        arguments: of `find_config_file`.
+    """
+    files = _config_files(arguments)
+    return next((file.parent for file in files if file.name == SETTINGS_FILE), None)
 
 
 def config_name(arguments: list[str]) -> str:

@@ -142,13 +142,13 @@ def lines_about(config: Config, sources: Sources) -> list[str]:
     classes = f"{count:,} classes: {', '.join(names)}{more}" if count else "no classes"
     lines = [f"images: {', '.join(counts)}; {' x '.join(map(str, train.image_shape))}; {classes}"]
     lines += [note for source in sources.values() for note in source.notes]
-    if train.captions is not None and not config.data.prompts:
-        texts = [text for row in train.index for text in train.captions[int(row)]]
-        distinct = len(set(texts))
+    if config.method == "clip" and train.captions is not None and not config.data.prompts:
+        texts = [text for row in train.index for text in {*train.captions[int(row)]}]
+        distinct = len({*texts})
         if distinct < len(texts):
             lines.append(
-                f"captions: {distinct:,} distinct of {len(texts):,}; of two images of a batch with "
-                "the same one each counts as a negative of the other"
+                f"captions: {distinct:,} distinct of {len(texts):,}. Two images with the same "
+                "caption in a batch count as negatives of each other."
             )
     height, width, _ = train.image_shape
     if height != width and not config.augment.size:

@@ -1,6 +1,7 @@
-"""Every evaluation by name, each `evaluate(experiment, state) -> Result`.
+"""Every evaluation by name: `evaluate(experiment, state, ...) -> Result`.
 
-The closing table of a run and `dystress eval` measure by the same functions.
+The closing table of a run and `dystress eval` measure by the same functions, with
+`measuring.measure`, which gives each what it shares with the others.
 """
 
 import dataclasses

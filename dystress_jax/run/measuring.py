@@ -25,7 +25,7 @@ from .experiment import Experiment
 # Arguments by which an evaluation shares with the others what is computed once.
 SHARED = ("encode", "embedded")
 # Images at most, of which every pair is looked at while a run goes on.
-REPRESENTED = 1_000
+REPRESENTED_IN_TRAINING = 1_000
 # Groups of settings that some of our evaluations read and the others do not.
 READ_BY = {
     "knn": ("knn", "baselines"),
@@ -92,11 +92,11 @@ def shared_by(experiment: Experiment, state: TrainState) -> dict[str, Any]:
     """What the evaluations of a state share: each image is encoded once for all of them."""
     return {
         "encode": features.Remembering(experiment.encoder(state)),
-        "embedded": embedded_by(experiment, state),
+        "embedded": _embedded_by(experiment, state),
     }
 
 
-def embedded_by(experiment: Experiment, state: TrainState) -> Embedded:
+def _embedded_by(experiment: Experiment, state: TrainState) -> Embedded:
     """The images of a split as the towers of a state embed them, once for all who ask."""
 
     @functools.cache
@@ -127,7 +127,7 @@ def watch(
         return logged
     # Of an encoder that diverges, the loss of the next step says so.
     with contextlib.suppress(evaluation.NotFiniteError):
-        found = representation_of(experiment, state, "holdout", at_most=REPRESENTED)
+        found = representation_of(experiment, state, "holdout", at_most=REPRESENTED_IN_TRAINING)
         logged |= {row.name: row.value for row in found.rows}
     if experiment.train.has_labels and holdout.has_labels:
         logged["knn"] = knn_of(experiment, encode, "holdout").value("top1")

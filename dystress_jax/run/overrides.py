@@ -337,7 +337,7 @@ def check_says_which(on: Mapping[str, Any], flag: str = "--on") -> None:
         name = next(iter(on))
         raise ConfigError(
             f"{flag}.{name}: found {on[name]!r} without {flag}.source; allowed: with it, such as "
-            f"{flag}.source=folder. It is about other images: the run's own have its settings."
+            f"{flag}.source=folder. {flag} is for other images; the run's own keep its settings."
         )
 
 

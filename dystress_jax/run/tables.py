@@ -26,8 +26,8 @@ def is_own(name: str) -> bool:
 
 # Of a temperature of one's own that has an argument more, most often the similarity itself.
 _MADE = (
-    " What is named here makes the temperature; what it gives is the function of the similarity, "
-    "as in def mine(): return lambda similarity: 0.1 + 0.1 * similarity**2."
+    " The function that is named here returns the temperature, which is itself a function of the "
+    "similarity: def mine(): return lambda similarity: 0.1 + 0.1 * similarity**2."
 )
 
 
@@ -58,8 +58,10 @@ def find(table: Mapping[str, Entry], name: str, *, field: str) -> Entry | Any:
         )
     module, _, path = name.partition(":")
     if module.endswith(".py"):
-        meant = f"{module.removesuffix('.py').replace('/', '.')}:{path}"
-        raise ConfigError(f"{field}: found {name!r}; allowed: MODULE:OBJECT. Did you mean {meant}?")
+        *folders, file = module.removeprefix("./").removesuffix(".py").split("/")
+        near = f" Did you mean {'.'.join([*folders, file])}:{path}?" if path else ""
+        near = "" if "" in folders or ".." in folders or "~" in folders else near
+        raise ConfigError(f"{field}: found {name!r}; allowed: MODULE:OBJECT, without .py.{near}")
     if not all(part.isidentifier() for part in [*module.split("."), *path.split(".")]):
         raise ConfigError(f"{field}: found {name!r}; allowed: MODULE:OBJECT, as in my_code:mine.")
     found = _import(module, field)
@@ -186,8 +188,10 @@ def _check_type(full: str, value: Any, builder: Callable[..., Any]) -> None:
     parameter = inspect.signature(builder).parameters.get(full.rpartition(".")[2])
     if parameter is None or not isinstance(value, str):
         return
-    annotation = getattr(parameter.annotation, "__name__", parameter.annotation)
-    if {annotation, type(parameter.default).__name__} & {"int", "float"}:
+    kind = parameter.annotation
+    if kind is parameter.empty:
+        kind = type(parameter.default)
+    if kind in (int, float, "int", "float"):
         raise ConfigError(f"{full}: found {value!r}; allowed: a number.")
 
 

@@ -70,8 +70,7 @@ def macl_reweight(loss: Float[Array, " n"]) -> Float[Array, " n"]:
     References:
         Huang et al., [arXiv 2207.07874](https://arxiv.org/abs/2207.07874), and the authors' code.
     """
-    smallest = jnp.finfo(loss.dtype).tiny  # 1 - P is 0 where the loss is
-    return loss / jax.lax.stop_gradient(jnp.maximum(-jnp.expm1(-loss), smallest))
+    return loss / jax.lax.stop_gradient(_not_sure(loss))
 
 
 def dual_temperature_reweight(
@@ -98,7 +97,10 @@ def dual_temperature_reweight(
         Zhang et al., CVPR 2022, and the authors' code
         ([ChaoningZhang/Dual-temperature](https://github.com/ChaoningZhang/Dual-temperature)).
     """
-    not_sure = lambda loss: -jnp.expm1(-loss)
-    smallest = jnp.finfo(loss.dtype).tiny  # 1 - P is 0 where the loss is
-    ratio = not_sure(wide) / jnp.maximum(not_sure(loss), smallest)
-    return loss * jax.lax.stop_gradient(ratio)
+    return loss * jax.lax.stop_gradient(_not_sure(wide) / _not_sure(loss))
+
+
+def _not_sure(loss: Float[Array, " n"]) -> Float[Array, " n"]:
+    """1 - P; 1 where the loss is 0, as rounding or a mask makes it, or is no -log P at all."""
+    is_one = loss > jnp.finfo(loss.dtype).tiny
+    return jnp.where(is_one, -jnp.expm1(-jnp.where(is_one, loss, 1.0)), 1.0)
