@@ -35,18 +35,20 @@ PAGES = [
 # The configs are seen twice, in the package and by the link beside it.
 INSIDE = ROOT / "dystress_jax" / "configs"
 PAGES = [page for page in PAGES if page.is_file() and not page.is_relative_to(INSIDE)]
-PAGES = [page for page in PAGES if page.is_file() and page.name != "extending.md"]
+# Parts of the reader's own, and commands that are made of pieces: they have tests of their own.
+PAGES = [page for page in PAGES if page.is_file() and page.name not in ("extending.md", "_next.py")]
 COMMAND = re.compile(
     r"(?:python (?=\w+\.py)|dystress )(train|eval)(?:\.py)?"
     r"((?:[\s\\]+(?:--\S+|\[--config\S+ ?(?:\.\.\.)?\]))*)"
 )
 OTHERS = re.compile(
-    r"(?<!\w)dystress (embed|export|import|report|explore|sweep)\b((?:\\\n|[^`\n\"{)])*)"
+    r"(?<!\w)dystress (advise|embed|export|import|report|explore|sweep)\b((?:\\\n|[^`\n\"{)])*)"
 )
 FRAGMENT = re.compile(r"--config\.[\w.]+=[^\s`]+(?:\s+--config\.[\w.]+=[^\s`]+)*")
 # What stands for something of the reader's; paths stay as they are, their content is stood in for.
 STANDS_FOR = {
     "configs/NAME.py": "configs/quickstart.py",
+    "--config=runs/warm": "--config=quickstart",
     "=NAME": "=quickstart",
     "=mine.py": "=configs/quickstart.py",
     "=my_clip.py": "=configs/clip_quickstart.py",
@@ -286,11 +288,12 @@ def test_what_is_shown_of_other_commands_is_accepted(command, monkeypatch):
                 settings, overridden = read.loose(flags.FLAGS.config)
                 seeds = flags.FLAGS.seeds
                 found = run.combinations(settings, read.over, seeds=seeds, overridden=overridden)
-                assert len(found) > seeds
+                assert len(found) > seeds * (len(read.over) > 0)
         return
     module = importlib.import_module(f"dystress_jax.commands.{name}")
     anything = mock.MagicMock()
     anything.gather.return_value, anything.page.return_value = [], "a page"
+    anything.compare.return_value = []
     anything.of_run.return_value = anything, anything, ()
     for used in ("report", "explorer", "microscope", "write_text", "webbrowser"):
         monkeypatch.setattr(module, used, anything, raising=False)

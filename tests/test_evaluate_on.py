@@ -239,18 +239,23 @@ def test_a_result_says_where_its_images_are(place, monkeypatch):
     assert numbers["on"] == on(place)
 
 
-def test_results_come_before_a_later_evaluation_fails(place):
+def test_what_an_evaluation_lacks_keeps_none_of_the_others(place):
     config = run.override(run.to_config_dict(settings(place)), {"labels.shots": (50.0,)})
     came = {}
     with pytest.raises(run.ConfigError, match=r"config\.labels\.shots: found 50"):
         run.evaluate_all(
             place / "run",
-            ["knn", "few_shot"],
+            ["few_shot", "knn"],
             config=config,
             on=on(place),
             measured=lambda name, result, numbers: came.update({name: numbers["top1"]}),
         )
     assert came == {"knn": run.evaluate(place / "run", "knn", on=on(place))[1]["top1"]}
+    with pytest.raises(run.ConfigError) as both:
+        run.evaluate_all(place / "run", ["few_shot", "zero_shot"], config=config, on=on(place))
+    assert re.search(r"labels\.shots: found 50.*\n.*which has no texts", str(both.value))
+    with pytest.raises(run.ConfigError, match=r"--evaluation: found none; allowed: knn, "):
+        run.evaluate_all(place / "run", [])
 
 
 def test_a_share_of_the_labels_counts_or_is_refused(place):
