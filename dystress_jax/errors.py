@@ -4,6 +4,7 @@ import difflib
 import importlib.metadata
 import json
 import shlex
+import signal
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -119,6 +120,12 @@ def how_to_install(extras: str) -> str:
     editable = "-e " if origin["dir_info"].get("editable") else ""
     checkout = url2pathname(url.path)
     return f"pip install {editable}{shlex.quote(f'{checkout}[{extras}]')}"
+
+
+def end_with_the_pipe() -> None:
+    """Before text that a person may cut short, as with `| head`: end there without an error."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def at_least_one(**arguments: int) -> None:

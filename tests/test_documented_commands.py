@@ -293,7 +293,8 @@ def test_what_is_shown_of_other_commands_is_accepted(command, monkeypatch):
     module = importlib.import_module(f"dystress_jax.commands.{name}")
     anything = mock.MagicMock()
     anything.gather.return_value, anything.page.return_value = [], "a page"
-    anything.compare.return_value = []
+    anything.compare.return_value = anything.told_apart.return_value = []
+    anything.as_csv.return_value = "a table"
     anything.of_run.return_value = anything, anything, ()
     for used in ("report", "explorer", "microscope", "write_text", "webbrowser"):
         monkeypatch.setattr(module, used, anything, raising=False)

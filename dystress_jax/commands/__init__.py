@@ -4,13 +4,14 @@ Nothing is imported before a command is chosen, so that help answers at once.
 """
 
 import importlib
+import pathlib
 import signal
 import sys
 from collections.abc import Sequence
 
 import dystress_jax
 
-from ..errors import hint, how_to_install
+from ..errors import end_with_the_pipe, hint, how_to_install
 
 # The name of a module here, and what it does.
 COMMANDS = {
@@ -35,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     _program, *arguments = sys.argv if argv is None else argv
     if not arguments or arguments[0] in ("help", "-h", "--help", "-help"):
-        if hasattr(signal, "SIGPIPE"):
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of `--help | head`
+        end_with_the_pipe()
         print(_help())
         return
     name, *rest = arguments
@@ -68,6 +68,17 @@ def missing(name: str, error: ModuleNotFoundError) -> str:
     """
     install = how_to_install(EXTRAS.get(name, "train"))
     return f"dystress {name}: found no package {error.name}; allowed: with it, {install}."
+
+
+def written(out: pathlib.Path, content: str) -> str:
+    """What to tell of a file, with its size where that is worth a word.
+
+    Args:
+        out: the file.
+        content: what is in it.
+    """
+    size = len(content.encode())
+    return f"written: {out} ({size / 1e6:.1f} MB)" if size > 5e4 else f"written: {out}"
 
 
 def _help() -> str:

@@ -15,13 +15,13 @@ The same sentences stand on the page that dystress report writes, with charts.
 """
 
 import argparse
-import signal
 import sys
 import textwrap
 from collections.abc import Sequence
 
 from .. import report
-from ..errors import UserError
+from ..errors import UserError, end_with_the_pipe
+from .report import print_overview
 
 WIDTH = 96  # of the lines; a command is never broken
 FEW = 6  # runs at most, of which each is told by itself
@@ -43,11 +43,8 @@ def main(argv: list[str]) -> None:
         runs = report.gather(workdirs)
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of `advise | head`
-    found = report.overview(runs)
-    if len(found.rows) > 1 and found.measures:
-        print(f"{report.markdown(found)}\n")
+    end_with_the_pipe()
+    print_overview(runs)
     if between := report.compare(runs):
         _say("between the runs", between)
     for run in runs if len(runs) <= FEW else ():

@@ -23,6 +23,7 @@ import webbrowser
 from .. import explorer, microscope, temperatures
 from ..errors import UserError
 from ..files import write_text
+from . import written
 
 
 def main(argv: list[str]) -> None:
@@ -59,8 +60,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
     for text in missing:
         print(f"{name}: {text}", file=sys.stderr)
-    size = len(content.encode())
-    print(f"written: {out} ({size / 1e6:.1f} MB)" if size > 5e4 else f"written: {out}")
+    print(written(out, content))
     if given.open:
         webbrowser.open(out.absolute().as_uri())
 

@@ -20,12 +20,12 @@ import argparse
 import pathlib
 import sys
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .. import report, temperatures
 from ..errors import UserError
 from ..files import write_text
-from . import missing
+from . import missing, written
 
 
 def main(argv: list[str]) -> None:
@@ -73,13 +73,21 @@ def main(argv: list[str]) -> None:
     for run in runs:
         for text in run.missing:
             print(f"{run.name}: {text}", file=sys.stderr)
+    print_overview(runs)
+    print(written(out, content))
+    if given.open:
+        webbrowser.open(out.absolute().as_uri())
+
+
+def print_overview(runs: Sequence[report.Run]) -> None:
+    """The accuracies of several settings beside each other, where there are several.
+
+    Args:
+        runs: of `report.gather`.
+    """
     found = report.overview(runs)
     if len(found.rows) > 1 and found.measures:
         print(f"{report.markdown(found)}\n")
-    size = len(content.encode())
-    print(f"written: {out} ({size / 1e6:.1f} MB)" if size > 5e4 else f"written: {out}")
-    if given.open:
-        webbrowser.open(out.absolute().as_uri())
 
 
 def _writer(out: pathlib.Path) -> Callable[[list[report.Run]], str]:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from .. import report, run
+from ..errors import end_with_the_pipe
 from ..files import write_text
 from ..run import SUMMARY_FILE, cli
 from ..run.fields import fields
@@ -52,7 +53,7 @@ def sweep(command: cli.Command) -> None:
     default = f"runs/{command.config_name}_{varied}"
     workdir = cli.directory(default if args.workdir is None else args.workdir)
     if args.print:
-        cli.end_with_the_pipe()
+        end_with_the_pipe()
         for one in runs:
             flags_of_run = flags_of(one, workdir, command.given)
             print(shlex.join(["dystress", "train", *flags_of_run]))

@@ -6,7 +6,6 @@ import os
 import pathlib
 import platform
 import re
-import signal
 import sys
 import textwrap
 import traceback
@@ -18,7 +17,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ..errors import UserError, hint
+from ..errors import UserError, end_with_the_pipe, hint
 from ..files import near
 from ..training import processes
 from ._environment import find_devices
@@ -186,12 +185,6 @@ def start(
         if not processes.has_joined():
             raise
         _leave(traceback.format_exc())
-
-
-def end_with_the_pipe() -> None:
-    """Before text that a person may cut short, as with `| head`: end there without an error."""
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def _said(error: Exception, arguments: Sequence[str], prefixes: Sequence[str]) -> str:

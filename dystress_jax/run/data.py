@@ -143,11 +143,12 @@ def lines_about(config: Config, sources: Sources) -> list[str]:
     lines = [f"images: {', '.join(counts)}; {' x '.join(map(str, train.image_shape))}; {classes}"]
     lines += [note for source in sources.values() for note in source.notes]
     if config.method == "clip" and train.captions is not None and not config.data.prompts:
-        texts = [text for row in train.index for text in {*train.captions[int(row)]}]
+        texts, owners, _ = data.list_captions(train)
+        of_images = {*zip(owners.tolist(), texts, strict=True)}
         distinct = len({*texts})
-        if distinct < len(texts):
+        if distinct < len(of_images):
             lines.append(
-                f"captions: {distinct:,} distinct of {len(texts):,}. Two images with the same "
+                f"captions: {distinct:,} distinct of {len(of_images):,}. Two images with the same "
                 "caption in a batch count as negatives of each other."
             )
     height, width, _ = train.image_shape
