@@ -123,7 +123,14 @@ def how_to_install(extras: str) -> str:
 
 
 def end_with_the_pipe() -> None:
-    """Before text that a person may cut short, as with `| head`: end there without an error."""
+    """Before text that a person may cut short, as with `| head`: end there without an error.
+
+    Example:
+        >>> before = signal.getsignal(signal.SIGPIPE)
+        >>> end_with_the_pipe()
+        >>> signal.signal(signal.SIGPIPE, before) is signal.SIG_DFL
+        True
+    """
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 

@@ -334,7 +334,7 @@ def test_a_method_may_have_no_temperature(images):
             "temperature.name=tests.own:number",
             "config.temperature.name: the argument value of tests.own:number has no value; "
             "allowed: config.temperature.options.value=VALUE, or a default in the function. "
-            "The function that is named here returns the temperature",
+            "The run gives facts. The function that is named here returns the temperature",
         ),
         ("temperature.name=tests/own.py:falling", "without .py. Did you mean tests.own:falling?"),
         (
