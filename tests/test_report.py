@@ -515,8 +515,9 @@ def test_settings_are_laid_side_by_side_with_the_means_of_their_seeds():
     ]
     assert [row[3] for row in rows if len(row) > 3] == ["3", "3", "3", "1"]
     lines = [line.split(",") for line in report.as_csv(runs).splitlines()]
-    assert lines[0] == ["run", "temperature.tau", "seed", *found.measures]
+    assert lines[0] == ["run", "temperature.tau", "seed", *found.measures, "ended"]
     assert [float(line[4]) for line in lines[1:]] == [x for of in ACCURACIES.values() for x in of]
+    assert {line[5] for line in lines[1:]} == {"complete"}
     # Of more than a few settings the best is named, in place of each beside the first.
     said = [sentence.text for sentence in report.compare(runs)]
     assert said[1] == (
@@ -580,6 +581,27 @@ def test_what_is_no_accuracy_of_a_whole_run_does_not_count():
     found = report.overview([first, second, *other])
     assert _overview.standing(found, "kNN accuracy") == ["", ""]
     assert report.compare([first, second, *other])[-1].text.startswith("“tau=0.2_seed=0” beside")
+
+
+def test_seeds_that_have_diverged_are_counted_and_told():
+    """A mean of those that are left is no mean of the setting."""
+    runs = swept({0.01: [0.7, 0.6, 0.8], 0.1: [0.5, 0.6, 0.7]})
+    gone = {"ended": False, "diverged": True, "baselines": {}, "curves": {}}
+    runs[1], runs[2] = (run._replace(**gone) for run in runs[1:3])
+    found = report.overview(runs)
+    assert [(row.seeds, row.diverged) for row in found.rows] == [(3, 2), (3, 0)]
+    assert "70.0 (1 seed)" in report.markdown(found)
+    assert "3, 2 diverged |" in report.markdown(found)
+    assert "3, 2 diverged" in report.page(runs)
+    ended = [line.rpartition(",")[2] for line in report.as_csv(runs).splitlines()]
+    assert ended == ["ended", "complete", "diverged", "diverged", *["complete"] * 3]
+    # One that was tried again in another place is no lost seed.
+    again = runs[1]._replace(ended=True, diverged=False, baselines={"trained": 0.6}, name="again")
+    found = report.overview([*runs, again])
+    assert [(row.seeds, row.diverged) for row in found.rows] == [(3, 1), (3, 0)]
+    # A setting of which no run is left has its row.
+    rows = report.overview([run._replace(**gone) for run in runs[:3]] + runs[3:]).rows
+    assert [(row.settings, row.diverged) for row in rows] == [((0.01,), 3), ((0.1,), 0)]
 
 
 def test_settings_that_change_no_number_are_no_other_settings():

@@ -23,7 +23,7 @@ from absl import flags
 from .. import report, run
 from ..errors import end_with_the_pipe
 from ..files import write_text
-from ..run import SUMMARY_FILE, cli
+from ..run import ENDS, cli
 from ..run.fields import fields
 from ..run.relevance import useless
 from ..run.show import note
@@ -73,13 +73,14 @@ def sweep(command: cli.Command) -> None:
 
 
 def compare(runs: Sequence[pathlib.Path], workdir: pathlib.Path) -> None:
-    """Show and write how the runs compare, as far as they have come.
+    """Show and write how the runs compare that have come to an end, be it that they diverged.
 
     Args:
         runs: their directories, which need not be there.
         workdir: of the sweep.
     """
-    found = report.gather([run for run in runs if (run / SUMMARY_FILE).exists()])
+    ended = [run for run in runs if any((run / name).exists() for name in ENDS)]
+    found = report.gather(ended)
     if not found:
         return
     text = report.markdown(report.overview(found))

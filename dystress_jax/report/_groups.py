@@ -128,9 +128,17 @@ def value_of(value: Any) -> str:
 
 
 def one_of_each_seed(runs: Sequence[Run]) -> list[Run]:
-    """Of runs of equal settings the first of each seed; where none is known, all."""
+    """Of runs of equal settings the first of each seed that has ended, or else the first.
+
+    Where no seed is known, all.
+
+    Example:
+        >>> runs = [Run("a", "a", {"seed": 0}, ended=False), Run("b", "b", {"seed": 0})]
+        >>> [run.name for run in one_of_each_seed(runs)]
+        ['b']
+    """
     seen: dict[Any, Run] = {}
-    for number, run in enumerate(runs):
+    for number, run in enumerate(sorted(runs, key=lambda run: not run.ended)):
         seen.setdefault(("unknown", number) if run.seed is None else run.seed, run)
     return [*seen.values()]
 

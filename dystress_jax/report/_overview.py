@@ -34,12 +34,14 @@ class Row(NamedTuple):
         settings: a value for each setting of the overview; None: they would ignore it.
         seeds: of all of them, finished or not.
         measured: by the name of the accuracy, a share for each seed that has it.
+        diverged: seeds of which no other run has come to its end.
     """
 
     group: Group
     settings: tuple[Any, ...]
     seeds: int
     measured: dict[str, Float[np.ndarray, " seeds"]]
+    diverged: int = 0
 
 
 class Overview(NamedTuple):
@@ -81,6 +83,7 @@ def overview(runs: Sequence[Run]) -> Overview:
             tuple(values[group.runs[0]] for values in differ.values()),
             len(one_of_each_seed([runs[i] for i in group.runs])),
             measures_of([runs[i] for i in group.runs]),
+            sum(run.diverged for run in one_of_each_seed([runs[i] for i in group.runs])),
         )
         for group in groups
     ]
@@ -209,7 +212,7 @@ def cells_of(found: Overview) -> list[list[str]]:
                 f"{cell(row.measured.get(name), row.seeds)} {MARKS[marks[name][number]]}".rstrip()
                 for name in found.measures
             ),
-            str(row.seeds),
+            f"{row.seeds}, {row.diverged} diverged" if row.diverged else str(row.seeds),
         ]
         for number, row in enumerate(found.rows)
     ]
@@ -246,7 +249,8 @@ def as_csv(runs: Sequence[Run]) -> str:
         runs: of `gather`.
 
     Returns:
-        The lines, the names of the columns first; accuracies are shares from 0 to 1.
+        The lines, the names of the columns first. Accuracies are shares from 0 to 1; the last
+        column says whether the run is `complete`, `unfinished` or has `diverged`.
 
     Example:
         >>> from dystress_jax import report
@@ -257,10 +261,11 @@ def as_csv(runs: Sequence[Run]) -> str:
     found, differ = overview(runs), settings_that_differ(runs)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["run", *differ, "seed", *found.measures])
+    writer.writerow(["run", *differ, "seed", *found.measures, "ended"])
     for number, run in enumerate(runs):
         own = measures_of([run])
         settings = [values[number] for values in differ.values()]
         numbers = [own[name][0] if name in own else "" for name in found.measures]
-        writer.writerow([run.name, *settings, run.seed, *numbers])
+        ended = "complete" if run.ended else "diverged" if run.diverged else "unfinished"
+        writer.writerow([run.name, *settings, run.seed, *numbers, ended])
     return file.getvalue()

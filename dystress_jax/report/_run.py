@@ -83,6 +83,7 @@ class Run(NamedTuple):
         ignored: the names of settings that others make useless, as `tau` beside a temperature that
             has none.
         ended: whether it has come to its end.
+        diverged: whether its loss has left the finite numbers, which has ended it before that.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Run(NamedTuple):
     missing: tuple[str, ...] = ()
     ignored: frozenset[str] = frozenset()
     ended: bool = True
+    diverged: bool = False
 
     @property
     def seed(self) -> Any:
@@ -244,8 +246,8 @@ def _gather(path: pathlib.Path, name: str) -> Run:
     missing: list[str] = []
     config = _json(path / CONFIG, missing)
     summary = _json(path / "summary.json", missing, needed=False)
+    diverged = None if summary else _json(path / "diverged.json", [], needed=False).get("diverged")
     if not summary:
-        diverged = _json(path / "diverged.json", [], needed=False).get("diverged")
         missing.append(
             f"The run has diverged: {diverged}"
             if diverged
@@ -271,6 +273,7 @@ def _gather(path: pathlib.Path, name: str) -> Run:
         missing=tuple(missing),
         ignored=_ignored(config),
         ended=bool(summary),
+        diverged=bool(diverged),
     )
 
 

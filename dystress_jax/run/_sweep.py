@@ -17,7 +17,7 @@ from ._own import Own, name_own
 from ._prepare import check_evaluations_and_loggers
 from ._saved import digest_of
 from ._train import train
-from ._workdir import DIVERGED_FILE, SUMMARY_FILE
+from ._workdir import DIVERGED_FILE, ENDS
 from .config import Config, ConfigError
 from .data import with_absolute_paths
 from .fields import fields
@@ -168,7 +168,7 @@ def sweep(
 def _known(workdir: pathlib.Path, config: Config) -> dict[str, Any] | None:
     """How a run with these very settings has ended; None: it has not."""
     digest = digest_of(config)
-    for ended in (SUMMARY_FILE, DIVERGED_FILE):
+    for ended in ENDS:
         with contextlib.suppress(OSError, ValueError):
             found = parse_json((workdir / ended).read_bytes())
             if isinstance(found, dict) and found.get("settings_digest") == digest:

@@ -24,6 +24,7 @@ from .show import note
 
 SUMMARY_FILE = "summary.json"  # of a run that is complete
 DIVERGED_FILE = "diverged.json"  # of one whose loss has left the finite numbers
+ENDS = (SUMMARY_FILE, DIVERGED_FILE)
 
 
 @contextlib.contextmanager
