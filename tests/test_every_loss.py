@@ -45,8 +45,17 @@ IN_KERNELS = (
     *("info_nce, positives", "clip, every shape", "siglip, every shape"),
 )
 GATHERED = ("nt_xent, every shape", "supcon", "clip, every shape", "siglip, every shape")
+# The ring too knows terms and pairs: the plain losses, and what differs in how its rows travel.
+ON_RING = (
+    *every_loss.PLAIN,
+    *("nt_xent, every shape", "nt_xent, three views", "nt_xent, global and local"),
+    *("rgcl, every shape", "supcon, every shape", "info_nce, positives", "info_nce, more keys"),
+    *("clip, every shape", "clip, labels of both", "siglip, every shape"),
+)
 RING_OF_MANY = ("nt_xent", "clip", "siglip")
 QUICK = (
+    *((name, "ring", 3) for name in ("nt_xent", "supcon", "clip", "siglip")),
+    *((name, "dense", 3) for name in every_loss.PLAIN),  # those with a queue
     ("nt_xent, every shape", "ring", 3),
     ("rgcl, every shape", "tiled", 1),
     ("clip, every shape", "fused", 1),
@@ -55,13 +64,14 @@ QUICK = (
 
 
 def cases():
-    """The plain losses on a ring of three, some with every keyword, and everything in ci.
+    """Some plain losses on a ring of three, some with every keyword, and everything in ci.
 
     The ring, whose program is another with every number of devices, on several of them for some.
     """
     for name in every_loss.CASES:
         has_queue = name.startswith("moco")  # of which nothing travels
-        others = ("dense", "tiled") if has_queue else ("tiled", "ring")
+        others = ("dense", "tiled") if has_queue else ("tiled",)
+        others = (*others, "ring") if name in ON_RING and not has_queue else others
         if name in GATHERED:  # others are the same tiles behind the same gathering
             others = (*others, "gathered")
         for strategy in (*others, *(["fused"] if name in IN_KERNELS else [])):
@@ -69,9 +79,7 @@ def cases():
             counts = (1, 3, 8) if on_ring and name in RING_OF_MANY else (3,)
             alone = strategy == "fused" or (strategy == "tiled" and not has_queue)
             for devices in (1,) if alone else counts:
-                plain = name in every_loss.PLAIN and devices == 3 and strategy in ("dense", "ring")
-                quick = plain or (name, strategy, devices) in QUICK
-                marks = () if quick else pytest.mark.ci
+                marks = () if (name, strategy, devices) in QUICK else pytest.mark.ci
                 yield pytest.param(name, strategy, devices, marks=marks)
 
 
