@@ -595,6 +595,8 @@ def test_seeds_that_have_diverged_are_counted_and_told():
     assert "3, 2 diverged" in report.page(runs)
     ended = [line.rpartition(",")[2] for line in report.as_csv(runs).splitlines()]
     assert ended == ["ended", "complete", "diverged", "diverged", *["complete"] * 3]
+    said = "Of the 3 seeds of “tau=0.01, 3 seeds” 2 have diverged; the means are of the others."
+    assert report.compare(runs)[0].text == said
     # One that was tried again in another place is no lost seed.
     again = runs[1]._replace(ended=True, diverged=False, baselines={"trained": 0.6}, name="again")
     found = report.overview([*runs, again])

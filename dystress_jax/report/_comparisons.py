@@ -54,13 +54,27 @@ def compare(runs: Sequence[Run]) -> list[Sentence]:
         >>> report.compare(report.gather(["runs/quickstart"]))
         []
     """
-    groups = groups_of(runs)
+    groups, beside = groups_of(runs), overview(runs)
     if len(groups) > FEW:
-        return list(best(overview(runs)))
+        return [*lost(beside), *best(beside)]
     sides = [Side(runs[group.runs[0]].name, tuple(runs[i] for i in group.runs)) for group in groups]
-    found = [s for side in sides if len(side.runs) > 1 for s in seeds(side)]
+    found = list(lost(beside))
+    found += [s for side in sides if len(side.runs) > 1 for s in seeds(side)]
     found += [s for side in sides[1:] for rule in RULES for s in rule(side, sides[0])]
     return found
+
+
+def lost(found: Overview) -> Iterator[Sentence]:
+    """Of which settings some seeds have diverged."""
+    for row in found.rows:
+        if row.diverged and row.seeds > 1:
+            verb = "has" if row.diverged == 1 else "have"
+            left = "; the means are of the others" if row.measured else ""
+            yield Sentence(
+                f"Of the {row.seeds} seeds of “{row.group.name}” {row.diverged} {verb} "
+                f"diverged{left}.",
+                "runs whose loss has become NaN or infinite",
+            )
 
 
 def best(found: Overview) -> Iterator[Sentence]:
