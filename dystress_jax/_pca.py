@@ -38,6 +38,9 @@ def principal_axes(
         ([1.0, 0.0], [1.0, 0.0])
     """
     _, strengths, axes = np.linalg.svd(rows, full_matrices=False)
+    # What rounding leaves of rows, which are no longer than 1, is no direction.
+    real = strengths > max(rows.shape) * np.finfo(np.float64).eps * np.sqrt(len(rows))
+    strengths, axes = strengths * real, axes * real[:, None]
     axes = np.pad(axes[:2], ((0, 2 - len(axes[:2])), (0, 0)))
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
     variances = np.pad(strengths**2, (0, 2))

@@ -5,6 +5,7 @@ import difflib
 import json
 import os
 import pathlib
+import secrets
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -148,12 +149,12 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
         >>> pathlib.Path("a.bin").stat().st_size
         3
     """
-    draft = path.with_name(path.name + ".draft")
+    # Of a name of its own: two processes may write the same file.
+    draft = path.with_name(f".{secrets.token_hex(8)}.draft")
     with told(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.unlink(missing_ok=True)
         try:
-            with draft.open("xb") as file:  # a new file: what a link points to is nobody's draft
+            with draft.open("xb") as file:
                 file.write(content)
             os.replace(draft, path)
         finally:

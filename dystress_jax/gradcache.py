@@ -37,18 +37,25 @@ def cut(batch: PyTree, micro_batches: int) -> list[PyTree]:
         micro_batches: how many, a divisor of n.
 
     Raises:
-        ArgumentError: for a number below 1, or one that does not divide n.
+        ArgumentError: for a number below 1, or one that does not divide n; for arrays of other
+            numbers of examples.
 
     Example:
         >>> cut(jnp.arange(6), 3)[1]
         Array([1, 4], dtype=int32)
     """
     at_least_one(micro_batches=micro_batches)
-    for x in jax.tree.leaves(batch):
-        if x.shape[0] % micro_batches:
+    sizes = {x.shape[:1] for x in jax.tree.leaves(batch)}
+    if len(sizes) > 1 or () in sizes:
+        found = sorted(str(size[0]) if size else "a number" for size in sizes)
+        raise ArgumentError(
+            "batch", f"found leading axes of {', '.join(found)}; allowed: as many examples in each."
+        )
+    for (examples,) in sizes:
+        if examples % micro_batches:
             raise ArgumentError(
                 "micro_batches",
-                f"found {micro_batches} with a batch of {x.shape[0]}; allowed: a divisor.",
+                f"found {micro_batches} with a batch of {examples}; allowed: a divisor.",
             )
     # Not x[part::micro_batches], which JAX refuses of rows that are split over an Explicit axis.
     apart = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]), batch)
@@ -126,7 +133,18 @@ def pull_back(
     """
     parts = zip(cut(batch, micro_batches), cut(of_embeddings, micro_batches), strict=True)
     shares = (_share(function, params, *part) for part in parts)
-    return functools.reduce(functools.partial(jax.tree.map, _added), shares)
+    first = next(shares)
+    total = functools.reduce(
+        functools.partial(jax.tree.map, _added), shares, jax.tree.map(_wide, first)
+    )
+    as_it_was = lambda x, like: x if x.dtype == like.dtype else x.astype(like.dtype)
+    return jax.tree.map(as_it_was, total, first)
+
+
+def _wide(x: Any) -> Any:
+    """Half precision as float32: many small shares are added."""
+    half = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
+    return x.astype(jnp.float32) if half else x
 
 
 def _added(a: Any, b: Any) -> Any:

@@ -64,7 +64,8 @@ class Similarity:
     positive: Callable[[Float[Array, "..."]], Float[Array, "..."]] | None = None
 
     def __call__(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
-        """Returns the similarity of every row of a with every row of b."""
+        """Returns the similarity of every row of a with every row of b, in float32 at least."""
+        a, b = at_least_float32(a), at_least_float32(b)
         return self.between(self.project(a), self.project(b))
 
     def paired(self, a: Float[Array, "n d"], b: Float[Array, "n d"]) -> Float[Array, " n"]:
@@ -169,7 +170,9 @@ def normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     # from under- and overflowing, and it needs no gradient.
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
     zero = scale == 0  # not of what is no number: a row with NaN must show
-    x = jnp.where(zero, 0.0, x / jnp.where(zero, 1.0, scale))
+    # One over the largest numbers would be too small to be one.
+    less = jnp.where(scale > 1, 0.125, 1.0).astype(x.dtype)
+    x = jnp.where(zero, 0.0, (x * less) / jnp.where(zero, 1.0, scale * less))
     squares = jnp.sum(x * x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.where(zero, 1.0, squares))
 
@@ -432,8 +435,7 @@ def _squares(
     # rows of a pair by itself are then at 0 and at their difference.
     lengths = lambda a, b: jnp.sum(a * a, axis=-1)[:, None] + jnp.sum(b * b, axis=-1)[None, :]
     of_points = jax.lax.stop_gradient(lengths(a, b))
-    centre = jax.lax.stop_gradient(jnp.nanmean(b, axis=0, keepdims=True))
-    centre = jnp.where(jnp.isfinite(centre), centre, 0.0)
+    centre = _middle_row(jax.lax.stop_gradient(b))
     a, b = a - centre, b - centre
     of_both = lengths(a, b)
     squares = jnp.maximum(of_both - 2.0 * _dot(a, b, precision=precision), 0.0)
@@ -444,16 +446,30 @@ def _squares(
     return squares, jnp.maximum(rounding, float(of.tiny))
 
 
+def _middle_row(b: Float[Array, "m d"]) -> Float[Array, "1 d"]:
+    """The row nearest to the mean, which a few rows far from all others move, and not to them."""
+    mean = jnp.nanmean(b, axis=0, keepdims=True)
+    away = jnp.max(jnp.abs(b - mean), axis=-1)
+    number = jnp.argmin(jnp.where(jnp.isfinite(away), away, jnp.inf))
+    # Not b[number], which JAX refuses of rows that are split over an Explicit axis.
+    it = (jnp.arange(b.shape[0]) == number)[:, None]
+    nearest = jnp.sum(jnp.where(it, b, 0.0), axis=0, keepdims=True)
+    return jnp.where(jnp.isfinite(nearest), nearest, 0.0)
+
+
 def _power(
     squares: Float[Array, "n m"], rounding: Float[Array, "n m"], exponent: float
 ) -> Float[Array, "n m"]:
-    """A power, in (0, 1], of squared distances; of those that rounding hides, its tangent there.
+    """A power, in (0, 1], of squared distances; of those that rounding hides, a bounded slope.
 
-    The slope of the power itself would multiply what rounding makes of them by any number.
+    The slope of the power itself would multiply what rounding makes of them by any number: it is
+    that of its tangent where rounding begins.
     """
     far = squares > rounding
     power = jnp.where(far, squares, rounding) ** exponent
-    return power * (1.0 + exponent * (jnp.where(far, rounding, squares) / rounding - 1.0))
+    power = power * (1.0 + exponent * (jnp.where(far, rounding, squares) / rounding - 1.0))
+    exact, power_alone = jax.lax.stop_gradient((squares, power))
+    return power + (exact**exponent - power_alone)
 
 
 def _negative_squares(

@@ -193,6 +193,10 @@ def test_the_two_views_differ_where_the_recipe_repeats_one():
 
 def test_the_recipe_without_chance_is_the_image_twice():
     images = random_images(8, 24, 24)
+    # A square of h (h + 1) pixels has sides of h, rounded.
+    narrow = jnp.broadcast_to(jnp.arange(33, dtype=jnp.uint8)[None, None, :, None], (16, 32, 33, 3))
+    for x in two_views(jax.random.key(0), narrow, recipe=augment.whole(), size=32):
+        np.testing.assert_array_equal(x, narrow[:, :, :32].astype(jnp.float32) / 255)
     for x in two_views(jax.random.key(0), images, recipe=augment.whole(), size=24):
         np.testing.assert_array_equal(x, augment.to_float(images))
 

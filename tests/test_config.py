@@ -100,6 +100,17 @@ def test_a_whole_number_is_a_good_real_number():
         ),
         ({"data": {"holdout": 0.6}}, r"config\.data\.holdout: found 0\.6; allowed: <= 0\.5"),
         ({"augment": {"mean": (0.1, 0.2)}}, r"config\.augment\.mean: .*1 or 3 numbers"),
+        ({"augment": {"mean": (float("nan"),)}}, r"augment\.mean: found nan; .* a finite number"),
+        ({"augment": {"std": (float("inf"),)}}, r"augment\.std: found inf; .* a finite number"),
+        ({"augment": {"std": (0.2, 0.0, 0.1)}}, r"augment\.std: found 0\.0; allowed: above 0"),
+        ({"temperature": {"tau_max": 10**400}}, r"tau_max: found inf; allowed: a finite number"),
+        ({"probe": {"learning_rates": (0.1, 10**400)}}, r"learning_rates: found inf; allowed: a f"),
+        ({"probe": {"l2": (-1.0,), "solver": "lbfgs", "features": "cached"}}, r"found -1\.0; al"),
+        ({"probe": {"learning_rates": ()}}, r"learning_rates: found none; allowed: numbers above"),
+        ({"labels": {"fractions": (0.1, 2.0)}}, r"labels\.fractions: found 2\.0; allowed: <= 1"),
+        ({"labels": {"shots": (0, 5)}}, r"labels\.shots: found 0; allowed: >= 1"),
+        ({"labels": {"shots": (1, float("inf"))}}, r"labels\.shots: found \(1, inf\); allowed: "),
+        ({"init_prefix": "module."}, r"init_prefix: found 'module\.' .* with config\.init_from"),
         ({"augment": {"std": (0.0,)}}, r"config\.augment\.std: .*above 0"),
         ({"augment": {"std": 0.5}}, r"config\.augment\.std: .*a tuple of numbers"),
         ({"labels": {"shots": (1, 1.5)}}, r"config\.labels\.shots: .*\(1, 1\.5\); .*whole numbers"),
@@ -658,6 +669,20 @@ def test_options_are_taken_out_of_the_command_line_as_numbers_texts_and_tuples()
         "method_options": {"c": True},
         "loss.options": {"d": "some text"},
     }
+
+
+def test_an_option_that_is_a_value_is_no_group():
+    given = ["train", "--config.eval_on.a=folder", "--config.eval_on.a.path=/x"]
+    with pytest.raises(ConfigError, match=r"eval_on\.a\.path: found beside config\.eval_on\.a='fo"):
+        take_options(given)
+
+
+@pytest.mark.parametrize("values", [("None", "0.5"), ("0.5", "None")])
+def test_the_last_of_two_flags_counts(values):
+    given = [f"--config.augment.blur={value}" for value in values]
+    with parsed("train", "--config=quickstart", *given) as (_, command):
+        found = command.settings(flags.FLAGS.config).augment.blur
+    assert found == (None if values[1] == "None" else 0.5)
 
 
 def test_differences_see_through_groups_tuples_and_missing_fields():

@@ -73,6 +73,27 @@ def test_a_number_that_does_not_divide_the_batch_is_refused(micro_batches, messa
         cached(*make(), micro_batches)
 
 
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"x": jnp.ones((4, 2)), "scale": jnp.float32(1)}, "found leading axes of 4, a number"),
+        ({"x": jnp.ones((4, 2)), "y": jnp.ones(6)}, "found leading axes of 4, 6; allowed: as many"),
+    ],
+)
+def test_arrays_of_other_numbers_of_examples_are_refused(batch, message):
+    with pytest.raises(ArgumentError, match=f"batch: {message}"):
+        gradcache.cut(batch, 2)
+
+
+def test_many_shares_of_half_precision_are_added_in_float32():
+    x = jax.random.uniform(jax.random.key(0), (1024, 1), jnp.bfloat16)
+    embed = lambda w, x: x * w
+    ones, w = jnp.ones_like(x), jnp.ones((), jnp.bfloat16)
+    found = gradcache.pull_back(embed, w, x, ones, micro_batches=1024)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.float32(found), np.float32(x).sum(), rtol=4e-3)
+
+
 def test_parameters_without_a_gradient_have_none():
     params = {"w": jnp.eye(4), "count": jnp.int32(3), "key": jax.random.key(0)}
     x = jnp.arange(24.0).reshape(6, 4)

@@ -1,7 +1,9 @@
+import concurrent.futures
 import errno
 import json
 import math
 import os
+import secrets
 import time
 
 import jax
@@ -201,10 +203,26 @@ def test_a_json_file_is_replaced_whole(tmp_path):
     assert json.loads(path.read_text()) == {"a": 1}
 
 
-def test_a_draft_does_not_follow_a_link(tmp_path):
+def test_two_that_write_one_file_leave_it_whole(tmp_path):
+    path, parts = tmp_path / "a.json", [str(i) * 50_000 for i in range(2)]
+    write_json(path, parts[0])
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(write_json, path, parts[i % 2]) for i in range(100)]
+        for one in done:
+            assert json.loads(path.read_text()) in parts
+            one.result()
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_draft_does_not_follow_a_link(tmp_path, monkeypatch):
     mine, path = tmp_path / "mine.txt", tmp_path / "a.json"
     mine.write_text("precious")
-    (tmp_path / "a.json.draft").symlink_to(mine)
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "known")
+    (tmp_path / ".known.draft").symlink_to(mine)
+    with pytest.raises(FileError, match=r"cannot be written"):
+        write_json(path, {"a": 0})
+    assert mine.read_text() == "precious"
+    monkeypatch.undo()
     write_json(path, {"a": 1})
     assert mine.read_text() == "precious"
     assert json.loads(path.read_text()) == {"a": 1}

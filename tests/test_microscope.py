@@ -2,6 +2,7 @@
 
 import functools
 import json
+import pathlib
 import shutil
 import struct
 
@@ -17,6 +18,7 @@ from tensorboardX.proto.event_pb2 import Event
 from dystress_jax import metrics, microscope, report, run, sharding, similarities, temperatures
 from dystress_jax.files import FileError
 from dystress_jax.microscope import KINDS, Compared, Recorder
+from dystress_jax.microscope._records import together
 from dystress_jax.run import _recording, networks
 from dystress_jax.training import init_state, prepared
 from dystress_jax.training.loggers import Begun, open_loggers
@@ -458,6 +460,17 @@ def test_a_record_that_cannot_be_read_is_told_once_and_not_added_to(tmp_path):
     [message] = told
     assert "cannot be read" in message
     assert "The run goes on" in message
+
+
+def test_an_array_of_another_shape_is_missing_in_its_record():
+    found = {
+        pathlib.Path("1.npz"): {"tau": np.ones((4, 3)), "entropy": np.float32(2)},
+        pathlib.Path("2.npz"): {"tau": np.ones((4, 5)), "entropy": np.float32(3)},
+    }
+    read = together(found)
+    assert read["tau"].shape == (2, 4, 3)
+    assert np.isnan(read["tau"][1]).all()
+    assert read["entropy"].tolist() == [2, 3]
 
 
 def test_records_that_cannot_be_read_are_refused(tmp_path):

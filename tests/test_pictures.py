@@ -6,6 +6,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from dystress_jax import data, evaluation
+from dystress_jax._pca import centred, principal_axes
 from dystress_jax.evaluation import feature_map, neighbour_grid
 from dystress_jax.evaluation.feature_map import _with_room
 from dystress_jax.evaluation.neighbour_grid import RIGHT, WRONG
@@ -23,6 +24,17 @@ def source(count=6, labels=None, channels=3):
 
 def count_of(picture, colour):
     return int((np.asarray(picture) == np.array(colour)).all(axis=-1).sum())
+
+
+def test_equal_features_have_no_direction():
+    """What rounding leaves of them is none."""
+    one = np.random.default_rng(0).normal(size=128)
+    for rows in (np.tile(one, (1000, 1)), np.tile(one, (10, 1)), np.stack([one, one[::-1]])):
+        axes, shares = principal_axes(centred(rows))
+        alone = len(rows) == 2
+        np.testing.assert_allclose(shares, [float(alone), 0], atol=1e-12)
+        assert (axes[1] == 0).all()
+        assert (axes[0] != 0).any() == alone
 
 
 def test_frames_tell_the_neighbours_of_the_same_class():

@@ -22,6 +22,7 @@ from PIL import Image
 
 from dystress_jax import commands, explorer, microscope, report, temperatures
 from dystress_jax.errors import how_to_install
+from dystress_jax.explorer._images import plain_images
 from dystress_jax.files import FileError
 from dystress_jax.microscope import KINDS, Recorder, Records
 from dystress_jax.report import (
@@ -965,11 +966,45 @@ def test_embeddings_from_elsewhere_are_a_run_of_one_record(tmp_path):
         ({"features": np.ones((3, 2)), "images": np.ones((3, 2, 2, 3))}, "allowed: uint8"),
         ({"view_a": np.ones((3, 2)), "view_b": np.ones((3, 4))}, "two shapes"),
         ({"features": np.full((3, 2), np.nan)}, "no row of finite numbers"),
+        (
+            {"features": np.ones((3, 2)), "labels": np.ones((3, 2), int)},
+            r"labels of shape \[3, 2\]",
+        ),
+        (
+            {"features": np.ones((3, 2)), "ids": np.ones((3, 2))},
+            r"ids of shape \[3, 2\]; allowed: one",
+        ),
+        (
+            {"features": np.ones((3, 2)), "images": np.ones((3, 0, 5, 3), np.uint8)},
+            r"images of shape \[3, 0, 5, 3\]",
+        ),
+        (
+            {"features": np.ones((3, 2)), "labels": [b"\xff", b"a", b"b"]},
+            "labels of bytes; allowed",
+        ),
     ],
 )
 def test_embeddings_that_cannot_be_used_are_refused(tmp_path, arrays, told):
     with pytest.raises(microscope.EmbeddingsError, match=told):
         microscope.read_embeddings(npz(tmp_path / "z.npz", **arrays))
+
+
+def test_labels_and_names_of_any_kind_are_read(tmp_path):
+    features = np.eye(4)
+    read = lambda **arrays: microscope.read_embeddings(npz(tmp_path / "z.npz", **arrays))
+    dates = np.array([20230102, 20230101, -1, 20230102])
+    found = read(features=features, labels=dates)
+    assert found.class_names == ("20230101", "20230102")
+    assert found.labels.tolist() == [1, 0, -1, 1]
+    huge = read(features=features, labels=np.array([2**63 + 5, 1, 1, 0], np.uint64))
+    assert huge.labels.min() >= 0
+    found = read(features=features, labels=np.array([b"dog", b"", "é".encode(), b"dog"]))
+    assert found.class_names == ("dog", "é")
+    assert found.labels.tolist() == [0, -1, 1, 0]
+    for ids in (np.array([b"a", b"b", b"c", b"d"]), np.arange(4).astype("datetime64[D]")):
+        found = read(features=features, ids=ids)
+        json.dumps(plain_images(found))
+        assert found.ids[1] in ("b", "1970-01-02")
 
 
 def parquet(path, **columns):

@@ -127,6 +127,12 @@ def test_tiny_and_huge_rows_are_normalised():
     x = jnp.float32(A) * jnp.float32([1e-30, 1e30, 1e-20, 1.0, 0.0])[:, None]
     lengths = jnp.linalg.norm(similarities.normalize(x), axis=1)
     np.testing.assert_allclose(lengths, [1, 1, 1, 1, 0], rtol=1e-6)
+    largest = jnp.float32([[9e37, 4e37], [3.4e38, -3.4e38], [2.0, 0.0]])
+    expected = [[0.9138, 0.4061], [0.7071, -0.7071], [1, 0]]
+    for normalize in (similarities.normalize, jax.jit(similarities.normalize)):
+        np.testing.assert_allclose(normalize(largest), expected, atol=1e-4)
+    sums = jax.grad(lambda x: similarities.normalize(x).sum())(largest)
+    assert np.isfinite(sums).all()
 
 
 @pytest.mark.parametrize(
@@ -231,6 +237,39 @@ def test_rows_that_are_near_or_far_from_zero_have_the_gradient_of_float64(name, 
     # Equal points may come out of their projection with another last digit each.
     tolerance = 2e-3 if gap else 0.5
     assert np.linalg.norm(found - expected) < tolerance * np.linalg.norm(expected)
+
+
+def test_a_row_far_from_all_others_hides_no_distance_between_these():
+    a = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
+    for far in (1e3, 1e6):
+        b = np.concatenate([a, a[:1] + np.float32(far), np.full((1, 8), np.nan, np.float32)])
+        expected = -((a.astype(np.float64)[:, None] - b.astype(np.float64)[None]) ** 2).sum(-1)
+        squared = similarities.squared_euclidean(jnp.asarray(a), jnp.asarray(b))
+        np.testing.assert_allclose(squared[:, :6], expected[:, :6], atol=1e-5)
+        np.testing.assert_allclose(squared[:, 6], expected[:, 6], rtol=1e-5)
+        assert np.isnan(squared[:, 7]).all()
+        distances = similarities.euclidean(jnp.asarray(a), jnp.asarray(b))
+        np.testing.assert_allclose(distances[:, :7], -np.sqrt(-expected[:, :7]), atol=2e-3)
+
+
+def test_equal_rows_far_from_zero_have_no_distance():
+    """Its slope ends where rounding of the rows begins; its value does not."""
+    a = np.float32(np.random.default_rng(0).standard_normal((5, 8)) + 1e4)
+    expected = np.sqrt(((a.astype(np.float64)[:, None] - a.astype(np.float64)[None]) ** 2).sum(-1))
+    found = similarities.euclidean(jnp.asarray(a), jnp.asarray(a))
+    np.testing.assert_allclose(found, -expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", [*DISTANCES, "sphere", "geodesic"])
+def test_half_precision_is_widened_first(name, dtype):
+    others = {"sphere": similarities.sphere, "geodesic": similarities.oblique_geodesic(2)}
+    similarity = (DISTANCES | others)[name]
+    a, b = jax.random.normal(jax.random.key(0), (2, 5, 8)).astype(dtype)
+    found = similarity(a, b)
+    assert found.dtype == jnp.float32
+    wide = [x.astype(jnp.float32) for x in (a, b)]
+    np.testing.assert_array_equal(found, similarity(*wide))
 
 
 @pytest.mark.parametrize("name", ["laplace", "root", "euclidean"])

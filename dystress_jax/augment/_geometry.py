@@ -25,6 +25,9 @@ def crop_boxes(
     allowed. The ten are drawn at once and the first that fits is taken, rather than in a loop.
     """
     height, width = extent.astype(jnp.float32).T[:, :, None]
+    central = _central_boxes(height[:, 0], width[:, 0], aspect)
+    if area == (1, 1) and aspect == (1, 1):
+        return central  # rounded, a square of h (h + 1) pixels would fit, and be moved
     pixels = (area[0] + areas * (area[1] - area[0])) * (height * width)
     log_low, log_high = math.log(aspect[0]), math.log(aspect[1])
     ratios = jnp.exp(log_low + aspects * (log_high - log_low))
@@ -38,7 +41,6 @@ def crop_boxes(
         for axis, length in enumerate((height, width))
     ]
     drawn = jnp.stack([*starts, *sides], axis=1)
-    central = _central_boxes(height[:, 0], width[:, 0], aspect)
     return jnp.where(fits.any(axis=1)[:, None], drawn, central)
 
 

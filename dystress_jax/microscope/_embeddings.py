@@ -72,6 +72,11 @@ def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
     for name in ("labels", "ids", "images", "paths", "captions"):
         if name in arrays and (not arrays[name].ndim or len(arrays[name]) != n):
             raise EmbeddingsError(f"{path}: found {n} rows and another number of {name}.")
+        if name in arrays and name != "images" and arrays[name].ndim > 1:
+            raise EmbeddingsError(
+                f"{path}: found {name} of shape {list(arrays[name].shape)}; allowed: one for each "
+                "row."
+            )
     finite = np.logical_and.reduce([np.isfinite(x).all(axis=1) for x in vectors.values()])
     notes = [] if finite.all() else [f"{n - finite.sum():,} of {n:,} rows are NaN or infinite."]
     rows = np.flatnonzero(finite)
@@ -84,8 +89,13 @@ def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
     vectors = {name: np.asarray(x[rows], np.float32) for name, x in vectors.items()}
     partners = vectors.get("view_b")
     pictures = arrays.get("images")
-    if pictures is not None and (pictures.ndim != 4 or pictures.dtype != np.uint8):
-        raise EmbeddingsError(f"{path}: found images of another kind; allowed: uint8 [n h w c].")
+    if pictures is not None and (
+        pictures.ndim != 4 or pictures.dtype != np.uint8 or 0 in pictures.shape
+    ):
+        raise EmbeddingsError(
+            f"{path}: found images of shape {list(pictures.shape)} and type {pictures.dtype}; "
+            "allowed: uint8 [n h w c]."
+        )
     if pictures is not None:
         pictures = small(pictures[rows])
     elif "paths" in arrays and (arrays["paths"][rows] != "").all():
@@ -96,7 +106,7 @@ def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
     others = vectors["embeddings"] if partners is None else partners
     return Watched(
         split=path.stem,
-        ids=np.asarray(arrays.get("ids", np.arange(n)))[rows],
+        ids=_ids(arrays.get("ids", np.arange(n))[rows]),
         labels=labels[rows],
         class_names=names,
         pictures=pictures,
@@ -127,7 +137,22 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"embeddings, whose name ends in {' or '.join(_READERS)}."
         )
     found = _READERS[path.suffix](path)
-    return {name: array for name, array in found.items() if name in _KNOWN}
+    return {name: _as_text(path, name, array) for name, array in found.items() if name in _KNOWN}
+
+
+def _as_text(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
+    """Bytes as text."""
+    if array.dtype.kind != "S":
+        return array
+    try:
+        return np.char.decode(array, "utf-8")
+    except UnicodeDecodeError:
+        raise EmbeddingsError(f"{path}: found {name} of bytes; allowed: text in UTF-8.") from None
+
+
+def _ids(ids: np.ndarray) -> np.ndarray:
+    """Numbers and text as they are, such as dates as text."""
+    return ids if ids.dtype.kind in "iufU" else ids.astype(np.str_)
 
 
 _KNOWN = ("features", "embeddings", "view_a", "view_b")
@@ -192,6 +217,7 @@ def _column(path: pathlib.Path, name: str, column: Any) -> np.ndarray:
 
 
 _READERS = {".npz": load, ".parquet": _read_parquet}
+_MANY = 10_000  # from this label on, classes without a name are those that there are
 
 
 def _labels(
@@ -205,7 +231,11 @@ def _labels(
         return labels.astype(np.int64) - without, tuple(map(str, names[without:]))
     if labels.dtype.kind not in "iu":
         raise EmbeddingsError(f"{path}: found labels of {labels.dtype}; allowed: whole numbers.")
-    labels = np.where(labels < 0, -1, labels.astype(np.int64))
+    if labels.max(initial=0) >= max(len(names), _MANY):  # numbers that only stand for classes
+        there, labels = np.unique(labels, return_inverse=True)
+        without = int((there < 0).sum())
+        return np.maximum(labels - without, -1), tuple(map(str, there[without:]))
+    labels = np.maximum(labels.astype(np.int64), -1)
     return labels, (*names, *(str(i) for i in range(len(names), int(labels.max(initial=-1)) + 1)))
 
 

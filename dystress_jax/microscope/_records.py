@@ -168,13 +168,14 @@ def paths_of(workdir: pathlib.Path) -> list[pathlib.Path]:
 
 
 def together(found: Mapping[pathlib.Path, Mapping[str, np.ndarray]]) -> Records:
-    """The records of these files, at least one."""
+    """The records of these files, at least one; arrays that do not fit the first are missing."""
     arrays = {}
     for name in dict.fromkeys(name for record in found.values() for name in record):
         like = next(record[name] for record in found.values() if name in record)
         kind = like.dtype if like.dtype.kind == "f" else np.float64
         missing = np.full(like.shape, np.nan, kind)
-        arrays[name] = np.stack([record.get(name, missing) for record in found.values()])
+        given = [record.get(name, missing) for record in found.values()]
+        arrays[name] = np.stack([x if x.shape == like.shape else missing for x in given])
     return Records.of(np.array([int(path.stem) for path in found]), arrays)
 
 

@@ -88,6 +88,7 @@ def put_back(settings: Mapping[str, Any], config: Config) -> list[str]:
 
 def _check_relations(config: Config) -> None:
     """Every check that needs more than one field and is no matter of what applies."""
+    _check_start(config)
     _check_data(config)
     _check_batch(config)
     _check_temperature(config)
@@ -96,6 +97,14 @@ def _check_relations(config: Config) -> None:
     _check_prompts(config)
     _check_probe(config)
     _check_eval_on(config)
+
+
+def _check_start(config: Config) -> None:
+    if config.init_prefix != Config().init_prefix and not config.init_from:
+        raise ConfigError(
+            f"config.init_prefix: found {config.init_prefix!r} with config.init_from '', which "
+            "would ignore it; allowed: with config.init_from, a file of weights."
+        )
 
 
 def _check_data(config: Config) -> None:
@@ -107,11 +116,8 @@ def _check_data(config: Config) -> None:
         )
     for name in ("mean", "std"):
         found = getattr(config.augment, name)
-        if len(found) not in (1, 3) or (name == "std" and min(found) <= 0):
-            raise ConfigError(
-                f"config.augment.{name}: found {found}; allowed: 1 or 3 numbers"
-                + (" above 0." if name == "std" else ".")
-            )
+        if len(found) not in (1, 3):
+            raise ConfigError(f"config.augment.{name}: found {found}; allowed: 1 or 3 numbers.")
     if config.knn_every and not d.holdout:
         raise ConfigError(
             f"config.data.holdout: found 0 with config.knn_every {config.knn_every}; allowed: a "
@@ -123,8 +129,8 @@ def _check_probe(config: Config) -> None:
     probe = config.probe
     for name in ("learning_rates", "l2"):
         found = getattr(probe, name)
-        if not found or min(found) <= 0:
-            raise ConfigError(f"config.probe.{name}: found {found}; allowed: numbers above 0.")
+        if not found:
+            raise ConfigError(f"config.probe.{name}: found none; allowed: numbers above 0.")
 
 
 def _check_eval_on(config: Config) -> None:

@@ -343,7 +343,9 @@ class Augment:
     mean: tuple[float, ...] = _field(
         (0.5,), "subtracted from the views, one value or one a channel"
     )
-    std: tuple[float, ...] = _field((0.25,), "divides the views, one value or one a channel")
+    std: tuple[float, ...] = _field(
+        (0.25,), "divides the views, one value or one a channel", above=0.0
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -638,12 +640,14 @@ class Probe:
     learning_rates: tuple[float, ...] = _field(
         (0.1,),
         "base rates, x batch / 256; of several the best on the held-out images",
+        above=0.0,
         only_for=_SGD,
         may_change=True,
     )
     l2: tuple[float, ...] = _field(
         (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
         "strengths of L2; of several the best on the held-out images",
+        above=0.0,
         only_for=_LBFGS,
         may_change=True,
     )
@@ -657,10 +661,12 @@ class Labels:
     fractions: tuple[float, ...] = _field(
         (0.01, 0.1),
         "few_labels: shares of the labels, of every class alike, if labels.share is 1",
+        above=0.0,
+        at_most=1.0,
         may_change=True,
     )
     shots: tuple[int, ...] = _field(
-        (1, 5, 10), "few_shot: training images of a class", may_change=True
+        (1, 5, 10), "few_shot: training images of a class", at_least=1, may_change=True
     )
     share: float | tuple[float, ...] = _field(
         1.0,

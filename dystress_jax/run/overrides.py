@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import copy
-import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -170,6 +169,11 @@ def take_options(arguments: Iterable[str]) -> tuple[list[str], dict[str, dict[st
             place = options.setdefault(holder, {})
             for part in outer:
                 place = place.setdefault(part, {})
+                if not isinstance(place, dict):
+                    raise ConfigError(
+                        f"config.{name}: found beside config.{holder}.{part}={place!r}; allowed: "
+                        "one of the two."
+                    )
             place[last] = _literal(value)
     return others, options
 
@@ -193,6 +197,8 @@ def take_from_absl(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]
         elif field is not None and _is_none(value, field):
             found[field.name] = None
         else:
+            if argument.startswith("-") and name in named:
+                found.pop(named[name].name, None)  # the last of several flags counts
             others.append(argument)
     return others, found
 
@@ -231,12 +237,28 @@ def take_varied(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[Any
         if not equals and (text := next(rest, None)) is None:
             raise ConfigError(f"--{flagged}: found no value; allowed: --{flagged}=VALUE,VALUE.")
         name = flagged.removeprefix("over.")
-        for part in re.split(r",(?![^(]*\))", text):
-            part = part.strip()
+        for part in map(str.strip, _apart(text)):
             of_field, _ = take_options([f"--config.{name}={part}"])
             check_overrides(of_field)
             found.setdefault(name, []).append(_typed(part, named[name] if of_field else None))
     return others, found
+
+
+def _apart(text: str) -> list[str]:
+    """The parts between commas that stand in no brackets.
+
+    Example:
+        >>> _apart("0.1,(1,2),[3,(4,5)]")
+        ['0.1', '(1,2)', '[3,(4,5)]']
+    """
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def _typed(text: str, field: Field | None) -> Any:

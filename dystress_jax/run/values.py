@@ -54,7 +54,7 @@ def built(settings: Mapping[str, Any]) -> Config:
 
 def _checked(value: Any, field: Field) -> Any:
     """The value of one field: its type, its range, its name of today."""
-    full, kinds, allowed = f"config.{field.name}", field.takes, field.meaning
+    full, kinds = f"config.{field.name}", field.takes
     wrong = ConfigError(f"{full}: found {value!r}; allowed: {takes(field)}.")
     if value is None:
         if type(None) in kinds:
@@ -72,21 +72,25 @@ def _checked(value: Any, field: Field) -> Any:
         if not isinstance(value, tuple | list) or not all(_is_number(v) for v in value):
             raise wrong
         kind, _ = typing.get_args(kinds[0])
-        if kind is int and not all(float(v).is_integer() for v in value):
+        numbers = [_as_float(v) for v in value]
+        if kind is int and not all(v.is_integer() for v in numbers):
             raise wrong
-        return tuple(kind(v) for v in value)
+        return tuple(_in_range(kind(v), field) for v in numbers)
     if kinds[0] is dict:
         if not isinstance(value, Mapping):
             raise wrong
         return {name: _checked_option(option, f"{full}.{name}") for name, option in value.items()}
     if kinds[0] is float and _is_number(value):
-        value = float(value)
+        value = _as_float(value)
     if type(value) is not kinds[0]:
         raise wrong
+    return _checked_name(str(value), field) if field.meaning.among else _in_range(value, field)
+
+
+def _in_range(value: Any, field: Field) -> Any:
+    full, allowed = f"config.{field.name}", field.meaning
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{full}: found {value}; allowed: a finite number.")
-    if allowed.among:
-        return _checked_name(str(value), field)
     for holds, limit in (
         (allowed.above is None or value > allowed.above, f"above {allowed.above}"),
         (allowed.at_least is None or value >= allowed.at_least, f">= {allowed.at_least}"),
@@ -128,6 +132,14 @@ def _checked_name(value: str, field: Field) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _as_float(value: int | float) -> float:
+    """A number that is too large for a float is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def takes(field: Field) -> str:
