@@ -418,6 +418,14 @@ def test_a_checkpoint_of_another_model_is_refused(saved, mesh):
         checkpoint.restore(saved, 30, abstract(other))
 
 
+def test_a_checkpoint_of_another_precision_is_refused_as_such(saved, mesh):
+    expected = abstract(make_state(mesh))
+    with jax.enable_x64(True):
+        wide = {**expected, "weights": expected["weights"].update(dtype=jnp.float64)}
+        with pytest.raises(CheckpointError, match=r"weights has float32, expected float64; JAX_EN"):
+            checkpoint.restore(saved, 30, wide)
+
+
 def test_a_checkpoint_of_another_version_is_refused_in_one_line(saved, mesh, monkeypatch):
     checkpoint.check_version(saved)
     monkeypatch.setattr(_records, "VERSION", checkpoint.VERSION + 1)

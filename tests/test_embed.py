@@ -1,6 +1,7 @@
 """One row an image, the same whether it was interrupted or not, and nothing half-written."""
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -90,6 +91,22 @@ def test_parquet_has_the_same_rows(workdir, other, tmp_path, monkeypatch):
     without = microscope.read_embeddings(tmp_path / "z.npz")
     assert without.pictures is None
     assert "an image cannot be read" in " ".join(without.notes)
+
+
+def test_names_of_files_that_are_no_text_go_into_parquet_too(workdir, other, tmp_path):
+    strange = other / "test" / "x" / os.fsdecode(b"bad\xff.png")
+    try:
+        shutil.copy(next((other / "test" / "x").iterdir()), strange)
+    except OSError:
+        pytest.skip("this file system has names of UTF-8 only")
+    table = pq.read_table(run.embed(workdir, tmp_path / "z.parquet", on=on(other)))
+    assert sum(path.endswith("bad\\udcff.png") for path in table["paths"].to_pylist()) == 1
+
+
+def test_a_directory_is_no_file_to_write(workdir, tmp_path):
+    (tmp_path / "z.npz").mkdir()
+    with pytest.raises(run.EmbedError, match=r"--out: .*z\.npz is a directory; allowed: another"):
+        run.embed(workdir, tmp_path / "z.npz", overwrite=True)
 
 
 def test_the_run_s_own_images_keep_their_splits(workdir, tmp_path):

@@ -10,8 +10,37 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dystress_jax import models
 from dystress_jax.models import projector, resnet
 from dystress_jax.models._norm import BatchNorm
+
+KINDS = {
+    "resnet": resnet("small", stem="cifar", width=4),
+    "convnext": models.convnext("convnext_atto", patch=1),
+    "vit": models.vit("vit_micro", patch=4),
+    "vit, learned positions": models.vit("vit_micro", patch=4, positions="learned", image_size=8),
+    "clip_vit": models.clip_vit("vit_micro", patch=4, image_size=8, class_tokens=2),
+    "text": models.text_transformer("text_micro", vocab_size=20, context=5),
+    "tokens": models.token_projection(width=8, dims=4, use_bias=True),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_arrays_and_features_are_float32_where_float64_is_allowed(name):
+    """So that a run goes on, and is loaded, whatever JAX_ENABLE_X64 says."""
+    network = KINDS[name]
+    images = name not in ("text", "tokens")
+    shape, kind = ((2, 8, 8, 3), jnp.float32) if images else ((2, 5), jnp.int32)
+    shape, kind = ((2, 8), jnp.float32) if name == "tokens" else (shape, kind)
+    with jax.enable_x64(True):
+        params, stats = jax.eval_shape(network.init, jax.random.key(0))
+        apply = lambda *args: network.apply(*args, train=True)[0]
+        found = jax.eval_shape(apply, params, stats, jax.ShapeDtypeStruct(shape, kind))
+    leaves = jax.tree.leaves((params, stats))
+    floats = {x.dtype for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)}
+    assert floats == {jnp.dtype(jnp.float32)}
+    assert found.dtype == jnp.float32
+
 
 NETWORKS = {
     "resnet": (resnet("small", stem="cifar", width=4), (16, 8, 8, 3)),

@@ -187,8 +187,9 @@ def test_bfloat16_computes_close_to_float32_and_keeps_parameters_wide(pooling):
 
 def test_an_id_outside_of_the_vocabulary_is_not_taken_for_another():
     params, stats = scattered(tiny("cls"))
-    found = features(tiny("cls"), params, stats, np.array([[1, 20, 2], [1, 19, 2]], np.int32))
-    assert np.all(np.isnan(found[0]))
+    ids = np.array([[1, 20, 2], [1, 19, 2], [1, -1, 2]], np.int32)
+    found = features(tiny("cls"), params, stats, ids)
+    assert np.all(np.isnan(found[[0, 2]]))
     assert np.all(np.isfinite(found[1]))
 
 

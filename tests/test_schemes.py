@@ -291,6 +291,20 @@ def test_rgcl_has_the_gradient_of_the_authors_loss_with_its_running_mean(name):
         np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["isogclr", "tempnet"])
+def test_a_state_is_float32_where_float64_is_allowed_and_stays_so(name):
+    scheme = {"isogclr": lambda: schemes.isogclr(9), "tempnet": lambda: tempnet(num_examples=9)}
+    with jax.enable_x64(True):
+        scheme = scheme[name]()
+        views = jax.random.normal(jax.random.key(0), (2, 4, 6), jnp.float64)
+        inputs = schemes.of_views(*views, example=jnp.arange(4), key=jax.random.key(0))
+        before = jax.eval_shape(scheme.init)
+        after = jax.eval_shape(lambda state: scheme.update(state, inputs, None), before)
+    kinds = lambda state: [x.dtype for x in jax.tree.leaves(state)]
+    assert kinds(after) == kinds(before)
+    assert jnp.dtype(jnp.float64) not in kinds(before)
+
+
 @pytest.mark.parametrize(
     ("missing", "message"),
     [

@@ -22,6 +22,7 @@ from dystress_jax.models._norm import BatchNorm
 from dystress_jax.models._resnet import BasicBlock, BottleneckBlock, ResNet
 from dystress_jax.models._text import CausalTransformer, PaddedTransformer
 from dystress_jax.models._vit import VisionTransformer
+from dystress_jax.weights import _files
 
 FILES = pathlib.Path(__file__).parent / "fixtures" / "weights"
 OUTPUTS = np.load(FILES / "outputs.npz")
@@ -245,6 +246,20 @@ def test_fixed_positions_go_out_and_come_back(pool, family, shape):
         weights.take(tree, {**given, name: given[name] + 1})
     with pytest.raises(weights.WeightsError, match=rf"{name}: found \[\]; allowed: positions 16"):
         weights.take(tree, {**given, name: np.ones(())})
+
+
+def test_what_stands_beside_the_weights_of_a_checkpoint_is_not_taken_for_them():
+    inside = {"module.conv1.weight": np.ones((2, 2))}
+    content = {"best_acc1": np.float32(76.1).reshape(()), "epoch": 3, "state_dict": inside}
+    assert _files._tensors_of(pathlib.Path("x.pth"), content) == inside
+    assert _files._tensors_of(pathlib.Path("x.pth"), inside | {"epoch": 3}) == inside
+
+
+def test_what_openai_keeps_beside_its_towers_is_no_surplus():
+    network, name = vit(pool=True), "open_clip_siglip.safetensors"
+    beside = {n: np.array(16) for n in ("input_resolution", "context_length", "vocab_size")}
+    found = weights.take(initial(network), {**weights.read(FILES / name), **beside})
+    assert {*beside} <= {*found.left}
 
 
 @pytest.mark.parametrize("library", ["open_clip", "huggingface"])

@@ -82,8 +82,8 @@ def test_a_vit_goes_out_for_timm_and_comes_in(positions, folder, tmp_path):
     shapes = run.export_weights(tmp_path / "run", out, format="timm", tell=told.append)
     assert shapes["pos_embed"] == (1, 10, 64)
     assert told[0].endswith("12 x 12, 3 channels")
-    command = shlex.split(told[-1])
-    with parsed("import", *command[command.index(str(out)) + 1 :]) as (_, read):
+    assert told[1:] == [f"back here: dystress import {out}"]
+    with parsed("import", out) as (_, read):
         run.import_weights(read.settings(flags.FLAGS.config), out, tmp_path / "new")
     old, new = dystress_jax.load(tmp_path / "run"), dystress_jax.load(tmp_path / "new")
     np.testing.assert_array_equal(old(IMAGES), new(IMAGES))
@@ -105,21 +105,21 @@ def test_towers_go_out_with_their_scale(settings, formats, folder, tmp_path):
     for name in formats:
         out, told = tmp_path / f"{name}.safetensors", []
         run.export_weights(tmp_path / "run", out, format=name, tell=told.append)
-        assert told[-1].endswith(
-            f"{out} --config=FILE --config.text.vocabulary={tmp_path}/run/tokenizer.json, FILE as "
-            "for the run"
-        )
+        vocabulary = f"--config.text.vocabulary={tmp_path}/run/tokenizer.json"
+        assert told[-1] == f"back here: dystress import {out} {vocabulary}"
+        library = "open_clip" if name == "open_clip" else "Hugging Face"
+        ours = settings["text.pooling"] == "eot"
+        assert [line.split()[0] for line in told[1:-1]] == (["the", "texts"] if ours else [])
+        if ours:  # a vocabulary of the run's own words
+            assert told[2].startswith("texts end with id 3, and features are read there; ")
+            assert library in told[2]
         file = safetensors.numpy.load_file(out)
         assert np.exp(file["logit_scale"]) == pytest.approx(1 / 0.2)
         assert ("logit_bias" in file) == ("loss.name" in settings)
         shape = (1,) if name == "huggingface" and "loss.name" in settings else ()
         assert all(x.shape == shape for n, x in file.items() if n.startswith("logit_"))
-        into = runs.clip_settings(
-            folder,
-            **settings,
-            **{"text.vocabulary": str(tmp_path / "run" / "tokenizer.json"), "augment.size": 12},
-            **{"text.vocab_size": run.Config().text.vocab_size},
-        )
+        with parsed("import", out, vocabulary) as (_, read):
+            into = read.settings(flags.FLAGS.config)
         said = run.import_weights(into, out, tmp_path / f"run_{name}")
         assert said[-2].startswith("its temperature was 0.2: config.temperature.tau")
         old, new = (dystress_jax.load(tmp_path / part) for part in ("run", f"run_{name}"))
@@ -293,9 +293,9 @@ def test_what_is_exported_says_what_it_expects_and_how_it_comes_back(
     assert told[1:-1] == ([no_class] if name == "torchvision" else [])
     back, command = told[-1].split(": ", 1)
     assert back == "back here"
-    dystress, to_import, file, *rest = shlex.split(command)
+    dystress, to_import, file = shlex.split(command)
     assert (dystress, to_import, file) == ("dystress", "import", str(out))
-    with parsed("import", *rest) as (_, read):
+    with parsed("import", file) as (_, read):
         settings = read.settings(flags.FLAGS.config)
     said = run.import_weights(settings, file, tmp_path / "new")
     assert any(line.startswith("not in it") for line in said) == (name != "safetensors")
@@ -304,6 +304,50 @@ def test_what_is_exported_says_what_it_expects_and_how_it_comes_back(
     np.testing.assert_array_equal(old(images), new(images))
     if name == "safetensors":
         np.testing.assert_array_equal(old.embeddings(images), new.embeddings(images))
+
+
+def test_a_vit_of_grey_images_comes_back_from_its_file_and_from_its_run(tmp_path):
+    model = {"model.name": "vit_micro", "model.heads": 4, "model.freeze_patches": True}
+    config = runs.grey_settings(tmp_path / "grey.npz", **model)
+    runs.saved(config, tmp_path / "run", steps=(1,))
+    told: list[str] = []
+    for name in ("safetensors", "timm"):
+        out = tmp_path / f"{name}.safetensors"
+        run.export_weights(tmp_path / "run", out, format=name, tell=told.append)
+        for source in (out, tmp_path / "run") if name == "safetensors" else (out,):
+            place = tmp_path / f"{name} {source.name}"
+            with parsed("import", f"--workdir={place}", str(source)) as (_, read):
+                run.import_weights(read.settings(flags.FLAGS.config), source, place)
+            old, new = (dystress_jax.load(of) for of in (tmp_path / "run", place))
+            np.testing.assert_array_equal(old(IMAGES[..., :1]), new(IMAGES[..., :1]))
+    assert any(line.startswith("attention has 4 heads, which timm does not see") for line in told)
+    # A run whose patches are trained starts from frozen ones too.
+    trained = runs.grey_settings(tmp_path / "grey.npz", **model | {"model.freeze_patches": False})
+    made = run.build(trained, tmp_path / "other")
+    begun = begin_from(made, str(tmp_path / "safetensors.safetensors"))
+    kernel = begun.state.params["encoder"]["patches"]["kernel"]
+    frozen = safetensors.numpy.load_file(tmp_path / "safetensors.safetensors")
+    np.testing.assert_array_equal(kernel, frozen["stats.encoder.patches.kernel"])
+
+
+def test_settings_in_a_file_name_no_code(tmp_path):
+    file, said = tmp_path / "z.safetensors", {"model.name": "os:abort", "method": "os:abort"}
+    said |= {"model.patch": 8, "data.path": "/", "none": 1}
+    weights.write(file, {"x": np.ones(2, np.float32)}, {"settings": json.dumps(said)})
+    assert run.imported(file) == {"model.patch": 8}
+    for text in ("{", "[]", '"a"'):
+        file.unlink()
+        weights.write(file, {"x": np.ones(2, np.float32)}, {"settings": text})
+        assert run.imported(file) == (run.IMPORTED if text == "{" else {})
+
+
+def test_towers_that_compare_by_no_cosine_go_out_without_a_scale(folder, tmp_path):
+    settings = CLIP | {"model.name": "vit_micro", "topology.name": "euclidean"}
+    runs.saved(runs.clip_settings(folder, **settings), tmp_path / "run", steps=(1,))
+    out, told = tmp_path / "z.safetensors", []
+    shapes = run.export_weights(tmp_path / "run", out, format="open_clip", tell=told.append)
+    assert "logit_scale" not in shapes
+    assert any(line.startswith("the run compares by euclidean, open_clip by cos") for line in told)
 
 
 @pytest.mark.parametrize(
@@ -327,6 +371,11 @@ def test_what_is_exported_says_what_it_expects_and_how_it_comes_back(
             {"name": "resnet50", "stem": "imagenet"},
             3,
             "model = torchvision.models.resnet50(); model.fc = torch.nn.Identity()",
+        ),
+        (
+            {"name": "resnet50", "stem": "imagenet", "options": {"width": 8}},
+            3,
+            "torchvision has no class for a ResNet whose first layer has 8 channels",
         ),
     ],
 )

@@ -19,6 +19,7 @@ import math
 from absl import flags
 
 from .. import run
+from ..errors import end_with_the_pipe
 from ..run import cli
 
 
@@ -39,6 +40,7 @@ def export(command: cli.Command) -> None:
         checkpoint=args.checkpoint,
         tell=told.append,
     )
+    end_with_the_pipe()
     count = sum(math.prod(shape) for shape in shapes.values())
     print(f"{args.out}: {len(shapes)} arrays, {count:,} numbers, as {args.format}")
     print(*told, sep="\n")

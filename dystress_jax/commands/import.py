@@ -1,7 +1,11 @@
 """Make a run of a file of weights, to be loaded, evaluated, or started from.
 
-The file is safetensors or what torch.save has written; nothing in it is run. The images are taken
-as ImageNet's usually are (resized to 256, the centre of 224), if no --config says otherwise.
+The file is safetensors or what torch.save has written; nothing in it is run. A file that dystress
+export has written says what its images are to be. Those of any other are taken as ImageNet's
+usually are (resized to 256, the centre of 224), if no --config says otherwise.
+
+dystress import encoder.safetensors
+    what dystress export has written, into runs/encoder
 
 dystress import resnet50.pth --model=resnet50
     into runs/resnet50; torchvision's names, and those of MoCo, SimCLR, solo-learn and lightly
@@ -19,27 +23,28 @@ from absl import flags
 from ml_collections import config_flags
 
 from .. import run
+from ..errors import end_with_the_pipe
 from ..run import cli
 
 
 def main(argv: list[str]) -> None:
     """The command; `argv` is its name, the file and the flags."""
-    file = [argument for argument in argv[1:2] if not argument.startswith("-")]
-    rest = [argv[0], *argv[1 + len(file) :]]
+    file, _ = apart(argv)
 
     def run_import(command: cli.Command) -> None:
         args = flags.FLAGS
-        if not file:
+        if file is None:
             raise run.ConfigError("found no file; allowed: dystress import FILE")
-        workdir = pathlib.Path("runs", pathlib.Path(file[0]).name.partition(".")[0])
+        workdir = pathlib.Path("runs", pathlib.Path(file).name.partition(".")[0])
         workdir = workdir if args.workdir is None else cli.directory(args.workdir)
         settings = command.settings(args.config)
-        said = run.import_weights(settings, file[0], workdir, prefix=args.prefix)
+        said = run.import_weights(settings, file, workdir, prefix=args.prefix)
+        end_with_the_pipe()
         print("\n".join([*command.put_back, *said]))
         print(f"now a run: dystress_jax.load({str(workdir)!r})")
 
     cli.start(
-        rest,
+        argv,
         described=__doc__,
         define=define,
         parse=parse,
@@ -59,11 +64,33 @@ def define() -> None:
     )
 
 
+def apart(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The file, which comes first or last, and the other arguments; None: there is none.
+
+    Args:
+        arguments: of the command line, its name first.
+
+    Example:
+        >>> apart(["import", "--model=resnet50", "a.pth"])
+        ('a.pth', ['import', '--model=resnet50'])
+    """
+    name, *rest = arguments
+    is_flag = lambda text: text.startswith("-")
+    if rest and not is_flag(rest[0]):
+        return rest[0], [name, *rest[1:]]
+    # The last of `--workdir DIR` is the value of a flag.
+    if rest[1:] and not is_flag(rest[-1]) and (not is_flag(rest[-2]) or "=" in rest[-2]):
+        return rest[-1], [name, *rest[:-1]]
+    return None, arguments
+
+
 def parse(arguments: list[str], command: cli.Command) -> list[str]:
-    """Parse the flags."""
+    """Parse the flags; what a file says of its own settings stands in for those of a config."""
+    file, arguments = apart(arguments)
     arguments = command.read(cli.in_full(arguments, {"model": "model.name"}))
     if any(argument.partition("=")[0] in ("--config", "-config") for argument in arguments):
         return cli.parse_with_config_file(cli.find_config_file(arguments))
-    base = run.to_config_dict(run.override(run.defaults(), run.IMPORTED))
+    settings = run.IMPORTED if file is None else run.imported(file)
+    base = run.to_config_dict(run.override(run.defaults(), settings))
     config_flags.DEFINE_config_dict("config", base, "The settings.", sys_argv=arguments)
     return cli.parse_flags(arguments)

@@ -277,7 +277,7 @@ def embed_texts(
 
 def _permute_subset(key: PRNGKeyArray, n: int, share: float) -> Int[Array, " n"]:
     """Where the text of each pair comes from: a subset, `share` on average, moves in a cycle."""
-    draw = jax.random.uniform(key, (n,))
+    draw = jax.random.uniform(key, (n,), jnp.float32)
     chosen_first = jnp.argsort(draw)
     count = jnp.minimum(jnp.sum(draw < share), n - 1)
     if n > 2:  # one alone cannot move: as often as not two do in its place

@@ -111,7 +111,7 @@ def moco_v3(
         del params, batch, key
         values = both_ways(loss, ways(embedded), temperature)
         # The sum of the two means is twice the mean of all.
-        factor = jnp.full(len(values), 2.0)
+        factor = jnp.full(len(values), 2.0, values.dtype)
         if scale_by_tau and temperature is not None:
             factor *= 2 * both_ways(_positive_tau, ways(embedded), temperature)
         (queries, keys), _ = ways(embedded)

@@ -37,8 +37,8 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
 
     def init(key):
         params, stats, memory = method.init(key)
-        weights = jnp.zeros((method.num_features, num_classes))
-        probe = {"kernel": weights, "bias": jnp.zeros(num_classes)}
+        zeros = lambda *shape: jnp.zeros(shape, jnp.float32)
+        probe = {"kernel": zeros(method.num_features, num_classes), "bias": zeros(num_classes)}
         return {**params, PROBE: probe}, stats, memory
 
     def beside(params, embedded, batch):

@@ -36,7 +36,8 @@ class ClipVisionTransformer(nnx.Module):
         """Make the network."""
         self.image_size = image_size
         self.remat = remat
-        draw = lambda rows: width**-0.5 * jax.random.normal(rngs.params(), (rows, width))
+        normal = lambda rows: jax.random.normal(rngs.params(), (rows, width), jnp.float32)
+        draw = lambda rows: width**-0.5 * normal(rows)
         self.patches = PatchEmbedding(
             patch, channels, width, use_bias=False, dtype=dtype, rngs=rngs
         )

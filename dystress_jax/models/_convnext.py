@@ -82,7 +82,7 @@ class Block(nnx.Module):
         self.norm = LayerNorm(width, rngs=rngs)
         self.mlp1 = linear(width, 4 * width)
         self.mlp2 = linear(4 * width, width)
-        self.layer_scale = nnx.Param(jnp.full(width, 1e-6))
+        self.layer_scale = nnx.Param(jnp.full(width, 1e-6, jnp.float32))
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Return the sum, in float32."""

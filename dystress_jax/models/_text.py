@@ -66,7 +66,7 @@ class BidirectionalTransformer(nnx.Module):
         _check_length(ids, self.context)
         m = self.class_tokens
         ids = jnp.concatenate([jnp.repeat(ids[:, :1], m - 1, axis=1), ids], axis=1)
-        x = self.norm_first(_with_positions(self.words(ids), self.positions))
+        x = self.norm_first(_with_positions(_as_words(ids, self.words), self.positions))
         # The class tokens are never masked, so no softmax is over nothing, even without a text.
         mask = (ids != PADDING).at[:, :m].set(True)
         x = self.blocks(x, mask[:, None, None, :], remat=self.remat)
@@ -111,7 +111,7 @@ class CausalTransformer(nnx.Module):
         del train
         _check_length(ids, self.context)
         t = ids.shape[1]
-        x = _with_positions(self.words(ids), self.positions)
+        x = _with_positions(_as_words(ids, self.words), self.positions)
         # The padding is behind the end token, so the causal mask hides it from there.
         causal = jnp.tril(jnp.ones((t, t), bool))
         x = self.blocks(x, causal[None, None], remat=self.remat)
@@ -157,7 +157,7 @@ class PaddedTransformer(nnx.Module):
         _check_length(ids, self.context)
         ids = jnp.pad(ids, ((0, 0), (0, self.context - ids.shape[1])))
         ids = jnp.where(ids == PADDING, self.padding, ids)
-        x = _with_positions(self.words(ids), self.positions)
+        x = _with_positions(_as_words(ids, self.words), self.positions)
         return self.norm(self.blocks(x, remat=self.remat)[:, -1])
 
 
@@ -166,8 +166,13 @@ def _embedding(vocab_size: int, width: int, *, rngs: nnx.Rngs) -> nnx.Embed:
     return nnx.Embed(vocab_size, width, embedding_init=initial, dtype=jnp.float32, rngs=rngs)
 
 
+def _as_words(ids: Int[Array, "n t"], words: nnx.Embed) -> Float[Array, "n t d"]:
+    """The embeddings of the words; NaN for an id that the vocabulary does not have."""
+    return words(jnp.where(ids < 0, words.num_embeddings, ids))  # which would count from the end
+
+
 def _positions(rows: int, width: int, *, std: float, rngs: nnx.Rngs) -> nnx.Param:
-    return nnx.Param(std * jax.random.normal(rngs.params(), (rows, width)))
+    return nnx.Param(std * jax.random.normal(rngs.params(), (rows, width), jnp.float32))
 
 
 def _with_positions(x: Float[Array, "n t d"], positions: nnx.Param) -> Float[Array, "n t d"]:

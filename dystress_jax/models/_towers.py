@@ -27,8 +27,9 @@ class TokenProjection(nnx.Module):
     def __init__(self, width: int, dims: int, *, use_bias: bool, dtype: DTypeLike, rngs: nnx.Rngs):
         """Make the map of `width` numbers to `dims`."""
         self.dtype = dtype
-        self.kernel = nnx.Param(width**-0.5 * jax.random.normal(rngs.params(), (width, dims)))
-        self.bias = nnx.Param(jnp.zeros(dims)) if use_bias else None
+        kernel = jax.random.normal(rngs.params(), (width, dims), jnp.float32)
+        self.kernel = nnx.Param(width**-0.5 * kernel)
+        self.bias = nnx.Param(jnp.zeros(dims, jnp.float32)) if use_bias else None
 
     def __call__(self, x: Float[Array, "n d_in"], *, train: bool) -> Float[Array, "n d_out"]:
         """Return the tokens one after another, in float32, not normalised."""

@@ -37,7 +37,7 @@ class PatchEmbedding(nnx.Module):
         variable = Frozen if frozen else nnx.Param
         shape = (patch * patch * channels, width)
         self.kernel = variable(xavier(rngs.params(), shape, jnp.float32))
-        self.bias = variable(jnp.zeros(width)) if use_bias else None
+        self.bias = variable(jnp.zeros(width, jnp.float32)) if use_bias else None
 
     def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n rows columns d"]:
         """Return one token a patch, on the patches' grid."""
@@ -79,8 +79,9 @@ def sincos_positions(rows: int, columns: int, width: int) -> Float[Array, "rows 
         [facebookresearch/moco-v3](https://github.com/facebookresearch/moco-v3).
     """
     quarter = width // 4
-    frequency = 10_000.0 ** -(jnp.arange(quarter) / quarter)
-    y, x = jnp.meshgrid(jnp.arange(rows), jnp.arange(columns), indexing="ij")
+    count = lambda n: jnp.arange(n, dtype=jnp.float32)
+    frequency = 10_000.0 ** -(count(quarter) / quarter)
+    y, x = jnp.meshgrid(count(rows), count(columns), indexing="ij")
     phases = [axis[..., None] * frequency[None, None] for axis in (y, x)]
     return jnp.concatenate([f(phase) for phase in phases for f in (jnp.sin, jnp.cos)], axis=-1)
 
@@ -113,11 +114,11 @@ class VisionTransformer(nnx.Module):
         self.patches = PatchEmbedding(
             patch, channels, width, frozen=freeze_patches, dtype=dtype, rngs=rngs
         )
-        token = lambda: nnx.Param(1e-6 * jax.random.normal(rngs.params(), (width,)))
+        normal = lambda *shape: jax.random.normal(rngs.params(), shape, jnp.float32)
+        token = lambda: nnx.Param(1e-6 * normal(width))
         self.class_token = None if pool else token()
         if side is not None:
-            shape = ((not pool) + (side // patch) ** 2, width)
-            self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
+            self.positions = nnx.Param(0.02 * normal((not pool) + (side // patch) ** 2, width))
         gelu = tanh_gelu if pool else exact_gelu  # of big_vision's ViTs, and of the others
         self.blocks = Blocks(depth, width, heads, gelu=gelu, dtype=dtype, rngs=rngs)
         self.norm = LayerNorm(width, rngs=rngs)

@@ -34,6 +34,7 @@ from ._weights import FORMATS as FORMATS
 from ._weights import IMPORTED as IMPORTED
 from ._weights import export_weights as export_weights
 from ._weights import import_weights as import_weights
+from ._weights import imported as imported
 from ._workdir import ENDS as ENDS
 from .checks import from_config_dict as from_config_dict
 from .config import Config as Config

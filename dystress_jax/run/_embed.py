@@ -159,6 +159,8 @@ def _as_compared(protocol: Mapping[str, Any], sources: Sources) -> dict[str, Any
 def _check_out(out: pathlib.Path, overwrite: bool) -> None:
     if out.suffix not in KINDS:
         raise EmbedError(f"--out: found {out.name}; allowed: a name that ends in .npz or .parquet.")
+    if out.is_dir():
+        raise EmbedError(f"--out: {out} is a directory; allowed: another name.")
     if out.exists() and not overwrite:
         raise EmbedError(f"--out: {out} is there already; allowed: another name, or --overwrite.")
     if out.suffix == ".parquet":
@@ -343,8 +345,10 @@ def _write_parquet(draft: _Draft, sources: Sources, out: pathlib.Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names, unfinished = _class_names(sources), draft.place / "whole.parquet"
-    paths, splits = _paths(sources), _splits(sources)
+    # Parquet holds UTF-8 only, which names of files need not be.
+    text = lambda name: name.encode("utf-8", "backslashreplace").decode()
+    names, unfinished = [*map(text, _class_names(sources))], draft.place / "whole.parquet"
+    paths, splits = map(text, _paths(sources)), map(text, _splits(sources))
     widths = {name: draft.arrays[name].shape[1] for name in ("features", "embeddings")}
     vectors = [(name, pa.list_(pa.float32(), width)) for name, width in widths.items()]
     texts = [(name, pa.string()) for name in ("class_name", "splits", "paths")]

@@ -1,6 +1,7 @@
 """Weights of other runs and of other libraries: a run that starts from them, and back."""
 
 import dataclasses
+import json
 import pathlib
 import shlex
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ import numpy as np
 
 from .. import methods, models, weights
 from ..errors import a_few
-from ..files import leaving_nothing, make_directory, told, write_bytes, write_json
+from ..files import leaving_nothing, make_directory, parse_json, told, write_bytes, write_json
 from ..training import TrainState
 from ..training.checkpoint import Saver, steps
 from . import language
@@ -26,6 +27,7 @@ from .config import Config, ConfigError, arguments
 from .experiment import Experiment
 from .fields import fields, put
 from .methods import METHODS
+from .tables import is_own
 
 ONNX = "onnx"
 FORMATS = (weights.NATIVE, *weights.LIBRARIES, ONNX)
@@ -39,6 +41,9 @@ IMPORTED = {
     "augment.std": (0.229, 0.224, 0.225),
 }
 """What `dystress import` takes a file to be that says nothing: a ResNet-50 for ImageNet."""
+SAYS = "settings"  # under this name a file of ours says what of its run an import needs
+_NEEDED = ("model.", "data.image_size", "augment.size", "augment.mean", "augment.std")
+_NEEDED_OF_TOWERS = ("method", "text.", "topology.")
 
 
 class Begun(NamedTuple):
@@ -205,7 +210,7 @@ def export_weights(
         format: of `FORMATS`; `safetensors` has everything under the names that it has here, and
             `onnx` is a model of the encoder, `images` float32 in [0, 1] to `features`. For
             `open_clip` and `huggingface` a temperature that is one number (`learned`, `constant`)
-            goes out as `logit_scale`; of any other there is none in the file.
+            and divides cosines goes out as `logit_scale`; of any other there is none in the file.
         checkpoint: `newest`, `best`, or a step.
         own: the objects that the run was given in Python.
         tell: shows a person what the network expects, and how the file is read, a line each. The
@@ -254,14 +259,118 @@ def export_weights(
         scalars = _scale_and_bias(experiment, state)
         tensors |= {name: number.reshape(shape) for name, number in scalars.items()}
     about = {"format": "pt", "model": config.model.name, "method": config.method}
-    seen = _seen(experiment)
+    seen, comes_back = _seen(experiment), config.model.name in models.ENCODERS
+    if comes_back:
+        about[SAYS] = json.dumps(_needed(experiment, heads=format == weights.NATIVE))
     weights.write(out, tensors, {**about, **seen, "step": str(int(state.step))})
     tell(f"it expects: {_expected(seen)}")
-    if format == "torchvision":
-        tell(f"in torch: {_in_torch(config, inputs.channels)}")
-    if config.model.name in models.ENCODERS:
-        tell(f"back here: {_import_command(experiment, out, workdir, format)}")
+    for line in _beside(experiment, format):
+        tell(line)
+    if comes_back:
+        command = f"dystress import {shlex.quote(str(out))}"
+        if config.method == "clip":
+            vocabulary = shlex.quote(str(workdir / language.FILE))
+            command = f"{command} --config.text.vocabulary={vocabulary}"
+        tell(f"back here: {command}")
     return {name: array.shape for name, array in tensors.items()}
+
+
+def _needed(experiment: Experiment, *, heads: bool) -> dict[str, Any]:
+    """The settings that a run of the same weights needs, as far as they are no defaults.
+
+    Args:
+        experiment: the parts of the run.
+        heads: whether what is behind the encoder comes along.
+    """
+    config, (height, width, _) = experiment.config, experiment.train.image_shape
+    config = put(config, "data.image_size", min(height, width))
+    config = put(config, "augment.size", experiment.inputs.size)
+    names = _NEEDED
+    if config.method == "clip":
+        names += _NEEDED_OF_TOWERS
+    elif heads and config.method in METHODS:
+        names += ("method", "projector.")
+    # The vocabulary is a file of its own, and says itself how many words it has.
+    elsewhere = ("text.vocabulary", "text.vocab_size")
+    return {
+        field.name: field.value(config)
+        for field in fields()
+        if field.name.startswith(names) and field.name not in elsewhere and field.is_set(config)
+    }
+
+
+def imported(source: pathlib.Path | str) -> dict[str, Any]:
+    """The settings with which weights become a run, as far as they are known.
+
+    Args:
+        source: a file of weights, or the directory of a run.
+
+    Returns:
+        By the name of the field: what a file that `export_weights` has written says of its run, or
+        the settings of the run; of any other file `IMPORTED`.
+
+    Raises:
+        ConfigError: the directory holds no run.
+
+    Example:
+        >>> from dystress_jax import run
+        >>> shapes = run.export_weights("runs/quickstart", "grey.safetensors")
+        >>> run.imported("grey.safetensors")["augment.size"]
+        32
+        >>> run.imported("resnet50.pth")["model.name"]
+        'resnet50'
+    """
+    path = pathlib.Path(source).expanduser()
+    if path.is_dir():
+        check_source(str(path))
+        return _needed(rebuild(read_config(path), path, own=Own()), heads=True)
+    try:
+        said = parse_json(weights.about(path)[SAYS])
+    except (KeyError, ValueError):
+        return dict(IMPORTED)
+    known = {field.name for field in fields()}
+    return {
+        name: value
+        for name, value in (said if isinstance(said, dict) else {}).items()
+        if name in known and name.startswith((*_NEEDED, *_NEEDED_OF_TOWERS, "projector."))
+        if not (isinstance(value, str) and is_own(value))  # a file decides about no code
+    }
+
+
+def _beside(experiment: Experiment, format: str) -> list[str]:
+    """What a person must set there, since names and shapes do not say it."""
+    config, library = experiment.config, format.replace("huggingface", "Hugging Face")
+    if format == "torchvision":
+        return [f"in torch: {_in_torch(config, experiment.inputs.channels)}"]
+    if format == "timm" and config.model.heads:
+        return [
+            f"attention has {config.model.heads} heads, which timm does not see: "
+            f"timm.create_model(..., num_heads={config.model.heads})"
+        ]
+    if format not in ("open_clip", "huggingface"):
+        return []
+    said = []
+    if config.model.quick_gelu:
+        said.append(f"the activation is x sigmoid(1.702 x): set quick_gelu in {library}")
+    if not _compares_cosines(config):
+        said.append(
+            f"the run compares by {config.topology.name}, {library} by cosines: similarities are "
+            "others there, and no logit_scale is in the file"
+        )
+    tokenizer = experiment.language.tokenizer if experiment.language is not None else None
+    if config.text.pooling == "eot" and tokenizer is not None:
+        end, largest = tokenizer.end - tokenizer.shift, tokenizer.vocab_size - 1 - tokenizer.shift
+        if end != largest:
+            said.append(
+                f"texts end with id {end}, and features are read there; {library} reads them at "
+                f"the largest id of a text unless its config says {end} (eos_token_id, eos_id)"
+            )
+    return said
+
+
+def _compares_cosines(config: Config) -> bool:
+    topology = config.topology
+    return topology.name == "sphere" or (topology.name == "oblique" and topology.tokens == 1)
 
 
 def _seen(experiment: Experiment) -> dict[str, str]:
@@ -278,7 +387,7 @@ def _seen(experiment: Experiment) -> dict[str, str]:
 
 
 def _numbers(values: tuple[float, ...]) -> str:
-    return f"{values[0]:g}" if len(set(values)) == 1 else f"({', '.join(f'{x:g}' for x in values)})"
+    return repr(values[0]) if len(set(values)) == 1 else repr(values)
 
 
 def _expected(seen: Mapping[str, str]) -> str:
@@ -294,6 +403,8 @@ def _in_torch(config: Config, channels: int) -> str:
     name, stem = config.model.name, models.STEMS[config.model.stem]
     if name == "small":
         return "torchvision has no class for the network small, which has two stages"
+    if (wide := config.model.options.get("width", 64)) != 64:
+        return f"torchvision has no class for a ResNet whose first layer has {wide} channels"
     lines = [f"model = torchvision.models.{name}()"]
     if config.model.stem != "imagenet" or channels != 3:
         shape = f"{channels}, 64, {stem.size}, {stem.stride}, {stem.padding}"
@@ -303,36 +414,11 @@ def _in_torch(config: Config, channels: int) -> str:
     return "; ".join([*lines, "model.fc = torch.nn.Identity()"])
 
 
-def _import_command(
-    experiment: Experiment, out: pathlib.Path, workdir: pathlib.Path, format: str
-) -> str:
-    """The command that makes a run of a file that was written."""
-    config, (height, width, _) = experiment.config, experiment.train.image_shape
-    command = f"dystress import {shlex.quote(str(out))}"
-    if config.method == "clip":
-        vocabulary = shlex.quote(str(workdir / language.FILE))
-        return f"{command} --config=FILE --config.text.vocabulary={vocabulary}, FILE as for the run"
-    config = put(config, "data.image_size", min(height, width))
-    config = put(config, "augment.size", experiment.inputs.size)
-    groups = ("model.", "data.image_size", "augment.size", "augment.mean", "augment.std")
-    if format == weights.NATIVE and config.method in METHODS:
-        groups += ("method", "projector.")  # the file has its heads too
-    base = Config()
-    for name, value in IMPORTED.items():
-        base = put(base, name, value)
-    no_stem = "" if _has(config, "stem") else "model.stem"
-    overrides = [
-        f"--config.{field.name}={shlex.quote(str(field.value(config)))}"
-        for field in fields()
-        if field.name.startswith(groups) and field.name != no_stem
-        if field.value(config) != field.value(base)
-    ]
-    return " ".join([command, *overrides])
-
-
 def _scale_and_bias(experiment: Experiment, state: TrainState) -> dict[str, np.ndarray]:
     """What the logits are multiplied by, and SigLIP's bias, where this is one number for all."""
     name, scheme = experiment.config.temperature.name, experiment.scheme
+    if not _compares_cosines(experiment.config):
+        return {}
     if name == "constant":
         return {"logit_scale": np.asarray(-np.log(experiment.config.temperature.tau), np.float32)}
     if name != "learned" or scheme is None:
@@ -341,6 +427,15 @@ def _scale_and_bias(experiment: Experiment, state: TrainState) -> dict[str, np.n
     bias = getattr(tau, "bias", None)
     found = {"logit_scale": np.asarray(np.log(tau.scale), np.float32)}
     return found if bias is None else {**found, "logit_bias": np.asarray(bias, np.float32)}
+
+
+def _channels(tensors: weights.Tensors, config: Config) -> int:
+    """Of the images; our own files of a ViT have the patches of its images in one row."""
+    name = "encoder.patches.kernel"
+    kernels = [tensors[f"{of}.{name}"] for of in ("params", "stats") if f"{of}.{name}" in tensors]
+    if kernels and kernels[0].ndim == 2:
+        return max(kernels[0].shape[0] // config.model.patch**2, 1)
+    return weights.channels_of(tensors) or 3
 
 
 @usable_jax()
@@ -385,7 +480,7 @@ def import_weights(
             "square images that the encoder sees, in pixels."
         )
     tensors = _read(str(source))
-    channels = weights.channels_of(tensors) or 3
+    channels = _channels(tensors, config)
     train = as_remembered((side, side, channels), images=config.batch_size)
     tokenizer = None
     if config.method == "clip":

@@ -100,8 +100,8 @@ def isogclr(
         )
 
     def init() -> ExampleState:
-        shape = (sides, num_examples)
-        return ExampleState(jnp.full(shape, tau_init), jnp.zeros(shape), jnp.full(shape, -jnp.inf))
+        of_all = lambda value: jnp.full((sides, num_examples), value, jnp.float32)
+        return ExampleState(of_all(tau_init), of_all(0.0), of_all(-jnp.inf))
 
     def resolve(state: ExampleState, inputs: SchemeInputs) -> PerExample:
         rows = _rows(inputs)
@@ -116,7 +116,7 @@ def isogclr(
         slope, log_mean = _robust_slope(inputs, before, rho)
         momentum = (1 - beta) * _read(state.momentum, rows) + beta * jnp.clip(slope, -clip, clip)
         tau = jnp.clip(before.tau - learning_rate * momentum, tau_min, tau_max)
-        put = lambda x, new: x.at[rows].set(new)
+        put = lambda x, new: x.at[rows].set(new.astype(x.dtype))
         return ExampleState(*map(put, state, (tau, momentum, log_mean)))
 
     return Scheme(init, resolve, update)
@@ -192,15 +192,17 @@ def tempnet(
 
     def init() -> State:
         kernel, rows = jax.random.split(key)
+        normal = lambda key, *shape: jax.random.normal(key, shape, jnp.float32)
         params = {
-            "kernel": jax.random.normal(kernel, (features, hidden)) / math.sqrt(features),
-            "bias": jnp.zeros(hidden),
-            "prototypes": jax.random.normal(rows, (prototypes, hidden)),
-            "weights": jnp.ones(prototypes),
-            "offset": jnp.zeros(()),
+            "kernel": normal(kernel, features, hidden) / math.sqrt(features),
+            "bias": jnp.zeros(hidden, jnp.float32),
+            "prototypes": normal(rows, prototypes, hidden),
+            "weights": jnp.ones(prototypes, jnp.float32),
+            "offset": jnp.float32(0.0),
             "log_softness": jnp.log(jnp.float32(0.01)),
         }
-        return params, optimizer.init(params), jnp.full((sides, num_examples), -jnp.inf)
+        log_means = jnp.full((sides, num_examples), -jnp.inf, jnp.float32)
+        return params, optimizer.init(params), log_means
 
     def predict(params: dict[str, Array], inputs: SchemeInputs) -> Array:
         anchors = normalize(at_least_float32(jax.lax.stop_gradient(inputs.anchors)))
@@ -225,7 +227,11 @@ def tempnet(
         slopes = jax.grad(lambda params: jnp.mean(slope * predict(params, inputs)))(params)
         changes, optimizer_state = optimizer.update(slopes, optimizer_state, params)
         params = jax.tree.map(jnp.add, params, changes)
-        return params, optimizer_state, log_means.at[_rows(inputs)].set(log_mean)
+        return (
+            params,
+            optimizer_state,
+            log_means.at[_rows(inputs)].set(log_mean.astype(log_means.dtype)),
+        )
 
     return Scheme(init, resolve, update)
 

@@ -8,6 +8,7 @@ from ._exchange import give as give
 from ._exchange import kernel_of as kernel_of
 from ._exchange import take as take
 from ._files import Tensors as Tensors
+from ._files import about as about
 from ._files import check_readable as check_readable
 from ._files import check_writable as check_writable
 from ._files import read as read

@@ -1,7 +1,7 @@
 """Weights of other libraries in a network, and those of a network for other libraries."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -340,6 +340,7 @@ def _native_name(path: Path) -> str:
 
 def _take_native(tree: Tree, leaves: Mapping[Path, Any], tensors: Mapping[str, Any]) -> Taken:
     names = {_native_name(path): path for path in leaves}
+    tensors = {_under_todays_name(name, names): array for name, array in tensors.items()}
     needed = [n for n, path in names.items() if path[1] == "encoder" and n not in tensors]
     if needed:
         raise WeightsError(f"missing {a_few(needed)}; allowed: weights of the same model.")
@@ -369,6 +370,13 @@ def _take_native(tree: Tree, leaves: Mapping[Path, Any], tensors: Mapping[str, A
         tuple(name for name, path in names.items() if path not in read),
         tuple(name for name in tensors if names.get(name) not in read),
     )
+
+
+def _under_todays_name(name: str, names: Collection[str]) -> str:
+    """Where the tree has an array of a file: what is frozen in one may be trained in the other."""
+    first, _, rest = name.partition(".")
+    other = f"{'stats' if first == 'params' else 'params'}.{rest}"
+    return other if name not in names and other in names else name
 
 
 def _check_finite(read: Mapping[Path, np.ndarray]) -> None:

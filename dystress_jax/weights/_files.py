@@ -62,6 +62,28 @@ def read(path: pathlib.Path) -> Tensors:
         ) from error
 
 
+def about(path: pathlib.Path) -> dict[str, str]:
+    """What a file of safetensors says of itself.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Name to text; nothing of a file that is none, or is not there.
+
+    Example:
+        >>> path = pathlib.Path("scale.safetensors")
+        >>> write(path, {"scale": np.ones(3, np.float32)}, {"made by": "me"})
+        >>> about(path)
+        {'made by': 'me'}
+    """
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return {}
+
+
 def check_readable(path: pathlib.Path) -> None:
     """Refuse a file that is not there, before there is any need of it.
 
@@ -142,7 +164,8 @@ def check_writable(path: pathlib.Path, suffix: str = SAFETENSORS) -> None:
 
 def _tensors_of(path: pathlib.Path, content: Any) -> Tensors:
     """The arrays in what a training script has saved."""
-    for holder in ("", *_HOLDERS):
+    # What holds them comes first: beside it there may be tensors too, such as the best accuracy.
+    for holder in (*_HOLDERS, ""):
         found = content.get(holder) if holder and isinstance(content, dict) else content
         if isinstance(found, dict):
             arrays = {str(n): part for n, part in found.items() if isinstance(part, np.ndarray)}

@@ -268,6 +268,7 @@ def _hugging_face_siglip() -> list[Row]:
 
 _CLASSIFIER = (r"fc\..*", r"head\..*", r"classifier\..*", r".*\.num_batches_tracked")
 _SCALE = (r"logit_scale", r"logit_bias", r".*\.position_ids", r"attn_mask")
+_SCALE += (r"input_resolution", r"context_length", r"vocab_size")  # of OpenAI's own files
 
 FAMILIES = (
     Family("torchvision", _resnet("conv1", "bn1", "layer{Stage}"), _CLASSIFIER),

@@ -123,12 +123,13 @@ def restore_newest(directory: pathlib.Path, abstract: PyTree) -> Restored | None
 
 
 def _check_shapes(saved: PyTree, expected: PyTree) -> None:
-    """Orbax would cut or pad an array of another shape."""
+    """Orbax would cut or pad an array of another shape, and round one of another type."""
 
-    def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    def kinds(tree: PyTree) -> dict[str, tuple[str, tuple[int, ...]]]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         return {
-            jax.tree_util.keystr(p, simple=True, separator="."): tuple(x.shape) for p, x in leaves
+            jax.tree_util.keystr(p, simple=True, separator="."): (str(x.dtype), tuple(x.shape))
+            for p, x in leaves
         }
 
     def words(leaf: PyTree) -> PyTree:
@@ -136,12 +137,19 @@ def _check_shapes(saved: PyTree, expected: PyTree) -> None:
             return jax.eval_shape(jax.random.key_data, leaf)
         return leaf
 
-    found, wanted = shapes(saved), shapes(jax.tree.map(words, expected))
+    found, wanted = kinds(saved), kinds(jax.tree.map(words, expected))
     for name in sorted({*found, *wanted}):
-        if found.get(name) != wanted.get(name):
+        (dtype, shape), (dtype_wanted, shape_wanted) = (
+            of.get(name, ("", "none")) for of in (found, wanted)
+        )
+        if shape != shape_wanted:
             raise ValueError(
-                f"it is of another model: {name} has shape {found.get(name, 'none')}, "
-                f"expected {wanted.get(name, 'none')}"
+                f"it is of another model: {name} has shape {shape}, expected {shape_wanted}"
+            )
+        if dtype != dtype_wanted:
+            raise ValueError(
+                f"it was written in another precision: {name} has {dtype}, expected "
+                f"{dtype_wanted}; JAX_ENABLE_X64 must be as it was"
             )
 
 
