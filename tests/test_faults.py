@@ -391,7 +391,8 @@ def get_config():
         ("typo.py", "def get_config(:\n", "typo.py, line 1: invalid syntax"),
         ("missing.py", "\nimport no_such_module\n", "missing.py, line 2: No module named"),
         ("other.py", "def get_config():\n    return [1]\n", "get_config gives a list"),
-        ("config.json", '{"seed": false}\n', "config.json; allowed: a Python file"),
+        ("config.json", '{"seed": false}\n', "config.json: config.seed: found False; allowed: a"),
+        ("run.json", '{"seed": 0}\n', "run.json; allowed: a Python file"),
     ],
 )
 def test_a_config_file_that_cannot_be_used_is_told_in_one_line(tmp_path, name, text, said):

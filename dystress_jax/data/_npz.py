@@ -82,6 +82,8 @@ def _load(path: str) -> dict[str, np.ndarray]:
     try:
         if path.endswith(".npy"):
             raise ValueError("it is one array; give an .npz with train_images")
+        if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
+            raise ValueError("it is no archive; give what numpy.savez has written")
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
     except MemoryError as error:

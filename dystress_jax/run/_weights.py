@@ -189,6 +189,10 @@ def _said(source: str, found: weights.Taken, tensors: weights.Tensors) -> list[s
     if scale is not None and scale.size:
         tau = float(np.exp(-np.asarray(scale, np.float32).reshape(-1)[0]))
         said.append(f"its temperature was {tau:.6g}: config.temperature.tau says what it starts at")
+    bias = tensors.get(f"{found.prefix}logit_bias")
+    if bias is not None and bias.size:
+        of_file = float(np.asarray(bias, np.float32).reshape(-1)[0])
+        said.append(f"its bias was {of_file:.6g}: config.temperature.bias says what it starts at")
     return said
 
 
@@ -233,6 +237,11 @@ def export_weights(
     workdir, out = (pathlib.Path(path).expanduser() for path in (workdir, out))
     if format not in FORMATS:
         raise ConfigError(f"--format: found {format!r}; allowed: {', '.join(FORMATS)}.")
+    if out.suffix == ".onnx" and format != ONNX:
+        raise ConfigError(
+            f"--format: found {format} for {out.name}; allowed: --format=onnx, or a name that ends "
+            "in .safetensors."
+        )
     if format == ONNX:
         weights.check_writable(out, ".onnx")
         encoder = load(workdir, checkpoint, own=own)

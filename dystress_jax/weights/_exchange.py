@@ -84,7 +84,7 @@ def take(
     found = [
         (family, table, before, _missing(table, before, tensors))
         for family, table in tables
-        for before in ([prefix] if prefix != "auto" else _prefixes(table, tensors))
+        for before in (_given(prefix) if prefix != "auto" else _prefixes(table, tensors))
     ]
     whole = [choice for choice in found if not choice[3]]
     if not whole:
@@ -228,6 +228,11 @@ def _prefixes(table: Sequence[Entry], tensors: Mapping[str, Any]) -> list[str]:
     longest = max(_keys(table), key=len)
     before = (name.removesuffix(longest) for name in tensors if name.endswith(longest))
     return [prefix for prefix in before if prefix == "" or prefix.endswith(".")]
+
+
+def _given(prefix: str) -> list[str]:
+    """A prefix, also with the dot that a person has left out."""
+    return [prefix] if prefix == "" or prefix.endswith(".") else [f"{prefix}.", prefix]
 
 
 def _missing(table: Sequence[Entry], before: str, tensors: Mapping[str, Any]) -> list[str]:
