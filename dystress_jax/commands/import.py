@@ -1,11 +1,12 @@
 """Make a run of a file of weights, to be loaded, evaluated, or started from.
 
-The file is safetensors or what torch.save has written; nothing in it is run. A file that dystress
-export has written says what its images are to be. Those of any other are taken as ImageNet's
-usually are (resized to 256, the centre of 224), if no --config says otherwise.
+The file is safetensors or what torch.save has written; nothing in it is run. What the command
+export has written says which model it is, and what its images are to be. Those of any other file
+are taken as ImageNet's usually are (resized to 256, the centre of 224), if no --config says
+otherwise.
 
 dystress import encoder.safetensors
-    what dystress export has written, into runs/encoder
+    what the command export has written, into runs/encoder
 
 dystress import resnet50.pth --model=resnet50
     into runs/resnet50; torchvision's names, and those of MoCo, SimCLR, solo-learn and lightly
