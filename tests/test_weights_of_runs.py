@@ -338,7 +338,7 @@ def test_a_vit_of_grey_images_comes_back_from_its_file_and_from_its_run(tmp_path
 
 def test_settings_in_a_file_name_no_code(tmp_path):
     file, said = tmp_path / "z.safetensors", {"model.name": "os:abort", "method": "os:abort"}
-    said |= {"model.patch": 8, "data.path": "/", "none": 1}
+    said |= {"model.patch": 8, "data.path": "/", "text.vocabulary": "/x", "none": 1}
     weights.write(file, {"x": np.ones(2, np.float32)}, {"settings": json.dumps(said)})
     assert run.imported(file) == {"model.patch": 8}
     for text in ("{", "[]", '"a"'):

@@ -44,6 +44,7 @@ IMPORTED = {
 SAYS = "settings"  # under this name a file of ours says what of its run an import needs
 _NEEDED = ("model.", "data.image_size", "augment.size", "augment.mean", "augment.std")
 _NEEDED_OF_TOWERS = ("method", "text.", "topology.")
+_ELSEWHERE = ("text.vocabulary", "text.vocab_size")  # in a file of its own
 
 
 class Begun(NamedTuple):
@@ -299,12 +300,10 @@ def _needed(experiment: Experiment, *, heads: bool) -> dict[str, Any]:
         names += _NEEDED_OF_TOWERS
     elif heads and config.method in METHODS:
         names += ("method", "projector.")
-    # The vocabulary is a file of its own, and says itself how many words it has.
-    elsewhere = ("text.vocabulary", "text.vocab_size")
     return {
         field.name: field.value(config)
         for field in fields()
-        if field.name.startswith(names) and field.name not in elsewhere and field.is_set(config)
+        if field.name.startswith(names) and field.name not in _ELSEWHERE and field.is_set(config)
     }
 
 
@@ -337,7 +336,7 @@ def imported(source: pathlib.Path | str) -> dict[str, Any]:
         said = parse_json(weights.about(path)[SAYS])
     except (KeyError, ValueError):
         return dict(IMPORTED)
-    known = {field.name for field in fields()}
+    known = {field.name for field in fields()}.difference(_ELSEWHERE)
     return {
         name: value
         for name, value in (said if isinstance(said, dict) else {}).items()
