@@ -281,6 +281,7 @@ IGNORED = [
     ("projector.hidden", 64, {"projector": {"name": "none"}}, {"method": "moco_v3"}),
     ("projector.name", "simclr3", CLIP, {}),
     ("checkpoint_keep", 3, {"checkpoint_every": 0}, {}),
+    ("init_prefix", "module.", {}, {"init_from": "weights.pth"}),
     ("model.stem", "cifar", VIT, {"model": {"name": "resnet18"}}),
     ("model.patch", 8, {}, VIT),
     ("model.heads", 2, {**CLIP, **VIT}, VIT),

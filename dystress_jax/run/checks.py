@@ -88,7 +88,6 @@ def put_back(settings: Mapping[str, Any], config: Config) -> list[str]:
 
 def _check_relations(config: Config) -> None:
     """Every check that needs more than one field and is no matter of what applies."""
-    _check_start(config)
     _check_data(config)
     _check_batch(config)
     _check_temperature(config)
@@ -97,14 +96,6 @@ def _check_relations(config: Config) -> None:
     _check_prompts(config)
     _check_probe(config)
     _check_eval_on(config)
-
-
-def _check_start(config: Config) -> None:
-    if config.init_prefix != Config().init_prefix and not config.init_from:
-        raise ConfigError(
-            f"config.init_prefix: found {config.init_prefix!r} with config.init_from '', which "
-            "would ignore it; allowed: with config.init_from, a file of weights."
-        )
 
 
 def _check_data(config: Config) -> None:

@@ -75,7 +75,25 @@ class Above:
         yield f"above {self.limit:g}"
 
 
-Names = Collection[str] | Above
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """In place of names: every text but ''.
+
+    Example:
+        >>> "runs/a" in Given(), "" in Given(), list(Given())
+        (True, False, ['a text'])
+    """
+
+    def __contains__(self, value: object) -> bool:
+        """Whether a value is one of them."""
+        return value != ""
+
+    def __iter__(self) -> Iterator[str]:
+        """What they are, in words."""
+        yield "a text"
+
+
+Names = Collection[str] | Above | Given
 
 
 class Need(NamedTuple):
@@ -804,6 +822,7 @@ class Config:
     init_prefix: str = _field(
         "auto",
         "what stands before the names in that file, such as module.encoder_q.; auto: found",
+        only_for={"init_from": Given()},
         may_change=True,
     )
     checkpoint_every: int = _field(

@@ -132,9 +132,11 @@ def useless_of_file(settings: Mapping[str, Any]) -> Collection[str]:
 
 def ignored(config: Config, field: Field, axis: str, allowed: str) -> ConfigError:
     """The answer to a field that is set where the run would ignore it."""
+    chosen = get(config, axis)
+    chosen = "''" if chosen == "" else chosen
     return ConfigError(
         f"config.{field.name}: found {field.value(config)!r} with config.{axis} "
-        f"{get(config, axis)}, which would ignore it; allowed: {allowed}. Delete it, or change "
+        f"{chosen}, which would ignore it; allowed: {allowed}. Delete it, or change "
         f"config.{axis}."
     )
 
