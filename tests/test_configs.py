@@ -11,12 +11,12 @@ import pytest
 
 from benchmarks import alignment, cifar10
 from dystress_jax import augment, data, run
-from dystress_jax.run import cli
+from dystress_jax.run import config_files
 from dystress_jax.run.fields import put
 from dystress_jax.run.inputs import make_inputs, make_recipe
 from dystress_jax.training import make_train_step, optim
 
-NAMES = cli.config_names()
+NAMES = config_files.names()
 
 
 def load(name):

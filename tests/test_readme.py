@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dystress_jax import augment, models
-from dystress_jax.run import cli
+from dystress_jax.run import config_files
 from dystress_jax.run.fields import fields, groups, may_change_on_resume
 from tests import test_pages
 from tools import settings_table
@@ -76,7 +76,7 @@ def test_the_loss_of_the_readme_is_ten_lines_and_learns():
 def test_every_config_that_is_named_exists_and_every_one_is_named():
     page = (DOCS / "configs.md").read_text(encoding="utf-8")
     named = re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)
-    assert sorted(named) == sorted(cli.config_names())
+    assert sorted(named) == sorted(config_files.names())
 
 
 @pytest.mark.parametrize("page", MARKDOWN, ids=test_pages.name)

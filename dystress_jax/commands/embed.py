@@ -16,7 +16,7 @@ images are files, and the protocol. In Python: np.load("features.npz")["features
 from absl import flags
 
 from .. import run
-from ..run import cli
+from ..run import cli, compiled_programs
 
 
 def main(argv: list[str]) -> None:
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
 def embed(command: cli.Command) -> None:
     """Embed the images that the flags describe."""
     args = flags.FLAGS
-    cli.keep_compiled_programs()
+    compiled_programs.keep()
     out = run.embed(
         cli.directory(args.workdir),
         args.out,

@@ -20,7 +20,7 @@ from absl import flags
 
 from .. import run
 from ..evaluation import Result
-from ..run import cli, show, summary
+from ..run import cli, compiled_programs, config_files, show, summary
 from ..run.evaluations import EVALUATIONS
 
 SHORT = {"seeds": "labels.seeds", "label_fraction": "labels.share"}
@@ -45,7 +45,7 @@ def evaluate(command: cli.Command) -> None:
     settings = command.settings(args.config)
     for line in command.put_back:
         print(line)
-    cli.keep_compiled_programs()
+    compiled_programs.keep()
     of = " ".join(
         str(command.on[name]) for name in ("source", "name", "path") if name in command.on
     )
@@ -86,5 +86,5 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags; `--config.FIELD` overrides the run's own config.json."""
     arguments = command.read(cli.in_full(command.read_on(arguments), SHORT))
     flags.FLAGS(arguments, known_only=True)
-    cli.define_config_of_run(cli.directory(flags.FLAGS.workdir), arguments)
-    return cli.parse_flags(arguments)
+    config_files.define_run(cli.directory(flags.FLAGS.workdir), arguments)
+    return config_files.parse_flags(arguments)

@@ -25,7 +25,7 @@ from ml_collections import config_flags
 
 from .. import run
 from ..errors import end_with_the_pipe
-from ..run import cli
+from ..run import cli, config_files
 
 
 def main(argv: list[str]) -> None:
@@ -90,8 +90,8 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
     file, arguments = apart(arguments)
     arguments = command.read(cli.in_full(arguments, {"model": "model.name"}))
     if any(argument.partition("=")[0] in ("--config", "-config") for argument in arguments):
-        return cli.parse_with_config_file(cli.find_config_file(arguments))
+        return config_files.parse(config_files.find(arguments))
     settings = run.IMPORTED if file is None else run.imported(file)
     base = run.to_config_dict(run.override(run.defaults(), settings))
     config_flags.DEFINE_config_dict("config", base, "The settings.", sys_argv=arguments)
-    return cli.parse_flags(arguments)
+    return config_files.parse_flags(arguments)

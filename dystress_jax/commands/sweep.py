@@ -23,7 +23,7 @@ from absl import flags
 from .. import report, run
 from ..errors import end_with_the_pipe
 from ..files import write_text
-from ..run import ENDS, cli
+from ..run import ENDS, cli, compiled_programs, config_files
 from ..run.fields import fields
 from ..run.relevance import useless
 from ..run.show import note
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     """The command; `argv` is its name and its flags."""
     cli.start(
         argv,
-        described=f"{__doc__}\nConfigs by name: {', '.join(cli.config_names())}",
+        described=f"{__doc__}\nConfigs by name: {', '.join(config_files.names())}",
         define=define,
         parse=parse,
         run=sweep,
@@ -59,7 +59,7 @@ def sweep(command: cli.Command) -> None:
             print(shlex.join(["dystress", "train", *flags_of_run]))
         return
     note(f"settings: {len(runs) // args.seeds}, seeds of each: {args.seeds}; runs: {workdir}")
-    print(cli.keep_compiled_programs())
+    print(compiled_programs.keep())
     try:
         done = run.sweep(runs, workdir)
     finally:  # an error in one run hides none of the others
@@ -126,6 +126,6 @@ def define() -> None:
 def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags and the settings; `--over` is taken out first."""
     arguments = command.read(cli.in_full(command.read_over(arguments), train.SHORT))
-    arguments = cli.find_config_file(arguments)
-    command.config_name = cli.config_name(arguments)
-    return cli.parse_with_config_file(arguments)
+    arguments = config_files.find(arguments)
+    command.config_name = config_files.name_of(arguments)
+    return config_files.parse(arguments)

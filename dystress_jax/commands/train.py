@@ -25,7 +25,7 @@ from absl import flags
 
 from .. import run
 from ..configs import quickstart
-from ..run import cli
+from ..run import cli, compiled_programs, config_files
 from ..run.fields import differences
 from ..training import processes
 
@@ -35,7 +35,7 @@ HEARTBEAT = 30  # seconds after which a process that is silent counts as gone
 
 def main(argv: list[str]) -> None:
     """The command; `argv` is its name and its flags."""
-    described = f"{__doc__}\nConfigs by name: {', '.join(cli.config_names())}"
+    described = f"{__doc__}\nConfigs by name: {', '.join(config_files.names())}"
     changes = differences(run.defaults().to_dict(), quickstart.get_config().to_dict())
     described += (
         "\nWithout --config it is quickstart, which has other values than the defaults below:\n  "
@@ -57,7 +57,7 @@ def train(command: cli.Command) -> None:
     join_others(args)
     with processes.ending_together():
         config = command.settings(args.config)
-        kept = cli.keep_compiled_programs()
+        kept = compiled_programs.keep()
         if not processes.has_joined() or jax.process_index() == 0:
             print(kept, *command.put_back, sep="\n")
         workdir = f"runs/{command.config_name}" if args.workdir is None else args.workdir
@@ -152,16 +152,16 @@ def define() -> None:
 
 def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags and the settings, with our own answers to names that do not exist."""
-    arguments = cli.find_config_file(command.read(cli.in_full(arguments, SHORT)))
+    arguments = config_files.find(command.read(cli.in_full(arguments, SHORT)))
     flags.FLAGS(arguments, known_only=True)
-    command.config_name = cli.config_name(arguments)
-    taken = cli.run_as_config(arguments)
+    command.config_name = config_files.name_of(arguments)
+    taken = config_files.run_as_config(arguments)
     if taken is not None and flags.FLAGS.workdir is None:
         raise run.ConfigError(
             f"--workdir: found none with --config={taken}, which is a run; allowed: a new "
             "directory for another run. To go on with it: --resume with its --workdir."
         )
-    parse_rest = parse_resumed if flags.FLAGS.resume else cli.parse_with_config_file
+    parse_rest = parse_resumed if flags.FLAGS.resume else config_files.parse
     return parse_rest(arguments)
 
 
@@ -176,5 +176,5 @@ def parse_resumed(arguments: list[str]) -> list[str]:
             "--resume: found with --config; allowed: without it. The settings are those of the "
             "run, --config.FIELD=VALUE changes one."
         )
-    cli.define_config_of_run(cli.directory(flags.FLAGS.workdir), arguments)
-    return cli.parse_flags(arguments)
+    config_files.define_run(cli.directory(flags.FLAGS.workdir), arguments)
+    return config_files.parse_flags(arguments)

@@ -1,30 +1,25 @@
 """What the commands share: from a command line to settings, help, and one-line errors."""
 
 import difflib
-import hashlib
 import os
 import pathlib
-import platform
 import re
 import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
-import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from ..errors import UserError, end_with_the_pipe, hint
-from ..files import near
 from ..training import processes
-from ._environment import find_devices
-from ._saved import SETTINGS_FILE, read_config
+from . import compiled_programs
 from .checks import from_config_dict, put_back
 from .config import Config, ConfigError
-from .fields import Field, fields, to_config_dict
+from .fields import Field, fields
 from .overrides import (
     changed_by,
     check_overrides,
@@ -160,11 +155,7 @@ def start(
     if any(action == "error" for action, *_ in warnings.filters):
         warnings.simplefilter("default")  # the libraries that we use warn of themselves
     define()
-    flags.DEFINE_bool(
-        "compilation_cache",
-        True,
-        "Keep compiled programs in the user's cache directory, or in JAX_COMPILATION_CACHE_DIR.",
-    )
+    compiled_programs.define()
     if any(argument in _HELP for argument in argv[1:]):
         end_with_the_pipe()
         print(_help(described or "", set(flags.FLAGS) - defined_elsewhere, settings))
@@ -266,51 +257,6 @@ def _leave(said: str) -> NoReturn:
     os._exit(1)
 
 
-def keep_compiled_programs() -> str:
-    """Make the same program compile once, for all runs of this user on this kind of machine.
-
-    Not with several devices that are CPUs: there a program that was kept has lost the order of its
-    collectives (jaxlib 0.10), and its devices may wait for each other for ever.
-
-    Returns:
-        What to tell: where they are kept, and how to keep none.
-
-    Raises:
-        ConfigError: JAX has no device.
-    """
-    devices = find_devices()
-    if len(devices) > 1 and devices[0].platform == "cpu":
-        jax.config.update("jax_enable_compilation_cache", False)
-        return "compiled programs: not kept (with several CPU devices they could hang)"
-    if not flags.FLAGS.compilation_cache:
-        jax.config.update("jax_enable_compilation_cache", False)
-    if not jax.config.values["jax_enable_compilation_cache"]:
-        return "compiled programs: not kept"
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path("~/.cache").expanduser()
-        place = pathlib.Path(home, "dystress_jax", _machine())
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            jax.config.update("jax_enable_compilation_cache", False)
-            return f"compiled programs: not kept ({place}: {error.strerror})"
-        jax.config.update("jax_compilation_cache_dir", str(place))
-        jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
-    place = jax.config.values["jax_compilation_cache_dir"]
-    return f"compiled programs: kept in {place} (switch off: --nocompilation_cache)"
-
-
-def _machine() -> str:
-    """The kind of CPU: a home directory may serve several, and programs of one crash another."""
-    try:
-        told = pathlib.Path("/proc/cpuinfo").read_text()
-    except OSError:
-        told = platform.processor()
-    kind = re.findall(r"^(?:flags|Features|model name)\s*:.*", told, re.MULTILINE) or [told]
-    digest = hashlib.sha256("\n".join(sorted(set(kind))).encode()).hexdigest()[:8]
-    return f"{platform.machine()}-{digest}"
-
-
 def in_full(arguments: list[str], short: Mapping[str, str]) -> list[str]:
     """The command line with `--config.FIELD=VALUE` in place of a shorter flag.
 
@@ -346,173 +292,3 @@ def directory(workdir: str | pathlib.Path) -> pathlib.Path:
             "mounted here."
         )
     return pathlib.Path(workdir).expanduser()
-
-
-def find_config_file(arguments: list[str]) -> list[str]:
-    """The command line with the path of its config file in place of a name, before all other flags.
-
-    A bare name is a config of `dystress_jax.configs`; everything else is the path of a file, which
-    may import its neighbours, or of a run, whose settings are meant. What overrides its fields may
-    stand before it on the command line.
-
-    Raises:
-        ConfigError: there is no such file, with those that there are, or what a config file is.
-    """
-    program, *others = arguments
-    files, found, rest = [], [], iter(others)
-    for argument in rest:
-        flag, equals, value = argument.partition("=")
-        if flag in ("--config", "-config"):
-            name, colon, of_file = (value if equals else next(rest, "")).partition(":")
-            file = _config_file(name)
-            if files or (colon and file.name == SETTINGS_FILE):
-                found_there = f"{name}{colon}{of_file}" if colon else f"a second one, {name}"
-                raise ConfigError(f"--config: found {found_there}; allowed: one name, file or run.")
-            files.append(f"--config={file}{colon}{of_file}")
-        else:
-            found.append(argument)
-    return [program, *files, *found]
-
-
-def parse_with_config_file(arguments: list[str]) -> list[str]:
-    """Parse the flags that are defined, and the settings of a config file, the first run's if none.
-
-    Args:
-        arguments: of `find_config_file`.
-    """
-    workdir = run_as_config(arguments)
-    if workdir is not None:
-        arguments = [each for each in arguments if not each.startswith("--config=")]
-        define_config_of_run(workdir, arguments)
-        return parse_flags(arguments)
-    config_flags.DEFINE_config_file(
-        "config",
-        str(CONFIGS / "quickstart.py"),
-        "The experiment: a name, a file or a run; override its fields with --config.FIELD=VALUE.",
-        sys_argv=arguments,
-    )
-    return parse_flags(arguments)
-
-
-def run_as_config(arguments: list[str]) -> pathlib.Path | None:
-    """The run whose settings take the place of a config file, if one does.
-
-    Args:
-        arguments: of `find_config_file`.
-    """
-    files = _config_files(arguments)
-    return next((file.parent for file in files if file.name == SETTINGS_FILE), None)
-
-
-def config_name(arguments: list[str]) -> str:
-    """What the config file, or the run in place of one, is called.
-
-    Args:
-        arguments: of `find_config_file`.
-    """
-    for file in _config_files(arguments):
-        return file.absolute().parent.name if file.name == SETTINGS_FILE else file.stem
-    return "quickstart"
-
-
-def define_config_of_run(workdir: pathlib.Path, arguments: list[str]) -> None:
-    """Define `--config.FIELD`, which overrides the settings of a run.
-
-    Args:
-        workdir: of the run.
-        arguments: of the command line.
-
-    Raises:
-        ConfigError: there is no run, or it cannot be read.
-    """
-    if not (workdir / SETTINGS_FILE).is_file():
-        raise ConfigError(
-            f"--workdir: found no run in {workdir} (no {SETTINGS_FILE}).{near(workdir)}"
-        )
-    config_flags.DEFINE_config_dict(
-        "config",
-        to_config_dict(read_config(workdir)),
-        "Override its fields with --config.FIELD=VALUE.",
-        sys_argv=arguments,
-    )
-
-
-def config_names() -> list[str]:
-    """What `--config` finds by name."""
-    return sorted(file.stem for file in CONFIGS.glob("[!_]*.py"))
-
-
-def _config_file(name: str) -> pathlib.Path:
-    path = pathlib.Path(name).expanduser()
-    if path.name == name and name in config_names() and not path.is_file():
-        path = CONFIGS / f"{name}.py"
-    elif (path / SETTINGS_FILE).is_file():
-        path /= SETTINGS_FILE
-    if not path.is_file():
-        names = config_names()
-        raise ConfigError(
-            f"--config: found {name!r}, which is no file; allowed: the path of a file or of a run, "
-            f"or a name: {', '.join(names)}.{hint(path.stem, names)}"
-        )
-    if path.name == SETTINGS_FILE:
-        return path
-    if path.suffix != ".py":
-        raise ConfigError(
-            f"--config: found {path}; allowed: a Python file, NAME.py, with a function "
-            "get_config, or a run, whose settings are meant."
-        )
-    if str(path.absolute().parent) not in sys.path:
-        sys.path.append(str(path.absolute().parent))
-    return path
-
-
-def _config_files(arguments: list[str]) -> Iterator[pathlib.Path]:
-    for argument in arguments:
-        flag, _, value = argument.partition("=")
-        if flag == "--config":
-            yield pathlib.Path(value.partition(":")[0])
-
-
-def parse_flags(arguments: list[str]) -> list[str]:
-    """Parse the flags that are defined; this runs the config file.
-
-    Raises:
-        ConfigError: the file cannot be run, sets what is no field, or a field to another type.
-    """
-    try:
-        rest = flags.FLAGS(arguments)
-        found = flags.FLAGS.config
-    except Exception as error:
-        files = [path.absolute() for path in _config_files(arguments)]
-        for cause in _causes(error):
-            if said := _fault_of_a_config_file(cause, files):
-                raise ConfigError(f"--config: {said}") from error
-        raise
-    if not isinstance(found, ConfigDict):
-        raise ConfigError(
-            f"--config: get_config gives a {type(found).__name__}; allowed: a ConfigDict, as "
-            "run.defaults() makes it."
-        )
-    return rest
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _fault_of_a_config_file(error: BaseException, files: Collection[pathlib.Path]) -> str | None:
-    """Where in a config file an error comes from, and what it says; None if from elsewhere."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}, line {error.lineno}: {error.msg}"
-    if isinstance(error, AttributeError) and error.name == "get_config":
-        file = getattr(error.obj, "__file__", "the file")
-        return f"{file} has no function get_config; allowed: one that returns a ConfigDict."
-    frames = traceback.extract_tb(error.__traceback__)
-    frames = [f for f in frames if pathlib.Path(f.filename).absolute() in files]
-    if not frames:
-        return None
-    said = error.args[0] if error.args else error  # a KeyError in it
-    text = " ".join(str(said.args[0] if isinstance(said, KeyError) else said).split())
-    return f"{frames[-1].filename}, line {frames[-1].lineno}: {text}"
