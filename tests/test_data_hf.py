@@ -242,7 +242,7 @@ print(next(data.batches(train, batch_size=8, seed=0))["image"].shape, "datasets"
 @pytest.mark.parametrize("kept_bytes", [2**32, 0])
 def test_many_threads_read_any_rows(form, kept_bytes, tmp_path, monkeypatch):
     monkeypatch.setattr(_hf_tables, "KEPT_BYTES", kept_bytes)
-    monkeypatch.setattr("dystress_jax.data._stored.MEMORY_BYTES", 0)  # so that every row is read
+    monkeypatch.setattr("dystress_jax.data._decoding.MEMORY_BYTES", 0)  # so that every row is read
     FORMS[form](tmp_path)
     source = open_hf(tmp_path, image_size=8)["train"]
     faults = []

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from PIL import Image, ImageOps
 
 from dystress_jax import data
-from dystress_jax.data import _stored, from_arrays, from_reader, split_holdout
+from dystress_jax.data import _decoding, from_arrays, from_reader, split_holdout
 from dystress_jax.data._images import look, read_image
 from dystress_jax.errors import ArgumentError
 from tools import make_patches
@@ -1008,7 +1008,7 @@ def test_ambiguous_folders_are_refused(tmp_path):
 
 @pytest.mark.parametrize(("memory", "times"), [(2**30, 1), (0, 2)])
 def test_a_small_source_is_decoded_once(monkeypatch, memory, times):
-    monkeypatch.setattr(_stored, "MEMORY_BYTES", memory)
+    monkeypatch.setattr(_decoding, "MEMORY_BYTES", memory)
     asked = []
 
     def read_one(row):

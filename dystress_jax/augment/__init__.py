@@ -4,9 +4,9 @@ A recipe is data (`Recipe` of two `View`s), drawing it is `two_views`; nothing h
 model, the loss or the mesh.
 """
 
+from ._recipe import Recipe as Recipe
+from ._recipe import View as View
 from ._recipes import RECIPES as RECIPES
-from ._recipes import Recipe as Recipe
-from ._recipes import View as View
 from ._recipes import antialiased as antialiased
 from ._recipes import captioned as captioned
 from ._recipes import moco_v2 as moco_v2

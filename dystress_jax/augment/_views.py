@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from ..errors import ArgumentError
 from . import _colour, _geometry
-from ._recipes import Recipe, View
+from ._recipe import Recipe, View
 
 SMALLEST_BLURRED = 20
 """The smallest side of a view, in pixels, of which the kernel of the blur has more than one."""

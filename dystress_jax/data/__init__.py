@@ -21,9 +21,9 @@ from ._source import Batch as Batch
 from ._source import Example as Example
 from ._source import Source as Source
 from ._source import UnreadableError as UnreadableError
+from ._stamps import sizes_of_files as sizes_of_files
 from ._stored import from_arrays as from_arrays
 from ._stored import from_reader as from_reader
-from ._stored import sizes_of_files as sizes_of_files
 from .pipeline import PaddedBatch as PaddedBatch
 from .pipeline import batches as batches
 from .pipeline import padded_batches as padded_batches

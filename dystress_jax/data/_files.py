@@ -14,7 +14,9 @@ from ._holdout import split_holdout
 from ._images import common_shape, look_at_all
 from ._paths import looks_like
 from ._source import Source
-from ._stored import find_unreadable, from_files, stamp_of_files
+from ._stamps import stamp_of_files
+from ._stored import from_files
+from ._unreadable import find_unreadable
 
 
 class File(NamedTuple):

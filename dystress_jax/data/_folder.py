@@ -13,7 +13,7 @@ from ._images import check_image_size
 from ._pairs import open_pairs
 from ._paths import SUFFIXES, composed, find_root, holds_images, part_folders, split_of
 from ._source import UNLABELLED, Source, in_order
-from ._stored import check_on_error
+from ._unreadable import check_on_error
 
 
 class Found(NamedTuple):

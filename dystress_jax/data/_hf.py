@@ -13,7 +13,9 @@ from ._holdout import split_holdout
 from ._images import check_image_size, common_shape, look_at_all
 from ._paths import Inside, composed, find_root
 from ._source import UNLABELLED, Source, in_order
-from ._stored import check_on_error, from_files, leave_out_unreadable, stamp_of_files
+from ._stamps import stamp_of_files
+from ._stored import from_files
+from ._unreadable import check_on_error, leave_out_unreadable
 
 LABELS = ("label", "labels", "fine_label", "class")
 BYTES = ("binary", "large_binary", "binary_view")

@@ -1,13 +1,8 @@
 """How a source is made: of arrays in memory, of a function that reads one image, of files."""
 
-import concurrent.futures
 import dataclasses
 import functools
-import hashlib
-import math
-import operator
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +10,15 @@ from jaxtyping import Int, Int32, UInt8
 
 from ..errors import ArgumentError
 from ._captions import Captions
+from ._decoding import decoded
 from ._images import read_image, read_whole_image, whole_shape
-from ._source import UNLABELLED, Source, UnreadableError
+from ._source import UNLABELLED, Source
+from ._stamps import digest
 
 Picture = tuple[UInt8[np.ndarray, "h w c"], int, tuple[int, int]]
 Images = Any  # an array [n h w c] of uint8; what else is given is answered in words
 Labels = Any  # an array [n] of integers, or a list
 CHANNELS = (1, 3)  # of an image
-MEMORY_BYTES = 2**30  # decoded images of a source that stay in memory
 
 
 def from_arrays(
@@ -65,7 +61,7 @@ def from_arrays(
         class_names=class_names,
         stored_labels=stored,
         captions=captions,
-        stamp=functools.cache(lambda: f"all pixels {_digest([np.ascontiguousarray(images).data])}"),
+        stamp=functools.cache(lambda: f"all pixels {digest([np.ascontiguousarray(images).data])}"),
     )
 
 
@@ -126,9 +122,9 @@ def from_reader(
     _check_captions(captions, length)
     classes, read_whole = len(class_names), None
     if read_picture is not None:
-        read_whole = _decoded(read_picture, length, picture_shape, classes, (2,))
+        read_whole = decoded(read_picture, length, picture_shape, classes, (2,))
     return Source(
-        read=_decoded(read_one, length, image_shape, classes),
+        read=decoded(read_one, length, image_shape, classes),
         read_whole=read_whole,
         index=np.arange(length, dtype=np.int32),
         num_stored=length,
@@ -191,112 +187,6 @@ def from_files(
     return dataclasses.replace(source, stamp=stamp, of_files=True)
 
 
-def _decoded(
-    read_one: Callable[[int], tuple[Any, ...]],
-    length: int,
-    image_shape: tuple[int, int, int],
-    classes: int,
-    *numbers: tuple[int, ...],
-) -> Callable[[Int[np.ndarray, " n"]], Any]:
-    """Many rows of `read_one` at once, on all cores.
-
-    Args:
-        read_one: `row -> (image, label, numbers ...)`.
-        length: how many rows there are.
-        image_shape: of every image.
-        classes: how many there are; a label is below.
-        numbers: the shape of each array of integers that follows the label.
-    """
-    # Decoding releases the interpreter lock, so threads are enough.
-    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
-    kept = math.prod((length, *image_shape)) <= MEMORY_BYTES
-
-    def empty(count):  # pages that are never written cost nothing
-        images = np.empty((count, *image_shape), np.uint8)
-        return images, *(np.empty((count, *shape), np.int32) for shape in ((), *numbers))
-
-    stored, is_read = empty(length if kept else 0), np.zeros(length if kept else 0, bool)
-
-    def decode(rows, arrays, into):
-        def one(row, at):
-            try:
-                values = read_one(int(row))
-            except (ValueError, OSError) as error:
-                raise UnreadableError(str(error)) from error
-            if not isinstance(values, tuple | list) or len(values) != len(arrays):
-                raise ArgumentError(
-                    "read_one",
-                    f"of image {row} it returns {type(values).__name__}; allowed: a tuple, the "
-                    "image and its label.",
-                )
-            image = np.asarray(values[0])
-            if image.shape != image_shape or image.dtype != np.uint8:
-                raise ArgumentError(
-                    "read_one",
-                    f"image {row} is {image.dtype} {list(image.shape)}; allowed: uint8 "
-                    f"{list(image_shape)}.",
-                )
-            if not _is_class(values[1], classes):
-                raise ArgumentError(
-                    "read_one",
-                    f"image {row} has the label {values[1]!r} with {classes} `class_names`; "
-                    "allowed: -1 for unlabelled, or the number of a class, from 0.",
-                )
-            for array, value in zip(arrays, (image, *values[1:]), strict=True):
-                array[at] = value
-
-        for _ in pool.map(one, rows, into):
-            pass
-
-    def read(rows):
-        if kept:
-            missing = rows[~is_read[rows]]
-            decode(missing, stored, missing)
-            is_read[missing] = True
-            return tuple(array[rows] for array in stored)
-        arrays = empty(len(rows))
-        decode(rows, arrays, range(len(rows)))
-        return arrays
-
-    return read
-
-
-def stamp_of_files(paths: Sequence[str | os.PathLike]) -> str:
-    """The names and sizes of all files; not their times, which a copy of the data has anew."""
-    sizes = sizes_of_files(paths)
-    said = (f"{os.path.basename(path)}\0{size}\0" for path, size in zip(paths, sizes, strict=True))
-    return f"file sizes {_digest(line.encode(errors='surrogateescape') for line in said)}"
-
-
-def sizes_of_files(paths: Sequence[str | os.PathLike]) -> list[int]:
-    """How many bytes each file has; -1 where there is none.
-
-    Args:
-        paths: of the files.
-
-    Example:
-        >>> from dystress_jax import data
-        >>> data.sizes_of_files(["nowhere.png"])
-        [-1]
-    """
-
-    def size(path: str | os.PathLike) -> int:
-        try:
-            return os.stat(path).st_size
-        except (OSError, ValueError):
-            return -1
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(size, paths))
-
-
-def _digest(parts: Iterable[bytes | memoryview]) -> str:
-    content = hashlib.sha256()
-    for part in parts:
-        content.update(part)
-    return content.hexdigest()[:12]
-
-
 def _checked_names(class_names: Sequence[str]) -> tuple[str, ...]:
     """The names of the classes, as every split has them."""
     names = () if isinstance(class_names, str) else tuple(class_names)
@@ -353,49 +243,9 @@ def _checked_labels(
     return found.astype(np.int32)
 
 
-def _is_class(label: Any, classes: int) -> bool:
-    """Whether a label is -1 or the number of a class."""
-    try:
-        return UNLABELLED <= operator.index(label) < classes
-    except TypeError:  # no integer
-        return False
-
-
 def _check_captions(captions: Captions | None, count: int) -> None:
     """As many images have captions as there are."""
     if captions is not None and len(captions) != count:
         raise ArgumentError(
             "captions", f"found those of {len(captions)} images; allowed: of all {count} images."
         )
-
-
-ON_ERROR = ("raise", "skip")
-
-
-def check_on_error(on_error: str) -> None:
-    """Refuse what says neither to stop at an image that cannot be read nor to leave it out."""
-    if on_error not in ON_ERROR:
-        raise ArgumentError("on_error", f"found {on_error!r}; allowed: {', '.join(ON_ERROR)}.")
-
-
-def leave_out_unreadable(source: Source) -> Source:
-    """Decode every image once, and keep those that can be read; the others are in `skipped`."""
-    broken = find_unreadable(source)
-    good = np.setdiff1d(np.arange(len(source)), list(broken))
-    if not len(good):
-        raise ArgumentError("path", f"no image can be read; the first fault: {broken[0]}.")
-    return dataclasses.replace(source.take(good), skipped=tuple(broken.values()))
-
-
-def find_unreadable(source: Source) -> dict[int, str]:
-    """What is wrong with each example that cannot be read, by position; reads every image once."""
-
-    def fault(row: int) -> str:
-        try:
-            source.gather(np.array([row]))
-        except ValueError as error:
-            return str(error)
-        return ""
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return {row: what for row, what in enumerate(pool.map(fault, range(len(source)))) if what}

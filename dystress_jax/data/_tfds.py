@@ -22,7 +22,9 @@ from ._images import (
     whole_shape,
 )
 from ._source import UNLABELLED, Source
-from ._stored import check_on_error, from_reader, leave_out_unreadable, stamp_of_files
+from ._stamps import stamp_of_files
+from ._stored import from_reader
+from ._unreadable import check_on_error, leave_out_unreadable
 
 if TYPE_CHECKING:  # imported when a data set is opened: it takes long, and most runs have no use
     import tensorflow_datasets
