@@ -10,7 +10,9 @@ from dystress_jax import sharding
 from dystress_jax.methods import Method
 from dystress_jax.run import Config, Experiment
 from dystress_jax.run import _build as build
+from dystress_jax.run._encoding import make_embed_views
 from dystress_jax.run._own import choose
+from dystress_jax.run._scheme import make_scheme
 from dystress_jax.run.experiment import Schedule
 from dystress_jax.run.inputs import Inputs, make_inputs
 from dystress_jax.run.language import Language
@@ -97,7 +99,7 @@ class Made(NamedTuple):
             encode=self.method.encode,
             encode_view=self.method.encode,
             embed=self.embed,
-            embed_views=build.make_embed_views(self.method, self.parts.views),
+            embed_views=make_embed_views(self.method, self.parts.views),
             language=self.language,
             trained_on="",
         )
@@ -110,7 +112,7 @@ def make(config, source, *, devices=1, tokenizer=None):
     inputs = make_inputs(config, source)
     parts = build.make_parts(config, chosen, inputs, mesh, schedule, tokenizer)
     method = build.make_method(config, chosen, parts)
-    scheme = build.make_scheme(config, chosen, method, source, schedule)
+    scheme = make_scheme(config, chosen, method, source, schedule)
     optimizer = build.make_optimizer(config, schedule)
     made = Made(config, mesh, inputs, parts, method, scheme, optimizer, schedule, None)
     return made._replace(language=tokenizer and build.make_language(parts, tokenizer, made.embed))

@@ -24,9 +24,9 @@ from dystress_jax.data.tokenizer import train_tokenizer
 from dystress_jax.errors import ArgumentError
 from dystress_jax.evaluation import Result
 from dystress_jax.methods._clip import _permute_subset
-from dystress_jax.run import _build as build
 from dystress_jax.run import measuring, networks
 from dystress_jax.run._own import choose
+from dystress_jax.run._scheme import optimizer_of_numbers
 from dystress_jax.run._splits import EvaluationError, zero_shot_task
 from dystress_jax.run.data import open_sources
 from dystress_jax.training import new_state, whole_gradient
@@ -649,7 +649,7 @@ def test_towers_and_scale_have_the_adam_of_the_settings_and_the_scale_no_decay()
 
     w = jnp.float32(2.0)
     np.testing.assert_allclose(steps_of(made.optimizer, w), oracle(2.0, 0.5), rtol=1e-5)
-    of_scale = build._optimizer_of_numbers(c, made.schedule)
+    of_scale = optimizer_of_numbers(c, made.schedule)
     np.testing.assert_allclose(steps_of(of_scale, w), oracle(2.0, 0.0), rtol=1e-5)
 
 

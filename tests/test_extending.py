@@ -18,7 +18,7 @@ import pytest
 from dystress_jax import losses, methods, report, run, schemes, sharding, temperatures
 from dystress_jax.files import write_json
 from dystress_jax.run import Own, cli, evaluations, measuring
-from dystress_jax.run import _build as build
+from dystress_jax.run._loss import make_loss, spread
 from dystress_jax.run._own import choose
 from dystress_jax.run.fields import put
 from dystress_jax.run.tables import make
@@ -260,7 +260,7 @@ def test_a_loss_with_strategies_is_computed_by_all_devices(strategy):
     config = run.from_config_dict({"loss": {"name": "tests.own:shared", "strategy": strategy}})
     mesh = jax.make_mesh((8,), (sharding.AXIS,), (jax.sharding.AxisType.Auto,))
     views = jax.random.normal(jax.random.key(0), (2, 16, 4))
-    loss = build.spread(config, mesh, build.make_loss(config, choose(config).loss))
+    loss = spread(config, mesh, make_loss(config, choose(config).loss))
     lowered = jax.jit(lambda a, b: loss(a, b, temperature=0.2)).lower(*views)
     assert ("manual" in lowered.as_text()) == (strategy != "tiled")
     expected = losses.nt_xent(*views, temperature=0.2)

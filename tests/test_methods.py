@@ -9,10 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from dystress_jax import data, models, run, schemes
+from dystress_jax import data, methods, models, run, schemes
 from dystress_jax.run import _build as build
 from dystress_jax.run import networks
 from dystress_jax.run._own import choose
+from dystress_jax.run._scheme import make_scheme
 from dystress_jax.run.config import arguments
 from dystress_jax.run.data import check_labels
 from dystress_jax.run.fields import fields
@@ -133,10 +134,10 @@ def test_a_learned_temperature_has_the_rate_of_the_run_but_not_that_of_lars(
         optimizer={"name": optimizer, "learning_rate": 0.3},
     )
     chosen, schedule = choose(c), build.make_schedule(c, SOURCE)
-    with_temperature = build.Method._make([None] * len(build.Method._fields))._replace(
+    with_temperature = methods.Method._make([None] * len(methods.Method._fields))._replace(
         scheme_inputs=lambda *_: None, width=8
     )
-    scheme = build.make_scheme(c, chosen, with_temperature, SOURCE, schedule)
+    scheme = make_scheme(c, chosen, with_temperature, SOURCE, schedule)
     state = scheme.init()
     slopes = jax.tree.map(np.ones_like, scheme.resolve(state, None))
     after = scheme.update(state, None, slopes)

@@ -18,7 +18,7 @@ from dystress_jax import (
     similarities,
     temperatures,
 )
-from dystress_jax.run._build import make_loss, spread
+from dystress_jax.run._loss import make_loss, spread
 from dystress_jax.run._own import choose
 from dystress_jax.training import abstract_state, init_state, make_train_step, optim
 from tests import steps

@@ -1,45 +1,37 @@
 """From the settings to an `Experiment`: what cannot work fails here, before anything compiles."""
 
 import functools
-import inspect
 import pathlib
 from collections.abc import Callable
-from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from .. import data, losses, methods, schemes, sharding
+from .. import data, losses, methods, sharding
 from ..data.tokenizer import Tokenizer
-from ..methods import Loss, Method, Views
-from ..schemes import Scheme
-from ..similarities import PrecisionLike, as_similarity
-from ..temperatures import Temperature, as_temperature, is_per_anchor
+from ..methods import Method
 from ..training import optim
 from . import language, networks
+from ._encoding import make_embed, make_embed_views, make_encode, make_encode_view
+from ._loss import make_loss, spread, takes_labels
 from ._own import Chosen, Own, choose, name_own
 from ._same_images import describe, remembered
+from ._scheme import make_scheme
 from .checks import has_batchnorm
 from .config import Config, ConfigError, arguments
 from .data import Sources, check_labels, open_sources
-from .experiment import Embed, Encode, Experiment, Schedule
-from .fields import as_fields, fields, put
+from .experiment import Embed, Experiment, Schedule
+from .fields import as_fields, fields
 from .inputs import Inputs, make_inputs
 from .language import Language
-from .methods import METHODS, TOPOLOGIES, WITH_BIAS, Parts
-from .relevance import WITH_TEMPERATURE, ignored
-from .tables import is_own, make, options_of
-from .temperature import Facts
-from .trial import checked, try_step, with_options
+from .methods import TOPOLOGIES, Parts
+from .relevance import ignored
+from .tables import make
+from .trial import try_step
 
 ONLINE_PROBE_RATE = 0.1
-CLIP_RATE = 5e-4  # of the Adam that learns CLIP's temperature
-# What a loss is given by the run, so that they are no options.
-_GIVEN_TO_LOSS = ("labels", "queue", "temperature", "similarity", "precision", "axis_name")
 
 
 def build(config: Config, workdir: pathlib.Path, *, own: Own = Own()) -> Experiment:
@@ -233,14 +225,9 @@ def make_parts(
         spread=functools.partial(spread, config, mesh),
         similarity=make(config, "topology.name", TOPOLOGIES[config.topology.name]),
         caption_noise=config.data.caption_noise,
-        by_class=bool(config.data.prompts) and _takes_labels(chosen.loss or losses.clip),
+        by_class=bool(config.data.prompts) and takes_labels(chosen.loss or losses.clip),
         total_steps=schedule.total_steps,
     )
-
-
-def _takes_labels(loss: Loss) -> bool:
-    """Whether a loss can be told which pairs are of one class; one of one's own need not."""
-    return "labels" in inspect.signature(loss).parameters
 
 
 def check_taken(config: Config, method: Callable[..., Method]) -> None:
@@ -260,68 +247,6 @@ def check_taken(config: Config, method: Callable[..., Method]) -> None:
             raise ignored(config, field, "method", allowed)
 
 
-def make_loss(config: Config, chosen: Loss | None, softmax: Loss | None = None) -> Loss:
-    """The loss that the settings name for the method, with its options.
-
-    Args:
-        config: the settings.
-        chosen: the loss; None for softmax.
-        softmax: what softmax means for a method of the user's own.
-    """
-    loss = chosen or softmax
-    if loss is None:
-        raise ConfigError(
-            f"config.method: {config.method} calls loss(), which does not know what softmax means "
-            "for it; allowed: loss(LOSS) with a loss such as losses.info_nce."
-        )
-    batch = [
-        name
-        for name, parameter in inspect.signature(loss).parameters.items()
-        if parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY
-    ]
-    options = options_of(config, "loss.name", loss, known=(*batch, *_GIVEN_TO_LOSS))
-    made = functools.partial(loss, **options) if options else loss
-    if not is_own(config.loss.name):
-        return with_options(made) if options else made
-    entry = METHODS.get(config.method)
-    return checked(made, config, softmax if entry is None else entry.losses["softmax"])
-
-
-def spread(config: Config, mesh: Mesh, loss: Loss) -> Loss:
-    """The loss over the devices; one of one's own that knows no strategies is left to XLA."""
-    loss = _in_precision(config, loss)
-    if "strategy" not in inspect.signature(loss).parameters:
-        return loss
-    with as_fields("loss", loss="loss.name"):
-        return losses.on_mesh(
-            loss,
-            mesh,
-            axis=sharding.AXIS,
-            strategy=cast(losses.StrategyLike, config.loss.strategy),
-            tile_size=config.loss.tile_size or None,
-        )
-
-
-def _in_precision(config: Config, loss: Loss) -> Loss:
-    """The loss with its matrix products in the precision that the settings name."""
-    precision = config.loss.precision
-    if precision == "float32":  # what every similarity has
-        return loss
-    taken = inspect.signature(loss).parameters.get("similarity")
-    if taken is None:
-        raise ConfigError(
-            f"config.loss.precision: found {precision} with config.loss.name {config.loss.name}, "
-            "which takes no similarity to change; allowed: float32."
-        )
-
-    @functools.wraps(loss)
-    def in_precision(*arguments: Any, similarity: Any = taken.default, **options: Any) -> Array:
-        similar = as_similarity(similarity).with_precision(cast(PrecisionLike, precision))
-        return loss(*arguments, similarity=similar, **options)
-
-    return in_precision
-
-
 def make_method(config: Config, chosen: Chosen, parts: Parts) -> Method:
     """The method that the settings name, made of the parts."""
     method = make(config, "method", chosen.method, "moco", **parts._asdict())
@@ -331,77 +256,6 @@ def make_method(config: Config, chosen: Chosen, parts: Parts) -> Method:
             "methods.Method."
         )
     return method
-
-
-def make_scheme(
-    config: Config,
-    chosen: Chosen,
-    method: Method,
-    source: data.Source,
-    schedule: Schedule,
-) -> Scheme | None:
-    """How the temperature evolves; None for a method that has none."""
-    if method.scheme_inputs is None:
-        for field in fields():
-            if field.axis == "temperature.name" and field.is_set(config):
-                if is_own(config.method):
-                    raise ignored(config, field, "method", "with a method that has a temperature")
-                raise ignored(config, field, "loss.name", WITH_TEMPERATURE)  # given in Python
-        return None
-    facts = Facts(
-        key=jax.random.key(config.seed),
-        examples=source.num_stored,
-        width=method.width,
-        steps_per_epoch=schedule.steps_per_epoch,
-        total_steps=schedule.total_steps,
-        optimizer=_optimizer_of_numbers(config, schedule),
-        sigmoid=config.loss_name in WITH_BIAS,
-    )
-    made = make(config, "temperature.name", chosen.temperature, facts=facts)
-    if not isinstance(made, Scheme) and not _stands_for_a_temperature(made):
-        raise ConfigError(
-            f"config.temperature.name: {config.temperature.name} gives a {type(made).__name__}; "
-            "allowed: a number, a Temperature, a function of the similarity, or a schemes.Scheme."
-        )
-    try:
-        scheme = schemes.as_scheme(made)
-        least, at = (1.0, 0.0) if isinstance(made, Scheme) else _least(as_temperature(made))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"config.temperature.name: {config.temperature.name} gives no temperature: {error}"
-        ) from error
-    if not least > 0:
-        raise ConfigError(
-            f"config.temperature.name: {config.temperature.name} gives tau = {least:.3g} at the "
-            f"similarity {at:.3g}; allowed: above 0 for all similarities from -1 to 1."
-        )
-    return scheme
-
-
-def _least(temperature: Temperature) -> tuple[float, float]:
-    """The least temperature of a pair, NaN before all, and the similarity where it is."""
-    similarity, found = np.linspace(-1.0, 1.0, 201, dtype=np.float32), [(1.0, 0.0)]
-    for each in (temperature.for_positives, temperature.for_negatives):
-        if not is_per_anchor(each):  # which has no number for a similarity by itself
-            tau = np.asarray(each(jnp.asarray(similarity)))
-            place = int(np.argmin(np.where(np.isnan(tau), -np.inf, tau)))
-            found.append((float(tau[place]), float(similarity[place])))
-    return min(found, key=lambda of: -np.inf if np.isnan(of[0]) else of[0])
-
-
-def _stands_for_a_temperature(made: object) -> bool:
-    return callable(made) or isinstance(made, int | float | np.number | np.ndarray | jax.Array)
-
-
-def _optimizer_of_numbers(config: Config, schedule: Schedule) -> optax.GradientTransformation:
-    """For what is no weight, such as the logarithm of a scale."""
-    name = config.optimizer.name
-    if name in optim.LAYERWISE:
-        return optax.adam(CLIP_RATE)
-    for field, value in (("weight_decay", 0.0), ("decay_vectors", True)):
-        config = put(config, f"optimizer.{field}", value)
-    builder = optim.OPTIMIZERS[name]
-    return make(config, "optimizer.name", builder, schedule=schedule.learning_rate)
 
 
 def make_language(parts: Parts, tokenizer: Tokenizer, embed: Embed) -> Language:
@@ -417,51 +271,6 @@ def make_language(parts: Parts, tokenizer: Tokenizer, embed: Embed) -> Language:
         return methods.embed_texts(text, params, stats, tokens)
 
     return Language(tokenizer, parts.similarity, embed_images, embed_texts)
-
-
-def make_encode(method: Method, inputs: Inputs) -> Encode:
-    """`(params, stats, uint8 images) -> features` of the centre of whole images; jitted."""
-
-    @jax.jit
-    def encode(params, stats, images: UInt8[Array, "n h w c"]) -> Float[Array, "n features"]:
-        return method.encode(params, stats, inputs.centre(images))
-
-    return encode
-
-
-def make_encode_view(method: Method, inputs: Inputs) -> Encode:
-    """`(params, stats, key, uint8 images) -> features` of one weak random view each; jitted."""
-
-    @jax.jit
-    def encode_view(params, stats, key, images: UInt8[Array, "n h w c"]):
-        return method.encode(params, stats, inputs.weak_view(key, images))
-
-    return encode_view
-
-
-def make_embed(method: Method, inputs: Inputs) -> Embed:
-    """`(params, stats, uint8 images) -> features and embeddings` of whole images; jitted."""
-
-    @jax.jit
-    def embed(params, stats, images: UInt8[Array, "n h w c"]):
-        centre = inputs.centre(images)  # the compiler runs the encoder once for both
-        return method.encode(params, stats, centre), method.project(params, stats, centre)
-
-    return embed
-
-
-def make_embed_views(
-    method: Method, views: Views
-) -> Callable[..., tuple[Float[Array, "n 2 f"], Float[Array, "n 2 d"]]]:
-    """`(params, stats, key, uint8 images) -> features and embeddings` of two views each; jitted."""
-
-    @jax.jit
-    def embed_views(params, stats, key, images: UInt8[Array, "n h w c"]):
-        both = views(key, images, jnp.arange(len(images)))
-        stacked = lambda embed: jnp.stack([embed(params, stats, view) for view in both], axis=1)
-        return stacked(method.encode), stacked(method.project)
-
-    return embed_views
 
 
 def make_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransformation:
