@@ -176,6 +176,32 @@ def test_the_commands_that_are_printed_train_these_runs(tmp_path, monkeypatch, c
             assert flags.FLAGS.workdir == f"o'er here/{one.name}"
 
 
+def test_what_no_run_uses_of_the_config_file_is_told_once(tmp_path):
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "from dystress_jax import run\n"
+        "def get_config():\n"
+        "    settings = run.defaults()\n"
+        "    settings.temperature.tau_max, settings.temperature.tau_min = 0.7, 0.05\n"
+        "    return settings\n"
+    )
+
+    def told(*given):
+        with parsed("sweep", f"--config={config}", *given) as (module, command):
+            loose, overridden = command.loose(flags.FLAGS.config)
+            runs = run.combinations(loose, command.over, overridden=overridden)
+            return module.unused_by_all(loose, runs)
+
+    none_uses = told("--config.temperature.name=constant", "--over.temperature.tau=0.1,0.2")
+    assert [line.partition(":")[0] for line in none_uses] == [
+        "config.temperature.tau_min",
+        "config.temperature.tau_max",
+    ]
+    # One of the temperatures does use them.
+    assert told("--over.temperature.name=constant,dystress") == []
+    assert told("--over.temperature.tau_max=0.3") == []
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = write_images(tmp_path_factory.mktemp("images"))

@@ -16,7 +16,8 @@ What there is of a sweep is laid side by side at any time: dystress report runs/
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -24,7 +25,9 @@ from .. import report, run
 from ..errors import end_with_the_pipe
 from ..files import write_text
 from ..run import ENDS, cli, compiled_programs, config_files
+from ..run.checks import put_back
 from ..run.fields import fields
+from ..run.overrides import changed_by
 from ..run.relevance import useless
 from ..run.show import note
 from . import train
@@ -59,7 +62,7 @@ def sweep(command: cli.Command) -> None:
             print(shlex.join(["dystress", "train", *flags_of_run]))
         return
     note(f"settings: {len(runs) // args.seeds}, seeds of each: {args.seeds}; runs: {workdir}")
-    print(compiled_programs.keep())
+    print(compiled_programs.keep(), *command.put_back, *unused_by_all(settings, runs), sep="\n")
     try:
         done = run.sweep(runs, workdir)
     finally:  # an error in one run hides none of the others
@@ -70,6 +73,17 @@ def sweep(command: cli.Command) -> None:
         note(f"{complete} of {len(runs)} runs are complete; the same command goes on")
     if diverged:
         sys.exit(f"DivergedError: {len(diverged)} of {len(runs)} runs: {', '.join(diverged)}.")
+
+
+def unused_by_all(settings: Mapping[str, Any], runs: Sequence[run.Combination]) -> list[str]:
+    """What the flags have made useless of the config file for every run, a line each.
+
+    Args:
+        settings: of the file and the flags, unchecked.
+        runs: of the sweep.
+    """
+    told = [put_back(changed_by(settings, one.changes)[0], one.config) for one in runs]
+    return [line for line in told[0] if all(line in of_another for of_another in told)]
 
 
 def compare(runs: Sequence[pathlib.Path], workdir: pathlib.Path) -> None:
