@@ -401,6 +401,17 @@ def test_a_label_in_one_of_the_lines_of_an_image_is_its_label(tmp_path):
         open_pairs(tmp_path, "c.csv")
 
 
+def test_minus_one_is_no_class_and_other_numbers_below_zero_are_in_their_order(tmp_path):
+    labels = ["10", "-2", "-1", "3"]
+    rows = [(f"{i}.png", "x", label) for i, label in enumerate(labels)]
+    for path, *_ in rows:
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / path)
+    (tmp_path / "c.csv").write_text(as_csv(rows, ("path", "caption", "label")))
+    source = open_pairs(tmp_path, "c.csv", holdout=0)["train"]
+    assert source.class_names == ("-2", "3", "10")
+    assert source.labels().tolist() == [2, 0, -1, 1]
+
+
 def test_numbers_for_classes_are_in_their_order(tmp_path):
     write_images(tmp_path)
     rows = [("a.png", "x", "10"), ("sub/b.png", "y", "9"), ("c.png", "z", "100")]

@@ -317,6 +317,41 @@ def test_labels_of_any_kind(kind, labels, names, expected, tmp_path):
         assert [int(example["label"]) for example in source] == expected
 
 
+def test_labels_that_are_stored_once_each_or_are_two_things_are_names(tmp_path):
+    kinds = pa.array(["ox", "ant", None, "ox"]).dictionary_encode()
+    write(tmp_path / "dictionary", {"image": FILES[:4], "label": kinds})
+    write(tmp_path / "bool", {"image": FILES[:4], "label": [True, False, None, True]})
+    for form, names in (("dictionary", ("ant", "ox")), ("bool", ("False", "True"))):
+        source = open_hf(tmp_path / form)["train"]
+        assert (source.class_names, source.notes) == (names, ())
+        assert source.labels().tolist() == [1, 0, -1, 1]
+
+
+def test_a_column_of_labels_that_cannot_be_read_is_told(tmp_path):
+    write(tmp_path, {"image": FILES[:4], "label": [0.5, 1.5, 2.5, 0.5]})
+    source = open_hf(tmp_path)["train"]
+    assert source.num_classes == 0
+    [note] = source.notes
+    assert note.startswith("the column label (double) holds neither integers nor strings")
+
+
+@pytest.mark.parametrize(
+    "unused",
+    [
+        {"image": FILES[:2], "label": ["what no other split has", ""], "text": ["a", "b"]},
+        {"image": FILES[:2], "label": ["ox", "ox"], "text": ["a", ""]},
+        {"picture": FILES[:2], "label": ["ox", "ox"], "text": ["a", "b"]},
+    ],
+)
+def test_a_split_that_nobody_uses_may_be_anything(unused, tmp_path):
+    sound = {"image": FILES[:3], "label": ["ox", "ant", "bee"], "text": ["a", "b", "c"]}
+    for name, table in (("train", sound), ("test", sound), ("validation", unused)):
+        write(tmp_path, table, f"{name}-00000-of-00001")
+    splits = open_hf(tmp_path, captions="text")
+    assert {split: len(part) for split, part in splits.items()} == {"train": 3, "test": 3}
+    assert splits["test"].class_names == ("ant", "bee", "ox")
+
+
 FOUND = [
     ({"coarse_label": CLASSES, "fine_label": CLASSES}, "", "fine_label"),
     ({"coarse_label": CLASSES, "fine_label": CLASSES}, "coarse_label", "coarse_label"),

@@ -794,6 +794,23 @@ def test_any_mode_becomes_upright_rgb(mode, tmp_path):
     np.testing.assert_array_equal(source[0]["image"], expected)
 
 
+@pytest.mark.parametrize("orientation", [0, 9, 200])
+def test_an_orientation_that_there_is_not_leaves_a_picture_as_it_is(orientation, tmp_path):
+    saved(tmp_path / "a.png", Image.fromarray(TALL), exif=exif(orientation))
+    source = data.open_splits("folder", path=str(tmp_path), holdout=0)["train"]
+    assert source.image_shape == TALL.shape
+    np.testing.assert_array_equal(source[0]["image"], TALL)
+
+
+def test_a_transparent_value_of_16_bits_becomes_white(tmp_path):
+    values = np.full((4, 4), 40_000, np.uint16)
+    values[0] = 9_000
+    saved(tmp_path / "a.png", Image.fromarray(values), transparency=9_000)
+    found = data.open_splits("folder", path=str(tmp_path), holdout=0)["train"][0]["image"]
+    np.testing.assert_array_equal(found[0], 255)
+    np.testing.assert_array_equal(found[1:], 40_000 // 256)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["png", "tif", "webp"])
 def test_a_picture_that_lies_on_its_side_has_the_shape_that_is_read(kind, orientation, tmp_path):

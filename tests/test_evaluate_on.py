@@ -17,7 +17,7 @@ from dystress_jax.evaluation import features
 from dystress_jax.run import summary
 from dystress_jax.run.other_images import open_other
 from dystress_jax.run.overrides import take_images
-from tests import runs
+from tests import command_lines, runs
 
 pytestmark = [pytest.mark.ci, pytest.mark.usefixtures("one_device")]
 NAMES = ("x", "y", "z")
@@ -393,6 +393,31 @@ def test_a_config_names_further_images_to_measure_on_while_training(place, tmp_p
     assert records.steps.tolist() == [1, 2]
     for name in measured:
         np.testing.assert_allclose(records[name], [np.nan, logged[name]], rtol=1e-6)
+
+
+def test_a_further_image_that_cannot_be_read_is_told_under_its_own_name(tmp_path):
+    folder = runs.write_images(tmp_path / "images")
+    other = runs.write_images(tmp_path / "other")
+    further = {"shapes": {"source": "folder", "path": str(other), "image_size": 12}}
+    config = runs.settings(folder, steps=2, knn_every=1, checkpoint_every=1, eval_on=further)
+    next((other / "test").rglob("*.png")).write_bytes(b"no image")
+    message = r"^config\.eval_on\.shapes: .*other/test/.*--config\.eval_on\.shapes\.on_error=skip"
+    with pytest.raises(run.ConfigError, match=message):
+        run.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "unreadable.json").exists()
+
+
+def test_neighbours_are_among_as_many_images_as_a_flag_says(tmp_path):
+    folder = runs.write_images(tmp_path / "images")
+    config = runs.settings(folder, **{"knn.bank": 9})
+    runs.saved(config, tmp_path / "run")
+    for bank, name in ((9, "knn_knn.bank=9"), (8, "knn_knn.bank=8"), (None, "knn")):
+        flag = [] if bank is None else [f"--config.knn.bank={bank}"]
+        given = [f"--workdir={tmp_path / 'run'}", "--evaluation=knn", *flag]
+        with command_lines.parsed("eval", *given) as (module, command):
+            module.evaluate(command)
+        found = json.loads((tmp_path / "run" / "eval" / f"{name}.json").read_text())
+        assert found["protocol"]["bank_images"] == (bank or 36)
 
 
 @pytest.mark.parametrize(

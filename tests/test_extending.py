@@ -650,6 +650,16 @@ def test_an_evaluation_that_does_not_fit_is_refused(images):
 
 
 @pytest.mark.ci
+def test_an_evaluation_that_is_refused_at_the_end_costs_none_of_the_others(images):
+    both = "--config.evaluation=tests.own:with_an_array,tests.own:sizes"
+    with pytest.raises(run.ConfigError, match=r"with_an_array gives what does not fit in JSON"):
+        train(*small(images, steps=1), both)
+    summary = read("run", "summary.json")
+    assert list(summary["evaluations"]) == ["tests.own:sizes"]
+    assert "settings_digest" not in summary  # it is not complete: a sweep tries it again
+
+
+@pytest.mark.ci
 class TestFromPython:
     """Objects in place of names."""
 

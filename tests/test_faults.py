@@ -1,5 +1,6 @@
 """What goes wrong around a run: directories, disks, signals, processes; told, and nothing lost."""
 
+import concurrent.futures
 import errno
 import json
 import os
@@ -309,6 +310,48 @@ with interrupt.StopRequest(print) as stop:
     output = finish(start([sys.executable, "-c", code]), code=1, seconds=60)
     assert "SIGTERM: no step has ended for 0 s; ended without saving. It hangs in" in output
     assert "(wait)" in output
+
+
+def test_to_measure_and_to_save_may_take_as_long_as_it_takes():
+    code = """
+import os, signal, threading, time
+from dystress_jax.training import interrupt
+interrupt.PATIENCE = 0.2
+with interrupt.StopRequest(print) as stop:
+    stop.listen()
+    with stop.busy():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    print("measured", stop.reached(1))
+with interrupt.StopRequest(print) as stop:
+    stop.listen()
+    with stop.busy():
+        os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait()
+"""
+    output = finish(start([sys.executable, "-c", code]), code=1, seconds=60)
+    assert "measured SIGTERM" in output
+    assert output.count("no step has ended") == 1
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_after_the_last_step_is_known_when_all_is_saved():
+    with StopRequest(lambda _: None) as stop:
+        stop.listen()
+        assert stop.reached(1, last=True) is None
+        with stop.busy():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked() == "SIGTERM"
+
+
+def test_a_thread_trains_without_listening_to_signals():
+    def listen():
+        with StopRequest(print) as stop:
+            stop.listen()
+            return stop.reached(1)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        assert pool.submit(listen).result() is None
 
 
 @pytest.mark.usefixtures("handlers")

@@ -61,12 +61,15 @@ def test_the_probe_counts_and_fits_labelled_images_alone(tmp_path):
 
 def test_a_run_that_cannot_be_measured_says_what_is_missing(tmp_path):
     e = experiment(tmp_path / "few.npz", np.full(40, -1))
-    table = functools.partial(_closing.closing_table, found={}, numbers={"steps": 1, "seconds": 1})
+    table = functools.partial(
+        _closing.closing_table, wanted=["knn"], found={}, numbers={"steps": 1, "seconds": 1}
+    )
     assert "(no labelled training images to measure by)" in table(e)
     unlabelled = {
         split: part.relabel(np.full(len(part), -1), ()) for split, part in e.sources.items()
     }
     assert "(no labelled or captioned test or held-out" in table(e._replace(sources=unlabelled))
+    assert "(nothing was to be measured: config.evaluation)" in table(e, wanted=[])
 
 
 def test_what_an_evaluation_refuses_is_told_in_one_line(tmp_path):

@@ -16,6 +16,7 @@ from dystress_jax.run._build import make_schedule
 from dystress_jax.run._same_images import check_same, describe
 from dystress_jax.run.data import (
     lines_about,
+    open_sources,
     own_image_in_queue,
     reporting_unreadable_images,
 )
@@ -25,9 +26,25 @@ from tests import runs
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
+SIZES = {"train": 3, "test": 2}
+
 
 def images(count, side=(8, 8), labels=None, names=()):
     return data.from_arrays(np.zeros((count, *side, 3), np.uint8), labels, class_names=names)
+
+
+def test_test_images_without_a_label_have_no_prompt(tmp_path):
+    labels = {"train_labels": [0, 1, 1], "test_labels": [1, -1]}
+    pixels = {f"{split}_images": np.zeros((n, 8, 8, 3), np.uint8) for split, n in SIZES.items()}
+    np.savez(tmp_path / "a.npz", **labels, **pixels)
+    path = {"source": "npz", "path": str(tmp_path / "a.npz"), "prompts": "a {}", "holdout": 0.0}
+    config = run.from_config_dict({"method": "clip", "knn_every": 0, "data": path})
+    sources = open_sources(config, data.SOURCES["npz"])
+    assert [len(sources[split]) for split in SIZES] == [3, 1]
+    assert sources["test"][0]["captions"] == ("a 1",)
+    np.savez(tmp_path / "a.npz", train_labels=[0, -1, 1], **pixels)
+    with pytest.raises(run.ConfigError, match=r"data\.prompts: 1 of 3 images have no label"):
+        open_sources(config, data.SOURCES["npz"])
 
 
 def test_images_labels_and_classes_are_counted():
@@ -35,7 +52,8 @@ def test_images_labels_and_classes_are_counted():
     train = images(20, labels=np.where(np.arange(20) < 5, np.arange(20), -1), names=names)
     [line] = lines_about(run.from_config_dict({}), {"train": train, "test": images(4)})
     assert line == (
-        "images: 20 train (5 labelled), 4 test; 8 x 8 x 3; 7 classes: a, b, c, d, e, ..."
+        "images: 20 train (5 labelled), 4 test (0 labelled); 8 x 8 x 3; "
+        "7 classes: a, b, c, d, e, ..."
     )
     assert lines_about(run.from_config_dict({}), {"train": images(4)})[0].endswith("; no classes")
 

@@ -63,6 +63,7 @@ def evaluate(command: cli.Command) -> None:
         args.evaluation,
         args.checkpoint,
         config=settings,
+        given=command.overridden,
         on=command.on,
         measured=measured,
     )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..errors import ArgumentError
 from ._lines import read_text
 from ._paths import composed
+from ._source import UNLABELLED
 
 FIELDS = {
     "image": ("path", "file_name", "image"),
@@ -157,4 +158,5 @@ def _entry(line: int, record: dict[str, Any]) -> Entry | Fault:
     if not texts or "" in texts:
         return Fault(line, f"no caption; allowed: {' or '.join(FIELDS['caption'])}, not empty")
     label = composed(found["label"].strip())
+    label = "" if label == str(UNLABELLED) else label
     return Entry(line, found["image"], texts, label, found["split"].strip())

@@ -1,7 +1,8 @@
 """Hugging Face data sets on disk: saved by `datasets`, or parquet files; read in place."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
@@ -84,18 +85,22 @@ def open_hf(
     skip = on_error == "skip"
     tables = open_tables(find_root(path), None if outside else Inside(path))
     image = _image_column(tables["train"], image_column)
-    for table in tables.values():
-        _image_column(table, image)
-    labels, class_names = _labels(tables, _label_column(tables["train"], label_column))
-    texts = _captions(tables, captions)
+    label = _label_column(tables["train"], label_column)
 
-    def like_train(split: str) -> bool:
-        labelled = not class_names or bool((labels[split] != UNLABELLED).any())
-        return labelled and (not captions or texts[split] is not None)
+    def parts(*tests: str) -> _Parts:
+        some = {split: tables[split] for split in ("train", *tests)}
+        for table in some.values():
+            _image_column(table, image)
+        return _Parts(some, *_labels(some, label), _captions(some, captions))
 
-    tests = [split for split in tables if split != "train"]
-    tests = [*filter(like_train, tests), *tests][:1]
-    tables = {split: tables[split] for split in ("train", *tests)}
+    # In another split than the first that can be tested on there may be anything.
+    found = []
+    for test in (split for split in tables if split != "train"):
+        found.append(parts(test))
+        if found[-1].is_like_train(test):
+            found.insert(0, found.pop())
+            break
+    tables, labels, class_names, texts = found[0] if found else parts()
     image_shape = (image_size, image_size, 3) if image_size else _stored_shape(tables, image, skip)
 
     def as_source(split: str) -> Source:
@@ -111,10 +116,37 @@ def open_hf(
             captions=texts[split],
             stamp=lambda: stamp_of_files(table.files),
         )
+        if split == "train" and not label:
+            source = dataclasses.replace(source, notes=_unread_labels(table))
         return leave_out_unreadable(source) if skip else source
 
     sources = split_holdout(as_source("train"), holdout)
+    tests = [split for split in tables if split != "train"]
     return sources | {"test": as_source(tests[0])} if tests else sources
+
+
+class _Parts(NamedTuple):
+    """The training split and another, with what is known of their rows."""
+
+    tables: dict[str, Table]
+    labels: dict[str, Int32[np.ndarray, " n"]]
+    class_names: tuple[str, ...]
+    texts: dict[str, Captions | None]
+
+    def is_like_train(self, split: str) -> bool:
+        """Whether it has labels and captions where the training images have."""
+        labelled = not self.class_names or bool((self.labels[split] != UNLABELLED).any())
+        return labelled and (self.texts["train"] is None or self.texts[split] is not None)
+
+
+def _unread_labels(table: Table) -> tuple[str, ...]:
+    """The columns that are called like labels and hold something else, in words."""
+    return tuple(
+        f"the column {name} ({table.columns[name]}) holds neither integers nor strings: the images "
+        "have no labels"
+        for name in LABELS
+        if name in table.columns
+    )
 
 
 def _image_column(table: Table, chosen: str) -> str:
@@ -133,7 +165,7 @@ def _image_column(table: Table, chosen: str) -> str:
 
 def _label_column(table: Table, chosen: str) -> str:
     """The column of labels: the chosen one, one of a usual name, or the only ClassLabel."""
-    fitting = [name for name, kind in table.columns.items() if str(kind) in INTEGERS + STRINGS]
+    fitting = [name for name, kind in table.columns.items() if _is_label(kind)]
     usual = [name for name in LABELS if name in fitting][:1]
     said = [name for name in fitting if table.feature(name).get("_type") == "ClassLabel"]
     labels = usual or said
@@ -218,6 +250,14 @@ def _captions(tables: dict[str, Table], column: str) -> dict[str, Captions | Non
                 "at least one text an image that is not empty.",
             )
     return found
+
+
+def _is_label(kind: Any) -> bool:
+    """Whether a column holds integers, strings, or one of two things."""
+    said = str(kind)
+    if said.startswith("dictionary<"):  # values that are stored once each
+        said = str(kind.value_type)
+    return said in (*INTEGERS, *STRINGS, "bool")
 
 
 def _is_text(kind: Any) -> bool:

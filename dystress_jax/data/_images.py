@@ -246,7 +246,7 @@ def _orientation(image: Image.Image) -> int:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # the reader of damaged entries raises anything
         return 1
-    return found if isinstance(found, int) else 1
+    return found if found in range(1, 9) else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -254,7 +254,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers; save it with 8 bits a channel")
     if image.mode.startswith("I"):
+        clear = image.info.get("transparency")  # the one value that is
+        opaque = None if clear is None else np.asarray(image) != clear
         image = _to_8_bits(image)
+        if opaque is not None:
+            image.putalpha(Image.fromarray(np.uint8(255) * opaque))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

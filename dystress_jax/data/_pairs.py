@@ -46,7 +46,7 @@ def open_pairs(
     |---|---|
     | `path`, `file_name` or `image` | of the image |
     | `caption` or `text` | in JSON Lines one text or a list |
-    | `label` | optional: the name of the class |
+    | `label` | optional: the name of the class; `-1` = unlabelled |
     | `split` | optional |
 
     Others are ignored. An image that several lines name is one example with all their captions.

@@ -29,7 +29,7 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
         (('9', '10'), ('10', '9', 'b'))
     """
     names = set(names)
-    if all(name.isdecimal() for name in names):
+    if all(name.removeprefix("-").isdecimal() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 

@@ -1,9 +1,11 @@
 """The end of a run: its closing numbers, its pictures, and what a person is shown of them."""
 
+import contextlib
+import functools
 import pathlib
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -21,9 +23,13 @@ from ._prepare import Run
 from ._saved import digest_of
 from ._splits import EvaluationError
 from ._workdir import SUMMARY_FILE, check_still_there
+from .config import ConfigError
+from .data import reporting_unreadable_images_of
 from .experiment import Experiment
 from .pictures import pictures, write_png
 from .show import note
+
+Telling = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 def close(run: Run, state: TrainState, loggers: Loggers, seconds: float) -> dict[str, Any]:
@@ -39,54 +45,65 @@ def close(run: Run, state: TrainState, loggers: Loggers, seconds: float) -> dict
         The summary.
 
     Raises:
-        ConfigError: an evaluation refuses the images or the settings.
+        ConfigError: an evaluation refuses the images or the settings; what the others measure is
+            written and shown before.
         FileError: something cannot be written.
     """
     began = time.perf_counter()
-    found, drawn = _measure(run, state)
+    found, drawn, refused = _measure(run, state)
     drawn |= _draw(run, state)
     numbers = {"steps": int(state.step), "seed": run.config.seed, **summary.of_results(found)}
     numbers["seconds"] = round(seconds + time.perf_counter() - began, 1)
-    numbers["settings_digest"] = digest_of(run.config)
+    if not refused:  # else the run is not complete
+        numbers["settings_digest"] = digest_of(run.config)
     if jax.process_index() == 0:
         check_still_there(run.workdir)
         write_json(run.workdir / SUMMARY_FILE, numbers)
         _log(loggers, found, drawn, int(state.step))
-        print(closing_table(run.experiment, found, numbers))
+        print(closing_table(run.experiment, run.evaluations, found, numbers))
         print(f"to look at the run: dystress report {shlex.quote(_shown(run.workdir))}")
+    if refused:
+        raise ConfigError("\n".join(map(str, refused))) from refused[0]
     return numbers
 
 
-def _measure(run: Run, state: TrainState) -> tuple[dict[str, Result], dict[str, Image.Image]]:
-    """Everything that the run can be measured by, and a picture of what texts find."""
-    found, shared_by_all = {}, measuring.shared_by(run.experiment, state)
-    measured_on = {"": (run.experiment, shared_by_all)}
+def _measure(
+    run: Run, state: TrainState
+) -> tuple[dict[str, Result], dict[str, Image.Image], list[ConfigError]]:
+    """Everything that the run can be measured by, a picture of what texts find, and refusals."""
+    found, refused, shared_by_all = {}, [], measuring.shared_by(run.experiment, state)
+    measured_on: dict[str, tuple[Experiment, dict[str, Any], Telling]]
+    measured_on = {"": (run.experiment, shared_by_all, contextlib.nullcontext)}
     for name, other in run.others.items():
-        measured_on[f" on {name}"] = other, measuring.shared_by(other, state)
+        told = functools.partial(reporting_unreadable_images_of, name, run.config.eval_on[name])
+        measured_on[f" on {name}"] = other, measuring.shared_by(other, state), told
     every = [(on, name) for on in measured_on for name in run.evaluations]
     quiet = jax.process_index() != 0
     with tqdm.tqdm(total=len(every), dynamic_ncols=True, disable=quiet, leave=False) as bar:
         for on, name in every:
             bar.set_description(f"measuring {name}{on}")
-            experiment, shared = measured_on[on]
-            try:
-                found[name + on] = measuring.measure(
-                    run.evaluations[name], experiment, state, name=name, shared=shared
-                )
-            except EvaluationError as error:
-                if name in run.asked:
-                    note(f"{name}{on} is not measured: {error}")
+            experiment, shared, telling = measured_on[on]
+            with telling():  # of an image that one of the processes cannot read: no more together
+                try:
+                    found[name + on] = measuring.measure(
+                        run.evaluations[name], experiment, state, name=name, shared=shared
+                    )
+                except EvaluationError as error:
+                    if name in run.asked:
+                        note(f"{name}{on} is not measured: {error}")
+                except ConfigError as error:  # the others may have what they need
+                    refused.append(error)
             bar.update(1)
     if jax.process_index() == 0:
         summary.keep_confusions(run.workdir / "eval", found, int(state.step))
     if "retrieval" not in found:
-        return found, {}
+        return found, {}, refused
     # Every process embeds the texts.
     drawn = {
         "retrieval": evaluation.retrieval_grid(shared_by_all["embedded"](found["retrieval"].split))
     }
     _save(run, drawn)
-    return found, drawn
+    return found, drawn, refused
 
 
 def _draw(run: Run, state: TrainState) -> dict[str, Image.Image]:
@@ -106,13 +123,26 @@ def _save(run: Run, drawn: Mapping[str, Image.Image]) -> None:
 
 
 def closing_table(
-    experiment: Experiment, found: Mapping[str, Result], numbers: Mapping[str, Any]
+    experiment: Experiment,
+    wanted: Collection[str],
+    found: Mapping[str, Result],
+    numbers: Mapping[str, Any],
 ) -> str:
-    """What a person sees at the end: the results, or why there are none."""
+    """What a person sees at the end: the results, or why there are none.
+
+    Args:
+        experiment: the parts of the run.
+        wanted: the evaluations that were to be measured.
+        found: what they gave.
+        numbers: of the summary.
+    """
     time_row = ("time of the run", f"{numbers['seconds']:.0f} s")
     if found:
         notes = [f"note: {name}: {n}" for name, result in found.items() for n in result.notes]
         return "\n".join([show.results(found, also=[time_row]), *notes])
+    if not wanted:
+        title = "done (nothing was to be measured: config.evaluation)"
+        return show.table([("steps", str(numbers["steps"])), time_row], title=title)
     missing = "labelled or captioned test or held-out images"
     if experiment.measured_split(lambda source: source.has_labels) is not None:
         missing = "labelled training images"

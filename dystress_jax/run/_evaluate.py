@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ..evaluation import Result
@@ -112,6 +112,7 @@ def evaluate_all(
     checkpoint: str | int = "newest",
     *,
     config: Config | None = None,
+    given: Collection[str] = (),
     on: Mapping[str, Any] | None = None,
     own: Own = Own(),
     measured: Measured = lambda name, result, numbers: None,
@@ -125,6 +126,8 @@ def evaluate_all(
         wanted: the evaluations.
         checkpoint: `newest`, `best`, or a step.
         config: as for `evaluate`.
+        given: fields of `config` that somebody has set for these evaluations, be it to what they
+            were in the run.
         on: other images than the run's.
         own: the objects that the run was given in Python.
         measured: called with each name, result and numbers as soon as they are there, so that they
@@ -147,11 +150,14 @@ def evaluate_all(
     functions = _find(wanted, config)
     changes = _changes(trained, config)
     check_draws(functions, changes)
-    if "knn.bank" not in changes:
-        # A run compares with some training images while it goes on; here there is time for all.
+    given = {*given, *changes}
+    # A run compares with some training images while it goes on; here there is time for all.
+    if "knn.bank" in given:
+        changes["knn.bank"] = config.knn.bank
+    else:
         config = put(config, "knn.bank", 0)
     if on:
-        config = for_other_images(config, keep=changes)
+        config = for_other_images(config, keep=given)
     found, refused = {}, []
     with reporting_unreadable_images(config, workdir, on=on):
         experiment, notes = _with_images(config, workdir, on, own)

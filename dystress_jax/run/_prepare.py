@@ -89,6 +89,9 @@ def prepare(config: Config, workdir: pathlib.Path, own: Own) -> Run:
         with contextlib.suppress(EvaluationError):
             zero_shot_task(experiment)  # a wrong file is told now, not at the end
     asked, left_out = _asked_evaluations(config, own)
+    if "linear_probe" in asked:
+        with contextlib.suppress(EvaluationError):
+            evaluations.candidates_of_probe(experiment)
     if experiment.language is None:
         left_out = [*left_out, *evaluations.OF_TEXTS]
     table, names = evaluations.EVALUATIONS, evaluations.CLOSING

@@ -39,7 +39,10 @@ from .show import note
 from .tables import is_own
 
 # In these the processes of a run may differ.
-_OF_A_PROCESS = ("data.path", "data.threads", "text.vocabulary", "zero_shot.class_names")
+_OF_A_PROCESS = (
+    *("data.path", "data.captions", "data.threads"),
+    *("text.vocabulary", "zero_shot.class_names"),
+)
 
 
 @usable_jax()
@@ -246,6 +249,7 @@ def _train_steps(
         saver.wait()
         if saver.error is not None:
             raise _last_not_saved(saver)
+        signal = signal or stop.asked()  # while the last step was saved
     except (DivergedError, evaluation.NotFiniteError) as error:
         with contextlib.suppress(checkpoint.CheckpointError):
             saver.wait()
@@ -334,11 +338,13 @@ def _each_step(
         log.step(step, metrics)
         saver.check()
         if look is not None:
-            look(state, batch, points, log)
+            with stop.busy():
+                look(state, batch, points, log)
 
         last, score = step == total_steps, None
         if config.knn_every and (last or is_due(config.knn_every, step)):
-            score = _watch(run, state, step, log, recording)
+            with stop.busy():
+                score = _watch(run, state, step, log, recording)
         improved = score is not None and score > best
         best = max(best, score or 0.0)
 
@@ -354,7 +360,7 @@ def _each_step(
                 "seconds": _seconds(run, start),
                 "data": experiment.trained_on,
             }
-            with log.paused():
+            with log.paused(), stop.busy():
                 saver.save(step, state, record)
         if signal is not None:
             break

@@ -48,6 +48,7 @@ class Command:
         given: what `read` was given, a word for each field of the settings.
         put_back: what the flags have made useless of the config file, a line each.
         config_name: what the config is called.
+        overridden: the fields that flags set.
     """
 
     def __init__(self) -> None:
@@ -56,7 +57,7 @@ class Command:
         self.given: list[str] = []
         self.put_back: list[str] = []
         self.config_name = ""
-        self._overridden: list[str] = []
+        self.overridden: list[str] = []
         self._options: dict[str, dict[str, Any]] = {}
         self._several: dict[str, Any] = {}
 
@@ -69,7 +70,7 @@ class Command:
         _, *self.given = together = joined(arguments)
         others, self._options = take_options(together)
         options = [f"{field}.{name}" for field, of in self._options.items() for name in of]
-        self._overridden = [*check_overrides(others), *options]
+        self.overridden = [*check_overrides(others), *options]
         others, self._several = take_from_absl(others)
         return others
 
@@ -112,7 +113,7 @@ class Command:
         """The settings before they are checked, and what the file has where a flag changes it."""
         settings, _ = changed_by(parsed, self._several)
         # A flag's default is what the config file has: the parsed config no longer knows it.
-        file = {name: _default_of_flag(f"config.{name}") for name in self._overridden}
+        file = {name: _default_of_flag(f"config.{name}") for name in self.overridden}
         for field, options in self._options.items():
             group, _, last = field.rpartition(".")
             holder = settings[group] if group else settings

@@ -799,7 +799,10 @@ class Config:
     epochs: int = _field(100, "passes over the training images", at_least=1, may_change=True)
     steps: int = _field(0, "if above 0: steps, in place of epochs", at_least=0, may_change=True)
     log_every: int = _field(
-        10, "steps between two logged lines; 0 = never", at_least=0, may_change=True
+        10,
+        "steps between two logged lines; 0 = only those with a measurement or a record",
+        at_least=0,
+        may_change=True,
     )
     loggers: tuple[str, ...] = _field(
         ("tensorboard",),

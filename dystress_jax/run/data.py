@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .. import data, evaluation
+from ..errors import ArgumentError
 from ..files import FileError, write_json
 from ..training import checkpoint
 from ._saved import CHECKPOINTS
@@ -44,7 +45,9 @@ def open_sources(config: Config, opener: data.Opener) -> Sources:
             templates = evaluation.templates(d.prompts)
             with as_fields("data", source="data.prompts", templates="data.prompts"):
                 sources = {
-                    split: data.captions_from_labels(source, templates)
+                    split: data.captions_from_labels(
+                        source if split == "train" else data.labelled(source), templates
+                    )
                     if source.has_labels or split == "train"
                     else source
                     for split, source in sources.items()
@@ -101,6 +104,9 @@ def reporting_unreadable_images(
     try:
         yield
     except data.UnreadableError as error:
+        where = "--on" if on else "config.data"
+        if (setting := _refused_by_a_setting(error)) is not None:
+            raise ConfigError(f"{where}.{setting}") from error
         source = on.get("source", Data().source) if on else config.data.source
         if not on:
             _note_unreadable(workdir, str(error))
@@ -111,8 +117,39 @@ def reporting_unreadable_images(
             start = "add to it --config.data"
         skip = f"; or {start}.on_error=skip, which leaves such images out"
         skip = skip if may_skip(source) else ""
-        where = "--on" if on else "config.data"
         raise ConfigError(f"{where}: {error}. {mend}{skip}.") from error
+
+
+@contextlib.contextmanager
+def reporting_unreadable_images_of(name: str, on: Mapping[str, Any]) -> Iterator[None]:
+    """As `reporting_unreadable_images`, of further images that a run is measured on.
+
+    Args:
+        name: theirs in `config.eval_on`.
+        on: their fields.
+
+    Raises:
+        ConfigError: in place of an `UnreadableError`.
+    """
+    try:
+        yield
+    except data.UnreadableError as error:
+        field = f"config.eval_on.{name}"
+        if (setting := _refused_by_a_setting(error)) is not None:
+            raise ConfigError(f"{field}.{setting}") from error
+        skip = f"; or add --{field}.on_error=skip, which leaves such images out"
+        skip = skip if may_skip(on.get("source", Data().source)) else ""
+        raise ConfigError(
+            f"{field}: {error}. Replace the image, and the same command goes on{skip}."
+        ) from error
+
+
+def _refused_by_a_setting(error: data.UnreadableError) -> ArgumentError | None:
+    """What refuses an image that is whole, as one outside of its folder is."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ArgumentError):
+        cause = cause.__cause__
+    return cause
 
 
 def _note_unreadable(workdir: pathlib.Path, image: str) -> None:
@@ -131,10 +168,10 @@ def may_skip(source: str) -> bool:
 
 def lines_about(config: Config, sources: Sources) -> list[str]:
     """What the images are and what follows from it, for the lines that a run begins with."""
-    counts = []
+    counts, classes_of_all = [], sources["train"].num_classes
     for split, source in sources.items():
         known = len(data.labelled(source))
-        some = f" ({known:,} labelled)" if source.has_labels and known < len(source) else ""
+        some = f" ({known:,} labelled)" if known < len(source) and classes_of_all else ""
         counts.append(f"{len(source):,} {split}{some}")
     train = sources["train"]
     names, count = train.class_names[:CLASSES_NAMED], train.num_classes

@@ -94,25 +94,13 @@ def linear_probe(experiment: Experiment, state: TrainState, *, encode: EncodeIma
     """A linear classifier on the frozen features, of all labels or a share of them."""
     split, train = labelled_split(experiment), experiment.train
     config, probe = experiment.config, experiment.config.probe
-    candidates = probe.learning_rates if probe.solver == "sgd" else probe.l2
-    holdout = validation(experiment, split)
-    if len(candidates) > 1 and holdout is None:
-        field = "learning_rates" if probe.solver == "sgd" else "l2"
-        why = (
-            "without test images the held-out ones are what is measured, and must not choose too"
-            if split == "holdout"
-            else "there are no held-out images with labels to choose by (config.data.holdout is "
-            f"{config.data.holdout:g})"
-        )
-        raise ConfigError(
-            f"config.probe.{field}: found {candidates}, but {why}; allowed: one number."
-        )
+    candidates = candidates_of_probe(experiment)
     view = functools.partial(experiment.encode_view, state.params, state.stats)
     result = evaluation.evaluate_linear_probe(
         encode,
         train,
         experiment.sources[split],
-        holdout=holdout,
+        holdout=validation(experiment, split),
         encode_view=view if probe.features == "augmented" else None,
         solver=probe.solver,
         candidates=candidates,
@@ -124,6 +112,29 @@ def linear_probe(experiment: Experiment, state: TrainState, *, encode: EncodeIma
         progress=_progress(),
     )
     return result._replace(split=split)
+
+
+def candidates_of_probe(experiment: Experiment) -> tuple[float, ...]:
+    """The rates, or the strengths of L2, of which a linear probe has one classifier each.
+
+    Raises:
+        ConfigError: several, and no images that may choose.
+        EvaluationError: nothing to measure by.
+    """
+    probe, split = experiment.config.probe, labelled_split(experiment)
+    field = "learning_rates" if probe.solver == "sgd" else "l2"
+    candidates = getattr(probe, field)
+    if len(candidates) > 1 and validation(experiment, split) is None:
+        why = (
+            "without test images the held-out ones are what is measured, and must not choose too"
+            if split == "holdout"
+            else "there are no held-out images with labels to choose by (config.data.holdout is "
+            f"{experiment.config.data.holdout:g})"
+        )
+        raise ConfigError(
+            f"config.probe.{field}: found {candidates}, but {why}; allowed: one number."
+        )
+    return candidates
 
 
 def transfer(experiment: Experiment, state: TrainState, *, encode: EncodeImages) -> Result:

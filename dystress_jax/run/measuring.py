@@ -11,6 +11,7 @@ from ..errors import ArgumentError
 from ..evaluation import EmbeddedImages, Result, features
 from ..training import TrainState
 from .config import Config, ConfigError, arguments
+from .data import reporting_unreadable_images_of
 from .evaluations import (
     EVALUATIONS,
     WITH_SEEDS,
@@ -121,7 +122,8 @@ def watch(
     for name, other in others.items():
         split = other.measured_split(lambda source: source.has_labels)
         if split is not None and other.train.has_labels:
-            logged[f"knn_{name}"] = knn_of(other, encode, split).value("top1")
+            with reporting_unreadable_images_of(name, experiment.config.eval_on[name]):
+                logged[f"knn_{name}"] = knn_of(other, encode, split).value("top1")
     holdout = experiment.sources.get("holdout")
     if holdout is None:
         return logged

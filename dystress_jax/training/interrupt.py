@@ -1,12 +1,13 @@
 """Signals as a request: finish the step, save, leave."""
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import jax
@@ -39,23 +40,41 @@ class StopRequest:
         self._last, self._longest = time.monotonic(), 0.0  # end of a step, seconds of the longest
         self._hangs: threading.Timer | None = None
         self._over = False  # no step follows
+        self._busy = False  # with what is no step and ends by itself
 
     def __enter__(self) -> "StopRequest":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._hangs is not None:
-            self._hangs.cancel()
+        self._stop_waiting()
         for number, handler in self._before.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
     def listen(self) -> None:
-        """From now on remember signals; call it once there is something to save."""
-        for number in () if self._before else ASKING:
+        """From now on remember signals; call it once there is something to save.
+
+        Python lets the main thread alone listen to signals: in another one nothing changes.
+        """
+        if self._before or threading.current_thread() is not threading.main_thread():
+            return
+        for number in ASKING:
             # With several processes JAX listens to SIGTERM itself.
             theirs = number == signal.SIGTERM and jax.process_count() > 1
             if not theirs and signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._remember)
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Around what is no step and may take as long as it takes: to measure, to save."""
+        began, self._busy = time.monotonic(), True
+        self._stop_waiting()
+        try:
+            yield
+        finally:
+            self._busy = False
+            self._last += time.monotonic() - began  # it says nothing of how long steps take
+            if self._name is not None:
+                self._wait_for_the_step()
 
     @property
     def name(self) -> str | None:
@@ -73,9 +92,13 @@ class StopRequest:
         self._last, self._longest = now, max(self._longest, now - self._last)
         name = self._agreed(step)
         self._over = self._over or last or name is not None
-        if self._over and self._hangs is not None:
-            self._hangs.cancel()  # to save may take as long as it takes
+        if self._over:
+            self._stop_waiting()
         return name
+
+    def asked(self) -> str | None:
+        """The signal's name if one came until now, after the last step; every process asks."""
+        return next((name for name in exchange("signal", self._name) if name), None)
 
     def _agreed(self, step: int) -> str | None:
         if jax.process_count() == 1:
@@ -89,18 +112,27 @@ class StopRequest:
         if self._name is None:
             self._name = signal.Signals(number).name
             self._tell(f"{self._name}: finishing the step, then saving; Ctrl-C again quits at once")
-            seconds = PATIENCE + 5 * self._longest
-            main = threading.main_thread().ident
-            self._hangs = threading.Timer(seconds, _end_where_it_hangs, (self._name, seconds, main))
-            self._hangs.daemon = True
-            if not self._over:
-                self._hangs.start()
+            self._wait_for_the_step()
             if jax.process_count() > 1:
                 os.kill(os.getpid(), signal.SIGTERM)  # JAX tells the others
         # Not from here: this function waits until what runs outside Python has ended.
         before = self._before.get(signal.SIGINT)
         if before is not None:
             signal.signal(signal.SIGINT, before)  # pyright: ignore[reportArgumentType]
+
+    def _wait_for_the_step(self) -> None:
+        """End the process if no step ends in time."""
+        if self._over or self._busy:
+            return
+        seconds = PATIENCE + 5 * self._longest
+        main = threading.main_thread().ident
+        self._hangs = threading.Timer(seconds, _end_where_it_hangs, (self._name, seconds, main))
+        self._hangs.daemon = True
+        self._hangs.start()
+
+    def _stop_waiting(self) -> None:
+        if self._hangs is not None:
+            self._hangs.cancel()
 
 
 def _end_where_it_hangs(name: str, seconds: float, thread: int) -> None:
