@@ -1,7 +1,9 @@
 """The whole network trained on labels: step by step as PyTorch's optimisers, and of a run."""
 
 import dataclasses
+import functools
 import json
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,12 @@ def forward(params, x):
         x.reshape(len(x), -1) @ params["conv"]["kernel"] + params["conv"]["bias"][None]
     )
     return jnp.tanh(hidden @ params["blocks"]["block1"]["kernel"])
+
+
+class Weights(NamedTuple):
+    """An encoder's parameters as an object."""
+
+    first: jax.Array
 
 
 def network():
@@ -151,13 +159,49 @@ def test_every_step_is_that_of_the_optimiser_by_hand(changes):
     assert np.isfinite(params["conv"]["kernel"]).all()  # not given away with the first step
 
 
-def finetuned(**options):
-    encoder = network()
+def finetuned(encoder=None, train=TRAIN, **options):
+    encoder = encoder or network()
     params, stats = encoder.init(jax.random.key(7))
     options = {"settings": settings(epochs=20), "mesh": MESH, **options}
     return evaluation.evaluate_finetune(
-        encoder, params, stats, TRAIN, TEST, view=unchanged, centre=to_float, **options
+        encoder, params, stats, train, TEST, view=unchanged, centre=to_float, **options
     )
+
+
+def test_images_whose_labels_are_not_known_before_are_those_with_a_label():
+    labels = np.where(np.arange(60) < 24, TRAIN.labels(), -1)
+    images = TRAIN.gather(np.arange(60))["image"]
+    read = {"length": 60, "image_shape": (2, 2, 3), "class_names": NAMES}
+
+    def of(labels):
+        return data.from_reader(lambda row: (images[row], int(labels[row])), **read)
+
+    known = data.from_arrays(images, labels, class_names=NAMES)
+    assert finetuned(train=of(labels)) == finetuned(train=known)
+    assert finetuned(train=of(labels)).protocol["train_images"] == 24
+    view = jax.jit(lambda key, images: to_float(images).reshape(len(images), -1))
+    probe = functools.partial(
+        evaluation.evaluate_linear_probe,
+        evaluation.raw_pixels,
+        candidates=(1.0,),
+        epochs=2,
+        encode_view=view,
+        batch_size=8,
+        mesh=MESH,
+    )
+    assert probe(of(labels), TEST) == probe(known, TEST)
+    for measure in (lambda train: finetuned(train=train), lambda train: probe(train, TEST)):
+        with pytest.raises(ArgumentError, match="none of them with a label"):
+            measure(of(np.full(60, -1)))
+
+
+@pytest.mark.parametrize("kind", [list, Weights])
+def test_parameters_of_any_kind_are_fine_tuned(kind):
+    weights = jax.random.normal(jax.random.key(0), (12, 5)) / 4
+    params = kind([weights]) if kind is list else kind(weights)
+    apply = lambda params, stats, x, *, train: (x.reshape(len(x), -1) @ params[0], stats)
+    encoder = models.Network(lambda key: (params, {}), apply, 5)
+    assert finetuned(encoder).value("top1") > 0.6
 
 
 def test_it_learns_and_says_how():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import losses, methods, run, schemes, temperatures
+from dystress_jax.methods._both_ways import both_ways
 from dystress_jax.training import prepared
 from tests import oracles, reenact
 from tests.reenact import FEATURES, OUT, PIXELS, N, linear
@@ -47,8 +48,26 @@ def test_embeddings_of_half_precision_are_compared_in_float32(make):
     states, logged = reenact.run(method, reenact.make_batches(2), 1, scheme=scheme)
     for queue in [state.memory["queue"] for state in states if "queue" in state.memory]:
         assert queue.dtype == jnp.float32
+        np.testing.assert_allclose(np.linalg.norm(queue, axis=1), 1, atol=1e-6)
     loss = jnp.float32(logged[1]["loss"])
     assert loss != loss.astype(jnp.bfloat16)  # which has 8 bits
+
+
+@pytest.mark.parametrize("wrap", [temperatures.hard_negatives, temperatures.separate, None])
+def test_a_temperature_of_each_anchor_may_stand_in_another(wrap):
+    tau = jnp.linspace(0.1, 0.5, 2 * N)
+    of = lambda tau: {
+        None: lambda t: t,
+        temperatures.hard_negatives: lambda t: temperatures.hard_negatives(t, 1.0),
+        temperatures.separate: lambda t: temperatures.separate(0.1, t),
+    }[wrap](temperatures.per_anchor(tau))
+    a, b = jax.random.normal(jax.random.key(0), (2, N, 5))
+    both = both_ways(losses.info_nce, ((a, b), (b, a)), of(tau))
+    each = [
+        losses.info_nce(x, y, temperature=of(part))
+        for x, y, part in ((a, b, tau[:N]), (b, a, tau[N:]))
+    ]
+    np.testing.assert_allclose(both, np.concatenate(each), rtol=1e-6)
 
 
 def labelled(batches):

@@ -51,6 +51,11 @@ def test_frames_tell_the_neighbours_of_the_same_class():
     dashed = count_of(none, WRONG) - count_of(every, WRONG)
     assert 4 * frame / 3 < dashed < 4 * frame
     assert count_of(half, WRONG) - count_of(every, WRONG) == dashed / 2
+    # Of a neighbour without a label nobody knows.
+    bank = source(6, np.array([-1, 1, 2, 0, 1, -1]))
+    some = neighbour_grid(queries, bank, {"x": np.array([[0, 3], [1, 5]])})
+    assert count_of(some, RIGHT) == legend + 2 * frame
+    assert count_of(some, WRONG) == count_of(every, WRONG)
 
 
 def test_a_neighbour_is_drawn_where_it_was_found():

@@ -93,7 +93,7 @@ def write(workdir, records, *, labels=LABELS, captions=(), config=(), summary=()
             "top1": 0.5,
             "chance": {"top1": 0.25},
             "per_class_accuracy": {"</script>": 0.2, "dog": 0.8, "none": None},
-            "protocol": {"k": 20},
+            "protocol": {"k": 20, "classes": 4},
             "split": "test",
         }
     }
@@ -560,6 +560,26 @@ def test_an_evaluation_after_the_run_is_the_same_measure_as_one_at_its_end():
     assert found["linear_probe top1"].tolist() == [0.7, 0.8]
     assert found["eval knn top1"].tolist() == [0.9]
     assert "knn top1" not in found
+
+
+def test_what_has_not_learned_is_no_measure_of_a_setting():
+    of = lambda value: Measured({"untrained_top1": value}, {}, "test", {}, {})
+    runs = swept({0.1: [0.5, 0.6], 0.2: [0.5, 0.6]})
+    names = ("baselines", "eval baselines", "baselines on pets", "eval baselines_best")
+    runs = [run._replace(evaluations={name: of(0.3) for name in names}) for run in runs]
+    assert not any("untrained" in name for name in report.overview(runs).measures)
+
+
+def test_a_seed_that_is_there_twice_counts_once_everywhere():
+    first, second = swept({0.1: [0.5, 0.7]})
+    probed = lambda run, value: run._replace(
+        evaluations={"linear_probe": Measured({"top1": value}, {}, "test", {}, {})}
+    )
+    first, second = probed(first, 0.5), probed(second, 0.7)
+    runs = [first, first._replace(place="/copy"), second]
+    assert "60.0 ± 14.1 %" in _tables.evaluations(runs)
+    chart = _accuracies.baselines(runs)
+    assert "60.0" in chart.about
 
 
 def test_what_is_no_accuracy_of_a_whole_run_does_not_count():

@@ -83,6 +83,28 @@ def test_temperature_free_logit_is_the_log_odds():
     logit = jnp.asarray(s) / temperatures.temperature_free()(jnp.asarray(s, jnp.float32))
     np.testing.assert_allclose(logit, np.log((1 + s) / (1 - s)), rtol=1e-5)
     assert np.isfinite(jax.grad(lambda s: s / temperatures.temperature_free()(s))(1.0))
+    free = temperatures.temperature_free()
+    for dtype in (jnp.bfloat16, jnp.float16):
+        tau = free(jnp.array([-1.0, 0.5, 1.0], dtype))
+        assert tau.dtype == dtype
+        expected = free(jnp.array([-1.0, 0.5, 1.0]))
+        np.testing.assert_allclose(np.float32(tau), expected, rtol=1e-2)
+
+
+@pytest.mark.parametrize(("make", "slope"), [("linear", 0.1), ("monotone_cosine", 0.05)])
+def test_the_slope_at_the_ends_is_that_inside(make, slope):
+    tau = getattr(temperatures, make)(0.1, 0.2, stop_gradient=False)
+    for s in (0.3, 1.0):
+        np.testing.assert_allclose(jax.grad(tau)(s), slope, rtol=1e-6)
+    low = jax.grad(tau)(-1.0)
+    np.testing.assert_allclose(low, -slope if make == "linear" else slope, rtol=1e-6)
+    assert jax.grad(tau)(1.5) == 0
+
+
+def test_a_scale_that_is_a_whole_number_has_the_limits_that_were_given():
+    for log_scale, limits, scale in ((0, {"min_scale": 2.0}, 2.0), (3, {"max_scale": 9.5}, 9.5)):
+        tau = temperatures.learned(log_scale, **limits)
+        np.testing.assert_allclose(tau(jnp.zeros(())), 1 / scale, rtol=1e-6)
 
 
 def temo(s, tau_min=0.01, a=0.04):

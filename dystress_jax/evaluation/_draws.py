@@ -12,9 +12,11 @@ from .. import data
 from ..errors import ArgumentError
 from ._result import Row
 from .confusion import Confusion, one_of
+from .features import no_label
 
 BySeed = Mapping[int, tuple[Row, ...]]
 Part = TypeVar("Part")
+SEEDS = 2**32  # of NumPy's generator
 
 
 def some_of_each_class(
@@ -54,9 +56,22 @@ def share_of_each_class(
     return some_of_each_class(labels, lambda size: max(1, round(fraction * size)), seed)
 
 
+def with_known_labels(train: data.Source) -> data.Source:
+    """The images that have a label, which is read with the image where it is not known before.
+
+    Raises:
+        ArgumentError: none has one.
+    """
+    if train.stored_labels is None:
+        train = train.relabel(train.labels(), train.class_names)
+    known = data.labelled(train)
+    if not len(known):
+        raise no_label("train", train)
+    return known
+
+
 def with_share_of_labels(source: data.Source, fraction: float, seed: int) -> data.Source:
-    """The labelled images of a source, or a share of each class of them."""
-    source = data.labelled(source)
+    """A source of labelled images, or a share of each class of them."""
     if fraction == 1:
         return source
     return source.take(share_of_each_class(source.labels(), fraction, seed))
@@ -149,10 +164,11 @@ def check_seeds(seeds: Sequence[int]) -> None:
     """Refuse seeds that are none.
 
     Raises:
-        ArgumentError: there is none, one is below 0, or one is there twice.
+        ArgumentError: there is none, one is below 0 or 2^32 at least, or one is there twice.
     """
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ArgumentError("seeds", f"found {tuple(seeds)}; allowed: different numbers from 0.")
+    if not seeds or min(seeds) < 0 or max(seeds) >= SEEDS or len(set(seeds)) < len(seeds):
+        allowed = f"different numbers from 0 to {SEEDS - 1}"
+        raise ArgumentError("seeds", f"found {tuple(seeds)}; allowed: {allowed}.")
 
 
 def check_fractions(fractions: Sequence[float]) -> None:

@@ -127,7 +127,9 @@ def _optimizer(
         schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total_steps, final)
 
     def decays(path: tuple[Any, ...], leaf: Array) -> bool:
-        return jnp.ndim(leaf) > 1 and path[-1].key not in UNDECAYED
+        last = path[-1]  # of a dictionary, of an object, or of a list, where nothing has a name
+        name = getattr(last, "key", getattr(last, "name", None))
+        return jnp.ndim(leaf) > 1 and name not in UNDECAYED
 
     mask = jax.tree_util.tree_map_with_path(decays, params)
     direction = FINETUNE_OPTIMIZERS[settings.optimizer](settings.weight_decay, mask)

@@ -91,16 +91,17 @@ def encode_source(
     """
     known = data.labelled(source)
     if not len(known):
-        raise _no_label("source", source)
+        raise no_label("source", source)
     features, labels = _encode_all(encode, known, mesh=mesh, batch_size=batch_size)
     features, labels = features[labels >= 0], labels[labels >= 0]
     if not len(labels):
-        raise _no_label("source", source)
+        raise no_label("source", source)
     check_finite(features)
     return features, labels
 
 
-def _no_label(argument: str, source: data.Source) -> ArgumentError:
+def no_label(argument: str, source: data.Source) -> ArgumentError:
+    """The answer to images of which none has a label."""
     return ArgumentError(
         argument,
         f"found {len(source)} images, none of them with a label; allowed: images with labels, "
@@ -189,5 +190,5 @@ def check_classes(
             )
     for name, source in given.items():
         if not source.has_labels:
-            raise _no_label(name, source)
+            raise no_label(name, source)
     return train.num_classes

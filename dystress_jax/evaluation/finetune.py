@@ -21,6 +21,7 @@ from ._draws import (
     mean_and_std,
     measure_by_seed,
     of_share,
+    with_known_labels,
     with_share_of_labels,
 )
 from ._finetune_fit import Trained, View, classify, make_fit
@@ -105,6 +106,7 @@ def evaluate_finetune(
     check_seeds(seeds)
     check_fractions(fractions)
     classes = check_classes(train, test)
+    train = with_known_labels(train)
     replicated = sharding.replicated(mesh)
 
     @functools.partial(jax.jit, out_shardings=replicated)

@@ -20,6 +20,7 @@ from ._draws import (
     measure_by_seed,
     of_share,
     share_of_each_class,
+    with_known_labels,
     with_share_of_labels,
 )
 from ._result import Result, Row, accuracies, top_accuracy
@@ -101,6 +102,7 @@ def evaluate_linear_probe(
     if solver == "lbfgs" and len(seeds) > 1 and set(fractions) == {1.0}:
         notes.append("lbfgs with all labels draws nothing: every seed gives the same")
     cached = encode_source(encode, train, mesh=mesh) if encode_view is None else None
+    train = train if encode_view is None else with_known_labels(train)
 
     def fit(fraction: float, seed: int) -> tuple[LinearHead, int, int]:
         """The classifiers, how many images they were fitted on, and how many a step."""

@@ -62,7 +62,9 @@ def neighbour_grid(
             for column, position in enumerate(of_row):
                 at = (left + column * step, HEAD + row * step)
                 canvas.paste(thumbnail(bank, int(position), CELL), at)
-                if labels is not None and classes is not None and labels[row] >= 0:
+                if labels is None or classes is None:
+                    continue
+                if labels[row] >= 0 and classes[position] >= 0:
                     same = bool(labels[row] == classes[position])
                     _frame(draw, at, same)
                     right, total = right + same, total + 1

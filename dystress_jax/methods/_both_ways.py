@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..microscope import Compared
 from ..schemes import SchemeInputs
-from ..temperatures import Temperature
+from ..temperatures import Temperature, map_per_anchor
 from ._method import DeviceBatch, Loss, given
 
 # (anchors, candidates) of one way and of the other; candidate i is the positive of anchor i.
@@ -69,7 +69,7 @@ def first_way(ways: Ways, batch: DeviceBatch) -> Compared:
 
 def halves(temperature: Temperature | None) -> tuple[Temperature | None, Temperature | None]:
     """The temperature of the anchors of the first way and that of the second's."""
-    if temperature is None or not temperature.is_per_anchor:
-        return temperature, temperature
-    half = lambda side: jax.tree.map(lambda leaf: jnp.split(leaf, 2)[side], temperature)
+    if temperature is None:
+        return None, None
+    half = lambda side: map_per_anchor(lambda leaf: jnp.split(leaf, 2)[side], temperature)
     return half(0), half(1)

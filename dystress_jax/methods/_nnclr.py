@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .. import losses
 from ..metrics import pair_statistics
 from ..models import Network
-from ..similarities import normalize, sphere
+from ..similarities import at_least_float32, normalize, sphere
 from ._both_ways import both_ways, first_way, of_both_ways
 from ._method import Embedded, Loss, Method, Outcome, Spread, accepts, on_one_device
 from ._queue import check_queue, new_queue, push
@@ -108,7 +108,8 @@ def nnclr(
 
     def nearest(embeddings, memory):
         """The row of each embedding's neighbour in the queue."""
-        return jnp.argmax(sphere.between(normalize(embeddings), memory["queue"]), axis=1)
+        points = normalize(at_least_float32(embeddings))
+        return jnp.argmax(sphere.between(points, memory["queue"]), axis=1)
 
     def ways(embedded, memory):
         """Who is compared with whom, and the rows of the neighbours of a and of b."""
@@ -134,7 +135,7 @@ def nnclr(
         labels = jnp.tile(batch["label"], 2)
         same = (labels >= 0) & (labels == memory["labels"][rows])
         metrics["neighbour_same_label"] = jnp.sum(same) / jnp.maximum(jnp.sum(labels >= 0), 1)
-        newest = normalize(embedded.points["embeddings_a"])
+        newest = normalize(at_least_float32(embedded.points["embeddings_a"]))
         return values, Outcome(push(memory, queue=newest, labels=batch["label"]), metrics)
 
     return method_of(

@@ -162,9 +162,10 @@ def measures_of(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " seeds"]]:
             own[KNN] = run.baselines["trained"]
         for name, evaluation in run.evaluations.items():
             shares = [row for row in evaluation.rows if any(part in row for part in SHARES)]
-            if shares and name not in ("knn", "baselines"):
-                # Some runs may be measured at their end, others by `dystress eval`.
-                plain = name.removeprefix("eval ")
+            # Some runs may be measured at their end, others by `dystress eval`.
+            plain = name.removeprefix("eval ")
+            of_no_encoder = re.match(r"baselines(?![^ _])", plain)  # also on other images
+            if shares and name != "knn" and not of_no_encoder:
                 called = name if plain in run.evaluations else plain
                 own[f"{called} {shares[0].replace('_', ' ')}"] = evaluation.rows[shares[0]]
         for name, value in own.items():

@@ -266,7 +266,7 @@ def _gather(path: pathlib.Path, name: str) -> Run:
         records=recorded.records,
         images=recorded.images,
         baselines=baselines(summary),
-        chance=evaluations["knn"].chance.get("top1") if "knn" in evaluations else None,
+        chance=_chance(evaluations["knn"]) if "knn" in evaluations else None,
         evaluations={name: found for name, found in evaluations.items() if found.rows},
         confusions=_confusions(path, missing),
         environment=_json(path / "environment.json", missing, needed=False),
@@ -275,6 +275,12 @@ def _gather(path: pathlib.Path, name: str) -> Run:
         ended=bool(summary),
         diverged=bool(diverged),
     )
+
+
+def _chance(knn: Measured) -> float | None:
+    """What guessing one of the classes would reach."""
+    classes = knn.about.get("classes")
+    return 1 / classes if isinstance(classes, int) and classes >= 1 else None
 
 
 def _ignored(config: dict[str, Any]) -> frozenset[str]:

@@ -183,8 +183,9 @@ def few_shot(experiment: Experiment, state: TrainState, *, encode: EncodeImages)
     return result._replace(split=split)
 
 
-def _seeds(config: Config, default: int = 1) -> range:
-    return range(config.seed, config.seed + (config.labels.seeds or default))
+def _seeds(config: Config, default: int = 1) -> tuple[int, ...]:
+    count = config.labels.seeds or default
+    return tuple((config.seed + i) % 2**32 for i in range(count))  # NumPy has no others
 
 
 def _shares(config: Config) -> tuple[float, ...]:

@@ -27,6 +27,8 @@ class Learned(Temperature):
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
         lowest, highest = math.log(self.min_scale), math.log(self.max_scale)
         log_scale = jnp.asarray(self.log_scale)
+        if not jnp.issubdtype(log_scale.dtype, jnp.inexact):  # a whole number rounds the limits
+            log_scale = log_scale.astype(float)
         # Not clip alone: where training holds the scale on a limit, it has half a gradient.
         inside = (log_scale >= log_scale.dtype.type(lowest)) & (
             log_scale <= log_scale.dtype.type(highest)

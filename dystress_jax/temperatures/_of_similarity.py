@@ -149,7 +149,8 @@ class Linear(_Range):
     """See `linear`."""
 
     def profile(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.clip(jnp.abs(similarity), 0.0, 1.0)
+        size = jnp.abs(similarity)
+        return jnp.where(size <= 1.0, size, 1.0)  # clip has half a slope at 1
 
 
 def linear(
@@ -185,7 +186,8 @@ class MonotoneCosine(_Range):
     """See `monotone_cosine`."""
 
     def profile(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
-        return (1.0 + jnp.clip(similarity, -1.0, 1.0)) / 2.0
+        inside = jnp.abs(similarity) <= 1.0  # clip alone has half a slope at the ends
+        return (1.0 + jnp.where(inside, similarity, jnp.clip(similarity, -1.0, 1.0))) / 2.0
 
 
 def monotone_cosine(
@@ -321,7 +323,10 @@ class TemperatureFree(Temperature):
 
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
         limit = 1.0 - self.epsilon
-        s = jnp.clip(similarity, -limit, limit)
+        s = jnp.asarray(similarity)
+        if s.dtype.itemsize < 4:  # half precision rounds the limit to 1
+            return self(s.astype(jnp.float32)).astype(s.dtype)
+        s = jnp.clip(s, -limit, limit)
         # s / artanh(s) = 1 - s^2/3 - 4 s^4/45 - ...: the quotient itself is 0 / 0 at s = 0.
         small = jnp.abs(s) < 1e-2
         quotient = jnp.where(small, 0.5, s) / jnp.arctanh(jnp.where(small, 0.5, s))
