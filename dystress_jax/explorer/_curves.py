@@ -70,8 +70,8 @@ _RANGE = (Parameter("tau_min", 0.1, 0.01, 1.0), Parameter("tau_max", 0.2, 0.01, 
 _OF_RANGE = ("tau_min", "tau_max")
 _LIBRARY = "dystress_jax.temperatures"
 _CLIPPED = ("u", "min(max(s, -1), 1)")
-# The slope of what is clipped: half of it on the limit itself, as JAX has it.
-_INSIDE = ("inside", "where(abs(s) < 1, 1, where(abs(s) > 1, 0, 0.5))")
+# The slope of what is clipped ends behind the limit.
+_INSIDE = ("inside", "where(abs(s) > 1, 0, 1)")
 
 CURVES: dict[str, Curve] = {
     "constant": Curve((_TAU,), "tau", "0", "temperatures.constant({tau})", _run("constant", "tau")),

@@ -29,5 +29,5 @@ function negativeCell(im, anchor, j, src) {
   return make("th", {scope: "row", className: same ? "same" : ""},
     ...(src && !text ? [make("img", {src, alt: "", style: "width:2.2rem;image-rendering:pixelated;vertical-align:middle"}), " "] : []), name + (same ? " (same class)" : ""));
 }
-// Just inside -1 and 1, where what is clipped has half a slope.
+// Just inside -1 and 1, behind which what is clipped has no slope.
 const weightsUnder = (t, values) => softmax(values.map(s => logWeight(t, Math.max(-0.999999, Math.min(0.999999, s)))));
