@@ -6,7 +6,7 @@ import json
 import shlex
 import signal
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 Entry = TypeVar("Entry")
@@ -133,6 +133,20 @@ def end_with_the_pipe() -> None:
     """
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from, and so on.
+
+    Example:
+        >>> error = ValueError("b")
+        >>> error.__cause__ = KeyError("a")
+        >>> list(causes(error))
+        [ValueError('b'), KeyError('a')]
+    """
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def at_least_one(**arguments: int) -> None:

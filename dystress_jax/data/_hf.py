@@ -1,6 +1,7 @@
 """Hugging Face data sets on disk: saved by `datasets`, or parquet files; read in place."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -93,14 +94,11 @@ def open_hf(
             _image_column(table, image)
         return _Parts(some, *_labels(some, label), _captions(some, captions))
 
-    # In another split than the first that can be tested on there may be anything.
-    found = []
-    for test in (split for split in tables if split != "train"):
-        found.append(parts(test))
-        if found[-1].is_like_train(test):
-            found.insert(0, found.pop())
-            break
-    tables, labels, class_names, texts = found[0] if found else parts()
+    # In another split than the first that can be tested on there may be anything: it is not opened.
+    every = (parts(split) for split in tables if split != "train")
+    first = next(every, None) or parts()
+    fitting = (one for one in itertools.chain([first], every) if one.can_be_tested_on())
+    tables, labels, class_names, texts = next(fitting, first)
     image_shape = (image_size, image_size, 3) if image_size else _stored_shape(tables, image, skip)
 
     def as_source(split: str) -> Source:
@@ -126,17 +124,19 @@ def open_hf(
 
 
 class _Parts(NamedTuple):
-    """The training split and another, with what is known of their rows."""
+    """The training split and another if there is one, with what is known of their rows."""
 
     tables: dict[str, Table]
     labels: dict[str, Int32[np.ndarray, " n"]]
     class_names: tuple[str, ...]
     texts: dict[str, Captions | None]
 
-    def is_like_train(self, split: str) -> bool:
-        """Whether it has labels and captions where the training images have."""
-        labelled = not self.class_names or bool((self.labels[split] != UNLABELLED).any())
-        return labelled and (self.texts["train"] is None or self.texts[split] is not None)
+    def can_be_tested_on(self) -> bool:
+        """Whether there are labels and captions where the training images have them."""
+        captioned = self.texts["train"] is None or None not in self.texts.values()
+        tests = (labels for split, labels in self.labels.items() if split != "train")
+        labelled = all((labels != UNLABELLED).any() for labels in tests)
+        return captioned and (labelled or not self.class_names)
 
 
 def _unread_labels(table: Table) -> tuple[str, ...]:

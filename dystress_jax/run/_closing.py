@@ -1,11 +1,9 @@
 """The end of a run: its closing numbers, its pictures, and what a person is shown of them."""
 
-import contextlib
-import functools
 import pathlib
 import shlex
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -28,8 +26,6 @@ from .data import reporting_unreadable_images_of
 from .experiment import Experiment
 from .pictures import pictures, write_png
 from .show import note
-
-Telling = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 def close(run: Run, state: TrainState, loggers: Loggers, seconds: float) -> dict[str, Any]:
@@ -62,8 +58,7 @@ def close(run: Run, state: TrainState, loggers: Loggers, seconds: float) -> dict
         _log(loggers, found, drawn, int(state.step))
         print(closing_table(run.experiment, run.evaluations, found, numbers))
         print(f"to look at the run: dystress report {shlex.quote(_shown(run.workdir))}")
-    if refused:
-        raise ConfigError("\n".join(map(str, refused))) from refused[0]
+    measuring.raise_together(refused)
     return numbers
 
 
@@ -72,28 +67,27 @@ def _measure(
 ) -> tuple[dict[str, Result], dict[str, Image.Image], list[ConfigError]]:
     """Everything that the run can be measured by, a picture of what texts find, and refusals."""
     found, refused, shared_by_all = {}, [], measuring.shared_by(run.experiment, state)
-    measured_on: dict[str, tuple[Experiment, dict[str, Any], Telling]]
-    measured_on = {"": (run.experiment, shared_by_all, contextlib.nullcontext)}
-    for name, other in run.others.items():
-        told = functools.partial(reporting_unreadable_images_of, name, run.config.eval_on[name])
-        measured_on[f" on {name}"] = other, measuring.shared_by(other, state), told
-    every = [(on, name) for on in measured_on for name in run.evaluations]
-    quiet = jax.process_index() != 0
-    with tqdm.tqdm(total=len(every), dynamic_ncols=True, disable=quiet, leave=False) as bar:
-        for on, name in every:
-            bar.set_description(f"measuring {name}{on}")
-            experiment, shared, telling = measured_on[on]
-            with telling():  # of an image that one of the processes cannot read: no more together
+    total, quiet = len(run.evaluations) * (1 + len(run.others)), jax.process_index() != 0
+    with tqdm.tqdm(total=total, dynamic_ncols=True, disable=quiet, leave=False) as bar:
+
+        def measure_each(experiment: Experiment, shared: dict[str, Any], on: str = "") -> None:
+            for name, evaluate in run.evaluations.items():
+                bar.set_description(f"measuring {name}{on}")
                 try:
                     found[name + on] = measuring.measure(
-                        run.evaluations[name], experiment, state, name=name, shared=shared
+                        evaluate, experiment, state, name=name, shared=shared
                     )
                 except EvaluationError as error:
                     if name in run.asked:
                         note(f"{name}{on} is not measured: {error}")
                 except ConfigError as error:  # the others may have what they need
                     refused.append(error)
-            bar.update(1)
+                bar.update(1)
+
+        measure_each(run.experiment, shared_by_all)
+        for name, other in run.others.items():
+            with reporting_unreadable_images_of(name, run.config.eval_on[name]):
+                measure_each(other, measuring.shared_by(other, state), f" on {name}")
     if jax.process_index() == 0:
         summary.keep_confusions(run.workdir / "eval", found, int(state.step))
     if "retrieval" not in found:

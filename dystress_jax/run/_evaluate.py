@@ -18,7 +18,15 @@ from .data import OTHER_IMAGES, images_from_anywhere, open_own, reporting_unread
 from .evaluations import EVALUATIONS, Evaluate
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume, put
-from .measuring import check_draws, check_options, measure, own_table, read_by, shared_by
+from .measuring import (
+    check_draws,
+    check_options,
+    measure,
+    own_table,
+    raise_together,
+    read_by,
+    shared_by,
+)
 from .other_images import for_other_images, open_other
 from .overrides import calling_images
 from .tables import find
@@ -183,10 +191,7 @@ def evaluate_all(
             }
             found[name] = result, numbers
             measured(name, result, numbers)
-    if len(refused) > 1:
-        raise ConfigError("\n".join(map(str, refused))) from refused[0]
-    if refused:
-        raise refused[0]
+    raise_together(refused)
     return found
 
 

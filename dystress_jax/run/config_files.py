@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ..errors import hint
+from ..errors import causes, hint
 from ..files import near
 from ._saved import SETTINGS_FILE, read_config
 from .config import ConfigError
@@ -153,7 +153,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
         found = flags.FLAGS.config
     except Exception as error:
         files = [path.absolute() for path in _config_files(arguments)]
-        for cause in _causes(error):
+        for cause in causes(error):
             if said := _fault_of_a_config_file(cause, files):
                 raise ConfigError(f"--config: {said}") from error
         raise
@@ -163,12 +163,6 @@ def parse_flags(arguments: list[str]) -> list[str]:
             "run.defaults() makes it."
         )
     return rest
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _fault_of_a_config_file(error: BaseException, files: Collection[pathlib.Path]) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .. import data, evaluation
-from ..errors import ArgumentError
+from ..errors import ArgumentError, causes
 from ..files import FileError, write_json
 from ..training import checkpoint
 from ._saved import CHECKPOINTS
@@ -146,10 +146,7 @@ def reporting_unreadable_images_of(name: str, on: Mapping[str, Any]) -> Iterator
 
 def _refused_by_a_setting(error: data.UnreadableError) -> ArgumentError | None:
     """What refuses an image that is whole, as one outside of its folder is."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ArgumentError):
-        cause = cause.__cause__
-    return cause
+    return next((cause for cause in causes(error) if isinstance(cause, ArgumentError)), None)
 
 
 def _note_unreadable(workdir: pathlib.Path, image: str) -> None:
@@ -168,13 +165,12 @@ def may_skip(source: str) -> bool:
 
 def lines_about(config: Config, sources: Sources) -> list[str]:
     """What the images are and what follows from it, for the lines that a run begins with."""
-    counts, classes_of_all = [], sources["train"].num_classes
+    train, counts = sources["train"], []
+    names, count = train.class_names[:CLASSES_NAMED], train.num_classes
     for split, source in sources.items():
         known = len(data.labelled(source))
-        some = f" ({known:,} labelled)" if known < len(source) and classes_of_all else ""
+        some = f" ({known:,} labelled)" if known < len(source) and count else ""
         counts.append(f"{len(source):,} {split}{some}")
-    train = sources["train"]
-    names, count = train.class_names[:CLASSES_NAMED], train.num_classes
     more = ", ..." * (count > len(names))
     classes = f"{count:,} classes: {', '.join(names)}{more}" if count else "no classes"
     lines = [f"images: {', '.join(counts)}; {' x '.join(map(str, train.image_shape))}; {classes}"]

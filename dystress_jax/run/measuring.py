@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import json
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any
 
 from .. import evaluation
@@ -80,6 +80,21 @@ def measure(
             "each row, and in the protocol numbers of Python, texts, and lists and dicts of these."
         ) from error
     return result._replace(rows=rows, notes=(*result.notes, *_uncounted(result)))
+
+
+def raise_together(refused: Sequence[ConfigError]) -> None:
+    """Raise what several evaluations have refused, once the others are measured.
+
+    Args:
+        refused: the errors, a line each; of none nothing is raised.
+
+    Raises:
+        ConfigError: if there is one.
+    """
+    if len(refused) > 1:
+        raise ConfigError("\n".join(map(str, refused))) from refused[0]
+    if refused:
+        raise refused[0]
 
 
 def _uncounted(result: Result) -> tuple[str, ...]:

@@ -68,13 +68,11 @@ class StopRequest:
         """Around what is no step and may take as long as it takes: to measure, to save."""
         began, self._busy = time.monotonic(), True
         self._stop_waiting()
-        try:
-            yield
-        finally:
-            self._busy = False
-            self._last += time.monotonic() - began  # it says nothing of how long steps take
-            if self._name is not None:
-                self._wait_for_the_step()
+        yield  # where it fails, no step follows that could be waited for
+        self._busy = False
+        self._last += time.monotonic() - began  # it says nothing of how long steps take
+        if self._name is not None:
+            self._wait_for_the_step()
 
     @property
     def name(self) -> str | None:
