@@ -138,6 +138,9 @@ def end_with_the_pipe() -> None:
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error, what it was raised from, and so on.
 
+    Args:
+        error: where to begin; of None there are none.
+
     Example:
         >>> error = ValueError("b")
         >>> error.__cause__ = KeyError("a")
