@@ -17,6 +17,7 @@ from dystress_jax import (
     metrics,
     models,
     run,
+    schemes,
     sharding,
     temperatures,
 )
@@ -587,6 +588,40 @@ def first_step(made, state):
 
     found, embedded = both(state)
     return float(found.loss), found.scheme, embedded
+
+
+@pytest.mark.usefixtures("quick_towers")
+def test_a_scheme_sees_the_pairs_that_the_loss_compares():
+    made, batch = make(settings()), whole_batch()
+    state = start(made)
+    embedded, _ = made.method.embed(state.params, state.stats, (), batch, state.key)
+    inputs = made.method.scheme_inputs(embedded, (), batch, state.key)
+    tau = np.linspace(0.1, 0.5, BATCH)
+    a, b = (oracles.unit(np.float64(embedded.points[side])) for side in ("images", "texts"))
+    logits = a @ b.T / tau[:, None], b @ a.T / tau[:, None]
+    others = [np.exp(x).sum(axis=1, where=~np.eye(BATCH, dtype=bool)) for x in logits]
+    expected = np.mean(np.log(others), axis=0) - np.diag(logits[0])
+    found = inputs.decoupled(temperatures.per_anchor(np.float32(tau)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert inputs.negatives == BATCH - 1
+    for seen, right in ((inputs.anchors, a), (inputs.positives, b)):
+        np.testing.assert_allclose(oracles.unit(np.float64(seen)), right)
+
+
+@pytest.mark.usefixtures("quick_towers")
+def test_a_temperature_for_each_pair_is_learned_alike_on_one_device_and_eight():
+    scheme = schemes.isogclr(len(SOURCE), sides=1)
+    batches = [SOURCE.gather(np.arange(BATCH) + BATCH * number) for number in range(2)]
+    found = [
+        make(settings(), devices)._replace(scheme=scheme).take(batches, devices=devices)
+        for devices in (1, 8)
+    ]
+    (one, logged), (eight, logged_of_eight) = found
+    assert np.ptp(one.scheme.tau) > 1e-3
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, (one.params, one.scheme), (eight.params, eight.scheme))
+    for line, other in zip(logged, logged_of_eight, strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 @pytest.mark.usefixtures("quick_towers")

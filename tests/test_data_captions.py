@@ -365,6 +365,10 @@ def test_splits_and_labels_by_column(tmp_path):
     splits = open_pairs(tmp_path, "c.csv")
     assert list(splits) == ["train", "test"]
     assert splits["train"].class_names == ("ant", "ox")  # bee is in no split
+    [note] = splits["train"].notes
+    assert note == (
+        f"lines of {tmp_path / 'c.csv'} that are none of the data: 1 of validation, 1 of val"
+    )
     assert splits["train"].labels().tolist() == [1, -1]
     assert [example["captions"] for example in splits["train"]] == [("x",), ("z",)]
     assert [(e["captions"], e["label"]) for e in splits["test"]] == [(("w",), 0)]
@@ -375,6 +379,15 @@ def test_splits_and_labels_by_column(tmp_path):
     (tmp_path / "c.jsonl").write_text(numbers)
     splits = open_pairs(tmp_path, "c.jsonl")
     assert splits["test"].class_names == ("7",)
+    assert not splits["train"].notes
+
+
+def test_folders_beside_the_captioned_ones_are_told(tmp_path):
+    for folder in ("train", "test", "val"):
+        write_images(tmp_path / folder)
+        (tmp_path / folder / "c.csv").write_text(as_csv([("a.png", "x")]))
+    [note] = open_pairs(tmp_path, "c.csv")["train"].notes
+    assert note == f"folders that are none of the data: {tmp_path / 'val'}"
 
 
 def test_an_image_that_is_trained_on_is_not_tested(tmp_path):

@@ -584,6 +584,22 @@ def test_columns_that_cannot_be_used(table, options, message, tmp_path):
         open_hf(tmp_path, **options)
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["ant", "", "ox"], "1 of its classes ''"),
+        (["a", "o\u0308x", "\u00f6x"], "2 of .* '\u00f6x'"),
+    ],
+)
+def test_class_labels_without_a_name_for_each_class_are_refused(names, said, tmp_path):
+    kind = datasets.ClassLabel(names=names)
+    columns = {"image": [{"bytes": file} for file in FILES[:3]], "label": [0, 1, 2]}
+    whole = datasets.Dataset.from_dict(columns, features=features(label=kind))
+    whole.save_to_disk(tmp_path / "saved")
+    with pytest.raises(ArgumentError, match=f"^label_column: .*calls {said}; allowed: a name for"):
+        open_hf(tmp_path / "saved")
+
+
 def test_class_labels_that_cannot_be_used(tmp_path):
     columns = features(left=CLASSES, right=CLASSES)
     table = {"image": [{"bytes": file} for file in FILES[:2]], "left": [0, 1], "right": [0, 1]}

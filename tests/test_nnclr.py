@@ -132,6 +132,15 @@ def test_with_the_loss_of_clip_predictions_find_their_neighbours_too():
     assert logged["neighbour_same_label"] == 0  # no row of the first queue has a label
 
 
+def test_without_a_label_nothing_is_said_of_the_neighbours():
+    batches = reenact.make_batches(2)
+    for batch in batches:
+        batch["label"][:] = -1
+    _, logged = reenact.run(nnclr(), batches, 1, scheme=SCHEME)
+    assert all(np.isnan(each["neighbour_same_label"]) for each in logged)
+    assert all(np.isfinite(each["loss"]) for each in logged)
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_temperature_per_anchor_belongs_to_the_image_of_the_neighbour(devices):
     [batch] = reenact.make_batches(1)

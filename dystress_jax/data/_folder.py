@@ -11,7 +11,15 @@ from ..errors import ArgumentError
 from ._files import File, Part, open_files
 from ._images import check_image_size
 from ._pairs import open_pairs
-from ._paths import SUFFIXES, composed, find_root, holds_images, part_folders, split_of
+from ._paths import (
+    SUFFIXES,
+    composed,
+    find_root,
+    holds_images,
+    none_of_the_data,
+    part_folders,
+    split_of,
+)
 from ._source import UNLABELLED, Source, in_order
 from ._unreadable import check_on_error
 
@@ -99,7 +107,7 @@ def open_folder(
             f"as {unused[0]}; allowed: train/CLASS and test/CLASS, or classes of which none is "
             "called like a split.",
         )
-    notes = [f"folders that are none of the data: {', '.join(map(str, unused))}"] if unused else []
+    notes = none_of_the_data(unused)
     listed = {split: _list_images(folder) for split, folder in folders.items()}
     others = collections.Counter(ending for part in listed.values() for ending in part.others)
     if others:

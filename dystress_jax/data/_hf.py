@@ -1,5 +1,6 @@
 """Hugging Face data sets on disk: saved by `datasets`, or parquet files; read in place."""
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Sequence
@@ -192,8 +193,7 @@ def _labels(
 ) -> tuple[dict[str, Int32[np.ndarray, " n"]], tuple[str, ...]]:
     """The labels of every split, and the names of the classes."""
     texts = {split: _label_names(table, column) for split, table in tables.items()}
-    names = tables["train"].feature(column).get("names")
-    names = tuple(map(composed, names or ())) or tuple(
+    names = tuple(_class_label(tables["train"], column)) or tuple(
         in_order({text for found in texts.values() for text in found} - {""})
     )
     number = {"": UNLABELLED} | {name: i for i, name in enumerate(names)}
@@ -214,7 +214,7 @@ def _label_names(table: Table, column: str) -> list[str]:
     """The class of every row, "" = unlabelled."""
     if column not in table.columns:
         return [""] * len(table)
-    names = table.feature(column).get("names")
+    names = _class_label(table, column)
     found = []
     for row, label in enumerate(table.column(column)):
         if label is None or label == UNLABELLED:
@@ -229,6 +229,19 @@ def _label_names(table: Table, column: str) -> list[str]:
             label = names[label] if names else str(label)
         found.append(composed(label))
     return found
+
+
+def _class_label(table: Table, column: str) -> list[str]:
+    """The names of a ClassLabel; of a column of another kind none."""
+    names = [composed(name) for name in table.feature(column).get("names") or ()]
+    for name, count in collections.Counter(names).items():
+        if count > 1 or not name:
+            raise ArgumentError(
+                "label_column",
+                f"{table.name} calls {count} of its classes {name!r}; allowed: a name for each "
+                "class, no two alike.",
+            )
+    return names
 
 
 def _captions(tables: dict[str, Table], column: str) -> dict[str, Captions | None]:

@@ -1,5 +1,7 @@
 """Image files that a CSV, TSV or JSON Lines file names, with captions."""
 
+import collections
+import dataclasses
 import os
 import pathlib
 from typing import NamedTuple
@@ -8,7 +10,15 @@ from ..errors import ArgumentError
 from ..files import near
 from ._caption_file import Entry, Fault, read_entries
 from ._files import File, Part, open_files
-from ._paths import TEST_NAMES, TRAIN_NAMES, Inside, find_root, part_folders, split_of
+from ._paths import (
+    TEST_NAMES,
+    TRAIN_NAMES,
+    Inside,
+    find_root,
+    none_of_the_data,
+    part_folders,
+    split_of,
+)
 from ._source import UNLABELLED, Source, in_order
 
 SAFE = "; `outside` allows images anywhere, for files that you trust"
@@ -54,7 +64,7 @@ def open_pairs(
     """
     root = find_root(path)
     try:
-        listings = _listings(root, captions)
+        listings, notes = _listings(root, captions)
     except ArgumentError as error:
         raise ArgumentError("captions", error.text) from error
     entries = [e for found in listings.values() for e in found.lines if isinstance(e, Entry)]
@@ -64,7 +74,7 @@ def open_pairs(
     parts = {split: _part(listing, number, inside) for split, listing in listings.items()}
     if "test" in parts:
         parts["test"] = _without(parts["test"], parts["train"])
-    return open_files(
+    sources = open_files(
         parts,
         argument="captions",
         class_names=class_names,
@@ -74,20 +84,22 @@ def open_pairs(
         captioned=True,
         on_error=on_error,
     )
+    return sources | {"train": dataclasses.replace(sources["train"], notes=tuple(notes))}
 
 
-def _listings(root: pathlib.Path, captions: str) -> dict[str, Listing]:
-    """The lines of each split."""
+def _listings(root: pathlib.Path, captions: str) -> tuple[dict[str, Listing], list[str]]:
+    """The lines of each split, and a note of what is there beside them."""
     below, here = root / captions, pathlib.Path(captions)
     in_train = _in_train(root, captions)
     if in_train.is_file() and not below.is_file():
         listings = {}
-        for split, folder in part_folders(root)[0].items():
+        folders, unused = part_folders(root)
+        for split, folder in folders.items():
             file = folder / captions
             if not file.is_file():
                 raise ArgumentError("captions", f"there is no file {file}.{near(file)}")
             listings[split] = Listing(file, folder, read_entries(file))
-        return listings
+        return listings, none_of_the_data(unused)
     file = below if below.is_file() else here
     if not file.is_file():
         raise ArgumentError(
@@ -123,8 +135,8 @@ def lies_below(path: str, captions: str) -> bool:
     return (root / captions).is_file() or _in_train(root, captions).is_file()
 
 
-def _by_column(listing: Listing) -> dict[str, Listing]:
-    """The lines of one file by what they say their split is."""
+def _by_column(listing: Listing) -> tuple[dict[str, Listing], list[str]]:
+    """The lines of one file by what they say their split is, and a note of splits beside these."""
     allowed = ", ".join((*TRAIN_NAMES, *TEST_NAMES))
 
     def by_name(line: Entry | Fault) -> Entry | Fault:
@@ -136,7 +148,7 @@ def _by_column(listing: Listing) -> dict[str, Listing]:
         return line._replace(split=split)
 
     lines = [by_name(line) for line in listing.lines]
-    splits = {line.split for line in lines if isinstance(line, Entry)}
+    splits = collections.Counter(line.split for line in lines if isinstance(line, Entry))
     tests = [name for name in TEST_NAMES if name in splits]
 
     def of(*names: str) -> list[Entry | Fault]:
@@ -144,9 +156,11 @@ def _by_column(listing: Listing) -> dict[str, Listing]:
 
     faults = [line for line in lines if isinstance(line, Fault)]
     train = {"train": listing._replace(lines=[*of("", "train"), *faults])}
-    if tests:
-        return train | {"test": listing._replace(lines=of(tests[0]))}
-    return train
+    if not tests:
+        return train, []
+    unused = ", ".join(f"{splits[name]:,} of {name}" for name in tests[1:])
+    notes = [f"lines of {listing.file} that are none of the data: {unused}"] if unused else []
+    return train | {"test": listing._replace(lines=of(tests[0]))}, notes
 
 
 def _without(test: Part, train: Part) -> Part:

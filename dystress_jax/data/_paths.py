@@ -102,6 +102,12 @@ def part_folders(root: pathlib.Path) -> tuple[dict[str, pathlib.Path], list[path
     return parts, [root / name for name in folders if name not in chosen]
 
 
+def none_of_the_data(unused: Iterable[pathlib.Path]) -> list[str]:
+    """A note of the folders beside those of the data, if there are any."""
+    named = ", ".join(map(str, unused))
+    return [f"folders that are none of the data: {named}"] if named else []
+
+
 def _unwrapped(root: pathlib.Path) -> pathlib.Path:
     """The folder with the parts, where others are around it, as archives often have them."""
     inner = root

@@ -100,6 +100,7 @@ def clip(
     # One without the argument compares in its own way.
     how = {"similarity": similarity} if accepts(loss, "similarity") else {}
     loss = spread(functools.partial(loss, **how))
+    decoupled = spread(functools.partial(losses.info_nce, decoupled=True, similarity=similarity))
 
     def init(key):
         image_key, text_key = jax.random.split(key)
@@ -128,7 +129,21 @@ def clip(
     def scheme_inputs(embedded, memory, batch, key):
         del memory
         points = jax.lax.stop_gradient(embedded.points)
-        return schemes.of_views(points["images"], points["texts"], example=batch["index"], key=key)
+        images, texts = points["images"], points["texts"]
+
+        def both_directions(temperature):
+            of_images = decoupled(images, texts, temperature=temperature)
+            return (of_images + decoupled(texts, images, temperature=temperature)) / 2
+
+        return schemes.SchemeInputs(  # an anchor is a pair, as in the loss
+            anchors=images,
+            positives=texts,
+            decoupled=both_directions,
+            negatives=len(images) - 1,
+            example=batch["index"],
+            side=jnp.zeros_like(batch["index"]),
+            key=key,
+        )
 
     def labels(batch):
         return batch.get("named", batch["label"])

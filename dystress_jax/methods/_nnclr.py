@@ -58,7 +58,8 @@ def nnclr(
     Returns:
         The method. Its memory has `queue`, whose rows have length 1; `labels`, the label of each
         row, -1 where there is none; and `position`, the row of the oldest embedding. It logs
-        `neighbour_same_label`, the share of labelled anchors whose neighbour has the same label.
+        `neighbour_same_label`, the share of labelled anchors whose neighbour has the same label,
+        NaN in a batch without a label.
 
     Raises:
         ArgumentError: the queue is empty, or the predictor does not keep the width; when the step
@@ -133,8 +134,8 @@ def nnclr(
         values = both_ways(loss, pairs, temperature)
         metrics = pair_statistics(*pairs[0], temperature=temperature)
         labels = jnp.tile(batch["label"], 2)
-        same = (labels >= 0) & (labels == memory["labels"][rows])
-        metrics["neighbour_same_label"] = jnp.sum(same) / jnp.maximum(jnp.sum(labels >= 0), 1)
+        same = labels == memory["labels"][rows]
+        metrics["neighbour_same_label"] = jnp.mean(same, where=labels >= 0)
         newest = normalize(at_least_float32(embedded.points["embeddings_a"]))
         return values, Outcome(push(memory, queue=newest, labels=batch["label"]), metrics)
 

@@ -21,7 +21,7 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
 
     Returns:
         A method whose parameters have one more entry, `probe`, and whose metrics have
-        `probe_loss` and `probe_accuracy`.
+        `probe_loss` and `probe_accuracy`, NaN in a batch without a label.
 
     Example:
         >>> from dystress_jax import methods, models
@@ -49,12 +49,13 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
         logits += params[PROBE]["bias"][None]
         known = labels >= 0
         share = known / jnp.maximum(known.sum(), 1)
+        told = lambda mean: jnp.where(known.any(), mean, jnp.nan)
         entropy = optax.losses.softmax_cross_entropy_with_integer_labels(
             logits, jnp.maximum(labels, 0)
         )
         probe_loss = jnp.sum(share * entropy)
         accuracy = jnp.sum(share * (jnp.argmax(logits, axis=-1) == labels))
-        metrics = {"probe_loss": probe_loss, "probe_accuracy": accuracy}
+        metrics = {"probe_loss": told(probe_loss), "probe_accuracy": told(accuracy)}
         if method.beside is None:
             return probe_loss, metrics
         own, own_metrics = method.beside(params, embedded, batch)
