@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from ._placement import of_whole_arrays
 from .errors import ArgumentError
 from .similarities import Similarity, at_least_float32, normalize, rows_or_nan, sphere
 from .temperatures import TemperatureLike, as_temperature, check_elementwise, concrete
@@ -60,6 +61,7 @@ def alignment(
     return jnp.mean(jnp.where(equal, 0.0, jnp.where(equal, 1.0, squared) ** (alpha / 2)))
 
 
+@of_whole_arrays
 def uniformity(x: Float[Array, "n d"], t: float = 2.0, *, num_tokens: int = 1) -> Float[Array, ""]:
     r"""How evenly the embeddings cover the sphere.
 
@@ -101,6 +103,7 @@ def uniformity(x: Float[Array, "n d"], t: float = 2.0, *, num_tokens: int = 1) -
     return jnp.mean(jax.lax.map(of_token, tokens))
 
 
+@of_whole_arrays
 def inter_class_uniformity(
     x: Float[Array, "n d"],
     labels: Int[Array, " n"],
@@ -140,6 +143,7 @@ def inter_class_uniformity(
     return _log_mean_kernel(normalize(sums), labels, shares, t)
 
 
+@of_whole_arrays
 def tolerance(
     x: Float[Array, "n d"], labels: Int[Array, " n"], *, all_pairs: bool = False
 ) -> Float[Array, ""]:
@@ -171,6 +175,7 @@ def tolerance(
     return total / (n * (n - 1) if all_pairs else pairs)
 
 
+@of_whole_arrays
 def negative_similarities(
     view_a: Float[Array, "n d"], view_b: Float[Array, "n d"], labels: Int[Array, " n"]
 ) -> dict[str, Scalar]:
@@ -206,6 +211,7 @@ def negative_similarities(
     }
 
 
+@of_whole_arrays
 def effective_rank(x: Float[Array, "n d"]) -> Float[Array, ""]:
     r"""How many directions the features use.
 
@@ -235,6 +241,7 @@ def effective_rank(x: Float[Array, "n d"]) -> Float[Array, ""]:
     return jnp.exp(jnp.sum(jax.scipy.special.entr(p)))
 
 
+@of_whole_arrays
 def recall_at_k(
     queries: Float[Array, "n d"],
     keys: Float[Array, "m d"],
@@ -333,6 +340,7 @@ def equilibrium_gap(
     return math.log(candidates - 1) + jnp.log1p(-p) - jnp.log(p)
 
 
+@of_whole_arrays
 def pair_statistics(
     view_a: Float[Array, "n d"],
     view_b: Float[Array, "n d"],

@@ -1,3 +1,4 @@
+import functools
 import json
 
 import jax
@@ -12,6 +13,7 @@ from dystress_jax import data, errors, evaluation, sharding
 from dystress_jax.errors import ArgumentError
 from dystress_jax.evaluation._draws import share_of_each_class
 from dystress_jax.evaluation.knn import Labelled, scores_of_each
+from dystress_jax.evaluation.linear_head import solve_lbfgs
 
 NAMES = ("red", "green", "blue", "grey", "dark", "light")
 
@@ -457,6 +459,13 @@ def test_lbfgs_does_not_stall_far_from_zero(far):
     np.testing.assert_allclose(probabilities, expected.predict_proba(x[:, :-1]), atol=1e-3)
 
 
+def test_lbfgs_says_whether_it_has_come_to_its_tolerance():
+    x, y = (jnp.array(each) for each in random_features(200))
+    solve = functools.partial(solve_lbfgs, x, y, jnp.array([1.0, 1e-3]), num_classes=6)
+    steps = lambda number: solve(max_steps=number).converged.tolist()
+    assert [steps(2), steps(60), steps(1000)] == [[False, False], [True, False], [True, True]]
+
+
 def test_lbfgs_of_half_precision_is_that_of_its_numbers():
     x, y = random_features(50)
     half = jnp.asarray(x, jnp.float16)
@@ -593,6 +602,23 @@ def test_the_probe_says_how_it_was_measured_and_fits_in_json():
     assert (sgd["epochs"], sgd["batch_size"], sgd["learning_rate"]) == (20, 200, 5.0)
 
 
+def test_classifiers_that_have_not_converged_are_told():
+    """Features of very different sizes, a weak L2: more steps than there are."""
+
+    @jax.jit
+    def uneven(images):
+        pixels = evaluation.raw_pixels(images)
+        return pixels * jnp.logspace(-3, 2, pixels.shape[1])[None, :]
+
+    how = {"seeds": (0, 1), "mesh": one_device()}
+    measure = functools.partial(evaluation.evaluate_linear_probe, uneven, TRAIN, TEST, **how)
+    for strength, of_all in ((1.0, None), (1e-9, "2 of 2")):
+        notes = measure(solver="lbfgs", candidates=(strength,), fractions=(0.5,)).notes
+        said = f"L-BFGS ended after 1,000 steps, before its tolerance: {of_all} classifiers"
+        assert list(notes) == ([said] if of_all else [])
+    assert evaluation.evaluate_few_shot(uneven, TRAIN, TEST, shots=(5,), **how).notes == ()
+
+
 def test_a_share_of_the_labels_is_that_of_every_class_and_several_seeds_have_a_mean():
     settings = {"fractions": (0.1, 1.0), "seeds": (2, 5), "solver": "lbfgs", "candidates": (0.1,)}
     result = probe(TRAIN, TEST, **settings)
@@ -646,6 +672,8 @@ def test_the_default_protocol_is_the_papers():
     ("settings", "message"),
     [
         ({"solver": "adam"}, "solver: found 'adam'; allowed: sgd, lbfgs"),
+        ({"epochs": 0}, "epochs: found 0; allowed: at least 1"),
+        ({"batch_size": 0}, "batch_size: found 0; allowed: at least 1"),
         (
             {"solver": "lbfgs", "encode_view": view_of_pixels},
             "solver: found 'lbfgs' with `encode_view`; allowed: 'lbfgs' without it",

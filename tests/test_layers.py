@@ -21,7 +21,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "dystress_jax"
 
 # From the ground up. A module imports from lower layers only; a package is one module here.
 LIBRARY = [
-    {"errors", "_order"},
+    {"errors", "_order", "_placement"},
     {"temperatures", "similarities", "gradcache"},
     {"losses", "metrics"},
     {"schemes"},

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 
-from dystress_jax import losses, temperatures
+from dystress_jax import evaluation, losses, metrics, microscope, schemes, temperatures
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("strict_dtypes")]
 
@@ -72,6 +72,64 @@ SPLIT = {
     "nothing": (jax.P(), make_mesh),
     "the one device": (jax.P("data"), lambda: make_mesh((1,))),
 }
+
+
+def with_scheme(scheme):
+    """The temperature of a step, its loss, and the next state."""
+
+    def step(a, b, labels):
+        del labels
+        inputs = schemes.of_views(a, b, example=jnp.arange(N), key=jax.random.key(0))
+        state = scheme.init()
+        temperature = scheme.resolve(state, inputs)
+        return losses.nt_xent(a, b, temperature=temperature), scheme.update(state, inputs, None)
+
+    return step
+
+
+def look(a, b, labels):
+    alone = (jnp.arange(N),) * 2
+    compared = microscope.Compared(a, b, b, groups=alone, labels=(labels, labels))
+    return microscope.look(compared, temperatures.constant(0.1))
+
+
+# Of embeddings, others, and labels.
+MEASURES = {
+    "alignment": lambda a, b, labels: metrics.alignment(a, b),
+    "uniformity": lambda a, b, labels: metrics.uniformity(a),
+    "gradient of uniformity": lambda a, b, labels: jax.grad(metrics.uniformity)(a),
+    "tolerance": lambda a, b, labels: metrics.tolerance(a, labels),
+    "inter-class uniformity": lambda a, b, labels: metrics.inter_class_uniformity(a, labels),
+    "negatives": metrics.negative_similarities,
+    "effective rank": lambda a, b, labels: metrics.effective_rank(a),
+    "recall": lambda a, b, labels: metrics.recall_at_k(a, b, k=2),
+    "pairs": lambda a, b, labels: metrics.pair_statistics(
+        a, b, temperature=temperatures.per_anchor(0.1 + labels / 10), groups=labels
+    ),
+    "votes": functools.partial(evaluation.knn_votes, k=3, num_classes=5),
+    "neighbours": lambda a, b, labels: evaluation.nearest_neighbours(a, b, k=2),
+    "ranks": lambda a, b, labels: evaluation.retrieval_ranks(a, b, labels, labels),
+    "classes": lambda a, b, labels: evaluation.class_embeddings(jnp.stack([a, b], axis=1)),
+    "zero-shot": lambda a, b, labels: evaluation.zero_shot_scores(a, b),
+    "accuracy": lambda a, b, labels: evaluation.top_accuracy(a, labels % D, top=2),
+    "look": look,
+    "macl": with_scheme(schemes.macl()),
+    "isogclr": with_scheme(schemes.isogclr(N)),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("split", ["data", "rows and their numbers", "their numbers"])
+@pytest.mark.parametrize("name", MEASURES)
+def test_what_measures_embeddings_takes_them_split(name, split, compiled):
+    spec, mesh_of = SPLIT[split]
+    mesh = mesh_of()
+    measure = jax.jit(MEASURES[name]) if compiled else MEASURES[name]
+    given = (*make_views(), LABELS)
+    put = lambda x: jax.device_put(x, NamedSharding(mesh, jax.P(*spec[: x.ndim])))
+    with jax.set_mesh(mesh):
+        found = measure(*map(put, given))
+    assert_same(found, MEASURES[name](*given))
 
 
 @pytest.mark.ci

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..errors import look_up
+from .._placement import of_whole_arrays
+from ..errors import at_least_one, look_up
 from .confusion import Confusion, confusion
 
 
@@ -129,6 +130,7 @@ def accuracies(scores: Float[Array, "n classes"], labels: Int[Array, " n"]) -> t
     return Row("top1", top1, balanced=balanced), Row("top5", top5, note=note)
 
 
+@of_whole_arrays
 @functools.partial(jax.jit, static_argnames="top")
 def top_accuracy(
     scores: Float[Array, "n classes"], labels: Int[Array, " n"], *, top: int
@@ -146,6 +148,9 @@ def top_accuracy(
     Returns:
         In [0, 1]; NaN if a score is.
 
+    Raises:
+        ArgumentError: top is below 1.
+
     Example:
         >>> scores = jnp.array([[0.1, 0.7, 0.2], [0.5, 0.4, 0.1]])
         >>> float(top_accuracy(scores, jnp.array([1, 1]), top=1))
@@ -153,6 +158,7 @@ def top_accuracy(
         >>> float(top_accuracy(scores, jnp.array([1, 1]), top=2))
         1.0
     """
+    at_least_one(top=top)
     highest, guesses = jax.lax.top_k(scores, min(top, scores.shape[1]))
     right = (guesses == labels[:, None]) & (highest > -jnp.inf)
     share = jnp.mean(right.any(axis=1), dtype=jnp.float32)

@@ -12,13 +12,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .. import data
+from .._placement import of_whole_arrays
 from ..errors import ArgumentError
 from ..similarities import at_least_float32, normalize
+from ..temperatures import check_positive
 from ._result import Result, accuracies
 from .confusion import confusion, one_of, unseen_classes
 from .features import Encode, check_classes, encode_source
 
 
+@of_whole_arrays
 def knn_votes(
     queries: Float[Array, "q d"],
     bank: Float[Array, "n d"],
@@ -49,7 +52,7 @@ def knn_votes(
         Votes in [0, 1]; each row sums to 1.
 
     Raises:
-        ArgumentError: k or the bank's size is not positive.
+        ArgumentError: k, the temperature or the bank's size is not positive.
 
     Example:
         >>> bank = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
@@ -62,6 +65,7 @@ def knn_votes(
     """
     if k < 1:
         raise ArgumentError("k", f"found {k}; allowed: at least 1 neighbour.")
+    check_positive("temperature", temperature)
     near = nearest_neighbours(queries, bank, k=k, chunk_size=chunk_size)
     votes, _ = _votes(
         near.similarity,
@@ -86,6 +90,7 @@ class Neighbours(NamedTuple):
     position: Int[Array, "q k"]
 
 
+@of_whole_arrays
 @functools.partial(jax.jit, static_argnames=("k", "chunk_size"))
 def nearest_neighbours(
     queries: Float[Array, "q d"],

@@ -1,7 +1,7 @@
 """Linear classifiers on features: several candidate settings are fitted side by side."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from .. import augment, data, sharding
+from ..errors import at_least_one
 from ..similarities import at_least_float32
 from ._label_batches import label_batches
 
+LBFGS_STEPS = 1000  # for each candidate
 EncodeView = Callable[
     [PRNGKeyArray, UInt8[Array, "n h w c"] | augment.Pictures], Float[Array, "n d"]
 ]
@@ -104,6 +106,9 @@ def fit_sgd(
     Returns:
         One classifier for each learning rate.
 
+    Raises:
+        ArgumentError: epochs or batch_size is below 1.
+
     Example:
         >>> x, y = jnp.array([[-1.0], [1.0]]), jnp.array([0, 1])
         >>> rates = jnp.array([1.0, 10.0])
@@ -116,6 +121,7 @@ def fit_sgd(
         The protocol of Manna et al., [arXiv 2308.01140](https://arxiv.org/abs/2308.01140), for
         ImageNet.
     """
+    at_least_one(epochs=epochs, batch_size=batch_size)
     batch_size = min(batch_size, len(features))
     steps = len(features) // batch_size
     optimizer = _sgd(momentum, epochs * steps)
@@ -164,6 +170,9 @@ def fit_augmented(
     Returns:
         One classifier for each learning rate.
 
+    Raises:
+        ArgumentError: epochs or batch_size is below 1.
+
     Example:
         >>> from dystress_jax import data, evaluation, sharding
         >>> images = np.zeros((20, 4, 4, 3), np.uint8)
@@ -178,6 +187,7 @@ def fit_augmented(
         >>> head.kernel.shape
         (1, 48, 2)
     """
+    at_least_one(epochs=epochs, batch_size=batch_size)
     total_steps = epochs * (len(source) // batch_size)
     optimizer = _sgd(momentum, total_steps)
     batches = label_batches(source, batch_size=batch_size, seed=seed, mesh=mesh)
@@ -201,14 +211,13 @@ def fit_augmented(
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), head)
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "max_steps", "tolerance"))
 def fit_lbfgs(
     features: Float[Array, "n d"],
     labels: Int[Array, " n"],
     l2: Float[Array, " candidates"],
     *,
     num_classes: int,
-    max_steps: int = 1000,
+    max_steps: int = LBFGS_STEPS,
     tolerance: float = 1e-6,
 ) -> LinearHead:
     r"""Fit linear classifiers by L-BFGS on cached features, one for each strength of L2.
@@ -229,7 +238,8 @@ def fit_lbfgs(
             of a weak L2 are percents off, at 1e-6 as near as scikit-learn's with its `tol` at 1e-6.
 
     Returns:
-        One classifier for each strength.
+        One classifier for each strength; one that has not come to the tolerance after `max_steps`
+        is as it was left.
 
     Example:
         >>> x, y = jnp.array([[-1.0], [1.0]]), jnp.array([0, 1])
@@ -238,6 +248,34 @@ def fit_lbfgs(
         Array([[0, 1],
                [0, 1]], dtype=int32)
     """
+    return solve_lbfgs(
+        features, labels, l2, num_classes=num_classes, max_steps=max_steps, tolerance=tolerance
+    ).head
+
+
+class Solved(NamedTuple):
+    """What L-BFGS has found.
+
+    Attributes:
+        head: the classifiers.
+        converged: whether each has come to the tolerance.
+    """
+
+    head: LinearHead
+    converged: Bool[Array, " candidates"]
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "max_steps", "tolerance"))
+def solve_lbfgs(
+    features: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    l2: Float[Array, " candidates"],
+    *,
+    num_classes: int,
+    max_steps: int = LBFGS_STEPS,
+    tolerance: float = 1e-6,
+) -> Solved:
+    """As `fit_lbfgs`, which has the arguments; it also says which classifiers have converged."""
     solver, features = optax.lbfgs(), at_least_float32(features)
     mean = jnp.mean(features, axis=0)
     features = features - mean[None, :]
@@ -265,12 +303,28 @@ def fit_lbfgs(
             return (largest > tolerance) & (count < max_steps)
 
         first = (start, solver.init(start), jnp.full((), jnp.inf, features.dtype), jnp.int32(0))
-        head, *_ = jax.lax.while_loop(goes_on, step, first)
-        return head, head
+        head, _, largest, _ = jax.lax.while_loop(goes_on, step, first)
+        return head, (head, largest <= tolerance)
 
     start = _zeros(1, features.shape[1], num_classes, features.dtype)
-    _, heads = jax.lax.scan(fit, start, l2.astype(features.dtype))
+    _, (heads, converged) = jax.lax.scan(fit, start, l2.astype(features.dtype))
     heads = jax.tree.map(lambda leaf: leaf[:, 0], heads)
     with jax.default_matmul_precision("float32"):
         offset = jnp.einsum("d,cdk->ck", mean, heads.kernel)
-    return heads._replace(bias=heads.bias - offset)
+    return Solved(heads._replace(bias=heads.bias - offset), converged)
+
+
+def unfinished(converged: Sequence[bool]) -> tuple[str, ...]:
+    """A note of the classifiers that L-BFGS has left before its tolerance, if there are any.
+
+    Args:
+        converged: of each classifier that was scored.
+
+    Example:
+        >>> unfinished([True, False])
+        ('L-BFGS ended after 1,000 steps, before its tolerance: 1 of 2 classifiers',)
+    """
+    count = len(converged) - sum(converged)
+    of_all = f"{count} of {len(converged)} classifiers"
+    said = f"L-BFGS ended after {LBFGS_STEPS:,} steps, before its tolerance: {of_all}"
+    return (said,) if count else ()

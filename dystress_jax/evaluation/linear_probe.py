@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from .. import data
-from ..errors import ArgumentError, look_up
+from ..errors import ArgumentError, at_least_one, look_up
 from ._draws import (
     check_fractions,
     check_seeds,
@@ -26,7 +26,15 @@ from ._draws import (
 from ._result import Result, Row, accuracies, top_accuracy
 from .confusion import Confusion, confusion, unseen_classes
 from .features import Encode, check_classes, encode_source
-from .linear_head import EncodeView, LinearHead, Progress, fit_augmented, fit_lbfgs, fit_sgd
+from .linear_head import (
+    EncodeView,
+    Progress,
+    Solved,
+    fit_augmented,
+    fit_sgd,
+    solve_lbfgs,
+    unfinished,
+)
 
 MOMENTUM = 0.9  # of sgd
 
@@ -97,14 +105,16 @@ def evaluate_linear_probe(
     _check(solver, candidates, holdout, encode_view)
     check_seeds(seeds)
     check_fractions(fractions)
+    at_least_one(epochs=epochs, batch_size=batch_size)
     look_up(dict.fromkeys(("sgd", "lbfgs")), solver, argument="solver")
     tried, notes = jnp.array(candidates, jnp.float32), []
+    at_its_end = jnp.full(len(candidates), True)  # sgd has no tolerance
     if solver == "lbfgs" and len(seeds) > 1 and set(fractions) == {1.0}:
         notes.append("lbfgs with all labels draws nothing: every seed gives the same")
     cached = encode_source(encode, train, mesh=mesh) if encode_view is None else None
     train = train if encode_view is None else with_known_labels(train)
 
-    def fit(fraction: float, seed: int) -> tuple[LinearHead, int, int]:
+    def fit(fraction: float, seed: int) -> tuple[Solved, int, int]:
         """The classifiers, how many images they were fitted on, and how many a step."""
         if encode_view is not None:
             some = with_share_of_labels(train, fraction, seed)
@@ -121,7 +131,7 @@ def evaluate_linear_probe(
                 mesh=mesh,
                 progress=progress,
             )
-            return head, len(some), batch
+            return Solved(head, at_its_end), len(some), batch
         assert cached is not None
         x, y = cached
         if fraction < 1:
@@ -130,10 +140,10 @@ def evaluate_linear_probe(
         x, y = jnp.asarray(x), jnp.asarray(y)
         batch = min(batch_size, len(y))
         if solver == "lbfgs":
-            return fit_lbfgs(x, y, tried, num_classes=num_classes), len(y), batch
+            return solve_lbfgs(x, y, tried, num_classes=num_classes), len(y), batch
         key, sizes = jax.random.key(seed), {"epochs": epochs, "batch_size": batch}
         head = fit_sgd(key, x, y, tried, num_classes=num_classes, momentum=MOMENTUM, **sizes)
-        return head, len(y), batch
+        return Solved(head, at_its_end), len(y), batch
 
     scored = {
         name: tuple(map(jnp.asarray, encode_source(encode, source, mesh=mesh)))
@@ -141,9 +151,10 @@ def evaluate_linear_probe(
         if source is not None
     }
     measured: list[dict[str, Any]] = []
+    converged: list[bool] = []
 
     def measure(fraction: float, seed: int) -> tuple[tuple[Row, ...], Confusion]:
-        head, images, batch = fit(fraction, seed)
+        (head, ended), images, batch = fit(fraction, seed)
         chosen, on_holdout = 0, None
         if "holdout" in scored:
             x, y = scored["holdout"]
@@ -157,6 +168,7 @@ def evaluate_linear_probe(
                 f"found {tuple(candidates)}, with which the classifier has diverged; allowed: "
                 "smaller learning rates, or a stronger L2.",
             )
+        converged.append(bool(ended[chosen]))
         told = on_holdout and [None if np.isnan(top1) else top1 for top1 in on_holdout]
         measured.append(
             {
@@ -185,6 +197,7 @@ def evaluate_linear_probe(
     if solver == "sgd":
         protocol |= {"epochs": epochs, "momentum": MOMENTUM}
     protocol |= measured[0] if len(measured) == 1 else {"measured": measured}
+    notes += unfinished(converged)
     notes += unseen_classes(first, known_labels(train) if cached is None else cached[1])
     return Result(
         mean_and_std(by_seed), protocol, confusion=first, notes=tuple(notes), by_seed=by_seed

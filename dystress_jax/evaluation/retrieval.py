@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .._placement import of_whole_arrays
 from ..errors import ArgumentError
 from ..similarities import Similarity, at_least_float32, sphere
 
 
+@of_whole_arrays
 @functools.partial(jax.jit, static_argnames=("similarity", "chunk_size"))
 def retrieval_ranks(
     queries: Float[Array, "q d"],

@@ -23,7 +23,7 @@ from ._draws import (
 from ._result import Result, Row, accuracies, top_accuracy
 from .confusion import Confusion, confusion, unseen_classes
 from .features import Encode, check_classes, encode_source
-from .linear_head import LinearHead, fit_lbfgs
+from .linear_head import LinearHead, Solved, solve_lbfgs, unfinished
 
 STRENGTHS = tuple(10.0**power for power in range(6, -7, -2))  # of L2, on the sum of the losses
 HALVINGS = 4
@@ -105,13 +105,16 @@ def evaluate_transfer(
     fitted, validation = _with_validation(every, held_out, seeds[0])
     sizes = {"train_images": len(fitted.y), "validation_images": len(validation.y)}
     chosen: list[dict[str, float]] = []
+    converged: list[bool] = []
 
     def measure(labels: str, seed: int) -> tuple[tuple[Row, ...], Confusion]:
         del labels
         fitted, validation = _with_validation(every, held_out, seed)
         strength, on_validation = _choose(fitted, validation, classes)
         chosen.append({"l2_of_the_sum": strength, "validation_top1": on_validation})
-        return _score(_fit(fitted.join(validation), strength, classes), scored, test)
+        head, ended = _fit(fitted.join(validation), strength, classes)
+        converged.append(bool(ended[0]))
+        return _score(head, scored, test)
 
     by_seed, first = measure_by_seed(measure, ("all labels",), seeds, named=str)
     protocol = {
@@ -125,7 +128,7 @@ def evaluate_transfer(
         "test_images": len(scored.y),
         "classes": classes,
     }
-    notes = unseen_classes(first, np.concatenate([fitted.y, validation.y]))
+    notes = unfinished(converged) + unseen_classes(first, np.concatenate([fitted.y, validation.y]))
     return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)
 
 
@@ -183,11 +186,14 @@ def evaluate_few_labels(
     every, scored = _encoded(encode, train, mesh), _encoded(encode, test, mesh)
     held_out = None if holdout is None else _encoded(encode, holdout, mesh)
     fitted, validation = _with_validation(every, held_out, 0)
+    converged: list[bool] = []
 
     def measure(fraction: float, seed: int) -> tuple[tuple[Row, ...], Confusion]:
         some = fitted.take(share_of_each_class(fitted.y, fraction, seed))
         strength, _ = _choose(some, validation, classes)
-        (top1, _), found = _score(_fit(some, strength, classes), scored, test)
+        head, ended = _fit(some, strength, classes)
+        converged.append(bool(ended[0]))
+        (top1, _), found = _score(head, scored, test)
         return of_share(fraction, [top1]), found
 
     by_seed, first = measure_by_seed(measure, fractions, seeds, named=labels_of)
@@ -202,7 +208,7 @@ def evaluate_few_labels(
         "test_images": len(scored.y),
         "classes": classes,
     }
-    notes = unseen_classes(first, fitted.y)
+    notes = unfinished(converged) + unseen_classes(first, fitted.y)
     return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)
 
 
@@ -271,10 +277,13 @@ def evaluate_few_shot(
             f"found {max(shots)}, but the smallest class has {fewest} training images; allowed: "
             f"at most {fewest}.",
         )
+    converged: list[bool] = []
 
     def measure(shot: int, seed: int) -> tuple[tuple[Row, ...], Confusion]:
         some = fitted.take(some_of_each_class(fitted.y, lambda size: shot, seed))
-        (top1, _), found = _score(_fit(some, 0.5, classes), scored, test)
+        head, ended = _fit(some, 0.5, classes)
+        converged.append(bool(ended[0]))
+        (top1, _), found = _score(head, scored, test)
         return (top1._replace(name=f"{shot}_shot_top1"),), found
 
     by_seed, first = measure_by_seed(measure, shots, seeds, named=lambda shot: f"{shot} shot")
@@ -288,7 +297,7 @@ def evaluate_few_shot(
         "test_images": len(scored.y),
         "classes": classes,
     }
-    notes = unseen_classes(first, fitted.y)
+    notes = unfinished(converged) + unseen_classes(first, fitted.y)
     return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)
 
 
@@ -314,7 +323,7 @@ def _with_validation(
 
 def _choose(fitted: _Features, validation: _Features, classes: int) -> tuple[float, float]:
     """The strength that is best on the validation images, and their accuracy with it."""
-    score = lambda strength: _top1(_fit(fitted, strength, classes), validation)
+    score = lambda strength: _top1(_fit(fitted, strength, classes).head, validation)
     scores = [score(strength) for strength in STRENGTHS]
     best = int(np.argmax(np.nan_to_num(scores, nan=-1.0)))
     strength, top1, step = STRENGTHS[best], scores[best], STRENGTHS[0] / STRENGTHS[1]
@@ -328,10 +337,10 @@ def _choose(fitted: _Features, validation: _Features, classes: int) -> tuple[flo
     return strength, top1
 
 
-def _fit(fitted: _Features, strength: float, classes: int) -> LinearHead:
-    """The classifier for a strength on the sum: `fit_lbfgs` has the mean, and half of its own."""
+def _fit(fitted: _Features, strength: float, classes: int) -> Solved:
+    """The classifier for a strength on the sum: `solve_lbfgs` has the mean, and half of its own."""
     l2 = jnp.array([2 * strength / len(fitted.y)], jnp.float32)
-    return fit_lbfgs(jnp.asarray(fitted.x), jnp.asarray(fitted.y), l2, num_classes=classes)
+    return solve_lbfgs(jnp.asarray(fitted.x), jnp.asarray(fitted.y), l2, num_classes=classes)
 
 
 def _score(

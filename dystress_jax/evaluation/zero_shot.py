@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 from jaxtyping import Array, Float
 
+from .._placement import of_whole_arrays
 from ..errors import ArgumentError, hint
 from ..similarities import Similarity, at_least_float32, sphere
 
@@ -81,6 +82,7 @@ def prompts(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
     return [template.replace("{}", name) for name in class_names for template in templates]
 
 
+@of_whole_arrays
 def class_embeddings(
     prompts: Float[Array, "classes templates d"], *, similarity: Similarity = sphere
 ) -> Float[Array, "classes d"]:
@@ -112,6 +114,7 @@ def class_embeddings(
     return similarity.project(points.reshape(classes, templates, d).mean(axis=1))
 
 
+@of_whole_arrays
 @functools.partial(jax.jit, static_argnames="similarity")
 def zero_shot_scores(
     images: Float[Array, "n d"],

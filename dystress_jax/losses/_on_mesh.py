@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from ..errors import ArgumentError, look_up
 from ._over_devices import Devices, over_devices_of
-from ._placement import names_of
+from ._sharded import names_of
 from ._strategies import (
     FOR_QUEUE,
     STRATEGIES,

@@ -12,19 +12,31 @@ from jax.core import Tracer
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array
 
+from .._placement import EVERYWHERE, is_explicit, place, sharding_of
 from ..errors import ArgumentError
 from ..temperatures import Function, as_temperature, is_per_anchor, map_per_anchor
 from ._checks import as_given
-from ._placement import EVERYWHERE, VIEWS, is_explicit, names_of, one_by_one, place, sharding_of
-from ._strategies import AxisName
+from ._sharded import AxisName, names_of
 from ._tiled import combine
 
 T = TypeVar("T")
 
+VIEWS = "view_a"  # the argument that may hold all views, one after another, [v n d]
 # Keywords whose arrays have one entry per example, as those given by position have.
 BY_ROWS = ("where", "where_keys", "where_texts", "labels", "positives", "weights")
 # Arguments that are whole on every device.
 WHOLE = ("queue", "where_queue", "negatives", "where_negatives")
+
+
+def one_by_one(views: Any) -> Any:
+    """Views that are stacked, [v n d], as v arrays: each has the rows of the batch."""
+    if not isinstance(views, Array) or views.ndim != 3:
+        return views
+    sharding = sharding_of(views)
+    if sharding is not None and is_explicit(sharding):
+        each = PartitionSpec(None, *sharding.spec[1:])  # whole views: they are taken apart
+        views = place(views, each, sharding.mesh)
+    return tuple(views)
 
 
 class Devices(NamedTuple):

@@ -7,8 +7,10 @@ from typing import Any, ParamSpec, TypeVar, cast
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 
+from .._placement import EVERYWHERE, is_explicit, place, sharding_of
 from ._on_mesh import DECIDED, asks_its_arrays, on_mesh, signature_of
-from ._placement import EVERYWHERE, VIEWS, is_explicit, names_of, one_by_one, place, sharding_of
+from ._over_devices import VIEWS, one_by_one
+from ._sharded import names_of
 from ._strategies import Gathered, Loss, Recording, Ring
 
 P = ParamSpec("P")

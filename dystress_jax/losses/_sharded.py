@@ -36,6 +36,11 @@ from ._tiled import (
 AxisName = str | tuple[str, ...]
 
 
+def names_of(axis: AxisName) -> tuple[str, ...]:
+    """One axis, or several that count as one, as a tuple."""
+    return (axis,) if isinstance(axis, str) else tuple(axis)
+
+
 def gathered(local: Reduction, axis_name: AxisName) -> Reduction:
     """All columns on every device: one collective, O(all columns) memory.
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped, UInt32
 
 from .. import metrics
 from .._order import ordinals
+from .._placement import of_whole_arrays
 from ..similarities import Similarity, at_least_float32
 from ..temperatures import LearnedWithBias, Temperature, check_elementwise
 from ._compared import Compared
@@ -29,6 +30,7 @@ Found = dict[str, Array]
 Fetched = Mapping[str, Any]  # the same on the host
 
 
+@of_whole_arrays
 def look(
     compared: Compared, temperature: Temperature | None, *, max_anchors: int = MAX_ANCHORS
 ) -> Found:
@@ -112,7 +114,7 @@ def look(
         counts = anchor.group != groups
         known = (anchor.label >= 0) & (classes >= 0)
         # The number of a kind among the negatives; one more is no negative.
-        kind = jnp.where(known, 1 + (anchor.label == classes), 0)
+        kind = jnp.where(known, jnp.where(anchor.label == classes, 2, 1), 0)
         kind = jnp.where(counts, kind, 3)
         histogram = lambda name, bins, mass: _add(bins, kind, mass, (3, _number(name)))
         ones = jnp.ones(len(values), jnp.int32)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .._placement import whole
 from ..losses import dcl
 from ..temperatures import PerAnchor, Temperature, TemperatureLike, as_temperature
 
@@ -61,10 +62,11 @@ def of_views(
         Array([-1., -0.], dtype=float32)
     """
     n = view_a.shape[0]
+    a, b, example = whole((view_a, view_b, example))
     return SchemeInputs(
-        anchors=jnp.concatenate([view_a, view_b]),
-        positives=jnp.concatenate([view_b, view_a]),
-        decoupled=lambda temperature: decoupled(view_a, view_b, temperature=temperature),
+        anchors=jnp.concatenate([a, b]),
+        positives=jnp.concatenate([b, a]),
+        decoupled=lambda temperature: whole(decoupled(view_a, view_b, temperature=temperature)),
         negatives=2 * n - 2,
         example=None if example is None else jnp.tile(example, 2),
         side=jnp.repeat(jnp.arange(2), n),

@@ -1,25 +1,21 @@
-"""Where arrays are: over which devices of a mesh their rows are split, as far as they tell.
+"""Where arrays are: over which devices of a mesh they are split, as far as they tell.
 
 An array tells it, unless it is traced and the axes of its mesh are `Auto`: then the compiler
 decides that after the program is written.
 """
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 from jax.core import Tracer
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
 
-from ._strategies import AxisName
+P = ParamSpec("P")
+T = TypeVar("T")
 
-VIEWS = "view_a"  # the argument that may hold all views, one after another, [v n d]
 EVERYWHERE = PartitionSpec()  # whole on every device
-
-
-def names_of(axis: AxisName) -> tuple[str, ...]:
-    """One axis, or several that count as one, as a tuple."""
-    return (axis,) if isinstance(axis, str) else tuple(axis)
 
 
 def sharding_of(x: Any) -> NamedSharding | None:
@@ -44,12 +40,22 @@ def place(tree: Any, spec: PartitionSpec, mesh: Mesh | AbstractMesh) -> Any:
     return jax.tree.map(lambda x: move(x) if isinstance(x, jax.Array) else x, tree)
 
 
-def one_by_one(views: Any) -> Any:
-    """Views that are stacked, [v n d], as v arrays: each has the rows of the batch."""
-    if not isinstance(views, Array) or views.ndim != 3:
-        return views
-    sharding = sharding_of(views)
-    if sharding is not None and is_explicit(sharding):
-        each = PartitionSpec(None, *sharding.spec[1:])  # whole views: they are taken apart
-        views = place(views, each, sharding.mesh)
-    return tuple(views)
+def whole(tree: Any) -> Any:
+    """The same arrays, those that are split over Explicit axes whole on every device."""
+    found = (s for s in map(sharding_of, jax.tree.leaves(tree)) if s and is_explicit(s))
+    mesh = next((s.mesh for s in found if any(s.spec)), None)
+    return tree if mesh is None else place(tree, EVERYWHERE, mesh)
+
+
+def of_whole_arrays(function: Callable[P, T]) -> Callable[P, T]:
+    """The function, for arrays that an Explicit mesh splits too: each device computes it of all.
+
+    Over `Auto` axes, and on one device, nothing changes.
+    """
+
+    @functools.wraps(function)
+    def placed(*positional: P.args, **keywords: P.kwargs) -> T:
+        positional, keywords = whole((positional, keywords))
+        return function(*positional, **keywords)
+
+    return placed
