@@ -580,6 +580,15 @@ def test_a_seed_that_is_there_twice_counts_once_everywhere():
     assert "60.0 ± 14.1 %" in _tables.evaluations(runs)
     chart = _accuracies.baselines(runs)
     assert "60.0" in chart.about
+    watched = lambda run, value: run._replace(
+        curves={"loss": CurveOverSteps(np.array([1, 9]), np.full(2, value))}
+    )
+    [loss] = _curves.curves(
+        [watched(run, value) for run, value in zip(runs, (1.0, 5.0, 3.0), strict=True)]
+    )
+    assert "tau=0.1, 2 seeds: from 2 to 2" in loss.about
+    [over, *_] = report.compare(runs)
+    assert over.text.startswith("Over the 2 seeds of")
 
 
 def test_what_is_no_accuracy_of_a_whole_run_does_not_count():
@@ -592,7 +601,6 @@ def test_what_is_no_accuracy_of_a_whole_run_does_not_count():
         assert measured(first, other)["kNN accuracy"] == [0.5]
     # A copy of a run is no further seed.
     copied = first._replace(place="/copy")
-    assert measured(first, second, copied)["kNN accuracy"] == [0.5, 0.6]
     unmeasured = third._replace(baselines={})
     found = report.overview([first, second, unmeasured, copied])
     assert [row.seeds for row in found.rows] == [3]

@@ -8,7 +8,7 @@ from bokeh.models import ColumnDataSource, FixedTicker, Range1d, Span
 from jaxtyping import Float
 
 from ._charts import DASHES, SOFT, Chart, Key, inks, plain
-from ._groups import groups_of, one_of_each_seed, value_of
+from ._groups import groups_of, value_of
 from ._overview import Overview, Row
 from ._run import Run
 
@@ -24,8 +24,7 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
     rows, made, keys, colours = [], None, [], inks(runs)
     for name in names:
         for number, group in enumerate(groups):
-            of_group = one_of_each_seed([runs[i] for i in group.runs])
-            values = [100 * run.baselines[name] for run in of_group if name in run.baselines]
+            values = [100 * run.baselines[name] for run in group.seeds if name in run.baselines]
             if values:
                 label = name if len(groups) == 1 else f"{name} · {runs[group.runs[0]].name}"
                 rows.append((label, values, number))

@@ -57,7 +57,7 @@ def compare(runs: Sequence[Run]) -> list[Sentence]:
     groups, beside = groups_of(runs), overview(runs)
     if len(groups) > FEW:
         return [*lost(beside), *best(beside)]
-    sides = [Side(runs[group.runs[0]].name, tuple(runs[i] for i in group.runs)) for group in groups]
+    sides = [Side(group.seeds[0].name, group.seeds) for group in groups]
     found = list(lost(beside))
     found += [s for side in sides if len(side.runs) > 1 for s in seeds(side)]
     found += [s for side in sides[1:] for rule in RULES for s in rule(side, sides[0])]

@@ -32,7 +32,7 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
     for name, title in CURVES.items():
         made, keys, told = None, [], []
         for group in groups:
-            found = [runs[i].curves[name] for i in group.runs if name in runs[i].curves]
+            found = [run.curves[name] for run in group.seeds if name in run.curves]
             if not found:
                 continue
             steps, values = together(found)
@@ -119,7 +119,7 @@ def over_time(runs: Sequence[Run]) -> list[Chart]:
         keys: dict[str, Key] = {}
         for group in groups:
             for number, (scalar, label) in enumerate(lines.items()):
-                found = [curve for i in group.runs if (curve := _of_records(runs[i], scalar))]
+                found = [curve for run in group.seeds if (curve := _of_records(run, scalar))]
                 if not found:
                     continue
                 steps, values = together(found)

@@ -22,10 +22,12 @@ class Group(NamedTuple):
     Attributes:
         name: that of the first one, with how many seeds there are.
         runs: their places among all runs.
+        seeds: of each seed one run: a seed that is there twice counts once.
     """
 
     name: str
     runs: tuple[int, ...]
+    seeds: tuple[Run, ...]
 
 
 def groups_of(runs: Sequence[Run]) -> list[Group]:
@@ -40,12 +42,29 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
     for number, run in enumerate(runs):
         key = repr(sorted(run.settings.items())) if run.config else number
         found.setdefault(key, []).append(number)
-    names = [_name([runs[i].name for i in of]) for of in found.values()]
-    alone = [runs[of[0]].name for of in found.values()]
+    seeds = [_one_of_each_seed([runs[i] for i in of]) for of in found.values()]
+    names = [_name([run.name for run in of]) for of in seeds]
     return [
-        Group(name if names.count(name) == 1 else f"{name} ({first})", tuple(of))
-        for name, first, of in zip(names, alone, found.values(), strict=True)
+        Group(name if names.count(name) == 1 else f"{name} ({of[0].name})", tuple(places), of)
+        for name, places, of in zip(names, found.values(), seeds, strict=True)
     ]
+
+
+def _one_of_each_seed(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Of runs of equal settings the first of each seed that has ended, or else the first.
+
+    Where no seed is known, all. They are in the order of the runs.
+
+    Example:
+        >>> runs = [Run("a", "a", {"seed": 0}, ended=False), Run("b", "b", {"seed": 0})]
+        >>> [run.name for run in _one_of_each_seed(runs)]
+        ['b']
+    """
+    chosen: dict[Any, int] = {}
+    for number in sorted(range(len(runs)), key=lambda number: not runs[number].ended):
+        seed = runs[number].seed
+        chosen.setdefault(("unknown", number) if seed is None else seed, number)
+    return tuple(runs[number] for number in sorted(chosen.values()))
 
 
 def _name(names: Sequence[str]) -> str:
@@ -127,22 +146,6 @@ def value_of(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
-def one_of_each_seed(runs: Sequence[Run]) -> list[Run]:
-    """Of runs of equal settings the first of each seed that has ended, or else the first.
-
-    Where no seed is known, all.
-
-    Example:
-        >>> runs = [Run("a", "a", {"seed": 0}, ended=False), Run("b", "b", {"seed": 0})]
-        >>> [run.name for run in one_of_each_seed(runs)]
-        ['b']
-    """
-    seen: dict[Any, Run] = {}
-    for number, run in enumerate(sorted(runs, key=lambda run: not run.ended)):
-        seen.setdefault(("unknown", number) if run.seed is None else run.seed, run)
-    return [*seen.values()]
-
-
 def measures_of(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " seeds"]]:
     """The first share of each evaluation, one number for each seed that has it.
 
@@ -150,10 +153,10 @@ def measures_of(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " seeds"]]:
     first, where the closing ones are of other images.
 
     Args:
-        runs: of equal settings; a seed that is there twice counts once.
+        runs: of equal settings, each of another seed.
     """
     found: dict[str, list[float]] = {}
-    for run in one_of_each_seed(runs):
+    for run in runs:
         own = {}
         closing = run.evaluations.get("knn")
         if run.ended and "knn" in run.curves and (closing is None or closing.split == "test"):

@@ -15,7 +15,6 @@ from ._groups import (
     Group,
     groups_of,
     measures_of,
-    one_of_each_seed,
     says_which_images,
     settings_that_differ,
     value_of,
@@ -81,9 +80,9 @@ def overview(runs: Sequence[Run]) -> Overview:
         Row(
             group,
             tuple(values[group.runs[0]] for values in differ.values()),
-            len(one_of_each_seed([runs[i] for i in group.runs])),
-            measures_of([runs[i] for i in group.runs]),
-            sum(run.diverged for run in one_of_each_seed([runs[i] for i in group.runs])),
+            len(group.seeds),
+            measures_of(group.seeds),
+            sum(run.diverged for run in group.seeds),
         )
         for group in groups
     ]

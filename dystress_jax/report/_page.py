@@ -182,7 +182,7 @@ def _head(runs: Sequence[Run], shown: int) -> str:
     # A switch for each run, or for all seeds of a setting where there are many.
     groups = groups_of(runs)
     if shown == len(runs):
-        groups = [Group(run.name, (i,)) for i, run in enumerate(runs)]
+        groups = [Group(run.name, (i,), (run,)) for i, run in enumerate(runs)]
     inks = _charts.inks(runs)
     switches = "".join(_switch(group, inks[group.runs[0]][0]) for group in groups)
     if shown < len(runs):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ._groups import SHARES, groups_of, one_of_each_seed, settings_used, value_of
+from ._groups import SHARES, groups_of, settings_used, value_of
 from ._overview import Overview, cells_of, head_of
 from ._run import ConfusionCounts, Run
 
@@ -24,8 +24,7 @@ def evaluations(runs: Sequence[Run]) -> str:
         split = " or ".join(dict.fromkeys(found.split for found in having if found.split))
         chances = [number(row, found.chance[row]) for found in having if row in found.chance]
         chance = " or ".join(dict.fromkeys(chances))
-        seeds = [one_of_each_seed([runs[i] for i in group.runs]) for group in groups]
-        cells = [_over_seeds(row, of_group, name) for of_group in seeds]
+        cells = [_over_seeds(row, group.seeds, name) for group in groups]
         body.append([f"{name}: {row.replace('_', ' ')}", split, chance, *cells])
     without = [i for i in (1, 2) if not any(cells[i] for cells in body)]
     kept = [i for i in range(len(head)) if i not in without]
