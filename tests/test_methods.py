@@ -14,9 +14,9 @@ from dystress_jax.run import _build as build
 from dystress_jax.run import networks
 from dystress_jax.run._own import choose
 from dystress_jax.run._scheme import make_scheme
-from dystress_jax.run.config import arguments
 from dystress_jax.run.data import check_labels
 from dystress_jax.run.fields import fields
+from dystress_jax.run.meaning import arguments
 from dystress_jax.run.methods import METHODS, Parts
 from dystress_jax.run.temperature import TEMPERATURES, Facts
 from tests import steps

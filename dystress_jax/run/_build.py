@@ -20,12 +20,13 @@ from ._own import Chosen, Own, choose, name_own
 from ._same_images import describe, remembered
 from ._scheme import make_scheme
 from .checks import has_batchnorm
-from .config import Config, ConfigError, arguments
+from .config import Config, ConfigError
 from .data import Sources, check_labels, open_sources
 from .experiment import Embed, Experiment, Schedule
 from .fields import as_fields, fields
 from .inputs import Inputs, make_inputs
 from .language import Language
+from .meaning import arguments
 from .methods import TOPOLOGIES, Parts
 from .relevance import ignored
 from .tables import make

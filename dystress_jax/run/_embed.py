@@ -22,8 +22,9 @@ from ._load import Encoder, load
 from ._own import Own, choose
 from ._same_images import describe, without_file_sizes
 from ._saved import CHECKPOINTS
-from .config import Config, ConfigError, arguments
+from .config import Config, ConfigError
 from .data import Sources, images_from_anywhere, may_skip, open_own
+from .meaning import arguments
 from .other_images import open_other
 from .tables import find, is_own
 

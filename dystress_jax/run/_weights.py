@@ -23,9 +23,10 @@ from ._onnx import to_onnx
 from ._own import Own
 from ._same_images import as_remembered, remember
 from ._saved import CHECKPOINTS, SETTINGS_FILE, read_config, state_at
-from .config import Config, ConfigError, arguments
+from .config import Config, ConfigError
 from .experiment import Experiment
 from .fields import fields, put
+from .meaning import arguments
 from .methods import METHODS
 from .tables import is_own
 

@@ -10,8 +10,9 @@ from ..data import SOURCES
 from ..evaluation import templates
 from ..methods import check_queue
 from ..temperatures import check_range, check_scales
-from .config import BATCH_NORMED, Config, ConfigError, arguments
+from .config import BATCH_NORMED, Config, ConfigError
 from .fields import as_fields, fields
+from .meaning import arguments
 from .methods import METHODS
 from .relevance import choice, keep_explicit_defaults, without_ignored, without_old_choices
 from .tables import is_own, needed

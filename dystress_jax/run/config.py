@@ -7,9 +7,6 @@ functions take plain arguments, and `fields.as_fields` renames these to fields i
 """
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
 
 from ..augment import RECIPES
 from ..data import SOURCES
@@ -30,6 +27,7 @@ from ..models import (
 from ..similarities import PRECISIONS
 from ..training.loggers import LOGGERS
 from ..training.optim import LARS_FORMS, OPTIMIZERS, RULES
+from .meaning import Above, Given, Need, Table, arguments, field, group, taking
 from .methods import (
     ALL_LOSSES,
     BOUNDED,
@@ -48,147 +46,9 @@ from .temperature import (
     TEMPERATURES,
 )
 
-Table = Mapping[str, Callable[..., Any]]
-
 
 class ConfigError(UserError, ValueError):
     """A setting that cannot be used; the message names the field and what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Above:
-    """In place of names: every number above a limit.
-
-    Example:
-        >>> 2 in Above(1), 1 in Above(1), list(Above(1))
-        (True, False, ['above 1'])
-    """
-
-    limit: float
-
-    def __contains__(self, value: object) -> bool:
-        """Whether a value is one of them."""
-        return isinstance(value, int | float) and value > self.limit
-
-    def __iter__(self) -> Iterator[str]:
-        """What they are, in words."""
-        yield f"above {self.limit:g}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Given:
-    """In place of names: every text but ''.
-
-    Example:
-        >>> "runs/a" in Given(), "" in Given(), list(Given())
-        (True, False, ['a text'])
-    """
-
-    def __contains__(self, value: object) -> bool:
-        """Whether a value is one of them."""
-        return value != ""
-
-    def __iter__(self) -> Iterator[str]:
-        """What they are, in words."""
-        yield "a text"
-
-
-Names = Collection[str] | Above | Given
-
-
-class Need(NamedTuple):
-    """What one choice of a field goes together with.
-
-    Attributes:
-        field: the name of another field.
-        among: what this one may be.
-        why: the reason, as the answer to anything else goes on after its name.
-    """
-
-    field: str
-    among: Collection[str]
-    why: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Meaning:
-    """What a field means, what it may hold and what it applies to.
-
-    Attributes:
-        doc: what it means, for the table of settings.
-        among: the names that it may hold; a table, whose keys they are.
-        own: whether `MODULE:OBJECT` may stand in place of one of the names.
-        needs: what some of its names go together with.
-        only_for: what it applies to, beside what follows from its group: field to names.
-        parts: those of `Parts` that read it, where a method may have no use for them; (): those of
-            its group.
-        about: the field whose choice it is about and nothing else, as the path of a data set is
-            about `data.source`: a flag that changes that one puts it back; "": none.
-        may_change: whether a run may go on with another value: neither the model nor the data
-            change.
-        above: its range, this limit excluded.
-        at_least: its range.
-        at_most: its range.
-        below: its range, this limit excluded.
-    """
-
-    doc: str
-    among: Collection[str] = ()
-    own: bool = False
-    needs: Mapping[str, Sequence[Need]] = dataclasses.field(default_factory=dict)
-    only_for: Mapping[str, Names] = dataclasses.field(default_factory=dict)
-    parts: Collection[str] = ()
-    about: str = ""
-    may_change: bool = False
-    above: float | None = None
-    at_least: float | None = None
-    at_most: float | None = None
-    below: float | None = None
-
-
-def _field(default: Any, doc: str, **meaning: Any) -> Any:
-    """A dataclass field with its default and its `Meaning`."""
-    metadata = {"meaning": Meaning(doc=doc, **meaning)}
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=dict, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Group:
-    """What the fields of a group have in common.
-
-    Attributes:
-        axis: the field that chooses in `table` who is built with the group's fields.
-        table: the builders by name. A field that only some of them have as an argument applies to
-            these; one that none of them has, or all, applies always.
-        only_for: what the whole group applies to: field to names.
-        parts: as of a `Meaning`.
-    """
-
-    axis: str = ""
-    table: Table = dataclasses.field(default_factory=dict)
-    only_for: Mapping[str, Names] = dataclasses.field(default_factory=dict)
-    parts: Collection[str] = ()
-
-
-def _group(cls: type, **group: Any) -> Any:
-    """A group of fields, with what they have in common."""
-    return dataclasses.field(default_factory=cls, metadata={"group": Group(**group)})
-
-
-def arguments(builder: Callable[..., Any]) -> list[str]:
-    """The names of the arguments that a builder takes, through `functools.partial` too."""
-    return [
-        name
-        for name, parameter in inspect.signature(builder).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    ]
-
-
-def taking(argument: str, table: Table) -> list[str]:
-    """The names of the builders that take an argument."""
-    return [name for name, build in table.items() if argument in arguments(build)]
 
 
 OPTIONS = "further arguments of what the group names, such as your own MODULE:OBJECT"
@@ -245,84 +105,84 @@ def _needs_of_losses() -> dict[str, list[Need]]:
 class Data:
     """Where the images come from."""
 
-    source: str = _field("embedded", "where the images come from", among=SOURCES, own=True)
-    name: str = _field(
+    source: str = field("embedded", "where the images come from", among=SOURCES, own=True)
+    name: str = field(
         "",
         "embedded: emoji or patches, '' = emoji; tfds: the data set's name, such as `cifar10`",
         about="data.source",
     )
-    path: str = _field(
+    path: str = field(
         "", "the directory or the file of the data", about="data.source", may_change=True
     )
-    image_size: int = _field(
+    image_size: int = field(
         0, "side of the square that images are brought to, in pixels; 0 = as stored", at_least=0
     )
-    whole: bool = _field(
+    whole: bool = field(
         True,
         "True: crops are drawn in the whole picture, whose shorter side is data.image_size; False: "
         "in its central square",
     )
-    holdout: float = _field(
+    holdout: float = field(
         0.1,
         "fraction of the training images kept out, on which kNN is measured; 0 needs knn_every=0",
         at_least=0.0,
         at_most=0.5,
     )
-    limit: int = _field(0, "train on this many images, stratified by class; 0 = all", at_least=0)
-    imbalance_ratio: float = _field(
+    limit: int = field(0, "train on this many images, stratified by class; 0 = all", at_least=0)
+    imbalance_ratio: float = field(
         1.0,
         "long tail: images of the rarest class over those of the most frequent one; 1 = unchanged",
         above=0.0,
         at_most=1.0,
     )
-    captions: str = _field(
+    captions: str = field(
         "",
         "folder: .csv, .tsv or .jsonl of path and caption; else the column or feature with the "
         "text; '' = none",
         about="data.source",
         may_change=True,
     )
-    outside: bool = _field(
+    outside: bool = field(
         False,
         "a caption file, or a column of paths, may name images outside data.path",
         about="data.source",
         may_change=True,
     )
-    prompts: str = _field(
+    prompts: str = field(
         "",
         "caption images with their class through templates: name, photos, drawings, or a text with "
         "{}; '' = the data's own captions",
         only_for=_CLIP,
     )
-    on_error: str = _field(
+    on_error: str = field(
         "raise",
         "stop at what cannot be read, or leave it out and list it",
         among=("raise", "skip"),
     )
-    caption_noise: float = _field(
+    caption_noise: float = field(
         0.0,
         "fraction of captions permuted within a batch, to study noise",
         at_least=0.0,
         below=1.0,
         only_for=_CLIP,
     )
-    threads: int = _field(
+    threads: int = field(
         2, "threads that read ahead; 0 = read in the loop", at_least=0, may_change=True
     )
-    on_device: bool | None = _field(
+    on_device: bool | None = field(
         None,
         "keep the training images on every device; None = where they take at most a quarter of its "
         "memory, and on no CPU",
         may_change=True,
     )
-    options: dict = _field({}, OPTIONS)
+    options: dict = field({}, OPTIONS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batching:
     """How a batch goes through the networks."""
 
-    micro_batches: int = _field(
+    micro_batches: int = field(
         1,
         "GradCache micro-batches; exact full-batch gradient, BatchNorm sees a micro-batch",
         at_least=1,
@@ -333,35 +193,33 @@ class Batching:
 class Augment:
     """How the two views of an image are made, on the device."""
 
-    recipe: str = _field("simclr_cifar", "how the two views are made", among=RECIPES)
-    crop_min: float | None = _field(
+    recipe: str = field("simclr_cifar", "how the two views are made", among=RECIPES)
+    crop_min: float | None = field(
         None,
         f"smallest area of a crop, as a share of the image{_RECIPES_OWN}",
         above=0.0,
         at_most=1.0,
     )
-    flip: float | None = _field(
+    flip: float | None = field(
         None, f"probability of a horizontal flip{_RECIPES_OWN}", at_least=0.0, at_most=1.0
     )
-    strength: float | None = _field(
+    strength: float | None = field(
         None, "factor on the recipe's jitter of colours; None = 1", at_least=0.0
     )
-    grayscale: float | None = _field(
+    grayscale: float | None = field(
         None, f"probability of a grey view{_RECIPES_OWN}", at_least=0.0, at_most=1.0
     )
-    blur: float | None = _field(
+    blur: float | None = field(
         None, f"probability of a blurred view{_RECIPES_OWN}", at_least=0.0, at_most=1.0
     )
-    size: int = _field(
+    size: int = field(
         0, "side of the views in pixels; 0 = the shorter side of the images", at_least=0
     )
-    antialias: bool = _field(
+    antialias: bool = field(
         False, "filter where a crop is reduced, as Pillow does; True for papers that used Pillow"
     )
-    mean: tuple[float, ...] = _field(
-        (0.5,), "subtracted from the views, one value or one a channel"
-    )
-    std: tuple[float, ...] = _field(
+    mean: tuple[float, ...] = field((0.5,), "subtracted from the views, one value or one a channel")
+    std: tuple[float, ...] = field(
         (0.25,), "divides the views, one value or one a channel", above=0.0
     )
 
@@ -370,55 +228,55 @@ class Augment:
 class Model:
     """The encoder."""
 
-    name: str = _field("small", "encoder", among=ENCODERS, own=True)
-    stem: str = _field(
+    name: str = field("small", "encoder", among=ENCODERS, own=True)
+    stem: str = field(
         "patch",
         "patch: 4x4 pixels, fast on CPUs; cifar: 3x3, no max-pool; imagenet: 7x7 and max-pool",
         among=STEMS,
     )
-    zero_residual: bool = _field(
+    zero_residual: bool = field(
         True, "residual blocks start as their shortcut; False as in torchvision"
     )
-    patch: int = _field(4, "side of a patch in pixels; 16 for a ViT on ImageNet", at_least=1)
-    heads: int = _field(0, "attention heads; 0 = by size", at_least=0, only_for=_NOT_CLIP)
-    freeze_patches: bool = _field(
+    patch: int = field(4, "side of a patch in pixels; 16 for a ViT on ImageNet", at_least=1)
+    heads: int = field(0, "attention heads; 0 = by size", at_least=0, only_for=_NOT_CLIP)
+    freeze_patches: bool = field(
         False, "keep the random patch embedding, as MoCo v3 does", only_for=_NOT_CLIP
     )
-    positions: str = _field(
+    positions: str = field(
         "sincos",
         "sincos: fixed, as in MoCo v3; learned: as in ViT and DeiT, for one size of images",
         among=POSITIONS,
         only_for=_NOT_CLIP,
     )
-    pooling: str = _field(
+    pooling: str = field(
         "token",
         "what a ViT's features are: token: its class token; attention: SigLIP's pooling of patches",
         among=IMAGE_POOLINGS,
     )
-    quick_gelu: bool = _field(
+    quick_gelu: bool = field(
         False, "x sigmoid(1.702 x) in place of GELU, as OpenAI's weights need", only_for=_CLIP
     )
-    remat: bool = _field(
+    remat: bool = field(
         False, "compute the insides of blocks again for the gradient: less memory, more time"
     )
-    options: dict = _field({}, OPTIONS)
+    options: dict = field({}, OPTIONS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Text:
     """The text tower of clip and its vocabulary."""
 
-    name: str = _field("text_micro", "transformer: 64, 128, 384 or 512 wide", among=TEXTS)
-    pooling: str = _field(
+    name: str = field("text_micro", "transformer: 64, 128, 384 or 512 wide", among=TEXTS)
+    pooling: str = field(
         "cls",
         "cls: BERT's class tokens; eot: CLIP's causal end of text; last: SigLIP's last position",
         among=POOLINGS,
     )
-    context: int = _field(77, "tokens of a caption; longer ones are cut off", at_least=3)
-    vocabulary: str = _field(
+    context: int = field(77, "tokens of a caption; longer ones are cut off", at_least=3)
+    vocabulary: str = field(
         "", "vocab.txt or tokenizer.json; '' = made of the training captions", may_change=True
     )
-    vocab_size: int = _field(
+    vocab_size: int = field(
         4096,
         "tokens of a vocabulary that is made, at most",
         at_least=8,
@@ -431,16 +289,16 @@ class Text:
 class Topology:
     """Where images and texts are compared."""
 
-    name: str = _field("sphere", "similarity of an image and a text", among=TOPOLOGIES)
-    dims: int = _field(64, "dimensions of a token", at_least=1)
-    tokens: int = _field(1, "tokens of an embedding", at_least=1)
-    mode: str = _field(
+    name: str = field("sphere", "similarity of an image and a text", among=TOPOLOGIES)
+    dims: int = field(64, "dimensions of a token", at_least=1)
+    tokens: int = field(1, "tokens of an embedding", at_least=1)
+    mode: str = field(
         "multi",
         "multi: a class token for each token; reshape: one class token, cut up",
         among=MODES,
         only_for={"topology.name": taking("tokens", TOPOLOGIES), "topology.tokens": Above(1)},
     )
-    match_range: bool = _field(
+    match_range: bool = field(
         False, "divide by the tokens, so that logits start and are clamped as on the sphere"
     )
 
@@ -449,18 +307,18 @@ class Topology:
 class Projector:
     """The projection head between the encoder and the loss."""
 
-    name: str = _field("auto", "projection head; auto: the method's own", among=PROJECTORS)
-    hidden: int = _field(
+    name: str = field("auto", "projection head; auto: the method's own", among=PROJECTORS)
+    hidden: int = field(
         0, "its hidden width; 0 = the encoder's", at_least=0, parts=("projector", "head")
     )
-    out: int = _field(128, "its output width", at_least=1)
+    out: int = field(128, "its output width", at_least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loss:
     """The contrastive loss."""
 
-    name: str = _field(
+    name: str = field(
         "auto",
         "loss; auto = softmax, except rgcl for simclr with isogclr or tempnet; "
         "softmax (or nt_xent) = the method's own",
@@ -468,7 +326,7 @@ class Loss:
         own=True,
         needs=_needs_of_losses(),
     )
-    strategy: str = _field(
+    strategy: str = field(
         "auto",
         "how it is computed: by size and number of devices, or as named",
         among=STRATEGIES,
@@ -476,7 +334,7 @@ class Loss:
         parts=("spread",),
         may_change=True,
     )
-    tile_size: int = _field(
+    tile_size: int = field(
         0,
         "rows and columns of a tile; 0 = the strategy's own",
         at_least=0,
@@ -484,76 +342,74 @@ class Loss:
         parts=("spread",),
         may_change=True,
     )
-    precision: str = _field(
+    precision: str = field(
         "float32",
         "matrix products of the loss; sums and temperatures stay in float32",
         among=PRECISIONS,
         parts=("spread",),
         may_change=True,
     )
-    options: dict = _field({}, OPTIONS)
+    options: dict = field({}, OPTIONS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Temperature:
     """The temperature of the loss."""
 
-    name: str = _field(
+    name: str = field(
         "dystress", "temperature", among=TEMPERATURES, own=True, needs=_needs_of_temperatures()
     )
-    tau: float = _field(0.1, "temperature; the initial value if it changes", above=0.0)
-    tau_min: float = _field(0.1, "smallest temperature", above=0.0)
-    tau_max: float = _field(0.2, "largest temperature", above=0.0)
-    shift: float = _field(-0.4, "minus the similarity at which the maximum starts", at_most=0.0)
-    width: float = _field(0.7, "distance in similarity from the maximum to the minimum", above=0.0)
-    stop_gradient: bool = _field(
-        True, "no gradient through the temperature, as in the paper's code"
-    )
-    half_period: float = _field(200.0, "epochs from tau_max to tau_min", above=0.0)
-    interval: str = _field(
+    tau: float = field(0.1, "temperature; the initial value if it changes", above=0.0)
+    tau_min: float = field(0.1, "smallest temperature", above=0.0)
+    tau_max: float = field(0.2, "largest temperature", above=0.0)
+    shift: float = field(-0.4, "minus the similarity at which the maximum starts", at_most=0.0)
+    width: float = field(0.7, "distance in similarity from the maximum to the minimum", above=0.0)
+    stop_gradient: bool = field(True, "no gradient through the temperature, as in the paper's code")
+    half_period: float = field(200.0, "epochs from tau_max to tau_min", above=0.0)
+    interval: str = field(
         "epoch", "the cosine moves every epoch, as published, or every step", among=INTERVALS
     )
-    min_scale: float = _field(1.0, "smallest 1 / tau", above=0.0)
-    max_scale: float = _field(100.0, "largest 1 / tau", above=0.0)
-    bias: float = _field(-10.0, "initial bias", only_for={"loss.name": WITH_BIAS})
-    alpha: float = _field(0.5, "how strongly tau follows the positives", at_least=0.0, at_most=1.0)
-    threshold: float = _field(
+    min_scale: float = field(1.0, "smallest 1 / tau", above=0.0)
+    max_scale: float = field(100.0, "largest 1 / tau", above=0.0)
+    bias: float = field(-10.0, "initial bias", only_for={"loss.name": WITH_BIAS})
+    alpha: float = field(0.5, "how strongly tau follows the positives", at_least=0.0, at_most=1.0)
+    threshold: float = field(
         0.0, "similarity of the positives at which tau is its value", at_least=0.0, at_most=1.0
     )
-    rho: float | None = _field(
+    rho: float | None = field(
         None, "radius of the robust objective; None = as published", at_least=0
     )
-    learning_rate: float | None = _field(
+    learning_rate: float | None = field(
         None,
         "the temperature's own learning rate. None: as published; for learned: the run's, "
         "with lars 5e-4. If set, Adam's",
         at_least=0.0,
     )
-    options: dict = _field({}, OPTIONS)
+    options: dict = field({}, OPTIONS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Moco:
     """A momentum encoder and a queue of embeddings."""
 
-    momentum: float = _field(
+    momentum: float = field(
         0.99,
         "EMA momentum m; it stays with moco_v2, and rises to 1 over the run with moco_v3 and byol",
         at_least=0.0,
         at_most=1.0,
     )
-    queue_size: int = _field(
+    queue_size: int = field(
         4096,
         "embeddings in the queue, a multiple of the batch size, and small beside the data",
         at_least=1,
     )
-    bn_groups: int = _field(
+    bn_groups: int = field(
         8,
         "parts of the batch with BatchNorm statistics of their own; 1 = the whole batch",
         at_least=1,
         only_for={"model.name": BATCH_NORMED},
     )
-    scale_by_tau: bool = _field(
+    scale_by_tau: bool = field(
         True, "the published factor 2 tau on the loss, tau of each positive pair"
     )
 
@@ -562,56 +418,56 @@ class Moco:
 class Optimizer:
     """The optimiser and its learning rate."""
 
-    name: str = _field("sgd", "optimiser", among=OPTIMIZERS)
-    learning_rate: float = _field(0.2, "base learning rate", above=0.0)
-    rule: str = _field(
+    name: str = field("sgd", "optimiser", among=OPTIMIZERS)
+    learning_rate: float = field(0.2, "base learning rate", above=0.0)
+    rule: str = field(
         "constant",
         "peak = base; linear: base x batch / 256; sqrt: base x sqrt(batch)",
         among=RULES,
     )
-    form: str = _field(
+    form: str = field(
         "moco_v3",
         "whose LARS: rate outside the momentum (moco_v3, lightly) or inside (simclr), or steps of "
         "at most SGD's (solo_learn)",
         among=LARS_FORMS,
     )
-    momentum: float = _field(0.9, "momentum", at_least=0.0, below=1.0)
-    beta2: float | None = _field(
+    momentum: float = field(0.9, "momentum", at_least=0.0, below=1.0)
+    beta2: float | None = field(
         None,
         "how slowly Adam forgets squared gradients; None = 0.999; CLIP's ViTs: 0.98",
         at_least=0.0,
         below=1.0,
     )
-    eps: float | None = _field(
+    eps: float | None = field(
         None, "added to Adam's divisor; None = 1e-8; CLIP's ViTs: 1e-6", above=0.0
     )
-    weight_decay: float = _field(5e-4, "weight decay", at_least=0.0)
-    decay_vectors: bool = _field(
+    weight_decay: float = field(5e-4, "weight decay", at_least=0.0)
+    decay_vectors: bool = field(
         True,
         "biases and norms decay too; lars never decays them",
         only_for={"optimizer.weight_decay": Above(0)},
     )
-    warmup_epochs: float = _field(0.0, "linear warm-up, then a cosine to 0", at_least=0.0)
-    interval: str = _field("step", "the cosine moves every step, or every epoch", among=INTERVALS)
+    warmup_epochs: float = field(0.0, "linear warm-up, then a cosine to 0", at_least=0.0)
+    interval: str = field("step", "the cosine moves every step, or every epoch", among=INTERVALS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Knn:
     """Nearest-neighbour evaluation, during training and after."""
 
-    k: int | tuple[int, ...] = _field(
+    k: int | tuple[int, ...] = field(
         200,
         "neighbours, at most as many as there are; 20,200 measures with each",
         at_least=1,
         may_change=True,
     )
-    temperature: float | tuple[float, ...] = _field(
+    temperature: float | tuple[float, ...] = field(
         0.1,
         "a neighbour's weight is exp(similarity / this); several: with each",
         above=0.0,
         may_change=True,
     )
-    bank: int = _field(
+    bank: int = field(
         50_000,
         "compare with this many labelled training images, evenly chosen; 0 = all (dystress eval: "
         "all, if not set)",
@@ -624,7 +480,7 @@ class Knn:
 class Microscope:
     """What is recorded of the pairs that the loss compares."""
 
-    every: int | None = _field(
+    every: int | None = field(
         None,
         "steps between two records of similarities, temperatures and weights, beside the first and "
         "the last step; None = about 60 records a run; 0 = none at all",
@@ -640,53 +496,53 @@ _SGD, _LBFGS = {"probe.solver": ("sgd",)}, {"probe.solver": ("lbfgs",)}
 class Probe:
     """Linear evaluation, during training and after."""
 
-    online: bool = _field(True, "train a linear probe beside the encoder where labels exist")
-    features: str = _field(
+    online: bool = field(True, "train a linear probe beside the encoder where labels exist")
+    features: str = field(
         "augmented",
         "augmented: encode new weak views every epoch; cached: encode once",
         among=("augmented", "cached"),
         may_change=True,
     )
-    solver: str = _field(
+    solver: str = field(
         "sgd",
         "sgd, or lbfgs (cached features only)",
         among=("sgd", "lbfgs"),
         needs={"lbfgs": [Need("probe.features", ["cached"], "which differ in every pass")]},
         may_change=True,
     )
-    epochs: int = _field(90, "epochs", at_least=1, only_for=_SGD, may_change=True)
-    learning_rates: tuple[float, ...] = _field(
+    epochs: int = field(90, "epochs", at_least=1, only_for=_SGD, may_change=True)
+    learning_rates: tuple[float, ...] = field(
         (0.1,),
         "base rates, x batch / 256; of several the best on the held-out images",
         above=0.0,
         only_for=_SGD,
         may_change=True,
     )
-    l2: tuple[float, ...] = _field(
+    l2: tuple[float, ...] = field(
         (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
         "strengths of L2; of several the best on the held-out images",
         above=0.0,
         only_for=_LBFGS,
         may_change=True,
     )
-    batch_size: int = _field(256, "images a step", at_least=1, only_for=_SGD, may_change=True)
+    batch_size: int = field(256, "images a step", at_least=1, only_for=_SGD, may_change=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labels:
     """Evaluations with few labels."""
 
-    fractions: tuple[float, ...] = _field(
+    fractions: tuple[float, ...] = field(
         (0.01, 0.1),
         "few_labels: shares of the labels, of every class alike, if labels.share is 1",
         above=0.0,
         at_most=1.0,
         may_change=True,
     )
-    shots: tuple[int, ...] = _field(
+    shots: tuple[int, ...] = field(
         (1, 5, 10), "few_shot: training images of a class", at_least=1, may_change=True
     )
-    share: float | tuple[float, ...] = _field(
+    share: float | tuple[float, ...] = field(
         1.0,
         "linear_probe, finetune and few_labels: share of the labels, of every class alike; "
         "0.01,0.1 measures with each",
@@ -694,7 +550,7 @@ class Labels:
         at_most=1.0,
         may_change=True,
     )
-    seeds: int = _field(
+    seeds: int = field(
         0,
         "seeds of every evaluation that draws something, of which mean and deviation are told; 0 = "
         "5 of few_labels and few_shot, 1 of all others",
@@ -707,55 +563,55 @@ class Labels:
 class Finetune:
     """The whole network trained on labels, after the run."""
 
-    recipe: str = _field(
+    recipe: str = field(
         "simclr",
         "whose settings, where the fields below say nothing else",
         among=FINETUNE_RECIPES,
         may_change=True,
     )
-    optimizer: str = _field(
+    optimizer: str = field(
         "auto",
         "optimiser; auto: the recipe's",
         among=("auto", *FINETUNE_OPTIMIZERS),
         may_change=True,
     )
-    learning_rate: float | None = _field(
+    learning_rate: float | None = field(
         None, f"base rate, x batch / 256{_RECIPES_OWN}", above=0.0, may_change=True
     )
-    batch_size: int = _field(
+    batch_size: int = field(
         256,
         "images a step; 0 = the recipe's (simclr 4096, mae 1024)",
         at_least=0,
         may_change=True,
     )
-    epochs: int = _field(0, "epochs; 0 = the recipe's", at_least=0, may_change=True)
-    weight_decay: float | None = _field(
+    epochs: int = field(0, "epochs; 0 = the recipe's", at_least=0, may_change=True)
+    weight_decay: float | None = field(
         None, f"weight decay, not of norms and biases{_RECIPES_OWN}", at_least=0.0, may_change=True
     )
-    layer_decay: float | None = _field(
+    layer_decay: float | None = field(
         None,
         f"each layer has this times the rate of the one behind it{_RECIPES_OWN}",
         above=0.0,
         at_most=1.0,
         may_change=True,
     )
-    warmup_epochs: float | None = _field(
+    warmup_epochs: float | None = field(
         None, f"linear warm-up, then a cosine{_RECIPES_OWN}", at_least=0.0, may_change=True
     )
-    label_smoothing: float | None = _field(
+    label_smoothing: float | None = field(
         None,
         f"share of each label that is spread over all classes{_RECIPES_OWN}",
         at_least=0.0,
         below=1.0,
         may_change=True,
     )
-    mixup: float | None = _field(
+    mixup: float | None = field(
         None,
         f"alpha of the share by which two images are mixed, 0 = never{_RECIPES_OWN}",
         at_least=0.0,
         may_change=True,
     )
-    cutmix: float | None = _field(
+    cutmix: float | None = field(
         None,
         f"alpha of the share that a box of another image takes, 0 = never{_RECIPES_OWN}",
         at_least=0.0,
@@ -767,18 +623,18 @@ class Finetune:
 class ZeroShot:
     """Zero-shot classification and retrieval of clip."""
 
-    prompts: str = _field(
+    prompts: str = field(
         "photos",
         "templates of a class: name, photos, drawings, or a text with {}",
         may_change=True,
     )
-    classes: str = _field(
+    classes: str = field(
         "labels",
         "classes that images are told apart by: the data's labels, or all distinct captions",
         among=("labels", "captions"),
         may_change=True,
     )
-    class_names: str = _field(
+    class_names: str = field(
         "", "file with one name a line; '' = the data's own", about="data.source", may_change=True
     )
 
@@ -790,58 +646,58 @@ _BUILD = {name: entry.build for name, entry in METHODS.items()}
 class Config:
     """All settings of one run."""
 
-    seed: int = _field(
+    seed: int = field(
         0, "initial weights, order of the data, augmentation", at_least=0, at_most=2**32 - 1
     )
-    method: str = _field("simclr", "how the encoder learns", among=METHODS, own=True)
-    method_options: dict = _field({}, "further arguments of the method, such as your own")
-    batch_size: int = _field(256, "images a step, over all devices", at_least=2)
-    epochs: int = _field(100, "passes over the training images", at_least=1, may_change=True)
-    steps: int = _field(0, "if above 0: steps, in place of epochs", at_least=0, may_change=True)
-    log_every: int = _field(
+    method: str = field("simclr", "how the encoder learns", among=METHODS, own=True)
+    method_options: dict = field({}, "further arguments of the method, such as your own")
+    batch_size: int = field(256, "images a step, over all devices", at_least=2)
+    epochs: int = field(100, "passes over the training images", at_least=1, may_change=True)
+    steps: int = field(0, "if above 0: steps, in place of epochs", at_least=0, may_change=True)
+    log_every: int = field(
         10,
         "steps between two logged lines; 0 = only those with a measurement or a record",
         at_least=0,
         may_change=True,
     )
-    loggers: tuple[str, ...] = _field(
+    loggers: tuple[str, ...] = field(
         ("tensorboard",),
         "where the numbers can be watched, beside metrics.jsonl, several with commas between them; "
         "those but tensorboard need the package of their name",
         among=LOGGERS,
         may_change=True,
     )
-    run_name: str = _field(
+    run_name: str = field(
         "", "what loggers call the run; '' = as its directory is called", may_change=True
     )
-    project: str = _field(
+    project: str = field(
         "dystress", "what wandb, mlflow and trackio put the run under", may_change=True
     )
-    init_from: str = _field(
+    init_from: str = field(
         "",
         "a run's directory or a file of weights that a new run starts from; '' = none",
         may_change=True,
     )
-    init_prefix: str = _field(
+    init_prefix: str = field(
         "auto",
         "what stands before the names in that file, such as module.encoder_q.; auto: found",
         only_for={"init_from": Given()},
         may_change=True,
     )
-    checkpoint_every: int = _field(
+    checkpoint_every: int = field(
         500,
         "steps between two checkpoints; an epoch has images // batch_size steps; 0 = never",
         at_least=0,
         may_change=True,
     )
-    checkpoint_keep: int = _field(
+    checkpoint_keep: int = field(
         2,
         "newest checkpoints kept, beside the best by kNN; a large number such as 1000 keeps all",
         at_least=1,
         only_for={"checkpoint_every": Above(0)},
         may_change=True,
     )
-    checkpoint_on_error: str = _field(
+    checkpoint_on_error: str = field(
         "continue",
         "where a checkpoint cannot be written: say so and go on, or stop (always with several "
         "processes)",
@@ -849,61 +705,61 @@ class Config:
         only_for={"checkpoint_every": Above(0)},
         may_change=True,
     )
-    knn_every: int = _field(
+    knn_every: int = field(
         500,
         "steps, not epochs, between two evaluations on the held-out images; 0 = never (needed with "
         "data.holdout=0)",
         at_least=0,
         may_change=True,
     )
-    evaluation: str = _field(
+    evaluation: str = field(
         "",
         "extra evaluations after training: names or MODULE:OBJECT, comma-separated; -NAME leaves "
         "out one that a run ends with, as -baselines",
         may_change=True,
     )
-    eval_on: dict = _field(
+    eval_on: dict = field(
         {},
         "further images that are measured too: --config.eval_on.NAME.FIELD=VALUE with the fields "
         "of data, such as source and path",
         may_change=True,
     )
-    evaluation_options: dict = _field(
+    evaluation_options: dict = field(
         {}, "arguments of the evaluations of your own", may_change=True
     )
-    dtype: str = _field(
+    dtype: str = field(
         "float32",
         "arithmetic of the encoder and head; parameters, statistics and loss stay float32",
         among=("float32", "bfloat16"),
         parts=("encoder", "projector", "head", "towers"),
     )
-    data: Data = _group(Data, axis="data.source", table=SOURCES)
-    batch: Batching = _group(Batching)
-    augment: Augment = _group(Augment, axis="augment.recipe", table=RECIPES)
-    model: Model = _group(Model, axis="model.name", table=ENCODERS, parts=("encoder", "towers"))
-    projector: Projector = _group(
+    data: Data = group(Data, axis="data.source", table=SOURCES)
+    batch: Batching = group(Batching)
+    augment: Augment = group(Augment, axis="augment.recipe", table=RECIPES)
+    model: Model = group(Model, axis="model.name", table=ENCODERS, parts=("encoder", "towers"))
+    projector: Projector = group(
         Projector,
         axis="projector.name",
         table=PROJECTORS,
         only_for=_NOT_CLIP,
         parts=("projector",),
     )
-    text: Text = _group(Text, only_for=_CLIP)
-    topology: Topology = _group(Topology, axis="topology.name", table=TOPOLOGIES, only_for=_CLIP)
-    loss: Loss = _group(
+    text: Text = group(Text, only_for=_CLIP)
+    topology: Topology = group(Topology, axis="topology.name", table=TOPOLOGIES, only_for=_CLIP)
+    loss: Loss = group(
         Loss, axis="loss.name", table=ALL_LOSSES, only_for=_CONTRASTIVE, parts=("loss",)
     )
-    temperature: Temperature = _group(
+    temperature: Temperature = group(
         Temperature, axis="temperature.name", table=TEMPERATURES, only_for=_CONTRASTIVE
     )
-    moco: Moco = _group(Moco, axis="method", table=_BUILD)
-    optimizer: Optimizer = _group(Optimizer, axis="optimizer.name", table=OPTIMIZERS)
-    microscope: Microscope = _group(Microscope)
-    knn: Knn = _group(Knn)
-    probe: Probe = _group(Probe)
-    labels: Labels = _group(Labels)
-    finetune: Finetune = _group(Finetune)
-    zero_shot: ZeroShot = _group(ZeroShot, only_for=_CLIP)
+    moco: Moco = group(Moco, axis="method", table=_BUILD)
+    optimizer: Optimizer = group(Optimizer, axis="optimizer.name", table=OPTIMIZERS)
+    microscope: Microscope = group(Microscope)
+    knn: Knn = group(Knn)
+    probe: Probe = group(Probe)
+    labels: Labels = group(Labels)
+    finetune: Finetune = group(Finetune)
+    zero_shot: ZeroShot = group(ZeroShot, only_for=_CLIP)
 
     @property
     def loss_name(self) -> str:

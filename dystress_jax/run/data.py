@@ -11,8 +11,9 @@ from ..errors import ArgumentError, causes
 from ..files import FileError, write_json
 from ..training import checkpoint
 from ._saved import CHECKPOINTS
-from .config import Config, ConfigError, Data, arguments
+from .config import Config, ConfigError, Data
 from .fields import as_fields
+from .meaning import arguments
 from .methods import ALL_LOSSES
 from .tables import is_own, make, needed
 

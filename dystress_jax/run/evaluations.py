@@ -25,9 +25,10 @@ from ._splits import (
     validation,
     zero_shot_task,
 )
-from .config import Config, ConfigError, arguments
+from .config import Config, ConfigError
 from .experiment import EncodeImages, Experiment
 from .fields import as_fields
+from .meaning import arguments
 
 Embedded = Callable[[str], EmbeddedImages]  # of a split
 WITH_SHARE = ("linear_probe", "finetune", "few_labels")  # of the labels

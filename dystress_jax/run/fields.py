@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict, config_dict
 
 from ..errors import ArgumentError
-from .config import Config, ConfigError, Group, Meaning, Names, Table, taking
+from .config import Config, ConfigError
+from .meaning import Group, Meaning, Names, Table, taking
 
 
 def defaults() -> ConfigDict:

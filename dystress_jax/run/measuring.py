@@ -10,7 +10,7 @@ from .. import evaluation
 from ..errors import ArgumentError
 from ..evaluation import EmbeddedImages, Result, features
 from ..training import TrainState
-from .config import Config, ConfigError, arguments
+from .config import Config, ConfigError
 from .data import reporting_unreadable_images_of
 from .evaluations import (
     EVALUATIONS,
@@ -22,6 +22,7 @@ from .evaluations import (
     representation_of,
 )
 from .experiment import Experiment
+from .meaning import arguments
 
 # Arguments by which an evaluation shares with the others what is computed once.
 SHARED = ("encode", "embedded")

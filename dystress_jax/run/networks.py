@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from .. import models
 from ..data.tokenizer import Tokenizer
 from ..models import IMAGE_TOWERS, Network
-from .config import Config, ConfigError, arguments
+from .config import Config, ConfigError
 from .fields import as_fields
+from .meaning import arguments
 from .tables import is_own, make, telling
 
 SIZE_FIELD = "augment.size"  # what the networks call image_size

@@ -7,9 +7,10 @@ from typing import Any
 from .. import data
 from ..errors import ArgumentError
 from .checks import from_config_dict
-from .config import Config, ConfigError, Data, arguments
+from .config import Config, ConfigError, Data
 from .data import Sources, open_sources, with_absolute_paths
 from .fields import fields, put
+from .meaning import arguments
 from .overrides import calling_images, check_says_which
 from .tables import find
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ..methods import accepts
-from .config import OWN, Config, ConfigError, Need, arguments
+from .config import OWN, Config, ConfigError
 from .fields import Field, fields, get, put
+from .meaning import Need, arguments
 from .tables import IN_PYTHON, find, holder_of, is_ignored, is_own, needed, takes_any
 from .values import built
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ..errors import UserError, hint
-from .config import Config, ConfigError, arguments
+from .config import Config, ConfigError
 from .fields import Field, as_fields, fields, get
+from .meaning import arguments
 
 Entry = TypeVar("Entry")
 IN_PYTHON = "python:"  # how config.json names an object that was given in Python
