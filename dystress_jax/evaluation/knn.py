@@ -141,16 +141,20 @@ def _votes(
 
     One program for every k and temperature.
     """
-    classes = jnp.arange(num_classes)
 
     def vote(neighbours):
         similarity, labels = neighbours
         # The largest weight is 1, so none overflows however small the temperature.
         exponents = (similarity - similarity.max()) / temperature
         exponents = jnp.where(jnp.arange(len(exponents)) < k, exponents, -jnp.inf)
-        of_each = jnp.where(labels[:, None] == classes[None, :], exponents[:, None], -jnp.inf)
-        votes = jnp.exp(of_each).sum(axis=0) / jnp.exp(exponents).sum()
-        return votes, jax.nn.logsumexp(of_each, axis=0)
+        largest = jnp.full(num_classes, -jnp.inf, exponents.dtype).at[labels].max(exponents)
+        start = jnp.where(largest > -jnp.inf, largest, 0.0)
+        weights = jnp.stack([jnp.exp(exponents), jnp.exp(exponents - start[labels])], axis=-1)
+        # One by one: added together they would come in another order each time on a GPU.
+        add = lambda i, sums: sums.at[labels[i]].add(weights[i])
+        sums = jnp.zeros((num_classes, 2), weights.dtype)
+        votes, of_largest = jax.lax.fori_loop(0, len(labels), add, sums).T
+        return votes / jnp.exp(exponents).sum(), start + jnp.log(of_largest)
 
     return jax.lax.map(vote, (similarity, labels), batch_size=chunk_size)
 
