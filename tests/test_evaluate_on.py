@@ -443,6 +443,9 @@ def test_flags_of_other_images_are_checked():
         run.ConfigError, match=r"--on\.lim: no such field\. Did you mean --on\.limit"
     ):
         take_images(["--on.lim=3"])
+    for taken in (["--on.path", "--evaluation=knn"], ["--on.path"]):  # no flag is a value
+        with pytest.raises(run.ConfigError, match=r"^--on\.path: found no value; .*--on\.path=VA"):
+            take_images(["eval", "--on.source=folder", *taken])
     with pytest.raises(run.ConfigError, match=r"--on\.path: found 'x' without --on\.source"):
         take_images(["--path=x"])
     with pytest.raises(run.ConfigError, match=r"--on\.limit: found 5 without --on\.source"):

@@ -121,6 +121,10 @@ def read(*arguments):
         (["--over.temperature.tua=1"], "Did you mean config.temperature.tau"),
         (["--over.batch_size=32,x"], "config.batch_size: found 'x'; allowed: a whole number"),
         (["--over.batch_size"], "--over.batch_size: found no value"),
+        (
+            ["--over.batch_size", "--seeds=3"],
+            "--over.batch_size: .*: --over.batch_size=VALUE,VALUE",
+        ),
         (["--over.batch_size=32,32"], "--over.batch_size: found a value twice"),
         (["--over.batch_size=32,64", "--config.batch_size=16"], "allowed: one of the two"),
         (["--over.batch_size=1,64"], "config.batch_size: found 1; allowed: >= 2"),

@@ -26,6 +26,7 @@ from ..errors import end_with_the_pipe
 from ..files import write_text
 from ..run import ENDS, cli, compiled_programs, config_files
 from ..run.checks import put_back
+from ..run.command_line import words
 from ..run.fields import fields
 from ..run.overrides import changed_by
 from ..run.relevance import useless
@@ -115,13 +116,8 @@ def flags_of(one: run.Combination, workdir: pathlib.Path, given: Sequence[str]) 
     """
     dropped = {*WITH_VALUE[1:], "print", "noprint"}
     dropped |= {f"config.{name}" for name in (*one.changes, *useless(one.config))}
-    kept, rest = [], iter(given)
-    for argument in rest:
-        name, equals, _ = argument.lstrip("-").partition("=")
-        if name in WITH_VALUE and not equals:
-            argument = f"{argument}={next(rest, '')}"
-        if name not in dropped:
-            kept.append(argument)
+    of_all = words(given, WITH_VALUE.__contains__)
+    kept = [word.text for word in of_all if word.flag not in dropped]
     is_field = {field.name for field in fields()}
     said = lambda name, value: str(value) if name in is_field else repr(value)
     changes = [f"--config.{name}={said(name, value)}" for name, value in one.changes.items()]

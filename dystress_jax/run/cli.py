@@ -18,6 +18,7 @@ from ..errors import UserError, end_with_the_pipe, hint
 from ..training import processes
 from . import compiled_programs
 from .checks import from_config_dict, put_back
+from .command_line import words
 from .config import Config, ConfigError
 from .fields import Field, fields
 from .overrides import (
@@ -35,8 +36,6 @@ from .values import meant
 _PREFIXES = {"on": "eval and dystress embed", "over": "sweep"}  # of flags of some commands
 _TOLD = (UserError, flags.Error)
 _HELP = ("-h", "-help", "--help", "--helpfull", "--helpshort")
-CACHE_BYTES = 2 * 2**30
-CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
 class Command:
@@ -269,16 +268,10 @@ def in_full(arguments: list[str], short: Mapping[str, str]) -> list[str]:
         >>> in_full(["eval", "--seeds=3", "--x", "1"], {"seeds": "labels.seeds"})
         ['eval', '--config.labels.seeds=3', '--x', '1']
     """
-    found, rest = [], iter(arguments)
-    for argument in rest:
-        flag, equals, value = argument.partition("=")
-        field = short.get(flag.lstrip("-")) if flag.startswith("-") else None
-        if field is not None:
-            if not equals and (value := next(rest, None)) is None:
-                raise ConfigError(f"{flag}: found no value; allowed: {flag}=VALUE.")
-            argument = f"--config.{field}={value}"
-        found.append(argument)
-    return found
+    return [
+        f"--config.{short[word.flag]}={word.value}" if word.flag in short else word.text
+        for word in words(arguments, short.__contains__)
+    ]
 
 
 def directory(workdir: str | pathlib.Path) -> pathlib.Path:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_flags
 from ..errors import causes, hint
 from ..files import near
 from ._saved import SETTINGS_FILE, read_config
+from .command_line import words
 from .config import ConfigError
 from .fields import to_config_dict
 
@@ -28,18 +29,17 @@ def find(arguments: list[str]) -> list[str]:
         ConfigError: there is no such file, with those that there are, or what a config file is.
     """
     program, *others = arguments
-    files, found, rest = [], [], iter(others)
-    for argument in rest:
-        flag, equals, value = argument.partition("=")
-        if flag in ("--config", "-config"):
-            name, colon, of_file = (value if equals else next(rest, "")).partition(":")
+    files, found = [], []
+    for text, flag, value in words(others, {"config"}.__contains__, value="NAME_OR_FILE"):
+        if flag == "config" and value is not None:
+            name, colon, of_file = value.partition(":")
             file = _config_file(name)
             if files or (colon and file.name == SETTINGS_FILE):
                 found_there = f"{name}{colon}{of_file}" if colon else f"a second one, {name}"
                 raise ConfigError(f"--config: found {found_there}; allowed: one name, file or run.")
             files.append(f"--config={file}{colon}{of_file}")
         else:
-            found.append(argument)
+            found.append(text)
     return [program, *files, *found]
 
 

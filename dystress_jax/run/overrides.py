@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from .checks import from_config_dict
+from .command_line import words
 from .config import Config, ConfigError
 from .fields import Field, fields, groups
 from .values import takes, unknown
@@ -27,17 +28,8 @@ def joined(arguments: Iterable[str]) -> list[str]:
     """
     known = {f"config.{field.name}" for field in fields() if field.takes[0] is not bool}
     options = tuple(f"config.{field.name}." for field in fields() if field.takes == (dict,))
-    found, rest = [], iter(arguments)
-    for argument in rest:
-        name = argument.lstrip("-")
-        has_none = name in known or (name.startswith(options) and "=" not in name)
-        if argument.startswith("-") and has_none:
-            value = next(rest, "--")
-            if value.startswith("--"):
-                raise ConfigError(f"{name}: found no value; allowed: --{name}=VALUE.")
-            argument = f"{argument}={value}"
-        found.append(argument)
-    return found
+    takes_value = lambda flag: flag in known or flag.startswith(options)
+    return [word.text for word in words(arguments, takes_value)]
 
 
 def check_overrides(arguments: Iterable[str]) -> list[str]:
@@ -58,24 +50,23 @@ def check_overrides(arguments: Iterable[str]) -> list[str]:
     """
     named = {field.name: field for field in fields()}
     found = []
-    for argument in arguments:
-        name, equals, value = argument.lstrip("-").partition("=")
-        if not argument.startswith("-") or not name.startswith("config."):
+    for _, name, value in words(arguments):
+        if not name.startswith("config."):
             continue
-        field = name.removeprefix("config.")
+        field, said = name.removeprefix("config."), value or ""
         if field in groups():
             first = next(name for name in named if name.startswith(f"{field}."))
             raise ConfigError(
-                f"{name}: found {value!r} for a group of fields; allowed: one of them, such as "
+                f"{name}: found {said!r} for a group of fields; allowed: one of them, such as "
                 f"config.{first}."
             )
         if field not in named:
             raise ConfigError(unknown(name, [f"config.{f}" for f in [*groups(), *named]]))
         if named[field].takes == (dict,):
             raise ConfigError(
-                f"{name}: found {value!r}; allowed: one option at a time, --{name}.NAME=VALUE."
+                f"{name}: found {said!r}; allowed: one option at a time, --{name}.NAME=VALUE."
             )
-        if equals and not _reads_as(value, named[field]):
+        if value is not None and not _reads_as(value, named[field]):
             raise ConfigError(f"{name}: found {value!r}; allowed: {takes(named[field])}.")
         found.append(field)
     return found
@@ -155,15 +146,12 @@ def take_options(arguments: Iterable[str]) -> tuple[list[str], dict[str, dict[st
     """
     holders = [field.name for field in fields() if field.takes == (dict,)]
     others, options = [], {}
-    for argument in arguments:
-        name, equals, value = argument.lstrip("-").partition("=")
-        name = name.removeprefix("config.") if name.startswith("config.") else ""
-        holder = next((h for h in holders if name.startswith(f"{h}.")), None)
-        if not argument.startswith("-") or holder is None:
-            others.append(argument)
-        elif not equals:
-            full = f"config.{name}"
-            raise ConfigError(f"{full}: found no value; allowed: --{full}=VALUE.")
+    is_option = tuple(f"config.{holder}." for holder in holders)
+    for text, flag, value in words(arguments, lambda flag: flag.startswith(is_option)):
+        name = flag.removeprefix("config.")
+        holder = next((h for h in holders if flag.startswith(f"config.{h}.")), None)
+        if holder is None or value is None:
+            others.append(text)
         else:
             *outer, last = name.removeprefix(f"{holder}.").split(".")
             place = options.setdefault(holder, {})
@@ -189,17 +177,17 @@ def take_from_absl(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]
     """
     named = {f"config.{field.name}": field for field in fields()}
     others, found = [], {}
-    for argument in arguments:
-        name, equals, value = argument.lstrip("-").partition("=")
-        field = named.get(name) if argument.startswith("-") and equals else None
-        if field is not None and (field.may_be_several or field.takes_names):
+    for text, flag, value in words(arguments):
+        field = named.get(flag)
+        if field is None or value is None:
+            others.append(text)
+        elif field.may_be_several or field.takes_names:
             found[field.name] = _several(value, field)
-        elif field is not None and _is_none(value, field):
+        elif _is_none(value, field):
             found[field.name] = None
         else:
-            if argument.startswith("-") and name in named:
-                found.pop(named[name].name, None)  # the last of several flags counts
-            others.append(argument)
+            found.pop(field.name, None)  # the last of several flags counts
+            others.append(text)
     return others, found
 
 
@@ -228,16 +216,14 @@ def take_varied(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[Any
         (['sweep', '--config.seed=3'], {'temperature.tau': [0.1, 0.2]})
     """
     named = {field.name: field for field in fields()}
-    others, found, rest = [], {}, iter(arguments)
-    for argument in rest:
-        flagged, equals, text = argument.lstrip("-").partition("=")
-        if not argument.startswith("-") or not flagged.startswith("over."):
-            others.append(argument)
+    others, found = [], {}
+    is_varied = lambda flag: flag.startswith("over.")
+    for text, flag, several in words(arguments, is_varied, value="VALUE,VALUE"):
+        if not is_varied(flag) or several is None:
+            others.append(text)
             continue
-        if not equals and (text := next(rest, None)) is None:
-            raise ConfigError(f"--{flagged}: found no value; allowed: --{flagged}=VALUE,VALUE.")
-        name = flagged.removeprefix("over.")
-        for part in map(str.strip, _apart(text)):
+        name = flag.removeprefix("over.")
+        for part in map(str.strip, _apart(several)):
             of_field, _ = take_options([f"--config.{name}={part}"])
             check_overrides(of_field)
             found.setdefault(name, []).append(_typed(part, named[name] if of_field else None))
@@ -327,16 +313,13 @@ def take_images(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         (['eval', '--k=1'], {'source': 'folder', 'limit': 50})
     """
     named = {field.last: field for field in fields() if field.name.startswith("data.")}
-    others, found, rest = [], {}, iter(arguments)
-    for argument in rest:
-        flagged, equals, value = argument.lstrip("-").partition("=")
-        name = flagged.removeprefix("on.")
-        is_images = name != flagged or name.partition(".")[0] in named
-        if not argument.startswith("-") or not is_images:
-            others.append(argument)
+    others, found = [], {}
+    is_images = lambda flag: flag.startswith("on.") or flag.partition(".")[0] in named
+    for text, flag, value in words(arguments, is_images):
+        if not is_images(flag) or value is None:
+            others.append(text)
             continue
-        if not equals and (value := next(rest, None)) is None:
-            raise ConfigError(f"--{flagged}: found no value; allowed: --{flagged}=VALUE.")
+        name = flag.removeprefix("on.")
         holder, _, option = name.partition(".")
         with calling_images("on"):
             if option and holder in named and named[holder].takes == (dict,):
