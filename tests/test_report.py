@@ -369,6 +369,25 @@ def test_runs_that_differ_in_their_seed_only_are_one_line_and_a_band(tmp_path):
     assert single.line_color == _charts.inks(runs)[2][0] == _charts.COLOURS[1]
 
 
+def test_a_seed_that_has_diverged_ends_no_curve_of_the_others():
+    def of(seed, steps, level, **changes):
+        curve = CurveOverSteps(np.array(steps), np.full(len(steps), level))
+        return Run(f"r{seed}", "", {"seed": seed}, {"loss": curve}, **changes)
+
+    ten, seven = range(10, 101, 10), range(7, 101, 7)  # of seeds that are logged at other steps
+    gone = of(2, [10, 20, 30], 9.0, ended=False, diverged=True)
+    [chart] = _curves.curves([of(0, ten, 1.0), of(1, seven, 2.0), gone])
+    left_out = "r0 and 2 more seeds: from 1.5 to 1.5 (left out: 1 that has not ended)"
+    assert chart.about == f"loss over the steps. {left_out}."
+    mean = chart.figure.renderers[1].data_source.data
+    assert (min(mean["x"]), max(mean["x"])) == (10, 98)
+    assert set(mean["x"]) == {step for step in (*ten, *seven) if 10 <= step <= 98}
+    # As long as none has ended, all are drawn as far as they have come.
+    [chart] = _curves.curves([of(0, ten, 1.0, ended=False), gone])
+    assert chart.about.endswith("from 5 to 5.")
+    assert max(chart.figure.renderers[1].data_source.data["x"]) == 30
+
+
 def of_group(name, tau, accuracies, **changes):
     """Runs of other seeds each, of one temperature, which may depend on s."""
     edges = np.linspace(-1, 1, BINS + 1)

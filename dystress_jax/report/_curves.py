@@ -32,7 +32,8 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
     for name, title in CURVES.items():
         made, keys, told = None, [], []
         for group in groups:
-            found = [run.curves[name] for run in group.seeds if name in run.curves]
+            seeds, without = _drawn(group)
+            found = [run.curves[name] for run in seeds if name in run.curves]
             if not found:
                 continue
             steps, values = together(found)
@@ -41,8 +42,8 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
             made = made or plain(x="step", y="")
             ink = inks_of[group.runs[0]]
             mean = _with_band(made, steps, values, ink, group)
-            keys.append(Key(group.name, *ink))
-            told.append(f"{group.name}: from {mean[0]:.3g} to {mean[-1]:.3g}")
+            keys.append(Key(f"{group.name}{without}", *ink))
+            told.append(f"{group.name}: from {mean[0]:.3g} to {mean[-1]:.3g}{without}")
         if made is not None:
             about = f"{title} over the steps. {'; '.join(told)}."
             charts.append(
@@ -66,22 +67,35 @@ def _with_band(
     return mean
 
 
+def _drawn(group: Group) -> tuple[list[Run], str]:
+    """The seeds whose curves are drawn, and words about the others.
+
+    Those that have come to their end, if one has: a mean over others would end where the first of
+    them stopped.
+    """
+    ended = [run for run in group.seeds if run.ended]
+    left_out = len(group.seeds) - len(ended)
+    if not ended or not left_out:
+        return list(group.seeds), ""
+    return ended, f" (left out: {left_out} that {'has' if left_out == 1 else 'have'} not ended)"
+
+
 def together(
     found: Sequence[CurveOverSteps],
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "seeds n"]]:
-    """Curves at the steps that all of them have.
+    """Curves at all steps where each is known; between its own steps one is a straight line.
 
     Example:
         >>> from dystress_jax.report._run import CurveOverSteps
-        >>> a = CurveOverSteps(np.array([1, 2, 3]), np.array([5.0, 6.0, 7.0]))
-        >>> steps, values = together([a, CurveOverSteps(np.array([2, 3]), np.array([8.0, 9.0]))])
+        >>> a = CurveOverSteps(np.array([1, 3, 5]), np.array([5.0, 6.0, 7.0]))
+        >>> steps, values = together([a, CurveOverSteps(np.array([2, 5]), np.array([8.0, 9.5]))])
         >>> steps.tolist(), values.tolist()
-        ([2, 3], [[6.0, 7.0], [8.0, 9.0]])
+        ([2, 3, 5], [[5.5, 6.0, 7.0], [8.0, 8.5, 9.5]])
     """
-    steps = found[0].steps
-    for curve in found[1:]:
-        steps = np.intersect1d(steps, curve.steps)
-    return steps, np.stack([c.values[np.isin(c.steps, steps)] for c in found])
+    first, last = max(c.steps[0] for c in found), min(c.steps[-1] for c in found)
+    steps = np.unique(np.concatenate([curve.steps for curve in found]))
+    steps = steps[(steps >= first) & (steps <= last)]
+    return steps, np.stack([np.interp(steps, curve.steps, curve.values) for curve in found])
 
 
 OVER_TIME = {
@@ -119,7 +133,7 @@ def over_time(runs: Sequence[Run]) -> list[Chart]:
         keys: dict[str, Key] = {}
         for group in groups:
             for number, (scalar, label) in enumerate(lines.items()):
-                found = [curve for run in group.seeds if (curve := _of_records(run, scalar))]
+                found = [curve for run in _drawn(group)[0] if (curve := _of_records(run, scalar))]
                 if not found:
                     continue
                 steps, values = together(found)
