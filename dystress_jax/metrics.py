@@ -378,18 +378,19 @@ def pair_statistics(
          'negative_tau': 0.1}
     """
     n = min(view_a.shape[0], max_anchors)
-    anchors = at_least_float32(view_a[:n])
-    values = similarity(anchors, at_least_float32(view_b[:n]))
-    positive, others = jnp.eye(n) / n, values
-    group = jnp.arange(n) if groups is None else groups[:n]
-    apart = jnp.where(group[:, None] == group[None, :], 0.0, 1.0)
-    negative = apart / jnp.sum(apart)
-    if negatives is not None:
-        others = similarity(anchors, at_least_float32(negatives[:max_anchors]))
-        negative = jnp.full(others.shape, 1 / others.size)
+    a, b = (similarity.project(at_least_float32(view[:n])) for view in (view_a, view_b))
+    positive = similarity.paired(a, b)
+    if negatives is None:
+        negative = similarity.between(a, b)
+        group = jnp.arange(n) if groups is None else groups[:n]
+        apart = group[:, None] != group[None, :]
+    else:
+        further = similarity.project(at_least_float32(negatives[:max_anchors]))
+        negative, apart = similarity.between(a, further), None
+    mean_of_negatives = functools.partial(jnp.mean, where=apart)
     similarities = {
-        "positive_similarity": jnp.sum(positive * values),
-        "negative_similarity": jnp.sum(negative * others),
+        "positive_similarity": jnp.mean(positive),
+        "negative_similarity": mean_of_negatives(negative),
     }
     if temperature is None:
         return similarities
@@ -399,11 +400,11 @@ def pair_statistics(
     def tau(part, values):
         if part.is_per_anchor:
             part = jax.tree.map(lambda leaf: leaf[:n], part)
-        return part(similarity.as_cosine(values))
+        return jnp.broadcast_to(part(similarity.as_cosine(values)), values.shape)
 
     return similarities | {
-        "positive_tau": jnp.sum(positive * tau(temperature.for_positives, values)),
-        "negative_tau": jnp.sum(negative * tau(temperature.for_negatives, others)),
+        "positive_tau": jnp.mean(tau(temperature.for_positives, positive)),
+        "negative_tau": mean_of_negatives(tau(temperature.for_negatives, negative)),
     }
 
 

@@ -227,6 +227,10 @@ def test_impossible_knn_settings_are_refused():
     bank, labels = random_features(5)
     with pytest.raises(ValueError, match="k: found 0; allowed: at least 1"):
         votes(bank, bank, labels, k=0, num_classes=6)
+    with pytest.raises(ArgumentError, match=r"^temperature: found 0\.0; allowed: "):
+        votes(bank, bank, labels, k=1, temperature=0.0, num_classes=6)
+    with pytest.raises(ArgumentError, match=r"^k: found -1; allowed: at least 1"):
+        evaluation.nearest_neighbours(jnp.array(bank), jnp.array(bank), k=-1)
     with pytest.raises(ValueError, match="bank: found no features"):
         votes(bank, bank[:0], labels[:0], num_classes=6)
     source = image_source(8)
@@ -471,6 +475,19 @@ def test_lbfgs_of_half_precision_is_that_of_its_numbers():
     half = jnp.asarray(x, jnp.float16)
     fit = lambda x: evaluation.fit_lbfgs(x, jnp.array(y), jnp.array([0.1]), num_classes=6)
     np.testing.assert_array_equal(fit(half).kernel, fit(half.astype(jnp.float32)).kernel)
+
+
+def test_lbfgs_leaves_unlabelled_rows_out_and_refuses_what_has_no_end():
+    x, y = random_features(50)
+    fit = functools.partial(evaluation.fit_lbfgs, num_classes=6)
+    some = np.arange(50) % 4 > 0
+    hidden = fit(jnp.array(x), jnp.array(np.where(some, y, -1)), jnp.array([0.1]))
+    few = fit(jnp.array(x[some]), jnp.array(y[some]), jnp.array([0.1]))
+    for a, b in zip(hidden, few, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    for l2, steps, told in (([0.1, 0.0], 9, "l2: found .*0"), ([0.1], 0, "max_steps: found 0")):
+        with pytest.raises(ArgumentError, match=f"^{told}.*; allowed: "):
+            fit(jnp.array(x), jnp.array(y), jnp.array(l2), max_steps=steps)
 
 
 def test_lbfgs_keeps_the_precision_of_the_features_with_wide_numbers_on():

@@ -272,6 +272,18 @@ def test_pair_statistics_of_groups_leave_out_who_belongs_together():
     assert np.isfinite(found["positive_tau"])
 
 
+def test_a_temperature_that_is_nan_for_other_pairs_is_known_for_its_own():
+    views = jnp.eye(4), jnp.eye(4)
+    of_positives_alone = lambda s: jnp.where(s > 0.5, 0.2, jnp.nan)
+    found = metrics.pair_statistics(*views, temperature=of_positives_alone)
+    assert float(found["positive_tau"]) == pytest.approx(0.2)
+    assert np.isnan(found["negative_tau"])
+    of_negatives_alone = lambda s: jnp.where(s < 0.5, 0.3, jnp.nan)
+    found = metrics.pair_statistics(*views, temperature=of_negatives_alone)
+    assert float(found["negative_tau"]) == pytest.approx(0.3)
+    assert np.isnan(found["positive_tau"])
+
+
 def test_pair_statistics_takes_a_temperature_per_anchor():
     taus = jnp.linspace(0.1, 0.5, 602)
     result = metrics.pair_statistics(jnp.float32(X), jnp.float32(Y), temperature=taus)

@@ -255,6 +255,7 @@ def test_a_schedule_by_the_epoch_is_pytorchs_between_epochs_and_rises_by_the_ste
         (lambda: optim.warmup_cosine(1.0, total_steps=0), "found 0 in a run of 0 steps"),
         (lambda: optim.warmup_cosine(1.0, total_steps=5, warmup_steps=-1), "found -1 in a run"),
         (lambda: optim.warmup_cosine(1.0, total_steps=5, interval=0), "interval: found 0; allowed"),
+        (lambda: optim.every(0, lambda step: step), "interval: found 0; allowed"),
     ],
 )
 def test_errors_say_what_was_found_and_what_is_allowed(call, message):

@@ -83,6 +83,7 @@ def open_tfds(
     def as_source(split: str) -> Source:
         stored = _data_source(builder, split)
         place = f"of {split} of {builder.info.full_name}"
+        of_files = _holds_files(builder)
 
         def example(row: int) -> tuple[Any, int]:
             found = stored[row]
@@ -96,7 +97,7 @@ def open_tfds(
 
         def read_whole(row):
             image, known = example(row)
-            if _holds_files(builder):
+            if of_files:
                 picture, extent = decoded(read_whole_image, image, row)
             else:
                 picture, extent = on_canvas(image, image_size)
@@ -104,7 +105,7 @@ def open_tfds(
 
         def read_one(row):
             image, known = example(row)
-            if not _holds_files(builder):
+            if not of_files:
                 return fit_array(image, image_size), known
             image = decoded(read_image, image, row)
             if image.shape != image_shape:
@@ -124,7 +125,7 @@ def open_tfds(
             captions=texts(split),
         )
         stamp = lambda: stamp_of_files(_record_files(builder, split))
-        source = dataclasses.replace(source, stamp=stamp, of_files=_holds_files(builder))
+        source = dataclasses.replace(source, stamp=stamp, of_files=of_files)
         return leave_out_unreadable(source) if on_error == "skip" else source
 
     def fits(split: str) -> bool:

@@ -1,7 +1,5 @@
 """A picture of what texts find: each caption, its own image, and the most similar ones."""
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
@@ -50,6 +48,9 @@ def retrieval_grid(embedded: EmbeddedImages, *, rows: int = 12, columns: int = 8
     """
     encoder, source, images = embedded
     captions = data.list_captions(source)
+    texts_of: dict[int, set[str]] = {}
+    for text, owner in zip(captions.texts, captions.owner, strict=True):
+        texts_of.setdefault(int(owner), set()).add(text)
     count = min(rows, len(captions.texts))
     chosen = np.arange(count) * len(captions.texts) // count
     texts = encoder.embed_texts([captions.texts[i] for i in chosen])
@@ -64,13 +65,9 @@ def retrieval_grid(embedded: EmbeddedImages, *, rows: int = 12, columns: int = 8
         _paste(canvas, draw, source, owner, LABEL, top, "grey")
         for column, position in enumerate(found):
             left = LABEL + step + 2 * GAP + column * step
-            colour = "green" if captions.texts[number] in _texts(source, int(position)) else None
+            colour = "green" if captions.texts[number] in texts_of[int(position)] else None
             _paste(canvas, draw, source, int(position), left, top, colour)
     return canvas
-
-
-def _texts(source: data.Source, position: int) -> Sequence[str]:
-    return source[position].get("captions", ())
 
 
 def _paste(

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .. import data
 from .._placement import of_whole_arrays
-from ..errors import ArgumentError
+from ..errors import ArgumentError, at_least_one
 from ..similarities import at_least_float32, normalize
 from ..temperatures import check_positive
 from ._result import Result, accuracies
@@ -63,8 +63,6 @@ def knn_votes(
     References:
         Wu et al., [arXiv 1805.01978](https://arxiv.org/abs/1805.01978), section 3.4, where k = 200.
     """
-    if k < 1:
-        raise ArgumentError("k", f"found {k}; allowed: at least 1 neighbour.")
     check_positive("temperature", temperature)
     near = nearest_neighbours(queries, bank, k=k, chunk_size=chunk_size)
     votes, _ = _votes(
@@ -109,13 +107,14 @@ def nearest_neighbours(
             least 1.
 
     Raises:
-        ArgumentError: the bank is empty.
+        ArgumentError: the bank is empty, or k or chunk_size is below 1.
 
     Example:
         >>> bank = jnp.array([[0.0, 1.0], [1.0, 0.0], [0.8, 0.6]])
         >>> nearest_neighbours(jnp.array([[2.0, 0.0]]), bank, k=2).position.tolist()
         [[1, 2]]
     """
+    at_least_one(k=k, chunk_size=chunk_size)
     if not len(bank):
         raise ArgumentError("bank", "found no features; allowed: at least one to compare with.")
     bank, queries = (normalize(at_least_float32(x)) for x in (bank, queries))

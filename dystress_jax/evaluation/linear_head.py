@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 from .. import augment, data, sharding
 from ..errors import at_least_one
 from ..similarities import at_least_float32
+from ..temperatures import check_positive
 from ._label_batches import label_batches
 
 LBFGS_STEPS = 1000  # for each candidate
@@ -230,7 +231,7 @@ def fit_lbfgs(
 
     Args:
         features: of the training images.
-        labels: of the training images, in [0, num_classes).
+        labels: of the training images, in [0, num_classes); -1 does not count.
         l2: the strengths, each > 0; the offset is not regularised.
         num_classes: at least 1.
         max_steps: of L-BFGS for each candidate, at least 1.
@@ -241,6 +242,9 @@ def fit_lbfgs(
         One classifier for each strength; one that has not come to the tolerance after `max_steps`
         is as it was left.
 
+    Raises:
+        ArgumentError: max_steps is below 1, or a strength is not above 0.
+
     Example:
         >>> x, y = jnp.array([[-1.0], [1.0]]), jnp.array([0, 1])
         >>> head = fit_lbfgs(x, y, jnp.array([0.1, 0.01]), num_classes=2)
@@ -248,6 +252,8 @@ def fit_lbfgs(
         Array([[0, 1],
                [0, 1]], dtype=int32)
     """
+    at_least_one(max_steps=max_steps)
+    check_positive("l2", l2)
     return solve_lbfgs(
         features, labels, l2, num_classes=num_classes, max_steps=max_steps, tolerance=tolerance
     ).head
@@ -283,9 +289,9 @@ def solve_lbfgs(
     def fit(start, strength):
         def objective(head):
             entropy = optax.losses.softmax_cross_entropy_with_integer_labels(
-                head(features)[0], labels
+                head(features)[0], jnp.maximum(labels, 0)
             )
-            return entropy.mean() + strength / 2 * jnp.sum(head.kernel**2)
+            return jnp.mean(entropy, where=labels >= 0) + strength / 2 * jnp.sum(head.kernel**2)
 
         value_and_grad = optax.value_and_grad_from_state(objective)
 

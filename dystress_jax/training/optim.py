@@ -341,7 +341,6 @@ def warmup_cosine(
             f"found {warmup_steps} in a run of {total_steps} steps; allowed: fewer than the run "
             "has, so that the cosine has a step left.",
         )
-    at_least_one(interval=interval)
     if warmup_steps == 0:
         schedule = optax.cosine_decay_schedule(peak, total_steps, alpha=final / peak)
     else:
@@ -358,9 +357,13 @@ def every(interval: int, schedule: Schedule, *, start: int = 0) -> Schedule:
         schedule: of the step.
         start: a step, at least 0; the value before it is the one at it.
 
+    Raises:
+        ArgumentError: interval is below 1.
+
     Example:
         >>> by_epoch = every(10, lambda step: step)
         >>> [int(by_epoch(step)) for step in (0, 9, 10, 25)]
         [0, 0, 10, 20]
     """
+    at_least_one(interval=interval)
     return lambda step: schedule(jnp.maximum(step // interval * interval, start))

@@ -170,7 +170,7 @@ def gradcache(
         whole, rows = sharding.replicated(mesh), sharding.split_rows(mesh)
     parts_of = jax.jit(functools.partial(cut, micro_batches=micro_batches), out_shardings=rows)
     embed = jax.jit(embed, out_shardings=mesh and (rows, whole))
-    found = Gradient._make([whole] * 5 + [rows])
+    found = Gradient._make([whole] * 5 + [rows])  # the points alone are split
     contrast = jax.jit(contrast, out_shardings=mesh and (found, rows))
     add_gradient = functools.partial(_add_gradient, method)
     add_gradient = jax.jit(add_gradient, out_shardings=whole, donate_argnums=0)
