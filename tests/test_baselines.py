@@ -164,7 +164,7 @@ def test_balanced_accuracy_is_that_of_scikit_learn():
     # A class that is not in the test set counts nothing.
     scores = jnp.float32(rng.normal(size=(30, 4)))
     seen = rng.integers(0, 3, 30)
-    top1, _ = evaluation._result.accuracies(scores, jnp.int32(seen))
+    (top1, _), _ = evaluation._result.classified(scores, jnp.int32(seen), tuple("abcd"))
     kept = np.asarray(scores.argmax(axis=1))
     shares = [np.mean(kept[seen == c] == c) for c in range(3)]
     assert top1.balanced == pytest.approx(np.mean(shares))

@@ -3,13 +3,13 @@
 import functools
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._placement import of_whole_arrays
 from ..errors import at_least_one, look_up
@@ -114,20 +114,29 @@ class Result(NamedTuple):
         return found | ({"notes": list(self.notes)} if self.notes else {})
 
 
-def accuracies(scores: Float[Array, "n classes"], labels: Int[Array, " n"]) -> tuple[Row, Row]:
-    """The rows `top1`, with its balanced accuracy, and `top5` of classification.
+def classified(
+    scores: Float[ArrayLike, "n classes"],
+    labels: Int[ArrayLike, " n"],
+    class_names: Sequence[str],
+    *,
+    of: str = "",
+) -> tuple[tuple[Row, Row], Confusion]:
+    """The rows `top1`, with its balanced accuracy, and `top5`, and what is taken for what.
 
     Args:
         scores: as for `top_accuracy`.
         labels: in [0, classes).
+        class_names: a name for each class.
+        of: of which measurement the confusion is, where there are several.
     """
+    scores, labels = jnp.asarray(scores), jnp.asarray(labels)
     top1, top5 = (float(top_accuracy(scores, labels, top=top)) for top in (1, 5))
-    names = tuple(map(str, range(scores.shape[1])))
     predicted = np.asarray(jnp.argmax(scores, axis=1))
-    balanced = confusion(predicted, np.asarray(labels), names).balanced()
-    balanced = float("nan") if math.isnan(top1) else balanced
-    note = f"always, of {len(names)} classes" if len(names) <= 5 and top5 == 1 else ""
-    return Row("top1", top1, balanced=balanced), Row("top5", top5, note=note)
+    found = confusion(predicted, np.asarray(labels), class_names, of=of)
+    balanced = float("nan") if math.isnan(top1) else found.balanced()
+    classes = len(class_names)
+    note = f"always, of {classes} classes" if classes <= 5 and top5 == 1 else ""
+    return (Row("top1", top1, balanced=balanced), Row("top5", top5, note=note)), found
 
 
 @of_whole_arrays

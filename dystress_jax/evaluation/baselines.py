@@ -10,8 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from .. import data
-from ._result import Result, accuracies
-from .confusion import confusion
+from ._result import Result, classified
 from .features import Encode, check_classes, encode_source
 from .knn import Labelled, scores_of_each
 
@@ -72,20 +71,20 @@ def evaluate_baselines(
         1.0
     """
     num_classes = check_classes(train, test)
-    rows, by_k, used, per_class = [], {}, {}, {}
-    for name, (bank, queries) in _features(untrained, train, test, mesh, batch_size).items():
-        found, by_class = {}, {}
+    rows, by_k, per_class = [], {}, {}
+    features = _features(untrained, train, test, mesh, batch_size)
+    for name, (bank, queries) in features.items():
+        top1, found = {}, {}
         for k_used, _, scores in scores_of_each(
             bank, queries, ks=k, temperatures=(temperature,), num_classes=num_classes
         ):
-            found[k_used], _ = accuracies(scores, jnp.asarray(queries.labels))
-            predicted = np.asarray(scores.argmax(axis=1))
-            by_class[k_used] = confusion(predicted, queries.labels, test.class_names).by_class()
-        best = max(found, key=lambda k: found[k].value)
-        rows.append(found[best]._replace(name=f"{name}_top1", note=f"k {best:,}"))
-        per_class[rows[-1].name] = by_class[best]
-        by_k[name] = {str(k): row.value for k, row in found.items()}
-        used = {"bank_images": len(bank.labels), "test_images": len(queries.labels)}
+            (top1[k_used], _), found[k_used] = classified(scores, queries.labels, test.class_names)
+        best = max(top1, key=lambda k: top1[k].value)
+        rows.append(top1[best]._replace(name=f"{name}_top1", note=f"k {best:,}"))
+        per_class[rows[-1].name] = found[best].by_class()
+        by_k[name] = {str(k): row.value for k, row in top1.items()}
+    bank, queries = features["untrained"]
+    used = {"bank_images": len(bank.labels), "test_images": len(queries.labels)}
     protocol: dict[str, Any] = {
         "evaluation": "baselines",
         "k": list(k),

@@ -26,8 +26,8 @@ from ._draws import (
 )
 from ._finetune_fit import Trained, View, classify, make_fit
 from ._finetune_settings import Finetuning
-from ._result import Result, Row, accuracies
-from .confusion import Confusion, confusion, unseen_classes
+from ._result import Result, Row, classified
+from .confusion import Confusion, unseen_classes
 from .features import NotFiniteError, check_classes, encode_source
 from .linear_head import Progress
 
@@ -140,8 +140,8 @@ def evaluate_finetune(
                 f"found {settings.learning_rate}, with which the network has diverged; "
                 "allowed: a smaller one.",
             ) from error
-        found = confusion(scores.argmax(axis=1), y, test.class_names)
-        return of_share(fraction, accuracies(jnp.asarray(scores), jnp.asarray(y))), found
+        rows, found = classified(scores, y, test.class_names)
+        return of_share(fraction, rows), found
 
     by_seed, first = measure_by_seed(measure, fractions, seeds, named=labels_of)
     protocol = {

@@ -16,8 +16,8 @@ from .._placement import of_whole_arrays
 from ..errors import ArgumentError, at_least_one
 from ..similarities import at_least_float32, normalize
 from ..temperatures import check_positive
-from ._result import Result, accuracies
-from .confusion import confusion, one_of, unseen_classes
+from ._result import Result, classified
+from .confusion import one_of, unseen_classes
 from .features import Encode, check_classes, encode_source
 
 
@@ -262,12 +262,11 @@ def evaluate_knn(
     for k_used, t, scores in scores_of_each(
         bank, queries, ks=used, temperatures=temperatures, num_classes=num_classes
     ):
-        top1, top5 = accuracies(scores, jnp.asarray(queries.labels))
+        of = one_of((used, f"k {k_used}"), (temperatures, f"temperature {t:g}"))
+        (top1, top5), found = classified(scores, queries.labels, test.class_names, of=of)
         named = (top1._replace(note=f"k {k_used:,}"), top5)
         if first is None:
-            predicted = np.asarray(scores.argmax(axis=1))
-            of = one_of((used, f"k {k_used}"), (temperatures, f"temperature {t:g}"))
-            first = confusion(predicted, queries.labels, test.class_names, of=of)
+            first = found
         else:
             of = f"_k{k_used}" if len(used) > 1 else ""
             of += f"_t{t:g}" if len(temperatures) > 1 else ""

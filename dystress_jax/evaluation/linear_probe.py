@@ -23,8 +23,8 @@ from ._draws import (
     with_known_labels,
     with_share_of_labels,
 )
-from ._result import Result, Row, accuracies, top_accuracy
-from .confusion import Confusion, confusion, unseen_classes
+from ._result import Result, Row, classified, top_accuracy
+from .confusion import Confusion, unseen_classes
 from .features import Encode, check_classes, encode_source
 from .linear_head import (
     EncodeView,
@@ -180,8 +180,8 @@ def evaluate_linear_probe(
                 **({"batch_size": batch} if solver == "sgd" else {}),
             }
         )
-        found = confusion(np.asarray(scores.argmax(axis=1)), np.asarray(y), test.class_names)
-        return of_share(fraction, accuracies(scores, y)), found
+        rows, found = classified(scores, y, test.class_names)
+        return of_share(fraction, rows), found
 
     by_seed, first = measure_by_seed(measure, fractions, seeds, named=labels_of)
     protocol = {

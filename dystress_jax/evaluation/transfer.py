@@ -20,8 +20,8 @@ from ._draws import (
     share_of_each_class,
     some_of_each_class,
 )
-from ._result import Result, Row, accuracies, top_accuracy
-from .confusion import Confusion, confusion, unseen_classes
+from ._result import Result, Row, classified, top_accuracy
+from .confusion import Confusion, unseen_classes
 from .features import Encode, check_classes, encode_source
 from .linear_head import LinearHead, Solved, solve_lbfgs, unfinished
 
@@ -354,8 +354,7 @@ def _score(
             "found features so large that the classifier has left the finite numbers; allowed: "
             "smaller ones.",
         )
-    found = confusion(np.asarray(scores.argmax(axis=1)), scored.y, test.class_names)
-    return accuracies(scores, jnp.asarray(scored.y)), found
+    return classified(scores, scored.y, test.class_names)
 
 
 def _top1(head: LinearHead, scored: _Features) -> float:
