@@ -51,6 +51,16 @@ def plain(view_a, view_b, *, temperature, margin=0.0):
     return losses.nt_xent(view_a, view_b, temperature=temperature) + margin
 
 
+def of_classes(view_a, view_b, labels, *, temperature):
+    """A loss that asks for labels, and counts the images that have none."""
+    unlabelled = jnp.mean((labels == -1).astype(jnp.float32))
+    return losses.supcon(view_a, view_b, labels, temperature=temperature) + 1000 * unlabelled
+
+
+def of_classes_by_name(view_a, view_b, *, temperature, labels):
+    return of_classes(view_a, view_b, labels, temperature=temperature)
+
+
 def pulls(view_a, view_b, *, margin=0.0):
     """A loss without a temperature."""
     return margin - similarities.sphere.paired(*map(similarities.normalize, (view_a, view_b)))

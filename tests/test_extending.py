@@ -24,7 +24,7 @@ from dystress_jax.run.fields import put
 from dystress_jax.run.tables import make
 from dystress_jax.training import checkpoint
 from dystress_jax.training.log import DivergedError
-from tests import own, runs
+from tests import oracles, own, runs
 from tests.command_lines import parsed
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -179,6 +179,29 @@ def test_a_loss_without_strategies_is_called_with_its_options(images):
     for line, expected in zip(found, reference, strict=True):
         np.testing.assert_allclose(line["loss"], expected["loss"] + 2.5, rtol=1e-6)
         assert line["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["of_classes", "of_classes_by_name"])
+def test_a_loss_that_asks_for_labels_is_given_those_of_the_data(images, name):
+    config = run.from_config_dict(
+        {
+            "data": {"source": "npz", "path": str(images)},
+            "batch_size": 8,
+            "model": {"name": "tests.own:flat"},
+            "temperature": {"name": "constant", "tau": 0.5},
+            "loss": {"name": f"tests.own:{name}"},
+        }
+    )
+    made = run.build(config, pathlib.Path("run"))
+    a, b = np.random.default_rng(0).standard_normal((2, 8, 4)).astype(np.float32)
+    labels = np.array([1, -1, 0, 1, -1, -1, 0, 2])
+    embedded = methods.Embedded({"view_a": a, "view_b": b}, np.zeros((8, 2, 6), np.float32))
+    batch = {"label": labels, "row": np.arange(8)}
+    on_device = jax.tree.map(jnp.asarray, (embedded, temperatures.constant(0.5), (), batch))
+    values, _ = made.method.contrast({}, *on_device, jax.random.key(0))
+    apart = np.where(labels < 0, 100 + np.arange(8), labels)
+    expected = oracles.supcon(a, b, apart, lambda s: np.full_like(s, 0.5))
+    np.testing.assert_allclose(values, 1000 * 3 / 8 + expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["simclr", "moco_v2", "moco_v3", "nnclr"])

@@ -536,6 +536,54 @@ def test_supcon_takes_labels_of_few_bits(dtype):
     )
 
 
+SOME_LABELS = np.array([2, -1, 0, -1, 2, -3, 0, -1])  # any number below 0 is no label
+APART = np.where(SOME_LABELS < 0, 100 + np.arange(8), SOME_LABELS)
+SAME = APART[:, None] == APART[None, :]
+OF_LABELS = {
+    "supcon": lambda a, b, labels, **how: losses.supcon(a, b, labels, temperature=0.2, **how),
+    "clip": lambda a, b, labels, **how: losses.clip(a, b, labels=labels, temperature=0.2, **how),
+    "siglip": lambda a, b, labels, **how: losses.siglip(
+        a, b, labels=labels, scale=5.0, bias=-1.0, **how
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ["dense", "tiled", "gathered", "ring"])
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_rows_without_a_label_are_classes_of_their_own(name, how):
+    a, b = jax.random.normal(jax.random.key(0), (2, 8, 4))
+    loss, given = OF_LABELS[name], (np.float64(a), np.float64(b))
+    expected = {
+        "supcon": lambda tau: oracles.supcon(*given, APART, tau),
+        "clip": lambda tau: np.mean(
+            [oracles.many_positives(*way, tau, SAME) for way in (given, given[::-1])], axis=0
+        ),
+        "siglip": lambda tau: oracles.siglip_by_labels(*given, (APART, APART), 5.0, -1.0),
+    }[name](lambda s: np.full_like(s, 0.2))
+    if how in ("gathered", "ring"):
+        mesh = jax.make_mesh((4,), ("data",), (jax.sharding.AxisType.Auto,))
+        spread = losses.on_mesh(loss, mesh, strategy=how)
+        found = spread(a, b, labels=jnp.asarray(SOME_LABELS, jnp.int8))
+    else:
+        found = loss(a, b, jnp.asarray(SOME_LABELS, jnp.int8), strategy=how)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_an_image_without_a_label_has_no_text(name):
+    images, texts = jax.random.normal(jax.random.key(0), (2, 8, 4))
+    texts = texts[:6]
+    labels = SOME_LABELS, SOME_LABELS[1:7]
+    apart = APART, np.where(labels[1] < 0, 200 + np.arange(6), labels[1])
+    found = OF_LABELS[name](images, texts, tuple(map(jnp.asarray, labels)))
+    given = np.float64(images), np.float64(texts), apart
+    if name == "clip":
+        expected = oracles.clip_by_labels(*given, lambda s: np.full_like(s, 0.2))
+    else:
+        expected = oracles.siglip_by_labels(*given, 5.0, -1.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_dclw_is_finite_for_any_sigma_and_similarity():
     a, b = jax.random.normal(jax.random.key(0), (2, 5, 8))
     loss = functools.partial(losses.dclw, temperature=1.0)

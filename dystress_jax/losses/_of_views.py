@@ -491,8 +491,9 @@ def supcon(
     Args:
         view_a: embeddings of the first view of n examples, n >= 2, any float dtype.
         view_b: embeddings of the second view of the same examples.
-        labels: the class of each example, [n]; or bools, [n, classes], True for each class that it
-            has: then a class in common makes two examples positives.
+        labels: the class of each example, [n]; one below 0, such as -1, is that of an unlabelled
+            example, which has its other view alone as a positive. Or bools, [n, classes], True for
+            each class that it has: then a class in common makes two examples positives.
         temperature: a float, an array [2n], a function or a `Temperature`.
         label_smoothing: see `nt_xent`; the rest of the target is shared by the positives.
         weights: see `nt_xent`.
@@ -539,7 +540,7 @@ def supcon(
     n = view_a.shape[0]
     views = jnp.concatenate([plan.points(view_a, real), plan.points(view_b, real)])
     real = twice(real)
-    label = twice(as_labels("labels", labels, n))
+    label = twice(_pairs.unlabelled_apart(as_labels("labels", labels, n), plan.row_numbers(n)))
     other = (label, plan.row_numbers(2 * n))
     both = (real, real)
     how = {"real": both, "weighed": options.weighed(2 * n, n, n, real=both)}

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from ..similarities import Similarity
 from ..temperatures import Function, Temperature
 from ._reduction import Reduction
+from ._sharded import AxisName
 
 
 class Side(NamedTuple):
@@ -36,6 +37,27 @@ class Weights(NamedTuple):
 
 ALIKE = Weights()
 Real = tuple[Bool[Array, " n"] | None, Bool[Array, " m"] | None]
+
+
+def row_numbers(n: int, axis_name: AxisName | None) -> Int[Array, " n"]:
+    """Numbers of this device's n rows, unique over the mesh axis if there is one."""
+    numbers = jnp.arange(n, dtype=jnp.int32)
+    return numbers if axis_name is None else numbers + n * jax.lax.axis_index(axis_name)
+
+
+def unlabelled_apart(
+    labels: Integer[Array, " n"] | Bool[Array, "n c"], numbers: Int[Array, " n"]
+) -> Integer[Array, " n"] | Bool[Array, "n c"]:
+    """The labels, each below 0 of which is a class of its own: nobody knows what it belongs to.
+
+    Args:
+        labels: the classes; bools are returned as they are.
+        numbers: of the rows, from 0.
+    """
+    if not jnp.issubdtype(labels.dtype, jnp.signedinteger):
+        return labels
+    wide = labels if labels.dtype.itemsize > 4 else labels.astype(jnp.int32)
+    return jnp.where(wide < 0, -1 - numbers.astype(wide.dtype), wide)
 
 
 def different(a: Integer[Array, " n"], b: Integer[Array, " m"]) -> Bool[Array, "n m"]:

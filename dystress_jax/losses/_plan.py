@@ -71,11 +71,8 @@ class Plan(NamedTuple):
         return self.similarity.project(x) if self.normalize else x
 
     def row_numbers(self, n: int) -> Int[Array, " n"]:
-        """Numbers of this device's n rows, unique over the mesh axis if there is one."""
-        numbers = jnp.arange(n, dtype=jnp.int32)
-        if self.axis_name is None:
-            return numbers
-        return numbers + n * jax.lax.axis_index(self.axis_name)
+        """As `_pairs.row_numbers`."""
+        return _pairs.row_numbers(n, self.axis_name)
 
     def partners(self, n: int, m: int) -> tuple[Int[Array, " n"], Int[Array, " m"]]:
         """Numbers of n rows and m >= n others: the first n share theirs, the rest have none."""

@@ -60,8 +60,7 @@ def clip(
             its own image, in every batch others, so the noise cannot be memorised. One pair stays
             right.
         by_class: whether all texts of an image's class are its positives, as where captions name
-            the class. The loss is then also given `labels`, those of the texts; one without a label
-            is a class of its own.
+            the class. The loss is then also given `labels`, those of the texts, -1 for one without.
         spread: puts a loss over the devices, such as `losses.on_mesh` with a mesh.
 
     Returns:
@@ -179,7 +178,7 @@ def clip(
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, key
         images, texts = embedded.points["images"], embedded.points["texts"]
-        of_class = {"labels": groups(batch)} if by_class else {}
+        of_class = {"labels": labels(batch)} if by_class else {}
         values = loss(images, texts, **given(temperature), **of_class)
         found = pair_statistics(
             images, texts, temperature=temperature, similarity=similarity, groups=groups(batch)

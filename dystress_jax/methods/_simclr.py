@@ -41,8 +41,8 @@ def simclr(
         projector: features to the embeddings that the loss compares.
         views: `(key, uint8 images, rows) -> two views`.
         loss: `(view_a [n d], view_b [n d], *, temperature) -> [2n]`, one value an anchor, all of a
-            first. A loss with an argument `labels`, such as `losses.supcon`, is given them third;
-            an image without a label is a class of its own.
+            first. A loss with an argument `labels`, such as `losses.supcon`, is given them, -1 for
+            an image without one.
         spread: puts a loss over the devices, such as `losses.on_mesh` with a mesh.
 
     Example:
@@ -100,8 +100,8 @@ def simclr(
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, key
         view_a, view_b = embedded.points["view_a"], embedded.points["view_b"]
-        labels = [groups(batch)] if supervised else []
-        values = loss(view_a, view_b, *labels, **given(temperature))
+        labels = {"labels": batch["label"]} if supervised else {}
+        values = loss(view_a, view_b, **labels, **given(temperature))
         found = pair_statistics(view_a, view_b, temperature=temperature, groups=groups(batch))
         return values, Outcome(memory, found)
 
