@@ -360,3 +360,21 @@ def test_a_temperature_for_each_example_needs_the_examples():
 def test_a_bad_number_is_refused_with_its_value(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schemes.cosine_schedule(0.1, 0.5),
+        optax.cosine_decay_schedule(0.5, 100),
+        optax.join_schedules([optax.constant_schedule(0.1), optax.linear_schedule(0.1, 1, 9)], [5]),
+    ],
+)
+def test_a_schedule_is_no_function_of_the_similarity(schedule, unchecked_shapes):
+    """It would be called with similarities for steps, and stay where it begins."""
+    with pytest.raises(TypeError, match=r"found a schedule, .* schemes\.scheduled\("):
+        losses.nt_xent(A32, B32, temperature=schedule)
+    scheme = schemes.scheduled(temperatures.constant, tau=schedule)
+    assert losses.nt_xent(A32, B32, temperature=scheme.resolve(scheme.init(), None)).shape == (8,)
+    with pytest.raises(TypeError, match=r"found Scheme\. .*scheme\.resolve\(state, inputs\)"):
+        losses.nt_xent(A32, B32, temperature=scheme)

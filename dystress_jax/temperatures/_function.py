@@ -89,6 +89,12 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
                 "@jax.tree_util.register_dataclass above its @dataclasses.dataclass(frozen=True)."
             )
         return temperature
+    if _is_schedule(temperature):
+        raise TypeError(
+            "temperature: found a schedule, a function of the step; allowed: a function of the "
+            "similarity. With schemes.scheduled(temperatures.constant, tau=schedule) it is a "
+            "scheme, whose `resolve` gives the temperature of each step."
+        )
     if callable(temperature):
         # A custom derivative cannot reach what a function closes over: hand it over as leaves.
         scalar = jnp.zeros(())
@@ -100,10 +106,19 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
         )
     if isinstance(temperature, float | int | np.number | np.ndarray | Array):
         return per_anchor(temperature) if jnp.ndim(temperature) else constant(temperature)
+    hint = ""
+    if hasattr(temperature, "resolve"):
+        hint = " Of a scheme give what `scheme.resolve(state, inputs)` returns in this step."
     raise TypeError(
         "temperature must be a float, an array with one entry per anchor, a Temperature or an "
-        f"elementwise function of the similarity; found {type(temperature).__name__}."
+        f"elementwise function of the similarity; found {type(temperature).__name__}.{hint}"
     )
+
+
+def _is_schedule(temperature: Any) -> bool:
+    """Whether it is a function of the step, by where it comes from: of optax or of ours."""
+    home = getattr(temperature, "__module__", None) or ""
+    return callable(temperature) and home.startswith(("optax.", "dystress_jax.schemes."))
 
 
 def _traced(function: Callable, similarity: Float[Array, ""]) -> ClosedJaxpr:
