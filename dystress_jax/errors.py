@@ -77,8 +77,9 @@ def hint(name: str, known: Iterable[str]) -> str:
         >>> hint("resnet55", ["small", "resnet50"])
         ' Did you mean resnet50?'
     """
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {near[0]}?" if near else ""
+    named = {other.lower(): other for other in known}  # of another case is near
+    near = difflib.get_close_matches(name.lower(), named, n=1)
+    return f" Did you mean {named[near[0]]}?" if near else ""
 
 
 def a_few(names: Sequence[str], at_most: int = 4) -> str:

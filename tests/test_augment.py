@@ -599,11 +599,14 @@ def test_an_unknown_recipe_is_answered_with_those_there_are():
         look_up(augment.RECIPES, "simclr_cifer", argument="recipe")
 
 
-def test_wrong_images_are_refused():
+def test_wrong_images_are_refused(unchecked_shapes):
     with pytest.raises(
         ArgumentError, match=r"images: found shape \(2, 3, 8, 8\); .*1 or 3 channels"
     ):
         augment.view(jax.random.key(0), jnp.zeros((2, 3, 8, 8), jnp.uint8), IDENTITY, size=8)
+    for draw, how in ((augment.view, IDENTITY), (augment.two_views, augment.simclr_cifar())):
+        with pytest.raises(ArgumentError, match=r"images: found float32; allowed: uint8"):
+            draw(jax.random.key(0), jnp.zeros((2, 8, 8, 3)), how, size=8)
     with pytest.raises(ArgumentError, match=r"size: found 0; allowed: at least 1"):
         augment.view(jax.random.key(0), jnp.zeros((2, 8, 8, 3), jnp.uint8), IDENTITY, size=0)
 

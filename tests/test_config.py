@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 
@@ -65,6 +66,8 @@ def test_a_whole_number_is_a_good_real_number():
             r"temperature\.x: no such field\. Allowed: config\.temperature\.name, .*options\.$",
         ),
         ({"seed": 1.5}, r"config\.seed: found 1\.5; allowed: a whole number"),
+        ({"method": "SimCLR"}, r"config\.method: found 'SimCLR'; .* Did you mean simclr\?"),
+        ({"augment": {"mean": (123.7,)}}, r"config\.augment\.mean: found 123\.7; allowed: .*1"),
         ({"seed": True}, r"config\.seed: found True; allowed: a whole number"),
         ({"seed": -1}, r"config\.seed: found -1; allowed: >= 0"),
         ({"dtype": 16}, r"config\.dtype: found 16; allowed: a text"),
@@ -648,6 +651,13 @@ def test_a_loss_that_is_left_open_is_that_of_the_temperatures_authors(settings, 
     assert from_config_dict(settings).loss_name == expected
 
 
+def test_numbers_of_numpy_are_numbers():
+    given = {"steps": np.int64(20), "optimizer": {"learning_rate": np.float32(0.5)}}
+    found = run.from_config_dict(given)
+    assert (found.steps, found.optimizer.learning_rate) == (20, 0.5)
+    assert type(found.steps) is int
+
+
 def test_an_override_of_an_unknown_field_names_the_nearest():
     with pytest.raises(ConfigError, match=r"Did you mean config\.temperature\.tau_max\?"):
         check_overrides(["x.py", "--config.seed=1", "--config.temperature.taumax=2"])
@@ -888,6 +898,8 @@ def test_a_field_that_may_be_none_takes_a_value_on_the_command_line(field):
         ("config.k", " Did you mean config.knn.k?"),
         ("config.Batch_Size", " Did you mean config.batch_size?"),
         ("config.imagesize", " Did you mean config.data.image_size?"),
+        ("config.optimizer.lr", " Did you mean config.optimizer.learning_rate?"),
+        ("config.bs", " Did you mean config.batch_size?"),
         ("config.xyzzy", ""),
         ("config.temperature.x", ""),
     ],

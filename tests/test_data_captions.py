@@ -352,6 +352,14 @@ def test_the_caption_file_may_be_elsewhere(tmp_path, monkeypatch):
     assert len(open_pairs("images", "c.csv")["train"]) == 1
 
 
+def test_captions_are_those_of_a_stored_image_alone():
+    captions = data.Captions.of(GROUPS)
+    assert list(captions) == list(map(tuple, GROUPS))
+    for stored in (-1, len(GROUPS)):
+        with pytest.raises(IndexError, match=f"found {stored}; allowed: a stored image, 0 to "):
+            captions[stored]
+
+
 def test_splits_and_labels_by_column(tmp_path):
     write_images(tmp_path)
     rows = [

@@ -197,6 +197,7 @@ def test_subset_is_spread_evenly():
         ("folder", {"path": ""}, "^path: there is no folder ''"),
         ("folder", {}, "^path: found none, but `source` folder needs it"),
         ("npz", {"path": "/no/such.npz"}, "^path: there is no file '/no/such.npz'"),
+        ("npz", {"path": "."}, "^path: . is a folder; allowed: a file, or the source folder"),
         ("npz", {"path": "/no", "image_size": -2}, "^image_size: found -2"),
         ("tfds", {}, "^name: found '' without `path`; allowed: a name of tensorflow-datasets"),
     ],

@@ -123,6 +123,14 @@ def test_views_of_ones_own_are_floats(finished, encoder):
     )
 
 
+def test_views_that_go_to_255_and_traced_images_are_refused(finished, encoder):
+    images = jnp.asarray(finished[1])
+    with pytest.raises(ArgumentError, match=r"images: found numbers up to .*; allowed: views in "):
+        encoder.apply(encoder.params, images.astype(jnp.float32))
+    with pytest.raises(ArgumentError, match=r"images: found a traced array; .*apply\(params, im"):
+        jax.jit(encoder.features)(images)
+
+
 def test_images_of_which_no_whole_centre_can_be_seen_are_refused(encoder):
     side = encoder.size - 1
     for images in (

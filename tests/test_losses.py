@@ -464,6 +464,11 @@ def test_without_normalisation_the_length_of_a_row_counts():
             r"bias: found shape \(4,\); allowed: one number",
         ),
         (lambda x: nt_xent(x, x, temperature=True), TypeError, "found a bool"),
+        (
+            lambda x: info_nce(x, x, temperature=0.1, positives=jnp.eye(4, dtype=int)),
+            ValueError,
+            "positives: found a matrix of the integers 0 and 1; allowed: the same as bools",
+        ),
     ],
 )
 def test_a_bad_argument_is_refused_with_what_was_found(call, error, message, unchecked_shapes):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event
 
 from dystress_jax import metrics, microscope, report, run, sharding, similarities, temperatures
+from dystress_jax.errors import ArgumentError
 from dystress_jax.files import FileError
 from dystress_jax.microscope import KINDS, Compared, Recorder
 from dystress_jax.microscope._records import together
@@ -394,6 +395,10 @@ def test_a_run_learns_the_same_with_the_microscope_and_records_the_same_in_two_p
     np.testing.assert_allclose(records["entropy"], [entropies[step] for step in (1, 2, 4, 6)])
     assert records.arrays["tau"].axes == ("step", "kind", "tau")
     assert records.of_kind("similarity", "positive").sum(axis=1).tolist() == [8] * 4
+    with pytest.raises(ArgumentError, match=r"name: found 'entropi'; .*Did you mean entropy\?"):
+        records["entropi"]
+    with pytest.raises(ArgumentError, match="kind: found 'negatives'; allowed: positive, negat"):
+        records.of_kind("similarity", "negatives")
     # Some images, and where the encoder of the checkpoint puts them.
     watched = microscope.watched(tmp_path / "with", records)
     assert (watched.steps.tolist(), watched.split, len(watched.ids)) == ([1, 6], "train", 40)

@@ -369,6 +369,16 @@ def test_runs_that_differ_in_their_seed_only_are_one_line_and_a_band(tmp_path):
     assert single.line_color == _charts.inks(runs)[2][0] == _charts.COLOURS[1]
 
 
+def test_of_classes_that_are_recognised_alike_none_is_the_least():
+    of = lambda *shares: Measured(
+        {"top1": 0.5}, {}, "test", dict(zip("abc", shares, strict=False)), {}
+    )
+    run = Run("r", "r", {"seed": 0}, evaluations={"knn": of(1.0, 1.0), "eval knn": of(1.0, 0.5)})
+    said = _sentences.weakest_class(run)
+    assert said.text.startswith("By eval knn, the class recognised least is “b” (50.0 %)")
+    assert _sentences.weakest_class(run._replace(evaluations={"knn": of(1.0, 1.0)})) is None
+
+
 def test_a_seed_that_has_diverged_ends_no_curve_of_the_others():
     def of(seed, steps, level, **changes):
         curve = CurveOverSteps(np.array(steps), np.full(len(steps), level))

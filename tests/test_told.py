@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dystress_jax import data, run, weights
+from dystress_jax.files import write_json
 from dystress_jax.run import _same_images, _workdir
 from dystress_jax.run._build import make_schedule
 from dystress_jax.run._same_images import check_same, describe
@@ -103,6 +104,19 @@ def test_a_new_run_does_not_lie_among_its_images(tmp_path):
         ("none", "none/run"),
     ):
         _workdir.check_run(config(path), tmp_path / workdir)
+
+
+def test_a_run_that_has_ended_without_checkpoints_is_not_written_over(tmp_path):
+    config = run.from_config_dict({"checkpoint_every": 0, "batch_size": 16})
+    other = run.from_config_dict({"checkpoint_every": 0, "batch_size": 32})
+    _workdir.check_run(config, tmp_path)
+    write_json(tmp_path / "config.json", dataclasses.asdict(config))
+    _workdir.check_run(other, tmp_path)  # nothing that took long is there
+    write_json(tmp_path / "summary.json", {})
+    _workdir.check_run(config, tmp_path)
+    said = r"holds a run with other settings: config\.batch_size: 16 -> 32"
+    with pytest.raises(run.ConfigError, match=said):
+        _workdir.check_run(other, tmp_path)
 
 
 @pytest.mark.parametrize(("queue", "count"), [(1024, 5000), (4096, 5000), (6000, 5000)])

@@ -111,7 +111,8 @@ def view(
         Float32 in [0, 1].
 
     Raises:
-        ArgumentError: the images have not 1 or 3 channels, or the size is below 1.
+        ArgumentError: the images are no whole numbers or have not 1 or 3 channels, or the size is
+            below 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -123,6 +124,8 @@ def view(
     """
     pixels, extent = images if isinstance(images, Pictures) else (images, None)
     count, height, width, channels = pixels.shape
+    if not jnp.issubdtype(pixels.dtype, jnp.integer):
+        raise ArgumentError("images", f"found {pixels.dtype}; allowed: uint8, from 0 to 255.")
     if channels not in (1, 3):
         raise ArgumentError(
             "images", f"found shape {pixels.shape}; allowed: 1 or 3 channels on the last axis."

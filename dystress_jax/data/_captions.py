@@ -44,6 +44,8 @@ class Captions:
 
     def __getitem__(self, stored: int) -> tuple[str, ...]:
         """The captions of one stored image."""
+        if not 0 <= stored < len(self):
+            raise IndexError(f"found {stored}; allowed: a stored image, 0 to {len(self) - 1}")
         return self.texts[self.start[stored] : self.start[stored + 1]]
 
     def only(self, index: Int[np.ndarray, " n"]) -> "Captions":

@@ -77,6 +77,8 @@ def open_npz(*, path: str, image_size: int = 0, holdout: float = 0.1) -> dict[st
 
 def _load(path: str) -> dict[str, np.ndarray]:
     """Every array of the file; none of them is unpickled."""
+    if pathlib.Path(path).is_dir():
+        raise ArgumentError("path", f"{path} is a folder; allowed: a file, or the source folder.")
     if not pathlib.Path(path).is_file():
         raise ArgumentError("path", f"there is no file {path!r}.{near(path)}")
     try:

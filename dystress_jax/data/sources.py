@@ -1,6 +1,7 @@
 """Open a data set, whatever its kind, as one source a split."""
 
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -83,6 +84,8 @@ def open_splits(
         name, opener = source, look_up(SOURCES, source, argument="source")
     else:
         name, opener = getattr(source, "__name__", repr(source)), source
+    if isinstance(arguments.get("path"), str | os.PathLike):
+        arguments["path"] = os.path.expanduser(arguments["path"])
     _check_arguments(name, opener, arguments)
     splits = opener(**arguments)
     _check_splits(name, splits)

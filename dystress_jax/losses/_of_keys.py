@@ -283,6 +283,12 @@ def _positive_keys(
         return jnp.asarray(positives)
     if concrete(positives) and (real is None or concrete(real)):
         known = np.asarray(positives) if real is None else np.asarray(positives)[np.asarray(real)]
+        if shape == (n, m) and m > 2 and np.isin(known, (0, 1)).all():
+            raise ArgumentError(
+                "positives",
+                "found a matrix of the integers 0 and 1; allowed: the same as bools, or the number "
+                "of each positive.",
+            )
         outside = [p for p in np.ravel(known).tolist() if not 0 <= p < m]
         if outside:
             raise ArgumentError(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import look_up
 from ..files import FileError, told, write_bytes
 from ._look import KINDS
 
@@ -113,11 +114,12 @@ class Records(NamedTuple):
 
     def __getitem__(self, name: str) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The values of an array."""
-        return self.arrays[name].values
+        return look_up(self.arrays, name, argument="name").values
 
     def of_kind(self, name: str, kind: str) -> np.ndarray:
         """The histograms [step bins] of one of the kinds."""
-        return self[name][:, self.kinds.index(kind)]
+        numbers = {name: number for number, name in enumerate(self.kinds)}
+        return self[name][:, look_up(numbers, kind, argument="kind")]
 
 
 def read(workdir: pathlib.Path | str) -> Records:

@@ -214,7 +214,7 @@ def weakest_class(run: Run) -> Sentence | None:
     """Which class is recognised least."""
     for name, found in run.evaluations.items():
         known = {n: x for n, x in found.per_class.items() if x is not None}
-        if len(known) < 2:
+        if len(set(known.values())) < 2:
             continue
         low, high = min(known, key=lambda n: known[n]), max(known, key=lambda n: known[n])
         of = found.about.get("per_class_of")

@@ -151,6 +151,8 @@ def evaluate_all(
         ['knn']
     """
     workdir = pathlib.Path(workdir)
+    if isinstance(wanted, str):
+        wanted = [wanted]
     if not wanted:
         raise ConfigError(f"--evaluation: found none; allowed: {', '.join(EVALUATIONS)}.")
     trained = read_config(workdir)

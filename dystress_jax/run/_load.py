@@ -8,11 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Shaped
 
 from .. import data, evaluation, sharding
 from ..errors import ArgumentError, at_least_one
 from ..evaluation import DualEncoder
+from ..temperatures import concrete
 from ._build import rebuild
 from ._environment import usable_jax
 from ._own import Own
@@ -97,7 +99,7 @@ class Encoder:
             images: uint8, of which the centre is seen; or views in [0, 1] of `size` pixels a side.
 
         Raises:
-            ArgumentError: they are smaller, or floats of another size.
+            ArgumentError: they are smaller, floats of another size, or floats that go to 255.
         """
         inputs, given = self._parts.inputs, jnp.asarray(images)
         floating = jnp.issubdtype(given.dtype, jnp.floating)
@@ -106,6 +108,11 @@ class Encoder:
                 "images",
                 f"found {given.dtype} of shape {given.shape}; allowed: views of {inputs.size} x "
                 f"{inputs.size} pixels, or uint8, of which the centre is seen.",
+            )
+        largest = jnp.max(given, initial=0)
+        if floating and concrete(largest) and largest > 2:  # a filter may leave some just above 1
+            raise ArgumentError(
+                "images", f"found numbers up to {largest:.4g}; allowed: views in [0, 1], or uint8."
             )
         seen = inputs.normalize(given) if floating else inputs.centre(given)
         return self._parts.method.encode(params, self.stats, seen)
@@ -152,6 +159,11 @@ class Encoder:
 
     def _batched(self, compute: Apply, images: Images, batch_size: int) -> Float[np.ndarray, "n d"]:
         at_least_one(batch_size=batch_size)
+        if isinstance(images, Tracer):
+            raise ArgumentError(
+                "images",
+                "found a traced array; allowed: images. Under jit call `apply(params, images)`.",
+            )
         if not isinstance(images, Sequence) or isinstance(images, str | bytes):
             images = data.as_images(images, self.image_shape)
         found = []

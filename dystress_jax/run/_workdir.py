@@ -68,15 +68,18 @@ def check_run(config: Config, workdir: pathlib.Path) -> None:
         ConfigError: naming the settings that differ.
         CheckpointError: the run is of another version.
     """
-    if not checkpoint.steps(workdir / CHECKPOINTS):
+    has_settings = (workdir / SETTINGS_FILE).exists()
+    if checkpoint.steps(workdir / CHECKPOINTS):
+        checkpoint.check_version(workdir / CHECKPOINTS)
+        if not has_settings:
+            raise ConfigError(
+                f"--workdir: {workdir} has checkpoints but no {SETTINGS_FILE} to say of which run; "
+                "allowed: with it, or a new --workdir."
+            )
+    else:
         _check_outside_images(config, workdir)
-        return
-    checkpoint.check_version(workdir / CHECKPOINTS)
-    if not (workdir / SETTINGS_FILE).exists():
-        raise ConfigError(
-            f"--workdir: {workdir} has checkpoints but no {SETTINGS_FILE} to say of which run; "
-            "allowed: with it, or a new --workdir."
-        )
+        if not (has_settings and (workdir / SUMMARY_FILE).exists()):
+            return  # nothing is lost
     trained = read_config(workdir)
     check_given_again(trained, config)
     changes = differences(dataclasses.asdict(trained), dataclasses.asdict(config))

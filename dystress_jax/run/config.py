@@ -218,9 +218,14 @@ class Augment:
     antialias: bool = field(
         False, "filter where a crop is reduced, as Pillow does; True for papers that used Pillow"
     )
-    mean: tuple[float, ...] = field((0.5,), "subtracted from the views, one value or one a channel")
+    mean: tuple[float, ...] = field(
+        (0.5,),
+        "subtracted from the views, which are in [0, 1]: one value or one a channel",
+        at_least=0.0,
+        at_most=1.0,
+    )
     std: tuple[float, ...] = field(
-        (0.25,), "divides the views, one value or one a channel", above=0.0
+        (0.25,), "divides the views, one value or one a channel", above=0.0, at_most=1.0
     )
 
 

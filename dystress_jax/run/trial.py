@@ -84,11 +84,15 @@ def checked(loss: Loss, config: Config, like: Loss | None) -> Loss:
         parameters = inspect.signature(like).parameters.values()
         batch = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         by_name = [p.name for p in parameters if p.default is p.empty and p.name not in batch]
-        by_name += {"clip": ["similarity"], "simclr": ["labels"]}.get(config.method, [])
+        by_name += ["similarity"] * (config.method == "clip")
+        by_name += ["labels"] * (config.method == "simclr" and accepts(loss, "labels"))
         allowed += f", called with {', '.join([*batch, *by_name])}"
         by_name = [name for name in by_name if accepts(loss, name)]
         with telling(whose, allowed):  # the method, and what spreads the loss, call it otherwise
             inspect.signature(loss).bind(*batch, **dict.fromkeys(by_name))
+
+    if accepts(loss, "temperature"):
+        allowed += "; `temperature(s)` is tau of similarities s"
 
     @functools.wraps(loss)
     def call(*batch: Any, **how: Any) -> Float[Array, " anchors"]:

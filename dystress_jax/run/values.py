@@ -7,6 +7,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..errors import hint
 from .config import ALIASES, RENAMED_FIELDS, RENAMED_VALUES, Config, ConfigError
 from .fields import Field, fields, groups, put
@@ -22,6 +24,8 @@ _TAKES = {
     tuple[str, ...]: "names, with commas between them",
     dict: "names and values",
 }
+# What PyTorch's users write, with the last part of our names.
+SHORT = {"bs": "batch_size", "lr": "learning_rate", "wd": "weight_decay"}
 FEW = 12  # names in a line beside the one that is meant
 
 
@@ -55,6 +59,7 @@ def built(settings: Mapping[str, Any]) -> Config:
 def _checked(value: Any, field: Field) -> Any:
     """The value of one field: its type, its range, its name of today."""
     full, kinds = f"config.{field.name}", field.takes
+    value = value.item() if isinstance(value, np.generic) else value
     wrong = ConfigError(f"{full}: found {value!r}; allowed: {takes(field)}.")
     if value is None:
         if type(None) in kinds:
@@ -179,6 +184,7 @@ def meant(name: str, known: Sequence[str]) -> str:
         (' Did you mean config.knn.k?', ' Did you mean config.optimizer.learning_rate?')
     """
     group, _, last = name.lower().rpartition(".")
+    last = SHORT.get(last, last)
     lasts = {other: other.rpartition(".")[2].lstrip("-") for other in known}
     # Within a group the group's own name says nothing of how alike two names are.
     own = [other for other in known if other.rpartition(".")[0] == group]
