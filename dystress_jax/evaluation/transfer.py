@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .. import data
 from ..errors import ArgumentError
@@ -32,18 +32,18 @@ _CHOICE = "10^6, 10^4, ... 10^-6, then 4 halvings of the step around the best"
 
 
 class _Features(NamedTuple):
-    x: Float[np.ndarray, "n d"]
+    x: Float[Array, "n d"]  # on the device, where many classifiers are fitted on them
     y: Int[np.ndarray, " n"]
 
     def take(self, chosen: Bool[np.ndarray, " n"]) -> "_Features":
         return _Features(self.x[chosen], self.y[chosen])
 
     def join(self, other: "_Features") -> "_Features":
-        return _Features(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
+        return _Features(jnp.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
 
     def normalized(self) -> "_Features":
-        lengths = np.linalg.norm(self.x, axis=1, keepdims=True)
-        return self._replace(x=self.x / np.maximum(lengths, 1e-12))
+        lengths = jnp.linalg.norm(self.x, axis=1, keepdims=True)
+        return self._replace(x=self.x / jnp.maximum(lengths, 1e-12))
 
 
 def evaluate_transfer(
@@ -302,7 +302,8 @@ def evaluate_few_shot(
 
 
 def _encoded(encode: Encode, source: data.Source, mesh: Mesh) -> _Features:
-    return _Features(*encode_source(encode, data.labelled(source), mesh=mesh))
+    x, y = encode_source(encode, data.labelled(source), mesh=mesh)
+    return _Features(jnp.asarray(x), y)
 
 
 def _with_validation(
@@ -340,14 +341,14 @@ def _choose(fitted: _Features, validation: _Features, classes: int) -> tuple[flo
 def _fit(fitted: _Features, strength: float, classes: int) -> Solved:
     """The classifier for a strength on the sum: `solve_lbfgs` has the mean, and half of its own."""
     l2 = jnp.array([2 * strength / len(fitted.y)], jnp.float32)
-    return solve_lbfgs(jnp.asarray(fitted.x), jnp.asarray(fitted.y), l2, num_classes=classes)
+    return solve_lbfgs(fitted.x, jnp.asarray(fitted.y), l2, num_classes=classes)
 
 
 def _score(
     head: LinearHead, scored: _Features, test: data.Source
 ) -> tuple[tuple[Row, Row], Confusion]:
     """The rows of the test images, and which of their classes are taken for which."""
-    scores = head(jnp.asarray(scored.x))[0]
+    scores = head(scored.x)[0]
     if not np.isfinite(scores).all():
         raise ArgumentError(
             "encode",
@@ -358,4 +359,4 @@ def _score(
 
 
 def _top1(head: LinearHead, scored: _Features) -> float:
-    return float(top_accuracy(head(jnp.asarray(scored.x))[0], jnp.asarray(scored.y), top=1))
+    return float(top_accuracy(head(scored.x)[0], jnp.asarray(scored.y), top=1))
