@@ -17,7 +17,8 @@ from absl import flags
 
 import dystress_jax
 from dystress_jax import run, weights
-from dystress_jax.run._weights import _in_torch, begin_from
+from dystress_jax.run._begin_from import begin_from
+from dystress_jax.run._export import _in_torch
 from tests import runs
 from tests.command_lines import parsed
 from tests.processes import finish, start

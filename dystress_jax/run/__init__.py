@@ -13,12 +13,17 @@ every combination of some settings.
 `Own` puts objects of one's own in place of names.
 """
 
+from ._about_weights import IMPORTED as IMPORTED
+from ._about_weights import imported as imported
 from ._build import build as build
 from ._embed import EmbedError as EmbedError
 from ._embed import embed as embed
 from ._evaluate import evaluate as evaluate
 from ._evaluate import evaluate_all as evaluate_all
 from ._evaluate import restore as restore
+from ._export import FORMATS as FORMATS
+from ._export import export_weights as export_weights
+from ._import import import_weights as import_weights
 from ._load import Encoder as Encoder
 from ._load import ImageTextEncoder as ImageTextEncoder
 from ._load import ZeroShotClassifier as ZeroShotClassifier
@@ -30,11 +35,6 @@ from ._sweep import combinations as combinations
 from ._sweep import short_name as short_name
 from ._sweep import sweep as sweep
 from ._train import train as train
-from ._weights import FORMATS as FORMATS
-from ._weights import IMPORTED as IMPORTED
-from ._weights import export_weights as export_weights
-from ._weights import import_weights as import_weights
-from ._weights import imported as imported
 from ._workdir import ENDS as ENDS
 from .checks import from_config_dict as from_config_dict
 from .config import Config as Config

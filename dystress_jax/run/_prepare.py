@@ -10,11 +10,11 @@ import jax
 from ..training import checkpoint
 from ..training.loggers import LoggerError, importable
 from . import evaluations, measuring
+from ._begin_from import check_source
 from ._build import build, with_images
 from ._own import Own, name_own
 from ._saved import CHECKPOINTS
 from ._splits import EvaluationError, zero_shot_task
-from ._weights import check_source
 from ._workdir import check_run
 from .config import Config, ConfigError
 from .data import lines_about, with_absolute_paths

@@ -21,6 +21,7 @@ from ..training.loggers import NO_LOGGERS, Begun, LoggerError, Loggers, open_log
 from ..training.processes import exchange, together
 from ..training.resident import Resident, bytes_for_images, bytes_of_images
 from . import measuring
+from ._begin_from import begin_from
 from ._closing import close
 from ._environment import usable_jax
 from ._own import Own
@@ -28,7 +29,6 @@ from ._prepare import Run, prepare
 from ._recording import Recording, is_due
 from ._same_images import check_same
 from ._saved import digest_of
-from ._weights import begin_from
 from ._workdir import DIVERGED_FILE, check_still_there, lock_workdir, write_run_files
 from .config import Config, ConfigError
 from .data import reporting_unreadable_images

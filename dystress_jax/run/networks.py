@@ -16,6 +16,12 @@ from .tables import is_own, make, telling
 SIZE_FIELD = "augment.size"  # what the networks call image_size
 
 
+def takes(config: Config, argument: str) -> bool:
+    """Whether the encoder is one of those that take this argument, such as several stems."""
+    builder = models.ENCODERS.get(config.model.name)
+    return builder is not None and argument in arguments(builder)
+
+
 def make_encoder(
     config: Config,
     builder: Callable[..., Network],
