@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from .. import losses, schemes
 from ..errors import ArgumentError
+from ..losses._pairs import unlabelled_apart
 from ..metrics import equilibrium_gap, pair_statistics
 from ..microscope import Compared
 from ..models import Network
@@ -24,7 +25,6 @@ from ._method import (
     accepts,
     given,
     on_one_device,
-    unlabelled_apart,
 )
 from ._tower import Tower, method_of
 
@@ -148,7 +148,7 @@ def clip(
         return batch.get("named", batch["label"])
 
     def groups(batch):
-        return unlabelled_apart(labels(batch)) if by_class else batch["row"]
+        return unlabelled_apart(labels(batch), batch["row"]) if by_class else batch["row"]
 
     def compared(embedded, memory, batch, key):
         del memory, key

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..microscope import Compared
@@ -49,11 +48,6 @@ def accepts(loss: Loss, argument: str) -> bool:
 def given(temperature: Temperature | None) -> dict[str, Temperature]:
     """What a loss is given of the temperature: nothing where the method has none."""
     return {} if temperature is None else {"temperature": temperature}
-
-
-def unlabelled_apart(labels: Int[Array, " n"]) -> Int[Array, " n"]:
-    """The labels, each -1 of which is a class of its own: nobody knows what it belongs to."""
-    return jnp.where(labels < 0, -1 - jnp.arange(len(labels), dtype=labels.dtype), labels)
 
 
 class Embedded(NamedTuple):

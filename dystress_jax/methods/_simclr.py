@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import losses, schemes
+from ..losses._pairs import unlabelled_apart
 from ..metrics import pair_statistics
 from ..microscope import Compared
 from ..models import Network
@@ -18,7 +19,6 @@ from ._method import (
     accepts,
     given,
     on_one_device,
-    unlabelled_apart,
 )
 from ._tower import Tower, Views, method_of
 
@@ -83,7 +83,7 @@ def simclr(
         return schemes.of_views(**points, example=batch["index"], key=key, decoupled=dcl)
 
     def groups(batch):
-        return unlabelled_apart(batch["label"]) if supervised else batch["row"]
+        return unlabelled_apart(batch["label"], batch["row"]) if supervised else batch["row"]
 
     def compared(embedded, memory, batch, key):
         del memory, key

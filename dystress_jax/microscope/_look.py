@@ -1,7 +1,8 @@
 """One look at the pairs of a batch: histograms, distances between them, and single numbers."""
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped, UInt32
 from .. import metrics
 from .._order import ordinals
 from .._placement import of_whole_arrays
+from ..losses._pairs import unlabelled_apart
 from ..similarities import Similarity, at_least_float32
 from ..temperatures import LearnedWithBias, Temperature, check_elementwise
 from ._compared import Compared
@@ -76,62 +78,26 @@ def look(
     """
     n = min(len(compared.anchors), max_anchors)
     anchors, positives = (at_least_float32(x[:n]) for x in (compared.anchors, compared.positives))
-    labels = compared.labels[0][:n]
-    found = _of_embeddings(anchors, positives, labels)
-    similarity = compared.similarity
+    labels, similarity = compared.labels[0][:n], compared.similarity
     points = similarity.project(anchors)
     positive = similarity.paired(points, similarity.project(positives))
     others = None
     if compared.candidates is not None:
         others = similarity.project(at_least_float32(compared.candidates))
     ends = (*_ends(compared, points, positive, others), SIMILARITY_BINS)
+    found = _of_embeddings(anchors, positives, labels)
     found["similarity_edges"] = similarity.as_cosine(_edges(ends))
-    positives_of = {"similarity": _bin(positive, ends)}
     if temperature is not None:
         check_elementwise(temperature)
         found |= {"tau_edges": 10 ** _edges(TAU_BINS), "weight_edges": 10 ** _edges(WEIGHT_BINS)}
-        tau = _for_rows(temperature.for_positives, n)(similarity.as_cosine(positive))
-        positives_of["tau"] = _bin(jnp.log10(tau), TAU_BINS)
-    pull_of = lambda logit: logit
-    if isinstance(temperature, LearnedWithBias):
-        pull_of = lambda logit, bias=temperature.bias: jax.nn.log_sigmoid(logit + bias)
-    if temperature is not None:
-        found |= _curves(temperature.for_negatives, similarity, _edges(ends), n, pull_of)
-    one = jnp.zeros(n, jnp.int32)  # the kind of the positives among themselves
-    of_positives = {
-        name: _add(bins, one, jnp.ones(n, jnp.int32), (1, _number(name)))[0]
-        for name, bins in positives_of.items()
-    }
+        found |= _curves(temperature, similarity, _edges(ends), n)
+    of_positives = _of_positives(positive, temperature, similarity, ends)
     if others is None or compared.groups is None:
         return found | {name: _with_kinds(h, None) for name, h in of_positives.items()}
 
-    part = None if temperature is None else temperature.for_negatives
-    groups, classes = compared.groups[1], compared.labels[1]
     rows = _Anchor(points, compared.groups[0][:n], labels, jnp.arange(n))
-
-    def of_anchor(anchor: _Anchor) -> tuple[Found, Found]:
-        values = similarity.between(anchor.point[None], others)[0]
-        counts = anchor.group != groups
-        known = (anchor.label >= 0) & (classes >= 0)
-        # The number of a kind among the negatives; one more is no negative.
-        kind = jnp.where(known, jnp.where(anchor.label == classes, 2, 1), 0)
-        kind = jnp.where(counts, kind, 3)
-        histogram = lambda name, bins, mass: _add(bins, kind, mass, (3, _number(name)))
-        ones = jnp.ones(len(values), jnp.int32)
-        at = _bin(values, ends)
-        spread = {"similarity": histogram("similarity", at, ones)}
-        if part is None:
-            return spread, {}
-        own = _for_rows(part, n, anchor.row) if part.is_per_anchor else part
-        tau, logit, slope = _logits(own, similarity, values)
-        weight = _weights(pull_of(logit), slope, counts)
-        spread |= {
-            "tau": histogram("tau", _bin(jnp.log10(tau), TAU_BINS), ones),
-            "weight": histogram("weight", _bin(jnp.log10(weight), WEIGHT_BINS), ones),
-            "gradient": histogram("gradient", at, weight),
-        }
-        return spread, _of_weights(weight, values, counts)
-
+    candidates = _Candidates(others, compared.groups[1], compared.labels[1])
+    of_anchor = functools.partial(_of_anchor, candidates, temperature, similarity, ends, n)
     at_once = max(1, PAIRS_AT_ONCE // len(others))
     spread, numbers = jax.lax.map(of_anchor, rows, batch_size=at_once)
     for name, histogram_of in spread.items():
@@ -274,12 +240,20 @@ class _Anchor(NamedTuple):
     row: Int[Array, ""]
 
 
+class _Candidates(NamedTuple):
+    """The columns of the pairs."""
+
+    points: Float[Array, "m d"]
+    groups: Int[Array, " m"]
+    labels: Int[Array, " m"]
+
+
 def _of_embeddings(
     anchors: Float[Array, "n d"], positives: Float[Array, "n d"], labels: Int[Array, " n"]
 ) -> Found:
     # An anchor without a label is alone in a class of its own, which no pair has.
     known = labels >= 0
-    classes = jnp.where(known, labels, -1 - jnp.arange(len(labels), dtype=labels.dtype))
+    classes = unlabelled_apart(labels, jnp.arange(len(labels)))
     return {
         "anchors": anchors,
         "alignment": metrics.alignment(anchors, positives),
@@ -361,19 +335,71 @@ def _logits(
     return tau_of(values), logit, slope
 
 
-def _curves(
-    part: Temperature,
+def _of_positives(
+    positive: Float[Array, " n"],
+    temperature: Temperature | None,
     similarity: Similarity,
-    at: Float[Array, " edges"],
+    ends: Bins,
+) -> Found:
+    """The histograms of the positive pairs."""
+    n = len(positive)
+    bins = {"similarity": _bin(positive, ends)}
+    if temperature is not None:
+        tau = _for_rows(temperature.for_positives, n)(similarity.as_cosine(positive))
+        bins["tau"] = _bin(jnp.log10(tau), TAU_BINS)
+    one_kind, ones = jnp.zeros(n, jnp.int32), jnp.ones(n, jnp.int32)
+    return {name: _add(at, one_kind, ones, (1, _number(name)))[0] for name, at in bins.items()}
+
+
+def _of_anchor(
+    candidates: _Candidates,
+    temperature: Temperature | None,
+    similarity: Similarity,
+    ends: Bins,
     n: int,
-    pull_of: Callable[[Array], Array],
+    anchor: _Anchor,
+) -> tuple[Found, Found]:
+    """The histograms of the negatives of one of n anchors, and how their weights are spread."""
+    values = similarity.between(anchor.point[None], candidates.points)[0]
+    counts = anchor.group != candidates.groups
+    known = (anchor.label >= 0) & (candidates.labels >= 0)
+    # The number of a kind among the negatives; one more is no negative.
+    kind = jnp.where(known, jnp.where(anchor.label == candidates.labels, 2, 1), 0)
+    kind = jnp.where(counts, kind, 3)
+    histogram = lambda name, bins, mass: _add(bins, kind, mass, (3, _number(name)))
+    ones = jnp.ones(len(values), jnp.int32)
+    at = _bin(values, ends)
+    spread = {"similarity": histogram("similarity", at, ones)}
+    if temperature is None:
+        return spread, {}
+    tau, logit, slope = _logits(
+        _for_rows(temperature.for_negatives, n, anchor.row), similarity, values
+    )
+    weight = _weights(_pull(temperature, logit), slope, counts)
+    spread |= {
+        "tau": histogram("tau", _bin(jnp.log10(tau), TAU_BINS), ones),
+        "weight": histogram("weight", _bin(jnp.log10(weight), WEIGHT_BINS), ones),
+        "gradient": histogram("gradient", at, weight),
+    }
+    return spread, _of_weights(weight, values, counts)
+
+
+def _pull(temperature: Temperature, logit: Float[Array, " m"]) -> Float[Array, " m"]:
+    """The logarithm of what stands before the logit's slope in the gradient."""
+    if isinstance(temperature, LearnedWithBias):
+        return jax.nn.log_sigmoid(logit + temperature.bias)
+    return logit
+
+
+def _curves(
+    temperature: Temperature, similarity: Similarity, at: Float[Array, " edges"], n: int
 ) -> Found:
     """What a negative at each of these similarities would have; of several anchors the mean."""
+    part = temperature.for_negatives
 
     def of_row(row: Int[Array, ""]) -> tuple[Array, ...]:
-        own = _for_rows(part, n, row) if part.is_per_anchor else part
-        tau, logit, slope = _logits(own, similarity, at)
-        return tau, logit, slope, pull_of(logit) + jnp.log(jnp.abs(slope))
+        tau, logit, slope = _logits(_for_rows(part, n, row), similarity, at)
+        return tau, logit, slope, _pull(temperature, logit) + jnp.log(jnp.abs(slope))
 
     rows = jnp.arange(n if part.is_per_anchor else 1)
     names = ("curve_tau", "curve_logit", "curve_slope", "curve_log_weight")
