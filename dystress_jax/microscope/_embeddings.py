@@ -48,62 +48,15 @@ def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
     """
     path = pathlib.Path(path)
     arrays = _arrays(path)
-    embeddings = arrays.get("view_a", arrays.get("embeddings", arrays.get("features")))
-    if embeddings is None:
-        raise EmbeddingsError(
-            f"{path}: found {', '.join(arrays) or 'nothing'}; allowed: the array features, or "
-            "view_a and view_b."
-        )
-    features = arrays.get("features", embeddings)
-    vectors = {"features": features, "embeddings": embeddings}
-    if "view_a" in arrays:
-        if "view_b" not in arrays:
-            raise EmbeddingsError(f"{path}: found view_a alone; allowed: with view_b.")
-        vectors["view_b"] = arrays["view_b"]
-    n = len(embeddings) if embeddings.ndim else 0
-    for name, x in vectors.items():
-        if x.ndim != 2 or not np.issubdtype(x.dtype, np.number) or len(x) != n or not x.size:
-            raise EmbeddingsError(
-                f"{path}: found {name} of shape {list(x.shape)} and type {x.dtype}; allowed: "
-                "numbers [n d], n the same for all and at least 1."
-            )
-    if "view_b" in vectors and vectors["view_b"].shape != embeddings.shape:
-        raise EmbeddingsError(f"{path}: found views of two shapes; allowed: one shape.")
-    for name in ("labels", "ids", "images", "paths", "captions"):
-        if name in arrays and (not arrays[name].ndim or len(arrays[name]) != n):
-            raise EmbeddingsError(f"{path}: found {n} rows and another number of {name}.")
-        if name in arrays and name != "images" and arrays[name].ndim > 1:
-            raise EmbeddingsError(
-                f"{path}: found {name} of shape {list(arrays[name].shape)}; allowed: one for each "
-                "row."
-            )
-    finite = np.logical_and.reduce([np.isfinite(x).all(axis=1) for x in vectors.values()])
-    notes = [] if finite.all() else [f"{n - finite.sum():,} of {n:,} rows are NaN or infinite."]
-    rows = np.flatnonzero(finite)
-    if not len(rows):
-        raise EmbeddingsError(f"{path}: found no row of finite numbers; allowed: at least one.")
-    if len(rows) > at_most:
-        notes.append(f"{at_most:,} of {len(rows):,} rows are looked at, evenly spread.")
-        rows = rows[np.arange(at_most) * len(rows) // at_most]
+    vectors = _vectors(path, arrays)
+    n = len(vectors["features"])
+    _check_columns(path, arrays, n)
+    rows, notes = _looked_at(path, vectors, at_most)
     labels, names = _labels(path, arrays, n)
     vectors = {name: np.asarray(x[rows], np.float32) for name, x in vectors.items()}
     partners = vectors.get("view_b")
-    pictures = arrays.get("images")
-    if pictures is not None and (
-        pictures.ndim != 4 or pictures.dtype != np.uint8 or 0 in pictures.shape
-    ):
-        raise EmbeddingsError(
-            f"{path}: found images of shape {list(pictures.shape)} and type {pictures.dtype}; "
-            "allowed: uint8 [n h w c]."
-        )
-    if pictures is not None:
-        pictures = small(pictures[rows])
-    elif "paths" in arrays and (arrays["paths"][rows] != "").all():
-        try:
-            pictures = np.stack([_thumbnail(str(file)) for file in arrays["paths"][rows]])
-        except OSError as error:
-            notes.append(f"There are no pictures: an image cannot be read ({error}).")
     others = vectors["embeddings"] if partners is None else partners
+    pictures, unread = _pictures(path, arrays, rows)
     return Watched(
         split=path.stem,
         ids=_ids(arrays.get("ids", np.arange(n))[rows]),
@@ -117,8 +70,80 @@ def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
         embeddings=vectors["embeddings"][None],
         partners=None if partners is None else partners[None],
         similarity=np.asarray(similarities(sphere, vectors["embeddings"], others))[None],
-        notes=tuple(notes),
+        notes=(*notes, *unread),
     )
+
+
+def _vectors(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The features, what the loss compares, and its partners if there are two views."""
+    embeddings = arrays.get("view_a", arrays.get("embeddings", arrays.get("features")))
+    if embeddings is None:
+        raise EmbeddingsError(
+            f"{path}: found {', '.join(arrays) or 'nothing'}; allowed: the array features, or "
+            "view_a and view_b."
+        )
+    vectors = {"features": arrays.get("features", embeddings), "embeddings": embeddings}
+    if "view_a" in arrays:
+        if "view_b" not in arrays:
+            raise EmbeddingsError(f"{path}: found view_a alone; allowed: with view_b.")
+        vectors["view_b"] = arrays["view_b"]
+    n = len(embeddings) if embeddings.ndim else 0
+    for name, x in vectors.items():
+        if x.ndim != 2 or not np.issubdtype(x.dtype, np.number) or len(x) != n or not x.size:
+            raise EmbeddingsError(
+                f"{path}: found {name} of shape {list(x.shape)} and type {x.dtype}; allowed: "
+                "numbers [n d], n the same for all and at least 1."
+            )
+    if "view_b" in vectors and vectors["view_b"].shape != embeddings.shape:
+        raise EmbeddingsError(f"{path}: found views of two shapes; allowed: one shape.")
+    return vectors
+
+
+def _check_columns(path: pathlib.Path, arrays: Mapping[str, np.ndarray], n: int) -> None:
+    """Refuse what is said of the rows and is not one for each."""
+    for name in ("labels", "ids", "images", "paths", "captions"):
+        if name in arrays and (not arrays[name].ndim or len(arrays[name]) != n):
+            raise EmbeddingsError(f"{path}: found {n} rows and another number of {name}.")
+        if name in arrays and name != "images" and arrays[name].ndim > 1:
+            raise EmbeddingsError(
+                f"{path}: found {name} of shape {list(arrays[name].shape)}; allowed: one for each "
+                "row."
+            )
+
+
+def _looked_at(
+    path: pathlib.Path, vectors: Mapping[str, np.ndarray], at_most: int
+) -> tuple[Int[np.ndarray, " rows"], list[str]]:
+    """The rows of finite numbers, evenly spread if there are more, and notes of the others."""
+    finite = np.logical_and.reduce([np.isfinite(x).all(axis=1) for x in vectors.values()])
+    n, rows = len(finite), np.flatnonzero(finite)
+    notes = [] if finite.all() else [f"{n - len(rows):,} of {n:,} rows are NaN or infinite."]
+    if not len(rows):
+        raise EmbeddingsError(f"{path}: found no row of finite numbers; allowed: at least one.")
+    if len(rows) > at_most:
+        notes.append(f"{at_most:,} of {len(rows):,} rows are looked at, evenly spread.")
+        rows = rows[np.arange(at_most) * len(rows) // at_most]
+    return rows, notes
+
+
+def _pictures(
+    path: pathlib.Path, arrays: Mapping[str, np.ndarray], rows: Int[np.ndarray, " rows"]
+) -> tuple[np.ndarray | None, list[str]]:
+    """Small images of the rows, if there are any, and a note where they cannot be read."""
+    pictures = arrays.get("images")
+    if pictures is not None:
+        if pictures.ndim != 4 or pictures.dtype != np.uint8 or 0 in pictures.shape:
+            raise EmbeddingsError(
+                f"{path}: found images of shape {list(pictures.shape)} and type {pictures.dtype}; "
+                "allowed: uint8 [n h w c]."
+            )
+        return small(pictures[rows]), []
+    if "paths" not in arrays or (arrays["paths"][rows] == "").any():
+        return None, []
+    try:
+        return np.stack([_thumbnail(str(file)) for file in arrays["paths"][rows]]), []
+    except OSError as error:
+        return None, [f"There are no pictures: an image cannot be read ({error})."]
 
 
 def _thumbnail(file: str) -> UInt8[np.ndarray, "s s 3"]:
