@@ -20,6 +20,8 @@ from .feature_map import principal_plane as principal_plane
 from .features import NotFiniteError as NotFiniteError
 from .features import Remembering as Remembering
 from .features import encode_source as encode_source
+from .few_labels import evaluate_few_labels as evaluate_few_labels
+from .few_shot import evaluate_few_shot as evaluate_few_shot
 from .finetune import evaluate_finetune as evaluate_finetune
 from .grid import retrieval_grid as retrieval_grid
 from .knn import evaluate_knn as evaluate_knn
@@ -40,8 +42,6 @@ from .representation import evaluate_representation as evaluate_representation
 from .retrieval import retrieval_chance as retrieval_chance
 from .retrieval import retrieval_ranks as retrieval_ranks
 from .retrieval import retrieval_recalls as retrieval_recalls
-from .transfer import evaluate_few_labels as evaluate_few_labels
-from .transfer import evaluate_few_shot as evaluate_few_shot
 from .transfer import evaluate_transfer as evaluate_transfer
 from .zero_shot import TEMPLATES as TEMPLATES
 from .zero_shot import class_embeddings as class_embeddings
