@@ -58,10 +58,9 @@ from ._of_keys import moco as moco
 from ._of_views import dcl as dcl
 from ._of_views import dclw as dclw
 from ._of_views import nt_xent as nt_xent
-from ._of_views import rgcl as rgcl
-from ._of_views import supcon as supcon
 from ._on_mesh import on_mesh as on_mesh
 from ._partition import logits as logits
+from ._rgcl import rgcl as rgcl
 from ._siglip import siglip as siglip
 from ._statistics import Kind as Kind
 from ._statistics import Spread as Spread
@@ -81,3 +80,4 @@ from ._strategies import fused as fused
 from ._strategies import gathered as gathered
 from ._strategies import ring as ring
 from ._strategies import tiled as tiled
+from ._supcon import supcon as supcon

@@ -1,4 +1,4 @@
-"""Losses between views of the same images: NT-Xent, its decoupled forms, SupCon, and RGCL.
+"""Losses between views of the same images: NT-Xent and its decoupled forms.
 
 Every loss is built from the log-partition over the *negatives*, N_i, and the logit of the positive
 pair, l_ip. With the positive in the denominator the loss is
@@ -9,21 +9,20 @@ which keeps its relative precision, and its gradient, where the positive pair do
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Integer
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from ..errors import ArgumentError
 from ..similarities import PrecisionLike, sphere
-from ..temperatures import Constant, PerAnchor, PerExample, TemperatureLike, check_positive
-from . import _pairs, _partition
-from ._checks import as_given, as_labels, as_mask, check_number, check_pairs
-from ._options import Options, SimilarityLike, of_real_anchors
+from ..temperatures import TemperatureLike, check_positive
+from ._checks import as_mask, check_number, check_pairs
+from ._options import Options, SimilarityLike
 from ._own_devices import by_own_devices
-from ._plan import Negatives, Plan, keep, twice
+from ._plan import keep, twice
 from ._strategies import AxisName, StrategyLike, TileSize
+from ._views import plan_of_views, views_of
 
 
 @by_own_devices
@@ -130,10 +129,10 @@ def nt_xent(
         negatives=negatives,
         where_negatives=where_negatives,
     )
-    views = _views(view_a, view_b)
+    views = views_of(view_a, view_b)
     if len(views) == 2 and global_views is None:
         first, second = views
-        plan, real = _plan_of_views(options, first, second, where)
+        plan, real = plan_of_views(options, first, second, where)
         n = first.shape[0]
         weighed = options.weighed(2 * n, n, n, real=(twice(real), twice(real)))
         others, positives = plan.between_views(first, second, real, weighed)
@@ -228,7 +227,7 @@ def dcl(
         negatives=negatives,
         where_negatives=where_negatives,
     )
-    plan, real = _plan_of_views(options, view_a, view_b, where, candidates=2 if joint else 1)
+    plan, real = plan_of_views(options, view_a, view_b, where, candidates=2 if joint else 1)
     n = view_a.shape[0]
     weighed = options.weighed(2 * n, n, n, real=(twice(real), twice(real)))
     if joint:
@@ -328,7 +327,7 @@ def dclw(
         negatives=negatives,
         where_negatives=where_negatives,
     )
-    plan, real = _plan_of_views(options, view_a, view_b, where)
+    plan, real = plan_of_views(options, view_a, view_b, where)
     n = view_a.shape[0]
     weighed = options.weighed(2 * n, n, n, real=(twice(real), twice(real)))
     others, positives = plan.between_views(view_a, view_b, real, weighed)
@@ -345,257 +344,3 @@ def dclw(
     weight = 2.0 - hardness * jnp.where(count > 0, count / total, 0.0)
     value = sums.log_sum - jnp.tile(weight, 2) * positives.logit
     return keep(others.or_zero(value, sums), twice(real))
-
-
-@by_own_devices
-def rgcl(
-    view_a: Float[Array, "n d"],
-    view_b: Float[Array, "n d"],
-    *,
-    temperature: TemperatureLike,
-    weights: ArrayLike | None = None,
-    negatives: Float[Array, "k d"] | None = None,
-    where: Bool[Array, " n"] | None = None,
-    where_negatives: Bool[Array, " k"] | None = None,
-    similarity: SimilarityLike = sphere,
-    normalize: bool = True,
-    precision: PrecisionLike | None = None,
-    strategy: StrategyLike = "auto",
-    tile_size: TileSize = None,
-    axis_name: AxisName | None = None,
-) -> Float[Array, " 2*n"]:
-    r"""The robust global contrastive loss of iSogCLR and TempNet.
-
-    With $h_{ij} = s_{ij} - s_{ip}$ over the 2n - 2 negatives j of anchor i,
-
-    $$L_i = 2 \tau_i \log \mathbb{E}_j \, e^{h_{ij} / \tau_i}$$
-
-    The positive is not in the sum (so label smoothing has no meaning here, see `dcl`), and the
-    factor $\tau_i$ gives anchors of any temperature the
-    same pull on their positive: `nt_xent` with the same temperatures pulls harder where it is
-    small. The factor 2 makes the mean over the 2n anchors the sum of the means over both views, as
-    the authors have it.
-
-    A temperature of `schemes.isogclr` or `schemes.tempnet` brings a running mean $u_i$ of
-    $\mathbb{E}_j e^{h_{ij} / \tau_i}$ over earlier batches. The gradient is then that of the mean
-    over the data set and not over the batch, as the authors estimate it: it is multiplied by
-    $\mathbb{E}_j e^{h_{ij} / \tau_i} / u_i$, and the value stays.
-
-    Args:
-        view_a: embeddings of the first view of n examples, n >= 2, any float dtype.
-        view_b: embeddings of the second view of the same examples.
-        temperature: a float, an array [2n], or that of a scheme; it may not depend on the
-            similarity.
-        weights: see `nt_xent`: one for each candidate or each pair. The mean over the negatives is
-            then the weighted one, with those of `negatives` counting 1; one number for all would
-            not change it.
-        negatives: see `nt_xent`.
-        where: see `nt_xent`.
-        where_negatives: see `nt_xent`.
-        similarity: see `nt_xent`.
-        normalize: see `nt_xent`.
-        precision: see `nt_xent`.
-        strategy: see `nt_xent`.
-        tile_size: see `nt_xent`.
-        axis_name: see `nt_xent`.
-
-    Returns:
-        The loss of each anchor, in the order of `nt_xent`. It can be negative; 0, without a
-        gradient, for an anchor without negatives.
-
-    Raises:
-        ArgumentError: as `nt_xent`, for a temperature that depends on the similarity, and for one
-            number as weights.
-        TypeError: as `nt_xent`.
-
-    Example:
-        >>> views = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-        >>> rgcl(views, views, temperature=0.5)
-        Array([-2., -2., -2., -2.], dtype=float32)
-
-    References:
-        Qiu et al. (iSogCLR), [arXiv 2305.11965](https://arxiv.org/abs/2305.11965), and the authors'
-        code ([zhqiu/contrastive-learning-iSogCLR](https://github.com/zhqiu/contrastive-learning-iSogCLR)).
-        The running mean: Yuan et al. (SogCLR),
-        [arXiv 2202.12387](https://arxiv.org/abs/2202.12387).
-    """
-    found = as_given(temperature)
-    if not isinstance(found, Constant | PerAnchor):
-        raise ArgumentError(
-            "temperature",
-            f"found {type(found).__name__}; allowed: a number, or one for each anchor: the loss is "
-            "multiplied by it.",
-        )
-    if weights is not None and jnp.ndim(weights) == 0:
-        raise ArgumentError(
-            "weights",
-            "found one number, which changes no mean; allowed: one for each candidate or pair.",
-        )
-    plain = PerAnchor(found.tau) if isinstance(found, PerExample) else found
-    options = Options(
-        temperature=plain,
-        similarity=similarity,
-        normalize=normalize,
-        precision=precision,
-        strategy=strategy,
-        tile_size=tile_size,
-        axis_name=axis_name,
-        weights=weights,
-        negatives=negatives,
-        where_negatives=where_negatives,
-    )
-    plan, real = _plan_of_views(options, view_a, view_b, where)
-    n = view_a.shape[0]
-    found = of_real_anchors(found, twice(real))
-    others, positives = plan.between_views(
-        view_a, view_b, real, options.weighed(2 * n, n, n, real=(twice(real), twice(real)))
-    )
-    sums = plan.sums(others, positives)
-    log_total = jnp.log(_total(plan, others, real).astype(sums.log_sum.dtype))
-    log_mean = others.or_zero(sums.log_sum - positives.logit - log_total, sums)
-    log_mean = keep(log_mean, twice(real))
-    if isinstance(found, PerExample):
-        value = jax.lax.stop_gradient(log_mean)
-        share = jax.lax.stop_gradient(jnp.exp(value - found.moved(value)))
-        log_mean = value + share * (log_mean - value)
-    return keep(2 * jnp.asarray(found.tau, log_mean.dtype) * log_mean, twice(real))
-
-
-@by_own_devices
-def supcon(
-    view_a: Float[Array, "n d"],
-    view_b: Float[Array, "n d"],
-    labels: Integer[Array, " n"] | Bool[Array, "n c"],
-    *,
-    temperature: TemperatureLike,
-    label_smoothing: ArrayLike = 0.0,
-    weights: ArrayLike | None = None,
-    negatives: Float[Array, "k d"] | None = None,
-    where: Bool[Array, " n"] | None = None,
-    where_negatives: Bool[Array, " k"] | None = None,
-    similarity: SimilarityLike = sphere,
-    normalize: bool = True,
-    precision: PrecisionLike | None = None,
-    strategy: StrategyLike = "auto",
-    tile_size: TileSize = None,
-    axis_name: AxisName | None = None,
-) -> Float[Array, " 2*n"]:
-    r"""Supervised contrastive loss: all views of the same class are positives.
-
-    $$L_i = -\frac{1}{|P_i|} \sum_{p \in P_i} \frac{s_{ip}}{\tau(s_{ip})} +
-      \log \sum_{k \ne i} \exp \frac{s_{ik}}{\tau(s_{ik})}, \qquad
-      P_i = \{ p \ne i : y_p = y_i \}$$
-
-    With all labels different it is `nt_xent`.
-
-    Args:
-        view_a: embeddings of the first view of n examples, n >= 2, any float dtype.
-        view_b: embeddings of the second view of the same examples.
-        labels: the class of each example, [n]; one below 0, such as -1, is that of an unlabelled
-            example, which has its other view alone as a positive. Or bools, [n, classes], True for
-            each class that it has: then a class in common makes two examples positives.
-        temperature: a float, an array [2n], a function or a `Temperature`.
-        label_smoothing: see `nt_xent`; the rest of the target is shared by the positives.
-        weights: see `nt_xent`.
-        negatives: see `nt_xent`.
-        where: see `nt_xent`.
-        where_negatives: see `nt_xent`.
-        similarity: see `nt_xent`.
-        normalize: see `nt_xent`.
-        precision: see `nt_xent`.
-        strategy: see `nt_xent`.
-        tile_size: see `nt_xent`.
-        axis_name: see `nt_xent`.
-
-    Returns:
-        The loss of each anchor, in the order of `nt_xent`, without the factor tau / tau_base of
-        the authors' code.
-
-    Raises:
-        ArgumentError: as `nt_xent`, and when labels are neither n integers nor n rows of bools.
-        TypeError: as `nt_xent`.
-
-    Example:
-        >>> views = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-        >>> supcon(views, views, jnp.array([0, 0]), temperature=0.5).round(4)
-        Array([1.5729, 1.5729, 1.5729, 1.5729], dtype=float32)
-
-    References:
-        Khosla et al., [arXiv 2004.11362](https://arxiv.org/abs/2004.11362), Eq. 2.
-    """
-    options = Options(
-        temperature=temperature,
-        similarity=similarity,
-        normalize=normalize,
-        precision=precision,
-        strategy=strategy,
-        tile_size=tile_size,
-        axis_name=axis_name,
-        label_smoothing=label_smoothing,
-        weights=weights,
-        negatives=negatives,
-        where_negatives=where_negatives,
-    )
-    plan, real = _plan_of_views(options, view_a, view_b, where)
-    n = view_a.shape[0]
-    views = jnp.concatenate([plan.points(view_a, real), plan.points(view_b, real)])
-    real = twice(real)
-    label = twice(_pairs.unlabelled_apart(as_labels("labels", labels, n), plan.row_numbers(n)))
-    other = (label, plan.row_numbers(2 * n))
-    both = (real, real)
-    how = {"real": both, "weighed": options.weighed(2 * n, n, n, real=both)}
-    negatives_of = plan.negatives(views, views, (label, label), _pairs.not_same, **how)
-    positives = (other, other), _pairs.same_label_other_row
-    return keep(plan.against_many(negatives_of, positives), real)
-
-
-def _views(
-    view_a: Float[Array, "n d"] | Float[Array, "v n d"] | Sequence[Float[Array, "n d"]],
-    view_b: Float[Array, "n d"] | None,
-) -> list[Float[Array, "n d"]]:
-    """All views, one by one."""
-    if view_b is not None:
-        return [cast(Array, view_a), view_b]
-    if not isinstance(view_a, Sequence) and view_a.ndim == 2:
-        raise ArgumentError(
-            "view_b",
-            f"found None beside one array of shape {view_a.shape}; allowed: both views, each "
-            "[rows, features], or all views in one array [views, rows, features].",
-        )
-    views = list(view_a)
-    if len(views) < 2 or any(jnp.ndim(view) != 2 for view in views):
-        raise ArgumentError(
-            "view_a",
-            f"found views of the shapes {[jnp.shape(view) for view in views]}; allowed: two or "
-            "more, each [rows, features], or a `view_b` beside it.",
-        )
-    return views
-
-
-def _plan_of_views(
-    options: Options,
-    view_a: Float[Array, "n d"],
-    view_b: Float[Array, "n d"],
-    where: Bool[Array, " n"] | None,
-    candidates: int = 2,
-) -> tuple[Plan, Bool[Array, " n"] | None]:
-    """For all anchors of two views among the candidates of both, or of one; and who is real."""
-    check_pairs("view_a", view_a, "view_b", view_b, options.axis)
-    n, d = view_a.shape
-    real = as_mask("where", where, n, "example")
-    plan = options.plan(anchors=2 * n, candidates=candidates * n, length=d, real=twice(real))
-    return plan, real
-
-
-def _total(plan: Plan, negatives: Negatives, real: Bool[Array, " n"] | None) -> Float[Array, "..."]:
-    """What the weights of the negatives of an anchor add up to; without weights, how many."""
-    of_batch, *_ = negatives.parts
-    if of_batch.weighted:
-        total = _partition.total_weight(of_batch)
-    else:  # 2n - 2 over the real examples of all devices
-        n = of_batch.anchors.shape[0] // 2
-        n = jnp.sum(jnp.ones(n) if real is None else real.astype(jnp.float32))
-        total = 2 * (n if plan.axis_name is None else jax.lax.psum(n, plan.axis_name)) - 2
-    if plan.further is not None:
-        total = total + plan.further.number.astype(total.dtype)
-    return jnp.where(total > 0, total, 1.0)
