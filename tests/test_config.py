@@ -26,7 +26,7 @@ from dystress_jax.run.fields import (
     may_change_on_resume,
 )
 from dystress_jax.run.methods import LOSSES, METHODS, TOPOLOGIES, Parts
-from dystress_jax.run.overrides import check_overrides, take_options
+from dystress_jax.run.overrides import check_overrides, take_from_absl, take_options
 from dystress_jax.run.tables import find
 from dystress_jax.run.temperature import TEMPERATURES
 from dystress_jax.training import optim
@@ -649,6 +649,15 @@ def test_nt_xent_is_a_second_name_of_the_softmax_loss():
 )
 def test_a_loss_that_is_left_open_is_that_of_the_temperatures_authors(settings, expected):
     assert from_config_dict(settings).loss_name == expected
+
+
+@pytest.mark.parametrize(
+    ("last", "found"), [("--config.data.on_device", {}), ("--config.data.on_device=None", None)]
+)
+def test_of_two_flags_for_one_field_the_last_counts_where_it_has_no_value_too(last, found):
+    others, several = take_from_absl(["train", "--config.data.on_device=None", last])
+    assert several == ({"data.on_device": None} if found is None else {})
+    assert others == (["train"] if found is None else ["train", last])
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -109,8 +109,8 @@ class Encoder:
                 f"found {given.dtype} of shape {given.shape}; allowed: views of {inputs.size} x "
                 f"{inputs.size} pixels, or uint8, of which the centre is seen.",
             )
-        largest = jnp.max(given, initial=0)
-        if floating and concrete(largest) and largest > 2:  # a filter may leave some just above 1
+        largest = jnp.max(given, initial=0) if floating and concrete(given) else 0
+        if largest > 2:  # a filter may leave some just above 1
             raise ArgumentError(
                 "images", f"found numbers up to {largest:.4g}; allowed: views in [0, 1], or uint8."
             )

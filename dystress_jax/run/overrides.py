@@ -179,11 +179,11 @@ def take_from_absl(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]
     others, found = [], {}
     for text, flag, value in words(arguments):
         field = named.get(flag)
-        if field is None or value is None:
+        if field is None:
             others.append(text)
-        elif field.may_be_several or field.takes_names:
+        elif value is not None and (field.may_be_several or field.takes_names):
             found[field.name] = _several(value, field)
-        elif _is_none(value, field):
+        elif value is not None and _is_none(value, field):
             found[field.name] = None
         else:
             found.pop(field.name, None)  # the last of several flags counts
