@@ -26,6 +26,7 @@ from ml_collections import config_flags
 from .. import run
 from ..errors import end_with_the_pipe
 from ..run import cli, config_files
+from ..run.command_line import words
 
 
 def main(argv: list[str]) -> None:
@@ -89,7 +90,7 @@ def parse(arguments: list[str], command: cli.Command) -> list[str]:
     """Parse the flags; what a file says of its own settings stands in for those of a config."""
     file, arguments = apart(arguments)
     arguments = command.read(cli.in_full(arguments, {"model": "model.name"}))
-    if any(argument.partition("=")[0] in ("--config", "-config") for argument in arguments):
+    if any(word.flag == "config" for word in words(arguments)):
         return config_files.parse(config_files.find(arguments))
     settings = run.IMPORTED if file is None else run.imported(file)
     base = run.to_config_dict(run.override(run.defaults(), settings))
