@@ -44,6 +44,16 @@ def test_a_config_survives_the_trip_through_a_config_dict():
     assert from_config_dict(run.to_config_dict(changed)) == changed
 
 
+@pytest.mark.ci  # where no checks of types come before ours
+@pytest.mark.parametrize("settings", [{"steps": 2}, run.defaults()])
+def test_loose_settings_are_refused_where_checked_ones_are_needed(settings, tmp_path):
+    kind = type(settings).__name__
+    for call in (run.train, run.build):
+        with pytest.raises(ConfigError, match=f"found a {kind}; allowed: .* run.from_config_dict"):
+            call(settings, tmp_path / "run")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_whole_number_is_a_good_real_number():
     built = from_config_dict({"optimizer": {"learning_rate": 1}})
     assert built.optimizer.learning_rate == 1.0

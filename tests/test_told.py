@@ -51,11 +51,12 @@ def test_test_images_without_a_label_have_no_prompt(tmp_path):
 def test_images_labels_and_classes_are_counted():
     names = tuple("abcdefg")
     train = images(20, labels=np.where(np.arange(20) < 5, np.arange(20), -1), names=names)
-    [line] = lines_about(run.from_config_dict({}), {"train": train, "test": images(4)})
+    line, empty = lines_about(run.from_config_dict({}), {"train": train, "test": images(4)})
     assert line == (
         "images: 20 train (5 labelled), 4 test (0 labelled); 8 x 8 x 3; "
         "7 classes: a, b, c, d, e, ..."
     )
+    assert empty == "2 of 7 classes have no training image"
     assert lines_about(run.from_config_dict({}), {"train": images(4)})[0].endswith("; no classes")
 
 

@@ -118,9 +118,14 @@ def name_own(config: Config, own: Own) -> Config:
     """The settings with the names of the objects that were given.
 
     Raises:
-        ConfigError: an object is no function where one is called, or would ignore a field that is
-            set; or the settings name an object that is not given.
+        ConfigError: `config` is no `Config`; an object is no function where one is called, or
+            would ignore a field that is set; or the settings name an object that is not given.
     """
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"config: found a {type(config).__name__}; allowed: a run.Config, which "
+            "run.from_config_dict makes of settings."
+        )
     for axis in _AXES.values():
         if get(config, axis).startswith(IN_PYTHON) and axis not in own.given():
             _named(config, axis, {})

@@ -67,7 +67,7 @@ def prepare(config: Config, workdir: pathlib.Path, own: Own) -> Run:
         ConfigError: the settings do not fit the data, the devices, or the run in `workdir`.
     """
     began = time.perf_counter()
-    config = name_own(with_absolute_paths(config), own)
+    config = with_absolute_paths(name_own(config, own))
     check_run(config, workdir)
     if config.init_from and not checkpoint.steps(workdir / CHECKPOINTS):
         check_source(config.init_from)  # told now, not when the images are open

@@ -144,7 +144,7 @@ def sweep(
     found = {}
     for number, one in enumerate(runs, start=1):
         place, counted = pathlib.Path(workdir, one.name), f"run {number} of {len(runs)}"
-        config = name_own(with_absolute_paths(one.config), own)
+        config = with_absolute_paths(name_own(one.config, own))
         summary = _known(place, config)
         if summary is None:
             note(f"\n{counted}: {place}")

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from .. import data, evaluation
 from ..errors import ArgumentError, causes
 from ..files import FileError, write_json
@@ -176,6 +178,10 @@ def lines_about(config: Config, sources: Sources) -> list[str]:
     classes = f"{count:,} classes: {', '.join(names)}{more}" if count else "no classes"
     lines = [f"images: {', '.join(counts)}; {' x '.join(map(str, train.image_shape))}; {classes}"]
     lines += [note for source in sources.values() for note in source.notes]
+    if train.stored_labels is not None and count:
+        empty = count - len(np.unique(data.labelled(train).labels()))
+        if empty:
+            lines.append(f"{empty:,} of {count:,} classes have no training image")
     if config.method == "clip" and train.captions is not None and not config.data.prompts:
         texts, owners, _ = data.list_captions(train)
         of_images = {*zip(owners.tolist(), texts, strict=True)}
