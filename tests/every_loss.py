@@ -196,6 +196,22 @@ CASES = {
         FURTHER,
         {"labels": _labels_of_both(n, 2 * n), "where_texts": _real(2 * n, 2)},
     ),
+    "clip, one for each anchor": lambda n: _case(
+        losses.clip, _views(n), temperature={"temperature": jnp.linspace(0.1, 0.3, 2 * n)}
+    ),
+    "clip_rgcl": lambda n: _case(losses.clip_rgcl, _views(n), temperature=_per_example(n)),
+    "clip_rgcl, every shape": lambda n: _case(
+        losses.clip_rgcl,
+        (_views(n)[0], _views(2 * n)[1]),
+        {"negatives": (QUEUE, QUEUE + 1)},
+        {
+            "where": _real(n, 2),
+            "where_texts": _real(2 * n, 2, 3, n + 1),
+            "where_negatives": (_real(K, 1), None),
+        },
+        temperature=_per_example(n),
+        **MARGIN,
+    ),
     "siglip": lambda n: _case(losses.siglip, _views(n), temperature=SIGMOID),
     "siglip, every shape": lambda n: _case(
         losses.siglip,

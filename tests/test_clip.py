@@ -241,8 +241,10 @@ def test_a_loss_without_temperature_and_similarity_is_given_neither():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"temperature": {"name": "isogclr"}}, "found isogclr .*clip.* would need one each"),
-        ({"temperature": {"name": "tempnet"}}, "found tempnet .*clip.* would need one each"),
+        (
+            {"temperature": {"name": "tempnet"}, "data": {"prompts": "a {}"}},
+            r"found tempnet with config\.data\.prompts a {}, whose texts name classes",
+        ),
         (
             {"loss": {"name": "siglip"}, "temperature": {"name": "constant"}},
             "found constant .* siglip, which learns its scale and its bias; allowed: learned; or",
@@ -596,32 +598,56 @@ def test_a_scheme_sees_the_pairs_that_the_loss_compares():
     state = start(made)
     embedded, _ = made.method.embed(state.params, state.stats, (), batch, state.key)
     inputs = made.method.scheme_inputs(embedded, (), batch, state.key)
-    tau = np.linspace(0.1, 0.5, BATCH)
+    tau = np.linspace(0.1, 0.5, 2 * BATCH)
     a, b = (oracles.unit(np.float64(embedded.points[side])) for side in ("images", "texts"))
-    logits = a @ b.T / tau[:, None], b @ a.T / tau[:, None]
+    logits = a @ b.T / tau[:BATCH, None], b @ a.T / tau[BATCH:, None]
     others = [np.exp(x).sum(axis=1, where=~np.eye(BATCH, dtype=bool)) for x in logits]
-    expected = np.mean(np.log(others), axis=0) - np.diag(logits[0])
+    expected = np.concatenate([np.log(e) - np.diag(x) for e, x in zip(others, logits, strict=True)])
     found = inputs.decoupled(temperatures.per_anchor(np.float32(tau)))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert inputs.negatives == BATCH - 1
-    for seen, right in ((inputs.anchors, a), (inputs.positives, b)):
-        np.testing.assert_allclose(oracles.unit(np.float64(seen)), right)
+    np.testing.assert_array_equal(inputs.side, np.repeat([0, 1], BATCH))
+    np.testing.assert_array_equal(inputs.example, np.tile(batch["index"], 2))
+    for seen, right in ((inputs.anchors, (a, b)), (inputs.positives, (b, a))):
+        np.testing.assert_allclose(oracles.unit(np.float64(seen)), np.concatenate(right))
 
 
 @pytest.mark.usefixtures("quick_towers")
-def test_a_temperature_for_each_pair_is_learned_alike_on_one_device_and_eight():
-    scheme = schemes.isogclr(len(SOURCE), sides=1)
+@pytest.mark.parametrize("loss", ["auto", pytest.param("softmax", marks=pytest.mark.ci)])
+@pytest.mark.parametrize("name", ["isogclr", "tempnet"])
+def test_each_image_and_each_text_has_a_temperature_alike_on_one_device_and_eight(name, loss):
+    at_first = {"tau": 0.2} if name == "isogclr" else {}
+    low, high = 0.005, 0.5
+    temperature = {"name": name, "tau_min": low, "tau_max": high, **at_first}
+    fields = {"loss": {"name": loss}, "temperature": temperature}
     batches = [SOURCE.gather(np.arange(BATCH) + BATCH * number) for number in range(2)]
-    found = [
-        make(settings(), devices)._replace(scheme=scheme).take(batches, devices=devices)
-        for devices in (1, 8)
-    ]
+    found = [make(settings(**fields), n).take(batches, devices=n) for n in (1, 8)]
     (one, logged), (eight, logged_of_eight) = found
-    assert np.ptp(one.scheme.tau) > 1e-3
+    if name == "isogclr":
+        assert one.scheme.tau.shape == (2, len(SOURCE))
+        assert min(np.ptp(tau) for tau in one.scheme.tau) > 1e-3
+    else:  # a network for the images and one for the texts
+        assert all(x.shape[0] == 2 for x in jax.tree.leaves(one.scheme[0]))
+        assert not np.allclose(*one.scheme[0]["kernel"])
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
     jax.tree.map(close, (one.params, one.scheme), (eight.params, eight.scheme))
     for line, other in zip(logged, logged_of_eight, strict=True):
         assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert low < line["positive_tau"] < high
+
+
+@pytest.mark.parametrize("given", [None, 0.5])
+def test_for_images_and_texts_isogclr_has_the_numbers_that_its_authors_have_for_them(given):
+    """A step that moves no image: tau - 0.03 x 0.9 x rho of an anchor whose positive equals all."""
+    c = settings(temperature={"name": "isogclr", "tau_min": 0.01, "tau_max": 1.0, "rho": given})
+    scheme = make(c).scheme
+    same, n = jnp.ones((2, 4)), len(SOURCE)
+    inputs = schemes.of_image_text(same, same, example=jnp.array([1, 0]))
+    tau = scheme.update(scheme.init(), inputs, None).tau
+    rho = 5.0 if given is None else given  # 6, clipped
+    expected = np.full((2, n), 0.1)
+    expected[:, :2] = max(0.1 - 0.03 * 0.9 * rho, 0.01)
+    np.testing.assert_allclose(tau, expected, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("quick_towers")

@@ -185,8 +185,13 @@ def test_a_whole_number_is_a_good_real_number():
             r"config\.loss\.options\.decoupled: found True with config\.temperature\.name macl",
         ),
         (
-            {"method": "clip", "temperature": {"name": "isogclr"}},
-            r"config\.temperature\.name: found isogclr .*an image and its text would need one",
+            {
+                "method": "clip",
+                "temperature": {"name": "isogclr"},
+                "data": {"prompts": "photos"},
+            },
+            r"config\.temperature\.name: found isogclr with config\.data\.prompts photos, .*; or "
+            r"isogclr with config\.data\.prompts ''\.",
         ),
         (
             {
@@ -652,6 +657,7 @@ def test_nt_xent_is_a_second_name_of_the_softmax_loss():
         ({"loss": {"name": "dcl"}}, "dcl"),
         ({"temperature": {"name": "isogclr", "tau": 0.1}}, "rgcl"),
         ({"temperature": {"name": "tempnet"}}, "rgcl"),
+        ({"temperature": {"name": "tempnet"}, "method": "clip"}, "rgcl"),
         ({"temperature": {"name": "tempnet"}, "loss": {"name": "softmax"}}, "softmax"),
         ({"temperature": {"name": "tempnet"}, "method": "moco_v3"}, "softmax"),
         ({"method": "clip"}, "softmax"),

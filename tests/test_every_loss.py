@@ -51,6 +51,7 @@ ON_RING = (
     *("nt_xent, every shape", "nt_xent, three views", "nt_xent, global and local"),
     *("rgcl, every shape", "supcon, every shape", "info_nce, positives", "info_nce, more keys"),
     *("clip, every shape", "clip, labels of both", "siglip, every shape"),
+    *("clip, one for each anchor", "clip_rgcl, every shape"),
 )
 RING_OF_MANY = ("nt_xent", "clip", "siglip")
 QUICK = (
@@ -58,6 +59,7 @@ QUICK = (
     *((name, "dense", 3) for name in every_loss.PLAIN),  # those with a queue
     ("nt_xent, every shape", "ring", 3),
     ("rgcl, every shape", "tiled", 1),
+    ("clip, one for each anchor", "ring", 3),
     ("clip, every shape", "fused", 1),
     ("siglip", "fused", 1),
 )

@@ -147,14 +147,19 @@ class Isogclr:
         self.s, self.u = {}, {}
         self.tau = {}
 
-    def slope(self, views, index):
+    def differences(self, views, i):
+        """h of the negatives of anchor i: s_ij less the similarity of its positive."""
         z = oracles.unit(np.concatenate(views))
-        s, n = z @ z.T, len(index)
+        s, p = z @ z[i], (i + len(z) // 2) % len(z)
+        return np.delete(s, [i, p]) - s[p]
+
+    def slope(self, views, index):
+        n = len(index)
         slopes = {}
         for i in range(2 * n):
-            who, p = (i // n, index[i % n]), (i + n) % (2 * n)
+            who = i // n, index[i % n]
             tau = self.tau.setdefault(who, 0.1)
-            h = np.array([s[i, k] - s[i, p] for k in range(2 * n) if k not in (i, p)])
+            h = self.differences(views, i)
             mean = np.mean(np.exp(h / tau))
             self.s[who] = (
                 (1 - self.gamma) * self.s[who] + self.gamma * mean if who in self.s else mean
@@ -170,13 +175,39 @@ class Isogclr:
             self.tau[who] = np.clip(self.tau[who] - self.eta * self.u[who], self.low, self.high)
 
 
-def test_isogclr_keeps_a_temperature_for_each_example():
-    scheme, golden = schemes.isogclr(9), Isogclr()
+class IsogclrOfPairs(Isogclr):
+    """Of images with texts: no anchor is compared with its own kind."""
+
+    beta, rho, clip = 0.9, 6.0, 5.0
+
+    @classmethod
+    def of(cls, tau, inputs, rho=7.0):
+        """The slopes of a first batch whose temperatures are these."""
+        golden, n = cls(), len(tau) // 2
+        index = np.asarray(inputs.example)[:n]
+        golden.rho = rho
+        golden.tau = {(i // n, index[i % n]): t for i, t in enumerate(np.float64(tau))}
+        return golden.slope((A, B), index)
+
+    def differences(self, views, i):
+        images, texts = map(oracles.unit, views)
+        n = len(images)
+        s = texts @ images[i] if i < n else images @ texts[i - n]
+        return np.delete(s, i % n) - s[i % n]
+
+
+@pytest.mark.parametrize(
+    ("golden", "how", "inputs_of"),
+    [
+        (Isogclr, {}, schemes.of_views),
+        (IsogclrOfPairs, {"beta": 0.9, "rho": 6.0, "clip": 5.0}, schemes.of_image_text),
+    ],
+)
+def test_isogclr_keeps_a_temperature_for_each_example(golden, how, inputs_of):
+    scheme, golden = schemes.isogclr(9, **how), golden()
     state = scheme.init()
     update = jax.jit(
-        lambda state, a, b, example: scheme.update(
-            state, schemes.of_views(a, b, example=example), None
-        )
+        lambda state, a, b, example: scheme.update(state, inputs_of(a, b, example=example), None)
     )
     batches = [([5, 0, 2, 7], 0), ([2, 5, 8, 1], 1), ([5, 2, 0, 8], 2)]
     for index, seed in batches:
@@ -190,6 +221,34 @@ def test_isogclr_keeps_a_temperature_for_each_example():
     order = scheme.resolve(state, schemes.of_views(A32, B32, example=jnp.array([8, 3, 5, 2])))
     np.testing.assert_array_equal(order.tau, state.tau[:, jnp.array([8, 3, 5, 2])].reshape(-1))
     assert losses.nt_xent(A32, B32, temperature=order).shape == (8,)
+
+
+def test_each_side_may_have_a_network_of_its_own():
+    """The two learn as two networks do that see the anchors of their side only."""
+    scheme = tempnet(num_examples=9, networks=2)
+    inputs = schemes.of_image_text(A32, B32, example=jnp.array([5, 0, 2, 7]))
+    state = scheme.init()
+    found, after = jax.jit(
+        lambda state: (scheme.resolve(state, inputs).tau, scheme.update(state, inputs, None))
+    )(state)
+    slopes = np.float64([*IsogclrOfPairs.of(found, inputs).values()])
+    for side, of_side in enumerate((slice(0, 4), slice(4, 8))):
+        alone = tempnet(num_examples=9)
+        mine = jax.tree.map(lambda leaf, side=side: leaf[side], state[0])
+        seen = inputs._replace(
+            **{name: getattr(inputs, name)[of_side] for name in ("anchors", "example", "side")}
+        )
+        tau = lambda params, alone=alone, seen=seen: (
+            alone.resolve((params, None, state[2]), seen).tau
+        )
+        np.testing.assert_allclose(tau(mine), found[of_side], rtol=1e-5)
+        slope = jax.grad(lambda params, tau=tau, s=slopes[of_side]: (tau(params) * s).mean())(mine)
+        moved = jax.tree.map(lambda new, old, side=side: new[side] - old, after[0], mine)
+        for name in slope:
+            np.testing.assert_allclose(moved[name], -0.1 * slope[name], rtol=2e-3, atol=1e-6)
+    assert not np.allclose(*state[0]["kernel"])
+    with pytest.raises(ValueError, match="networks: found 3; allowed: 1, or `sides` = 2"):
+        tempnet(networks=3)
 
 
 @pytest.mark.ci
@@ -245,20 +304,20 @@ def test_tempnet_reads_directions_not_lengths():
     assert np.ptp(short.tau) > 1e-4
 
 
-def authors_gradient(views, index, tau, before, gamma=0.8):
-    """Of iSogCLR's losses.py, in NumPy: weights exp(h / tau) / s on h, both views added.
+def authors_gradient(a, b, pairs, index, tau, before, gamma=0.8):
+    """Of iSogCLR's losses.py, in NumPy: weights exp(h / tau) / s on h, both sides added.
 
-    `before` are the running means by view and example; they are moved.
+    `pairs` are (anchor, its positive, its negatives) among the rows of a, then of b; `before` are
+    the running means by side and example, which are moved.
     """
-    x, n = np.concatenate(views).astype(np.float64), len(index)
+    x, n = np.concatenate([a, b]).astype(np.float64), len(index)
     z = oracles.unit(x)
     s, of_z = z @ z.T, np.zeros_like(z)
-    for i in range(2 * n):
-        who, p = (i // n, index[i % n]), (i + n) % (2 * n)
-        others = [k for k in range(2 * n) if k not in (i, p)]
+    for i, p, others in pairs:
+        who = i // n, index[i % n]
         e = np.exp((s[i, others] - s[i, p]) / tau[i])
         before[who] = (1 - gamma) * before[who] + gamma * e.mean() if who in before else e.mean()
-        weights = e / before[who] / len(others) / n  # the mean over the batch, views added
+        weights = e / before[who] / len(others) / n  # the mean over the batch, sides added
         for weight, k in zip(weights, others, strict=True):
             of_z[i] += weight * (z[k] - z[p])
             of_z[k] += weight * z[i]
@@ -267,27 +326,52 @@ def authors_gradient(views, index, tau, before, gamma=0.8):
     return (of_z - z * np.sum(z * of_z, axis=1, keepdims=True)) / length
 
 
+def pairs_of_views(n):
+    for i in range(2 * n):
+        p = (i + n) % (2 * n)
+        yield i, p, [k for k in range(2 * n) if k not in (i, p)]
+
+
+def pairs_of_image_text(n):
+    for i in range(2 * n):
+        p = (i + n) % (2 * n)
+        yield i, p, [k for k in range(n * (i < n), n * (i < n) + n) if k != p]
+
+
+OF = {
+    "views": (losses.rgcl, schemes.of_views, pairs_of_views, {}),
+    "images and texts": (
+        losses.clip_rgcl,
+        schemes.of_image_text,
+        pairs_of_image_text,
+        {"networks": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("of", OF)
 @pytest.mark.parametrize("name", ["isogclr", "tempnet"])
-def test_rgcl_has_the_gradient_of_the_authors_loss_with_its_running_mean(name):
+def test_rgcl_has_the_gradient_of_the_authors_loss_with_its_running_mean(name, of):
+    loss, inputs_of, pairs, how = OF[of]
     scheme = {
         "isogclr": lambda: schemes.isogclr(9, tau_init=0.2),
-        "tempnet": lambda: tempnet(num_examples=9, tau_min=0.1, tau_max=0.5),
+        "tempnet": lambda: tempnet(num_examples=9, tau_min=0.1, tau_max=0.5, **how),
     }[name]()
     state, before = scheme.init(), {}
 
     @jax.jit
     def step(state, a, b, example):
-        inputs = schemes.of_views(a, b, example=example, key=jax.random.key(0))
+        inputs = inputs_of(a, b, example=example, key=jax.random.key(0))
         temperature = scheme.resolve(state, inputs)
-        loss = lambda views: losses.rgcl(*views, temperature=temperature).mean()
-        gradient = jnp.concatenate(jax.grad(loss)((a, b)))
+        mean = lambda both: loss(*both, temperature=temperature).mean()
+        gradient = jnp.concatenate(jax.grad(mean)((a, b)))
         return scheme.update(state, inputs, None), gradient, temperature.tau
 
     for index, seed in [([5, 0, 2, 7], 0), ([2, 5, 8, 1], 1), ([5, 2, 0, 8], 2)]:
         views = np.random.default_rng(seed).standard_normal((2, 4, 6))
         views[1] += views[0]
         state, gradient, tau = step(state, *jnp.float32(views), jnp.array(index))
-        expected = authors_gradient(views, index, np.float64(tau), before)
+        expected = authors_gradient(*views, pairs(4), index, np.float64(tau), before)
         np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=2e-5)
 
 

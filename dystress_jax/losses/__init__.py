@@ -60,6 +60,7 @@ from ._of_views import dclw as dclw
 from ._of_views import nt_xent as nt_xent
 from ._on_mesh import on_mesh as on_mesh
 from ._partition import logits as logits
+from ._rgcl import clip_rgcl as clip_rgcl
 from ._rgcl import rgcl as rgcl
 from ._siglip import siglip as siglip
 from ._statistics import Kind as Kind

@@ -12,7 +12,16 @@ from ..errors import ArgumentError
 from ..similarities import PrecisionLike, sphere
 from ..temperatures import TemperatureLike
 from . import _pairs, _partition
-from ._image_text import Labels, Mask, Rows, belonging, flatten, pair_of
+from ._image_text import (
+    Labels,
+    Mask,
+    Rows,
+    belonging,
+    flatten,
+    plans_of,
+    real_pairs,
+    temperatures_of,
+)
 from ._options import Options, SimilarityLike
 from ._own_devices import by_own_devices
 from ._pairs import Side
@@ -50,8 +59,9 @@ def clip(
             of an oblique embedding, are flattened.
         texts: embeddings of their texts. Without labels text i belongs to image i, and texts beyond
             n are further negatives of the images.
-        temperature: a float, an array [n] with one entry for both anchors of a pair, a function
-            or a `Temperature`, such as `temperatures.learned`.
+        temperature: a float, an array [2n] (first of the images as anchors, then of the texts) or
+            [n] (one for both anchors of a pair), a function or a `Temperature`, such as
+            `temperatures.learned`.
         labels: the class or the caption of each pair, as in `supcon`: [n] integers, or [n, labels]
             bools. Pairs of images and texts that share one are positives, not negatives. An integer
             below 0, such as -1, is a class of its own. For other numbers of texts than of images
@@ -105,23 +115,19 @@ def clip(
     pairs = belonging(images, texts, labels, where, where_texts, options.axis)
     (n, d), m = images.shape, texts.shape[0]
     real, real_texts = pairs.real
-    # Of the images with all texts, and of the texts with all images.
-    plan, back = (
-        replace(options, negatives=further, where_negatives=there).plan(
-            anchors=n, candidates=m, length=d, real=_real_pairs(pairs.real, labels is None)
-        )
-        for further, there in _further_both_ways(negatives, where_negatives)
-    )
+    pair = real_pairs(pairs.real)
+    anchors = pair if labels is None else _real_anchors(pairs.real)
+    both, shape = temperatures_of(temperature, n), {"anchors": n, "candidates": m, "length": d}
+    plan, back = plans_of(options, both, negatives, where_negatives, real=anchors, **shape)
     a, b = plan.points(images, real), plan.points(texts, real_texts)
     by_image, by_text = _weighed_both_ways(options, n, m, pairs.real)
     if labels is None:
         image, text = plan.partners(n, m)
-        pair = _real_pairs(pairs.real, whole=True)
-        positives = plan.positives(a, b[:n])
+        positives, same = plan.positives(a, b[:n]), back.positives(a, b[:n])
         texts_of = plan.negatives(a, b, (image, text), real=(pair, real_texts), weighed=by_image)
         images_of = back.negatives(b[:n], a, (text[:n], image), real=(pair, real), weighed=by_text)
         of_image = plan.against_one(plan.sums(texts_of, positives), positives)
-        of_text = back.against_one(back.sums(images_of, positives), positives)
+        of_text = back.against_one(back.sums(images_of, same), same)
         return keep((of_image + of_text) / 2, pair)
 
     def against(plan, a, b, groups, real, weighed):
@@ -169,31 +175,15 @@ def _weighed_both_ways(
     return of_texts, replace(options, weights=weights.T).weighed(n, n, real=(real[1], real[0]))
 
 
-def _further_both_ways(
-    negatives: Rows | Sequence[Rows | None] | None,
-    where: Mask | Sequence[Mask | None] | None,
-) -> tuple[tuple[Rows | None, Mask | None], ...]:
-    """Further texts, then further images, each as rows with their mask."""
-    both: Any = pair_of("negatives", negatives) or (negatives, None)
-    real: Any = pair_of("where_negatives", where) or (where, None)
-    return tuple(
-        (None if x is None else flatten("negatives", x), mask)
-        for x, mask in zip(both, real, strict=True)
-    )
+def _real_anchors(real: _pairs.Real) -> Bool[Array, " n"] | None:
+    """Which of images and texts with labels are anchors: each of them has a loss.
 
-
-def _real_pairs(real: _pairs.Real, whole: bool) -> Bool[Array, " n"] | None:
-    """Which images and their texts are anchors.
-
-    Without labels a whole pair alone has a loss; half of one is still a candidate. With labels
-    each of them has one; of other numbers of texts than of images nobody can say it for both.
+    Of other numbers of texts than of images nobody can say it for both.
     """
     images, texts = real
-    if images is None or texts is None:
+    if images is None or texts is None or len(images) != len(texts):
         return None
-    if whole:
-        return images & texts[: len(images)]
-    return images | texts if len(images) == len(texts) else None
+    return images | texts
 
 
 def _partner_value(

@@ -1,15 +1,18 @@
-"""What losses between images and texts take: which of them belong together, and their rows."""
+"""What losses between images and texts take: which belong together, and what is of one side."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
 from ..errors import ArgumentError
+from ..temperatures import Temperature, TemperatureLike, map_per_anchor
 from . import _pairs
 from ._checks import (
+    as_given,
     as_labels,
     as_mask,
     check_array,
@@ -18,6 +21,8 @@ from ._checks import (
     check_same_shape,
     check_some,
 )
+from ._options import Options
+from ._plan import Plan
 from ._strategies import AxisName
 
 Labels = Integer[Array, "_"] | Bool[Array, "_ _"]
@@ -88,6 +93,58 @@ def pair_of(name: str, x: Any) -> tuple[Any, Any] | None:
     if len(x) != 2:
         raise ArgumentError(name, f"found {len(x)} of them; allowed: an array, or a pair.")
     return x[0], x[1]
+
+
+def temperatures_of(temperature: TemperatureLike, n: int) -> tuple[Temperature, Temperature]:
+    """That of n images as anchors, and that of their texts.
+
+    One with n entries for each anchor is that of both, and one with 2n is first of the images.
+    """
+    found = as_given(temperature)
+
+    def half(of: slice) -> Temperature:
+        def cut(leaf: Array) -> Array:
+            if leaf.shape[0] not in (n, 2 * n):
+                raise ArgumentError(
+                    "temperature",
+                    f"found shape {leaf.shape} of a temperature per anchor; allowed: {n} entries "
+                    f"here, one for an image and its text, or {2 * n}: first those of the images, "
+                    "then those of the texts.",
+                )
+            return leaf if leaf.shape[0] == n else leaf[of]
+
+        return map_per_anchor(cut, found)
+
+    return half(slice(None, n)), half(slice(n, None))
+
+
+def plans_of(
+    options: Options,
+    temperatures: tuple[Temperature, Temperature],
+    negatives: Rows | Sequence[Rows | None] | None,
+    where: Mask | Sequence[Mask | None] | None,
+    **shape: Any,
+) -> tuple[Plan, Plan]:
+    """Of the images with all texts, and of the texts with all images.
+
+    Each with its temperature and its further negatives: texts, or a pair of texts and images.
+    """
+    further: Any = pair_of("negatives", negatives) or (negatives, None)
+    real: Any = pair_of("where_negatives", where) or (where, None)
+
+    def plan(temperature: Temperature, x: Rows | None, mask: Mask | None) -> Plan:
+        more = None if x is None else flatten("negatives", x)
+        own = replace(options, temperature=temperature, negatives=more, where_negatives=mask)
+        return own.plan(**shape)
+
+    of_images, of_texts = map(plan, temperatures, further, real)
+    return of_images, of_texts
+
+
+def real_pairs(real: _pairs.Real) -> Bool[Array, " n"] | None:
+    """Which images and their texts are anchors: whole pairs; half of one is still a candidate."""
+    images, texts = real
+    return None if images is None or texts is None else images & texts[: len(images)]
 
 
 def flatten(name: str, x: Float[Array, "n ..."]) -> Float[Array, "n d"]:

@@ -129,19 +129,8 @@ def clip(
         del memory
         points = jax.lax.stop_gradient(embedded.points)
         images, texts = points["images"], points["texts"]
-
-        def both_directions(temperature):
-            of_images = decoupled(images, texts, temperature=temperature)
-            return (of_images + decoupled(texts, images, temperature=temperature)) / 2
-
-        return schemes.SchemeInputs(  # an anchor is a pair, as in the loss
-            anchors=images,
-            positives=texts,
-            decoupled=both_directions,
-            negatives=len(images) - 1,
-            example=batch["index"],
-            side=jnp.zeros_like(batch["index"]),
-            key=key,
+        return schemes.of_image_text(
+            images, texts, example=batch["index"], key=key, decoupled=decoupled
         )
 
     def labels(batch):
@@ -167,9 +156,10 @@ def clip(
         a, b = similarity.project(images), similarity.project(texts[:MOST_NEGATIVES])
         others = similarity.between(a[:MOST_NEGATIVES], b)
         pairs = similarity.paired(a, similarity.project(texts))
-        few = map_per_anchor(lambda leaf: leaf[:MOST_NEGATIVES], temperature.for_negatives)
+        of_first = lambda n, part: map_per_anchor(lambda leaf: leaf[:n], part)  # those of images
+        few = of_first(len(others), temperature.for_negatives)
         negative = losses.logits(similarity, few, others)
-        positive = losses.logits(similarity, temperature.for_positives, pairs)
+        positive = losses.logits(similarity, of_first(len(pairs), temperature.for_positives), pairs)
         of_each = groups(batch)
         same = of_each[:MOST_NEGATIVES, None] == of_each[None, :MOST_NEGATIVES]
         right = batch.get("right")  # captions that were permuted are negatives with another name

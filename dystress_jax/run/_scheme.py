@@ -45,6 +45,7 @@ def make_scheme(
         total_steps=schedule.total_steps,
         optimizer=optimizer_of_numbers(config, schedule),
         sigmoid=config.loss_name in WITH_BIAS,
+        image_text=config.method == "clip",
     )
     made = make(config, "temperature.name", chosen.temperature, facts=facts)
     if not isinstance(made, Scheme) and not _stands_for_a_temperature(made):

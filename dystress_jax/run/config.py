@@ -54,6 +54,7 @@ class ConfigError(UserError, ValueError):
 OPTIONS = "further arguments of what the group names, such as your own MODULE:OBJECT"
 OWN = "MODULE:OBJECT"  # stands in `only_for` for everything of the user's own
 INTERVALS = ("step", "epoch")
+_NO_CLASSES = "whose texts name classes, while each pair has all others as its negatives"
 _RECIPES_OWN = "; None = the recipe's"
 _CLIP = {"method": ("clip",)}
 _NOT_CLIP = {"method": [*(name for name in METHODS if name != "clip"), OWN]}
@@ -80,10 +81,9 @@ def _needs_of_temperatures() -> dict[str, list[Need]]:
     needs["macl"] += [Need("loss.name", ["auto", "softmax", OWN], weighs)]
     both = "whose loss is the mean of two directions, of no one probability"
     needs["macl"] += [Need("method", _NOT_CLIP["method"], both)]
-    two = "where an image and its text would need one each"
     shift = "which may leave out other images when the run goes on: their numbers would shift"
     for name in OF_EACH_EXAMPLE:
-        needs[name] += [Need("method", _NOT_CLIP["method"], two)]
+        needs[name] += [Need("data.prompts", [""], _NO_CLASSES)]
         needs[name] += [Need("data.on_error", ["raise"], shift)]
     for names, topologies in ((OF_A_COSINE, BOUNDED), (OF_A_SYMMETRIC_COSINE, SYMMETRIC)):
         for name in names:
@@ -98,6 +98,7 @@ def _needs_of_losses() -> dict[str, list[Need]]:
         "multiplied by it"
     )
     needs["rgcl"] += [Need("temperature.name", [*OF_AN_ANCHOR, OWN], multiplies)]
+    needs["rgcl"] += [Need("data.prompts", [""], _NO_CLASSES)]
     return needs
 
 
@@ -325,7 +326,7 @@ class Loss:
 
     name: str = field(
         "auto",
-        "loss; auto = softmax, except rgcl for simclr with isogclr or tempnet; "
+        "loss; auto = softmax, except rgcl for simclr and clip with isogclr or tempnet; "
         "softmax (or nt_xent) = the method's own",
         among=ALL_LOSSES,
         own=True,

@@ -226,7 +226,9 @@ METHODS: dict[str, Entry] = {
     "moco_v3": Entry(moco_v3, {"softmax": losses.info_nce}),
     "nnclr": Entry(nnclr, {"softmax": losses.info_nce}),
     "byol": Entry(byol, {}),
-    "clip": Entry(clip, {"softmax": losses.clip, "siglip": methods.siglip}),
+    "clip": Entry(
+        clip, {"softmax": losses.clip, "rgcl": losses.clip_rgcl, "siglip": methods.siglip}
+    ),
 }
 
 # The names of all losses, and the methods that have each.

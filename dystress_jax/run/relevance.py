@@ -180,7 +180,8 @@ def _unfit(config: Config, field: Field, need: Need, fitting: Sequence[str]) -> 
     name = field.value(config)
     [other] = [other for other in fields() if other.name == need.field]
     among = [choice for choice in [*_fitting(config, other), OWN] if choice in need.among]
-    either = [", ".join(fitting), f"{name} with config.{need.field} {', '.join(among)}"]
+    held = ", ".join(among or map(repr, need.among))  # of a field that is no choice of names
+    either = [", ".join(fitting), f"{name} with config.{need.field} {held}"]
     return ConfigError(
         f"config.{field.name}: found {name} with config.{need.field} {get(config, need.field)}"
         f"{', ' if need.why else ''}{need.why}; allowed: {'; or '.join(filter(None, either))}."

@@ -25,6 +25,7 @@ class Facts(NamedTuple):
         optimizer: for a temperature that is learned: that of the run, without weight decay; Adam
             where that of the run has a rate for each layer.
         sigmoid: whether the loss is SigLIP's, which has a bias.
+        image_text: whether images are compared with texts.
     """
 
     key: PRNGKeyArray
@@ -34,6 +35,7 @@ class Facts(NamedTuple):
     total_steps: int
     optimizer: optax.GradientTransformation
     sigmoid: bool
+    image_text: bool
 
 
 def constant(*, tau: float) -> Scheme:
@@ -111,17 +113,18 @@ def isogclr(
     tau: float,
     tau_min: float,
     tau_max: float,
-    rho: float = 0.4,
+    rho: float | None = None,
     learning_rate: float = 0.03,
 ) -> Scheme:
-    """iSogCLR: one for each example."""
+    """iSogCLR: one for each example, or each image and text, as published for these."""
+    published = {"rho": 6.0, "beta": 0.9, "clip": 5.0} if facts.image_text else {}
     return schemes.isogclr(
         facts.examples,
         tau_init=tau,
         tau_min=tau_min,
         tau_max=tau_max,
-        rho=rho,
         learning_rate=learning_rate,
+        **(published if rho is None else published | {"rho": rho}),
     )
 
 
@@ -133,12 +136,13 @@ def tempnet(
     rho: float = 7.0,
     learning_rate: float = 3e-5,
 ) -> Scheme:
-    """TempNet: a small network predicts it."""
+    """TempNet: a small network predicts it, for images and texts one each."""
     return schemes.tempnet(
         jax.random.fold_in(facts.key, 2),  # 0 and 1 are the networks and the steps
         features=facts.width,
         num_examples=facts.examples,
         optimizer=optax.adam(learning_rate),
+        networks=2 if facts.image_text else 1,
         tau_min=tau_min,
         tau_max=tau_max,
         rho=rho,

@@ -17,7 +17,7 @@ from ._learned import learned_scale, learned_scale_and_bias
 from ._of_batch import dual_temperature_reweight, macl, macl_reweight
 from ._of_examples import isogclr, tempnet
 from ._scheduled import cosine_schedule, scheduled
-from ._scheme import Scheme, SchemeInputs, as_scheme, fixed, of_views
+from ._scheme import Scheme, SchemeInputs, as_scheme, fixed, of_image_text, of_views
 
 __all__ = [
     "Scheme",
@@ -31,6 +31,7 @@ __all__ = [
     "learned_scale_and_bias",
     "macl",
     "macl_reweight",
+    "of_image_text",
     "of_views",
     "scheduled",
     "tempnet",

@@ -1,5 +1,6 @@
 """What a scheme is, what it may look at, and the one that never changes."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,11 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._placement import whole
-from ..losses import dcl
+from ..losses import dcl, info_nce
 from ..temperatures import PerAnchor, Temperature, TemperatureLike, as_temperature
 
 State = Any
 Optimizer = Any  # an optax GradientTransformation, or anything with its init and update
+
+
+_WITHOUT_POSITIVES = functools.partial(info_nce, decoupled=True)
 
 
 class SchemeInputs(NamedTuple):
@@ -24,7 +28,8 @@ class SchemeInputs(NamedTuple):
             denominator; for schemes with a state per example.
         negatives: how many negatives each anchor has in it.
         example: number of each anchor's example in the data set, for states per example.
-        side: 0 or 1, which of the two views of the example the anchor is.
+        side: 0 or 1, which of the two views of the example the anchor is; of an image and its text
+            0 is the image.
         key: randomness for this step, for schemes that use it.
     """
 
@@ -68,6 +73,54 @@ def of_views(
         positives=jnp.concatenate([b, a]),
         decoupled=lambda temperature: whole(decoupled(view_a, view_b, temperature=temperature)),
         negatives=2 * n - 2,
+        example=None if example is None else jnp.tile(example, 2),
+        side=jnp.repeat(jnp.arange(2), n),
+        key=key,
+    )
+
+
+def of_image_text(
+    images: Float[Array, "n d"],
+    texts: Float[Array, "n d"],
+    *,
+    example: Int[Array, " n"] | None = None,
+    key: PRNGKeyArray | None = None,
+    decoupled: Callable[..., Float[Array, " n"]] = _WITHOUT_POSITIVES,
+) -> SchemeInputs:
+    """What a scheme may look at in a loss between images and texts, such as `losses.clip`.
+
+    Args:
+        images: embeddings of the images.
+        texts: embeddings of their texts.
+        example: number of each pair in the data set.
+        key: randomness for this step.
+        decoupled: `losses.info_nce` with `decoupled=True`, or the same with options of one's own,
+            such as another `similarity`.
+
+    Returns:
+        The inputs, whose anchors are first all images, then all texts: a temperature with one entry
+        for each is what these losses take as [2n].
+
+    Example:
+        >>> of_image_text(jnp.eye(2), -jnp.eye(2)).side
+        Array([0, 0, 1, 1], dtype=int32)
+    """
+    n = images.shape[0]
+    a, b, example = whole((images, texts, example))
+
+    def both_ways(temperature: PerAnchor) -> Float[Array, " anchors"]:
+        of_images, of_texts = PerAnchor(temperature.tau[:n]), PerAnchor(temperature.tau[n:])
+        values = (
+            decoupled(images, texts, temperature=of_images),
+            decoupled(texts, images, temperature=of_texts),
+        )
+        return jnp.concatenate(whole(values))
+
+    return SchemeInputs(
+        anchors=jnp.concatenate([a, b]),
+        positives=jnp.concatenate([b, a]),
+        decoupled=both_ways,
+        negatives=n - 1,
         example=None if example is None else jnp.tile(example, 2),
         side=jnp.repeat(jnp.arange(2), n),
         key=key,
