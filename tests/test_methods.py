@@ -153,6 +153,7 @@ FACTS = Facts(
     total_steps=30,
     optimizer=optax.sgd(0.1),
     sigmoid=False,
+    image_text=False,
 )
 
 

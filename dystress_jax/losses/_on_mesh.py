@@ -80,7 +80,8 @@ def on_mesh(
         given by position are arrays, and row i of all of them belongs to example i; so are masks,
         `labels`, `positives` and `weights`; `queue` and `negatives` are whole on every device. Of
         views that are stacked, [v n d], each is split. Give `temperature` and options
-        by keyword. A temperature per anchor has the order and the length of the values of the loss.
+        by keyword. A temperature per anchor has the order and the length of the values of the loss;
+        of `clip` it may have two entries for each.
 
     Raises:
         ArgumentError: for an axis that the mesh does not have, a strategy that the loss does not

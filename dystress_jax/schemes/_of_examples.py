@@ -158,8 +158,8 @@ def tempnet(
         num_examples: size of the data set, for the moving averages s_i, at least 1.
         optimizer: an optax optimiser for the network, or for both.
         sides: views of an example that are anchors, as in `isogclr`, 1 or 2.
-        networks: 1 for all anchors, or 2: one for each side, as the authors have one for images and
-            one for texts, each trained on the mean over its own anchors.
+        networks: 1 or 2: one for all anchors, or one for each side, as the authors have one for
+            images and one for texts, each trained on the mean over its own anchors.
         tau_min: lowest temperature, > 0.
         tau_max: highest temperature, at least `tau_min`.
         prototypes: M, at least 1.
