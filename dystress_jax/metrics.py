@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from ._placement import of_whole_arrays
 from .errors import ArgumentError
 from .similarities import Similarity, at_least_float32, normalize, rows_or_nan, sphere
-from .temperatures import TemperatureLike, as_temperature, check_elementwise, concrete
+from .temperatures import TemperatureLike, as_temperature, check_elementwise, concrete, of_anchors
 
 __all__ = [
     "alignment",
@@ -398,9 +398,8 @@ def pair_statistics(
     check_elementwise(temperature)
 
     def tau(part, values):
-        if part.is_per_anchor:
-            part = jax.tree.map(lambda leaf: leaf[:n], part)
-        return jnp.broadcast_to(part(similarity.as_cosine(values)), values.shape)
+        tau = of_anchors(part, slice(n))(similarity.as_cosine(values))
+        return jnp.broadcast_to(tau, values.shape)
 
     return similarities | {
         "positive_tau": jnp.mean(tau(temperature.for_positives, positive)),

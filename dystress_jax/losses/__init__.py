@@ -1,8 +1,8 @@
 """Contrastive losses: any temperature, any batch, any number of devices.
 
 Each function returns one value per anchor, in float32 (float64 for float64 inputs). Take the mean
-to train. All of them take the same three arguments for how the work is done. Every way gives the
-same values and gradients.
+to train. All of them take the same three arguments for how the work is done; only `moco`, whose
+queue every device holds whole, has no `axis_name`. Every way gives the same values and gradients.
 
 | `strategy` | needs       | how                                                                |
 |------------|-------------|--------------------------------------------------------------------|

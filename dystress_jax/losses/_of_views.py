@@ -132,9 +132,7 @@ def nt_xent(
     views = views_of(view_a, view_b)
     if len(views) == 2 and global_views is None:
         first, second = views
-        plan, real = plan_of_views(options, first, second, where)
-        n = first.shape[0]
-        weighed = options.weighed(2 * n, n, n, real=(twice(real), twice(real)))
+        plan, real, weighed = plan_of_views(options, first, second, where)
         others, positives = plan.between_views(first, second, real, weighed)
         sums = plan.sums(others, positives)
         return keep(plan.against_one(sums, positives), twice(real))
@@ -227,9 +225,8 @@ def dcl(
         negatives=negatives,
         where_negatives=where_negatives,
     )
-    plan, real = plan_of_views(options, view_a, view_b, where, candidates=2 if joint else 1)
-    n = view_a.shape[0]
-    weighed = options.weighed(2 * n, n, n, real=(twice(real), twice(real)))
+    blocks = 2 if joint else 1
+    plan, real, weighed = plan_of_views(options, view_a, view_b, where, candidates=blocks)
     if joint:
         others, positives = plan.between_views(view_a, view_b, real, weighed, own_view)
         sums = plan.sums(others, positives)
@@ -240,7 +237,7 @@ def dcl(
     if own_view:
         raise ArgumentError("own_view", "found True with joint=False; allowed: False.")
     a, b = plan.points(view_a, real), plan.points(view_b, real)
-    views = jnp.concatenate([a, b])
+    views, n = jnp.concatenate([a, b]), view_a.shape[0]
     sample = plan.row_numbers(n)
     groups, both = (jnp.tile(sample, 2), sample), (twice(real), real)
     positives = plan.positives(a, b, copies=2)
@@ -327,9 +324,7 @@ def dclw(
         negatives=negatives,
         where_negatives=where_negatives,
     )
-    plan, real = plan_of_views(options, view_a, view_b, where)
-    n = view_a.shape[0]
-    weighed = options.weighed(2 * n, n, n, real=(twice(real), twice(real)))
+    plan, real, weighed = plan_of_views(options, view_a, view_b, where)
     others, positives = plan.between_views(view_a, view_b, real, weighed)
     sums = plan.sums(others, positives)
     paired = plan.similarity.paired(plan.points(view_a, real), plan.points(view_b, real))

@@ -118,12 +118,9 @@ def rgcl(
         negatives=negatives,
         where_negatives=where_negatives,
     )
-    plan, real = plan_of_views(options, view_a, view_b, where)
-    n = view_a.shape[0]
-    others, positives = plan.between_views(
-        view_a, view_b, real, options.weighed(2 * n, n, n, real=(twice(real), twice(real)))
-    )
-    number = 2 * _number_of(plan, n, real) - 2
+    plan, real, weighed = plan_of_views(options, view_a, view_b, where)
+    others, positives = plan.between_views(view_a, view_b, real, weighed)
+    number = 2 * _number_of(plan, view_a.shape[0], real) - 2
     return 2 * _robust(plan, others, positives, number, found, twice(real))
 
 

@@ -89,14 +89,14 @@ def supcon(
         negatives=negatives,
         where_negatives=where_negatives,
     )
-    plan, real = plan_of_views(options, view_a, view_b, where)
+    plan, real, weighed = plan_of_views(options, view_a, view_b, where)
     n = view_a.shape[0]
     views = jnp.concatenate([plan.points(view_a, real), plan.points(view_b, real)])
     real = twice(real)
     label = twice(_pairs.unlabelled_apart(as_labels("labels", labels, n), plan.row_numbers(n)))
     other = (label, plan.row_numbers(2 * n))
     both = (real, real)
-    how = {"real": both, "weighed": options.weighed(2 * n, n, n, real=both)}
+    how = {"real": both, "weighed": weighed}
     negatives_of = plan.negatives(views, views, (label, label), _pairs.not_same, **how)
     positives = (other, other), _pairs.same_label_other_row
     return keep(plan.against_many(negatives_of, positives), real)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from ..errors import ArgumentError
 from ._checks import as_mask, check_pairs
 from ._options import Options
-from ._plan import Plan, twice
+from ._plan import Plan, Weighed, twice
 
 
 def views_of(
@@ -41,10 +41,14 @@ def plan_of_views(
     view_b: Float[Array, "n d"],
     where: Bool[Array, " n"] | None,
     candidates: int = 2,
-) -> tuple[Plan, Bool[Array, " n"] | None]:
-    """For all anchors of two views among the candidates of both, or of one; and who is real."""
+) -> tuple[Plan, Bool[Array, " n"] | None, Weighed]:
+    """For all anchors of two views among the candidates of both, or of one.
+
+    Beside it who is real, and how much the negatives count.
+    """
     check_pairs("view_a", view_a, "view_b", view_b, options.axis)
     n, d = view_a.shape
     real = as_mask("where", where, n, "example")
     plan = options.plan(anchors=2 * n, candidates=candidates * n, length=d, real=twice(real))
-    return plan, real
+    both = twice(real)
+    return plan, real, options.weighed(2 * n, n, n, real=(both, both))

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..microscope import Compared
 from ..schemes import SchemeInputs
-from ..temperatures import Temperature, map_per_anchor
+from ..temperatures import Temperature, of_anchors
 from ._method import DeviceBatch, Loss, given
 
 # (anchors, candidates) of one way and of the other; candidate i is the positive of anchor i.
@@ -25,9 +25,10 @@ def both_ways(loss: Loss, ways: Ways, temperature: Temperature | None) -> Float[
         temperature: one for each of the 2n anchors, in this order; or any that is the same for all;
             None: the loss takes none.
     """
-    (first, second), (of_first, of_second) = ways, halves(temperature)
-    values = loss(*first, **given(of_first))
-    return jnp.concatenate([values, loss(*second, **given(of_second))])
+    n = len(ways[0][0])
+    of = lambda rows: given(None if temperature is None else of_anchors(temperature, rows))
+    first, second = ways
+    return jnp.concatenate([loss(*first, **of(slice(n))), loss(*second, **of(slice(n, None)))])
 
 
 def of_both_ways(
@@ -65,11 +66,3 @@ def first_way(ways: Ways, batch: DeviceBatch) -> Compared:
         groups=same_for_both(batch["row"]),
         labels=same_for_both(batch["label"]),
     )
-
-
-def halves(temperature: Temperature | None) -> tuple[Temperature | None, Temperature | None]:
-    """The temperature of the anchors of the first way and that of the second's."""
-    if temperature is None:
-        return None, None
-    half = lambda side: map_per_anchor(lambda leaf: jnp.split(leaf, 2)[side], temperature)
-    return half(0), half(1)

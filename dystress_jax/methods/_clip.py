@@ -15,7 +15,7 @@ from ..metrics import equilibrium_gap, pair_statistics
 from ..microscope import Compared
 from ..models import Network
 from ..similarities import Similarity, sphere
-from ..temperatures import LearnedWithBias, map_per_anchor
+from ..temperatures import LearnedWithBias, of_anchors
 from ._method import (
     Embedded,
     Loss,
@@ -156,10 +156,10 @@ def clip(
         a, b = similarity.project(images), similarity.project(texts[:MOST_NEGATIVES])
         others = similarity.between(a[:MOST_NEGATIVES], b)
         pairs = similarity.paired(a, similarity.project(texts))
-        of_first = lambda n, part: map_per_anchor(lambda leaf: leaf[:n], part)  # those of images
-        few = of_first(len(others), temperature.for_negatives)
+        of_images = of_anchors(temperature, slice(len(images)))
+        few = of_anchors(of_images.for_negatives, slice(MOST_NEGATIVES))
         negative = losses.logits(similarity, few, others)
-        positive = losses.logits(similarity, of_first(len(pairs), temperature.for_positives), pairs)
+        positive = losses.logits(similarity, of_images.for_positives, pairs)
         of_each = groups(batch)
         same = of_each[:MOST_NEGATIVES, None] == of_each[None, :MOST_NEGATIVES]
         right = batch.get("right")  # captions that were permuted are negatives with another name

@@ -15,7 +15,7 @@ from .._order import ordinals
 from .._placement import of_whole_arrays
 from ..losses._pairs import unlabelled_apart
 from ..similarities import Similarity, at_least_float32
-from ..temperatures import LearnedWithBias, Temperature, check_elementwise
+from ..temperatures import LearnedWithBias, Temperature, check_elementwise, of_anchors
 from ._compared import Compared
 
 MAX_ANCHORS = 1024
@@ -317,11 +317,7 @@ def _with_kinds(positive, negatives):
 
 def _for_rows(part: Temperature, n: int, row: Int[Array, ""] | None = None) -> Temperature:
     """The temperature of the first n anchors, or of one of them."""
-    if not part.is_per_anchor:
-        return part
-    if row is None:
-        return jax.tree.map(lambda leaf: leaf[:n], part)
-    return jax.tree.map(lambda leaf: leaf[row][None], part)
+    return of_anchors(part, slice(n) if row is None else row[None])
 
 
 def _logits(

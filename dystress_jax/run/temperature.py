@@ -117,14 +117,16 @@ def isogclr(
     learning_rate: float = 0.03,
 ) -> Scheme:
     """iSogCLR: one for each example, or each image and text, as published for these."""
-    published = {"rho": 6.0, "beta": 0.9, "clip": 5.0} if facts.image_text else {}
+    published, beta, clip = (6.0, 0.9, 5.0) if facts.image_text else (0.4, 0.5, 3.0)
     return schemes.isogclr(
         facts.examples,
         tau_init=tau,
         tau_min=tau_min,
         tau_max=tau_max,
+        rho=published if rho is None else rho,
+        beta=beta,
         learning_rate=learning_rate,
-        **(published if rho is None else published | {"rho": rho}),
+        clip=clip,
     )
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._placement import whole
 from ..losses import dcl, info_nce
-from ..temperatures import PerAnchor, Temperature, TemperatureLike, as_temperature
+from ..temperatures import PerAnchor, Temperature, TemperatureLike, as_temperature, of_anchors
 
 State = Any
 Optimizer = Any  # an optax GradientTransformation, or anything with its init and update
@@ -66,17 +66,9 @@ def of_views(
         >>> of_views(jnp.eye(2), -jnp.eye(2)).positives[0]
         Array([-1., -0.], dtype=float32)
     """
-    n = view_a.shape[0]
-    a, b, example = whole((view_a, view_b, example))
-    return SchemeInputs(
-        anchors=jnp.concatenate([a, b]),
-        positives=jnp.concatenate([b, a]),
-        decoupled=lambda temperature: whole(decoupled(view_a, view_b, temperature=temperature)),
-        negatives=2 * n - 2,
-        example=None if example is None else jnp.tile(example, 2),
-        side=jnp.repeat(jnp.arange(2), n),
-        key=key,
-    )
+    value = lambda temperature: whole(decoupled(view_a, view_b, temperature=temperature))
+    inputs = _of_both_sides(view_a, view_b, example, key)
+    return inputs._replace(decoupled=value, negatives=2 * view_a.shape[0] - 2)
 
 
 def of_image_text(
@@ -106,23 +98,32 @@ def of_image_text(
         Array([0, 0, 1, 1], dtype=int32)
     """
     n = images.shape[0]
-    a, b, example = whole((images, texts, example))
 
-    def both_ways(temperature: PerAnchor) -> Float[Array, " anchors"]:
-        of_images, of_texts = PerAnchor(temperature.tau[:n]), PerAnchor(temperature.tau[n:])
-        values = (
+    def value(temperature: PerAnchor) -> Float[Array, " anchors"]:
+        of_images, of_texts = (of_anchors(temperature, r) for r in (slice(n), slice(n, None)))
+        both_ways = (
             decoupled(images, texts, temperature=of_images),
             decoupled(texts, images, temperature=of_texts),
         )
-        return jnp.concatenate(whole(values))
+        return jnp.concatenate(whole(both_ways))
 
+    inputs = _of_both_sides(images, texts, example, key)
+    return inputs._replace(decoupled=value, negatives=n - 1)
+
+
+def _of_both_sides(
+    a: Float[Array, "n d"],
+    b: Float[Array, "n d"],
+    example: Int[Array, " n"] | None,
+    key: PRNGKeyArray | None,
+) -> SchemeInputs:
+    """Each row of a with that of b as its positive, then each of b with that of a."""
+    a, b, example = whole((a, b, example))
     return SchemeInputs(
         anchors=jnp.concatenate([a, b]),
         positives=jnp.concatenate([b, a]),
-        decoupled=both_ways,
-        negatives=n - 1,
         example=None if example is None else jnp.tile(example, 2),
-        side=jnp.repeat(jnp.arange(2), n),
+        side=jnp.repeat(jnp.arange(2), a.shape[0]),
         key=key,
     )
 

@@ -22,6 +22,7 @@ from ._checks import concrete as concrete
 from ._constant import Constant, PerAnchor, PerExample, constant, per_anchor, uncertainty
 from ._constant import is_per_anchor as is_per_anchor
 from ._constant import map_per_anchor as map_per_anchor
+from ._constant import of_anchors as of_anchors
 from ._function import Function as Function
 from ._function import as_temperature
 from ._function import check_elementwise as check_elementwise

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from jaxtyping import Array, ArrayLike, Float
 from ..errors import ArgumentError
 from ._checks import check_positive, concrete, numbers
 from ._temperature import HoldsArray, Leaf, NumberLike, Temperature, array_of
+
+T = TypeVar("T")
 
 
 @register_dataclass
@@ -127,6 +129,11 @@ def map_per_anchor(function: Callable[[Any], Array], tree: Any) -> Any:
     """The tree with the function of every leaf that has one entry per anchor."""
     change = lambda node: jax.tree.map(function, node) if is_per_anchor(node) else node
     return jax.tree.map(change, tree, is_leaf=is_per_anchor)
+
+
+def of_anchors(tree: T, rows: Any) -> T:
+    """The tree with those entries of every leaf that has one per anchor."""
+    return map_per_anchor(lambda leaf: leaf[rows], tree)
 
 
 def uncertainty(logit: Float[ArrayLike, " n"] | HoldsArray, tau: NumberLike = 0.07) -> PerAnchor:

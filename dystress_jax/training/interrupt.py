@@ -74,11 +74,6 @@ class StopRequest:
         if self._name is not None:
             self._wait_for_the_step()
 
-    @property
-    def name(self) -> str | None:
-        """The signal that asked this process to stop, if one did."""
-        return self._name
-
     def reached(self, step: int, *, last: bool = False) -> str | None:
         """The signal's name if the run shall stop after this step, else None.
 
