@@ -137,7 +137,7 @@ def end_with_the_pipe() -> None:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what it was raised from, and so on.
+    """An error, what it was raised from, and so on; of a group its first one.
 
     Args:
         error: where to begin; of None there are none.
@@ -150,7 +150,8 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
     """
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        within = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
+        error = within or error.__cause__ or error.__context__
 
 
 def at_least_one(**arguments: int) -> None:

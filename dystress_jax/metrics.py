@@ -56,7 +56,7 @@ def alignment(
     References:
         Wang and Isola, [arXiv 2005.10242](https://arxiv.org/abs/2005.10242), Eq. 6.
     """
-    squared = jnp.sum((_unit(a) - _unit(b)) ** 2, axis=-1)
+    squared = jnp.sum((normalize(a) - normalize(b)) ** 2, axis=-1)
     equal = squared == 0  # the power's gradient at 0 is infinite for alpha < 2
     return jnp.mean(jnp.where(equal, 0.0, jnp.where(equal, 1.0, squared) ** (alpha / 2)))
 
@@ -97,7 +97,7 @@ def uniformity(x: Float[Array, "n d"], t: float = 2.0, *, num_tokens: int = 1) -
     tokens = x.reshape(n, num_tokens, d // num_tokens).swapaxes(0, 1)
 
     def of_token(token):
-        token = _unit(token)
+        token = normalize(token)
         return _log_mean_kernel(token, jnp.arange(n), jnp.ones(n, token.dtype), t)
 
     return jnp.mean(jax.lax.map(of_token, tokens))
@@ -134,7 +134,7 @@ def inter_class_uniformity(
         Our reading of Manna et al., [arXiv 2308.01140](https://arxiv.org/abs/2308.01140), whose own
         formula we have not seen.
     """
-    x = _unit(x)
+    x = normalize(x)
     # Each row carries its class mean and one share of its class, so the number of classes need
     # not be known and the function can be compiled.
     same = lambda label: (labels == label).astype(x.dtype)
@@ -170,7 +170,7 @@ def tolerance(
     References:
         Wang and Liu, [arXiv 2012.09740](https://arxiv.org/abs/2012.09740), Eq. 9.
     """
-    x, n = _unit(x), x.shape[0]
+    x, n = normalize(x), x.shape[0]
     (total, pairs), _ = _sums_by_class(x, x, labels)
     return total / (n * (n - 1) if all_pairs else pairs)
 
@@ -204,7 +204,7 @@ def negative_similarities(
     References:
         Manna et al., [arXiv 2308.01140](https://arxiv.org/abs/2308.01140).
     """
-    same, other = _sums_by_class(_unit(view_a), _unit(view_b), labels)
+    same, other = _sums_by_class(normalize(view_a), normalize(view_b), labels)
     return {
         "true_negative_similarity": other[0] / other[1],
         "false_negative_similarity": same[0] / same[1],
@@ -279,7 +279,7 @@ def recall_at_k(
                 "key i belongs to query i without `positives`.",
             )
         positives = jnp.arange(queries.shape[0])
-    queries, keys = _unit(queries), _unit(keys)
+    queries, keys = normalize(queries), normalize(keys)
 
     def found(query):
         point, positive = query
@@ -405,10 +405,6 @@ def pair_statistics(
         "positive_tau": jnp.mean(tau(temperature.for_positives, positive)),
         "negative_tau": mean_of_negatives(tau(temperature.for_negatives, negative)),
     }
-
-
-def _unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    return normalize(at_least_float32(x))
 
 
 # Accelerators would round float32 products to fewer bits.

@@ -165,7 +165,11 @@ def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-    """Scales each row to length 1; a zero row stays zero, without a gradient; NaN stays NaN."""
+    """Scales each row to length 1, in float32 at least.
+
+    A zero row stays zero, without a gradient; NaN stays NaN.
+    """
+    x = at_least_float32(x)
     # The result does not depend on the scale of the row: taking it out first keeps the squares
     # from under- and overflowing, and it needs no gradient.
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))

@@ -794,7 +794,7 @@ def test_every_field_that_applies_takes_its_default_on_the_command_line(between)
     given = []
     for field in filter(applies, fields()):
         value = ",".join(field.default) if field.takes_names else str(field.default).strip("()")
-        if field.takes == (dict,) or (field.takes[0] is bool and between == " "):
+        if field.takes_options or (field.takes[0] is bool and between == " "):
             continue  # a switch: --config.FIELD or --noconfig.FIELD
         flag = f"--config.{field.name}"
         given += [f"{flag}={value}"] if between == "=" else [flag, value]

@@ -24,6 +24,7 @@ from ._source import UnreadableError as UnreadableError
 from ._stamps import sizes_of_files as sizes_of_files
 from ._stored import from_arrays as from_arrays
 from ._stored import from_reader as from_reader
+from ._unreadable import ON_ERROR as ON_ERROR
 from .pipeline import PaddedBatch as PaddedBatch
 from .pipeline import batches as batches
 from .pipeline import padded_batches as padded_batches

@@ -31,6 +31,7 @@ from .linear_head import LinearHead as LinearHead
 from .linear_head import fit_augmented as fit_augmented
 from .linear_head import fit_lbfgs as fit_lbfgs
 from .linear_head import fit_sgd as fit_sgd
+from .linear_probe import SOLVERS as SOLVERS
 from .linear_probe import evaluate_linear_probe as evaluate_linear_probe
 from .neighbour_grid import neighbour_grid as neighbour_grid
 from .pairs import DualEncoder as DualEncoder

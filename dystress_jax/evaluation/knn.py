@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from .. import data
 from .._placement import of_whole_arrays
 from ..errors import ArgumentError, at_least_one
-from ..similarities import at_least_float32, normalize
+from ..similarities import normalize
 from ..temperatures import check_positive
 from ._result import Result, classified
 from .confusion import one_of, unseen_classes
@@ -117,7 +117,7 @@ def nearest_neighbours(
     at_least_one(k=k, chunk_size=chunk_size)
     if not len(bank):
         raise ArgumentError("bank", "found no features; allowed: at least one to compare with.")
-    bank, queries = (normalize(at_least_float32(x)) for x in (bank, queries))
+    bank, queries = (normalize(x) for x in (bank, queries))
 
     def nearest(query):
         with jax.default_matmul_precision("float32"):

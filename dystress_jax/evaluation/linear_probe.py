@@ -36,6 +36,7 @@ from .linear_head import (
     unfinished,
 )
 
+SOLVERS = ("sgd", "lbfgs")
 MOMENTUM = 0.9  # of sgd
 
 
@@ -106,7 +107,7 @@ def evaluate_linear_probe(
     check_seeds(seeds)
     check_fractions(fractions)
     at_least_one(epochs=epochs, batch_size=batch_size)
-    look_up(dict.fromkeys(("sgd", "lbfgs")), solver, argument="solver")
+    look_up(dict.fromkeys(SOLVERS), solver, argument="solver")
     tried, notes = jnp.array(candidates, jnp.float32), []
     at_its_end = jnp.full(len(candidates), True)  # sgd has no tolerance
     if solver == "lbfgs" and len(seeds) > 1 and set(fractions) == {1.0}:

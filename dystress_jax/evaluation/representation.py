@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from .. import metrics
 from ..errors import ArgumentError
-from ..similarities import at_least_float32, normalize, sphere
+from ..similarities import normalize, sphere
 from ._result import Result, Row
 from .features import check_finite
 
@@ -77,7 +77,7 @@ def evaluate_representation(
         raise ArgumentError("embeddings", "found none; allowed: those of at least one image.")
     for rows in (embeddings, view_a, view_b):
         check_finite(np.asarray(rows))
-    x, a, b = (normalize(at_least_float32(jnp.asarray(e))) for e in (embeddings, view_a, view_b))
+    x, a, b = (normalize(jnp.asarray(e)) for e in (embeddings, view_a, view_b))
     known = np.flatnonzero(labels >= 0)
     classes, sizes = np.unique(labels[known], return_counts=True)
     values = _of_images(x, a, b)

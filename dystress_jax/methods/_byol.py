@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from ..microscope import Compared
 from ..models import Network
-from ..similarities import at_least_float32, normalize, sphere
+from ..similarities import normalize, sphere
 from ._method import Embedded, Method, Outcome
 from ._tower import Tower, Views, follow, method_of, rising_momentum, with_predictor
 
@@ -101,7 +101,7 @@ def byol(
 
     def contrast(params, embedded, temperature, memory, batch, key):
         del params, temperature, batch, key
-        p = {name: normalize(at_least_float32(x)) for name, x in embedded.points.items()}
+        p = {name: normalize(x) for name, x in embedded.points.items()}
         a_to_b = sphere.paired(p["predictions_a"], p["targets_b"])
         b_to_a = sphere.paired(p["predictions_b"], p["targets_a"])
         metrics = {

@@ -9,7 +9,7 @@ from .. import losses, schemes
 from ..metrics import pair_statistics
 from ..microscope import Compared
 from ..models import Network
-from ..similarities import at_least_float32, normalize
+from ..similarities import normalize
 from ._method import Embedded, Loss, Method, Outcome, Spread, accepts, given, on_one_device
 from ._queue import check_queue, new_queue, push
 from ._tower import Tower, Views, check_momentum, follow, method_of
@@ -106,7 +106,7 @@ def moco_v2(
         _, key_view = views(key, batch["key_image"], batch["key_row"])
         queries, features, stats = tower.embed(params, stats, query_view)
         (keys,) = tower.keys(memory["key_params"], stats, key_view)
-        points = {"queries": queries, "shuffled_keys": normalize(at_least_float32(keys))}
+        points = {"queries": queries, "shuffled_keys": normalize(keys)}
         return Embedded(points, features[:, None]), stats
 
     def in_order(embedded, key):

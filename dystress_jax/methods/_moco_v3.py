@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .. import losses
 from ..metrics import pair_statistics
 from ..models import Network
-from ..similarities import at_least_float32, normalize, sphere
+from ..similarities import normalize, sphere
 from ._both_ways import both_ways, first_way, of_both_ways
 from ._method import Embedded, Loss, Method, Outcome, Spread, accepts, on_one_device
 from ._tower import Tower, Views, follow, method_of, rising_momentum, with_predictor
@@ -135,6 +135,6 @@ def moco_v3(
 
 def _positive_tau(queries, keys, *, temperature):
     """The temperature of each query's positive pair; in the gradient it counts as a number."""
-    q, k = (normalize(at_least_float32(x)) for x in (queries, keys))
+    q, k = (normalize(x) for x in (queries, keys))
     positive = sphere.paired(q, k)
     return jax.lax.stop_gradient(temperature.for_positives(positive))

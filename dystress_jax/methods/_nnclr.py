@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .. import losses
 from ..metrics import pair_statistics
 from ..models import Network
-from ..similarities import at_least_float32, normalize, sphere
+from ..similarities import normalize, sphere
 from ._both_ways import both_ways, first_way, of_both_ways
 from ._method import Embedded, Loss, Method, Outcome, Spread, accepts, on_one_device
 from ._queue import check_queue, new_queue, push
@@ -109,7 +109,7 @@ def nnclr(
 
     def nearest(embeddings, memory):
         """The row of each embedding's neighbour in the queue."""
-        points = normalize(at_least_float32(embeddings))
+        points = normalize(embeddings)
         return jnp.argmax(sphere.between(points, memory["queue"]), axis=1)
 
     def ways(embedded, memory):
@@ -136,7 +136,7 @@ def nnclr(
         labels = jnp.tile(batch["label"], 2)
         same = labels == memory["labels"][rows]
         metrics["neighbour_same_label"] = jnp.mean(same, where=labels >= 0)
-        newest = normalize(at_least_float32(embedded.points["embeddings_a"]))
+        newest = normalize(embedded.points["embeddings_a"])
         return values, Outcome(push(memory, queue=newest, labels=batch["label"]), metrics)
 
     return method_of(

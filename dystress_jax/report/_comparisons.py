@@ -5,13 +5,13 @@ first one, of more the best of all is named.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from ._groups import (
     WATCHED,
+    Group,
     groups_of,
     measures_of,
     says_which_images,
@@ -25,18 +25,6 @@ from ._sentences import Sentence, last_of, negatives_of, of_kind, percent
 FEW = 3  # groups of runs that are held against the first one
 SETTINGS = 3  # that differ, at most, named in a sentence
 STRETCHES = 3  # of similarities, at most, named in a sentence
-
-
-class Side(NamedTuple):
-    """Runs that differ in their seed only.
-
-    Attributes:
-        name: of the first one.
-        runs: at least one.
-    """
-
-    name: str
-    runs: tuple[Run, ...]
 
 
 def compare(runs: Sequence[Run]) -> list[Sentence]:
@@ -57,10 +45,9 @@ def compare(runs: Sequence[Run]) -> list[Sentence]:
     groups, beside = groups_of(runs), overview(runs)
     if len(groups) > FEW:
         return [*lost(beside), *best(beside)]
-    sides = [Side(group.seeds[0].name, group.seeds) for group in groups]
     found = list(lost(beside))
-    found += [s for side in sides if len(side.runs) > 1 for s in seeds(side)]
-    found += [s for side in sides[1:] for rule in RULES for s in rule(side, sides[0])]
+    found += [s for side in groups if len(side.seeds) > 1 for s in seeds(side)]
+    found += [s for side in groups[1:] for rule in RULES for s in rule(side, groups[0])]
     return found
 
 
@@ -99,21 +86,21 @@ def best(found: Overview) -> Iterator[Sentence]:
         )
 
 
-def seeds(side: Side) -> Iterator[Sentence]:
+def seeds(side: Group) -> Iterator[Sentence]:
     """How far the seeds of equal settings differ."""
     for name, values in _closing(side).items():
         if len(values) > 1:
             yield Sentence(
-                f"Over the {len(values)} seeds of “{side.name}” the {name} is "
+                f"Over the {len(values)} seeds of “{side.first.name}” the {name} is "
                 f"{percent(float(values.mean()))} on average, with a standard deviation of "
                 f"{100 * values.std(ddof=1):.1f} points.",
                 "runs that differ in their seed only, where two or more have been measured",
             )
 
 
-def settings(side: Side, base: Side) -> Iterator[Sentence]:
+def settings(side: Group, base: Group) -> Iterator[Sentence]:
     """What was set differently."""
-    ours, theirs = side.runs[0], base.runs[0]
+    ours, theirs = side.first, base.first
     if not ours.config or not theirs.config:
         return
     said = lambda value: "unset" if value is None else value_of(value)
@@ -125,22 +112,20 @@ def settings(side: Side, base: Side) -> Iterator[Sentence]:
         more = len(differing) - SETTINGS
         told = differing[:SETTINGS] + ([f"{more} more settings differ"] if more > 0 else [])
         yield Sentence(
-            f"“{side.name}” beside “{base.name}”: {'; '.join(told)}.",
+            f"“{side.first.name}” beside “{base.first.name}”: {'; '.join(told)}.",
             f"the settings that differ, the seed aside; at most {SETTINGS} are named",
         )
 
 
-def accuracies(side: Side, base: Side) -> Iterator[Sentence]:
+def accuracies(side: Group, base: Group) -> Iterator[Sentence]:
     """Which is better, by how much, and whether seeds alone could make the difference."""
     other, own = _closing(base), _closing(side)
     differing = [
-        name
-        for name in settings_that_differ([side.runs[0], base.runs[0]])
-        if says_which_images(name)
+        name for name in settings_that_differ([side.first, base.first]) if says_which_images(name)
     ]
     if differing and other.keys() & own.keys():
         yield Sentence(
-            f"The accuracies of “{side.name}” and “{base.name}” are not compared: "
+            f"The accuracies of “{side.first.name}” and “{base.first.name}” are not compared: "
             f"{' and '.join(differing)} {'differs' if len(differing) == 1 else 'differ'}.",
             "accuracies are compared only if the settings say that the images that are measured "
             "are the same",
@@ -155,7 +140,7 @@ def accuracies(side: Side, base: Side) -> Iterator[Sentence]:
         if abs(points) < 0.05:
             way = "the same as"
         yield Sentence(
-            f"The {name} of “{side.name}” is {way} that of “{base.name}”: "
+            f"The {name} of “{side.first.name}” is {way} that of “{base.first.name}”: "
             f"{percent(float(ours.mean()))} and {percent(float(theirs.mean()))} "
             f"({_verdict(ours, theirs)}).",
             "the means over the seeds; more than seeds alone explain where p < 0.05 by Welch's "
@@ -175,7 +160,7 @@ def _verdict(ours: Float[np.ndarray, " a"], theirs: Float[np.ndarray, " b"]) -> 
     )
 
 
-def temperatures(side: Side, base: Side) -> Iterator[Sentence]:
+def temperatures(side: Group, base: Group) -> Iterator[Sentence]:
     """Where the temperature is lower and where it is higher."""
     found, other = _tau(side), _tau(base)
     if found is None or other is None:
@@ -186,7 +171,7 @@ def temperatures(side: Side, base: Side) -> Iterator[Sentence]:
     # Where a similarity has no limits, what only one of the runs has seen is left out.
     both = (middles >= other[0][0]) & (middles <= other[0][-1])
     clear = both & (np.abs(ours - theirs) > 0.01 * np.minimum(ours, theirs))
-    pairs = of_kind(side.runs[0], "similarity", "negative")
+    pairs = of_kind(side.first, "similarity", "negative")
     parts = []
     for word, there in {"lower": ours < theirs, "higher": ours > theirs}.items():
         if not (there & clear).any():
@@ -203,14 +188,14 @@ def temperatures(side: Side, base: Side) -> Iterator[Sentence]:
         )
     if parts:
         yield Sentence(
-            f"The temperature of “{side.name}”, beside that of “{base.name}”, is "
+            f"The temperature of “{side.first.name}”, beside that of “{base.first.name}”, is "
             f"{', and '.join(parts)}.",
             "τ(s) of the last records, the mean over the seeds, where the two differ by more than "
             "1 %",
         )
 
 
-def focus(side: Side, base: Side) -> Iterator[Sentence]:
+def focus(side: Group, base: Group) -> Iterator[Sentence]:
     """Which of them takes its gradient from fewer negatives."""
     ours, theirs = _focus(side), _focus(base)
     if ours is None or theirs is None or max(ours[0] / theirs[0], theirs[0] / ours[0]) < 1.2:
@@ -218,14 +203,14 @@ def focus(side: Side, base: Side) -> Iterator[Sentence]:
     told = lambda found: f"{found[1]:.0f} of {found[2]:.0f} negatives"
     word = "fewer" if ours[0] < theirs[0] else "more"
     yield Sentence(
-        f"In “{side.name}” 80 % of the gradient of an anchor comes from {told(ours)}, in "
-        f"“{base.name}” from {told(theirs)}: “{side.name}” listens to {word} of them.",
+        f"In “{side.first.name}” 80 % of the gradient of an anchor comes from {told(ours)}, in "
+        f"“{base.first.name}” from {told(theirs)}: “{side.first.name}” listens to {word} of them.",
         "the most similar negatives that hold 80 % of the weights, last record, mean over the "
         "seeds; said when the shares differ by a factor of 1.2",
     )
 
 
-def spread(side: Side, base: Side) -> Iterator[Sentence]:
+def spread(side: Group, base: Group) -> Iterator[Sentence]:
     """Which of them spreads its embeddings more evenly, and keeps classes closer together."""
     ours, theirs = (_mean(s, "uniformity") for s in (side, base))
     if ours is None or theirs is None or abs(ours - theirs) < 0.1:
@@ -236,13 +221,13 @@ def spread(side: Side, base: Side) -> Iterator[Sentence]:
     if closer is not None and theirs_closer is not None:
         told += f"; tolerance, the mean cosine inside a class, {closer:.2f} and {theirs_closer:.2f}"
     yield Sentence(
-        f"The embeddings of “{side.name}” cover the sphere {word} evenly than those of "
-        f"“{base.name}” ({told}).",
+        f"The embeddings of “{side.first.name}” cover the sphere {word} evenly than those of "
+        f"“{base.first.name}” ({told}).",
         "the batch of the last record, mean over the seeds; said when uniformity differs by 0.1",
     )
 
 
-RULES: tuple[Callable[[Side, Side], Iterator[Sentence]], ...] = (
+RULES: tuple[Callable[[Group, Group], Iterator[Sentence]], ...] = (
     settings,
     accuracies,
     temperatures,
@@ -251,28 +236,28 @@ RULES: tuple[Callable[[Side, Side], Iterator[Sentence]], ...] = (
 )
 
 
-def _closing(side: Side) -> dict[str, Float[np.ndarray, " seeds"]]:
+def _closing(side: Group) -> dict[str, Float[np.ndarray, " seeds"]]:
     """The accuracies at the end of runs."""
-    found = measures_of(side.runs)
+    found = measures_of(side.seeds)
     return {name: values for name, values in found.items() if name != WATCHED}
 
 
-def _mean(side: Side, scalar: str) -> float | None:
+def _mean(side: Group, scalar: str) -> float | None:
     """Of the last records."""
-    found = [value for run in side.runs if (value := last_of(run, scalar)) is not None]
+    found = [value for run in side.seeds if (value := last_of(run, scalar)) is not None]
     return float(np.mean(found)) if found else None
 
 
-def _focus(side: Side) -> tuple[float, float, float] | None:
+def _focus(side: Group) -> tuple[float, float, float] | None:
     """The share of the negatives that has 80 % of the gradient, their number, and that of all."""
-    count, of = _mean(side, "hardest_for_80_percent"), negatives_of(side.runs[0])
+    count, of = _mean(side, "hardest_for_80_percent"), negatives_of(side.first)
     return (count / of, count, of) if count and of else None
 
 
-def _tau(side: Side) -> tuple[Float[np.ndarray, " edges"], Float[np.ndarray, " bins"]] | None:
+def _tau(side: Group) -> tuple[Float[np.ndarray, " edges"], Float[np.ndarray, " bins"]] | None:
     """The edges of the first run's bins, and the temperature in the middle of each."""
     found = []
-    for run in side.runs:
+    for run in side.seeds:
         if run.records is None or "curve_tau" not in run.records.arrays:
             continue
         edges, tau = (

@@ -29,6 +29,11 @@ class Group(NamedTuple):
     runs: tuple[int, ...]
     seeds: tuple[Run, ...]
 
+    @property
+    def first(self) -> Run:
+        """Of the first seed, for what is the same in all."""
+        return self.seeds[0]
+
 
 def groups_of(runs: Sequence[Run]) -> list[Group]:
     """Runs of equal settings belong together; a run without settings is alone.

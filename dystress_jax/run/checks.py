@@ -76,7 +76,7 @@ def put_back(settings: Mapping[str, Any], config: Config) -> list[str]:
     given, lines = built(settings), []
     for field in fields():
         old, new = field.value(given), field.value(config)
-        if field.takes == (dict,):
+        if field.takes_options:
             names = [f"{field.name}.{name}" for name in old if name not in new]
             lines += [f"config.{name}: is not used with these flags; left out" for name in names]
         elif old != new:

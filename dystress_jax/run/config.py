@@ -9,9 +9,9 @@ functions take plain arguments, and `fields.as_fields` renames these to fields i
 import dataclasses
 
 from ..augment import RECIPES
-from ..data import SOURCES
+from ..data import ON_ERROR, SOURCES
 from ..errors import UserError
-from ..evaluation import FINETUNE_OPTIMIZERS, FINETUNE_RECIPES
+from ..evaluation import FINETUNE_OPTIMIZERS, FINETUNE_RECIPES, SOLVERS
 from ..losses import FOR_QUEUE, STRATEGIES
 from ..models import (
     ENCODERS,
@@ -158,7 +158,7 @@ class Data:
     on_error: str = field(
         "raise",
         "stop at what cannot be read, or leave it out and list it",
-        among=("raise", "skip"),
+        among=ON_ERROR,
     )
     caption_noise: float = field(
         0.0,
@@ -512,7 +512,7 @@ class Probe:
     solver: str = field(
         "sgd",
         "sgd, or lbfgs (cached features only)",
-        among=("sgd", "lbfgs"),
+        among=SOLVERS,
         needs={"lbfgs": [Need("probe.features", ["cached"], "which differ in every pass")]},
         may_change=True,
     )

@@ -28,7 +28,7 @@ from ._splits import (
 from .config import Config, ConfigError
 from .experiment import EncodeImages, Experiment
 from .fields import as_fields
-from .meaning import arguments
+from .meaning import arguments, taking
 
 Embedded = Callable[[str], EmbeddedImages]  # of a split
 WITH_SHARE = ("linear_probe", "finetune", "few_labels")  # of the labels
@@ -323,5 +323,5 @@ EVALUATIONS: dict[str, Evaluate] = {
     "representation": representation,
 }
 # What a run ends with, as far as it can be measured.
-OF_TEXTS = ("retrieval", "zero_shot")
+OF_TEXTS = taking("embedded", EVALUATIONS)
 CLOSING = ("knn", "baselines", *OF_TEXTS)

@@ -77,6 +77,11 @@ class Field(NamedTuple):
         return len(self.takes) == 2 and isinstance(self.takes[1], types.GenericAlias)
 
     @property
+    def takes_options(self) -> bool:
+        """Whether it is a mapping: options, or what is named by the user."""
+        return self.takes == (dict,)
+
+    @property
     def takes_names(self) -> bool:
         """Whether it takes any number of names, none too."""
         return self.takes == (tuple[str, ...],)
@@ -182,7 +187,7 @@ def may_change_on_resume(name: str) -> bool:
     """Whether a run may go on after the field `name`, or an option in one, has changed."""
     return any(
         field.meaning.may_change
-        and (name == field.name or (field.takes == (dict,) and name.startswith(f"{field.name}.")))
+        and (name == field.name or (field.takes_options and name.startswith(f"{field.name}.")))
         for field in fields()
     )
 

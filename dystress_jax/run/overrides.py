@@ -27,7 +27,7 @@ def joined(arguments: Iterable[str]) -> list[str]:
         ['train', '--config.seed=1', '--config.data.outside', '--config.method=byol']
     """
     known = {f"config.{field.name}" for field in fields() if field.takes[0] is not bool}
-    options = tuple(f"config.{field.name}." for field in fields() if field.takes == (dict,))
+    options = tuple(f"config.{field.name}." for field in fields() if field.takes_options)
     takes_value = lambda flag: flag in known or flag.startswith(options)
     return [word.text for word in words(arguments, takes_value)]
 
@@ -62,7 +62,7 @@ def check_overrides(arguments: Iterable[str]) -> list[str]:
             )
         if field not in named:
             raise ConfigError(unknown(name, [f"config.{f}" for f in [*groups(), *named]]))
-        if named[field].takes == (dict,):
+        if named[field].takes_options:
             raise ConfigError(
                 f"{name}: found {said!r}; allowed: one option at a time, --{name}.NAME=VALUE."
             )
@@ -115,7 +115,7 @@ def changed_by(
         ({'temperature': {'tau': 0.5}}, {'temperature.tau': 0.1})
     """
     named = [field.name for field in fields()]
-    options = [field.name for field in fields() if field.takes == (dict,)]
+    options = [field.name for field in fields() if field.takes_options]
     plain = settings.to_dict() if isinstance(settings, ConfigDict) else settings
     changed, before = copy.deepcopy(dict(plain)), {}
     for name, value in changes.items():
@@ -144,7 +144,7 @@ def take_options(arguments: Iterable[str]) -> tuple[list[str], dict[str, dict[st
         >>> take_options(["train.py", "--config.temperature.options.slope=2.5"])
         (['train.py'], {'temperature.options': {'slope': 2.5}})
     """
-    holders = [field.name for field in fields() if field.takes == (dict,)]
+    holders = [field.name for field in fields() if field.takes_options]
     others, options = [], {}
     is_option = tuple(f"config.{holder}." for holder in holders)
     for text, flag, value in words(arguments, lambda flag: flag.startswith(is_option)):
@@ -322,7 +322,7 @@ def take_images(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         name = flag.removeprefix("on.")
         holder, _, option = name.partition(".")
         with calling_images("on"):
-            if option and holder in named and named[holder].takes == (dict,):
+            if option and holder in named and named[holder].takes_options:
                 found.setdefault(holder, {})[option] = _literal(value)
                 continue
             check_overrides([f"--config.data.{name}={value}"])

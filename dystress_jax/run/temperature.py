@@ -1,4 +1,4 @@
-"""Every temperature by name: how its scheme is made of its settings and of what a run knows."""
+"""Every temperature by name: how it, or its scheme, is made of settings and of what a run knows."""
 
 import math
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 from .. import schemes, temperatures
 from ..schemes import Scheme
+from ..temperatures import Temperature
 from ..training import optim
 
 
@@ -38,35 +39,14 @@ class Facts(NamedTuple):
     image_text: bool
 
 
-def constant(*, tau: float) -> Scheme:
-    """One number."""
-    return schemes.fixed(tau)
-
-
-def dystress(*, tau_min: float, tau_max: float, stop_gradient: bool) -> Scheme:
-    """DySTreSS."""
-    return schemes.fixed(temperatures.dystress(tau_min, tau_max, stop_gradient=stop_gradient))
-
-
-def shifted_dystress(
-    *, tau_min: float, tau_max: float, shift: float, width: float, stop_gradient: bool
-) -> Scheme:
-    """DySTreSS with its maximum moved."""
-    return schemes.fixed(
-        temperatures.shifted_dystress(
-            tau_min, tau_max, shift=shift, width=width, stop_gradient=stop_gradient
-        )
-    )
-
-
-def temo(*, tau_min: float, tau_max: float) -> Scheme:
+def temo(*, tau_min: float, tau_max: float) -> Temperature:
     """TeMo, whose gradient goes through the temperature."""
-    return schemes.fixed(temperatures.temo(tau_min, tau_max))
+    return temperatures.temo(tau_min, tau_max)
 
 
-def temperature_free() -> Scheme:
+def temperature_free() -> Temperature:
     """No temperature at all."""
-    return schemes.fixed(temperatures.temperature_free())
+    return temperatures.temperature_free()
 
 
 def cosine_schedule(
@@ -83,11 +63,6 @@ def linear_schedule(facts: Facts, *, tau_min: float, tau_max: float) -> Scheme:
     """From tau_min at the first step to tau_max at the last."""
     tau = optax.linear_schedule(tau_min, tau_max, max(facts.total_steps - 1, 1))
     return schemes.scheduled(temperatures.constant, tau=tau)
-
-
-def macl(*, tau: float, alpha: float, threshold: float) -> Scheme:
-    """MACL: it follows the similarity of the positives."""
-    return schemes.macl(tau=tau, alpha=alpha, threshold=threshold)
 
 
 def learned(
@@ -151,15 +126,15 @@ def tempnet(
     )
 
 
-TEMPERATURES: dict[str, Callable[..., Scheme]] = {
-    "constant": constant,
-    "dystress": dystress,
-    "shifted_dystress": shifted_dystress,
+TEMPERATURES: dict[str, Callable[..., Scheme | Temperature]] = {
+    "constant": temperatures.constant,
+    "dystress": temperatures.dystress,
+    "shifted_dystress": temperatures.shifted_dystress,
     "temo": temo,
     "cosine_schedule": cosine_schedule,
     "linear_schedule": linear_schedule,
     "learned": learned,
-    "macl": macl,
+    "macl": schemes.macl,
     "isogclr": isogclr,
     "tempnet": tempnet,
     "temperature_free": temperature_free,

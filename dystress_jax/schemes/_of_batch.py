@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..errors import ArgumentError
-from ..similarities import at_least_float32, normalize, sphere
+from ..similarities import normalize, sphere
 from ..temperatures import Constant, check_positive
 from ._scheme import Scheme, SchemeInputs, State
 
@@ -44,7 +44,7 @@ def macl(*, tau: float = 0.1, alpha: float = 0.5, threshold: float = 0.0) -> Sch
 
     def resolve(state: State, inputs: SchemeInputs) -> Constant:
         del state
-        pairs = [normalize(at_least_float32(x)) for x in (inputs.anchors, inputs.positives)]
+        pairs = [normalize(x) for x in (inputs.anchors, inputs.positives)]
         positive = jnp.mean(jax.lax.stop_gradient(sphere.paired(*pairs)))
         return Constant(tau * (1 + alpha * (positive - threshold)))
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..errors import ArgumentError, at_least_one
-from ..similarities import at_least_float32, normalize
+from ..similarities import normalize
 from ..temperatures import PerAnchor, PerExample, Temperature, check_positive, check_range
 from ._scheme import Optimizer, Scheme, SchemeInputs, State
 
@@ -223,7 +223,7 @@ def tempnet(
         return jnp.where(side == 0, first, second)
 
     def of_network(params: dict[str, Array], inputs: SchemeInputs) -> Array:
-        anchors = normalize(at_least_float32(jax.lax.stop_gradient(inputs.anchors)))
+        anchors = normalize(jax.lax.stop_gradient(inputs.anchors))
         z = jax.nn.sigmoid(anchors @ params["kernel"] + params["bias"][None, :])
         if inputs.key is not None:
             mask_key = jax.random.fold_in(inputs.key, _NO_ROW)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from etils.epath.gpath import PosixGPath
 from orbax.checkpoint import v1 as ocp
 
-from ...errors import UserError
+from ...errors import UserError, causes
 
 # In JSON, beside the arrays of a checkpoint.
 _DESCRIPTIONS = ("_CHECKPOINT_METADATA", "train/_METADATA", "train/_sharding")
@@ -63,7 +63,7 @@ def reading(directory: pathlib.Path, step: int) -> Iterator[None]:
             yield
     except Exception as error:  # Orbax, tensorstore and json each raise their own
         pass_on_interrupt(error)
-        faults, (*_, first) = _faults(directory / str(step)), _chain(error)
+        faults, (*_, first) = _faults(directory / str(step)), causes(error)
         if not faults and isinstance(first, KeyError | TypeError | StopIteration):
             faults = [f"a file in {directory / str(step)} is missing or cut short"]
         if faults:
@@ -90,20 +90,12 @@ def _faults(place: pathlib.Path) -> list[str]:
 
 def pass_on_interrupt(error: BaseException) -> None:
     """Orbax wraps a Ctrl-C in errors of its own."""
-    if any(isinstance(e, KeyboardInterrupt) for e in _chain(error)):
+    if any(isinstance(e, KeyboardInterrupt) for e in causes(error)):
         raise KeyboardInterrupt from error
 
 
 def in_one_line(error: BaseException) -> str:
     """The error that started a chain, in one line."""
-    *_, error = _chain(error)
+    *_, error = causes(error)
     said = f"{type(error).__name__}: {error}".splitlines()[0]
     return said if len(said) <= 320 else f"{said[:150]} ... {said[-150:]}"  # paths are long
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those that led to it."""
-    while error is not None:
-        yield error
-        within = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
-        error = within or error.__cause__ or error.__context__
