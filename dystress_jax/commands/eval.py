@@ -22,6 +22,7 @@ from .. import run
 from ..evaluation import Result
 from ..run import cli, compiled_programs, config_files, show, summary
 from ..run.evaluations import EVALUATIONS
+from ..run_files import RESULTS
 
 SHORT = {"seeds": "labels.seeds", "label_fraction": "labels.share"}
 
@@ -52,7 +53,7 @@ def evaluate(command: cli.Command) -> None:
 
     def measured(name: str, result: Result, numbers: dict[str, Any]) -> None:
         path = summary.keep_result(
-            workdir / "eval", name, args.checkpoint, numbers, result.confusion
+            workdir / RESULTS, name, args.checkpoint, numbers, result.confusion
         )
         on = f" of {of}" if of else ""
         print(show.results({name: result}, note=f"{on}, checkpoint {numbers['checkpoint_step']}"))

@@ -24,13 +24,14 @@ from absl import flags
 from .. import report, run
 from ..errors import end_with_the_pipe
 from ..files import write_text
-from ..run import ENDS, cli, compiled_programs, config_files
+from ..run import cli, compiled_programs, config_files
 from ..run.checks import put_back
 from ..run.command_line import words
 from ..run.fields import fields
 from ..run.overrides import changed_by
 from ..run.relevance import useless
 from ..run.show import note
+from ..run_files import ENDS
 from . import train
 
 WITH_VALUE = ("config", "workdir", "seeds")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from .. import explorer
 from ..errors import a_few
+from ..run_files import NEIGHBOURS
 from . import _accuracies, _charts, _curves, _images, _map, _pairs, _tables
 from ._charts import Chart
 from ._comparisons import compare
@@ -23,7 +24,6 @@ from ._sentences import Sentence, stand_out
 from ._tables import safe
 
 HERE = pathlib.Path(__file__).parent
-PICTURE = "neighbours.png"
 SHOWN = "Test images and their nearest training images, by the encoder and by pixels"
 LARGEST_PICTURE = 1_000_000  # bytes
 LONGEST_SIDE = 4096  # pixels, of a picture that is reduced
@@ -248,13 +248,13 @@ def _what(runs: Sequence[Run], shown: Sequence[Run]) -> str:
 
 def _neighbours(run: Run) -> str:
     """The picture of neighbours that a run has drawn itself."""
-    path = pathlib.Path(run.place) / PICTURE
+    path = pathlib.Path(run.place) / f"{NEIGHBOURS}.png"
     if not path.is_file():
         return ""
     try:
         kind, content = _small_enough(path)
     except OSError as error:
-        return _none(f"{run.name}: {PICTURE} cannot be shown ({error}).")
+        return _none(f"{run.name}: {NEIGHBOURS}.png cannot be shown ({error}).")
     return (
         f'<figure><figcaption>{safe(run.name)}: {SHOWN}</figcaption><img class="wide" '
         f'src="data:image/{kind};base64,{base64.b64encode(content).decode()}" '

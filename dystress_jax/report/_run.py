@@ -13,10 +13,19 @@ from .. import microscope
 from ..errors import UserError
 from ..files import parse_json
 from ..microscope import Records, Watched
+from ..run_files import (
+    CHECKPOINTS,
+    CONFUSION,
+    DIVERGED_FILE,
+    ENVIRONMENT_FILE,
+    METRICS_FILE,
+    RESULTS,
+    SETTINGS_FILE,
+    SUMMARY_FILE,
+)
 from ..temperatures import Temperature
 
 Flat = dict[str, Any]
-CONFIG, LOGGED = "config.json", "metrics.jsonl"  # in the directory of a run
 _ABOUT = ("checkpoint_step", "seed", "trained_with_seed")  # numbers that nothing has measured
 
 
@@ -157,10 +166,10 @@ def gather(workdirs: Iterable[pathlib.Path | str]) -> list[Run]:
 
 def _runs_in(path: pathlib.Path) -> list[pathlib.Path]:
     """The directory itself, or those of runs in it, where it is none of a run."""
-    if (path / CONFIG).exists():
+    if (path / SETTINGS_FILE).exists():
         return [path]
-    has = lambda run: any((run / name).exists() for name in (LOGGED, "checkpoints"))
-    inner = [file.parent for file in path.glob(f"*/{CONFIG}") if has(file.parent)]
+    has = lambda run: any((run / name).exists() for name in (METRICS_FILE, CHECKPOINTS))
+    inner = [file.parent for file in path.glob(f"*/{SETTINGS_FILE}") if has(file.parent)]
     return sorted(inner, key=lambda run: _in_words_and_numbers(run.name)) or [path]
 
 
@@ -244,9 +253,9 @@ def told_apart(runs: Sequence[Run]) -> list[Run]:
 def _gather(path: pathlib.Path, name: str) -> Run:
     recorded = microscope.of_run(path)
     missing: list[str] = []
-    config = _json(path / CONFIG, missing)
-    summary = _json(path / "summary.json", missing, needed=False)
-    diverged = None if summary else _json(path / "diverged.json", [], needed=False).get("diverged")
+    config = _json(path / SETTINGS_FILE, missing)
+    summary = _json(path / SUMMARY_FILE, missing, needed=False)
+    diverged = None if summary else _json(path / DIVERGED_FILE, [], needed=False).get("diverged")
     if not summary:
         missing.append(
             f"The run has diverged: {diverged}"
@@ -269,7 +278,7 @@ def _gather(path: pathlib.Path, name: str) -> Run:
         chance=_chance(evaluations["knn"]) if "knn" in evaluations else None,
         evaluations={name: found for name, found in evaluations.items() if found.rows},
         confusions=_confusions(path, missing),
-        environment=_json(path / "environment.json", missing, needed=False),
+        environment=_json(path / ENVIRONMENT_FILE, missing, needed=False),
         missing=tuple(missing),
         ignored=_ignored(config),
         ended=bool(summary),
@@ -370,9 +379,9 @@ def _json(path: pathlib.Path, missing: list[str], *, needed: bool = True) -> dic
 
 def _curves(path: pathlib.Path, missing: list[str]) -> dict[str, CurveOverSteps]:
     try:
-        lines = (path / LOGGED).read_bytes().splitlines()
+        lines = (path / METRICS_FILE).read_bytes().splitlines()
     except OSError:
-        missing.append(f"There is no {LOGGED}.")
+        missing.append(f"There is no {METRICS_FILE}.")
         return {}
     found: dict[str, dict[int, float]] = {}
     for line in lines:
@@ -395,16 +404,16 @@ def _curves(path: pathlib.Path, missing: list[str]) -> dict[str, CurveOverSteps]
 
 def _results(path: pathlib.Path, missing: list[str]) -> dict[str, Any]:
     """The results of `dystress eval`."""
-    files = sorted((path / "eval").glob("*.json")) if (path / "eval").is_dir() else []
+    files = sorted((path / RESULTS).glob("*.json"))
     return {
         f"eval {file.stem}": _json(file, missing)
         for file in files
-        if not file.stem.endswith("_confusion")
+        if not file.stem.endswith(CONFUSION)
     }
 
 
 def _confusions(path: pathlib.Path, missing: list[str]) -> dict[str, ConfusionCounts]:
-    files = sorted((path / "eval").glob("*_confusion.json")) if (path / "eval").is_dir() else []
+    files = sorted((path / RESULTS).glob(f"*{CONFUSION}.json"))
     found = {}
     for file in files:
         content = _json(file, missing)
@@ -414,9 +423,9 @@ def _confusions(path: pathlib.Path, missing: list[str]) -> dict[str, ConfusionCo
         except (TypeError, ValueError):
             counts = np.zeros(0, np.int64)
         if isinstance(names, list) and counts.shape == (len(names), len(names)) and names:
-            name = file.stem.removesuffix("_confusion")
+            name = file.stem.removesuffix(CONFUSION)
             of = str(content.get("of", ""))
             found[name] = ConfusionCounts(tuple(map(str, names)), counts, of)
         else:
-            missing.append(f"eval/{file.name} holds no confusion matrix.")
+            missing.append(f"{RESULTS}/{file.name} holds no confusion matrix.")
     return found

@@ -35,7 +35,6 @@ from ._sweep import combinations as combinations
 from ._sweep import short_name as short_name
 from ._sweep import sweep as sweep
 from ._train import train as train
-from ._workdir import ENDS as ENDS
 from .checks import from_config_dict as from_config_dict
 from .config import Config as Config
 from .config import ConfigError as ConfigError

@@ -8,11 +8,12 @@ import numpy as np
 
 from .. import methods, models, weights
 from ..errors import a_few
+from ..run_files import CHECKPOINTS, SETTINGS_FILE
 from ..training import TrainState
 from ..training.checkpoint import steps
 from ._build import rebuild
 from ._own import Own
-from ._saved import CHECKPOINTS, SETTINGS_FILE, read_config, state_at
+from ._saved import read_config, state_at
 from .config import Config, ConfigError
 from .experiment import Experiment
 from .networks import takes

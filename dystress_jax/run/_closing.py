@@ -14,13 +14,14 @@ from PIL import Image
 from .. import evaluation
 from ..evaluation import Result
 from ..files import write_json
+from ..run_files import RESULTS, SUMMARY_FILE
 from ..training import TrainState
 from ..training.loggers import Loggers
 from . import measuring, show, summary
 from ._prepare import Run
 from ._saved import digest_of
 from ._splits import EvaluationError
-from ._workdir import SUMMARY_FILE, check_still_there
+from ._workdir import check_still_there
 from .config import ConfigError
 from .data import reporting_unreadable_images_of
 from .experiment import Experiment
@@ -89,7 +90,7 @@ def _measure(
             with reporting_unreadable_images_of(name, run.config.eval_on[name]):
                 measure_each(other, measuring.shared_by(other, state), f" on {name}")
     if jax.process_index() == 0:
-        summary.keep_confusions(run.workdir / "eval", found, int(state.step))
+        summary.keep_confusions(run.workdir / RESULTS, found, int(state.step))
     if "retrieval" not in found:
         return found, {}, refused
     # Every process embeds the texts.

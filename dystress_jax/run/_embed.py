@@ -16,12 +16,12 @@ import tqdm
 from .. import data, sharding
 from ..errors import UserError, how_to_install
 from ..files import parse_json, told, write_json
+from ..run_files import CHECKPOINTS
 from ..training.checkpoint import read_record
 from ._environment import usable_jax
 from ._load import Encoder, load
 from ._own import Own, choose
 from ._same_images import describe, without_file_sizes
-from ._saved import CHECKPOINTS
 from .config import Config, ConfigError
 from .data import Sources, images_from_anywhere, may_skip, open_own
 from .meaning import arguments

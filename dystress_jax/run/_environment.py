@@ -14,7 +14,6 @@ import jax
 
 from .config import ConfigError
 
-ENVIRONMENT_FILE = "environment.json"
 PACKAGES = ("dystress-jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ..evaluation import Result
+from ..run_files import CHECKPOINTS
 from ..training import TrainState
 from ._build import build, rebuild, with_images
 from ._environment import usable_jax
 from ._own import Own, check_given_again, choose, name_of, name_own
 from ._same_images import changed_images, check_same, describe
-from ._saved import CHECKPOINTS, read_config, state_at
+from ._saved import read_config, state_at
 from .config import Config, ConfigError
 from .data import OTHER_IMAGES, images_from_anywhere, open_own, reporting_unreadable_images
 from .evaluations import EVALUATIONS, Evaluate

@@ -5,6 +5,7 @@ import pathlib
 
 from .. import weights
 from ..files import leaving_nothing, make_directory, told, write_json
+from ..run_files import CHECKPOINTS, SETTINGS_FILE
 from ..training.checkpoint import Saver, steps
 from . import language
 from ._about_weights import expected, seen_by
@@ -12,7 +13,6 @@ from ._begin_from import begin_with, read_weights
 from ._build import without_images
 from ._environment import usable_jax
 from ._same_images import as_remembered, remember
-from ._saved import CHECKPOINTS, SETTINGS_FILE
 from .config import Config, ConfigError
 
 

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import jax
 
+from ..run_files import CHECKPOINTS
 from ..training import checkpoint
 from ..training.loggers import LoggerError, importable
 from . import evaluations, measuring
 from ._begin_from import check_source
 from ._build import build, with_images
 from ._own import Own, name_own
-from ._saved import CHECKPOINTS
 from ._splits import EvaluationError, zero_shot_task
 from ._workdir import check_run
 from .config import Config, ConfigError

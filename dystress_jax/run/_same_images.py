@@ -10,9 +10,10 @@ import numpy as np
 from .. import data
 from ..data.tokenizer import Tokenizer
 from ..files import parse_json, write_json
+from ..run_files import UNREADABLE_FILE
 from ..training import checkpoint
 from .config import ConfigError
-from .data import UNREADABLE_FILE, Sources
+from .data import Sources
 
 IMAGES_FILE = "images.json"
 TEST = "; test: "  # before what is said of the test images

@@ -6,12 +6,11 @@ import json
 import pathlib
 
 from ..files import near, parse_json
+from ..run_files import CHECKPOINTS, SETTINGS_FILE
 from ..training import TrainState
 from ..training.checkpoint import check_version, restore, scores, steps
 from .checks import from_config_dict
 from .config import Config, ConfigError
-
-SETTINGS_FILE, CHECKPOINTS = "config.json", "checkpoints"
 
 
 def read_config(workdir: pathlib.Path | str) -> Config:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from ..files import parse_json
+from ..run_files import DIVERGED_FILE, ENDS
 from ..training.log import DivergedError
 from ._own import Own, name_own
 from ._prepare import check_evaluations_and_loggers
 from ._saved import digest_of
 from ._train import train
-from ._workdir import DIVERGED_FILE, ENDS
 from .config import Config, ConfigError
 from .data import with_absolute_paths
 from .fields import fields

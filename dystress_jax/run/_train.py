@@ -14,6 +14,7 @@ import jax
 
 from .. import data, evaluation, sharding
 from ..files import FileError, leaving_nothing, write_json
+from ..run_files import DIVERGED_FILE
 from ..training import TrainState, checkpoint, make_train_step
 from ..training.interrupt import StopRequest
 from ..training.log import DivergedError, Log
@@ -29,7 +30,7 @@ from ._prepare import Run, prepare
 from ._recording import Recording, is_due
 from ._same_images import check_same
 from ._saved import digest_of
-from ._workdir import DIVERGED_FILE, check_still_there, lock_workdir, write_run_files
+from ._workdir import check_still_there, lock_workdir, write_run_files
 from .config import Config, ConfigError
 from .data import reporting_unreadable_images
 from .experiment import Experiment

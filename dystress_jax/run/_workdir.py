@@ -11,20 +11,17 @@ import jax
 from .. import data
 from ..errors import ArgumentError
 from ..files import FileError, make_directory, told, write_json, write_text
+from ..run_files import CHECKPOINTS, DIVERGED_FILE, ENVIRONMENT_FILE, SETTINGS_FILE, SUMMARY_FILE
 from ..training import checkpoint
 from . import language
-from ._environment import ENVIRONMENT_FILE, environment
+from ._environment import environment
 from ._own import check_given_again
 from ._same_images import remember
-from ._saved import CHECKPOINTS, SETTINGS_FILE, read_config
+from ._saved import read_config
 from .config import Config, ConfigError
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume
 from .show import note
-
-SUMMARY_FILE = "summary.json"  # of a run that is complete
-DIVERGED_FILE = "diverged.json"  # of one whose loss has left the finite numbers
-ENDS = (SUMMARY_FILE, DIVERGED_FILE)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict, config_flags
 
 from ..errors import causes, hint
 from ..files import near
-from ._saved import SETTINGS_FILE, read_config
+from ..run_files import SETTINGS_FILE
+from ._saved import read_config
 from .command_line import words
 from .config import ConfigError
 from .fields import to_config_dict

@@ -11,8 +11,8 @@ import numpy as np
 from .. import data, evaluation
 from ..errors import ArgumentError, causes
 from ..files import FileError, write_json
+from ..run_files import CHECKPOINTS, UNREADABLE_FILE
 from ..training import checkpoint
-from ._saved import CHECKPOINTS
 from .config import Config, ConfigError, Data
 from .fields import as_fields
 from .meaning import arguments
@@ -23,7 +23,6 @@ Sources = dict[str, data.Source]
 OWN_IMAGE = 0.05  # share of queries whose own image is a negative: above it, a warning
 CLASSES_NAMED = 5  # in the lines that a run begins with
 OTHER_IMAGES = "--on.source and --on.path"  # the flags that name them
-UNREADABLE_FILE = "unreadable.json"  # at which image a run has stopped, and what it trained on
 
 
 def open_sources(config: Config, opener: data.Opener) -> Sources:

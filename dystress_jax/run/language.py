@@ -8,9 +8,9 @@ from jaxtyping import Array, Float
 
 from .. import data
 from ..data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from ..run_files import CHECKPOINTS
 from ..similarities import Similarity
 from ..training import checkpoint
-from ._saved import CHECKPOINTS
 from .config import Config, ConfigError
 from .data import Sources
 from .fields import as_fields

@@ -11,6 +11,7 @@ from PIL import Image
 from .. import data, evaluation
 from ..evaluation import features
 from ..files import write_bytes
+from ..run_files import NEIGHBOURS
 from ..training import TrainState
 from .experiment import Experiment
 
@@ -44,7 +45,7 @@ def pictures(experiment: Experiment, state: TrainState) -> dict[str, Image.Image
     by_pixels = pixels - mean, of_queries - mean
     found = {"by the encoder": _nearest(*by_encoder), "by centred pixels": _nearest(*by_pixels)}
     return {
-        "neighbours": evaluation.neighbour_grid(queries, bank, found),
+        NEIGHBOURS: evaluation.neighbour_grid(queries, bank, found),
         "map": evaluation.feature_map(embed(encode, seen), seen),
     }
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from ..evaluation import Confusion, Result, Row, confusion_picture
 from ..files import parse_json, told, write_json, write_text
+from ..run_files import CONFUSION
 from .pictures import write_png
 
 LONGEST_NAME = 120  # characters that say which settings differ; file systems take 255
-CONFUSION = ("_confusion.json", "_confusion.png")  # what the names beside NAME.json end with
 
 
 def of_results(found: Mapping[str, Result]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _place(
     if older is not None and older != step:
         aside = directory / result_file(name, older, settings)
         with told(path, "kept under another name"):
-            for ending in (".json", *CONFUSION):
+            for ending in (".json", *(f"{CONFUSION}{kind}" for kind in (".json", ".png"))):
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(_beside(path, ending), _beside(aside, ending))
     return path
@@ -139,8 +139,8 @@ def _keep_confusion(path: pathlib.Path, confusion: Confusion | None) -> None:
     content = {"class_names": confusion.class_names, "counts": confusion.counts.tolist()}
     content |= {"of": confusion.of} if confusion.of else {}
     picture = confusion_picture(confusion)
-    write_text(_beside(path, CONFUSION[0]), json.dumps(content) + "\n")
-    write_png(_beside(path, CONFUSION[1]), picture)
+    write_text(_beside(path, f"{CONFUSION}.json"), json.dumps(content) + "\n")
+    write_png(_beside(path, f"{CONFUSION}.png"), picture)
 
 
 def _beside(path: pathlib.Path, ending: str) -> pathlib.Path:

@@ -20,9 +20,8 @@ from jaxtyping import Array, Float
 
 from ..errors import UserError
 from ..files import parse_json, told, write_bytes
+from ..run_files import METRICS_FILE
 from .loggers import NO_LOGGERS, Loggers
-
-METRICS_FILE = "metrics.jsonl"
 
 
 class DivergedError(UserError, FloatingPointError):
