@@ -7,7 +7,7 @@ import shlex
 import signal
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Entry = TypeVar("Entry")
 
@@ -152,6 +152,27 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         yield error
         within = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
         error = within or error.__cause__ or error.__context__
+
+
+def refuse_traced(**arguments: Any) -> None:
+    """Refuse what is traced where a program is written for the number itself.
+
+    Args:
+        **arguments: numbers by their names.
+
+    Raises:
+        ArgumentError: one is traced.
+
+    Example:
+        >>> refuse_traced(margin=0.5)
+    """
+    from jax.core import Tracer  # what is refused without JAX comes at once
+
+    for argument, value in arguments.items():
+        if isinstance(value, Tracer):
+            raise ArgumentError(
+                argument, "found a traced value; allowed: a number that is known beforehand."
+            )
 
 
 def at_least_one(**arguments: int) -> None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.lax import DotAlgorithmPreset, Precision
 from jaxtyping import Array, Float, Int
 
-from .errors import ArgumentError, look_up
+from .errors import ArgumentError, look_up, refuse_traced
 
 __all__ = [
     "Similarity",
@@ -110,6 +110,7 @@ class Similarity:
         References:
             Deng et al. (ArcFace), [arXiv 1801.07698](https://arxiv.org/abs/1801.07698), Eq. 3.
         """
+        refuse_traced(margin=margin)
         if not 0 <= margin < math.pi:
             raise ArgumentError("margin", f"found {margin}; allowed: in [0, pi), in radians.")
         if (self.low, self.high) != (-1.0, 1.0):
@@ -173,6 +174,8 @@ def normalize(x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     # The result does not depend on the scale of the row: taking it out first keeps the squares
     # from under- and overflowing, and it needs no gradient.
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    # Else XLA, of rows that are constants of a program, divides by the square of the scale.
+    scale = jax.lax.optimization_barrier(scale)
     zero = scale == 0  # not of what is no number: a row with NaN must show
     # One over the largest numbers would be too small to be one.
     less = jnp.where(scale > 1, 0.125, 1.0).astype(x.dtype)

@@ -44,7 +44,7 @@ def test_a_config_survives_the_trip_through_a_config_dict():
     assert from_config_dict(run.to_config_dict(changed)) == changed
 
 
-@pytest.mark.ci  # where no checks of types come before ours
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize("settings", [{"steps": 2}, run.defaults()])
 def test_loose_settings_are_refused_where_checked_ones_are_needed(settings, tmp_path):
     kind = type(settings).__name__

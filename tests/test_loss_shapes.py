@@ -317,7 +317,7 @@ def test_margins_fall_with_the_angle_and_have_finite_slopes():
         ),
         (
             lambda x: losses.nt_xent(x, x, temperature=0.1, weights=jnp.ones(4)),
-            r"weights: found shape \(4,\) of float32; allowed: floats of the shape \(\), \(8,\), "
+            r"weights: found shape \(4,\) of float32; allowed: numbers of the shape \(\), \(8,\), "
             r"\(8, 8\)",
         ),
         (

@@ -1,5 +1,6 @@
 """The dense losses against the float64 oracle, at the edges, and their errors."""
 
+import dataclasses
 import functools
 
 import jax
@@ -729,6 +730,93 @@ def test_a_negative_weight_is_refused_unless_nobody_counts_it(where):
         np.testing.assert_allclose(call(weights=weights), call(), rtol=1e-6)
         with pytest.raises(ValueError, match=r"^weights: found -2\.0; allowed: >= 0"):
             call(weights=weights.at[5].set(-2.0))  # of a real row
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -1.0])
+def test_a_traced_weight_that_is_no_weight_shows_unless_nobody_counts_it(wrong):
+    """Where nobody can refuse it: such a pair was left out in silence."""
+    views = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    of_all = jnp.ones(8).at[jnp.array([3, 7])].set(wrong)
+    of_pairs = jnp.ones((8, 8)).at[2, 5].set(wrong).at[:, jnp.array([3, 7])].set(wrong)
+    loss = lambda weights, where: nt_xent(*views, temperature=0.3, where=where, weights=weights)
+    slope = jax.grad(lambda *given: loss(*given).sum())
+    # The anchors 3 and 7 are no negatives of each other.
+    for weights, anchors in ((of_all, 6), (of_pairs, 6), (of_pairs.at[:, 3:].set(1.0), 0)):
+        found = jax.jit(loss)(weights, None)
+        assert np.isnan(found).sum() == anchors
+    real = jnp.arange(4) < 3
+    found, of_weights = jax.jit(lambda w: (loss(w, real), slope(w, real)))(of_all)
+    np.testing.assert_allclose(found, loss(jnp.ones(8), real), rtol=1e-6)
+    np.testing.assert_allclose(of_weights, slope(jnp.ones(8), real), rtol=1e-5)
+    with pytest.raises(ValueError, match=rf"^weights: found {wrong}; allowed: >= 0"):
+        loss(of_all, None)
+
+
+def test_weights_may_be_whole_numbers_or_a_mask():
+    views = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    loss = lambda weights: nt_xent(*views, temperature=0.3, weights=weights)
+    kept = np.array([True, False, True, True, True, False])
+    np.testing.assert_array_equal(loss(kept), loss(jnp.float32(kept)))
+    np.testing.assert_array_equal(loss(2), loss(2.0))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-19, 1e-18, 1.0, 1e20, 1e30])
+def test_rows_that_are_constants_of_a_program_are_divided_by_their_length(scale):
+    """XLA divided by the square of their largest number, which left the range."""
+    a, b = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    fixed = b * scale
+    loss = lambda a, b: nt_xent(a, b, temperature=0.1, strategy="dense").mean()
+    found = jax.jit(jax.value_and_grad(lambda a: loss(a, fixed)))(a)
+    expected = jax.jit(jax.value_and_grad(loss))(a, b)
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["n 1", "1 m", "1 1", "n", "both"])
+@pytest.mark.parametrize("strategy", ["dense", "tiled"])
+def test_a_similarity_of_another_shape_than_the_matrix_is_refused(strategy, shape):
+    product = lambda a, b: a @ b.T
+    of = {
+        "n 1": lambda a, b: product(a, b)[:, :1],
+        "1 m": lambda a, b: product(a, b)[:1],
+        "1 1": lambda a, b: product(a, b)[:1, :1],
+        "n": lambda a, b: product(a, b)[:, 0],
+        "both": lambda a, b: (product(a, b), product(a, b)),
+    }[shape]
+    views = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    with pytest.raises(ValueError, match=r"^similarity: found the shape .* of 2 rows and 3"):
+        nt_xent(*views, temperature=0.3, similarity=of, strategy=strategy)
+
+
+def test_a_margin_to_learn_is_refused_where_tiles_hold_positives():
+    a, b = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    several = jnp.array([[0, 1], [1, 2], [2, 3], [3, 0]])
+
+    def value(m, strategy, **how):
+        learned = dataclasses.replace(similarities.sphere, positive=lambda s: s - m)
+        return info_nce(a, b, temperature=0.3, similarity=learned, strategy=strategy, **how).sum()
+
+    for how in ({}, {"positives": several}):
+        assert np.isfinite(jax.grad(value)(0.1, "dense", **how))
+    expected = jax.grad(value)(0.1, "dense")
+    np.testing.assert_allclose(jax.grad(value)(0.1, "tiled"), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="similarity: found a function that closes over traced"):
+        jax.grad(value)(0.1, "tiled", positives=several)
+
+
+def test_the_kernel_says_that_it_has_no_derivative_of_a_gradient():
+    a, b = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    loss = lambda a: nt_xent(a, b, temperature=0.3, strategy="fused").mean()
+    assert np.isfinite(jax.grad(loss)(a)).all()
+    with pytest.raises(ValueError, match=r"^strategy: found fused, in a derivative of a gradient"):
+        jax.grad(lambda a: jnp.sum(jax.grad(loss)(a) ** 2))(a)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("size", [[4, 4], (4, 4, 4), 4.0, (4,), 0, (2, 0)])
+def test_a_tile_is_one_number_or_two(size):
+    with pytest.raises(ValueError, match=r"^tile_size: found .*; allowed: at least 1, whole, or a"):
+        nt_xent(jnp.eye(3), jnp.eye(3), temperature=0.3, strategy="tiled", tile_size=size)
 
 
 @pytest.mark.parametrize("number", [np.float64(0.1), np.full(6, 0.1)], ids=["one", "each"])

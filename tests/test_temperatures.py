@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.tree_util import register_dataclass
 
-from dystress_jax import losses, metrics, schemes, temperatures
+from dystress_jax import losses, metrics, schemes, similarities, temperatures
 from dystress_jax.errors import ArgumentError
 from dystress_jax.losses import nt_xent
 from dystress_jax.microscope import Compared, look
@@ -516,3 +516,40 @@ def test_an_anchor_may_be_as_unsure_as_it_likes(dtype):
         expected = slopes(views.astype(float), logits.astype(float))
     smallest = 1e-6 if dtype == jnp.float16 else 1e-9
     np.testing.assert_allclose(np.float64(found), expected, rtol=2e-3, atol=smallest)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("similarity", [jnp.array([-1, 0, 1]), 0, 1, 0.5])
+@pytest.mark.parametrize(
+    "temperature",
+    [
+        *(temperatures.constant(0.1), temperatures.learned(), temperatures.temperature_free()),
+        *(temperatures.dystress(), temperatures.shifted_dystress(), temperatures.temo()),
+        temperatures.hard_negatives(0.1, 2.0).for_negatives,
+        temperatures.as_temperature(lambda s: 0.1 + 0.1 * s * s),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_similarities_may_be_whole_numbers_and_no_arrays(temperature, similarity):
+    expected = temperature(jnp.asarray(similarity, jnp.float32))
+    np.testing.assert_allclose(temperature(similarity), expected, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda x: temperatures.learned(0.0, max_scale=x), "max_scale"),
+        (lambda x: temperatures.temperature_free(epsilon=x), "epsilon"),
+        (lambda x: similarities.sphere.with_angular_margin(x), "margin"),
+        (lambda x: schemes.isogclr(4, rho=x), "rho"),
+    ],
+)
+def test_what_a_program_is_written_for_is_no_traced_number(make, argument):
+    with pytest.raises(ValueError, match=f"^{argument}: found a traced value; allowed: a number"):
+        jax.jit(lambda x: make(x) and x)(0.5)
+
+
+def test_a_complex_temperature_is_refused():
+    with pytest.raises(TypeError, match="temperature must be real; found complex numbers"):
+        temperatures.as_temperature(jnp.array([0.1 + 1j]))

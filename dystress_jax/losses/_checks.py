@@ -40,6 +40,8 @@ def check_array(name: str, x: object) -> None:
 def check_number(name: str, x: ArrayLike) -> None:
     """Refuses what is not one number."""
     check_array(name, x)
+    if isinstance(x, Temperature):
+        raise ArgumentError(name, f"found a temperature, {x}; allowed: one number.")
     if jnp.ndim(x) != 0:
         raise ArgumentError(name, f"found shape {jnp.shape(x)}; allowed: one number.")
 
@@ -52,9 +54,21 @@ def check_smoothing(value: ArrayLike) -> None:
 
 
 def check_not_negative(name: str, x: ArrayLike) -> None:
-    """Refuses concrete numbers below 0."""
-    if concrete(x) and np.any(np.asarray(x) < 0):
+    """Refuses concrete numbers below 0, and what is no number."""
+    if concrete(x) and not np.all(np.asarray(x) >= 0):
         raise ArgumentError(name, f"found {np.min(np.asarray(x))}; allowed: >= 0.")
+
+
+def check_measure(similarity: Similarity, length: int) -> None:
+    """Refuses a measure of another shape than a matrix, which sums would spread in silence."""
+    found = jax.eval_shape(similarity.between, jnp.zeros((2, length)), jnp.zeros((3, length)))
+    shape = getattr(found, "shape", None)
+    if shape != (2, 3):
+        raise ArgumentError(
+            "similarity",
+            f"found the shape {shape} of 2 rows and 3; allowed: a function (a [n d], b [m d]) -> "
+            "[n m], here (2, 3).",
+        )
 
 
 def check_closed(similarity: Similarity, length: int) -> None:

@@ -113,7 +113,7 @@ class EachPair(NamedTuple):
             log_weight = jax.nn.log_sigmoid(logit)
         weight = _pairs.weight_of(rows, columns)
         if weight is not None:
-            log_weight = log_weight + jnp.log(jnp.where(weight > 0, weight, 1.0))
+            log_weight = log_weight + jnp.log(jnp.where(weight != 0, weight, 1.0))
         log_share = jnp.where(counts, log_weight - log_total[:, None], -jnp.inf)
         cosine = similarity.as_cosine(value)
         pull = jnp.exp(log_share) * jnp.abs(slope)

@@ -103,8 +103,23 @@ def _fused_sum_fwd(term, how, symmetric, params, rows, columns):
     return total, (perturbed, constant)
 
 
+@jax.custom_jvp
+def _differentiated_once(tree: Tree) -> Tree:
+    """The same, which a kernel has no derivative for."""
+    return tree
+
+
+@_differentiated_once.defjvp
+def _refuse(primals, tangents):
+    del primals, tangents
+    raise ArgumentError(
+        "strategy", "found fused, in a derivative of a gradient; allowed: tiled, or dense."
+    )
+
+
 def _fused_sum_bwd(term, how, symmetric, saved, cotangent):
     perturbed, constant = saved
+    perturbed, cotangent = _differentiated_once((perturbed, cotangent))
     params, rows, columns = combine(perturbed, constant)
     plus = functools.partial(jax.tree.map, jnp.add)
 

@@ -72,9 +72,10 @@ def nt_xent(
         label_smoothing: epsilon in [0, 1): the share of the target that all candidates have alike.
         weights: w >= 0, how much negatives count: a number for all, one for each candidate, [2n],
             or one for each pair, [2n 2n], in the order of the values of the loss (of v views v n).
-            0 leaves a pair out. log w is a bias of the logit of a negative, so exp(bias) is what a
-            bias needs. Weights that depend on the similarity alone are a temperature, see
-            `temperatures.hard_negatives`; those of whole anchors go outside, into the mean.
+            0 leaves a pair out, and has no gradient. log w is a bias of the logit of a negative, so
+            exp(bias) is what a bias needs. Weights that depend on the similarity alone are a
+            temperature, see `temperatures.hard_negatives`; those of whole anchors go outside, into
+            the mean.
         negatives: embeddings of further negatives of all anchors, [k d], such as a queue or hard
             negatives. With devices each has all of them.
         where: which examples are real, [n]; the others only fill up the batch. They are neither

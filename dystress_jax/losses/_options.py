@@ -26,6 +26,7 @@ from ._checks import (
     as_mask,
     check_array,
     check_closed,
+    check_measure,
     check_not_negative,
     check_rows,
     check_smoothing,
@@ -120,6 +121,7 @@ class Options:
         similarity = as_similarity(self.similarity)
         if self.precision is not None:
             similarity = similarity.with_precision(self.precision)
+        check_measure(similarity, length)
         if reduction.reverse_only:
             check_closed(similarity, length)
         plan = Plan(
@@ -168,14 +170,18 @@ class Options:
         check_array("weights", weights)
         shape = jnp.shape(weights)
         allowed = (), (candidates,), (anchors, candidates * devices)
-        if shape not in allowed or not jnp.issubdtype(jnp.result_type(weights), jnp.floating):
+        if not jnp.issubdtype(jnp.result_type(weights), jnp.inexact):  # whole numbers, or a mask
+            weights = jnp.asarray(weights, jnp.float32)
+        if shape not in allowed or jnp.iscomplexobj(weights):
             raise ArgumentError(
                 "weights",
-                f"found shape {shape} of {jnp.result_type(weights)}; allowed: floats of the shape "
+                f"found shape {shape} of {jnp.result_type(weights)}; allowed: numbers of the shape "
                 f"{', '.join(map(str, allowed))}: one for all negatives, for each candidate, or "
                 "for each pair.",
             )
-        check_not_negative("weights", _of_real_pairs(weights, real))
+        known = _of_real_pairs(weights, real)
+        if known is not None:
+            check_not_negative("weights", known)
         weights = jnp.asarray(weights)
         if weights.ndim == 0:
             weight = at_least_float32(weights)
@@ -192,11 +198,13 @@ class Options:
         return Weighed(Weights(None, weights, jnp.concatenate(numbers)))
 
 
-def _of_real_pairs(weights: ArrayLike, real: Real) -> ArrayLike:
-    """The weights, with 0 for the anchors and candidates that are not real, where that is known."""
+def _of_real_pairs(weights: ArrayLike, real: Real) -> ArrayLike | None:
+    """The weights, with 0 for the anchors and candidates that are not real; None: not known yet."""
     rows, columns = real
-    if jnp.ndim(weights) == 0 or not concrete(weights, *(x for x in real if x is not None)):
+    if jnp.ndim(weights) == 0:
         return weights
+    if not concrete(weights, *(x for x in real if x is not None)):
+        return None
     numbers = np.asarray(weights, float)
     if columns is not None:
         numbers = np.where(np.asarray(columns), numbers, 0.0)

@@ -111,15 +111,20 @@ def takes_part_in(
     parts += [] if rows.real is None else [rows.real[:, None]]
     parts += [] if columns.real is None else [columns.real[None, :]]
     weight = weight_of(rows, columns)
-    parts += [] if weight is None else [weight > 0]
+    parts += [] if weight is None else [weight != 0]  # what is no number shows
     return functools.reduce(operator.and_, parts) if parts else None
 
 
 def weight_of(rows: Side, columns: Side) -> Float[Array, "..."] | None:
-    """How much each pair counts; None: all the same."""
+    """How much each pair counts, 1 where one of them is not real; None: all the same."""
     if rows.weight is not None and columns.number is not None:
-        return jnp.take(rows.weight, columns.number, axis=1)
-    return None if columns.weight is None else columns.weight[None, :]
+        weight = jnp.take(rows.weight, columns.number, axis=1)
+        weight = weight if rows.real is None else jnp.where(rows.real[:, None], weight, 1.0)
+    elif columns.weight is not None:
+        weight = columns.weight[None, :]
+    else:
+        return None
+    return weight if columns.real is None else jnp.where(columns.real[None, :], weight, 1.0)
 
 
 class Pairs(NamedTuple):

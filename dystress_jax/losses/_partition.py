@@ -67,7 +67,7 @@ class PairLogit:
         takes_part = takes_part_in(self.allowed, rows, columns)
         weight = weight_of(rows, columns)
         if weight is not None:  # weights of no pair are 1: their logarithm is a number
-            logit = logit + jnp.log(jnp.where(weight > 0, weight, 1.0))
+            logit = logit + jnp.log(jnp.where(weight != 0, weight, 1.0))
         return logit if takes_part is None else jnp.where(takes_part, logit, self.excluded)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from ..similarities import Similarity, at_least_float32
 from ..temperatures import Temperature, concrete
 from . import _pairs, _partition
+from ._checks import check_closed
 from ._pairs import Pairs, Weights
 from ._reduction import Reduction
 from ._strategies import AxisName
@@ -249,9 +250,13 @@ class Plan(NamedTuple):
         self, negatives: "Negatives", groups: tuple[Any, Any], allowed: Allowed
     ) -> Pairs:
         """Those of the candidates that are positives of the anchors."""
-        return negatives.parts[0]._replace(
+        of_batch, *_ = negatives.parts
+        similarity = self.similarity.for_positives
+        if self.reduction.reverse_only:
+            check_closed(similarity, of_batch.anchors.shape[1])
+        return of_batch._replace(
             temperature=self.temperature.for_positives,
-            similarity=self.similarity.for_positives,
+            similarity=similarity,
             groups=groups,
             allowed=allowed,
             weights=Weights(),

@@ -135,11 +135,6 @@ class PairSigmoid:
             value = jnp.where(same, self.similarity.positive(value), value)
         logit = scale * value + bias  # not by `logits`: at a scale of 0 there is a gradient too
         term = jax.nn.softplus(jnp.where(same, -logit, logit))
-        of_pairs = _pairs.weight_of(rows, columns)
-        if of_pairs is not None:  # those of rows that only fill up the batch may be anything
-            for real, axis in ((rows.real, 1), (columns.real, 0)):
-                if real is not None:
-                    of_pairs = jnp.where(jnp.expand_dims(real, axis), of_pairs, 0.0)
-        for weight in (of_pairs, of_all):
+        for weight in (_pairs.weight_of(rows, columns), of_all):
             term = term if weight is None else jnp.where(same, term, weight * term)
         return term if columns.real is None else jnp.where(columns.real[None, :], term, 0.0)

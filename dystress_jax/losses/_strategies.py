@@ -1,6 +1,7 @@
 """Strategies as values and as names, and what "auto" picks."""
 
 import functools
+import numbers
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
@@ -54,8 +55,11 @@ GATHERED_NUMBERS = 16 * 1024 * 1024
 
 
 def _check_tile(name: str, tile: TileSize) -> None:
-    if tile is not None and min(tile if isinstance(tile, tuple) else (tile,)) < 1:
-        raise ArgumentError(name, f"found {tile}; allowed: at least 1, or None.")
+    sizes = tile if isinstance(tile, tuple) and len(tile) == 2 else (tile,)
+    if tile is not None and not all(isinstance(s, numbers.Integral) and s >= 1 for s in sizes):
+        raise ArgumentError(
+            name, f"found {tile}; allowed: at least 1, whole, or a pair of such numbers, or None."
+        )
 
 
 @dataclass(frozen=True)
@@ -169,9 +173,9 @@ def fused(tile: TileSize = None) -> Fused:
 
     For products in "bfloat16" or "tensorfloat32" and rows of up to 256 numbers, a power of two. The
     compiler (Triton, by `jax.experimental.pallas`) makes slow code of float32 products. Weights of
-    each pair, and several labels or positives an anchor, are for the other strategies. On a CPU
-    JAX interprets the kernel, which is slow, to try code. It was compiled for an H100 and has not
-    yet been timed on one.
+    each pair, several labels or positives an anchor, and derivatives of a gradient are for the
+    other strategies. On a CPU JAX interprets the kernel, which is slow, to try code. It was
+    compiled for an H100 and has not yet been timed on one.
 
     Args:
         tile: rows that a program keeps, and columns that it looks at together, powers of two from

@@ -7,9 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ..errors import ArgumentError, at_least_one
+from ..errors import ArgumentError, at_least_one, refuse_traced
 from ..similarities import normalize
-from ..temperatures import PerAnchor, PerExample, Temperature, check_positive, check_range
+from ..temperatures import (
+    PerAnchor,
+    PerExample,
+    Temperature,
+    check_positive,
+    check_range,
+)
 from ._scheme import Optimizer, Scheme, SchemeInputs, State
 
 _NO_ROW = 2**32 - 1  # folded into the key of a step, gives what no image and no view has
@@ -93,6 +99,7 @@ def isogclr(
     check_range(tau_min, tau_max)
     check_positive("learning_rate", learning_rate)
     check_positive("clip", clip)
+    refuse_traced(beta=beta, tau_init=tau_init, tau_min=tau_min, tau_max=tau_max)
     if not 0 < beta <= 1:
         raise ArgumentError("beta", f"found {beta}; allowed: in (0, 1].")
     if not tau_min <= tau_init <= tau_max:
@@ -258,6 +265,7 @@ def tempnet(
 def _check_robust(num_examples: int, sides: int, rho: float, gamma: float) -> None:
     """Refuses what the robust objective cannot be computed with."""
     at_least_one(num_examples=num_examples)
+    refuse_traced(rho=rho, gamma=gamma)
     for name, value, holds, allowed in (
         ("sides", sides, sides in (1, 2), "1 or 2"),
         ("rho", rho, rho >= 0, "at least 0"),

@@ -1,9 +1,11 @@
 """Refuse numbers that are no temperature. What is traced is not known yet, and passes."""
 
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, refuse_traced
 from ._temperature import NumberLike, array_of
 
 
@@ -15,6 +17,12 @@ def concrete(*values: NumberLike) -> bool:
 def numbers(value: NumberLike) -> np.ndarray:
     """Concrete numbers as NumPy sees them."""
     return np.asarray(array_of(value))
+
+
+def as_floats(similarity: Array | float) -> Array:
+    """Similarities that are whole numbers, or no array, as floats."""
+    floats = jnp.asarray(similarity)
+    return floats if jnp.issubdtype(floats.dtype, jnp.inexact) else floats.astype(float)
 
 
 def check_positive(argument: str, value: NumberLike) -> None:
@@ -32,6 +40,7 @@ def check_range(tau_min: NumberLike, tau_max: NumberLike) -> None:
 
 def check_scales(min_scale: float, max_scale: float) -> None:
     """Refuses numbers that are no limits of 1 / tau."""
+    refuse_traced(min_scale=min_scale, max_scale=max_scale)
     check_positive("min_scale", min_scale)
     if not min_scale < max_scale:
         raise ArgumentError(

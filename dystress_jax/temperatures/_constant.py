@@ -12,7 +12,7 @@ from jax.tree_util import register_dataclass
 from jaxtyping import Array, ArrayLike, Float
 
 from ..errors import ArgumentError
-from ._checks import check_positive, concrete, numbers
+from ._checks import as_floats, check_positive, concrete, numbers
 from ._temperature import HoldsArray, Leaf, NumberLike, Temperature, array_of
 
 T = TypeVar("T")
@@ -169,6 +169,7 @@ def uncertainty(logit: Float[ArrayLike, " n"] | HoldsArray, tau: NumberLike = 0.
 
 
 def filled(similarity: Float[Array, "..."], tau: ArrayLike) -> Float[Array, "..."]:
+    similarity = as_floats(similarity)
     if jnp.ndim(tau):  # as sums do: losses refuse several numbers by the shape of the result
         return jnp.zeros_like(similarity) + tau
     return jnp.full_like(similarity, tau)

@@ -15,7 +15,7 @@ from jax.tree_util import register_dataclass
 from jaxtyping import Array, Float
 
 from ..errors import ArgumentError
-from ._checks import concrete
+from ._checks import as_floats, concrete
 from ._constant import Constant, PerAnchor, constant, per_anchor
 from ._temperature import Leaf, NumberLike, Temperature, TemperatureLike, array_of
 
@@ -31,6 +31,7 @@ class Function(Temperature):
 
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
         scalar = lambda s: jnp.asarray(self.function(s, *self.closed_over))
+        similarity = as_floats(similarity)
         try:
             return jnp.vectorize(scalar)(similarity.astype(self.dtype)).astype(similarity.dtype)
         except ValueError as error:
@@ -105,6 +106,8 @@ def as_temperature(temperature: TemperatureLike) -> Temperature:
             tuple(traced.consts), functools.partial(_replay, traced.jaxpr), scalar.dtype
         )
     if isinstance(temperature, float | int | np.number | np.ndarray | Array):
+        if np.iscomplexobj(temperature):
+            raise TypeError("temperature must be real; found complex numbers.")
         return per_anchor(temperature) if jnp.ndim(temperature) else constant(temperature)
     hint = ""
     if hasattr(temperature, "resolve"):

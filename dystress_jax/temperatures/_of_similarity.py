@@ -10,8 +10,8 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, ArrayLike, Float
 
-from ..errors import ArgumentError
-from ._checks import check_positive, check_range, concrete, numbers
+from ..errors import ArgumentError, refuse_traced
+from ._checks import as_floats, check_positive, check_range, concrete, numbers
 from ._temperature import Leaf, NumberLike, Temperature
 
 
@@ -28,6 +28,7 @@ class _Range(Temperature):
         return self.tau_min
 
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
+        similarity = as_floats(similarity)
         if self.stop_gradient:
             similarity = jax.lax.stop_gradient(similarity)
         return self.tau_min + (self.tau_max - self.tau_min) * self.profile(similarity)
@@ -323,7 +324,7 @@ class TemperatureFree(Temperature):
 
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
         limit = 1.0 - self.epsilon
-        s = jnp.asarray(similarity)
+        s = as_floats(similarity)
         if s.dtype.itemsize < 4:  # half precision rounds the limit to 1
             return self(s.astype(jnp.float32)).astype(s.dtype)
         s = jnp.clip(s, -limit, limit)
@@ -363,6 +364,7 @@ def temperature_free(scale: NumberLike = 2.0, *, epsilon: float = 1e-6) -> Tempe
         [arXiv 2501.17683](https://arxiv.org/abs/2501.17683).
     """
     check_positive("scale", scale)
+    refuse_traced(epsilon=epsilon)
     if not 1e-7 <= epsilon < 1:
         raise ArgumentError("epsilon", f"found {epsilon}; allowed: in [1e-7, 1).")
     return TemperatureFree(scale, epsilon=epsilon)

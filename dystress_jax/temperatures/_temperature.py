@@ -15,7 +15,8 @@ class Temperature:
     """Base of all temperatures: an elementwise function of the similarity, and a pytree.
 
     Similarities reach it on the scale of the cosine, -1 (opposite) to 1 (aligned); rounding may
-    exceed that range by a few units in the last place.
+    exceed that range by a few units in the last place. A loss gives it its leaves as floats: what
+    is an index or a choice is a static field.
     """
 
     def __post_init__(self):
