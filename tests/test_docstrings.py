@@ -29,7 +29,7 @@ WITHOUT_SOURCE = {
     "schemes.scheduled",
     *("methods.with_online_probe", "methods.with_probe_optimizer", "methods.without_probe"),
     *("methods.check_queue", "methods.follow", "methods.follow_from", "methods.embed_texts"),
-    "methods.accepts",
+    *("methods.accepts", "methods.takes_labels"),
     *("losses.on_mesh", "losses.dense", "losses.tiled", "losses.gathered", "losses.ring"),
     "losses.statistics",
     *("similarities.oblique_geodesic",),

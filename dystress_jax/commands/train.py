@@ -98,9 +98,10 @@ def join_others(args: flags.FlagValues) -> None:
             heartbeat_timeout_seconds=HEARTBEAT,
         )
     except (ValueError, RuntimeError) as error:
+        said = str(error).partition("\n")[0]
         raise run.ConfigError(
-            f"--distributed: {str(error).splitlines()[0]} Slurm, Open MPI, Kubernetes and Cloud "
-            f"TPU are recognised; elsewhere add {known}."
+            f"--distributed: {said} Slurm, Open MPI, Kubernetes and Cloud TPU are recognised; "
+            f"elsewhere add {known}."
         ) from error
     finally:
         patience.cancel()

@@ -12,6 +12,7 @@ from ._method import Method as Method
 from ._method import Outcome as Outcome
 from ._method import Spread as Spread
 from ._method import accepts as accepts
+from ._method import takes_labels as takes_labels
 from ._moco_v2 import moco_v2 as moco_v2
 from ._moco_v3 import moco_v3 as moco_v3
 from ._nnclr import nnclr as nnclr

@@ -45,6 +45,20 @@ def accepts(loss: Loss, argument: str) -> bool:
     return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
+def takes_labels(loss: Loss) -> bool:
+    """Whether a loss has an argument `labels`, and so can be told which pairs are of one class.
+
+    Args:
+        loss: any, also with options, by `functools.partial`.
+
+    Example:
+        >>> from dystress_jax import losses
+        >>> takes_labels(losses.supcon), takes_labels(losses.nt_xent)
+        (True, False)
+    """
+    return "labels" in inspect.signature(loss).parameters
+
+
 def given(temperature: Temperature | None) -> dict[str, Temperature]:
     """What a loss is given of the temperature: nothing where the method has none."""
     return {} if temperature is None else {"temperature": temperature}

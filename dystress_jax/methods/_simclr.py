@@ -1,7 +1,5 @@
 """SimCLR (Chen et al. 2020): two views of each image attract, all other images repel."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 
@@ -19,6 +17,7 @@ from ._method import (
     accepts,
     given,
     on_one_device,
+    takes_labels,
 )
 from ._tower import Tower, Views, method_of
 
@@ -60,7 +59,7 @@ def simclr(
         Chen et al., [arXiv 2002.05709](https://arxiv.org/abs/2002.05709).
     """
     tower = Tower(encoder, projector)
-    supervised = "labels" in inspect.signature(loss).parameters
+    supervised = takes_labels(loss)
     has_temperature = accepts(loss, "temperature")
     loss, dcl = spread(loss), spread(losses.dcl)
 

@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from .. import data, losses, methods, sharding
 from ..data.tokenizer import Tokenizer
-from ..methods import Method
+from ..methods import Method, takes_labels
 from ..training import optim
 from . import language, networks
 from ._encoding import make_embed, make_embed_views, make_encode, make_encode_view
-from ._loss import make_loss, spread, takes_labels
+from ._loss import make_loss, spread
 from ._own import Chosen, Own, choose, name_own
 from ._same_images import describe, remembered
 from ._scheme import make_scheme

@@ -80,8 +80,3 @@ def _in_precision(config: Config, loss: Loss) -> Loss:
         return loss(*arguments, similarity=similar, **options)
 
     return in_precision
-
-
-def takes_labels(loss: Loss) -> bool:
-    """Whether a loss can be told which pairs are of one class; one of one's own need not."""
-    return "labels" in inspect.signature(loss).parameters
