@@ -59,7 +59,6 @@ _MOVED = {
     "networks": "dystress_jax.run",
     "image_text": "dystress_jax.run (evaluate)",
     "checkpoint": "dystress_jax.training.checkpoint",
-    "optim": "dystress_jax.training.optim",
     "state": "dystress_jax.training",
     "step": "dystress_jax.training",
     "interrupt": "dystress_jax.training.interrupt",

@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 
 import dystress_jax
-from dystress_jax import augment, data, losses, models, run, sharding
+from dystress_jax import augment, data, losses, models, optim, run, sharding
 from dystress_jax.errors import ArgumentError
 from dystress_jax.run import Config, ConfigError, checks, cli, config, from_config_dict, values
 from dystress_jax.run import _build as build
@@ -29,7 +29,6 @@ from dystress_jax.run.methods import LOSSES, METHODS, TOPOLOGIES, Parts
 from dystress_jax.run.overrides import check_overrides, take_from_absl, take_options
 from dystress_jax.run.tables import find
 from dystress_jax.run.temperature import TEMPERATURES
-from dystress_jax.training import optim
 from tests.command_lines import parsed, reading
 
 
@@ -776,7 +775,7 @@ def test_every_field_says_what_it_means():
         assert not field.meaning.doc.startswith(("clip:", "ViTs:", "ResNets:")), field.name
 
 
-@pytest.mark.parametrize("name", ["config", "trainer", "objective", "experiment", "step", "optim"])
+@pytest.mark.parametrize("name", ["config", "trainer", "objective", "experiment", "step"])
 def test_a_module_of_an_earlier_version_is_answered_with_where_it_is_now(name):
     with pytest.raises(ImportError, match=rf"dystress_jax\.{name} is now dystress_jax\."):
         getattr(dystress_jax, name)

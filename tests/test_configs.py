@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks import alignment, cifar10
-from dystress_jax import augment, data, run
+from dystress_jax import augment, data, optim, run
 from dystress_jax.run import config_files
 from dystress_jax.run.fields import put
 from dystress_jax.run.inputs import make_inputs, make_recipe
-from dystress_jax.training import make_train_step, optim
+from dystress_jax.training import make_train_step
 
 NAMES = config_files.names()
 

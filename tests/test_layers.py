@@ -28,7 +28,7 @@ LIBRARY = [
 ]
 PARTS = [
     {"files", "run_files"},
-    {"_pca", "sharding", "models", "augment", "data"},
+    {"_pca", "optim", "sharding", "models", "augment", "data"},
     {"microscope"},
     {"methods", "evaluation", "weights"},
 ]

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dystress_jax.training import optim
+from dystress_jax import optim
 
 RATES = (0.1, 0.2, 0.3)  # a warm-up: the forms of LARS are the same at a constant rate
 

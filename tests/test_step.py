@@ -12,6 +12,7 @@ from dystress_jax import (
     losses,
     methods,
     models,
+    optim,
     run,
     schemes,
     sharding,
@@ -20,7 +21,7 @@ from dystress_jax import (
 )
 from dystress_jax.run._loss import make_loss, spread
 from dystress_jax.run._own import choose
-from dystress_jax.training import abstract_state, init_state, make_train_step, optim
+from dystress_jax.training import abstract_state, init_state, make_train_step
 from tests import steps
 
 pytestmark = pytest.mark.slow

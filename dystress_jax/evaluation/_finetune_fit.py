@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from .. import augment, data, models, sharding
+from .. import augment, data, models, optim, sharding
 from ..errors import ArgumentError
 from ._finetune_settings import FINETUNE_OPTIMIZERS, Finetuning
 from ._label_batches import label_batches
@@ -120,11 +120,9 @@ def _optimizer(
             f"found {settings.warmup_epochs:g}, a warm-up of {warmup:,} steps, which leaves none "
             f"of the {total_steps:,} in all; allowed: a shorter one.",
         )
-    peak = settings.learning_rate * settings.batch_size / 256
+    peak = optim.learning_rate("linear", settings.learning_rate, settings.batch_size)
     final = min(settings.final_rate, peak)
-    schedule = optax.cosine_decay_schedule(peak, total_steps, alpha=final / peak)
-    if warmup:
-        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total_steps, final)
+    schedule = optim.warmup_cosine(peak, total_steps=total_steps, warmup_steps=warmup, final=final)
 
     def decays(path: tuple[Any, ...], leaf: Array) -> bool:
         last = path[-1]  # of a dictionary, of an object, or of a list, where nothing has a name

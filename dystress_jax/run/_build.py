@@ -9,10 +9,9 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from .. import data, losses, methods, sharding
+from .. import data, losses, methods, optim, sharding
 from ..data.tokenizer import Tokenizer
 from ..methods import Method, takes_labels
-from ..training import optim
 from . import language, networks
 from ._encoding import make_embed, make_embed_views, make_encode, make_encode_view
 from ._loss import make_loss, spread

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .. import data, schemes
+from .. import data, optim, schemes
 from ..methods import Method
 from ..schemes import Scheme
 from ..temperatures import Temperature, as_temperature, is_per_anchor
-from ..training import optim
 from ._own import Chosen
 from .config import Config, ConfigError
 from .experiment import Schedule

@@ -24,9 +24,9 @@ from ..models import (
     TEXTS,
     projector,
 )
+from ..optim import LARS_FORMS, OPTIMIZERS, RULES
 from ..similarities import PRECISIONS
 from ..training.loggers import LOGGERS
-from ..training.optim import LARS_FORMS, OPTIMIZERS, RULES
 from .meaning import Above, Given, Need, Table, arguments, field, group, taking
 from .methods import (
     ALL_LOSSES,

@@ -8,10 +8,9 @@ import jax
 import optax
 from jaxtyping import PRNGKeyArray
 
-from .. import schemes, temperatures
+from .. import optim, schemes, temperatures
 from ..schemes import Scheme
 from ..temperatures import Temperature
-from ..training import optim
 
 
 class Facts(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from dystress_jax.training import optim
+from dystress_jax import optim
 from tests.parity.golden import golden
 
 

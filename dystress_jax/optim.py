@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike
 
-from ..errors import ArgumentError, at_least_one, look_up
+from .errors import ArgumentError, at_least_one, look_up
 
 # Step to value, as optax's schedules.
 Schedule = Callable[[Any], Any]
