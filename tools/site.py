@@ -40,6 +40,7 @@ MODULES = {
     "gradcache": (),
     "metrics": (),
     "models": (),
+    "optim": (),
     "augment": (),
     "data": ("tokenizer",),
     "methods": (),
@@ -48,9 +49,7 @@ MODULES = {
     "explorer": (),
     "report": (),
     "evaluation": (),
-    "training": (
-        *("resident", "optim", "checkpoint", "log", "loggers", "interrupt", "processes", "watch"),
-    ),
+    "training": (*("resident", "checkpoint", "log", "loggers", "interrupt", "processes", "watch"),),
     "run": (),
     "sharding": (),
     "errors": (),
