@@ -235,6 +235,11 @@ def sizes(experiment, state):
     return Result(tuple(rows), {"steps": int(state.step)})
 
 
+def broken(experiment, state):
+    """An evaluation with a fault."""
+    return {}["nothing"]
+
+
 def with_an_array(experiment, state):
     return Result((), {"steps": state.step})
 

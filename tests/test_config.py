@@ -53,6 +53,11 @@ def test_loose_settings_are_refused_where_checked_ones_are_needed(settings, tmp_
     assert not [*tmp_path.iterdir()]
 
 
+def test_one_number_is_a_tuple_of_one():
+    built = from_config_dict({"augment": {"std": 0.5}, "labels": {"shots": 3}})
+    assert (built.augment.std, built.labels.shots) == ((0.5,), (3,))
+
+
 def test_a_whole_number_is_a_good_real_number():
     built = from_config_dict({"optimizer": {"learning_rate": 1}})
     assert built.optimizer.learning_rate == 1.0
@@ -124,7 +129,7 @@ def test_a_whole_number_is_a_good_real_number():
         ({"labels": {"shots": (1, float("inf"))}}, r"labels\.shots: found \(1, inf\); allowed: "),
         ({"init_prefix": "module."}, r"init_prefix: found 'module\.' .* with config\.init_from"),
         ({"augment": {"std": (0.0,)}}, r"config\.augment\.std: .*above 0"),
-        ({"augment": {"std": 0.5}}, r"config\.augment\.std: .*a tuple of numbers"),
+        ({"augment": {"std": "0.5"}}, r"config\.augment\.std: .*a tuple of numbers"),
         ({"labels": {"shots": (1, 1.5)}}, r"config\.labels\.shots: .*\(1, 1\.5\); .*whole numbers"),
         ({"labels": {"shots": (float("inf"),)}}, r"config\.labels\.shots: .*of whole numbers"),
         (

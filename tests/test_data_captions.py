@@ -853,6 +853,11 @@ def test_the_columns_of_open_clip_are_read_where_there_are_no_others(tmp_path):
         data.open_splits(
             "folder", path=str(tmp_path), captions="captions.csv", image_size=8, holdout=0.0
         )
+    (tmp_path / "captions.csv").write_text("path;caption\none.png;one\n")
+    with pytest.raises(ValueError, match=r"by semicolons: save it with commas\."):
+        data.open_splits(
+            "folder", path=str(tmp_path), captions="captions.csv", image_size=8, holdout=0.0
+        )
     both = "path,title,caption\n" + "".join(f"{f},A title,a {f}\n" for f in files)
     (tmp_path / "captions.csv").write_text(both)
     pairs = data.open_splits(

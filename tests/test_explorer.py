@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dystress_jax import commands, explorer, microscope, schemes, temperatures
+from dystress_jax import commands, explorer, microscope, schemes, similarities, temperatures
 from dystress_jax.explorer import CURVES, FUNCTIONS
 from dystress_jax.files import FileError
 from dystress_jax.run import networks
@@ -186,6 +186,31 @@ def records(counts, *, edges=(-1.0, 0.0, 1.0)):
         "similarity_edges": microscope.Named(np.array([edges]), ("step", "edge")),
     }
     return microscope.Records(np.array([7]), arrays)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "unit"),
+    [
+        (similarities.sphere, [1, 0]),
+        (similarities.oblique(4), [4, 0]),
+        (similarities.oblique(4, mean=True), [1, 0]),
+        (similarities.geodesic, [np.pi / 2, -np.pi / 2]),
+        (similarities.euclidean, [1, 0]),
+    ],
+    ids=["sphere", "oblique", "mean", "geodesic", "euclidean"],
+)
+def test_the_page_has_the_unit_of_the_run_s_similarity(similarity, unit):
+    """What logits have in place of s: there the page's curve is the recorded one."""
+    a, b = jax.random.normal(jax.random.key(0), (2, 6, 8))
+    rows = jnp.arange(6)
+    compared = microscope.Compared(a, b, b, (rows, rows), (rows, rows), similarity)
+    found = microscope.look(compared, temperatures.dystress(0.5, 1.0))
+    arrays = {name: np.asarray(x)[None] for name, x in found.items()}
+    of_run = microscope.Records.of(np.array([0]), arrays)
+    np.testing.assert_allclose(data_of(explorer.page(of_run))["unit"], unit, atol=1e-5)
+    (p, q), s = microscope.unit_of(of_run), found["similarity_edges"]
+    expected = (p * s + q) / temperatures.dystress(0.5, 1.0)(s)
+    np.testing.assert_allclose(found["curve_logit"], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -382,6 +407,7 @@ IN_BROWSER = """<script>
 const at = %s;
 document.documentElement.replaceChildren(document.createTextNode(JSON.stringify({
   curves: at.map(([name, v, stop, s]) => s.map(x => Object.values(curvesAt(name, v, stop, x)))),
+  ofAngles: at.map(([name, v, stop, s]) => s.map(x => curvesAt(name, v, stop, x, [1.5, -1.5]))),
   code: at.map(([name, v, stop]) => filled({name, v, stop}, DATA.curves[name].code)),
 })));
 </script>"""
@@ -424,6 +450,17 @@ def test_a_browser_computes_the_same_curves_and_code(tmp_path):
         positive = evaluate(curve, curve.positive or curve.tau, values, s)
         expected = [tau, s / tau, 1 / tau if stop else through, through, positive]
         np.testing.assert_allclose(np.transpose(curves), expected, rtol=1e-9, atol=1e-12)
+    # Of a similarity in [-3, 0], whose place between -1 and 1 the temperature sees.
+    value = 1.5 * s - 1.5
+    for (name, values, stop), curves in zip(cases, found["ofAngles"], strict=True):
+        tau, derivative = (
+            evaluate(CURVES[name], f, values, s)
+            for f in (CURVES[name].tau, CURVES[name].derivative)
+        )
+        slope = 1 / tau if stop else (tau - value * derivative / 1.5) / tau**2
+        of_page = {key: [curve[key] for curve in curves] for key in ("logit", "slope")}
+        np.testing.assert_allclose(of_page["logit"], value / tau, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(of_page["slope"], slope, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.ci

@@ -21,6 +21,7 @@ from dystress_jax.run import Own, cli, evaluations, measuring
 from dystress_jax.run._loss import make_loss, spread
 from dystress_jax.run._own import choose
 from dystress_jax.run.fields import put
+from dystress_jax.run.measuring import NotMeasuredError
 from dystress_jax.run.tables import make
 from dystress_jax.training import checkpoint
 from dystress_jax.training.log import DivergedError
@@ -674,9 +675,12 @@ def test_an_evaluation_that_does_not_fit_is_refused(images):
 
 @pytest.mark.ci
 def test_an_evaluation_that_is_refused_at_the_end_costs_none_of_the_others(images):
-    both = "--config.evaluation=tests.own:with_an_array,tests.own:sizes"
-    with pytest.raises(run.ConfigError, match=r"with_an_array gives what does not fit in JSON"):
-        train(*small(images, steps=1), both)
+    names = "tests.own:with_an_array,tests.own:broken,tests.own:sizes"
+    told = (
+        r"with_an_array gives what does not fit in JSON.*\n.*broken fails with KeyError .*own\.py, "
+    )
+    with pytest.raises(NotMeasuredError, match=told):
+        train(*small(images, steps=1), f"--config.evaluation={names}")
     summary = read("run", "summary.json")
     assert list(summary["evaluations"]) == ["tests.own:sizes"]
     assert "settings_digest" not in summary  # it is not complete: a sweep tries it again

@@ -120,6 +120,13 @@ def test_a_file_of_the_wrong_kind_is_told_before_the_first_step(tmp_path, images
         train(tmp_path, images)
 
 
+@pytest.mark.parametrize("below", ["", "run/below"])
+def test_a_directory_that_is_a_file_is_told_before_the_images_are_opened(tmp_path, images, below):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"^--workdir: .*/file is a file; allowed: a directory"):
+        train(tmp_path / "file" / below, tmp_path / "no_such_images.npz")
+
+
 @pytest.mark.ci
 def test_settings_that_nest_too_deeply_are_told_in_one_line(finished, tmp_path, images):
     workdir = copied(finished, tmp_path)

@@ -44,7 +44,7 @@ from dystress_jax.report import (
     _sentences,
     _tables,
 )
-from dystress_jax.report._sentences import RULES
+from dystress_jax.report._sentences import RULES, false_negatives
 from dystress_jax.run import combinations, from_config_dict
 from tests.command_lines import parsed
 
@@ -159,6 +159,30 @@ def test_the_sentences_have_their_numbers(workdir):
 
 def bare(**changes):
     return Run("r", "/r", **changes)
+
+
+@pytest.mark.parametrize(
+    ("of_gradient", "said"),
+    [(30.0, "pushed apart most"), (11.0, "about as much"), (3.0, "pushed less than the others")],
+)
+def test_false_negatives_are_pushed_more_or_less_or_as_the_others(of_gradient, said):
+    kinds = {"negative": [100.0, 100.0], "false_negative": [10.0, of_gradient]}
+    arrays = {name: np.zeros((1, len(KINDS), 2), np.float32) for name in ("similarity", "gradient")}
+    for kind, (pairs, weights) in kinds.items():
+        row = KINDS.index(kind)
+        arrays["similarity"][0, row, 0], arrays["gradient"][0, row, 0] = pairs, weights
+    found = false_negatives(bare(records=Records.of(np.array([1]), arrays)))
+    assert said in found.text
+
+
+def test_groups_without_options_and_what_steps_make_useless_are_no_settings(tmp_path):
+    settings = dataclasses.asdict(from_config_dict({"steps": 4, "epochs": 45}))
+    run_of = lambda **changes: Run(
+        "r", "r", config=_run.flat(settings | changes), ignored=_run._ignored(settings | changes)
+    )
+    own = {"temperature": settings["temperature"] | {"options": {"k": 1}}}
+    runs = [run_of(), run_of(epochs=100), run_of(**own)]
+    assert [*_groups.settings_that_differ(runs)] == ["temperature.options.k"]
 
 
 def test_below_a_sentence_stands_a_command_that_works(tmp_path):

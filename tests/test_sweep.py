@@ -10,6 +10,7 @@ from absl import flags
 from dystress_jax import commands, run
 from dystress_jax.report import gather, overview
 from dystress_jax.run import _sweep
+from dystress_jax.run.measuring import NotMeasuredError
 from dystress_jax.run.overrides import take_varied
 from dystress_jax.training.log import DivergedError
 from tests.command_lines import parsed
@@ -73,6 +74,10 @@ def test_names_of_directories_are_short_and_differ():
     assert len(set(found)) == 4
     assert all(len(name) < 100 and "/" not in name for name in found)
     assert found[0].endswith("_seed=0")
+    assert names({"augment.mean": [(0.4,), (0.5, 0.25, 0.5)]}) == [
+        "mean=0.4_seed=0",
+        "mean=0.5+0.25+0.5_seed=0",
+    ]
     assert names({"evaluation": ["", "linear_probe"]}) == [
         "evaluation=none_seed=0",
         "evaluation=linear_probe_seed=0",
@@ -206,6 +211,24 @@ def test_what_no_run_uses_of_the_config_file_is_told_once(tmp_path):
     assert told("--over.temperature.tau_max=0.3") == []
 
 
+def test_a_command_that_is_printed_has_no_option_of_another_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = [
+        "--over.temperature.name=tests.own:falling,constant",
+        "--config.temperature.options.slope=0.2",
+        "--config.temperature.tau_min=0.3",
+        "--seeds=1",
+    ]
+    with parsed("sweep", *given, "--print") as (module, command):
+        module.sweep(command)
+    own, constant = capsys.readouterr().out.splitlines()
+    assert "--config.temperature.options.slope=0.2" in own
+    assert "options" not in constant
+    for line, one in zip((own, constant), read(*given), strict=True):
+        with parsed("train", *shlex.split(line)[2:]) as (_, command):
+            assert command.settings(flags.FLAGS.config) == one.config
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = write_images(tmp_path_factory.mktemp("images"))
@@ -264,6 +287,31 @@ def test_a_run_that_diverges_does_not_end_the_others_and_a_signal_does(
     assert "has diverged; to try it again, delete" in capsys.readouterr().out
     (tmp_path / runs[0].name / "diverged.json").unlink()
     assert run.sweep(runs, tmp_path)[runs[0].name] == {"seconds": 2.0}
+
+
+def test_a_run_that_an_evaluation_refuses_does_not_end_the_others(
+    base, tmp_path, monkeypatch, capsys
+):
+    runs = run.combinations(base, {"temperature.tau_max": [0.2, 0.3]}, seeds=1)
+
+    def train(config, workdir, **options):
+        if config.temperature.tau_max == 0.2:
+            raise NotMeasuredError("config.labels.shots: found 10")
+        return {"seconds": 1.0}
+
+    monkeypatch.setattr(_sweep, "train", train)
+    found = run.sweep(runs, tmp_path)
+    assert found[runs[0].name] == {"refused": "config.labels.shots: found 10"}
+    assert found[runs[1].name] == {"seconds": 1.0}
+    assert f"{runs[0].name} is trained, but: config.labels.shots" in capsys.readouterr().out
+    given = ["--over.temperature.tau_max=0.2,0.3", f"--workdir={tmp_path}", "--seeds=1"]
+    with parsed("sweep", *given) as (module, command):
+        monkeypatch.setattr(module.run, "sweep", lambda runs, workdir: found)
+        with pytest.raises(
+            SystemExit, match=r"NotMeasuredError: 1 of 2 runs, such as tau_max=0\.2"
+        ):
+            module.sweep(command)
+    assert "1 of 2 runs are complete; the same command goes on" in capsys.readouterr().out
 
 
 @pytest.mark.ci

@@ -330,8 +330,12 @@ def test_a_mistake_is_answered_without_a_traceback(tmp_path, images, flag, messa
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("config.batch_size = 'many'", "mine.py, line 4: "),
+        ("config.batch_size = 'many'", "line 4: batch_size: found many, a str; allowed: a whole"),
         ("config.temprature.tau = 0.1", "mine.py, line 4: 'temprature'"),
+        (
+            "config.evaluation = ['knn']",
+            "evaluation: found ['knn'], a list; allowed: a text",
+        ),
     ],
 )
 def test_a_mistake_in_a_config_file_is_answered_without_a_traceback(tmp_path, line, message):

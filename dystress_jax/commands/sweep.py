@@ -69,12 +69,17 @@ def sweep(command: cli.Command) -> None:
         done = run.sweep(runs, workdir)
     finally:  # an error in one run hides none of the others
         compare([workdir / one.name for one in runs], workdir)
-    diverged = [name for name, summary in done.items() if "diverged" in summary]
-    if len(done) < len(runs):
-        complete = len(done) - len(diverged)
+    ended_by = lambda why: [name for name, summary in done.items() if why in summary]
+    diverged, refused = ended_by("diverged"), ended_by("refused")
+    complete = len(done) - len(diverged) - len(refused)
+    if len(done) < len(runs) or refused:
         note(f"{complete} of {len(runs)} runs are complete; the same command goes on")
     if diverged:
         sys.exit(f"DivergedError: {len(diverged)} of {len(runs)} runs: {', '.join(diverged)}.")
+    if refused:
+        whys = {done[name]["refused"]: name for name in reversed(refused)}
+        told = "\n".join(f"{name}: {why}" for why, name in whys.items())
+        sys.exit(f"NotMeasuredError: {len(refused)} of {len(runs)} runs, such as {told}")
 
 
 def unused_by_all(settings: Mapping[str, Any], runs: Sequence[run.Combination]) -> list[str]:
@@ -117,8 +122,18 @@ def flags_of(one: run.Combination, workdir: pathlib.Path, given: Sequence[str]) 
     """
     dropped = {*WITH_VALUE[1:], "print", "noprint"}
     dropped |= {f"config.{name}" for name in (*one.changes, *useless(one.config))}
+    # Options of what another name stands for in this run.
+    holders = {f"config.{field.name}": field for field in fields() if field.takes_options}
+
+    def has_no_use(flag: str) -> bool:
+        begins = next((name for name in holders if flag.startswith(f"{name}.")), None)
+        if begins is None:
+            return flag in dropped
+        option = flag.removeprefix(f"{begins}.").partition(".")[0]
+        return flag in dropped or option not in holders[begins].value(one.config)
+
     of_all = words(given, WITH_VALUE.__contains__)
-    kept = [word.text for word in of_all if word.flag not in dropped]
+    kept = [word.text for word in of_all if not has_no_use(word.flag)]
     is_field = {field.name for field in fields()}
     said = lambda name, value: str(value) if name in is_field else repr(value)
     changes = [f"--config.{name}={said(name, value)}" for name, value in one.changes.items()]

@@ -74,12 +74,16 @@ def _csv_records(
             header = [OPEN_CLIP.get(name, name) for name in header]
         for kind in ("image", "caption"):
             if not set(header) & _names(kind):
-                tabs = delimiter == "," and any("\t" in name for name in header)
+                signs = {"\t": "tabs: name it .tsv", ";": "semicolons: save it with commas"}
+                hints = [
+                    f" Its columns are apart by {what}."
+                    for sign, what in signs.items()
+                    if delimiter == "," and any(sign in name for name in header)
+                ]
                 raise ArgumentError(
                     "path",
                     f"{path}, line 1: no column for the {kind}; found {', '.join(header) or 'none'}"
-                    f"; allowed: {' or '.join(FIELDS[kind])}."
-                    + (" Its columns are apart by tabs: name it .tsv." if tabs else ""),
+                    f"; allowed: {' or '.join(FIELDS[kind])}.{''.join(hints)}",
                 )
         twice = [name for name in header if header.count(name) > 1]
         for names in FIELDS.values():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..microscope import Records, Watched
+from ..microscope import Records, Watched, unit_of
 from ._curves import AT_EACH_STEP, CURVES
 from ._images import plain_images
 
@@ -72,6 +72,7 @@ def page(
     data = {
         "curves": curves(),
         "constants": AT_EACH_STEP,
+        "unit": unit_of(records),
         "run": _of_run(records, name),
         "missing": [f"{name}: {text}" for text in missing],
         "images": None if images is None else plain_images(images),

@@ -14,10 +14,11 @@ function formula(curve, text) {
   return (v, s) => cache[key](scope, v, s);
 }
 // What the tests call: the curves of a temperature at a similarity.
-function curvesAt(name, v, stop, s) {
+// Temperatures see similarities on the scale of the cosine; a logit has the similarity's own value, a s + b.
+function curvesAt(name, v, stop, s, [a, b] = [1, 0]) {
   const c = DATA.curves[name], tau = formula(name, c.tau)(v, s), slope = formula(name, c.derivative)(v, s);
-  const through = (tau - s * slope) / tau ** 2;
-  return {tau, logit: s / tau, slope: stop ? 1 / tau : through, through,
+  const value = a * s + b, through = (tau - value * slope / a) / tau ** 2;
+  return {tau, logit: value / tau, slope: stop ? 1 / tau : through, through,
     positive: c.positive ? formula(name, c.positive)(v, s) : tau};
 }
 const first = name => ({name, stop: DATA.curves[name].stop_gradient === true,
@@ -34,7 +35,7 @@ function softmax(logs) {
   const total = each.reduce((sum, x) => sum + x, 0);
   return each.map(x => x / total);
 }
-const logWeight = (t, s) => { const c = curvesAt(t.name, t.v, t.stop, s); return c.logit + Math.log(Math.abs(c.slope)); };
+const logWeight = (t, s, unit) => { const c = curvesAt(t.name, t.v, t.stop, s, unit); return c.logit + Math.log(Math.abs(c.slope)); };
 const make = (tag, given = {}, ...inside) => {
   const node = document.createElement(tag);
   for (const [k, v] of Object.entries(given)) k in node ? node[k] = v : node.setAttribute(k, v);

@@ -30,4 +30,4 @@ function negativeCell(im, anchor, j, src) {
     ...(src && !text ? [make("img", {src, alt: "", style: "width:2.2rem;image-rendering:pixelated;vertical-align:middle"}), " "] : []), name + (same ? " (same class)" : ""));
 }
 // Just inside -1 and 1, behind which what is clipped has no slope.
-const weightsUnder = (t, values) => softmax(values.map(s => logWeight(t, Math.max(-0.999999, Math.min(0.999999, s)))));
+const weightsUnder = (t, values, unit) => softmax(values.map(s => logWeight(t, Math.max(-0.999999, Math.min(0.999999, s)), unit)));

@@ -21,6 +21,7 @@ from ._records import Named as Named
 from ._records import Recorder as Recorder
 from ._records import Records as Records
 from ._records import read as read
+from ._records import unit_of as unit_of
 from ._watched import WATCHED as WATCHED
 from ._watched import Watched as Watched
 from ._watched import about as about

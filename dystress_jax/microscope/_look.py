@@ -58,7 +58,8 @@ def look(
         Arrays by name. Histograms have a row for each of `KINDS`: `similarity` (counts, between
         `similarity_edges`, on the scale of the cosine), `tau` (counts, between `tau_edges`),
         `weight` (counts, between `weight_edges`) and `gradient` (the mean over the anchors of the
-        weight that lies at each similarity). What lies outside counts in the first or last bin,
+        weight that lies at each similarity). `value_edges` are the similarity's own values at the
+        `similarity_edges`. What lies outside counts in the first or last bin,
         NaN in none. With a temperature there are curves at the `similarity_edges`, those of a
         negative: `curve_tau`, `curve_logit`, `curve_slope` (of the logit, in the gradient) and
         `curve_log_weight` (of $e^{l}\,|dl/ds|$); of several anchors the mean. `anchors` are those
@@ -86,11 +87,12 @@ def look(
         others = similarity.project(at_least_float32(compared.candidates))
     ends = (*_ends(compared, points, positive, others), SIMILARITY_BINS)
     found = _of_embeddings(anchors, positives, labels)
-    found["similarity_edges"] = similarity.as_cosine(_edges(ends))
+    found["value_edges"] = _edges(ends)
+    found["similarity_edges"] = similarity.as_cosine(found["value_edges"])
     if temperature is not None:
         check_elementwise(temperature)
         found |= {"tau_edges": 10 ** _edges(TAU_BINS), "weight_edges": 10 ** _edges(WEIGHT_BINS)}
-        found |= _curves(temperature, similarity, _edges(ends), n)
+        found |= _curves(temperature, similarity, found["value_edges"], n)
     of_positives = _of_positives(positive, temperature, similarity, ends)
     if others is None or compared.groups is None:
         return found | {name: _with_kinds(h, None) for name, h in of_positives.items()}

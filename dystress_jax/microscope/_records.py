@@ -122,6 +122,30 @@ class Records(NamedTuple):
         return self[name][:, look_up(numbers, kind, argument="kind")]
 
 
+def unit_of(records: Records | None) -> tuple[float, float]:
+    """What makes the value of a similarity, which logits have, of its place between -1 and 1.
+
+    Args:
+        records: of a run; None, or of an earlier version: as of a cosine.
+
+    Returns:
+        a and b of a s + b, for s on the scale of the cosine: 1 and 0 for one.
+
+    Example:
+        >>> places, values = np.array([[-1.0, 1.0]]), np.array([[-4.0, 4.0]])
+        >>> edges = {"similarity_edges": places, "value_edges": values}
+        >>> unit_of(Records.of(np.array([0]), edges))
+        (4.0, 0.0)
+    """
+    if records is None or "value_edges" not in records.arrays:
+        return 1.0, 0.0
+    place, value = (records[f"{name}_edges"][-1][[0, -1]] for name in ("similarity", "value"))
+    if not np.isfinite([*place, *value]).all():
+        return 1.0, 0.0
+    a = float(value[1] - value[0]) / float(place[1] - place[0])
+    return round(a, 6), round(float(value[0]) - a * float(place[0]), 6)
+
+
 def read(workdir: pathlib.Path | str) -> Records:
     """All records of a run.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
+from ..microscope import unit_of
 from ._groups import (
     WATCHED,
     Group,
@@ -91,7 +92,7 @@ def seeds(side: Group) -> Iterator[Sentence]:
     for name, values in _closing(side).items():
         if len(values) > 1:
             yield Sentence(
-                f"Over the {len(values)} seeds of “{side.first.name}” the {name} is "
+                f"Over the {len(values)} seeds of “{side.called}” the {name} is "
                 f"{percent(float(values.mean()))} on average, with a standard deviation of "
                 f"{100 * values.std(ddof=1):.1f} points.",
                 "runs that differ in their seed only, where two or more have been measured",
@@ -112,7 +113,7 @@ def settings(side: Group, base: Group) -> Iterator[Sentence]:
         more = len(differing) - SETTINGS
         told = differing[:SETTINGS] + ([f"{more} more settings differ"] if more > 0 else [])
         yield Sentence(
-            f"“{side.first.name}” beside “{base.first.name}”: {'; '.join(told)}.",
+            f"“{side.called}” beside “{base.called}”: {'; '.join(told)}.",
             f"the settings that differ, the seed aside; at most {SETTINGS} are named",
         )
 
@@ -125,7 +126,7 @@ def accuracies(side: Group, base: Group) -> Iterator[Sentence]:
     ]
     if differing and other.keys() & own.keys():
         yield Sentence(
-            f"The accuracies of “{side.first.name}” and “{base.first.name}” are not compared: "
+            f"The accuracies of “{side.called}” and “{base.called}” are not compared: "
             f"{' and '.join(differing)} {'differs' if len(differing) == 1 else 'differ'}.",
             "accuracies are compared only if the settings say that the images that are measured "
             "are the same",
@@ -140,7 +141,7 @@ def accuracies(side: Group, base: Group) -> Iterator[Sentence]:
         if abs(points) < 0.05:
             way = "the same as"
         yield Sentence(
-            f"The {name} of “{side.first.name}” is {way} that of “{base.first.name}”: "
+            f"The {name} of “{side.called}” is {way} that of “{base.called}”: "
             f"{percent(float(ours.mean()))} and {percent(float(theirs.mean()))} "
             f"({_verdict(ours, theirs)}).",
             "the means over the seeds; more than seeds alone explain where p < 0.05 by Welch's "
@@ -163,7 +164,8 @@ def _verdict(ours: Float[np.ndarray, " a"], theirs: Float[np.ndarray, " b"]) -> 
 def temperatures(side: Group, base: Group) -> Iterator[Sentence]:
     """Where the temperature is lower and where it is higher."""
     found, other = _tau(side), _tau(base)
-    if found is None or other is None:
+    same_unit = unit_of(side.first.records) == unit_of(base.first.records)
+    if found is None or other is None or not same_unit:
         return
     edges, ours = found
     middles = (edges[1:] + edges[:-1]) / 2
@@ -188,7 +190,7 @@ def temperatures(side: Group, base: Group) -> Iterator[Sentence]:
         )
     if parts:
         yield Sentence(
-            f"The temperature of “{side.first.name}”, beside that of “{base.first.name}”, is "
+            f"The temperature of “{side.called}”, beside that of “{base.called}”, is "
             f"{', and '.join(parts)}.",
             "τ(s) of the last records, the mean over the seeds, where the two differ by more than "
             "1 %",
@@ -203,8 +205,8 @@ def focus(side: Group, base: Group) -> Iterator[Sentence]:
     told = lambda found: f"{found[1]:.0f} of {found[2]:.0f} negatives"
     word = "fewer" if ours[0] < theirs[0] else "more"
     yield Sentence(
-        f"In “{side.first.name}” 80 % of the gradient of an anchor comes from {told(ours)}, in "
-        f"“{base.first.name}” from {told(theirs)}: “{side.first.name}” listens to {word} of them.",
+        f"In “{side.called}” 80 % of the gradient of an anchor comes from {told(ours)}, in "
+        f"“{base.called}” from {told(theirs)}: “{side.called}” listens to {word} of them.",
         "the most similar negatives that hold 80 % of the weights, last record, mean over the "
         "seeds; said when the shares differ by a factor of 1.2",
     )
@@ -221,8 +223,8 @@ def spread(side: Group, base: Group) -> Iterator[Sentence]:
     if closer is not None and theirs_closer is not None:
         told += f"; tolerance, the mean cosine inside a class, {closer:.2f} and {theirs_closer:.2f}"
     yield Sentence(
-        f"The embeddings of “{side.first.name}” cover the sphere {word} evenly than those of "
-        f"“{base.first.name}” ({told}).",
+        f"The embeddings of “{side.called}” cover the sphere {word} evenly than those of "
+        f"“{base.called}” ({told}).",
         "the batch of the last record, mean over the seeds; said when uniformity differs by 0.1",
     )
 

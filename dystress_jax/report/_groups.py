@@ -34,6 +34,12 @@ class Group(NamedTuple):
         """Of the first seed, for what is the same in all."""
         return self.seeds[0]
 
+    @property
+    def called(self) -> str:
+        """The name without the seed, where there are several and a sweep has it in their names."""
+        name = self.first.name
+        return re.sub(r"_seed=\d+$", "", name) if len(self.seeds) > 1 else name
+
 
 def groups_of(runs: Sequence[Run]) -> list[Group]:
     """Runs of equal settings belong together; a run without settings is alone.

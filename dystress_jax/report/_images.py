@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .. import explorer
-from ..microscope import Watched
+from ..microscope import Watched, unit_of
 from ._layout import lay_out, layouts
 from ._run import Run
 
@@ -40,6 +40,7 @@ def of_images(runs: Sequence[Run]) -> list[dict[str, Any] | None]:
         for number in members:
             found[number] = {
                 **_plain(images[number], places[number], own=number, pictures_of=members[0]),
+                "unit": unit_of(runs[number].records),
                 "placed_by": by,
             }
     return found

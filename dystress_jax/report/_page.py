@@ -13,6 +13,7 @@ from PIL import Image
 
 from .. import explorer
 from ..errors import a_few
+from ..microscope import unit_of
 from ..run_files import NEIGHBOURS
 from . import _accuracies, _charts, _curves, _images, _map, _pairs, _tables
 from ._charts import Chart
@@ -84,7 +85,7 @@ def page(runs: Sequence[Run]) -> str:
         "TO_OVERVIEW": '<a href="#beside">Settings beside each other</a> ' if beside else "",
         "LEARNED": figures["learned"] or _none("No curves and no baselines have been recorded."),
         "TEMPERATURE": figures["temperature"],
-        "UNKNOWN": "".join(map(_none, _unknown(drawn))),
+        "UNKNOWN": "".join(map(_none, [*_unknown(drawn), *_own_units(runs)])),
         "OVER": figures["over-time"],
         "SPACE": figures["space"],
         "NO_SPACE": "" if any(images) else _none("No images have been recorded to be drawn."),
@@ -102,6 +103,20 @@ def page(runs: Sequence[Run]) -> str:
         name, _, rest = part.partition("}}")
         whole += [filled[name], rest]
     return "".join(whole)
+
+
+def _own_units(runs: Sequence[Run]) -> Iterator[str]:
+    """Of which runs a similarity is no cosine, though it is drawn like one."""
+    units: dict[tuple[float, float], list[str]] = {}
+    for run in runs:
+        units.setdefault(unit_of(run.records), []).append(run.name)
+    for (a, b), names in units.items():
+        if (a, b) != (1.0, 0.0):
+            yield (
+                f"{', '.join(names)}: similarities from {b - a:.3g} to {b + a:.3g} are drawn from "
+                "-1 to 1, as the temperature sees them. The logit is the similarity itself over τ, "
+                f"not s / τ(s): it has {a:.3g} s{f' {b:+.3g}' if b else ''} in place of s."
+            )
 
 
 def _unknown(drawn: Collection[str]) -> Iterator[str]:

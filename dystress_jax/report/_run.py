@@ -293,25 +293,26 @@ def _chance(knn: Measured) -> float | None:
 
 
 def _ignored(config: dict[str, Any]) -> frozenset[str]:
-    """Settings that a run ignores; where they are none of today, nothing is known."""
+    """Settings that a run ignores; where they are none of today, nothing is known of most."""
+    counted = ["epochs"] if config.get("steps") else []  # steps come first
     try:
         from ..run.relevance import useless_of_file  # the trainer's packages may not be there
 
-        return frozenset(useless_of_file(config))
+        return frozenset([*useless_of_file(config), *counted])
     except (ImportError, UserError):
-        return frozenset()
+        return frozenset(counted)
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> Flat:
     """Settings by their dotted names.
 
     Example:
-        >>> flat({"seed": 0, "data": {"source": "tfds", "on": {}}})
-        {'seed': 0, 'data.source': 'tfds', 'data.on': {}}
+        >>> flat({"seed": 0, "data": {"source": "tfds", "options": {}}})
+        {'seed': 0, 'data.source': 'tfds'}
     """
     found: Flat = {}
     for name, value in nested.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             found |= flat(value, f"{prefix}{name}.")
         else:
             found[prefix + name] = value

@@ -143,9 +143,12 @@ def false_negatives(run: Run) -> Sentence | None:
         + (
             "what is alike is pushed apart most."
             if factor > 1.2
+            else "they are pushed less than the others."
+            if factor < 0.8
             else "they are pushed about as much as the others."
         ),
-        "the share of the weights over the share of the pairs, last record; most above 1.2",
+        "the share of the weights over the share of the pairs, last record; most above 1.2, less "
+        "below 0.8",
         other_temperatures(run, higher=True) if factor > 1.2 else "",
     )
 

@@ -104,7 +104,7 @@ function drawAnchor() {
   }
   const wrong = problem(state.other);
   by("other-problem").textContent = wrong;
-  const own = softmax(order.map(j => ownLogWeight(state.run, s[j]))), other = wrong ? order.map(() => NaN) : weightsUnder(state.other, order.map(j => s[j]));
+  const own = softmax(order.map(j => ownLogWeight(state.run, s[j]))), other = wrong ? order.map(() => NaN) : weightsUnder(state.other, order.map(j => s[j]), im.unit);
   const is = w => w.length && w.every(isFinite) ? `${short(effectiveOf(w))}` : "not known";
   by("effective").textContent = n < 2 ? "There is one image only: it has no negatives." : `Among the other ${n - 1} ${im.partner === "text" ? "texts" : "images"}, the effective number of negatives of this anchor is ${is(own)} under the run's temperature and ${is(other)} under ${state.other.name}.`;
   by("hardest").tHead.replaceChildren(make("tr", {}, ...["", "similarity", "weight, run", `weight, ${state.other.name}`].map(t => make("th", {scope: "col", textContent: t}))));

@@ -17,6 +17,7 @@ from ..files import write_json
 from ..run_files import RESULTS, SUMMARY_FILE
 from ..training import TrainState
 from ..training.loggers import Loggers
+from ..training.processes import exchange
 from . import measuring, show, summary
 from ._prepare import Run
 from ._saved import digest_of
@@ -42,8 +43,8 @@ def close(run: Run, state: TrainState, loggers: Loggers, seconds: float) -> dict
         The summary.
 
     Raises:
-        ConfigError: an evaluation refuses the images or the settings; what the others measure is
-            written and shown before.
+        NotMeasuredError: an evaluation refuses the images or the settings; what the others measure
+            is written and shown before.
         FileError: something cannot be written.
     """
     began = time.perf_counter()
@@ -59,6 +60,7 @@ def close(run: Run, state: TrainState, loggers: Loggers, seconds: float) -> dict
         _log(loggers, found, drawn, int(state.step))
         print(closing_table(run.experiment, run.evaluations, found, numbers))
         print(f"to look at the run: dystress report {shlex.quote(_shown(run.workdir))}")
+    exchange("closing", None)  # a process that fails ends the others: now all is written
     measuring.raise_together(refused)
     return numbers
 

@@ -68,10 +68,10 @@ def prepare(config: Config, workdir: pathlib.Path, own: Own) -> Run:
     """
     began = time.perf_counter()
     config = with_absolute_paths(name_own(config, own))
+    check_evaluations_and_loggers(config, own)  # told now, not when all is compiled
     check_run(config, workdir)
     if config.init_from and not checkpoint.steps(workdir / CHECKPOINTS):
         check_source(config.init_from)  # told now, not when the images are open
-    check_evaluations_and_loggers(config, own)  # told now, not when all is compiled
     devices = jax.devices()
     note(f"devices: {len(devices)} x {devices[0].device_kind}; workdir: {workdir}")
     experiment = build(config, workdir, own=own)

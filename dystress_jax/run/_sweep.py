@@ -21,6 +21,7 @@ from ._train import train
 from .config import Config, ConfigError
 from .data import with_absolute_paths
 from .fields import fields
+from .measuring import NotMeasuredError
 from .overrides import changed_by, override
 from .relevance import useless
 from .show import note
@@ -115,7 +116,7 @@ def sweep(
     """Train the runs one after another, each in a directory of `workdir`.
 
     What is complete is left as it is, what has begun goes on: the same call goes on after a break.
-    A run that diverges does not end the others.
+    A run that diverges does not end the others, nor does one that an evaluation refuses.
 
     Args:
         runs: of `combinations`.
@@ -124,7 +125,7 @@ def sweep(
 
     Returns:
         The summary of each run that is complete, by its name; of one that has diverged the error,
-        as `diverged`.
+        as `diverged`, and of one that is trained but that an evaluation refuses, as `refused`.
 
     Raises:
         ConfigError: as `train`. The other errors of `train` end the sweep too.
@@ -153,6 +154,9 @@ def sweep(
             except DivergedError as error:
                 note(f"DivergedError: {error}")
                 summary = _known(place, config) or {"diverged": str(error)}
+            except NotMeasuredError as error:
+                note(f"{counted}: {place} is trained, but: {error}")
+                summary = {"refused": str(error)}
         elif "diverged" in summary:
             note(
                 f"{counted}: {place} has diverged; to try it again, delete {place / DIVERGED_FILE}"
@@ -217,6 +221,8 @@ def _directory(changes: Mapping[str, Any], seed: int) -> str:
 
 def _as_name(value: Any) -> str:
     """A value as a part of the name of a directory."""
+    if isinstance(value, tuple | list):  # with - between them, numbers would look negative
+        return "+".join(map(_as_name, value)) or "none"
     text = re.sub(r"[^\w.+-]+", "-", str(value))
     return (text.strip("-") if isinstance(value, str) else text.rstrip("-")) or "none"
 

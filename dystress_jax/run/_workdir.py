@@ -62,9 +62,12 @@ def check_run(config: Config, workdir: pathlib.Path) -> None:
     """Refuse to go on with a run of another model or other data, and tell of other settings.
 
     Raises:
-        ConfigError: naming the settings that differ.
+        ConfigError: naming the settings that differ; or `workdir` is, or lies below, a file.
         CheckpointError: the run is of another version.
     """
+    there = next((place for place in (workdir, *workdir.parents) if place.exists()), workdir)
+    if there.exists() and not there.is_dir():
+        raise ConfigError(f"--workdir: {there} is a file; allowed: a directory.")
     has_settings = (workdir / SETTINGS_FILE).exists()
     if checkpoint.steps(workdir / CHECKPOINTS):
         checkpoint.check_version(workdir / CHECKPOINTS)

@@ -1,6 +1,7 @@
 """The settings that `--config` names: a config of this package, a file, or a run."""
 
 import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Collection, Iterator
@@ -179,4 +180,18 @@ def _fault_of_a_config_file(error: BaseException, files: Collection[pathlib.Path
         return None
     said = error.args[0] if error.args else error  # a KeyError in it
     text = " ".join(str(said.args[0] if isinstance(said, KeyError) else said).split())
-    return f"{frames[-1].filename}, line {frames[-1].lineno}: {text}"
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: {re.sub(_CAST, _other_type, text)}"
+
+
+# What ml_collections says of a value of another type.
+_CAST = (
+    r"Could not override field '([\w.]+)' \(reference\)\. (.+) is of original type "
+    r"<class '(\w+)'> and cannot be casted to type <class '(\w+)'>"
+)
+
+
+def _other_type(match: re.Match[str]) -> str:
+    name, value, kind, allowed = match.groups()
+    more = ", names with commas between them" if (kind, allowed) == ("list", "str") else ""
+    called = {"str": "text", "int": "whole number", "float": "number"}.get(allowed, allowed)
+    return f"{name}: found {value}, a {kind}; allowed: a {called}{more}."

@@ -23,6 +23,7 @@ from .evaluations import (
 )
 from .experiment import Experiment
 from .meaning import arguments
+from .tables import telling
 
 # Arguments by which an evaluation shares with the others what is computed once.
 SHARED = ("encode", "embedded")
@@ -58,15 +59,20 @@ def measure(
 
     Raises:
         ConfigError: it refuses the images or the settings, or returns no `Result`, or one that does
-            not fit in JSON.
+            not fit in JSON; or one of the user's own fails, whatever it raises.
         EvaluationError: there is nothing to measure by.
     """
     shared = shared or shared_by(experiment, state)
     taken, options = arguments(evaluate), {**experiment.config.evaluation_options, **shared}
-    try:
-        result = evaluate(experiment, state, **{n: v for n, v in options.items() if n in taken})
-    except ArgumentError as error:
-        raise ConfigError(f"evaluation: {name} cannot be measured: {error}") from error
+    given = {n: v for n, v in options.items() if n in taken}
+    told = contextlib.nullcontext()
+    if name not in EVALUATIONS:  # whatever the user's own raises, the others are measured
+        told = telling(f"evaluation: {name}", "a function that returns an evaluation.Result")
+    with told:
+        try:
+            result = evaluate(experiment, state, **given)
+        except ArgumentError as error:
+            raise ConfigError(f"evaluation: {name} cannot be measured: {error}") from error
     if not isinstance(result, Result):
         raise ConfigError(
             f"evaluation: {name} gives a {type(result).__name__}; allowed: an evaluation.Result."
@@ -83,6 +89,10 @@ def measure(
     return result._replace(rows=rows, notes=(*result.notes, *_uncounted(result)))
 
 
+class NotMeasuredError(ConfigError):
+    """Some evaluations have refused the run; it is trained, and the others are measured."""
+
+
 def raise_together(refused: Sequence[ConfigError]) -> None:
     """Raise what several evaluations have refused, once the others are measured.
 
@@ -90,12 +100,10 @@ def raise_together(refused: Sequence[ConfigError]) -> None:
         refused: the errors, a line each; of none nothing is raised.
 
     Raises:
-        ConfigError: if there is one.
+        NotMeasuredError: if there is one.
     """
-    if len(refused) > 1:
-        raise ConfigError("\n".join(map(str, refused))) from refused[0]
     if refused:
-        raise refused[0]
+        raise NotMeasuredError("\n".join(map(str, refused))) from refused[0]
 
 
 def _uncounted(result: Result) -> tuple[str, ...]:

@@ -74,6 +74,7 @@ def _checked(value: Any, field: Field) -> Any:
             raise wrong
         return tuple(_checked_name(str(name), field) for name in value)
     if isinstance(kinds[0], types.GenericAlias):  # tuple[float, ...] or tuple[int, ...]
+        value = (value,) if _is_number(value) else value
         if not isinstance(value, tuple | list) or not all(_is_number(v) for v in value):
             raise wrong
         kind, _ = typing.get_args(kinds[0])
