@@ -176,13 +176,14 @@ def test_false_negatives_are_pushed_more_or_less_or_as_the_others(of_gradient, s
 
 
 def test_groups_without_options_and_what_steps_make_useless_are_no_settings(tmp_path):
-    settings = dataclasses.asdict(from_config_dict({"steps": 4, "epochs": 45}))
+    own = {"name": "tests.own:any_options"}
+    settings = dataclasses.asdict(from_config_dict({"steps": 4, "epochs": 45, "temperature": own}))
     run_of = lambda **changes: Run(
         "r", "r", config=_run.flat(settings | changes), ignored=_run._ignored(settings | changes)
     )
-    own = {"temperature": settings["temperature"] | {"options": {"k": 1}}}
+    own = {"temperature": settings["temperature"] | {"options": {"value": 1}}}
     runs = [run_of(), run_of(epochs=100), run_of(**own)]
-    assert [*_groups.settings_that_differ(runs)] == ["temperature.options.k"]
+    assert [*_groups.settings_that_differ(runs)] == ["temperature.options.value"]
 
 
 def test_below_a_sentence_stands_a_command_that_works(tmp_path):
