@@ -18,7 +18,7 @@ from ..run_files import NEIGHBOURS
 from . import _accuracies, _charts, _curves, _images, _map, _pairs, _tables
 from ._charts import Chart
 from ._comparisons import compare
-from ._groups import AT_MOST, ONE_BY_ONE, Group, groups_of, one_by_one, settings_that_differ
+from ._groups import AT_MOST, Group, groups_of, one_by_one, settings_that_differ
 from ._overview import Overview, legend, overview
 from ._run import Run, told_apart
 from ._sentences import Sentence, stand_out
@@ -26,6 +26,7 @@ from ._tables import safe
 
 HERE = pathlib.Path(__file__).parent
 SHOWN = "Test images and their nearest training images, by the encoder and by pixels"
+IN_TITLE = 3  # runs, or groups of seeds, that are named
 LARGEST_PICTURE = 1_000_000  # bytes
 LONGEST_SIDE = 4096  # pixels, of a picture that is reduced
 
@@ -180,9 +181,10 @@ def _of_run(run: Run, frames: list[Any], images: dict[str, Any] | None) -> dict[
 
 
 def _title(runs: Sequence[Run]) -> str:
-    """The names of a few runs; of many what they differ in."""
-    if len(runs) <= ONE_BY_ONE:
-        return ", ".join(run.name for run in runs)
+    """The names of a few runs, or of groups of seeds; of many what they differ in."""
+    groups = groups_of(runs)
+    if len(groups) <= IN_TITLE:
+        return "; ".join(group.name for group in groups)
     over = a_few([*settings_that_differ(runs)] or ["seed"])
     return f"{len(runs)} runs over {over}"
 
@@ -214,7 +216,8 @@ def _switch(group: Group, colour: str) -> str:
     return (
         f'<label class="run"><input type="checkbox" checked '
         f'data-run="{" ".join(map(str, group.runs))}">'
-        f'<span class="key solid" data-ink="{colour}"></span>{safe(group.name)}</label>'
+        f'<span class="key solid" data-ink="{colour}"></span>'
+        f"<span>{safe(group.name)}</span></label>"
     )
 
 
