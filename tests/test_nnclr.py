@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import losses, methods, run, schemes, temperatures
-from dystress_jax.methods._both_ways import both_ways
+from dystress_jax.schemes._scheme import both_ways
 from dystress_jax.training import prepared
 from tests import oracles, reenact
 from tests.reenact import FEATURES, OUT, PIXELS, N, linear

@@ -1,34 +1,12 @@
 """A symmetric loss: each view is the anchor once."""
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from ..microscope import Compared
 from ..schemes import SchemeInputs
-from ..temperatures import Temperature, of_anchors
-from ._method import DeviceBatch, Loss, given
-
-# (anchors, candidates) of one way and of the other; candidate i is the positive of anchor i.
-Ways = tuple[
-    tuple[Float[Array, "n d"], Float[Array, "n d"]],
-    tuple[Float[Array, "n d"], Float[Array, "n d"]],
-]
-
-
-def both_ways(loss: Loss, ways: Ways, temperature: Temperature | None) -> Float[Array, " 2*n"]:
-    """The loss of the anchors of the first way, then that of the anchors of the second.
-
-    Args:
-        loss: `(anchors, candidates, *, temperature) -> [n]`.
-        ways: who is compared with whom.
-        temperature: one for each of the 2n anchors, in this order; or any that is the same for all;
-            None: the loss takes none.
-    """
-    n = len(ways[0][0])
-    of = lambda rows: given(None if temperature is None else of_anchors(temperature, rows))
-    first, second = ways
-    return jnp.concatenate([loss(*first, **of(slice(n))), loss(*second, **of(slice(n, None)))])
+from ..schemes._scheme import Ways, of_ways
+from ._method import DeviceBatch, Loss
 
 
 def of_both_ways(
@@ -42,17 +20,7 @@ def of_both_ways(
         batch: whose examples the anchors are.
         key: randomness of the step.
     """
-    ways = jax.lax.stop_gradient(ways)
-    n = len(batch["index"])
-    return SchemeInputs(
-        anchors=jnp.concatenate([anchors for anchors, _ in ways]),
-        positives=jnp.concatenate([candidates for _, candidates in ways]),
-        decoupled=lambda temperature: both_ways(decoupled, ways, temperature),
-        negatives=n - 1,
-        example=jnp.tile(batch["index"], 2),
-        side=jnp.repeat(jnp.arange(2), n),
-        key=key,
-    )
+    return of_ways(jax.lax.stop_gradient(ways), decoupled, example=batch["index"], key=key)
 
 
 def first_way(ways: Ways, batch: DeviceBatch) -> Compared:

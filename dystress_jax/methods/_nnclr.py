@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from .. import losses
 from ..metrics import pair_statistics
 from ..models import Network
+from ..schemes._scheme import both_ways
 from ..similarities import normalize, sphere
-from ._both_ways import both_ways, first_way, of_both_ways
+from ._both_ways import first_way, of_both_ways
 from ._method import Embedded, Loss, Method, Outcome, Spread, accepts, on_one_device
 from ._queue import check_queue, new_queue, push
 from ._tower import Tower, Views, method_of, with_predictor

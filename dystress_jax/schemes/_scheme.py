@@ -16,6 +16,11 @@ Optimizer = Any  # an optax GradientTransformation, or anything with its init an
 
 
 _WITHOUT_POSITIVES = functools.partial(info_nce, decoupled=True)
+# (anchors, candidates) of one way and of the other; candidate i is the positive of anchor i.
+Ways = tuple[
+    tuple[Float[Array, "n d"], Float[Array, "n d"]],
+    tuple[Float[Array, "n d"], Float[Array, "n d"]],
+]
 
 
 class SchemeInputs(NamedTuple):
@@ -67,7 +72,7 @@ def of_views(
         Array([-1., -0.], dtype=float32)
     """
     value = lambda temperature: whole(decoupled(view_a, view_b, temperature=temperature))
-    inputs = _of_both_sides(view_a, view_b, example, key)
+    inputs = of_ways(((view_a, view_b), (view_b, view_a)), decoupled, example=example, key=key)
     return inputs._replace(decoupled=value, negatives=2 * view_a.shape[0] - 2)
 
 
@@ -97,35 +102,56 @@ def of_image_text(
         >>> of_image_text(jnp.eye(2), -jnp.eye(2)).side
         Array([0, 0, 1, 1], dtype=int32)
     """
-    n = images.shape[0]
-
-    def value(temperature: PerAnchor) -> Float[Array, " anchors"]:
-        of_images, of_texts = (of_anchors(temperature, r) for r in (slice(n), slice(n, None)))
-        both_ways = (
-            decoupled(images, texts, temperature=of_images),
-            decoupled(texts, images, temperature=of_texts),
-        )
-        return jnp.concatenate(whole(both_ways))
-
-    inputs = _of_both_sides(images, texts, example, key)
-    return inputs._replace(decoupled=value, negatives=n - 1)
+    return of_ways(((images, texts), (texts, images)), decoupled, example=example, key=key)
 
 
-def _of_both_sides(
-    a: Float[Array, "n d"],
-    b: Float[Array, "n d"],
+def of_ways(
+    ways: Ways,
+    decoupled: Callable[..., Float[Array, " n"]],
+    *,
     example: Int[Array, " n"] | None,
     key: PRNGKeyArray | None,
 ) -> SchemeInputs:
-    """Each row of a with that of b as its positive, then each of b with that of a."""
-    a, b, example = whole((a, b, example))
+    """What a scheme may look at where a loss compares both ways, each anchor with n - 1 negatives.
+
+    Args:
+        ways: who is compared with whom.
+        decoupled: the loss of one way with the positive left out of the sum.
+        example: number of each example in the data set.
+        key: randomness for this step.
+    """
+    n = ways[0][0].shape[0]
+    seen, example = whole((ways, example))
     return SchemeInputs(
-        anchors=jnp.concatenate([a, b]),
-        positives=jnp.concatenate([b, a]),
+        anchors=jnp.concatenate([anchors for anchors, _ in seen]),
+        positives=jnp.concatenate([positives for _, positives in seen]),
+        decoupled=lambda temperature: both_ways(decoupled, ways, temperature),
+        negatives=n - 1,
         example=None if example is None else jnp.tile(example, 2),
-        side=jnp.repeat(jnp.arange(2), a.shape[0]),
+        side=jnp.repeat(jnp.arange(2), n),
         key=key,
     )
+
+
+def both_ways(
+    loss: Callable[..., Float[Array, " n"]], ways: Ways, temperature: Temperature | None
+) -> Float[Array, " anchors"]:
+    """The loss of the anchors of the first way, then that of the anchors of the second.
+
+    Args:
+        loss: `(anchors, candidates, *, temperature) -> [n]`.
+        ways: who is compared with whom.
+        temperature: one for each of the 2n anchors, in this order; or any that is the same for all;
+            None: the loss takes none.
+    """
+    n = ways[0][0].shape[0]
+
+    def of(rows: slice) -> dict[str, Temperature]:
+        return {} if temperature is None else {"temperature": of_anchors(temperature, rows)}
+
+    first, second = ways
+    values = loss(*first, **of(slice(n))), loss(*second, **of(slice(n, None)))
+    return jnp.concatenate(whole(values))
 
 
 class Scheme(NamedTuple):
