@@ -59,9 +59,9 @@ SELECTION = {
 }
 PUBLISHED = {"tau_min": 0.005, "tau_max": 0.05}
 EACH = {
-    "dystress 0.05 to 0.2": DYNAMIC,
-    "iSogCLR, 0.005 to 0.05": {"name": "isogclr", "tau": 0.01, **PUBLISHED},
-    "TempNet, 0.005 to 0.05": {"name": "tempnet", **PUBLISHED},
+    "dystress 0.05 to 0.2": {"temperature": DYNAMIC},
+    "iSogCLR, 0.005 to 0.05": {"temperature": {"name": "isogclr", "tau": 0.01, **PUBLISHED}},
+    "TempNet, 0.005 to 0.05": {"temperature": {"name": "tempnet", **PUBLISHED}},
 }
 RECALLS = {
     "image_to_text_recall_at_1": "image to text R@1",
@@ -81,8 +81,10 @@ def settings(seed: int, steps: int, **groups: dict[str, Any]) -> run_lib.Config:
     return run_lib.override(clip_quickstart.get_config(), changes)
 
 
-def one_artist(arguments: argparse.Namespace) -> dict[str, str]:
-    """Google's drawings to train on and Twitter's to measure by, as a source of data."""
+def one_artist(
+    arguments: argparse.Namespace, runs: dict[str, dict[str, Any]]
+) -> Iterator[tuple[str, run_lib.Config, dict]]:
+    """Runs that are trained on Google's drawings and measured by Twitter's."""
     path = arguments.out / "one_artist.npz"
     if not path.exists():
         drawings = data.open_splits("embedded", holdout=0.0)["train"]
@@ -94,23 +96,20 @@ def one_artist(arguments: argparse.Namespace) -> dict[str, str]:
             arrays[f"{split}_captions"] = [drawings[int(row)]["captions"][0] for row in rows]
         arguments.out.mkdir(parents=True, exist_ok=True)
         np.savez(path, **arrays)
-    return {"source": "npz", "path": str(path)}
+    source = {"source": "npz", "path": str(path)}
+    for seed in arguments.seeds:
+        for name, groups in runs.items():
+            yield name, settings(seed, 1000, data=source, **groups), {}
 
 
 def selection(arguments: argparse.Namespace) -> Iterator[tuple[str, run_lib.Config, dict]]:
     """The runs that the quickstart's settings were chosen by."""
-    source = one_artist(arguments)
-    for seed in arguments.seeds:
-        for name, groups in SELECTION.items():
-            yield name, settings(seed, 1000, data=source, **groups), {}
+    return one_artist(arguments, SELECTION)
 
 
 def each(arguments: argparse.Namespace) -> Iterator[tuple[str, run_lib.Config, dict]]:
     """The runs in which each image and each text has a temperature."""
-    source = one_artist(arguments)
-    for seed in arguments.seeds:
-        for name, fields in EACH.items():
-            yield name, settings(seed, 1000, data=source, temperature=fields), {}
+    return one_artist(arguments, EACH)
 
 
 def noise(arguments: argparse.Namespace) -> Iterator[tuple[str, run_lib.Config, dict]]:

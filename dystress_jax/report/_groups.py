@@ -38,7 +38,7 @@ class Group(NamedTuple):
     def called(self) -> str:
         """The name without the seed, where there are several and a sweep has it in their names."""
         name = self.first.name
-        return re.sub(r"_seed=\d+$", "", name) if len(self.seeds) > 1 else name
+        return _without_seed(name) if len(self.seeds) > 1 else name
 
 
 def groups_of(runs: Sequence[Run]) -> list[Group]:
@@ -88,10 +88,14 @@ def _name(names: Sequence[str]) -> str:
     first, more = names[0], len(names) - 1
     if not more:
         return first
-    settings = {re.sub(r"_seed=\d+$", "", name) for name in names}
+    settings = {_without_seed(name) for name in names}
     if len(settings) == 1 and settings != set(names):
         return f"{settings.pop()}, {len(names)} seeds"
     return f"{first} and {more} more seed{'s' if more > 1 else ''}"
+
+
+def _without_seed(name: str) -> str:
+    return re.sub(r"_seed=\d+$", "", name)
 
 
 def one_by_one(runs: Sequence[Run]) -> list[int]:

@@ -1,5 +1,6 @@
 """Every temperature by name: how it, or its scheme, is made of settings and of what a run knows."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -91,16 +92,13 @@ def isogclr(
     learning_rate: float = 0.03,
 ) -> Scheme:
     """iSogCLR: one for each example, or each image and text, as published for these."""
-    published, beta, clip = (6.0, 0.9, 5.0) if facts.image_text else (0.4, 0.5, 3.0)
-    return schemes.isogclr(
-        facts.examples,
-        tau_init=tau,
-        tau_min=tau_min,
-        tau_max=tau_max,
-        rho=published if rho is None else rho,
-        beta=beta,
-        learning_rate=learning_rate,
-        clip=clip,
+    make = schemes.isogclr
+    if facts.image_text:
+        make = functools.partial(make, rho=6.0, beta=0.9, clip=5.0)
+    if rho is not None:
+        make = functools.partial(make, rho=rho)
+    return make(
+        facts.examples, tau_init=tau, tau_min=tau_min, tau_max=tau_max, learning_rate=learning_rate
     )
 
 
