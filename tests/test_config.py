@@ -541,6 +541,16 @@ def test_settings_with_other_names_are_made_in_python_as_by_the_command_line():
         run.override(settings, {"temperature.nam": "constant"})
 
 
+@pytest.mark.parametrize("method", ["simclr", "moco_v2"])
+def test_a_strategy_that_the_devices_cannot_run_is_refused_before_the_run(method, tmp_path):
+    queue = {"moco.queue_size": 64} if method == "moco_v2" else {}
+    changes = {"method": method, "batch_size": 32, "loss.strategy": "fused", **queue}
+    found = r"config\.loss\.strategy: found fused over several CPU devices, .* allowed: one of them"
+    with pytest.raises(ConfigError, match=found):
+        run.train(run.override(run.defaults(), changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_that_the_devices_cannot_share_is_refused_by_its_field():
     settings = from_config_dict({"batch_size": 30})
     with pytest.raises(ConfigError, match=r"config\.batch_size: found 30, which 8 devices"):

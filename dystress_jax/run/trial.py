@@ -1,4 +1,4 @@
-"""What is the user's own, tried before the run begins: the step is traced, nothing is compiled."""
+"""What only a step can find out, tried before the run begins: it is traced, nothing is compiled."""
 
 import functools
 import inspect
@@ -15,14 +15,17 @@ from ..methods import Loss, Method, accepts
 from ..schemes import Scheme
 from ..training import new_state, prepared, whole_gradient
 from .config import Config, ConfigError
-from .fields import as_fields, get
+from .fields import as_fields, fields, get
 from .tables import is_own, telling
 
 _CALLED = ("method", "temperature.name", "loss.name")  # by the step
+_REFUSED_IN_IT = ("loss.options", "loss.strategy", "loss.tile_size")  # for some batches, or devices
 
 
 def try_step(config: Config, method: Method, scheme: Scheme | None, source: data.Source) -> None:
-    """Trace the gradient of a batch, if something of the user's own is called in it, or options.
+    """Trace the gradient of a batch, if it calls what may be refused there.
+
+    That is the user's own, and a loss with options or a strategy that the settings choose.
 
     Args:
         config: the settings.
@@ -34,11 +37,11 @@ def try_step(config: Config, method: Method, scheme: Scheme | None, source: data
         ConfigError: it fails, or gives no loss of each anchor.
     """
     own = [f"config.{axis}: {get(config, axis)}" for axis in _CALLED if is_own(get(config, axis))]
-    if config.loss.options and not own:
-        own = ["config.loss.options"]
-    if not own:
+    named = [field for field in fields() if field.name in _REFUSED_IN_IT]
+    chosen = [f"config.{field.name}" for field in named if field.is_set(config)]
+    if not own and not chosen:
         return
-    whose = " or ".join(own)
+    whose = " or ".join(own or chosen)
     arrays = {name: np.asarray(x) for name, x in source.gather(np.arange(1)).items()}
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype)
@@ -59,8 +62,8 @@ def try_step(config: Config, method: Method, scheme: Scheme | None, source: data
         jax.eval_shape(step, batch)
 
 
-def with_options(loss: Loss) -> Loss:
-    """A loss of ours that has options, which says what is wrong with them under their field."""
+def naming_fields(loss: Loss) -> Loss:
+    """A loss of ours, which names the field of an option or a strategy that it refuses."""
 
     @functools.wraps(loss)
     def call(*batch: Any, **how: Any) -> Float[Array, " anchors"]:
