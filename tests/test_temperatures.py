@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 import warnings
 
@@ -99,6 +100,24 @@ def test_the_slope_at_the_ends_is_that_inside(make, slope):
     low = jax.grad(tau)(-1.0)
     np.testing.assert_allclose(low, -slope if make == "linear" else slope, rtol=1e-6)
     assert jax.grad(tau)(1.5) == 0
+
+
+WITH_STOP_GRADIENT = [
+    name
+    for name in temperatures.__all__
+    if inspect.isfunction(make := getattr(temperatures, name))
+    and "stop_gradient" in inspect.signature(make).parameters
+]
+
+
+@pytest.mark.parametrize("name", WITH_STOP_GRADIENT)
+def test_stop_gradient_decides_whether_tau_has_a_slope(name):
+    make, s = getattr(temperatures, name), jnp.float32(0.2)
+    assert jax.grad(make(stop_gradient=True))(s) == 0
+    moves = make(stop_gradient=False)
+    step = (moves(s + 1e-2) - moves(s - 1e-2)) / 2e-2
+    np.testing.assert_allclose(jax.grad(moves)(s), step, rtol=1e-2)
+    assert step != 0
 
 
 def test_a_scale_that_is_a_whole_number_has_the_limits_that_were_given():
