@@ -14,7 +14,8 @@ from dystress_jax.commands import COMMANDS
 from dystress_jax.commands import eval as eval_command
 from dystress_jax.errors import ArgumentError
 from dystress_jax.evaluation import features
-from dystress_jax.run import summary
+from dystress_jax.run import evaluations, summary
+from dystress_jax.run.fields import fields as all_fields
 from dystress_jax.run.other_images import open_other
 from dystress_jax.run.overrides import take_images
 from tests import command_lines, runs
@@ -83,8 +84,9 @@ def test_images_are_encoded_once_for_all_evaluations(place, monkeypatch):
         assert together[name][1] == alone[name][1]
     # A setting that an evaluation does not read is none of its result's.
     assert together["knn"][1]["settings"] == {}
-    assert set(together["linear_probe"][1]["settings"]) == few.keys()
-    assert set(together["transfer"][1]["settings"]) == {"labels.shots", "labels.fractions"}
+    assert set(together["linear_probe"][1]["settings"]) == {"probe.features", "probe.epochs"}
+    assert together["transfer"][1]["settings"] == {}
+    assert together["few_shot"][1]["settings"] == {"labels.shots": (1,)}
     # The training images and those of the test, none of them twice.
     assert sorted(read) == [12, 23]
 
@@ -273,6 +275,41 @@ def test_a_share_of_the_labels_counts_or_is_refused(place):
     config = run.override(run.to_config_dict(settings(place)), {"labels.seeds": 2})
     with pytest.raises(run.ConfigError, match=r"^--seeds .*--evaluation=knn,baselines, .*few_shot"):
         run.evaluate_all(place / "run", ["knn", "baselines"], config=config, on=on(place))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "field", "value", "message"),
+    [
+        (
+            "knn",
+            "steps",
+            7,
+            r"config\.steps: found 7, but .* trained with 3; allowed: settings of ",
+        ),
+        ("knn", "data.threads", 5, r"config\.data\.threads: found 5, but the run was trained"),
+        ("knn", "loss.strategy", "tiled", r"config\.loss\.strategy: found 'tiled', but"),
+        ("knn", "eval_on", {"x": {"path": "y"}}, r"config\.eval_on.* other images with --on"),
+        ("knn", "finetune.epochs", 3, r"config\.finetune\.epochs: .*=knn, .* with finetune\."),
+        ("baselines", "knn.k", 3, r"config\.knn\.k: .*=baselines, which would ignore it; .* knn\."),
+        ("few_labels", "labels.shots", (1,), r"config\.labels\.shots: .* allowed: with few_shot\."),
+    ],
+)
+def test_a_setting_that_the_evaluation_would_ignore_is_refused(
+    place, evaluation, field, value, message
+):
+    config = run.override(run.to_config_dict(settings(place)), {field: value})
+    with pytest.raises(run.ConfigError, match=message):
+        run.evaluate_all(place / "run", [evaluation], config=config, given=[field])
+
+
+def test_each_evaluation_says_what_it_reads():
+    assert evaluations.READS.keys() == evaluations.EVALUATIONS.keys()
+    named = {field.name for field in all_fields()}
+    holders = {*named, *(name.partition(".")[0] for name in named)}
+    assert {read for reads in evaluations.READS.values() for read in reads} <= holders
+    # Nothing of these groups is left over: some evaluation reads each field.
+    for group in ("knn", "probe", "labels", "finetune", "zero_shot"):
+        assert all(evaluations.readers(name) for name in named if name.startswith(f"{group}."))
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,8 @@ from .. import run
 from ..evaluation import Result
 from ..run import cli, compiled_programs, config_files, show, summary
 from ..run.evaluations import EVALUATIONS
+from ..run.measuring import SHORT
 from ..run_files import RESULTS
-
-SHORT = {"seeds": "labels.seeds", "label_fraction": "labels.share"}
 
 
 def main(argv: list[str]) -> None:

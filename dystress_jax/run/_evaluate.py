@@ -16,12 +16,12 @@ from ._same_images import changed_images, check_same, describe
 from ._saved import read_config, state_at
 from .config import Config, ConfigError
 from .data import OTHER_IMAGES, images_from_anywhere, open_own, reporting_unreadable_images
-from .evaluations import EVALUATIONS, Evaluate
+from .evaluations import DRAWN, EVALUATIONS, Evaluate, readers
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume, put
 from .measuring import (
-    check_draws,
     check_options,
+    check_read,
     measure,
     own_table,
     raise_together,
@@ -32,6 +32,9 @@ from .other_images import for_other_images, open_other
 from .overrides import calling_images
 from .tables import find
 
+# What every evaluation reads: the seed, where the images and the texts are, options of one's own.
+_WHERE = ("data.path", "data.captions", "data.outside", "text.vocabulary")
+_OF_ALL = ("seed", *_WHERE, "evaluation_options")
 CHOSEN_BY = "the checkpoint was chosen by kNN on these held-out images: the numbers are too good"
 Measured = Callable[[str, Result, dict[str, Any]], None]  # name, result, and all for JSON
 
@@ -160,7 +163,8 @@ def evaluate_all(
     config = name_own(config or trained, own)
     functions = _find(wanted, config)
     changes = _changes(trained, config)
-    check_draws(functions, changes)
+    # Settings for several evaluations may be one object of Python; a flag is meant for these.
+    check_read(functions, sorted({*given, *({*DRAWN} & changes.keys())}))
     given = {*given, *changes}
     # A run compares with some training images while it goes on; here there is time for all.
     if "knn.bank" in given:
@@ -221,7 +225,7 @@ def _changes(trained: Config, config: Config) -> dict[str, Any]:
     check_given_again(trained, config)
     changes = differences(dataclasses.asdict(trained), dataclasses.asdict(config))
     for field, (old, new) in changes.items():
-        if field != "seed" and not may_change_on_resume(field):
+        if not (field.startswith(_OF_ALL) or (readers(field) and may_change_on_resume(field))):
             raise ConfigError(
                 f"config.{field}: found {new!r}, but the run was trained with {old!r}; allowed: "
                 "settings of the evaluation: config.knn, config.probe, config.labels, "

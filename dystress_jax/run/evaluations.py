@@ -31,8 +31,6 @@ from .fields import as_fields
 from .meaning import arguments, taking
 
 Embedded = Callable[[str], EmbeddedImages]  # of a split
-WITH_SHARE = ("linear_probe", "finetune", "few_labels")  # of the labels
-WITH_SEEDS = (*WITH_SHARE, "transfer", "few_shot")
 ALL_LABELS = 1.0  # nobody asks for a share
 DRAWS = 5  # seeds where nobody says how many, and a single one says little
 REPRESENTED = 10_000  # images at most, of which every pair is looked at
@@ -322,6 +320,36 @@ EVALUATIONS: dict[str, Evaluate] = {
     "zero_shot": zero_shot,
     "representation": representation,
 }
+DRAWN = ("labels.share", "labels.seeds")  # how much of the labels is drawn, and how often
+# The settings that each reads, beside the seed and where the images are: fields, or their groups.
+READS: dict[str, tuple[str, ...]] = {
+    "knn": ("knn",),
+    "baselines": ("knn.temperature", "knn.bank"),
+    "linear_probe": ("probe", *DRAWN),
+    "finetune": ("finetune", *DRAWN),
+    "transfer": ("labels.seeds",),
+    "few_labels": ("labels.fractions", *DRAWN),
+    "few_shot": ("labels.shots", "labels.seeds"),
+    "retrieval": (),
+    "zero_shot": ("zero_shot",),
+    "representation": (),
+}
+
+
+def readers(field: str) -> tuple[str, ...]:
+    """The evaluations that read a setting of their own; none read what is not of one.
+
+    Args:
+        field: its full name.
+
+    Example:
+        >>> readers("knn.k"), readers("labels.shots"), readers("batch_size")
+        (('knn',), ('few_shot',), ())
+    """
+    holders = (field, field.partition(".")[0])
+    return tuple(name for name, read in READS.items() if not {*read}.isdisjoint(holders))
+
+
 # What a run ends with, as far as it can be measured.
 OF_TEXTS = taking("embedded", EVALUATIONS)
 CLOSING = ("knn", "baselines", *OF_TEXTS)

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import json
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from .. import evaluation
@@ -14,11 +14,10 @@ from .config import Config, ConfigError
 from .data import reporting_unreadable_images_of
 from .evaluations import (
     EVALUATIONS,
-    WITH_SEEDS,
-    WITH_SHARE,
     Embedded,
     Evaluate,
     knn_of,
+    readers,
     representation_of,
 )
 from .experiment import Experiment
@@ -29,15 +28,8 @@ from .tables import telling
 SHARED = ("encode", "embedded")
 # Images at most, of which every pair is looked at while a run goes on.
 REPRESENTED_IN_TRAINING = 1_000
-# Groups of settings that some of our evaluations read and the others do not.
-READ_BY = {
-    "knn": ("knn", "baselines"),
-    "probe": ("linear_probe",),
-    "labels": WITH_SEEDS,
-    "finetune": ("finetune",),
-    "zero_shot": ("zero_shot",),
-    "evaluation_options": (),
-}
+# Shorter flags of `dystress eval`, and their fields.
+SHORT = {"seeds": "labels.seeds", "label_fraction": "labels.share"}
 
 
 def measure(
@@ -174,28 +166,30 @@ def own_table(own: Mapping[str, Evaluate]) -> dict[str, Evaluate]:
     return dict(own)
 
 
-def check_draws(wanted: Collection[str], changes: Container[str]) -> None:
-    """Refuse a share of the labels for an evaluation of ours that draws none, and seeds for none.
+def check_read(wanted: Collection[str], given: Collection[str]) -> None:
+    """Refuse a setting of evaluations that none of the wanted ones reads.
+
+    A share of the labels is refused where one of ours takes none: beside the others its numbers
+    would look like those of the share.
 
     Args:
         wanted: names of evaluations.
-        changes: the fields that were set for them.
+        given: the fields that somebody has set for them.
 
     Raises:
-        ConfigError: with the evaluations that do.
+        ConfigError: with the evaluations that read it.
     """
-    ours = [name for name in wanted if name in EVALUATIONS]
-    for name in ours if "labels.share" in changes else ():
-        if name not in WITH_SHARE:
+    flags = {field: f"--{flag} (config.{field})" for flag, field in SHORT.items()}
+    for field in given:
+        reading = readers(field)
+        without = [name for name in wanted if name in EVALUATIONS and name not in reading]
+        each = field == "labels.share" and without
+        if reading and (each or len(without) == len(wanted)):
             raise ConfigError(
-                f"--label_fraction (config.labels.share): found with --evaluation={name}, which "
-                f"takes no share of the labels; allowed: with {', '.join(WITH_SHARE)}."
+                f"{flags.get(field, f'config.{field}')}: found with "
+                f"--evaluation={','.join(without)}, which would ignore it; allowed: with "
+                f"{', '.join(reading)}."
             )
-    if "labels.seeds" in changes and len(ours) == len(wanted) and not set(ours) & {*WITH_SEEDS}:
-        raise ConfigError(
-            f"--seeds (config.labels.seeds): found with --evaluation={','.join(ours)}, where "
-            f"nothing is drawn by them; allowed: with {', '.join(WITH_SEEDS)}."
-        )
 
 
 def check_options(config: Config, own: Mapping[str, Evaluate]) -> None:
@@ -222,5 +216,9 @@ def read_by(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     if name not in EVALUATIONS:
         return dict(settings)
-    read = lambda field: name in READ_BY.get(field.partition(".")[0], (name,))
-    return {field: value for field, value in settings.items() if read(field)}
+    others = lambda field: (reading := readers(field)) and name not in reading
+    return {
+        field: value
+        for field, value in settings.items()
+        if not others(field) and not field.startswith("evaluation_options")
+    }
