@@ -9,6 +9,9 @@ import optax
 import pytest
 
 from dystress_jax import optim
+from dystress_jax.run import from_config_dict
+from dystress_jax.run._build import make_optimizer
+from dystress_jax.run.experiment import Schedule
 
 RATES = (0.1, 0.2, 0.3)  # a warm-up: the forms of LARS are the same at a constant rate
 
@@ -133,6 +136,28 @@ def test_three_steps_equal_a_numpy_reenactment(name, oracle, keywords):
     assert_equal(found, expected)
 
 
+@pytest.mark.parametrize("probe", [True, False])
+def test_a_long_gradient_is_cut_before_weight_decay_and_without_the_probe(probe):
+    settings = {"optimizer": {"clip_norm": 0.5, "weight_decay": 0.1}, "probe": {"online": probe}}
+    params, gradients = problem()
+    gradients[1] = jax.tree.map(lambda g: g / 100, gradients[1])  # short enough
+    of_probe = {"kernel": np.ones((4, 2))}
+    with_probe = lambda x: {**x, "probe": of_probe} if probe else x
+    optimizer = make_optimizer(from_config_dict(settings), Schedule(1, len(RATES), schedule))
+    found = run(optimizer, with_probe(params), [with_probe(g) for g in gradients])
+
+    lengths = [np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(g))) for g in gradients]
+    assert [length > 0.5 for length in lengths] == [True, False, True]
+    cut = [
+        jax.tree.map(lambda x, by=min(1, 0.5 / length): x * by, g)
+        for g, length in zip(gradients, lengths, strict=True)
+    ]
+    expected = jax.tree.map(lambda w, *g: sgd(w, g, decay=0.1), params, *cut)
+    if probe:  # momentum 0.9, rate 0.1, steps of 1, 1.9 and 2.71, never cut
+        expected["probe"] = jax.tree.map(lambda w: w - 0.1 * 5.61, of_probe)
+    assert_equal(found, expected)
+
+
 def test_sgd_without_momentum_is_plain_descent():
     params, gradients = problem()
     optimizer = optim.sgd(schedule, momentum=0.0, weight_decay=0.1)
@@ -202,7 +227,9 @@ def test_learning_rate(rule, base, batch_size, expected):
     assert optim.learning_rate(rule, base, batch_size) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize(("warmup", "final"), [(0, 0.0), (1, 0.0), (10, 0.0), (10, 0.2), (29, 0.1)])
+@pytest.mark.parametrize(
+    ("warmup", "final"), [(0, 0.0), (0, 0.1), (1, 0.0), (10, 0.0), (10, 0.2), (29, 0.1)]
+)
 def test_schedule_equals_its_formula_at_every_step(warmup, final):
     total, peak = 30, 1.7
     steps = np.arange(total + 5)

@@ -277,6 +277,8 @@ def make_optimizer(config: Config, schedule: Schedule) -> optax.GradientTransfor
     """The encoder's optimiser, and plain SGD for an online probe beside it."""
     builder = optim.OPTIMIZERS[config.optimizer.name]
     encoder = make(config, "optimizer.name", builder, schedule=schedule.learning_rate)
+    if config.optimizer.clip_norm:
+        encoder = optax.chain(optax.clip_by_global_norm(config.optimizer.clip_norm), encoder)
     if not config.probe.online:
         return encoder
     probe = optax.sgd(ONLINE_PROBE_RATE, momentum=0.9)

@@ -453,6 +453,11 @@ class Optimizer:
         "biases and norms decay too; lars never decays them",
         only_for={"optimizer.weight_decay": Above(0)},
     )
+    clip_norm: float = field(
+        0.0,
+        "longest gradient of the encoder and its heads: a longer one is made as short; 0 = any",
+        at_least=0.0,
+    )
     warmup_epochs: float = field(0.0, "linear warm-up, then a cosine to 0", at_least=0.0)
     interval: str = field("step", "the cosine moves every step, or every epoch", among=INTERVALS)
 
