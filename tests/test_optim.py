@@ -148,9 +148,10 @@ def test_a_long_gradient_is_cut_before_weight_decay_and_without_the_probe(probe)
 
     lengths = [np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(g))) for g in gradients]
     assert [length > 0.5 for length in lengths] == [True, False, True]
+    shares = [min(1, 0.5 / length) for length in lengths]
     cut = [
-        jax.tree.map(lambda x, by=min(1, 0.5 / length): x * by, g)
-        for g, length in zip(gradients, lengths, strict=True)
+        jax.tree.map(lambda x, by=share: x * by, g)
+        for g, share in zip(gradients, shares, strict=True)
     ]
     expected = jax.tree.map(lambda w, *g: sgd(w, g, decay=0.1), params, *cut)
     if probe:  # momentum 0.9, rate 0.1, steps of 1, 1.9 and 2.71, never cut

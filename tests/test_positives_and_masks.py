@@ -454,6 +454,29 @@ def test_supcon_with_several_labels_equals_the_oracle():
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+UNLABELLED = np.array([0, -1, 2, 1, -1, 2, 0, -1])
+PAIRS_OF_LABELS = {
+    "supcon": (functools.partial(losses.supcon, temperature=0.2), False),
+    "clip, of each side": (functools.partial(losses.clip, temperature=0.2), True),
+    "siglip": (functools.partial(losses.siglip, scale=9.0, bias=-2.0), False),
+}
+
+
+@pytest.mark.parametrize("strategy", ["tiled", "ring"])
+@pytest.mark.parametrize("name", PAIRS_OF_LABELS)
+def test_a_row_of_bools_without_a_class_is_one_of_its_own_as_minus_one_is(name, strategy):
+    loss, of_each_side = PAIRS_OF_LABELS[name]
+    numbers, marks = jnp.asarray(UNLABELLED), jnp.asarray(UNLABELLED[:, None] == np.arange(3))
+    both = lambda x: (x, x[::-1]) if of_each_side else x
+    loss = as_strategy(loss, strategy)
+    call = jax.jit(lambda labels, *views: loss(*views, labels=both(labels)))
+    total = lambda labels: lambda views: jnp.sum(call(labels, *views))
+    views = make_views()
+    np.testing.assert_allclose(call(marks, *views), call(numbers, *views), rtol=1e-6, atol=1e-7)
+    slopes = (jax.grad(total(labels))(views) for labels in (marks, numbers))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *slopes)
+
+
 def test_clip_and_siglip_with_labels_and_any_number_of_texts_equal_the_oracle():
     labels = LABELS, np.array([0, 1, 2, 2, 1, 3])
     with jax.enable_x64(True):

@@ -88,6 +88,16 @@ def test_an_example_or_a_side_that_there_is_none_of_shows(name):
     inputs = schemes.of_views(A32[:3], B32[:3], example=jnp.array([3, 4, 0]))
     found = scheme.resolve(scheme.init(), inputs).log_mean
     np.testing.assert_array_equal(np.isnan(found), [False, True, False] * 2)
+    # -1 is no example either, and not the last one; what is kept of the others stays.
+    inputs = schemes.of_views(A32[:3], B32[:3], example=jnp.array([1, -1, 0]))
+    before = scheme.init()
+    found = scheme.resolve(before, inputs)
+    np.testing.assert_array_equal(np.isnan(found.log_mean), [False, True, False] * 2)
+    after = scheme.update(before, inputs, found)
+    of_examples = lambda state: [x for x in jax.tree.leaves(state) if x.shape == (2, 4)]
+    assert of_examples(after)
+    for new, old in zip(of_examples(after), of_examples(before), strict=True):
+        np.testing.assert_array_equal(new[:, 2:], old[:, 2:])
     scheme = make(9, sides=1)
     inputs = schemes.of_views(A32[:3], B32[:3], example=jnp.arange(3))
     found = scheme.resolve(scheme.init(), inputs).log_mean

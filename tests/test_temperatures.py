@@ -488,6 +488,41 @@ def test_two_separate_temperatures_cannot_be_called_as_one():
         temperatures.separate(0.1, 0.2)(jnp.zeros(2))
 
 
+CROSSED = ("dystress", "shifted_dystress", "linear", "monotone_cosine", "temo", "exponential")
+
+
+@pytest.mark.parametrize("name", CROSSED)
+def test_ends_that_cross_while_they_are_traced_give_the_same_in_tiles(name):
+    a, noise = jax.random.normal(jax.random.key(0), (2, 12, 8))
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def loss(tau_min, tau_max, strategy):
+        tau = getattr(temperatures, name)(tau_min, tau_max)
+        how = (
+            {"strategy": strategy} if strategy == "dense" else {"strategy": "tiled", "tile_size": 5}
+        )
+        return nt_xent(a, a + 0.5 * noise, temperature=tau, **how)
+
+    expected = loss(0.1, 0.005, "dense")
+    assert np.all(np.isfinite(expected))
+    np.testing.assert_allclose(loss(0.1, 0.005, "tiled"), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("log_scale", [-9.0, 0.0, math.log(1 / 0.07), 4.6, 9.0])
+def test_what_is_learned_promises_its_number_as_the_bound(log_scale):
+    # The limit, 1 / 100, would make tiles look for the largest logit first at every number.
+    tau = temperatures.learned(log_scale)
+    np.testing.assert_array_equal(tau.lower_bound(), tau(jnp.zeros(())))
+    passes = lambda log_scale: str(
+        jax.make_jaxpr(
+            lambda t, x: nt_xent(
+                x, x, temperature=temperatures.learned(t), strategy="tiled", tile_size=4
+            )
+        )(log_scale, jnp.ones((8, 4)))
+    )
+    assert " cond[" in passes(log_scale)  # the pass without a maximum, where it is enough
+
+
 IN_A_MODULE = {
     "itself": lambda tau: tau,
     "constant": temperatures.constant,

@@ -64,8 +64,8 @@ def clip(
             `temperatures.learned`.
         labels: the class or the caption of each pair, as in `supcon`: [n] integers, or [n, labels]
             bools. Pairs of images and texts that share one are positives, not negatives. An integer
-            below 0, such as -1, is a class of its own. For other numbers of texts than of images
-            two arrays, (those of the images, those of the texts).
+            below 0, such as -1, and a row of bools without True is a class of its own. For other
+            numbers of texts than of images two arrays, (those of the images, those of the texts).
         label_smoothing: see `nt_xent`.
         weights: see `nt_xent`: a number, one for each example, [n], the same for its image and its
             text, or one for each pair of an image and a text, [n n]. For other numbers of texts

@@ -62,13 +62,12 @@ def belonging(
                 f"found shapes {of_images.shape} and {of_texts.shape}; allowed: integers twice, or "
                 "bools twice, for the same labels.",
             )
+        wider = jnp.promote_types(of_images.dtype, of_texts.dtype)
         # Nobody knows to which texts an unlabelled image belongs: even numbers, and odd ones.
         numbers = 2 * _pairs.row_numbers(n, axis), 2 * _pairs.row_numbers(m, axis) + 1
-        of_images = _pairs.unlabelled_apart(of_images, numbers[0])
-        of_texts = _pairs.unlabelled_apart(of_texts, numbers[1])
-        wider = jnp.promote_types(of_images.dtype, of_texts.dtype)
-        both = of_images.astype(wider), of_texts.astype(wider)
-        return Belonging(both, (real, real_texts))
+        of_images = _pairs.unlabelled_apart(of_images.astype(wider), numbers[0])
+        of_texts = _pairs.unlabelled_apart(of_texts.astype(wider), numbers[1])
+        return Belonging((of_images, of_texts), (real, real_texts))
     if labels is not None:
         check_same_shape("images", images, "texts", texts)
         label = _pairs.unlabelled_apart(as_labels("labels", labels, n), _pairs.row_numbers(n, axis))

@@ -45,15 +45,24 @@ def row_numbers(n: int, axis_name: AxisName | None) -> Int[Array, " n"]:
     return numbers if axis_name is None else numbers + n * jax.lax.axis_index(axis_name)
 
 
+class Marked(NamedTuple):
+    """Rows that have several labels each, or none: such a row is a class of its own."""
+
+    labels: Bool[Array, "n c"]
+    own: Int[Array, " n"]  # the class of a row without labels, below 0 for the others
+
+
 def unlabelled_apart(
     labels: Integer[Array, " n"] | Bool[Array, "n c"], numbers: Int[Array, " n"]
-) -> Integer[Array, " n"] | Bool[Array, "n c"]:
-    """The labels, each below 0 of which is a class of its own: nobody knows what it belongs to.
+) -> Integer[Array, " n"] | Marked:
+    """The labels, where each row without one is a class of its own: nobody knows where it belongs.
 
     Args:
-        labels: the classes; bools are returned as they are.
+        labels: the classes, below 0 where there is none; or several of each row, as bools.
         numbers: of the rows, from 0.
     """
+    if labels.ndim == 2:
+        return Marked(labels, jnp.where(labels.any(axis=1), -1, numbers))
     if not jnp.issubdtype(labels.dtype, jnp.signedinteger):
         return labels
     wide = labels if labels.dtype.itemsize > 4 else labels.astype(jnp.int32)
@@ -65,22 +74,21 @@ def different(a: Integer[Array, " n"], b: Integer[Array, " m"]) -> Bool[Array, "
     return a[:, None] != b[None, :]
 
 
-def same(
-    a: Integer[Array, " n"] | Bool[Array, "n c"], b: Integer[Array, " m"] | Bool[Array, "m c"]
-) -> Bool[Array, "n m"]:
+def same(a: Integer[Array, " n"] | Marked, b: Integer[Array, " m"] | Marked) -> Bool[Array, "n m"]:
     """Allows pairs of one label; with several labels each, those that have one in common."""
-    if a.ndim == 1:
+    if not isinstance(a, Marked):
         return ~different(a, b)
-    return (a.astype(jnp.float32) @ b.T.astype(jnp.float32)) > 0
+    shared = (a.labels.astype(jnp.float32) @ b.labels.T.astype(jnp.float32)) > 0
+    return shared | (~different(a.own, b.own) & (a.own >= 0)[:, None])
 
 
-def not_same(a: Array, b: Array) -> Bool[Array, "n m"]:
+def not_same(a: Any, b: Any) -> Bool[Array, "n m"]:
     """Allows pairs without a common label."""
     return ~same(a, b)
 
 
 def same_label_other_row(
-    a: tuple[Array, Integer[Array, " n"]], b: tuple[Array, Integer[Array, " m"]]
+    a: tuple[Any, Integer[Array, " n"]], b: tuple[Any, Integer[Array, " m"]]
 ) -> Bool[Array, "n m"]:
     """Allows pairs of the same label in different rows, of (labels, rows)."""
     return same(a[0], b[0]) & different(a[1], b[1])

@@ -53,8 +53,8 @@ def siglip(
         bias: b, any number; usually learned from -10.
         labels: the class or the caption of each pair, as in `supcon`: [n] integers, or [n, labels]
             bools. Pairs of images and texts that share one are positives, not negatives. An integer
-            below 0, such as -1, is a class of its own. For other numbers of texts than of images
-            two arrays, (those of the images, those of the texts).
+            below 0, such as -1, and a row of bools without True is a class of its own. For other
+            numbers of texts than of images two arrays, (those of the images, those of the texts).
         weights: w >= 0, how much negatives count: a number for all, one for each text, [m], or one
             for each pair of an image and a text, [n m], with `axis_name` as in `info_nce`.
             Positives count 1.

@@ -1,5 +1,6 @@
 """The supervised contrastive loss: all views of a class are positives."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
@@ -46,7 +47,8 @@ def supcon(
         view_b: embeddings of the second view of the same examples.
         labels: the class of each example, [n]; one below 0, such as -1, is that of an unlabelled
             example, which has its other view alone as a positive. Or bools, [n, classes], True for
-            each class that it has: then a class in common makes two examples positives.
+            each class that it has, which may be none: then a class in common makes two examples
+            positives.
         temperature: a float, an array [2n], a function or a `Temperature`.
         label_smoothing: see `nt_xent`; the rest of the target is shared by the positives.
         weights: see `nt_xent`.
@@ -93,7 +95,8 @@ def supcon(
     n = view_a.shape[0]
     views = jnp.concatenate([plan.points(view_a, real), plan.points(view_b, real)])
     real = twice(real)
-    label = twice(_pairs.unlabelled_apart(as_labels("labels", labels, n), plan.row_numbers(n)))
+    label = _pairs.unlabelled_apart(as_labels("labels", labels, n), plan.row_numbers(n))
+    label = jax.tree.map(twice, label)
     other = (label, plan.row_numbers(2 * n))
     both = (real, real)
     how = {"real": both, "weighed": weighed}

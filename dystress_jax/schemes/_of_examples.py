@@ -125,7 +125,7 @@ def isogclr(
         slope, log_mean = _robust_slope(inputs, before, rho)
         momentum = (1 - beta) * _read(state.momentum, rows) + beta * jnp.clip(slope, -clip, clip)
         tau = jnp.clip(before.tau - learning_rate * momentum, tau_min, tau_max)
-        put = lambda x, new: x.at[rows].set(new.astype(x.dtype))
+        put = lambda x, new: _written(x, rows, new)
         return ExampleState(*map(put, state, (tau, momentum, log_mean)))
 
     return Scheme(init, resolve, update)
@@ -256,7 +256,7 @@ def tempnet(
         return (
             params,
             optimizer_state,
-            log_means.at[_rows(inputs)].set(log_mean.astype(log_means.dtype)),
+            _written(log_means, _rows(inputs), log_mean),
         )
 
     return Scheme(init, resolve, update)
@@ -288,7 +288,15 @@ def _rows(inputs: SchemeInputs) -> tuple[Int[Array, " a"], Int[Array, " a"]]:
 
 def _read(state: Float[Array, "sides n"], rows: tuple[Array, Array]) -> Float[Array, " a"]:
     """The state of each anchor; NaN for an example or a side that there is none of."""
-    return state.at[rows].get(mode="fill", fill_value=jnp.nan)
+    return state.at[rows].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def _written(
+    state: Float[Array, "sides n"], rows: tuple[Array, Array], new: Float[Array, " a"]
+) -> Float[Array, "sides n"]:
+    """The state with that of each anchor; an example or a side that there is none of has none."""
+    new = new.astype(state.dtype)
+    return state.at[rows].set(new, mode="drop", wrap_negative_indices=False)
 
 
 def _robust_slope(

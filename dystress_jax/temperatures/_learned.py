@@ -37,7 +37,7 @@ class Learned(Temperature):
         return filled(similarity, jnp.exp(-log_scale))
 
     def lower_bound(self) -> ArrayLike:
-        return 1.0 / self.max_scale
+        return self(jnp.zeros(()))  # not the limit, which is below what needs no maximum first
 
     @property
     def scale(self) -> Array:

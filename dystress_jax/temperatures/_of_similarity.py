@@ -25,7 +25,9 @@ class _Range(Temperature):
     stop_gradient: bool = field(default=True, metadata={"static": True}, kw_only=True)
 
     def lower_bound(self) -> ArrayLike:
-        return self.tau_min
+        if concrete(self.tau_min, self.tau_max):
+            return self.tau_min
+        return jnp.minimum(self.tau_min, self.tau_max)  # ends that are traced may have crossed
 
     def __call__(self, similarity: Float[Array, "..."]) -> Float[Array, "..."]:
         similarity = as_floats(similarity)
