@@ -65,12 +65,12 @@ def belonging(
         wider = jnp.promote_types(of_images.dtype, of_texts.dtype)
         # Nobody knows to which texts an unlabelled image belongs: even numbers, and odd ones.
         numbers = 2 * _pairs.row_numbers(n, axis), 2 * _pairs.row_numbers(m, axis) + 1
-        of_images = _pairs.unlabelled_apart(of_images.astype(wider), numbers[0])
-        of_texts = _pairs.unlabelled_apart(of_texts.astype(wider), numbers[1])
+        of_images = _pairs.groups_of(of_images.astype(wider), numbers[0])
+        of_texts = _pairs.groups_of(of_texts.astype(wider), numbers[1])
         return Belonging((of_images, of_texts), (real, real_texts))
     if labels is not None:
         check_same_shape("images", images, "texts", texts)
-        label = _pairs.unlabelled_apart(as_labels("labels", labels, n), _pairs.row_numbers(n, axis))
+        label = _pairs.groups_of(as_labels("labels", labels, n), _pairs.row_numbers(n, axis))
         return Belonging((label, label), (real, real if real_texts is None else real_texts))
     if isinstance(m - n, int) and m < n:
         raise ArgumentError(

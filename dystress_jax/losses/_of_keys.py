@@ -131,16 +131,12 @@ def info_nce(
     among = functools.partial(plan.negatives, q, k, real=both, weighed=weighed)
     if positives is None:
         own, others = plan.positives(q, k[:n]), among(plan.partners(n, m))
-        sums = plan.sums(others, own)
-        value = plan.against_one(sums, own, decoupled=decoupled)
-        return keep(others.or_zero(value, sums) if decoupled else value, real)
+        return keep(plan.against_one(others, own, decoupled=decoupled), real)
     key = key if is_bool(positives) else key.astype(positives.dtype)
     if positives.ndim == 1 and devices == 1 and real_keys is None:
         of_each = plan.positives(q, rows_or_nan(k, positives))
         others = among((positives, key))
-        sums = plan.sums(others, of_each)
-        value = plan.against_one(sums, of_each, decoupled=decoupled)
-        return keep(others.or_zero(value, sums) if decoupled else value, real)
+        return keep(plan.against_one(others, of_each, decoupled=decoupled), real)
     positives = positives if positives.ndim == 2 else positives[:, None]
     value = plan.against_many(
         among((positives, key), _pairs.not_listed),
@@ -238,12 +234,10 @@ def moco(
     plan = options.plan(anchors=n, candidates=k, length=d, real=real)
     q, u = plan.points(queries, real), plan.points(queue, real_queue)
     both = (real, real_queue)
-    how = {"real": both, "weighed": options.weighed(n, k, real=both)}
+    weighed = options.weighed(n, k, real=both)
     positives = plan.positives(q, plan.points(keys, real))
-    others = plan.negatives(q, u, None, **how)
-    sums = plan.sums(others, positives)
-    value = plan.against_one(sums, positives, decoupled=decoupled)
-    return keep(others.or_zero(value, sums) if decoupled else value, real)
+    others = plan.negatives(q, u, None, real=both, weighed=weighed)
+    return keep(plan.against_one(others, positives, decoupled=decoupled), real)
 
 
 def _check_decoupled(decoupled: bool, label_smoothing: ArrayLike) -> None:

@@ -135,8 +135,7 @@ def nt_xent(
         first, second = views
         plan, real, weighed = plan_of_views(options, first, second, where)
         others, positives = plan.between_views(first, second, real, weighed)
-        sums = plan.sums(others, positives)
-        return keep(plan.against_one(sums, positives), twice(real))
+        return keep(plan.against_one(others, positives), twice(real))
     for view in views[1:]:
         check_pairs("view_a", views[0], "view_a", view, options.axis)
     k, (n, d) = len(views), views[0].shape
@@ -230,9 +229,7 @@ def dcl(
     plan, real, weighed = plan_of_views(options, view_a, view_b, where, candidates=blocks)
     if joint:
         others, positives = plan.between_views(view_a, view_b, real, weighed, own_view)
-        sums = plan.sums(others, positives)
-        value = others.or_zero(plan.against_one(sums, positives, decoupled=True), sums)
-        return keep(value, twice(real))
+        return keep(plan.against_one(others, positives, decoupled=True), twice(real))
     if negatives is not None:
         raise ArgumentError("negatives", "found some with joint=False; allowed: None.")
     if own_view:

@@ -16,21 +16,18 @@ from ._strategies import (
     FOR_QUEUE,
     STRATEGIES,
     AxisName,
-    Dense,
     Fused,
     Gathered,
     Loss,
     Ring,
     StrategyLike,
-    Tiled,
     TileSize,
+    as_strategy,
 )
 
 T = TypeVar("T")
 
 DECIDED = ("strategy", "tile_size", "axis_name")
-# How a device compares its rows with all candidates, by name: from a tile_size to a strategy.
-WITHIN = {"dense": lambda tile_size: Dense(), "tiled": Tiled, "fused": Fused}
 # Losses that ask their arrays how these are split, each with the same that does not.
 _NOT_ASKING: MutableMapping[Any, Callable] = weakref.WeakKeyDictionary()
 
@@ -177,7 +174,7 @@ def _decide(
     is_fused = strategy == "fused" or isinstance(strategy, Fused)
     each_its_own = devices.explicit.issuperset(axes) or is_fused
     if each_its_own and strategy != "auto":
-        within = how["strategy"] if not isinstance(strategy, str) else WITHIN[strategy](tile_size)
+        within: Any = as_strategy(strategy, tile_size, None)  # dense, tiled or fused
         return several, {"strategy": Gathered(devices.axis, within)} if several else how
     split = strategy == "auto" and several
     return split, how | ({"axis_name": devices.axis} if split else {})

@@ -52,10 +52,10 @@ class Marked(NamedTuple):
     own: Int[Array, " n"]  # the class of a row without labels, below 0 for the others
 
 
-def unlabelled_apart(
+def groups_of(
     labels: Integer[Array, " n"] | Bool[Array, "n c"], numbers: Int[Array, " n"]
 ) -> Integer[Array, " n"] | Marked:
-    """The labels, where each row without one is a class of its own: nobody knows where it belongs.
+    """The groups that labels make, for `same` and `not_same`; without a label a row is alone.
 
     Args:
         labels: the classes, below 0 where there is none; or several of each row, as bools.
@@ -63,6 +63,18 @@ def unlabelled_apart(
     """
     if labels.ndim == 2:
         return Marked(labels, jnp.where(labels.any(axis=1), -1, numbers))
+    return unlabelled_apart(labels, numbers)
+
+
+def unlabelled_apart(
+    labels: Integer[Array, " n"], numbers: Int[Array, " n"]
+) -> Integer[Array, " n"]:
+    """The labels, each below 0 of which is a class of its own: nobody knows what it belongs to.
+
+    Args:
+        labels: the classes.
+        numbers: of the rows, from 0.
+    """
     if not jnp.issubdtype(labels.dtype, jnp.signedinteger):
         return labels
     wide = labels if labels.dtype.itemsize > 4 else labels.astype(jnp.int32)
@@ -74,8 +86,8 @@ def different(a: Integer[Array, " n"], b: Integer[Array, " m"]) -> Bool[Array, "
     return a[:, None] != b[None, :]
 
 
-def same(a: Integer[Array, " n"] | Marked, b: Integer[Array, " m"] | Marked) -> Bool[Array, "n m"]:
-    """Allows pairs of one label; with several labels each, those that have one in common."""
+def same(a: Any, b: Any) -> Bool[Array, "n m"]:
+    """Allows pairs of one label, or `Marked` ones that have a label in common."""
     if not isinstance(a, Marked):
         return ~different(a, b)
     shared = (a.labels.astype(jnp.float32) @ b.labels.T.astype(jnp.float32)) > 0

@@ -125,7 +125,7 @@ def log_partition(pairs: Pairs) -> Float[Array, " n"]:
     temperature, rows, columns = pairs.sides()
     dtype = rows.points.dtype
     # A weight may be as small or as large as it likes.
-    bounded = reduction.one_pass and not pairs.weighted
+    bounded = reduction.reverse_only and not pairs.weighted
     fits = bounded and _fits(pairs.temperature, pairs.similarity, dtype)
     logit = PairLogit(reduction.measure(pairs.similarity), pairs.allowed)
     weight = PairWeight(logit)

@@ -93,13 +93,23 @@ class Plan(NamedTuple):
         weighed: Weighed = UNWEIGHED,
     ) -> "Negatives":
         """The candidates, and all further ones, that are negatives of the anchors."""
-        how = {"real": real, "weights": weighed.pairs}
-        of_batch = self._pairs_of(anchors, candidates, groups, allowed, **how)
+        of_batch = self._pairs_of(
+            anchors, candidates, groups, allowed, real=real, weights=weighed.pairs
+        )
         return Negatives((of_batch, *self._further(anchors, real[0])), weighed.log_of_all)
 
-    def _pairs_of(self, anchors: Array, candidates: Array, *which: Any, **how: Any) -> Pairs:
+    def _pairs_of(
+        self,
+        anchors: Float[Array, "n d"],
+        candidates: Float[Array, "m d"],
+        groups: tuple[Any, Any] | None = None,
+        allowed: Allowed = _pairs.different,
+        *,
+        real: _pairs.Real,
+        weights: Weights = _pairs.ALIKE,
+    ) -> Pairs:
         shared = self.temperature.for_negatives, self.similarity, self.reduction
-        return Pairs(anchors, candidates, *shared, *which, **how)
+        return Pairs(anchors, candidates, *shared, groups, allowed, real, weights)
 
     def _further(self, anchors: Array, real: Bool[Array, " n"] | None) -> tuple[Pairs, ...]:
         if self.further is None:
@@ -144,13 +154,14 @@ class Plan(NamedTuple):
         views = jnp.concatenate([a, b])
         sample = jnp.tile(self.row_numbers(a.shape[0]), 2)
         both = twice(real)
-        how = {"real": (both, both), "weighed": weighed}
         if own_view:
             view = jnp.repeat(jnp.arange(2, dtype=jnp.int32), a.shape[0])
             group, allowed = (view, sample), _pairs.same_label_other_row
         else:
             group, allowed = sample, _pairs.different
-        negatives = self.negatives(views, views, (group, group), allowed, **how)
+        negatives = self.negatives(
+            views, views, (group, group), allowed, real=(both, both), weighed=weighed
+        )
         return negatives, self.positives(a, b, copies=2)
 
     def between_many_views(
@@ -171,8 +182,9 @@ class Plan(NamedTuple):
         of_further = [self.sums(Negatives((part,), weighed.log_of_all)) for part in further]
         among, positives, parts = [], [], list(further)
         for v, of_view in enumerate(points):  # the negatives of all anchors in one view
-            how = {"real": (of_anchors, real), "weights": weighed.of_block(v, n).pairs}
-            parts.append(self._pairs_of(anchors, of_view, groups, **how))
+            weights = weighed.of_block(v, n).pairs
+            both = (of_anchors, real)
+            parts.append(self._pairs_of(anchors, of_view, groups, real=both, weights=weights))
             among.append(self.sums(Negatives((parts[-1],), weighed.log_of_all)))
             others = jnp.repeat(jnp.arange(k) != v, n)
             with_it = self.positives(anchors, jnp.tile(of_view, (k, 1)))
@@ -185,7 +197,7 @@ class Plan(NamedTuple):
         for u in range(k):
             at = lambda x, u=u: jax.tree.map(lambda leaf: by_view(leaf)[u], x)
             with_each = [
-                self.against_one(
+                self._of_sums(
                     _joined(*map(at, (among[u], among[v], *of_further))), at(positives[v])
                 )
                 for v in range(targets)
@@ -219,12 +231,19 @@ class Plan(NamedTuple):
             self.seen.append(Seen(self, negatives, (positives,), sums, bias))
 
     def against_one(
-        self, negatives: "Sums", positives: "Positives", *, decoupled: bool = False
+        self, negatives: "Negatives", positives: "Positives", *, decoupled: bool = False
     ) -> Float[Array, " n"]:
-        """The loss of each anchor with one positive."""
-        over_positive = negatives.log_sum - positives.logit
+        """The loss of each anchor with one positive; decoupled, 0 for one without a negative."""
+        sums = self.sums(negatives, positives)
+        value = self._of_sums(sums, positives, decoupled=decoupled)
+        return negatives.or_zero(value, sums) if decoupled else value
+
+    def _of_sums(
+        self, sums: "Sums", positives: "Positives", *, decoupled: bool = False
+    ) -> Float[Array, " n"]:
+        over_positive = sums.log_sum - positives.logit
         value = over_positive if decoupled else jax.nn.softplus(over_positive)
-        return self._smoothed(value, negatives, positives.logit, 1.0)
+        return self._smoothed(value, sums, positives.logit, 1.0)
 
     def against_many(
         self,

@@ -25,15 +25,14 @@ class Reduction(NamedTuple):
         fold: (visit, rows, columns, state) -> the state of each row after
             `state = visit(rows, columns, there, state)` of all columns, some at a time and in any
             order; `there` says which of them do not only fill up a tile, None: all. No gradients.
-        one_pass: whether it pays to avoid `row_max` where exp cannot overflow.
-        reverse_only: whether forward mode is out of the question anyway.
+        reverse_only: whether it goes over the pairs part by part: then forward mode is out of the
+            question, and it pays to avoid `row_max` where exp cannot overflow.
         agree: makes a decision the same on all devices that work together.
     """
 
     row_sum: Callable[..., Float[Array, " n"]]
     row_max: Callable[..., Float[Array, " n"]]
     fold: Callable[[Callable, Any, Any, Any], Any]
-    one_pass: bool
     reverse_only: bool
     agree: Callable[[Bool[Array, ""]], Bool[Array, ""]] = lambda decision: decision
 
@@ -60,5 +59,5 @@ def _dense_fold(visit: Callable, rows: Any, columns: Any, state: Any) -> Any:
     return visit(*jax.lax.stop_gradient((rows, columns)), None, state)
 
 
-dense = Reduction(_dense_sum, _dense_max, _dense_fold, one_pass=False, reverse_only=False)
+dense = Reduction(_dense_sum, _dense_max, _dense_fold, reverse_only=False)
 """The reference: the whole matrix of terms at once, O(n m) memory."""

@@ -64,7 +64,7 @@ def gathered(local: Reduction, axis_name: AxisName) -> Reduction:
         return local.fold(visit, rows, gather(columns), state)
 
     agree = functools.partial(_on_all, axis_name)
-    return Reduction(row_sum, row_max, fold, local.one_pass, local.reverse_only, agree)
+    return Reduction(row_sum, row_max, fold, local.reverse_only, agree)
 
 
 def ring(tile: Tile, axis_name: AxisName) -> Reduction:
@@ -104,7 +104,7 @@ def ring(tile: Tile, axis_name: AxisName) -> Reduction:
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], state)
 
     agree = functools.partial(_on_all, axis_name)
-    return Reduction(row_sum, row_max, fold, one_pass=True, reverse_only=True, agree=agree)
+    return Reduction(row_sum, row_max, fold, reverse_only=True, agree=agree)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

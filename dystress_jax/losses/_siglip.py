@@ -104,8 +104,8 @@ def siglip(
     a, b = plan.points(images, real), plan.points(texts, real_texts)
     groups = plan.partners(n, m) if labels is None else pairs.labels
     blocks = (n, m - n) if isinstance(m - n, int) and m > n else (m,)
-    how = {"real": pairs.real, "weighed": options.weighed(n, *blocks, real=pairs.real)}
-    negatives = plan.negatives(a, b, groups, _pairs.not_same, **how)
+    weighed = options.weighed(n, *blocks, real=pairs.real)
+    negatives = plan.negatives(a, b, groups, _pairs.not_same, real=pairs.real, weighed=weighed)
     bias = jnp.asarray(array_of(bias), a.dtype)
     plan.show(negatives, plan.many_positives(negatives, groups, _pairs.same), None, bias)
     _, rows, columns = negatives.parts[0].sides()

@@ -308,7 +308,6 @@ def prepare(strategy: Strategy | Auto, n: int, m: int, d: int) -> _reduction.Red
                 functools.partial(_tiled.row_sum, tile=tile),
                 functools.partial(_tiled.row_max, tile=tile),
                 functools.partial(_tiled.fold, tile=tile),
-                one_pass=True,
                 reverse_only=True,
             )
         case Fused(tile):

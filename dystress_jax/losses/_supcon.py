@@ -95,11 +95,12 @@ def supcon(
     n = view_a.shape[0]
     views = jnp.concatenate([plan.points(view_a, real), plan.points(view_b, real)])
     real = twice(real)
-    label = _pairs.unlabelled_apart(as_labels("labels", labels, n), plan.row_numbers(n))
+    label = _pairs.groups_of(as_labels("labels", labels, n), plan.row_numbers(n))
     label = jax.tree.map(twice, label)
     other = (label, plan.row_numbers(2 * n))
     both = (real, real)
-    how = {"real": both, "weighed": weighed}
-    negatives_of = plan.negatives(views, views, (label, label), _pairs.not_same, **how)
+    negatives_of = plan.negatives(
+        views, views, (label, label), _pairs.not_same, real=both, weighed=weighed
+    )
     positives = (other, other), _pairs.same_label_other_row
     return keep(plan.against_many(negatives_of, positives), real)
