@@ -9,6 +9,7 @@ UNREADABLE_FILE = "unreadable.json"  # at which image a run has stopped, and wha
 ENDS = (SUMMARY_FILE, DIVERGED_FILE)
 
 CHECKPOINTS = "checkpoints"
+PROFILE = "profile"  # the directory of what JAX's profiler writes
 RESULTS = "eval"  # the directory of NAME.json of each evaluation
 CONFUSION = "_confusion"  # added to NAME: its confusion of classes
 NEIGHBOURS = "neighbours"  # a picture

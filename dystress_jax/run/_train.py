@@ -14,7 +14,7 @@ import jax
 
 from .. import data, evaluation, sharding
 from ..files import FileError, leaving_nothing, write_json
-from ..run_files import DIVERGED_FILE
+from ..run_files import DIVERGED_FILE, PROFILE
 from ..training import TrainState, checkpoint, make_train_step
 from ..training.interrupt import StopRequest
 from ..training.log import DivergedError, Log
@@ -27,6 +27,7 @@ from ._closing import close
 from ._environment import usable_jax
 from ._own import Own
 from ._prepare import Run, prepare
+from ._profile import Profile
 from ._recording import Recording, is_due
 from ._same_images import check_same
 from ._saved import digest_of
@@ -244,8 +245,10 @@ def _train_steps(
 ) -> tuple[TrainState, int, float, str | None]:
     """Step until the end or a signal; returns state, last step, seconds so far, signal's name."""
     saver, log = _saver(run), _log(run, start, loggers)
+    recorded = run.config.profile_steps
+    profile = Profile(run.workdir / PROFILE, first_step=start.step, steps=recorded)
     try:
-        state, step, signal = _each_step(run, start, stop, loggers, saver, log)
+        state, step, signal = _each_step(run, start, stop, loggers, saver, log, profile)
         log.flush()
         saver.wait()
         if saver.error is not None:
@@ -261,6 +264,7 @@ def _train_steps(
                 write_json(run.workdir / DIVERGED_FILE, told)
         raise diverged from error
     finally:
+        profile.close()
         log.close()
         with contextlib.suppress(checkpoint.CheckpointError):
             saver.wait()
@@ -307,6 +311,7 @@ def _each_step(
     loggers: Loggers,
     saver: checkpoint.Saver,
     log: Log,
+    profile: Profile,
 ) -> tuple[TrainState, int, str | None]:
     """Batch, step, log, measure, save, again and again; returns state, last step, signal's name."""
     config, experiment = run.config, run.experiment
@@ -326,6 +331,7 @@ def _each_step(
         if step == 1 and loggers:
             views = picture_of_views(config, experiment.train, experiment.inputs.size)
             loggers.images(0, {"views": views})
+        profile.before(step)
         batch = start.put(next(start.batches))
         if step == start.step + 1:
             note(
@@ -335,6 +341,7 @@ def _each_step(
             recording.compile(train_step, state, batch)
         look = recording.before(step, state)
         state, metrics, points = train_step(state, batch)
+        profile.after(step, metrics, log)
         stop.listen()  # compiled, and so far there was nothing to save
         log.step(step, metrics)
         saver.check()

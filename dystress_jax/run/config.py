@@ -716,6 +716,12 @@ class Config:
         only_for={"checkpoint_every": Above(0)},
         may_change=True,
     )
+    profile_steps: int = field(
+        0,
+        "steps, after the first two, of which a profile says where their time goes; 0 = none",
+        at_least=0,
+        may_change=True,
+    )
     knn_every: int = field(
         500,
         "steps, not epochs, between two evaluations on the held-out images; 0 = never (needed with "
