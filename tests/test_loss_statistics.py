@@ -194,6 +194,23 @@ def test_siglip_asks_of_each_pair_alone(labels):
     np.testing.assert_allclose(found.entropy[0], -np.sum(q * np.log(q)), rtol=1e-9)
 
 
+def test_what_lies_outside_counts_in_the_first_and_in_the_last_bin():
+    ends = jnp.array([[1.0, 0.0], [-1.0, 0.0]])
+    for tau, first_or_last in ((1e-4, 0), (100.0, -1)):
+        found = losses.statistics(losses.nt_xent, ends, ends, temperature=tau, bins=4)
+        assert found.negatives.similarity.histogram.tolist() == [[2, 0, 0, 0]] * 4
+        assert found.positives.similarity.histogram.tolist() == [[0, 0, 0, 1]] * 4
+        assert found.negatives.tau.histogram[:, first_or_last].tolist() == [2] * 4
+
+
+def test_statistics_are_numbers_without_a_gradient():
+    a, b = make_views()
+    of_all = lambda a: sum(
+        jnp.sum(x) for x in jax.tree.leaves(losses.statistics(losses.dcl, a, b, temperature=0.2))
+    )
+    assert not np.any(jax.grad(of_all)(a))
+
+
 def test_siglip_says_so_where_every_sigmoid_is_nearly_0():
     a, b = make_views()
     found = look(losses.siglip, a, b, scale=10.0, bias=-1000.0)

@@ -163,7 +163,11 @@ def bare(**changes):
 
 @pytest.mark.parametrize(
     ("of_gradient", "said"),
-    [(30.0, "pushed apart most"), (11.0, "about as much"), (3.0, "pushed less than the others")],
+    [
+        (30.0, "they have 30.0 % of the gradient, 3.0 times their share: what is alike is pushed "),
+        (11.0, "they have 11.0 % of the gradient, 1.1 times their share: .* about as much"),
+        (3.0, "they have 3.0 % of the gradient, 0.3 times their share: they are pushed less than"),
+    ],
 )
 def test_false_negatives_are_pushed_more_or_less_or_as_the_others(of_gradient, said):
     kinds = {"negative": [100.0, 100.0], "false_negative": [10.0, of_gradient]}
@@ -172,7 +176,36 @@ def test_false_negatives_are_pushed_more_or_less_or_as_the_others(of_gradient, s
         row = KINDS.index(kind)
         arrays["similarity"][0, row, 0], arrays["gradient"][0, row, 0] = pairs, weights
     found = false_negatives(bare(records=Records.of(np.array([1]), arrays)))
-    assert said in found.text
+    assert found.text.startswith("10.0 % of the negatives are of the anchor's own class")
+    assert re.search(said, found.text)
+
+
+@pytest.mark.parametrize(("n", "spread"), [(2, 0.3), (9, 0.2), (9, 2.0)])
+def test_features_that_point_the_same_way_are_told_by_their_mean_cosine(n, spread, workdir):
+    x = np.ones((n, 4)) + spread * np.random.default_rng(0).normal(size=(n, 4))
+    cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for i, a in enumerate(x) for b in x[:i]]
+    [run] = report.gather([workdir])
+    lengths = np.linspace(1, 5, n)[:, None]  # which count for nothing
+    images = run.images._replace(ids=np.arange(n), features=(x * lengths).astype(np.float32)[None])
+    found = _sentences.collapsed(bare(images=images))
+    if np.mean(cosines) < 0.9:
+        assert spread == 2.0
+        assert found is None
+    else:
+        assert f"have a cosine of {np.mean(cosines):.2f} on average" in found.text
+
+
+@pytest.mark.parametrize(("fall", "said"), [(0.05, True), (0.01, False), (-0.05, False)])
+def test_a_loss_is_still_falling_where_two_standard_errors_say_so(fall, said):
+    # Of 41 logged steps a quarter is 10; the standard error of its mean is 0.0105.
+    steps = np.tile([0.0316, -0.0316], 5)
+    loss = np.concatenate([np.full(21, 9.0), 1.0 + fall + steps, 1.0 + steps])
+    found = _sentences.still_learning(
+        bare(ended=True, curves={"loss": CurveOverSteps(np.arange(41), loss)})
+    )
+    assert (found is not None) == said
+    if said:
+        assert "from 1.050 to 1.000 over the last half" in found.text
 
 
 def test_groups_without_options_and_what_steps_make_useless_are_no_settings(tmp_path):
@@ -472,7 +505,7 @@ def test_runs_are_held_against_the_first_one_with_their_numbers():
     ) in said
     assert "comes from 2 of 38 negatives, in “a0” from 1 of 38" in whole
     assert "“b0” listens to more of them" in whole
-    assert "uniformity -2.50 and -2.00" in whole
+    assert re.search(r"cover the sphere more evenly than .*\(uniformity -2\.50 and -2\.00", whole)
     assert all(sentence.rule for sentence in report.compare([*base, *other]))
     # The other way round, what was higher is lower.
     back = " ".join(sentence.text for sentence in report.compare([*other, *base]))
