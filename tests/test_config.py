@@ -759,6 +759,7 @@ def test_a_resumed_run_may_change_its_length_but_not_its_model():
             "init_prefix",
             "knn_every",
             "loggers",
+            "profile_steps",
             "project",
             "run_name",
         ),

@@ -184,7 +184,7 @@ def test_numbers_stay_numbers_so_that_the_losses_see_that_exp_cannot_overflow():
     assert branches(*views) == 0
     assert branches(*views, jax.tree.map(jnp.float32, dynamic)) > 0
     spread_with = lambda a, b, high: spread(a, b, temperature=temperatures.dystress(0.1, high))
-    assert branches(*views, jnp.float32(0.3)) == 0  # one traced number, the bound is not
+    assert branches(*views, jnp.float32(0.3)) > 0  # which may fall below the other end
 
 
 def test_rows_that_lie_on_the_devices_stay_there():

@@ -126,8 +126,8 @@ def clip(
         positives, same = plan.positives(a, b[:n]), back.positives(a, b[:n])
         texts_of = plan.negatives(a, b, (image, text), real=(pair, real_texts), weighed=by_image)
         images_of = back.negatives(b[:n], a, (text[:n], image), real=(pair, real), weighed=by_text)
-        of_image = plan.against_one(texts_of, positives)
-        of_text = back.against_one(images_of, same)
+        of_image = plan.against_one(plan.sums(texts_of, positives), positives)
+        of_text = back.against_one(back.sums(images_of, same), same)
         return keep((of_image + of_text) / 2, pair)
 
     def against(plan, a, b, groups, real, weighed):

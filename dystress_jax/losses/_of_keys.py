@@ -131,12 +131,16 @@ def info_nce(
     among = functools.partial(plan.negatives, q, k, real=both, weighed=weighed)
     if positives is None:
         own, others = plan.positives(q, k[:n]), among(plan.partners(n, m))
-        return keep(plan.against_one(others, own, decoupled=decoupled), real)
+        sums = plan.sums(others, own)
+        value = plan.against_one(sums, own, decoupled=decoupled)
+        return keep(others.or_zero(value, sums) if decoupled else value, real)
     key = key if is_bool(positives) else key.astype(positives.dtype)
     if positives.ndim == 1 and devices == 1 and real_keys is None:
         of_each = plan.positives(q, rows_or_nan(k, positives))
         others = among((positives, key))
-        return keep(plan.against_one(others, of_each, decoupled=decoupled), real)
+        sums = plan.sums(others, of_each)
+        value = plan.against_one(sums, of_each, decoupled=decoupled)
+        return keep(others.or_zero(value, sums) if decoupled else value, real)
     positives = positives if positives.ndim == 2 else positives[:, None]
     value = plan.against_many(
         among((positives, key), _pairs.not_listed),
@@ -237,7 +241,9 @@ def moco(
     weighed = options.weighed(n, k, real=both)
     positives = plan.positives(q, plan.points(keys, real))
     others = plan.negatives(q, u, None, real=both, weighed=weighed)
-    return keep(plan.against_one(others, positives, decoupled=decoupled), real)
+    sums = plan.sums(others, positives)
+    value = plan.against_one(sums, positives, decoupled=decoupled)
+    return keep(others.or_zero(value, sums) if decoupled else value, real)
 
 
 def _check_decoupled(decoupled: bool, label_smoothing: ArrayLike) -> None:

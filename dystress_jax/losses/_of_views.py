@@ -135,7 +135,8 @@ def nt_xent(
         first, second = views
         plan, real, weighed = plan_of_views(options, first, second, where)
         others, positives = plan.between_views(first, second, real, weighed)
-        return keep(plan.against_one(others, positives), twice(real))
+        sums = plan.sums(others, positives)
+        return keep(plan.against_one(sums, positives), twice(real))
     for view in views[1:]:
         check_pairs("view_a", views[0], "view_a", view, options.axis)
     k, (n, d) = len(views), views[0].shape
@@ -229,7 +230,9 @@ def dcl(
     plan, real, weighed = plan_of_views(options, view_a, view_b, where, candidates=blocks)
     if joint:
         others, positives = plan.between_views(view_a, view_b, real, weighed, own_view)
-        return keep(plan.against_one(others, positives, decoupled=True), twice(real))
+        sums = plan.sums(others, positives)
+        value = others.or_zero(plan.against_one(sums, positives, decoupled=True), sums)
+        return keep(value, twice(real))
     if negatives is not None:
         raise ArgumentError("negatives", "found some with joint=False; allowed: None.")
     if own_view:

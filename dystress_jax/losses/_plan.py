@@ -197,7 +197,7 @@ class Plan(NamedTuple):
         for u in range(k):
             at = lambda x, u=u: jax.tree.map(lambda leaf: by_view(leaf)[u], x)
             with_each = [
-                self._of_sums(
+                self.against_one(
                     _joined(*map(at, (among[u], among[v], *of_further))), at(positives[v])
                 )
                 for v in range(targets)
@@ -231,16 +231,9 @@ class Plan(NamedTuple):
             self.seen.append(Seen(self, negatives, (positives,), sums, bias))
 
     def against_one(
-        self, negatives: "Negatives", positives: "Positives", *, decoupled: bool = False
-    ) -> Float[Array, " n"]:
-        """The loss of each anchor with one positive; decoupled, 0 for one without a negative."""
-        sums = self.sums(negatives, positives)
-        value = self._of_sums(sums, positives, decoupled=decoupled)
-        return negatives.or_zero(value, sums) if decoupled else value
-
-    def _of_sums(
         self, sums: "Sums", positives: "Positives", *, decoupled: bool = False
     ) -> Float[Array, " n"]:
+        """The loss of each anchor with one positive."""
         over_positive = sums.log_sum - positives.logit
         value = over_positive if decoupled else jax.nn.softplus(over_positive)
         return self._smoothed(value, sums, positives.logit, 1.0)

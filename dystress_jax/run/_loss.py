@@ -14,7 +14,7 @@ from .config import Config, ConfigError
 from .fields import as_fields
 from .methods import METHODS
 from .tables import is_own, options_of
-from .trial import checked, naming_fields
+from .trial import checked
 
 # What a loss is given by the run, so that they are no options.
 _GIVEN_TO_LOSS = ("labels", "queue", "temperature", "similarity", "precision", "axis_name")
@@ -42,7 +42,7 @@ def make_loss(config: Config, chosen: Loss | None, softmax: Loss | None = None) 
     options = options_of(config, "loss.name", loss, known=(*batch, *_GIVEN_TO_LOSS))
     made = functools.partial(loss, **options) if options else loss
     if not is_own(config.loss.name):
-        return naming_fields(made)
+        return made
     entry = METHODS.get(config.method)
     return checked(made, config, softmax if entry is None else entry.losses["softmax"])
 

@@ -1,5 +1,6 @@
 """What only a step can find out, tried before the run begins: it is traced, nothing is compiled."""
 
+import contextlib
 import functools
 import inspect
 from typing import Any
@@ -58,19 +59,10 @@ def try_step(config: Config, method: Method, scheme: Scheme | None, source: data
         gradient = whole_gradient(method._replace(contrast=contrast), scheme)
         return gradient(state, prepared(method, batch, state.key), state.key)
 
-    with telling(whose, "what JAX can trace and differentiate"):
+    # What a loss of ours refuses is named by the field; the user's own may have called one.
+    in_fields = contextlib.nullcontext() if own else as_fields("loss")
+    with telling(whose, "what JAX can trace and differentiate"), in_fields:
         jax.eval_shape(step, batch)
-
-
-def naming_fields(loss: Loss) -> Loss:
-    """A loss of ours, which names the field of an option or a strategy that it refuses."""
-
-    @functools.wraps(loss)
-    def call(*batch: Any, **how: Any) -> Float[Array, " anchors"]:
-        with as_fields("loss"):
-            return loss(*batch, **how)
-
-    return call
 
 
 def checked(loss: Loss, config: Config, like: Loss | None) -> Loss:
