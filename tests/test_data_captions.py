@@ -152,6 +152,38 @@ def test_only_the_captions_of_a_source_are_encoded_and_each_once(monkeypatch):
     assert sorted(itertools.chain(*asked)) == sorted(itertools.chain(*GROUPS))
 
 
+def test_captions_of_one_text_are_encoded_once_and_share_their_tokens(monkeypatch):
+    monkeypatch.setattr(_language, "CHUNK", 3)
+    asked = []
+
+    def letters(texts):
+        asked.extend(texts)
+        return np.array([[len(text), *map(ord, text[:1] or "-")] for text in texts])
+
+    groups = [["b", "a", "b"], ["", "c"], [], ["a"], ["d", "b", "a", ""], ["not of the source"]]
+    stored = from_arrays(IMAGES[:6], captions=data.Captions.of(groups))
+    source = data.with_tokens(stored.take(np.array([4, 0, 3, 1])), letters)
+    assert asked == ["b", "a", "", "c", "d"]
+    assert source.captions.tokens.rows.shape == (5, 2)
+    texts, _, tokens = data.list_captions(source)
+    assert texts == (*groups[4], *groups[0], *groups[3], *groups[1])
+    np.testing.assert_array_equal(tokens, letters(texts))
+    rows = np.array([0, 0, 1, 3, 2, 1])
+    draw = np.array([0.3, 0.9, 0.99, 0.5, 0.7, 0.4])
+    batch = source.gather(rows, draw)
+    assert batch["tokens"].dtype == np.int32
+    np.testing.assert_array_equal(batch["tokens"], letters(["b", "", "b", "c", "a", "a"]))
+
+
+def test_texts_are_told_apart_in_the_order_in_which_they_come():
+    texts = ["b", "", "b", "a", "B", "", "a ", "b"]
+    distinct, position = data.unique_texts(texts)
+    assert distinct == ["b", "", "a", "B", "a "]
+    assert [distinct[i] for i in position] == texts
+    distinct, position = data.unique_texts([])
+    assert (distinct, position.dtype, position.shape) == ([], np.int32, (0,))
+
+
 def test_captions_are_listed_with_their_images():
     some = TOKENS.take(np.array([7, 2, 7]))
     texts, owner, tokens = data.list_captions(some)

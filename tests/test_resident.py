@@ -35,8 +35,8 @@ def pictures(tmp_path):
 def with_tokens(source):
     """Two captions an image, of three tokens each."""
     captions = data.Captions.of([[f"one {i}", f"two {i}"] for i in range(source.num_stored)])
-    tokens = np.arange(6 * source.num_stored, dtype=np.int32).reshape(-1, 3)
-    return dataclasses.replace(source, captions=dataclasses.replace(captions, tokens=tokens))
+    source = dataclasses.replace(source, captions=captions)
+    return data.with_tokens(source, lambda texts: np.arange(3 * len(texts)).reshape(-1, 3))
 
 
 SOURCES = {

@@ -125,6 +125,19 @@ def test_rare_characters_are_unknown_words_and_do_not_fill_the_vocabulary():
     assert UNK not in tokenizer.encode(["the red dog"])
 
 
+def test_captions_that_return_count_as_often_as_they_are_there():
+    strange = [text for text in STRANGE.values() if len(text) < 1000]  # learning takes long
+    captions = [*CAPTIONS, *strange, "\u0130stanbul"] * 3 + ["owl ox", "owl ox", "ox"] * 5
+    # White space at the end makes other texts of the same words.
+    apart = [caption + " " * i for i, caption in enumerate(captions)]
+    together, one_by_one, once = (
+        train_tokenizer(texts, vocab_size=60, context=8)
+        for texts in (captions, apart, dict.fromkeys(captions))
+    )
+    assert together.pipeline.to_str() == one_by_one.pipeline.to_str()
+    assert together.fingerprint == one_by_one.fingerprint != once.fingerprint
+
+
 @pytest.mark.ci
 def test_training_is_deterministic_in_every_process(trained):
     """The library's own training is not: its hash tables begin with another seed each time."""

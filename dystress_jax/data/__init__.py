@@ -1,6 +1,7 @@
 """Images in, with labels or captions: sources behind one interface, and batches through grain."""
 
 from ._captions import Captions as Captions
+from ._captions import unique_texts as unique_texts
 from ._folder import lies_among_images as lies_among_images
 from ._given import Given as Given
 from ._given import as_images as as_images

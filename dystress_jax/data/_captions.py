@@ -2,9 +2,43 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Int32, Int64
+
+
+def unique_texts(texts: Sequence[str]) -> tuple[list[str], Int32[np.ndarray, " n"]]:
+    """The distinct texts in the order in which they come, and where each text is among them.
+
+    Args:
+        texts: n of them.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> distinct, position = data.unique_texts(["dog", "cat", "dog"])
+        >>> distinct, position.tolist()
+        (['dog', 'cat'], [0, 1, 0])
+    """
+    found: dict[str, int] = {}
+    position = [found.setdefault(text, len(found)) for text in texts]
+    return list(found), np.array(position, np.int32)
+
+
+class Tokens(NamedTuple):
+    """The tokens of c captions; equal captions share a row.
+
+    Attributes:
+        rows: of the distinct captions.
+        position: the row of each caption.
+    """
+
+    rows: Int32[np.ndarray, "distinct t"]
+    position: Int32[np.ndarray, " c"]
+
+    def of(self, captions: Int[np.ndarray, " n"]) -> Int32[np.ndarray, "n t"]:
+        """The tokens of the captions at these places."""
+        return self.rows[self.position[captions]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -14,7 +48,7 @@ class Captions:
     Attributes:
         texts: all captions, image after image.
         start: `texts[start[i] : start[i + 1]]` are those of stored image i.
-        tokens: the texts as integers, one row each, once `with_tokens` has made them.
+        tokens: the texts as integers, once `with_tokens` has made them.
 
     Example:
         >>> captions = Captions.of([["a cat"], ["a dog", "an animal"]])
@@ -24,7 +58,7 @@ class Captions:
 
     texts: tuple[str, ...]
     start: Int64[np.ndarray, " rows"]
-    tokens: Int32[np.ndarray, "c t"] | None = None
+    tokens: Tokens | None = None
 
     @classmethod
     def of(cls, texts_of_images: Iterable[Sequence[str]]) -> "Captions":

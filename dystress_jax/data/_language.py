@@ -10,7 +10,7 @@ from jaxtyping import Int, Int32
 
 from ..errors import ArgumentError
 from ..files import near
-from ._captions import Captions
+from ._captions import Captions, Tokens, unique_texts
 from ._lines import read_text
 from ._source import UNLABELLED, Source
 
@@ -53,7 +53,7 @@ def list_captions(source: Source) -> CaptionList:
     count = captions.start[source.index + 1] - first
     owner = np.repeat(np.arange(len(source), dtype=np.int32), count)
     where = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
-    tokens = None if captions.tokens is None else captions.tokens[where]
+    tokens = None if captions.tokens is None else captions.tokens.of(where)
     return CaptionList(tuple(captions.texts[i] for i in where), owner, tokens)
 
 
@@ -62,7 +62,8 @@ def with_tokens(source: Source, encode: Encode) -> Source:
 
     Only the captions of the source's own examples are encoded: train and holdout share their stored
     images, and do not do the same work twice. It is done once, not batch by batch: to read a row of
-    an array takes a hundredth of the time to tokenise its caption again.
+    an array takes a hundredth of the time to tokenise its caption again. Captions that are the same
+    text, such as those made of class names, are encoded once and share their tokens.
 
     Args:
         source: has captions.
@@ -84,9 +85,10 @@ def with_tokens(source: Source, encode: Encode) -> Source:
         [[98, 9], [99, 3]]
     """
     captions = _captions(source).only(source.index)
-    chunks = [list(captions.texts[i : i + CHUNK]) for i in range(0, len(captions.texts), CHUNK)]
+    distinct, position = unique_texts(captions.texts)
     found = []
-    for texts in chunks:
+    for first in range(0, len(distinct), CHUNK):
+        texts = distinct[first : first + CHUNK]
         tokens = np.asarray(encode(texts))
         right = tokens.ndim == 2 and len(tokens) == len(texts)
         if not (right and np.issubdtype(tokens.dtype, np.integer)):
@@ -96,7 +98,8 @@ def with_tokens(source: Source, encode: Encode) -> Source:
                 f"allowed: integers [{len(texts)}, tokens a text].",
             )
         found.append(tokens.astype(np.int32))
-    captions = dataclasses.replace(captions, tokens=np.concatenate(found))
+    tokens = Tokens(np.concatenate(found), position)
+    captions = dataclasses.replace(captions, tokens=tokens)
     return dataclasses.replace(source, captions=captions)
 
 
@@ -165,8 +168,8 @@ def classes_from_captions(source: Source) -> Source:
     """
     captions = _captions(source)
     names = [captions.texts[i] for i in captions.start[source.index]]
-    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return source.relabel(np.array([number[name] for name in names]), tuple(number))
+    classes, labels = unique_texts(names)
+    return source.relabel(labels, tuple(classes))
 
 
 def read_class_names(path: str, count: int) -> tuple[str, ...]:

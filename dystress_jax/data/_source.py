@@ -175,7 +175,7 @@ class Source:
             image, label = self.read(index)
             batch = {"image": image, "label": label, "index": index}
         if self.captions is not None and self.captions.tokens is not None:
-            batch["tokens"] = self.captions.tokens[self.captions.choose(index, draw)]
+            batch["tokens"] = self.captions.tokens.of(self.captions.choose(index, draw))
         return batch
 
     def take(self, rows: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "Source":

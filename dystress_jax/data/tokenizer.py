@@ -130,8 +130,16 @@ def train_tokenizer(
     if vocab_size < 8:
         raise ArgumentError("vocab_size", f"found {vocab_size}; allowed: at least 8.")
     pipeline = _bert_pipeline(models.WordPiece(unk_token="[UNK]"))
-    texts = [_words(pipeline, _text(i, caption)) for i, caption in enumerate(captions)]
-    counts = collections.Counter(itertools.chain.from_iterable(itertools.chain(*texts)))
+    times = collections.Counter(_text(i, caption) for i, caption in enumerate(captions))
+    texts = [(_words(pipeline, text), count) for text, count in times.items()]
+    of_word: collections.Counter[str] = collections.Counter()
+    for words, count in texts:
+        for word in words:
+            of_word[word] += count
+    counts: collections.Counter[str] = collections.Counter()
+    for word, count in of_word.items():
+        for character in word:
+            counts[character] += count
     frequent = sorted(counts, key=lambda character: (-counts[character], character))
     alphabet = sorted(frequent[: (vocab_size - 4) // 4])
     known = frozenset(alphabet)
@@ -145,7 +153,11 @@ def train_tokenizer(
         show_progress=False,
     )
     pipeline.train_from_iterator(
-        (" ".join(word for word in text if known.issuperset(word)) for text in texts), trainer
+        itertools.chain.from_iterable(
+            itertools.repeat(" ".join(filter(known.issuperset, words)), count)
+            for words, count in texts
+        ),
+        trainer,
     )
     vocabulary = pipeline.get_vocab(with_added_tokens=True)
     return _ready(_word_piece(vocabulary), context)

@@ -42,7 +42,7 @@ class DualEncoder(NamedTuple):
         Raises:
             NotFiniteError: an embedding is NaN or infinite.
         """
-        unique, inverse = unique_texts(texts)
+        unique, inverse = data.unique_texts(texts)
         tokens = self.tokenize(unique)
         missing = -len(tokens) % BATCH_SIZE
         padded = np.concatenate([tokens, np.repeat(tokens[-1:], missing, axis=0)])
@@ -50,17 +50,6 @@ class DualEncoder(NamedTuple):
         embeddings = jnp.concatenate([self.encode_tokens(jnp.asarray(batch)) for batch in batches])
         check_finite(np.asarray(embeddings[: len(unique)].astype(jnp.float32)), "texts")
         return embeddings[inverse]
-
-
-def unique_texts(texts: Sequence[str]) -> tuple[list[str], Int[np.ndarray, " n"]]:
-    """The distinct texts in the order in which they come, and where each text is among them.
-
-    Example:
-        >>> unique_texts(["dog", "cat", "dog"])
-        (['dog', 'cat'], array([0, 1, 0]))
-    """
-    position = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    return list(position), np.array([position[text] for text in texts])
 
 
 class EmbeddedImages(NamedTuple):
@@ -166,7 +155,7 @@ def evaluate_retrieval(embedded: EmbeddedImages, *, ks: Sequence[int] = (1, 5, 1
         )
     captions = data.list_captions(source)
     texts = encoder.embed_texts(captions.texts)
-    _, of_texts = unique_texts(captions.texts)
+    _, of_texts = data.unique_texts(captions.texts)
     _, first, count = np.unique(captions.owner, return_index=True, return_counts=True)
     of_images = np.full((len(source), count.max()), -1)
     of_images[captions.owner, np.arange(len(of_texts)) - first[captions.owner]] = of_texts
