@@ -1,6 +1,7 @@
 """Logistic regression with all labels and with few, beside scikit-learn's."""
 
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -212,6 +213,34 @@ def test_draws_are_seeded_and_nested():
     np.testing.assert_array_equal(draw(5, 0), draw(5, 0))
     assert (draw(5, 0) != draw(5, 1)).any()
     assert draw(5, 0)[draw(2, 0)].all()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.random.default_rng(0).integers(-1, 6, 200),
+        np.repeat([4, -1, 0, 9], [1, 30, 57, 2]),  # classes without an image, and of one
+        np.zeros(20, int),
+        np.full(5, -1),
+        np.zeros(0, int),
+    ],
+    ids=["some unlabelled", "uneven", "one class", "none labelled", "empty"],
+)
+def test_draws_are_the_first_of_each_class_in_one_shuffled_order(labels):
+    for seed, count in itertools.product(
+        (0, 7), (lambda size: 3, lambda size: round(0.1 * size), lambda size: size)
+    ):
+        shuffled = np.random.RandomState(seed).permutation(len(labels))
+        expected = np.zeros(len(labels), bool)
+        for label in set(labels[labels >= 0].tolist()):
+            of_class = [i for i in shuffled if labels[i] == label]
+            expected[of_class[: count(len(of_class))]] = True
+        found = some_of_each_class(labels.astype(np.int32), count, seed)
+        np.testing.assert_array_equal(found, expected)
+    found = data.draw_of_each_class(labels, np.arange(10), seed=7)
+    for label in range(10):
+        of_class = [i for i in shuffled if labels[i] == label]
+        assert sorted(of_class[:label]) == np.flatnonzero(found & (labels == label)).tolist()
 
 
 @pytest.mark.ci

@@ -14,6 +14,7 @@ from ._language import list_captions as list_captions
 from ._language import read_class_names as read_class_names
 from ._language import with_tokens as with_tokens
 from ._pairs import lies_below as lies_below
+from ._select import draw_of_each_class as draw_of_each_class
 from ._select import labelled as labelled
 from ._select import long_tail as long_tail
 from ._select import subset as subset

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from ..errors import ArgumentError
 from ._source import UNLABELLED, Source
@@ -105,12 +106,36 @@ def long_tail(source: Source, imbalance_ratio: float) -> Source:
     have = np.bincount(labels, minlength=source.num_classes)
     power = np.arange(len(have)) / max(len(have) - 1, 1)
     # A product such as 100 * 0.01 ** 0.5 may come out just below its whole number.
-    want = np.maximum(np.floor(have.max() * imbalance_ratio**power + 1e-6), 1)
+    want = np.maximum(np.floor(have.max() * imbalance_ratio**power + 1e-6), 1).astype(int)
+    return source.take(draw_of_each_class(labels, want, seed=0))
+
+
+def draw_of_each_class(
+    labels: Int[np.ndarray, " n"], count: Int[np.ndarray, " classes"], *, seed: int
+) -> Bool[np.ndarray, " n"]:
+    """Choose some of the examples of every class at random.
+
+    Args:
+        labels: of the examples, below the number of classes; those below 0 are never chosen.
+        count: how many of each class, at least 0; of a class that has fewer, all.
+        seed: of the choice, at least 0. A larger count keeps what a smaller one has chosen.
+
+    Example:
+        >>> from dystress_jax import data
+        >>> labels = np.array([0, 1, 0, -1, 1, 1])
+        >>> chosen = data.draw_of_each_class(labels, np.array([1, 2]), seed=0)
+        >>> sorted(labels[chosen].tolist())
+        [0, 1, 1]
+    """
     # The legacy generator's stream is frozen for all versions of NumPy; the new one's is not.
-    shuffled = np.random.RandomState(0).permutation(len(source))
+    shuffled = np.random.RandomState(seed).permutation(len(labels))
+    shuffled = shuffled[labels[shuffled] >= 0]
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    rank = np.arange(len(source)) - np.repeat(np.cumsum(have) - have, have)
-    return source.take(np.sort(by_class[rank < np.repeat(want, have)]))
+    have = np.bincount(labels[by_class], minlength=len(count))
+    rank = np.arange(len(by_class)) - np.repeat(np.cumsum(have) - have, have)
+    chosen = np.zeros(len(labels), bool)
+    chosen[by_class[rank < np.repeat(count, have)]] = True
+    return chosen
 
 
 def without_classes(source: Source, names: Collection[str]) -> Source:

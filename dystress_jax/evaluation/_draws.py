@@ -34,13 +34,8 @@ def some_of_each_class(
         >>> sorted(np.array([0, 1, 0, 1, 1])[chosen].tolist())
         [0, 1]
     """
-    # The legacy generator's stream is frozen for all versions of NumPy; the new one's is not.
-    shuffled = np.random.RandomState(seed).permutation(len(labels))
-    chosen = np.zeros(len(labels), bool)
-    for label in np.unique(labels[labels >= 0]):
-        of_class = shuffled[labels[shuffled] == label]
-        chosen[of_class[: count(len(of_class))]] = True
-    return chosen
+    have = np.bincount(labels[labels >= 0])
+    return data.draw_of_each_class(labels, np.array([*map(count, have.tolist())], int), seed=seed)
 
 
 def share_of_each_class(
