@@ -1,6 +1,7 @@
 """What an encoder must beat, against features and votes by hand."""
 
 import json
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from dystress_jax import data, evaluation, sharding
-from dystress_jax.evaluation import Result, Row
+from dystress_jax.evaluation import Result, Row, baselines
 from dystress_jax.run import show, summary
 
 NAMES = ("a", "b", "c")
@@ -101,6 +102,37 @@ def test_each_baseline_is_the_vote_by_hand_with_the_k_that_is_best_for_it(channe
     [note] = found.notes
     assert "best k of 1, 5, 40, chosen on the 90 images that are measured" in note
     json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_features_are_made_one_baseline_after_another_in_the_same_memory(channels):
+    train, test = source(70, channels, 0), source(30, channels, 1)
+    train = train.relabel(np.where(np.arange(70) % 5, train.labels(), -1), NAMES)
+    mesh = sharding.make_mesh()
+    encode = lambda encoder: [
+        evaluation.encode_source(encoder, images, mesh=mesh)[0] for images in (train, test)
+    ]
+    raw = encode(evaluation.raw_pixels)
+    expected = {
+        "untrained": encode(evaluation.mean_colour),
+        "raw_pixels": raw,
+        "centred_pixels": [x - raw[0].mean(axis=0) for x in raw],
+        "histogram": encode(evaluation.histogram),
+        "mean_colour": encode(evaluation.mean_colour),
+    }
+    names, of_untrained, before = [], None, None
+    for name, *both in baselines._features(evaluation.mean_colour, train, test, mesh, 16):
+        assert of_untrained is None or of_untrained() is None
+        for found, wanted in zip(both, expected[name], strict=True):
+            np.testing.assert_array_equal(found.features, wanted)
+        if name == "untrained":
+            of_untrained = weakref.ref(both[0].features)
+        if name == "centred_pixels":
+            assert np.shares_memory(both[0].features, before)
+        before = both[0].features if name == "raw_pixels" else None
+        names.append(name)
+        del both, found  # as the evaluation does
+    assert names == list(expected)
 
 
 def test_only_the_arrangement_of_pixels_makes_no_difference_to_histogram_and_mean():

@@ -1,6 +1,6 @@
 """What a trained encoder must beat: itself untrained, pixels, histograms and the mean colour."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -71,9 +71,8 @@ def evaluate_baselines(
         1.0
     """
     num_classes = check_classes(train, test)
-    rows, by_k, per_class = [], {}, {}
-    features = _features(untrained, train, test, mesh, batch_size)
-    for name, (bank, queries) in features.items():
+    rows, by_k, per_class, used = [], {}, {}, {}
+    for name, bank, queries in _features(untrained, train, test, mesh, batch_size):
         top1, found = {}, {}
         for k_used, _, scores in scores_of_each(
             bank, queries, ks=k, temperatures=(temperature,), num_classes=num_classes
@@ -83,8 +82,8 @@ def evaluate_baselines(
         rows.append(top1[best]._replace(name=f"{name}_top1", note=f"k {best:,}"))
         per_class[rows[-1].name] = found[best].by_class()
         by_k[name] = {str(k): row.value for k, row in top1.items()}
-    bank, queries = features["untrained"]
-    used = {"bank_images": len(bank.labels), "test_images": len(queries.labels)}
+        used = {"bank_images": len(bank.labels), "test_images": len(queries.labels)}
+        del bank, queries  # before the features of the next are made
     protocol: dict[str, Any] = {
         "evaluation": "baselines",
         "k": list(k),
@@ -104,28 +103,29 @@ def evaluate_baselines(
 
 def _features(
     untrained: Encode, train: data.Source, test: data.Source, mesh: Mesh, batch_size: int
-) -> dict[str, tuple[Labelled, Labelled]]:
-    """The features of the bank and of the queries, by the name of the baseline."""
+) -> Iterator[tuple[str, Labelled, Labelled]]:
+    """Each baseline's name and the features of its bank and of its queries.
+
+    They are valid until the next ones are asked for: raw pixels are centred in their place.
+    """
 
     def of(encode: Encode) -> tuple[Labelled, Labelled]:
         bank = Labelled(*encode_source(encode, train, mesh=mesh, batch_size=batch_size))
         return bank, Labelled(*encode_source(encode, test, mesh=mesh, batch_size=batch_size))
 
-    def each(change: Callable, both: tuple[Labelled, Labelled]) -> tuple[Labelled, Labelled]:
-        bank, queries = (x._replace(features=change(x.features)) for x in both)
-        return bank, queries
-
+    yield "untrained", *of(untrained)
     # One pass over the images for all that needs no encoder.
     together = of(_simple)
     one = jax.ShapeDtypeStruct((1, *train.image_shape), jnp.uint8)
     ends = np.cumsum([jax.eval_shape(f, one).shape[1] for f in SIMPLE.values()])
-    found = {"untrained": of(untrained)}
     for name, end, start in zip(SIMPLE, ends, [0, *ends[:-1]], strict=True):
-        found[name] = each(lambda x, part=slice(start, end): x[:, part], together)
+        bank, queries = (x._replace(features=x.features[:, start:end]) for x in together)
+        yield name, bank, queries
         if name == "raw_pixels":
-            mean = found[name][0].features.mean(axis=0)
-            found["centred_pixels"] = each(lambda x, mean=mean: x - mean, found[name])
-    return found
+            mean = bank.features.mean(axis=0)
+            for x in (bank, queries):
+                np.subtract(x.features, mean, out=x.features)
+            yield "centred_pixels", bank, queries
 
 
 @jax.jit
