@@ -14,7 +14,7 @@ from orbax.checkpoint import v1 as ocp
 from dystress_jax import sharding
 from dystress_jax.files import FileError
 from dystress_jax.training import checkpoint
-from dystress_jax.training.checkpoint import CheckpointError, Saver, _records
+from dystress_jax.training.checkpoint import CheckpointError, Saver, _records, _restore, _saver
 
 # Orbax leaves coroutines behind when a file that it reads is damaged.
 pytestmark = [
@@ -119,6 +119,45 @@ def test_the_newest_and_the_best_are_kept(tmp_path, mesh):
     saver.save(6, make_state(mesh, 6), {"score": 0.85})
     saver.wait()
     assert checkpoint.steps(tmp_path) == [2, 6]
+
+
+def test_each_record_is_read_once_when_a_run_goes_on(saved, mesh, monkeypatch):
+    read, seen = _records.read, []
+
+    def counted(directory, step):
+        seen.append(step)
+        return read(directory, step)
+
+    for module in (_records, _restore):
+        monkeypatch.setattr(module, "read", counted)
+    restored = checkpoint.restore_newest(saved, abstract(make_state(mesh)))
+    assert restored is not None
+    saver = Saver(saved, keep=1, scores=restored.scores)
+    assert sorted(seen) == [10, 20, 30]
+    # It knows what it would have read itself.
+    assert restored.scores == checkpoint.scores(saved) == {10: 0.5, 20: 0.4}
+    assert saver.best == Saver(saved, keep=1).best == 0.5
+    saver.save(40, make_state(mesh, 40), {"score": 0.4})
+    saver.wait()
+    assert checkpoint.steps(saved) == [10, 40]
+
+
+def test_the_best_is_one_that_is_on_disk(tmp_path, mesh, monkeypatch):
+    saver = Saver(tmp_path, keep=2, failed=lambda error: None)
+    assert saver.best == 0
+    saver.save(1, make_state(mesh, 1), {"score": 0.3})
+    saver.save(2, make_state(mesh, 2), {"score": 0.2})
+    saver.save(3, make_state(mesh, 3), {})
+    assert saver.best == 0.3
+
+    def full(*_, **__):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_saver.ocp, "save_checkpointables_async", full)
+        saver.save(4, make_state(mesh, 4), {"score": 0.9})
+    assert saver.best == 0.3
+    saver.wait()
 
 
 def biggest_file(directory):

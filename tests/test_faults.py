@@ -20,7 +20,7 @@ from dystress_jax import run
 from dystress_jax.files import FileError
 from dystress_jax.run import ConfigError, _environment, _train, _workdir, summary
 from dystress_jax.training import checkpoint, processes
-from dystress_jax.training.checkpoint import CheckpointError
+from dystress_jax.training.checkpoint import CheckpointError, _records, _restore
 from dystress_jax.training.interrupt import StopRequest
 from dystress_jax.training.processes import OtherProcessError
 from tests.processes import (
@@ -226,6 +226,23 @@ def test_processes_with_other_settings_are_refused_before_the_first_step(
     )
     with pytest.raises(ConfigError, match=said):
         train(tmp_path, images)
+
+
+def test_going_on_reads_the_record_of_each_older_checkpoint_once(
+    finished, tmp_path, images, monkeypatch
+):
+    workdir, read, seen = copied(finished, tmp_path), _records.read, []
+
+    def counted(directory, step):
+        seen.append(step)
+        return read(directory, step)
+
+    for module in (_records, _restore):
+        monkeypatch.setattr(module, "read", counted)
+    older, newest = checkpoint.steps(workdir / "checkpoints")
+    train(workdir, images, steps=4)
+    assert seen.count(older) == 1
+    assert seen.count(newest) <= 3  # it says first whether the run may go on
 
 
 def refused(monkeypatch, name):

@@ -116,6 +116,7 @@ class _Start(NamedTuple):
     put: Callable[[data.Batch], dict[str, jax.Array]]  # a batch onto the devices
     step: int
     seconds: float  # that earlier parts took
+    scores: dict[int, float]  # of the checkpoints of earlier parts
 
 
 def _compare_processes(run: Run) -> None:
@@ -151,10 +152,12 @@ def _start(run: Run) -> _Start:
     restored = checkpoint.restore_newest(run.checkpoints, experiment.abstract_state())
     if restored is None:
         state, step, seconds = _first_state(run.config, experiment), 0, 0.0
+        scores = {}
     else:
         for reason, place in restored.damaged:
             note(f"{reason}; moved to {place}")
         state, step, seconds = restored.state, restored.step, restored.record["seconds"]
+        scores = restored.scores
     total_steps = experiment.schedule.total_steps
     if step > total_steps:
         field = "steps" if run.config.steps else "epochs"
@@ -181,7 +184,7 @@ def _start(run: Run) -> _Start:
         put = functools.partial(sharding.shard_batch, mesh=experiment.mesh)
     else:
         put = resident.put
-    return _Start(state, batches, put, step, seconds)
+    return _Start(state, batches, put, step, seconds, scores)
 
 
 def _on_devices(experiment: Experiment) -> Resident | None:
@@ -244,7 +247,7 @@ def _train_steps(
     run: Run, start: _Start, stop: StopRequest, loggers: Loggers
 ) -> tuple[TrainState, int, float, str | None]:
     """Step until the end or a signal; returns state, last step, seconds so far, signal's name."""
-    saver, log = _saver(run), _log(run, start, loggers)
+    saver, log = _saver(run, start), _log(run, start, loggers)
     recorded = run.config.profile_steps
     profile = Profile(run.workdir / PROFILE, first_step=start.step, steps=recorded)
     try:
@@ -272,7 +275,7 @@ def _train_steps(
     return state, step, _seconds(run, start), signal
 
 
-def _saver(run: Run) -> checkpoint.Saver:
+def _saver(run: Run, start: _Start) -> checkpoint.Saver:
     """What writes the checkpoints, and goes on without one where the settings say so."""
     goes_on = run.config.checkpoint_on_error == "continue" and jax.process_count() == 1
 
@@ -283,7 +286,9 @@ def _saver(run: Run) -> checkpoint.Saver:
         note(f"{error}; going on without it (config.checkpoint_on_error is continue)")
 
     keep = run.config.checkpoint_keep
-    return checkpoint.Saver(run.checkpoints, keep=keep, failed=not_saved, tell=note)
+    return checkpoint.Saver(
+        run.checkpoints, keep=keep, scores=start.scores, failed=not_saved, tell=note
+    )
 
 
 def _log(run: Run, start: _Start, loggers: Loggers) -> Log:
@@ -324,7 +329,6 @@ def _each_step(
         micro_batches=config.batch.micro_batches,
     )
     recording = Recording(experiment, run.workdir, start.step)
-    best = max(checkpoint.scores(run.checkpoints).values(), default=0.0)
     total_steps = experiment.schedule.total_steps
     state, step, signal = start.state, start.step, None
     for step in range(start.step + 1, total_steps + 1):
@@ -353,8 +357,7 @@ def _each_step(
         if config.knn_every and (last or is_due(config.knn_every, step)):
             with stop.busy():
                 score = _watch(run, state, step, log, recording)
-        improved = score is not None and score > best
-        best = max(best, score or 0.0)
+        improved = score is not None and score > saver.best
 
         signal = stop.reached(step, last=last)
         due = last or improved or signal is not None or is_due(config.checkpoint_every, step)

@@ -70,8 +70,8 @@ def check_run(config: Config, workdir: pathlib.Path) -> None:
         raise ConfigError(f"--workdir: {there} is a file; allowed: a directory.")
     has_settings = (workdir / SETTINGS_FILE).exists()
     if checkpoint.steps(workdir / CHECKPOINTS):
-        checkpoint.check_version(workdir / CHECKPOINTS)
         if not has_settings:
+            checkpoint.check_version(workdir / CHECKPOINTS)
             raise ConfigError(
                 f"--workdir: {workdir} has checkpoints but no {SETTINGS_FILE} to say of which run; "
                 "allowed: with it, or a new --workdir."

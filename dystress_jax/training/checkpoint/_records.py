@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from orbax.checkpoint import v1 as ocp
@@ -57,7 +58,12 @@ def scores(directory: pathlib.Path) -> dict[int, float]:
         >>> scores(directory)
         {10: 0.5}
     """
-    found = {step: read_record(directory, step).get("score") for step in steps(directory)}
+    return scores_in({step: read_record(directory, step) for step in steps(directory)})
+
+
+def scores_in(records: Mapping[int, Record]) -> dict[int, float]:
+    """The scores of the records that have one: step to score."""
+    found = {step: record.get("score") for step, record in records.items()}
     return {step: score for step, score in found.items() if score is not None}
 
 

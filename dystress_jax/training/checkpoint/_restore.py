@@ -13,7 +13,7 @@ from orbax.checkpoint import v1 as ocp
 from ...files import told
 from ._fingerprint import PyTree, fingerprint
 from ._orbax import CheckpointError, path_of, quiet, reading
-from ._records import VERSION, Record, of_another_version, read, steps
+from ._records import VERSION, Record, of_another_version, read, scores_in, steps
 
 
 class Restored(NamedTuple):
@@ -24,12 +24,14 @@ class Restored(NamedTuple):
         state: the arrays.
         record: what was saved beside them.
         damaged: checkpoints that cannot be read: the reason, and where each is now.
+        scores: of the checkpoints whose record was read and has one: step to score.
     """
 
     step: int
     state: PyTree
     record: Record
     damaged: list[tuple[str, pathlib.Path]]
+    scores: dict[int, float]
 
 
 def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
@@ -66,14 +68,15 @@ def restore(directory: pathlib.Path, step: int, abstract: PyTree) -> Restored:
         found = ocp.load_checkpointables(path_of(directory, step), wanted)["train"]["state"]
     if int(fingerprint(found)) != record["fingerprint"]:
         raise CheckpointError(f"checkpoint {step} is damaged (its fingerprint does not fit)")
-    return Restored(step, found, record, [])
+    return Restored(step, found, record, [], scores_in({step: record}))
 
 
 def restore_newest(directory: pathlib.Path, abstract: PyTree) -> Restored | None:
     """Read the newest checkpoint that is whole; damaged ones are moved out of the way.
 
     They go to `damaged/` beside `directory`, since nothing is deleted that a person may want
-    to look at. Of those that are older than the one that is used only the record is looked at.
+    to look at. Of those that are older than the one that is used only the record is looked at,
+    once: it says whether it is whole, and its score.
 
     Args:
         directory: of all checkpoints of a run.
@@ -95,24 +98,27 @@ def restore_newest(directory: pathlib.Path, abstract: PyTree) -> Restored | None
         >>> place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         >>> abstract = {"w": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=place)}
         >>> found = restore_newest(directory, abstract)
-        >>> found.step, found.damaged
-        (10, [])
+        >>> found.step, found.damaged, found.scores
+        (10, [], {10: 0.5})
     """
-    restored, damaged = None, {}
+    restored, records, damaged = None, {}, {}
     with quiet():
         for step in reversed(steps(directory)):
             try:
                 if restored is None:
                     restored = restore(directory, step, abstract)
                 else:
-                    read(directory, step)
+                    records[step] = read(directory, step)[1]
             except CheckpointError as error:
                 damaged[step] = str(error)
         if damaged:
             gc.collect()  # what Orbax has left behind complains when it goes
     if restored is not None:
         moved = _move_aside(directory, list(damaged))
-        return restored._replace(damaged=list(zip(damaged.values(), moved, strict=True)))
+        return restored._replace(
+            damaged=list(zip(damaged.values(), moved, strict=True)),
+            scores=restored.scores | scores_in(records),
+        )
     if damaged:
         raise CheckpointError(
             f"none of the checkpoints in {directory} can be used: "

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,8 @@ from orbax.checkpoint import v1 as ocp
 from ...files import told
 from ._fingerprint import PyTree, fingerprint
 from ._orbax import CheckpointError, in_one_line, orbax, pass_on_interrupt, path_of, quiet
-from ._records import VERSION, Record, scores, seal_of, steps
+from ._records import VERSION, Record, seal_of, steps
+from ._records import scores as read_scores
 
 _OLD = ".deleted"  # ends the name of a checkpoint that is to be deleted
 
@@ -24,6 +25,8 @@ class Saver:
     Args:
         directory: made if it is not there.
         keep: how many of the newest to keep.
+        scores: of the checkpoints that are there, as `restore_newest` has found them; None: they
+            are read from their records.
         failed: called with the error of a checkpoint that could not be written; the default raises.
         tell: shows a person what else cannot be done, in one line.
     """
@@ -33,12 +36,13 @@ class Saver:
         directory: pathlib.Path,
         *,
         keep: int,
+        scores: Mapping[int, float] | None = None,
         failed: Callable[[CheckpointError], None] | None = None,
         tell: Callable[[str], None] = print,
     ):
         self._directory, self._keep = directory.absolute(), keep
         self._failed, self._tell = failed or _raise, tell
-        self._scores = scores(directory)
+        self._scores = read_scores(directory) if scores is None else dict(scores)
         self._writing: Any = None
         self._while_writing = contextlib.ExitStack()
         self._step = -1  # of the newest that was asked for
@@ -55,6 +59,11 @@ class Saver:
     def newest(self) -> int | None:
         """The step of the newest checkpoint that is whole on disk."""
         return max(steps(self._directory), default=None)
+
+    @property
+    def best(self) -> float:
+        """The highest score of a checkpoint; 0 where none has one."""
+        return max(self._scores.values(), default=0.0)
 
     @property
     def error(self) -> CheckpointError | None:
