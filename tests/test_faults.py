@@ -217,15 +217,18 @@ def test_processes_with_other_settings_are_refused_before_the_first_step(
             return [mine]
         settings, there = json.loads(json.dumps(mine))
         settings["seed"], there["checkpoints in --workdir"] = 1, [5]
-        settings["data"]["path"] = "/another/disk"
+        settings["data"]["path"] = settings["init_from"] = "/another/disk"
+        settings["eval_on"]["more"]["path"] = "/another/disk"
+        there["config.eval_on.more"] = "other images"
         return [mine, (settings, there)]
 
     monkeypatch.setattr(_train, "exchange", another)
     said = (
-        r"processes 0 and 1 differ: config.seed: 0 and 1; checkpoints in --workdir: \[\] and \[5\]"
+        r"processes 0 and 1 differ: config.seed: 0 and 1; config.eval_on.more: '.*' and 'other "
+        r"images'; checkpoints in --workdir: \[\] and \[5\]\. "
     )
     with pytest.raises(ConfigError, match=said):
-        train(tmp_path, images)
+        train(tmp_path, images, eval_on={"more": {"source": "npz", "path": str(images)}})
 
 
 def test_going_on_reads_the_record_of_each_older_checkpoint_once(
@@ -588,6 +591,29 @@ class TestProcesses:
         assert "nowhere.npz" in finish(second, code=1, seconds=60)
         assert "process 1 cannot begin: config.data.path" in finish(first, code=1, seconds=60)
         assert list(tmp_path.iterdir()) == []
+
+    def test_each_may_have_its_weights_and_further_images_elsewhere(self, tmp_path, images):
+        for seed, name in enumerate(("weights", "others")):
+            train(tmp_path / name, images, seed=seed, steps=1)
+        shutil.copytree(tmp_path / "weights", tmp_path / "copy")
+        elsewhere = shutil.copy(images, tmp_path / "elsewhere.npz")
+
+        def in_two(workdir, second_source, code):
+            address, pair = free_address(), []
+            places = (tmp_path / "weights", images), (second_source, elsewhere)
+            for number, (source, file) in enumerate(places):
+                more = {"source": "npz", "path": str(file)}
+                fields = {f"eval_on__more__{name}": value for name, value in more.items()}
+                arguments = command(
+                    "train.py", workdir, **settings(file, init_from=source, **fields)
+                )
+                pair.append(start([*arguments, *join(address, number)]))
+            return [finish(process, code=code, seconds=120) for process in pair]
+
+        first, _ = in_two(tmp_path / "run", tmp_path / "copy", 0)
+        assert "started from" in first
+        for output in in_two(tmp_path / "refused", tmp_path / "others", 1):
+            assert "config.init_from: processes 0 and 1 have other weights: " in output
 
     def test_those_whose_settings_differ_are_refused(self, tmp_path, images):
         address = free_address()

@@ -18,6 +18,7 @@ from dystress_jax.files import write_json
 from dystress_jax.run import ConfigError, _evaluate, _prepare, language
 from dystress_jax.run._same_images import describe
 from dystress_jax.run.data import with_absolute_paths
+from dystress_jax.run.fields import fields, get, is_of_a_machine, put
 from dystress_jax.training import checkpoint
 from tests.processes import (
     command,
@@ -344,6 +345,24 @@ def test_paths_stay_true_from_another_directory(tmp_path, monkeypatch):
     assert c.data.captions == str(tmp_path / "here.csv")
     # The file below the images comes first, wherever the command is given.
     assert absolute("both.csv").data.captions == "both.csv"
+
+
+@pytest.mark.parametrize(
+    "name", [*(field.name for field in fields() if field.meaning.of_a_machine), "eval_on.more.path"]
+)
+def test_what_is_of_a_machine_may_differ_and_a_path_is_whole(tmp_path, monkeypatch, name):
+    assert is_of_a_machine(name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").write_text("")
+    config = put(put(run.Config(), "data.source", "folder"), "data.path", "images")
+    if name.startswith("eval_on."):
+        config = put(config, "eval_on", {"more": {"source": "folder", "path": "here"}})
+        assert with_absolute_paths(config).eval_on["more"]["path"] == str(tmp_path / "here")
+    elif isinstance(get(config, name), str):
+        found = with_absolute_paths(put(config, name, "here"))
+        assert get(found, name) == str(tmp_path / "here")
+    else:
+        assert get(with_absolute_paths(config), name) == get(config, name)
 
 
 def test_the_words_of_a_run_are_part_of_what_it_is_known_by():

@@ -1,5 +1,6 @@
 """A run that starts from the weights of another run, or from a file of any library."""
 
+import hashlib
 import pathlib
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from ..errors import a_few
 from ..run_files import CHECKPOINTS, SETTINGS_FILE
 from ..training import TrainState
 from ..training.checkpoint import steps
+from ..training.processes import exchange, together
 from ._build import rebuild
 from ._own import Own
 from ._saved import read_config, state_at
@@ -44,9 +46,32 @@ def begin_from(experiment: Experiment, source: str, *, prefix: str = "auto") -> 
 
     Raises:
         WeightsError: the weights are those of another model, or the file cannot be used.
-        ConfigError: the directory holds no run.
+        ConfigError: the directory holds no run, or processes of this run have other weights.
+        OtherProcessError: another process of this run cannot read them.
     """
-    return begin_with(experiment, source, read_weights(str(source)), prefix)
+    with together("weights"):
+        tensors = read_weights(str(source))
+    _compare_processes(source, tensors)
+    return begin_with(experiment, source, tensors, prefix)
+
+
+def _compare_processes(source: str, tensors: weights.Tensors) -> None:
+    """Refuse processes that have read other weights, wherever the files of each lie."""
+    if jax.process_count() == 1:
+        return
+    content = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.asarray(tensors[name])
+        content.update(f"{name} {array.dtype} {array.shape}".encode())
+        content.update(array.tobytes())
+    first, *others = exchange("weights", (source, content.hexdigest()[:12]))
+    for number, other in enumerate(others, start=1):
+        if other[1] != first[1]:
+            shown = " and ".join(f"{path} (content {digest})" for path, digest in (first, other))
+            raise ConfigError(
+                f"config.init_from: processes 0 and {number} have other weights: {shown}; allowed: "
+                "files of any name with the same weights."
+            )
 
 
 def begin_with(experiment: Experiment, source: str, tensors: weights.Tensors, prefix: str) -> Begun:

@@ -14,10 +14,11 @@ from . import evaluations, measuring
 from ._begin_from import check_source
 from ._build import build, with_images
 from ._own import Own, name_own
+from ._same_images import describe
 from ._splits import EvaluationError, zero_shot_task
 from ._workdir import check_run
 from .config import Config, ConfigError
-from .data import lines_about, with_absolute_paths
+from .data import lines_about, reporting_unreadable_images_of, with_absolute_paths
 from .evaluations import Evaluate
 from .experiment import Experiment
 from .other_images import for_other_images, open_other
@@ -35,6 +36,8 @@ class Run(NamedTuple):
         evaluations: what it is measured by at its end.
         asked: of these, what somebody has asked for.
         others: the same parts with further images to measure on.
+        described: fingerprints of the images that it is trained and measured on, the further ones
+            by the name of their field.
     """
 
     began: float
@@ -43,6 +46,7 @@ class Run(NamedTuple):
     evaluations: dict[str, Evaluate]
     asked: frozenset[str]
     others: dict[str, Experiment]
+    described: dict[str, str]
 
     @property
     def config(self) -> Config:
@@ -96,8 +100,11 @@ def prepare(config: Config, workdir: pathlib.Path, own: Own) -> Run:
         left_out = [*left_out, *evaluations.OF_TEXTS]
     table, names = evaluations.EVALUATIONS, evaluations.CLOSING
     closing = {name: table[name] for name in names if name not in left_out} | asked
-    others = _on_other_images(experiment)
-    return Run(began, workdir, experiment, closing, frozenset(asked), others)
+    others, described = _on_other_images(experiment), {"images": experiment.trained_on}
+    for name, other in others.items():
+        with reporting_unreadable_images_of(name, config.eval_on[name]):
+            described[f"config.eval_on.{name}"] = describe(other.sources)
+    return Run(began, workdir, experiment, closing, frozenset(asked), others, described)
 
 
 def check_evaluations_and_loggers(config: Config, own: Own = Own()) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import math
 import pathlib
 import time
@@ -13,7 +14,7 @@ import grain
 import jax
 
 from .. import data, evaluation, sharding
-from ..files import FileError, leaving_nothing, write_json
+from ..files import FileError, leaving_nothing, told, write_json
 from ..run_files import DIVERGED_FILE, PROFILE
 from ..training import TrainState, checkpoint, make_train_step
 from ..training.interrupt import StopRequest
@@ -35,16 +36,10 @@ from ._workdir import check_still_there, lock_workdir, write_run_files
 from .config import Config, ConfigError
 from .data import reporting_unreadable_images
 from .experiment import Experiment
-from .fields import differences, fields
+from .fields import differences, fields, is_of_a_machine
 from .inputs import picture_of_views
 from .show import note
 from .tables import is_own
-
-# In these the processes of a run may differ.
-_OF_A_PROCESS = (
-    *("data.path", "data.captions", "data.threads"),
-    *("text.vocabulary", "zero_shot.class_names"),
-)
 
 
 @usable_jax()
@@ -127,20 +122,30 @@ def _compare_processes(run: Run) -> None:
     """
     settings = dataclasses.asdict(run.config)
     there = {
-        "images": run.experiment.trained_on,
+        **run.described,
+        "config.zero_shot.class_names": _content_of(run.config.zero_shot.class_names),
         "checkpoints in --workdir": checkpoint.steps(run.checkpoints),
     }
     (settings, there), *others = exchange("settings", (settings, there))
     for number, (theirs, seen) in enumerate(others, start=1):
         changes = differences(settings, theirs)
-        found = {f"config.{n}": pair for n, pair in changes.items() if n not in _OF_A_PROCESS}
-        found |= {n: (there[n], seen[n]) for n in there if there[n] != seen[n]}
+        found = {f"config.{n}": pair for n, pair in changes.items() if not is_of_a_machine(n)}
+        found |= {n: (there[n], seen.get(n)) for n in there if there[n] != seen.get(n)}
         if found:
             shown = "; ".join(f"{name}: {a!r} and {b!r}" for name, (a, b) in found.items())
             raise ConfigError(
                 f"processes 0 and {number} differ: {shown}. Start all with the same settings and "
                 "images, and a --workdir that all of them see."
             )
+
+
+def _content_of(path: str) -> str:
+    """What tells a small file from another, wherever it lies; "" where there is none."""
+    file = pathlib.Path(path)
+    if not path or not file.is_file():
+        return ""
+    with told(file, "read"):
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
 def _start(run: Run) -> _Start:
@@ -262,9 +267,9 @@ def _train_steps(
             saver.wait()
         diverged = _diverged(error, saver, run)
         if jax.process_index() == 0:
-            told = {"diverged": str(diverged), "settings_digest": digest_of(run.config)}
+            about = {"diverged": str(diverged), "settings_digest": digest_of(run.config)}
             with contextlib.suppress(FileError):  # that it has diverged is what is to be told
-                write_json(run.workdir / DIVERGED_FILE, told)
+                write_json(run.workdir / DIVERGED_FILE, about)
         raise diverged from error
     finally:
         profile.close()

@@ -113,7 +113,11 @@ class Data:
         about="data.source",
     )
     path: str = field(
-        "", "the directory or the file of the data", about="data.source", may_change=True
+        "",
+        "the directory or the file of the data",
+        about="data.source",
+        of_a_machine=True,
+        may_change=True,
     )
     image_size: int = field(
         0, "side of the square that images are brought to, in pixels; 0 = as stored", at_least=0
@@ -141,12 +145,14 @@ class Data:
         "folder: .csv, .tsv or .jsonl of path and caption; else the column or feature with the "
         "text; '' = none",
         about="data.source",
+        of_a_machine=True,
         may_change=True,
     )
     outside: bool = field(
         False,
         "a caption file, or a column of paths, may name images outside data.path",
         about="data.source",
+        of_a_machine=True,
         may_change=True,
     )
     prompts: str = field(
@@ -168,7 +174,11 @@ class Data:
         only_for=_CLIP,
     )
     threads: int = field(
-        2, "threads that read ahead; 0 = read in the loop", at_least=0, may_change=True
+        2,
+        "threads that read ahead; 0 = read in the loop",
+        at_least=0,
+        of_a_machine=True,
+        may_change=True,
     )
     on_device: bool | None = field(
         None,
@@ -280,7 +290,10 @@ class Text:
     )
     context: int = field(77, "tokens of a caption; longer ones are cut off", at_least=3)
     vocabulary: str = field(
-        "", "vocab.txt or tokenizer.json; '' = made of the training captions", may_change=True
+        "",
+        "vocab.txt or tokenizer.json; '' = made of the training captions",
+        of_a_machine=True,
+        may_change=True,
     )
     vocab_size: int = field(
         4096,
@@ -646,7 +659,11 @@ class ZeroShot:
         may_change=True,
     )
     class_names: str = field(
-        "", "file with one name a line; '' = the data's own", about="data.source", may_change=True
+        "",
+        "file with one name a line; '' = the data's own",
+        about="data.source",
+        of_a_machine=True,
+        may_change=True,
     )
 
 
@@ -687,6 +704,7 @@ class Config:
     init_from: str = field(
         "",
         "a run's directory or a file of weights that a new run starts from; '' = none",
+        of_a_machine=True,
         may_change=True,
     )
     init_prefix: str = field(

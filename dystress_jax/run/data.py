@@ -14,7 +14,7 @@ from ..files import FileError, write_json
 from ..run_files import CHECKPOINTS, UNREADABLE_FILE
 from ..training import checkpoint
 from .config import Config, ConfigError, Data
-from .fields import as_fields
+from .fields import as_fields, fields, put
 from .meaning import arguments
 from .methods import ALL_LOSSES
 from .tables import is_own, make, needed
@@ -250,15 +250,15 @@ def open_own(config: Config, opener: data.Opener, checkpoints: pathlib.Path) -> 
 
 def with_absolute_paths(config: Config) -> Config:
     """The same files from any directory: the run may go on, and be evaluated, from another."""
-    d, t, z = config.data, config.text, config.zero_shot
-    named = {"source": d.source, "path": d.path, "captions": d.captions}
+    for field in fields():
+        value = field.value(config)
+        of_images = field.name.startswith("data.")  # whose source says what is a path
+        if field.meaning.of_a_machine and isinstance(value, str) and not of_images:
+            config = put(config, field.name, _absolute(value))
     return dataclasses.replace(
         config,
         eval_on={name: images_from_anywhere(on) for name, on in config.eval_on.items()},
-        init_from=_absolute(config.init_from),
-        data=dataclasses.replace(d, **images_from_anywhere(named)),
-        text=dataclasses.replace(t, vocabulary=_absolute(t.vocabulary)),
-        zero_shot=dataclasses.replace(z, class_names=_absolute(z.class_names)),
+        data=Data(**images_from_anywhere(vars(config.data))),
     )
 
 

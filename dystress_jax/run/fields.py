@@ -192,6 +192,17 @@ def may_change_on_resume(name: str) -> bool:
     )
 
 
+def is_of_a_machine(name: str) -> bool:
+    """Whether processes of one run may differ in the field `name`, or in one of further images.
+
+    Example:
+        >>> [is_of_a_machine(name) for name in ("data.path", "eval_on.mine.path", "data.source")]
+        [True, True, False]
+    """
+    name = re.sub(r"^eval_on\.\w+", "data", name)
+    return any(field.meaning.of_a_machine and name == field.name for field in fields())
+
+
 @contextlib.contextmanager
 def as_fields(
     *where: str, options: str = "", takes: Collection[str] | None = None, **renamed: str

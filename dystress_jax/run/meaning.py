@@ -77,6 +77,8 @@ class Meaning:
             its group.
         about: the field whose choice it is about and nothing else, as the path of a data set is
             about `data.source`: a flag that changes that one puts it back; "": none.
+        of_a_machine: whether it is about the machine of a process, such as where a file lies there:
+            processes of one run may differ in it. A text is a path.
         may_change: whether a run may go on with another value: neither the model nor the data
             change.
         above: its range, this limit excluded.
@@ -92,6 +94,7 @@ class Meaning:
     only_for: Mapping[str, Names] = dataclasses.field(default_factory=dict)
     parts: Collection[str] = ()
     about: str = ""
+    of_a_machine: bool = False
     may_change: bool = False
     above: float | None = None
     at_least: float | None = None
