@@ -2,6 +2,7 @@
 
 SETTINGS_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
+IMAGES_FILE = "images.json"  # what the images of a run were like
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"  # of a run that is complete
 DIVERGED_FILE = "diverged.json"  # of one whose loss has left the finite numbers

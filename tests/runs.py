@@ -92,7 +92,7 @@ def saved(config, workdir, *, steps=(1, 2)):
         saver.save(step, state, {"data": experiment.trained_on, "score": 1 / step})
     saver.wait()
     write_json(workdir / "config.json", dataclasses.asdict(config))
-    remember(experiment.train, workdir)
+    remember(experiment.train, workdir, {"images": experiment.trained_on})
     if experiment.language is not None:
         experiment.language.tokenizer.save(workdir / language.FILE)
     return experiment, state

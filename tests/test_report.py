@@ -740,6 +740,40 @@ def test_settings_that_change_no_number_are_no_other_settings():
     assert _groups.settings_that_differ([*runs, Run("z", "/z.npz")]) == {}
 
 
+def test_the_same_images_at_another_path_are_no_other_setting(tmp_path):
+    def of(seed, root, content, more):
+        data = {"source": "folder", "path": f"{root}/photos", "captions": f"{root}/c.csv"}
+        further = {"more": {"source": "npz", "path": f"{root}/more.npz"}}
+        place = tmp_path / f"{root.strip('/')}_{seed}_{content}_{more}"
+        write(place, {}, config={"seed": seed, "data": data, "eval_on": further})
+        described = {"images": content, "config.eval_on.more": more}
+        if content:
+            (place / "images.json").write_text(json.dumps({"described": described}))
+        return place
+
+    def grouped(*places):
+        runs = report.gather(places)
+        groups = [group.runs for group in _groups.groups_of(runs)]
+        return groups, [*_groups.settings_that_differ(runs)]
+
+    base = of(0, "/mnt", "4 images", "5 images")
+    same = of(1, "/scratch", "4 images", "5 images")
+    assert grouped(base, same) == ([(0, 1)], [])
+    assert report.overview(report.gather([base, same])).comparable
+    # Each page still says where the images of a run were.
+    assert "/scratch/photos" in _tables.differences(report.gather([base, same]))
+    own, further = ["data.path", "data.captions"], ["eval_on.more.path"]
+    others = of(1, "/scratch", "6 images", "5 images")
+    assert grouped(base, others) == ([(0,), (1,)], own)
+    assert grouped(base, of(1, "/scratch", "4 images", "7 images")) == ([(0,), (1,)], further)
+    # Nothing is known of the images of a run of an earlier version.
+    assert grouped(base, of(1, "/scratch", "", "")) == ([(0,), (1,)], [*own, *further])
+    # Other weights may lie at another path, and nothing says what they are.
+    settings = json.loads((same / "config.json").read_text())
+    (same / "config.json").write_text(json.dumps(settings | {"init_from": "/weights.pth"}))
+    assert grouped(base, same)[0] == [(0,), (1,)]
+
+
 def test_accuracies_of_other_images_have_no_best():
     runs = [
         run._replace(config=run.config | {"data.name": f"of {run.config['temperature.tau']}"})

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ._run import Run, decides_nothing
+from ._run import Flat, Run, places_of
 
 SHARES = ("top", "recall", "accuracy", "purity")  # parts of names whose numbers are shares
 KNN, WATCHED = "kNN accuracy", "kNN accuracy on held-out images"
@@ -50,8 +50,8 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
         ['a and 1 more seed', 'c']
     """
     found: dict[Any, list[int]] = {}
-    for number, run in enumerate(runs):
-        key = repr(sorted(run.settings.items())) if run.config else number
+    for number, (run, settings) in enumerate(zip(runs, _deciding(runs), strict=True)):
+        key = repr(sorted(settings.items())) if run.config else number
         found.setdefault(key, []).append(number)
     seeds = [_one_of_each_seed([runs[i] for i in of]) for of in found.values()]
     names = [_name([run.name for run in of]) for of in seeds]
@@ -59,6 +59,31 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
         Group(name if names.count(name) == 1 else f"{name} ({of[0].name})", tuple(places), of)
         for name, places, of in zip(names, found.values(), seeds, strict=True)
     ]
+
+
+def _deciding(runs: Sequence[Run]) -> list[Flat]:
+    """The settings of each run that decide about numbers.
+
+    Where images lie decides nothing: those that are the same lie for all where the first has them.
+
+    Example:
+        >>> a, b = ({"data.path": f"/{name}/photos"} for name in "ab")
+        >>> same, other = {"images": "4 of [8, 8, 3]"}, {"images": "5 of [8, 8, 3]"}
+        >>> runs = [Run("a", "a", a, described=same), Run("b", "b", b, described=same)]
+        >>> [*_deciding(runs), *_deciding([runs[0], runs[1]._replace(described=other)])]
+        [{'data.path': '/a/photos'}, {'data.path': '/a/photos'},
+         {'data.path': '/a/photos'}, {'data.path': '/b/photos'}]
+    """
+    first: dict[tuple[str, str], Flat] = {}
+    found = []
+    for run in runs:
+        settings = run.settings
+        for images, fingerprint in run.described.items():
+            own = places_of(images, settings)
+            same = first.setdefault((images, str(fingerprint)), own)
+            settings = {n: x for n, x in settings.items() if n not in own} | same
+        found.append(settings)
+    return found
 
 
 def _one_of_each_seed(runs: Sequence[Run]) -> tuple[Run, ...]:
@@ -122,18 +147,19 @@ def settings_that_differ(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Of `settings_used` those of which runs have other values, or some have none at all.
 
     That a run has no use for a setting follows from another one, which differs. What has no
-    settings, such as a file of embeddings, is no other setting; nor is what decides about nothing.
+    settings, such as a file of embeddings, is no other setting; nor is what decides about nothing,
+    as where the same images lie.
 
     Example:
         >>> runs = [Run("a", "a", {"seed": 0, "x": 1, "y": 2}), Run("b", "b", {"x": 3, "y": 2})]
         >>> settings_that_differ(runs)
         {'x': [1, 3]}
     """
-    found = {}
+    found, deciding = {}, _deciding(runs)
     for name, values in settings_used(runs).items():
-        pairs = zip(runs, values, strict=True)
-        counted = [x for run, x in pairs if run.config and name not in run.ignored]
-        if any(x != counted[0] for x in counted) and not decides_nothing(name):
+        pairs = zip(runs, deciding, strict=True)
+        counted = [own.get(name) for run, own in pairs if run.config and name not in run.ignored]
+        if any(x != counted[0] for x in counted):
             found[name] = values
     return found
 

@@ -1,5 +1,6 @@
 """What a report is made of: everything that the directory of a run says, as plain data."""
 
+import functools
 import math
 import pathlib
 import re
@@ -18,6 +19,7 @@ from ..run_files import (
     CONFUSION,
     DIVERGED_FILE,
     ENVIRONMENT_FILE,
+    IMAGES_FILE,
     METRICS_FILE,
     RESULTS,
     SETTINGS_FILE,
@@ -91,6 +93,8 @@ class Run(NamedTuple):
         missing: what is not there or cannot be read, in sentences.
         ignored: the names of settings that others make useless, as `tau` beside a temperature that
             has none.
+        described: fingerprints of its images: `images`, and of further ones by the name of their
+            field; {}: it has none.
         ended: whether it has come to its end.
         diverged: whether its loss has left the finite numbers, which has ended it before that.
     """
@@ -108,6 +112,7 @@ class Run(NamedTuple):
     environment: dict[str, Any] = {}  # noqa: RUF012
     missing: tuple[str, ...] = ()
     ignored: frozenset[str] = frozenset()
+    described: dict[str, str] = {}  # noqa: RUF012
     ended: bool = True
     diverged: bool = False
 
@@ -122,18 +127,41 @@ class Run(NamedTuple):
         return {name: x for name, x in self.config.items() if not decides_nothing(name)}
 
 
-# Settings by which no number of a run becomes another one; what is measured at its end is as good
-# in another run.
-_OF_NO_NUMBER = (
-    *("seed", "run_name", "project", "loggers", "log_every", "evaluation"),
-    *("checkpoint_every", "checkpoint_keep", "checkpoint_on_error"),
-    *("data.threads", "data.on_device"),
-)
-
-
 def decides_nothing(name: str) -> bool:
     """Whether runs that differ in this setting are repetitions of each other."""
-    return name in _OF_NO_NUMBER or name.startswith("microscope.")
+    return name == "seed" or name in _names("of_no_number")
+
+
+def places_of(images: str, settings: Flat) -> Flat:
+    """Of settings those that say where some images, and texts beside them, lie on a machine.
+
+    Args:
+        images: their name in `Run.described`.
+        settings: by dotted name.
+
+    Example:
+        >>> settings = {"data.path": "/a", "data.source": "npz", "eval_on.more.path": "/b"}
+        >>> places_of("images", settings), places_of("config.eval_on.more", settings)
+        ({'data.path': '/a'}, {'eval_on.more.path': '/b'})
+    """
+    places = _names("of_a_machine")
+    if images == "images":
+        of_images = [name for name in places if name.startswith(("data.", "text."))]
+    else:
+        group = images.removeprefix("config.")
+        fields = (name.partition(".") for name in places)
+        of_images = [f"{group}.{last}" for first, _, last in fields if first == "data"]
+    return {name: settings[name] for name in of_images if name in settings}
+
+
+@functools.cache
+def _names(meaning: str) -> tuple[str, ...]:
+    """The settings that have this in their meaning."""
+    try:
+        from ..run.fields import fields  # the trainer's packages may not be there
+    except ImportError:
+        return ()
+    return tuple(field.name for field in fields() if getattr(field.meaning, meaning))
 
 
 def gather(workdirs: Iterable[pathlib.Path | str]) -> list[Run]:
@@ -281,6 +309,7 @@ def _gather(path: pathlib.Path, name: str) -> Run:
         environment=_json(path / ENVIRONMENT_FILE, missing, needed=False),
         missing=tuple(missing),
         ignored=_ignored(config),
+        described=_dict(_json(path / IMAGES_FILE, [], needed=False).get("described")),
         ended=bool(summary),
         diverged=bool(diverged),
     )

@@ -73,7 +73,7 @@ def import_weights(
     with leaving_nothing() as made:
         with told(workdir, "written"):
             make_directory(workdir, made)
-        remember(train, workdir)
+        remember(train, workdir, {})
         if tokenizer is not None:
             tokenizer.save(workdir / language.FILE)
         saver = Saver(workdir / CHECKPOINTS, keep=1)

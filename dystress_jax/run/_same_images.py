@@ -4,18 +4,18 @@ import hashlib
 import json
 import pathlib
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
 from .. import data
 from ..data.tokenizer import Tokenizer
 from ..files import parse_json, write_json
-from ..run_files import UNREADABLE_FILE
+from ..run_files import IMAGES_FILE, UNREADABLE_FILE
 from ..training import checkpoint
 from .config import ConfigError
 from .data import Sources
 
-IMAGES_FILE = "images.json"
 TEST = "; test: "  # before what is said of the test images
 IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
 
@@ -50,8 +50,13 @@ def _describe(source: data.Source) -> str:
     return said
 
 
-def remember(train: data.Source, workdir: pathlib.Path) -> None:
+def remember(train: data.Source, workdir: pathlib.Path, described: Mapping[str, str]) -> None:
     """Write what the parts of a run need to know of its training images, without them.
+
+    Args:
+        train: the training images.
+        workdir: of the run.
+        described: fingerprints of all its images, by which they are known at another path.
 
     Raises:
         FileError: it cannot be written.
@@ -64,6 +69,7 @@ def remember(train: data.Source, workdir: pathlib.Path) -> None:
         "images": len(train),
         "stored": train.num_stored,
         "class_names": list(train.class_names),
+        "described": dict(described),
     }
     write_json(workdir / IMAGES_FILE, known)
 

@@ -87,7 +87,7 @@ def train(
                 until_the_end.enter_context(lock_workdir(run.workdir, made))
             _compare_processes(run)
             start = _start(run)
-            write_run_files(run.experiment, run.workdir, start.step)
+            write_run_files(run.experiment, run.workdir, start.step, run.described)
             loggers = until_the_end.enter_context(_loggers(run, start))
         with StopRequest(note) as stop:
             state, last_step, seconds, signal = _train_steps(run, start, stop, loggers)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import filelock
 import jax
@@ -111,13 +111,16 @@ def _check_outside_images(config: Config, workdir: pathlib.Path) -> None:
             )
 
 
-def write_run_files(experiment: Experiment, workdir: pathlib.Path, step: int) -> None:
+def write_run_files(
+    experiment: Experiment, workdir: pathlib.Path, step: int, described: Mapping[str, str]
+) -> None:
     """What the run is, once it is known to go on: settings, vocabulary, what was left out.
 
     Args:
         experiment: the parts of the run.
         workdir: of the run.
         step: that it goes on from.
+        described: fingerprints of its images.
 
     Raises:
         FileError: something cannot be written.
@@ -131,7 +134,7 @@ def write_run_files(experiment: Experiment, workdir: pathlib.Path, step: int) ->
         (workdir / DIVERGED_FILE).unlink(missing_ok=True)  # it is tried again
     write_json(workdir / SETTINGS_FILE, dataclasses.asdict(experiment.config))
     write_json(workdir / ENVIRONMENT_FILE, environment())
-    remember(experiment.train, workdir)
+    remember(experiment.train, workdir, described)
     if experiment.language is not None:
         experiment.language.tokenizer.save(workdir / language.FILE)
     path = workdir / "skipped.txt"

@@ -178,12 +178,14 @@ class Data:
         "threads that read ahead; 0 = read in the loop",
         at_least=0,
         of_a_machine=True,
+        of_no_number=True,
         may_change=True,
     )
     on_device: bool | None = field(
         None,
         "keep the training images on every device; None = where they take at most a quarter of its "
         "memory, and on no CPU",
+        of_no_number=True,
         may_change=True,
     )
     options: dict = field({}, OPTIONS)
@@ -509,6 +511,7 @@ class Microscope:
         "steps between two records of similarities, temperatures and weights, beside the first and "
         "the last step; None = about 60 records a run; 0 = none at all",
         at_least=0,
+        of_no_number=True,
         may_change=True,
     )
 
@@ -686,6 +689,7 @@ class Config:
         10,
         "steps between two logged lines; 0 = only those with a measurement or a record",
         at_least=0,
+        of_no_number=True,
         may_change=True,
     )
     loggers: tuple[str, ...] = field(
@@ -693,13 +697,20 @@ class Config:
         "where the numbers can be watched, beside metrics.jsonl, several with commas between them; "
         "those but tensorboard need the package of their name",
         among=LOGGERS,
+        of_no_number=True,
         may_change=True,
     )
     run_name: str = field(
-        "", "what loggers call the run; '' = as its directory is called", may_change=True
+        "",
+        "what loggers call the run; '' = as its directory is called",
+        of_no_number=True,
+        may_change=True,
     )
     project: str = field(
-        "dystress", "what wandb, mlflow and trackio put the run under", may_change=True
+        "dystress",
+        "what wandb, mlflow and trackio put the run under",
+        of_no_number=True,
+        may_change=True,
     )
     init_from: str = field(
         "",
@@ -717,6 +728,7 @@ class Config:
         500,
         "steps between two checkpoints; an epoch has images // batch_size steps; 0 = never",
         at_least=0,
+        of_no_number=True,
         may_change=True,
     )
     checkpoint_keep: int = field(
@@ -724,6 +736,7 @@ class Config:
         "newest checkpoints kept, beside the best by kNN; a large number such as 1000 keeps all",
         at_least=1,
         only_for={"checkpoint_every": Above(0)},
+        of_no_number=True,
         may_change=True,
     )
     checkpoint_on_error: str = field(
@@ -732,12 +745,14 @@ class Config:
         "processes)",
         among=("continue", "raise"),
         only_for={"checkpoint_every": Above(0)},
+        of_no_number=True,
         may_change=True,
     )
     profile_steps: int = field(
         0,
         "steps, after the first two, of which a profile says where their time goes; 0 = none",
         at_least=0,
+        of_no_number=True,
         may_change=True,
     )
     knn_every: int = field(
@@ -751,6 +766,7 @@ class Config:
         "",
         "extra evaluations after training: names or MODULE:OBJECT, comma-separated; -NAME leaves "
         "out one that a run ends with, as -baselines",
+        of_no_number=True,
         may_change=True,
     )
     eval_on: dict = field(

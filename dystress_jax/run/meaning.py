@@ -79,6 +79,8 @@ class Meaning:
             about `data.source`: a flag that changes that one puts it back; "": none.
         of_a_machine: whether it is about the machine of a process, such as where a file lies there:
             processes of one run may differ in it. A text is a path.
+        of_no_number: whether no number of a run becomes another one by it, so that runs that differ
+            in it are repetitions; what it adds at the end is as good in another run.
         may_change: whether a run may go on with another value: neither the model nor the data
             change.
         above: its range, this limit excluded.
@@ -95,6 +97,7 @@ class Meaning:
     parts: Collection[str] = ()
     about: str = ""
     of_a_machine: bool = False
+    of_no_number: bool = False
     may_change: bool = False
     above: float | None = None
     at_least: float | None = None
