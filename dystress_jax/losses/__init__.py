@@ -18,7 +18,8 @@ A strategy is a value: `dense()`, `tiled(tile)`, `fused()`, `gathered("data")`,
 
 - `dense` is the only one that supports forward mode (`jax.jvp`, `jax.hessian`), and over devices
   `gathered("data", within=dense())`.
-- `tiled` loops over slices of the rows. Under `jax.jit` with a batch split over devices it is
+- `tiled` loops over slices of the rows. Call it under `jax.jit`: outside, each call compiles the
+  loop anew, which takes about half a second. Under `jax.jit` with a batch split over devices it is
   correct, but the compiler gathers the rows on every device, and each does all the work.
 - `dense` alone takes a symbolic number of rows (`jax.export`), and is what `auto` takes then.
 - `auto` without `axis_name` is `dense` up to 1024 x 1024 pairs on CPUs and 4096 x 4096 on
