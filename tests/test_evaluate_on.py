@@ -278,28 +278,28 @@ def test_a_share_of_the_labels_counts_or_is_refused(place):
 
 
 @pytest.mark.parametrize(
-    ("evaluation", "field", "value", "message"),
+    ("field", "value", "message"),
     [
-        (
-            "knn",
-            "steps",
-            7,
-            r"config\.steps: found 7, but .* trained with 3; allowed: settings of ",
-        ),
-        ("knn", "data.threads", 5, r"config\.data\.threads: found 5, but the run was trained"),
-        ("knn", "loss.strategy", "tiled", r"config\.loss\.strategy: found 'tiled', but"),
-        ("knn", "eval_on", {"x": {"path": "y"}}, r"config\.eval_on.* other images with --on"),
-        ("knn", "finetune.epochs", 3, r"config\.finetune\.epochs: .*=knn, .* with finetune\."),
-        ("baselines", "knn.k", 3, r"config\.knn\.k: .*=baselines, which would ignore it; .* knn\."),
-        ("few_labels", "labels.shots", (1,), r"config\.labels\.shots: .* allowed: with few_shot\."),
+        ("steps", 7, r"config\.steps: found 7, but .* trained with 3; allowed: settings of "),
+        ("data.threads", 5, r"config\.data\.threads: found 5, but the run was trained"),
+        ("loss.strategy", "tiled", r"config\.loss\.strategy: found 'tiled', but"),
+        ("eval_on", {"x": {"path": "y"}}, r"config\.eval_on.* other images with --on"),
     ],
 )
-def test_a_setting_that_the_evaluation_would_ignore_is_refused(
-    place, evaluation, field, value, message
-):
+def test_a_setting_that_no_evaluation_reads_is_refused(place, field, value, message):
     config = run.override(run.to_config_dict(settings(place)), {field: value})
     with pytest.raises(run.ConfigError, match=message):
-        run.evaluate_all(place / "run", [evaluation], config=config, given=[field])
+        run.evaluate(place / "run", "knn", config=config)
+
+
+def test_a_setting_of_another_evaluation_is_told_and_not_in_the_result(place, capsys):
+    config = run.override(run.to_config_dict(settings(place)), {"finetune.epochs": 3, "knn.k": 5})
+    given = ["finetune.epochs", "knn.k"]
+    how = {"config": config, "given": given, "on": on(place)}
+    [(_, numbers)] = run.evaluate_all(place / "run", ["knn"], **how).values()
+    assert numbers["settings"] == {"knn.k": 5}
+    told = "config.finetune.epochs counts for nothing here: only finetune reads it"
+    assert capsys.readouterr().out.splitlines().count(told) == 1
 
 
 def test_each_evaluation_says_what_it_reads():

@@ -16,20 +16,22 @@ from ._same_images import changed_images, check_same, describe
 from ._saved import read_config, state_at
 from .config import Config, ConfigError
 from .data import OTHER_IMAGES, images_from_anywhere, open_own, reporting_unreadable_images
-from .evaluations import DRAWN, EVALUATIONS, Evaluate, readers
+from .evaluations import EVALUATIONS, Evaluate, readers
 from .experiment import Experiment
 from .fields import differences, may_change_on_resume, put
 from .measuring import (
+    check_drawn,
     check_options,
-    check_read,
     measure,
     own_table,
     raise_together,
     read_by,
     shared_by,
+    unread,
 )
 from .other_images import for_other_images, open_other
 from .overrides import calling_images
+from .show import note
 from .tables import find
 
 # What every evaluation reads: the seed, where the images and the texts are, options of one's own.
@@ -163,9 +165,10 @@ def evaluate_all(
     config = name_own(config or trained, own)
     functions = _find(wanted, config)
     changes = _changes(trained, config)
-    # Settings for several evaluations may be one object of Python; a flag is meant for these.
-    check_read(functions, sorted({*given, *({*DRAWN} & changes.keys())}))
+    for line in unread(functions, given):  # not of `changes`: Python has one object for many
+        note(line)
     given = {*given, *changes}
+    check_drawn(functions, given)
     # A run compares with some training images while it goes on; here there is time for all.
     if "knn.bank" in given:
         changes["knn.bank"] = config.knn.bank

@@ -320,15 +320,15 @@ EVALUATIONS: dict[str, Evaluate] = {
     "zero_shot": zero_shot,
     "representation": representation,
 }
-DRAWN = ("labels.share", "labels.seeds")  # how much of the labels is drawn, and how often
+_DRAWN = ("labels.share", "labels.seeds")  # how much of the labels is drawn, and how often
 # The settings that each reads, beside the seed and where the images are: fields, or their groups.
 READS: dict[str, tuple[str, ...]] = {
     "knn": ("knn",),
     "baselines": ("knn.temperature", "knn.bank"),
-    "linear_probe": ("probe", *DRAWN),
-    "finetune": ("finetune", *DRAWN),
+    "linear_probe": ("probe", *_DRAWN),
+    "finetune": ("finetune", *_DRAWN),
     "transfer": ("labels.seeds",),
-    "few_labels": ("labels.fractions", *DRAWN),
+    "few_labels": ("labels.fractions", *_DRAWN),
     "few_shot": ("labels.shots", "labels.seeds"),
     "retrieval": (),
     "zero_shot": ("zero_shot",),

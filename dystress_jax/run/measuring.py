@@ -166,30 +166,46 @@ def own_table(own: Mapping[str, Evaluate]) -> dict[str, Evaluate]:
     return dict(own)
 
 
-def check_read(wanted: Collection[str], given: Collection[str]) -> None:
-    """Refuse a setting of evaluations that none of the wanted ones reads.
-
-    A share of the labels is refused where one of ours takes none: beside the others its numbers
-    would look like those of the share.
+def check_drawn(wanted: Collection[str], given: Collection[str]) -> None:
+    """Refuse a share of the labels for an evaluation of ours that takes none, and seeds for none.
 
     Args:
         wanted: names of evaluations.
-        given: the fields that somebody has set for them.
+        given: the fields that were set for them.
 
     Raises:
-        ConfigError: with the evaluations that read it.
+        ConfigError: with the evaluations that do. Beside the others the numbers of one that takes
+            no share would look like those of the share.
     """
-    flags = {field: f"--{flag} (config.{field})" for flag, field in SHORT.items()}
-    for field in given:
+    for flag, field in SHORT.items():
         reading = readers(field)
         without = [name for name in wanted if name in EVALUATIONS and name not in reading]
-        each = field == "labels.share" and without
-        if reading and (each or len(without) == len(wanted)):
+        each = without and field == "labels.share"
+        if field in given and (each or len(without) == len(wanted)):
             raise ConfigError(
-                f"{flags.get(field, f'config.{field}')}: found with "
-                f"--evaluation={','.join(without)}, which would ignore it; allowed: with "
-                f"{', '.join(reading)}."
+                f"--{flag} (config.{field}): found with --evaluation={','.join(without)}, which "
+                f"would ignore it; allowed: with {', '.join(reading)}."
             )
+
+
+def unread(wanted: Collection[str], given: Collection[str]) -> list[str]:
+    """What to say of settings of other evaluations, a line each.
+
+    Args:
+        wanted: names of evaluations.
+        given: the fields that were set for them.
+
+    Example:
+        >>> unread(["knn", "transfer"], ["knn.k", "probe.epochs"])
+        ['config.probe.epochs counts for nothing here: only linear_probe reads it']
+    """
+    return [
+        f"config.{field} counts for nothing here: only {', '.join(reading)} "
+        f"read{'s' * (len(reading) == 1)} it"
+        for field in sorted(given)
+        if (reading := readers(field))
+        and all(n in EVALUATIONS and n not in reading for n in wanted)
+    ]
 
 
 def check_options(config: Config, own: Mapping[str, Evaluate]) -> None:
