@@ -219,11 +219,11 @@ def test_the_first_step_of_what_is_shown_is_a_program(command, tmp_path, stand_i
         return
     TRACED.add(program_of(config))
     stand_in(config)
+    if config.loss.strategy == "fused":
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     experiment = run.build(config, tmp_path)
     if not command.script and experiment.train.image_shape[0] > 64:
         return  # a variant of a large network, whose config file is traced
-    if config.loss.strategy == "fused":
-        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     step = make_train_step(
         experiment.method,
         experiment.optimizer,

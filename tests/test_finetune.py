@@ -339,7 +339,7 @@ def place(tmp_path_factory):
     return place
 
 
-SMALL = {"finetune.epochs": 2, "finetune.batch_size": 8, "knn_every": 0}
+SMALL = {"finetune.epochs": 2, "finetune.batch_size": 8}
 
 
 def test_a_run_is_fine_tuned_on_its_own_images_and_on_others(place):
@@ -365,7 +365,9 @@ def test_a_run_is_fine_tuned_on_its_own_images_and_on_others(place):
 
 def test_groups_of_batchnorm_do_not_limit_the_batch(place):
     config = runs.settings(
-        place / "images", **SMALL, **{"method": "moco_v2", "moco.queue_size": 32, "batch_size": 16}
+        place / "images",
+        **SMALL,
+        **{"knn_every": 0, "method": "moco_v2", "moco.queue_size": 32, "batch_size": 16},
     )
     config = dataclasses.replace(
         config, finetune=dataclasses.replace(config.finetune, batch_size=9, layer_decay=0.5)
