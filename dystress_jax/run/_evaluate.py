@@ -165,10 +165,10 @@ def evaluate_all(
     config = name_own(config or trained, own)
     functions = _find(wanted, config)
     changes = _changes(trained, config)
+    check_drawn(functions, {*given, *changes})
     for line in unread(functions, given):  # not of `changes`: Python has one object for many
         note(line)
     given = {*given, *changes}
-    check_drawn(functions, given)
     # A run compares with some training images while it goes on; here there is time for all.
     if "knn.bank" in given:
         changes["knn.bank"] = config.knn.bank

@@ -232,9 +232,8 @@ def read_by(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     if name not in EVALUATIONS:
         return dict(settings)
-    others = lambda field: (reading := readers(field)) and name not in reading
     return {
         field: value
         for field, value in settings.items()
-        if not others(field) and not field.startswith("evaluation_options")
+        if name in (readers(field) or (name,)) and not field.startswith("evaluation_options")
     }
