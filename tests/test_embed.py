@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import dystress_jax
-from dystress_jax import data, microscope, run
+from dystress_jax import data, microscope, run, sharding
 from dystress_jax.files import FileError
 from dystress_jax.run import _embed, _same_images
 from tests import runs
@@ -126,9 +126,9 @@ def test_the_run_s_own_images_keep_their_splits(workdir, tmp_path):
 @pytest.fixture
 def computed(monkeypatch):
     """How many images each batch has that is computed."""
-    counts, shard = [], _embed.sharding.shard_batch
+    counts, shard = [], sharding.shard_batch
     counted = lambda batch, mesh: (counts.append(len(batch["image"])), shard(batch, mesh))[1]
-    monkeypatch.setattr(_embed.sharding, "shard_batch", counted)
+    monkeypatch.setattr(sharding, "shard_batch", counted)
     return counts
 
 

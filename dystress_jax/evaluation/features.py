@@ -1,7 +1,9 @@
 """Features of every image of a source, computed over the mesh in batches of one size."""
 
+import collections
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from .. import data, sharding
 from ..errors import ArgumentError, UserError
 
+PyTree = Any  # of arrays with a row an image
 Encode = Callable[[UInt8[Array, "n h w c"]], Float[Array, "n d"]]
 Encoded = tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]]  # features and labels
 BATCH_SIZE = 256  # images at once
@@ -123,47 +126,79 @@ def check_finite(features: Float[np.ndarray, "n d"], what: str = "images") -> No
         )
 
 
-def embed_source(embed: Encode, source: data.Source, *, mesh: Mesh) -> Float[np.ndarray, "n d"]:
+def embed_source(
+    embed: Callable[[UInt8[Array, "n h w c"]], PyTree], source: data.Source, *, mesh: Mesh
+) -> PyTree:
     """Embeddings of all images of a source, in its order, with labels or without.
 
     Args:
-        embed: uint8 images to embeddings, as for `encode_source`.
+        embed: uint8 images to embeddings, as for `encode_source`; or to several arrays of them.
         source: any images.
         mesh: the devices that share each batch.
 
     Returns:
-        The embeddings, float32, whole on the host of every process.
+        As `embed` gives them; float32, whole on the host of every process.
 
     Raises:
         NotFiniteError: an embedding is NaN or infinite.
     """
     embeddings, _ = _encode_all(embed, source, mesh=mesh, batch_size=BATCH_SIZE)
-    check_finite(embeddings)
+    for array in jax.tree.leaves(embeddings):
+        check_finite(array)
     return embeddings
 
 
-def _encode_all(encode: Encode, source: data.Source, *, mesh: Mesh, batch_size: int) -> Encoded:
+def _encode_all(
+    encode: Callable[..., PyTree], source: data.Source, *, mesh: Mesh, batch_size: int
+) -> tuple[PyTree, Int[np.ndarray, " n"]]:
     if isinstance(encode, Remembering):
         make = lambda: _encode_all(encode.__call__, source, mesh=mesh, batch_size=batch_size)
         return encode.of(source, make)
-    batch_size = math.ceil(batch_size / mesh.size) * mesh.size
     batches = data.padded_batches(
         source,
-        batch_size=batch_size,
+        batch_size=math.ceil(batch_size / mesh.size) * mesh.size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    features, labels = [], []
+    parts = encode_batches(encode, batches, mesh=mesh)
+    found = [(encoded, others["label"]) for encoded, others in parts]
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *found)
+
+
+def encode_batches(
+    encode: Callable[[UInt8[Array, "n h w c"]], PyTree],
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    mesh: Mesh,
+) -> Iterator[tuple[PyTree, dict[str, np.ndarray]]]:
+    """What an encoder makes of batches of one size; the devices are a batch ahead.
+
+    Args:
+        encode: as for `embed_source`.
+        batches: `image`; `mask`, False in rows that no image fills; and anything else with a row
+            an image. Of each batch the rows of this process.
+        mesh: the devices that share each batch.
+
+    Yields:
+        Of each batch what `encode` gives, float32, and what else is in it: the rows that images
+        fill, of all processes, on the host of each.
+    """
+
+    def on_host(computed: PyTree) -> tuple[PyTree, dict[str, np.ndarray]]:
+        shared = not all(array.is_fully_addressable for array in jax.tree.leaves(computed))
+        bring = functools.partial(multihost_utils.process_allgather, tiled=True)
+        encoded, others = (bring if shared else jax.device_get)(computed)
+        real = others.pop("mask")
+        return jax.tree.map(lambda array: np.asarray(array)[real], (encoded, others))
+
+    ahead = collections.deque[PyTree]()
     for batch in batches:
-        on_mesh = sharding.shard_batch({k: batch[k] for k in ("image", "label", "mask")}, mesh)
-        encoded = encode(on_mesh["image"]).astype(jnp.float32)
-        gathered = multihost_utils.process_allgather(
-            (encoded, on_mesh["label"], on_mesh["mask"]), tiled=True
-        )
-        part, part_labels, real = map(np.asarray, gathered)
-        features.append(part[real])
-        labels.append(part_labels[real])
-    return np.concatenate(features), np.concatenate(labels)
+        others = sharding.shard_batch(batch, mesh)
+        encoded = encode(others.pop("image"))
+        ahead.append((jax.tree.map(lambda array: array.astype(jnp.float32), encoded), others))
+        if len(ahead) > 1:
+            yield on_host(ahead.popleft())
+    yield from map(on_host, ahead)
 
 
 def check_classes(

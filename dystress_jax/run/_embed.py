@@ -1,6 +1,7 @@
 """Features of every image of a data set in one file, written as they come."""
 
 import contextlib
+import functools
 import itertools
 import json
 import pathlib
@@ -9,12 +10,12 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import tqdm
 
-from .. import data, sharding
+from .. import data
 from ..errors import UserError, how_to_install
+from ..evaluation.features import encode_batches
 from ..files import parse_json, told, write_json
 from ..run_files import CHECKPOINTS
 from ..training.checkpoint import read_record
@@ -286,30 +287,24 @@ def _compute(encoder: Encoder, sources: Sources, draft: _Draft, batch_size: int)
     paths = itertools.islice(_paths(sources), done, None)
     bar = tqdm.tqdm(total=total, initial=done, unit=" images", dynamic_ncols=True)
 
-    def keep(computed: tuple[jax.Array, jax.Array], batch: data.PaddedBatch, row: int) -> int:
-        real, end = batch["mask"], row + int(batch["mask"].sum())
-        features, embeddings = (np.asarray(array, np.float32)[real] for array in computed)
-        rows = slice(row, end)
-        draft.arrays["features"][rows], draft.arrays["embeddings"][rows] = features, embeddings
-        draft.arrays["labels"][rows] = batch["label"][real]
-        draft.arrays["ids"][rows] = batch["index"][real]
-        draft.arrays["file_sizes"][rows] = _sizes(paths, end - row)
-        bar.update(end - row)
-        return end
-
+    embed = functools.partial(experiment.embed, encoder.params, encoder.stats)
+    batches = _batches(sources, done, batch_size)
     with bar:
         try:
-            ahead = None  # the devices are a batch ahead
-            for number, batch in enumerate(_batches(sources, done, batch_size), start=1):
-                on_mesh = sharding.shard_batch({"image": batch["image"]}, experiment.mesh)
-                computed = experiment.embed(encoder.params, encoder.stats, on_mesh["image"])
-                if ahead is not None:
-                    done = keep(*ahead, done)
-                ahead = computed, batch
+            parts = encode_batches(embed, batches, mesh=experiment.mesh)
+            for number, ((features, embeddings), others) in enumerate(parts, start=1):
+                rows = slice(done, done + len(features))
+                draft.arrays["features"][rows], draft.arrays["embeddings"][rows] = (
+                    features,
+                    embeddings,
+                )
+                draft.arrays["labels"][rows] = others["label"]
+                draft.arrays["ids"][rows] = others["index"]
+                draft.arrays["file_sizes"][rows] = _sizes(paths, len(features))
+                bar.update(len(features))
+                done = rows.stop
                 if number % NOTED == 0:
                     draft.note(done)
-            if ahead is not None:
-                done = keep(*ahead, done)
         finally:
             draft.note(done)
 

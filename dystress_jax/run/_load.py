@@ -1,6 +1,7 @@
 """The encoder of a run as an object, from the directory of the run alone."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Shaped
 
-from .. import data, evaluation, sharding
+from .. import data, evaluation
 from ..errors import ArgumentError, at_least_one
 from ..evaluation import DualEncoder
+from ..evaluation.features import encode_batches
 from ..temperatures import concrete
 from ._build import rebuild
 from ._environment import usable_jax
@@ -166,30 +168,22 @@ class Encoder:
             )
         if not isinstance(images, Sequence) or isinstance(images, str | bytes):
             images = data.as_images(images, self.image_shape)
-        found = []
         with usable_jax():
             # Of few images the batch is no larger than the next power of 2: little is padded, and
             # little compiled anew.
             rows = min(batch_size, 1 << max(len(images) - 1, 0).bit_length())
-            for part, count in self._batches(images, rows):
-                found.append((compute(self.params, self.stats, part), count))
-                if len(found) > 1:  # the devices are a batch ahead
-                    found[-2] = _on_host(*found[-2])
-            return np.concatenate([*found[:-1], _on_host(*found[-1])])
+            compute = functools.partial(compute, self.params, self.stats)
+            parts = encode_batches(compute, self._batches(images, rows), mesh=self._parts.mesh)
+            return np.concatenate([encoded for encoded, _ in parts])
 
-    def _batches(self, images: Images, rows: int) -> Iterator[tuple[Array, int]]:
-        """Batches of one size on the devices, and how many of their rows are images."""
-        mesh = self._parts.mesh
-        rows += -rows % mesh.size
+    def _batches(self, images: Images, rows: int) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of one size; at least one, so that of no images the width is known."""
+        rows += -rows % self._parts.mesh.size
         for first in range(0, max(len(images), 1), rows):
             part = data.as_images(images[first : first + rows], self.image_shape)
             padded = np.zeros((rows, *self.image_shape), np.uint8)
             padded[: len(part)] = part
-            yield sharding.shard_batch({"image": padded}, mesh)["image"], len(part)
-
-
-def _on_host(computed: Array, count: int) -> Float[np.ndarray, "n d"]:
-    return np.asarray(computed.astype(jnp.float32))[:count]
+            yield {"image": padded, "mask": np.arange(rows) < len(part)}
 
 
 @jax.tree_util.register_dataclass

@@ -1,6 +1,7 @@
 """The images that a run looks at again and again, and where its encoder puts them."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,27 +38,20 @@ def watch_images(experiment: Experiment) -> WatchedImages:
     about = microscope.about(
         split, batch["index"], batch["label"], source.class_names, batch["image"], texts
     )
-    width = experiment.method.num_features
-
-    def embed(params, stats, images):
-        flat = [x.reshape(len(images), -1) for x in experiment.embed(params, stats, images)]
-        return jnp.concatenate([x.astype(jnp.float32) for x in flat], axis=1)
 
     def found(state: TrainState) -> dict[str, np.ndarray]:
         trained = state.params, state.stats
         # Of an encoder that diverges, the loss of the next step says so.
         with contextlib.suppress(evaluation.NotFiniteError):
-            both = features.embed_source(
-                lambda images: embed(*trained, images), source, mesh=experiment.mesh
-            )
+            embed = functools.partial(experiment.embed, *trained)
+            of_images = features.embed_source(embed, source, mesh=experiment.mesh)
+            of_encoder, of_head = (jnp.asarray(rows.reshape(len(rows), -1)) for rows in of_images)
             partners, similarity = None, sphere
             if experiment.language is not None:
                 encoder = experiment.towers(*trained)
                 similarity = encoder.similarity
                 partners = encoder.embed_texts(texts) if texts else None
-            return microscope.found_of(
-                jnp.asarray(both[:, :width]), jnp.asarray(both[:, width:]), partners, similarity
-            )
+            return microscope.found_of(of_encoder, of_head, partners, similarity)
         return {}
 
     return WatchedImages(about, found)

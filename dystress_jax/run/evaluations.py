@@ -287,19 +287,13 @@ def representation_of(
         key = jax.random.fold_in(jax.random.key(0), jnp.sum(images, dtype=jnp.uint32))
         return experiment.embed_views(*trained, key, images)
 
-    embed = functools.partial(features.embed_source, source=source, mesh=experiment.mesh)
-    width = experiment.method.num_features
     # Features and embeddings of whole images, and those of view a and of view b: a pass each.
-    flat = lambda of, x: jnp.concatenate([y.reshape(len(x), -1) for y in of(x)], axis=1)
-    whole = embed(functools.partial(flat, functools.partial(experiment.embed, *trained)))
-    both = embed(functools.partial(flat, views))
-    found = {
-        "features_": (whole[:, :width], both[:, : 2 * width]),
-        "embeddings_": (whole[:, width:], both[:, 2 * width :]),
-    }
+    embed = functools.partial(features.embed_source, source=source, mesh=experiment.mesh)
+    whole, both = embed(functools.partial(experiment.embed, *trained)), embed(views)
     labels, results = source.labels(), []
-    for prefix, (embeddings, pairs) in found.items():
-        view_a, view_b = np.split(pairs, 2, axis=1)
+    for prefix, of_images, of_views in zip(("features_", "embeddings_"), whole, both, strict=True):
+        embeddings = of_images.reshape(len(of_images), -1)
+        view_a, view_b = np.moveaxis(of_views.reshape(len(of_views), 2, -1), 1, 0)
         results.append(
             evaluation.evaluate_representation(embeddings, view_a, view_b, labels, prefix=prefix)
         )
