@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 
 from .. import data
 from ..errors import ArgumentError
+from ._frequency import by_frequency
 from ._result import Row
 from .confusion import Confusion, one_of
 from .features import no_label
@@ -79,11 +80,6 @@ def for_devices(source: data.Source, mesh: Mesh) -> data.Source:
     return source.take(np.resize(np.arange(len(source)), mesh.size))
 
 
-def known_labels(source: data.Source) -> Int[np.ndarray, " n"] | None:
-    """The labels of the images; None where they are not known without reading the images."""
-    return None if source.stored_labels is None else source.labels()
-
-
 def labels_of(fraction: float) -> str:
     """A share of the labels in words.
 
@@ -111,17 +107,20 @@ def measure_by_seed(
     seeds: Sequence[int],
     *,
     named: Callable[[Part], str],
+    labels: Int[np.ndarray, " n"],
 ) -> tuple[dict[int, tuple[Row, ...]], Confusion]:
     """Measure each part, such as a share of the labels, with each seed.
 
     Args:
-        measure: `(part, seed) -> (rows, confusion)`.
+        measure: `(part, seed) -> (rows, confusion)`; the first row is the accuracy.
         parts: at least one.
         seeds: at least one.
         named: what a part is, in words.
+        labels: of all training images that have one.
 
     Returns:
-        The rows of each seed, and the confusion of the first part and seed, which says so.
+        The rows of each seed, with those of rare and of frequent classes (`by_frequency`), and the
+        confusion of the first part and seed, which says so.
     """
     by_seed: dict[int, tuple[Row, ...]] = {}
     first: Confusion | None = None
@@ -129,7 +128,7 @@ def measure_by_seed(
         by_seed[seed] = ()
         for part in parts:
             rows, found = measure(part, seed)
-            by_seed[seed] += rows
+            by_seed[seed] += rows + by_frequency(rows[0], found, labels)
             if first is None:
                 of = one_of((parts, named(part)), (seeds, f"seed {seed}"))
                 first = dataclasses.replace(found, of=of)

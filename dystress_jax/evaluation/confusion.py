@@ -102,22 +102,18 @@ def one_of(*parts: tuple[Collection[Any], str]) -> str:
     return ", ".join(said for there, said in parts if len(there) > 1)
 
 
-def unseen_classes(
-    found: Confusion | None, labels: Int[np.ndarray, " n"] | None
-) -> tuple[str, ...]:
+def unseen_classes(found: Confusion, labels: Int[np.ndarray, " n"]) -> tuple[str, ...]:
     """A note on the classes that are tested, and that no training image has; none without such.
 
     Args:
-        found: of the test images; None: there is nothing to say.
-        labels: of the training images; None where only reading them all would tell.
+        found: of the test images.
+        labels: of the training images.
 
     Example:
         >>> found = confusion(np.array([0, 0]), np.array([0, 1]), ("cat", "dog"))
         >>> unseen_classes(found, np.array([0, 0, 0]))
         ('no training image is of 1 of the 2 tested classes (dog): ... count as wrong',)
     """
-    if found is None or labels is None:
-        return ()
     tested = found.images
     unseen = np.flatnonzero((tested > 0) & ~np.isin(np.arange(len(tested)), labels))
     if not len(unseen):

@@ -86,7 +86,7 @@ def evaluate_few_labels(
         (top1, _), found = score(head, scored, test)
         return of_share(fraction, [top1]), found
 
-    by_seed, first = measure_by_seed(measure, fractions, seeds, named=labels_of)
+    by_seed, first = measure_by_seed(measure, fractions, seeds, named=labels_of, labels=every.y)
     protocol = {
         "evaluation": "few_labels",
         "solver": "lbfgs",
@@ -98,5 +98,5 @@ def evaluate_few_labels(
         "test_images": len(scored.y),
         "classes": classes,
     }
-    notes = unfinished(converged) + unseen_classes(first, fitted.y)
+    notes = unfinished(converged) + unseen_classes(first, every.y)
     return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)

@@ -89,7 +89,9 @@ def evaluate_few_shot(
         (top1, _), found = score(head, scored, test)
         return (top1._replace(name=f"{shot}_shot_top1"),), found
 
-    by_seed, first = measure_by_seed(measure, shots, seeds, named=lambda shot: f"{shot} shot")
+    by_seed, first = measure_by_seed(
+        measure, shots, seeds, named=lambda shot: f"{shot} shot", labels=fitted.y
+    )
     protocol = {
         "evaluation": "few_shot",
         "solver": "lbfgs",

@@ -16,7 +16,6 @@ from ._draws import (
     check_fractions,
     check_seeds,
     for_devices,
-    known_labels,
     labels_of,
     mean_and_std,
     measure_by_seed,
@@ -143,7 +142,8 @@ def evaluate_finetune(
         rows, found = classified(scores, y, test.class_names)
         return of_share(fraction, rows), found
 
-    by_seed, first = measure_by_seed(measure, fractions, seeds, named=labels_of)
+    labels = train.labels()
+    by_seed, first = measure_by_seed(measure, fractions, seeds, named=labels_of, labels=labels)
     protocol = {
         "evaluation": "finetune",
         **dataclasses.asdict(settings),
@@ -153,5 +153,5 @@ def evaluate_finetune(
         "classes": classes,
     }
     protocol |= measured[0] if len(measured) == 1 else {"measured": measured}
-    notes = unseen_classes(first, known_labels(train))
+    notes = unseen_classes(first, labels)
     return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)

@@ -16,6 +16,7 @@ from .._placement import of_whole_arrays
 from ..errors import ArgumentError, at_least_one
 from ..similarities import normalize
 from ..temperatures import check_positive
+from ._frequency import by_frequency
 from ._result import Result, classified
 from .confusion import one_of, unseen_classes
 from .features import Encode, check_classes, encode_source
@@ -264,7 +265,7 @@ def evaluate_knn(
     ):
         of = one_of((used, f"k {k_used}"), (temperatures, f"temperature {t:g}"))
         (top1, top5), found = classified(scores, queries.labels, test.class_names, of=of)
-        named = (top1._replace(note=f"k {k_used:,}"), top5)
+        named = (top1._replace(note=f"k {k_used:,}"), top5, *by_frequency(top1, found, bank.labels))
         if first is None:
             first = found
         else:

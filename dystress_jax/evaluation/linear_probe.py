@@ -14,7 +14,6 @@ from ._draws import (
     check_fractions,
     check_seeds,
     for_devices,
-    known_labels,
     labels_of,
     mean_and_std,
     measure_by_seed,
@@ -114,6 +113,7 @@ def evaluate_linear_probe(
         notes.append("lbfgs with all labels draws nothing: every seed gives the same")
     cached = encode_source(encode, train, mesh=mesh) if encode_view is None else None
     train = train if encode_view is None else with_known_labels(train)
+    labels = train.labels() if cached is None else cached[1]
 
     def fit(fraction: float, seed: int) -> tuple[Solved, int, int]:
         """The classifiers, how many images they were fitted on, and how many a step."""
@@ -184,7 +184,7 @@ def evaluate_linear_probe(
         rows, found = classified(scores, y, test.class_names)
         return of_share(fraction, rows), found
 
-    by_seed, first = measure_by_seed(measure, fractions, seeds, named=labels_of)
+    by_seed, first = measure_by_seed(measure, fractions, seeds, named=labels_of, labels=labels)
     protocol = {
         "evaluation": "linear_probe",
         "solver": solver,
@@ -199,7 +199,7 @@ def evaluate_linear_probe(
         protocol |= {"epochs": epochs, "momentum": MOMENTUM}
     protocol |= measured[0] if len(measured) == 1 else {"measured": measured}
     notes += unfinished(converged)
-    notes += unseen_classes(first, known_labels(train) if cached is None else cached[1])
+    notes += unseen_classes(first, labels)
     return Result(
         mean_and_std(by_seed), protocol, confusion=first, notes=tuple(notes), by_seed=by_seed
     )

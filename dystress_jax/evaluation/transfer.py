@@ -84,7 +84,7 @@ def evaluate_transfer(
         converged.append(bool(ended[0]))
         return score(head, scored, test)
 
-    by_seed, first = measure_by_seed(measure, ("all labels",), seeds, named=str)
+    by_seed, first = measure_by_seed(measure, ("all labels",), seeds, named=str, labels=every.y)
     protocol = {
         "evaluation": "transfer",
         "solver": "lbfgs",
