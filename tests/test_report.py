@@ -649,6 +649,19 @@ def test_an_evaluation_after_the_run_is_the_same_measure_as_one_at_its_end():
     assert "knn top1" not in found
 
 
+def test_rare_classes_are_a_measure_of_their_own():
+    of = lambda *rows: Measured(dict(rows), {}, "test", {}, {})
+    first, second = swept({0.1: [0.5, 0.6]})
+    thirds = {"knn": of(("top1", 0.5), ("top1_many", 0.6), ("top1_few", 0.1))}
+    shares = ("1_percent_top1", 0.4), ("1_percent_top1_few", 0.2), ("10_percent_top1_few", 0.3)
+    first = first._replace(evaluations=thirds | {"few_labels": of(*shares)})
+    found = _groups.measures_of([first, second])
+    assert found["kNN accuracy of rare classes"].tolist() == [0.1]
+    assert found["few_labels 1 percent top1"].tolist() == [0.4]
+    assert found["few_labels 1 percent top1 of rare classes"].tolist() == [0.2]
+    assert sum("rare" in name for name in found) == 2
+
+
 def test_what_has_not_learned_is_no_measure_of_a_setting():
     of = lambda value: Measured({"untrained_top1": value}, {}, "test", {}, {})
     runs = swept({0.1: [0.5, 0.6], 0.2: [0.5, 0.6]})

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ._run import Flat, Run, places_of
+from ._run import Flat, Measured, Run, places_of
 
 SHARES = ("top", "recall", "accuracy", "purity")  # parts of names whose numbers are shares
 KNN, WATCHED = "kNN accuracy", "kNN accuracy on held-out images"
@@ -190,6 +190,8 @@ def value_of(value: Any) -> str:
 def measures_of(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " seeds"]]:
     """The first share of each evaluation, one number for each seed that has it.
 
+    After training on a long tail, that of the rare classes too.
+
     Nearest neighbours on held-out images, as a run that has ended has last watched them, come
     first, where the closing ones are of other images.
 
@@ -204,6 +206,7 @@ def measures_of(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " seeds"]]:
             own[WATCHED] = float(run.curves["knn"].values[-1])
         if "trained" in run.baselines:
             own[KNN] = run.baselines["trained"]
+            own |= _of_rare_classes(KNN, "top1", closing)
         for name, evaluation in run.evaluations.items():
             shares = [row for row in evaluation.rows if any(part in row for part in SHARES)]
             # Some runs may be measured at their end, others by `dystress eval`.
@@ -211,8 +214,16 @@ def measures_of(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " seeds"]]:
             of_no_encoder = re.match(r"baselines(?![^ _])", plain)  # also on other images
             if shares and name != "knn" and not of_no_encoder:
                 called = name if plain in run.evaluations else plain
-                own[f"{called} {shares[0].replace('_', ' ')}"] = evaluation.rows[shares[0]]
+                said = f"{called} {shares[0].replace('_', ' ')}"
+                own[said] = evaluation.rows[shares[0]]
+                own |= _of_rare_classes(said, shares[0], evaluation)
         for name, value in own.items():
             if 0 <= value <= 1:  # a damaged file may hold any number
                 found.setdefault(name, []).append(value)
     return {name: np.array(values) for name, values in found.items()}
+
+
+def _of_rare_classes(said: str, row: str, evaluation: Measured | None) -> dict[str, float]:
+    """The same of the third of the classes that is rarest, where it was measured."""
+    rare = None if evaluation is None else evaluation.rows.get(f"{row}_few")
+    return {} if rare is None else {f"{said} of rare classes": rare}
