@@ -181,6 +181,21 @@ def test_the_summary_has_every_baseline_and_its_balanced_accuracy():
     assert "untrained top1     25.0 %   balanced 20.0 %" in shown
 
 
+def test_what_is_given_twice_is_measured_once():
+    train, test = source(80, 3, 0), source(60, 3, 1)
+    found = evaluation.evaluate_knn(
+        evaluation.raw_pixels,
+        train,
+        test,
+        k=(3, 3, 99, 200),  # more than there are: the whole bank
+        temperature=(0.1, 0.5, 0.1),
+        mesh=sharding.make_mesh(),
+    )
+    names = ("top1", "top1_k3_t0.5", "top1_k80_t0.1", "top1_k80_t0.5")
+    assert [row.name for row in found.rows if row.name.startswith("top1")] == [*names]
+    assert found.protocol["temperature"] == [0.1, 0.5]
+
+
 def test_balanced_accuracy_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     train, test = source(80, 3, 0), source(60, 3, 1)

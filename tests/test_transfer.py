@@ -129,6 +129,8 @@ def test_few_shots_are_the_published_classifier():
         assert in_json[f"{shot}_shot_top1_std"] == pytest.approx(np.std(scores, ddof=1))
         of_each = [in_json["by_seed"][seed][f"{shot}_shot_top1"] for seed in ("7", "8", "9")]
         assert of_each == pytest.approx(scores)
+    with pytest.raises(ArgumentError, match=r"shots: found \(1, 1\); allowed: different whole"):
+        evaluation.evaluate_few_shot(encode, TRAIN, TEST, shots=(1, 1), **MESH)
     with pytest.raises(ArgumentError, match=r"shots: found 99, but the smallest class has \d+ tr"):
         evaluation.evaluate_few_shot(encode, TRAIN, TEST, shots=(1, 99), **MESH)
 

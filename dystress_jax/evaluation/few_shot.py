@@ -66,8 +66,9 @@ def evaluate_few_shot(
         classes here.
     """
     check_seeds(seeds)
-    if not shots or not all(isinstance(shot, int) and shot >= 1 for shot in shots):
-        allowed = "whole numbers, at least 1"
+    counts = all(isinstance(shot, int) and shot >= 1 for shot in shots)
+    if not shots or not counts or len(set(shots)) < len(shots):
+        allowed = "different whole numbers, at least 1"
         raise ArgumentError("shots", f"found {tuple(shots)}; allowed: {allowed}.")
     classes = check_classes(train, test)
     fitted = encoded(encode, train, mesh).normalized()

@@ -255,7 +255,7 @@ def evaluate_knn(
         Wu et al., [arXiv 1805.01978](https://arxiv.org/abs/1805.01978), section 3.4.
     """
     num_classes = check_classes(train, test)
-    ks, temperatures = _several(k), _several(temperature)
+    ks, temperatures = _several(k), tuple(dict.fromkeys(_several(temperature)))
     bank = Labelled(*encode_source(encode, train, mesh=mesh, batch_size=batch_size))
     queries = Labelled(*encode_source(encode, test, mesh=mesh, batch_size=batch_size))
     used = tuple(dict.fromkeys(min(k, len(bank.labels)) for k in ks))
