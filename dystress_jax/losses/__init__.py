@@ -39,8 +39,8 @@ this device's rows of the loss of the whole batch, and gradients are those of th
 the mean over the rows and over the devices (`jax.lax.pmean`), as for any other loss per example.
 For whole arrays `on_mesh` does all this. Without it, arrays that tell over which devices their rows
 are split choose for themselves: under `jax.jit` where the axes are `Explicit`, as those of
-`jax.make_mesh` are, and everywhere outside `jax.jit`, where each call compiles anew: that takes
-some tenths of a second. Each device then computes its own rows. Under `jax.jit` on `Auto` axes
+`jax.make_mesh` are, and everywhere outside `jax.jit`, where each call compiles anew: that may take
+seconds. Each device then computes its own rows. Under `jax.jit` on `Auto` axes
 nobody knows the devices while the program is written: take `on_mesh`.
 
 `where` says which rows are real. The others are neither anchors nor candidates, get loss 0 and no

@@ -46,7 +46,7 @@ def on_mesh(
 
     The result is called like the loss, on global arrays: values, their order and all gradients are
     those of the loss. Call it inside `jax.jit`: outside, over several devices, each call compiles
-    anew, which takes some tenths of a second. How the work is shared depends on the strategy:
+    anew, which may take seconds. How the work is shared depends on the strategy:
 
     | strategy           | what happens                                                       |
     |--------------------|--------------------------------------------------------------------|
