@@ -12,7 +12,7 @@ from PIL import Image
 
 from dystress_jax import data, run, weights
 from dystress_jax.files import write_json
-from dystress_jax.run import _same_images, _workdir
+from dystress_jax.run import _prepare, _same_images, _workdir
 from dystress_jax.run._build import make_schedule
 from dystress_jax.run._same_images import check_same, describe
 from dystress_jax.run.data import (
@@ -105,6 +105,29 @@ def test_a_new_run_does_not_lie_among_its_images(tmp_path):
         ("none", "none/run"),
     ):
         _workdir.check_run(config(path), tmp_path / workdir)
+
+
+def test_more_shots_than_a_class_has_images_are_told_before_the_run(tmp_path):
+    labels = np.repeat([0, 1, 2, -1], [6, 3, 9, 12])
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), np.uint8)
+    of = {"train_images": images, "train_labels": labels, "test_images": images[:9]}
+    np.savez(tmp_path / "few.npz", **of, test_labels=labels[:9])
+    config = lambda *shots: run.from_config_dict(
+        {
+            "data": {"source": "npz", "path": str(tmp_path / "few.npz"), "holdout": 0.0},
+            "labels": {"shots": shots},
+            "evaluation": "few_shot",
+            "knn_every": 0,
+            "batch_size": 8,
+            "steps": 1,
+        }
+    )
+    with pytest.raises(
+        run.ConfigError, match=r"config\.labels\.shots: found 4, but the smallest cl"
+    ):
+        _prepare.prepare(config(1, 4), tmp_path / "run", run.Own())
+    assert not (tmp_path / "run").exists()
+    assert _prepare.prepare(config(1, 3), tmp_path / "run", run.Own()).asked == {"few_shot"}
 
 
 def test_a_run_that_has_ended_without_checkpoints_is_not_written_over(tmp_path):

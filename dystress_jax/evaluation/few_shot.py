@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from .. import data
 from ..errors import ArgumentError
@@ -66,21 +67,11 @@ def evaluate_few_shot(
         classes here.
     """
     check_seeds(seeds)
-    counts = all(isinstance(shot, int) and shot >= 1 for shot in shots)
-    if not shots or not counts or len(set(shots)) < len(shots):
-        allowed = "different whole numbers, at least 1"
-        raise ArgumentError("shots", f"found {tuple(shots)}; allowed: {allowed}.")
+    check_shots(shots)
     classes = check_classes(train, test)
     fitted = encoded(encode, train, mesh).normalized()
     scored = encoded(encode, test, mesh).normalized()
-    sizes = np.bincount(fitted.y, minlength=classes)
-    fewest = int(sizes[sizes > 0].min())
-    if max(shots) > fewest:
-        raise ArgumentError(
-            "shots",
-            f"found {max(shots)}, but the smallest class has {fewest} training images; allowed: "
-            f"at most {fewest}.",
-        )
+    check_shots(shots, fitted.y)
     converged: list[bool] = []
 
     def measure(shot: int, seed: int) -> tuple[tuple[Row, ...], Confusion]:
@@ -105,3 +96,27 @@ def evaluate_few_shot(
     }
     notes = unfinished(converged) + unseen_classes(first, fitted.y)
     return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)
+
+
+def check_shots(shots: Sequence[int], labels: Int[np.ndarray, " n"] | None = None) -> None:
+    """Refuse numbers of images that are none, or more than a class has.
+
+    Args:
+        shots: images a class.
+        labels: of the training images, those below 0 aside; None: not yet known.
+
+    Raises:
+        ArgumentError: there is none, one is below 1 or there twice, or above the size of a class.
+    """
+    counts = all(isinstance(shot, int) and shot >= 1 for shot in shots)
+    if not shots or not counts or len(set(shots)) < len(shots):
+        allowed = "different whole numbers, at least 1"
+        raise ArgumentError("shots", f"found {tuple(shots)}; allowed: {allowed}.")
+    sizes = np.bincount(labels[labels >= 0]) if labels is not None else np.zeros(0, int)
+    fewest = int(sizes[sizes > 0].min(initial=max(shots)))
+    if max(shots) > fewest:
+        raise ArgumentError(
+            "shots",
+            f"found {max(shots)}, but the smallest class has {fewest} training images; allowed: "
+            f"at most {fewest}.",
+        )

@@ -96,6 +96,8 @@ def prepare(config: Config, workdir: pathlib.Path, own: Own) -> Run:
     if "linear_probe" in asked:
         with contextlib.suppress(EvaluationError):
             evaluations.candidates_of_probe(experiment)
+    if "few_shot" in asked:
+        evaluations.check_class_sizes(experiment)
     if experiment.language is None:
         left_out = [*left_out, *evaluations.OF_TEXTS]
     table, names = evaluations.EVALUATIONS, evaluations.CLOSING

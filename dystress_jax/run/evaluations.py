@@ -16,6 +16,7 @@ import tqdm
 
 from .. import data, evaluation
 from ..evaluation import EmbeddedImages, Result, features
+from ..evaluation.few_shot import check_shots
 from ..training import TrainState
 from ._splits import (
     EvaluationError,
@@ -180,6 +181,17 @@ def few_shot(experiment: Experiment, state: TrainState, *, encode: EncodeImages)
             mesh=experiment.mesh,
         )
     return result._replace(split=split)
+
+
+def check_class_sizes(experiment: Experiment) -> None:
+    """Refuse more shots than a class has images, where labels are known without the images.
+
+    Raises:
+        ConfigError: with the size of the smallest class.
+    """
+    if experiment.train.stored_labels is not None:
+        with as_fields("labels"):
+            check_shots(experiment.config.labels.shots, experiment.train.labels())
 
 
 def _seeds(config: Config, default: int = 1) -> tuple[int, ...]:
