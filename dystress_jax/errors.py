@@ -154,8 +154,10 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = within or error.__cause__ or error.__context__
 
 
-def refuse_traced(**arguments: Any) -> None:
-    """Refuse what is traced where a program is written for the number itself.
+def known(**arguments: Any) -> list[Any]:
+    """Numbers that a program is written for, as Python has them; refuse what is traced.
+
+    Of arrays, too: under `jax.jit` those that are known beforehand cannot be compared as they are.
 
     Args:
         **arguments: numbers by their names.
@@ -164,7 +166,8 @@ def refuse_traced(**arguments: Any) -> None:
         ArgumentError: one is traced.
 
     Example:
-        >>> refuse_traced(margin=0.5)
+        >>> known(margin=0.5)
+        [0.5]
     """
     from jax.core import Tracer  # what is refused without JAX comes at once
 
@@ -173,6 +176,7 @@ def refuse_traced(**arguments: Any) -> None:
             raise ArgumentError(
                 argument, "found a traced value; allowed: a number that is known beforehand."
             )
+    return [x.item() if hasattr(x, "item") else x for x in arguments.values()]
 
 
 def at_least_one(**arguments: int) -> None:

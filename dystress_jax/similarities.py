@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.lax import DotAlgorithmPreset, Precision
 from jaxtyping import Array, Float, Int
 
-from .errors import ArgumentError, look_up, refuse_traced
+from .errors import ArgumentError, known, look_up
 
 __all__ = [
     "Similarity",
@@ -110,7 +110,7 @@ class Similarity:
         References:
             Deng et al. (ArcFace), [arXiv 1801.07698](https://arxiv.org/abs/1801.07698), Eq. 3.
         """
-        refuse_traced(margin=margin)
+        [margin] = known(margin=margin)
         if not 0 <= margin < math.pi:
             raise ArgumentError("margin", f"found {margin}; allowed: in [0, pi), in radians.")
         if (self.low, self.high) != (-1.0, 1.0):
@@ -545,6 +545,7 @@ def kernel(*gammas: float) -> Similarity:
     References:
         The authors' code ([yifanzhang-pro/Kernel-InfoNCE](https://github.com/yifanzhang-pro/Kernel-InfoNCE)).
     """
+    gammas = tuple(known(**{f"gammas[{i}]": gamma for i, gamma in enumerate(gammas)}))
     if not gammas or not all(0 < gamma <= 2 for gamma in gammas):
         raise ArgumentError("gammas", f"found {gammas}; allowed: one or more numbers in (0, 2].")
     lowest = -sum(2.0**gamma for gamma in gammas)

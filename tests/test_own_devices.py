@@ -254,3 +254,22 @@ def test_views_that_are_stacked_may_be_split_over_any_axis(spec):
     assert_same(found(split), found(views))
     eager = losses.nt_xent(split, temperature=TEMPERATURE)
     assert_same(eager, losses.nt_xent(views, temperature=TEMPERATURE))
+
+
+@pytest.mark.parametrize("strategy", [None, "auto", "ring", "dense"])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_a_function_that_closes_over_a_parameter_may_be_used_inside_a_mesh(kind, strategy):
+    """What was traced for one mesh fits no other: `shard_map` has another."""
+    mesh, (a, b) = make_mesh((2,), kind=kind), make_views()
+
+    def mean(loss):
+        by_parameter = lambda depth: lambda s: 0.1 + depth * jnp.where(s > 0, s, 0.5) ** 2
+        return lambda depth, a, b: loss(a, b, temperature=by_parameter(depth)).mean()
+
+    expected = jax.grad(mean(losses.nt_xent))(0.1, a, b)
+    split = jax.device_put((a, b), jax.NamedSharding(mesh, jax.P("data")))
+    loss = losses.nt_xent
+    loss = loss if strategy is None else losses.on_mesh(loss, mesh, strategy=strategy)
+    with jax.set_mesh(mesh):
+        for gradient in (jax.jit(jax.grad(mean(loss))), jax.grad(mean(loss))):
+            np.testing.assert_allclose(gradient(0.1, *split), expected, rtol=1e-4)

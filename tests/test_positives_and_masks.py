@@ -611,3 +611,51 @@ def test_an_index_of_no_key_gives_nan_where_it_cannot_be_refused():
     )
     found = loss(jnp.array([[0, 1], [3, 0], [2, -1]]))
     np.testing.assert_array_equal(np.isnan(found), [False, True, True])
+
+
+@pytest.mark.parametrize("strategy", ["dense", losses.tiled(3)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_query_without_its_own_key_has_no_loss(strategy, smoothing):
+    """What stands in a row that is not real does not matter, nor does it pull."""
+    q, k = jax.random.normal(jax.random.key(0), (2, 7, 4))
+    there = jnp.arange(7) != 2
+
+    def loss(keys, **more):
+        how = {"temperature": 0.3, "label_smoothing": smoothing, "strategy": strategy}
+        return losses.info_nce(q, keys, where_keys=there, **how, **more)
+
+    listed = loss(k, positives=jnp.arange(7))
+    for value in (loss(k), loss(k.at[2].set(1.0)), loss(k.at[2].set(jnp.nan))):
+        np.testing.assert_allclose(value, listed, rtol=1e-5, atol=1e-6)
+        assert value[2] == 0
+    of_query = lambda q: losses.info_nce(
+        q, k, temperature=0.3, where_keys=there, label_smoothing=smoothing, strategy=strategy
+    )
+    gradient = jax.jacrev(of_query)(q)
+    assert not gradient[2].any()
+    assert gradient[3].any()
+
+
+def test_statistics_know_a_query_without_its_own_key():
+    q, k = jax.random.normal(jax.random.key(0), (2, 7, 4))
+    how = {"temperature": 0.3, "where_keys": jnp.arange(7) != 2}
+    found = losses.statistics(losses.info_nce, q, k, **how)
+    listed = losses.statistics(losses.info_nce, q, k, positives=jnp.arange(7), **how)
+    np.testing.assert_array_equal(found.positives.number, [1, 1, 0, 1, 1, 1, 1])
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(listed), strict=True):
+        keep = np.arange(7) != 2  # a mean over no positives is none
+        np.testing.assert_allclose(one[keep], other[keep], rtol=1e-4, atol=1e-5)
+
+
+def test_labels_of_fewer_texts_than_images_take_masks_of_both():
+    images = jax.random.normal(jax.random.key(0), (7, 4))
+    texts = jax.random.normal(jax.random.key(1), (4, 4))
+    labels = (jnp.array([0, 0, 1, 1, 2, 2, 3]), jnp.arange(4))
+    real, real_texts = jnp.arange(7) < 6, jnp.arange(4) < 3
+    found = losses.clip(
+        images, texts, temperature=0.3, labels=labels, where=real, where_texts=real_texts
+    )
+    few = (labels[0][:6], labels[1][:3])
+    alone = losses.clip(images[:6], texts[:3], temperature=0.3, labels=few)
+    np.testing.assert_allclose(found[:6], alone, rtol=1e-5)
+    assert found[6] == 0

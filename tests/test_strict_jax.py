@@ -8,10 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
-from dystress_jax import losses, temperatures
+from dystress_jax import losses, schemes, similarities, temperatures
+from dystress_jax.errors import ArgumentError
 from tests import every_loss
 
 pytestmark = pytest.mark.slow
@@ -268,3 +270,47 @@ def test_every_transformation_and_library(way, strategy):
     with settings(names):
         found = run(arrays) if way in OUTSIDE_JIT else jax.jit(run)(arrays)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+# What a program is written for may be an array that is known, as `jnp.float32(0.1)` is.
+KNOWN = {
+    "label_smoothing": lambda x: losses.nt_xent(
+        jnp.eye(3), jnp.eye(3), temperature=0.1, label_smoothing=x(0.1)
+    ),
+    "label_smoothing of none": lambda x: losses.info_nce(
+        jnp.eye(3), jnp.eye(3), temperature=0.1, decoupled=True, label_smoothing=x(0)
+    ),
+    "alpha": lambda x: schemes.macl(alpha=x(0.5)).resolve(
+        (), schemes.of_views(jnp.eye(3), jnp.eye(3))
+    ),
+    "margin": lambda x: similarities.sphere.with_angular_margin(x(0.2)).for_positives(
+        jnp.eye(3), jnp.eye(3)
+    ),
+    "gammas": lambda x: similarities.kernel(x(1))(jnp.eye(3), jnp.eye(3)),
+    "beta": lambda x: schemes.isogclr(8, beta=x(0.5), tau_init=x(0.1)).init(),
+    "scales": lambda x: temperatures.learned(0.5, max_scale=x(100))(jnp.zeros(2)),
+    "scales of a scheme": lambda x: schemes.learned_scale(optax.sgd(0.1), max_scale=x(100)).init(),
+    "epsilon": lambda x: temperatures.temperature_free(epsilon=x(0.1))(jnp.zeros(2)),
+    "range": lambda x: temperatures.dystress(x(0.1), x(0.2))(jnp.zeros(2)),
+    "rate": lambda x: temperatures.exponential(x(0.1), x(0.2), x(5))(jnp.zeros(2)),
+    "beta of negatives": lambda x: temperatures.hard_negatives(x(0.1), x(1)).for_negatives(
+        jnp.zeros(2)
+    ),
+}
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_number_may_be_an_array_that_is_known_while_a_program_is_traced(name):
+    known = {value: jnp.float32(value) for value in (0, 0.1, 0.2, 0.5, 1, 5, 100)}
+    found = jax.jit(lambda: KNOWN[name](known.__getitem__))()
+    plain = KNOWN[name](float)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_a_traced_number_that_a_program_is_written_for_is_refused():
+    for made in (similarities.kernel, similarities.sphere.with_angular_margin):
+        with pytest.raises(ArgumentError, match="found a traced value; allowed: a number that is"):
+            jax.jit(lambda x, made=made: made(x) and x)(1.0)

@@ -115,8 +115,7 @@ def clip(
     pairs = belonging(images, texts, labels, where, where_texts, options.axis)
     (n, d), m = images.shape, texts.shape[0]
     real, real_texts = pairs.real
-    pair = real_pairs(pairs.real)
-    anchors = pair if labels is None else _real_anchors(pairs.real)
+    anchors = real_pairs(pairs.real) if labels is None else _real_anchors(pairs.real)
     both, shape = temperatures_of(temperature, n), {"anchors": n, "candidates": m, "length": d}
     plan, back = plans_of(options, both, negatives, where_negatives, real=anchors, **shape)
     a, b = plan.points(images, real), plan.points(texts, real_texts)
@@ -124,11 +123,13 @@ def clip(
     if labels is None:
         image, text = plan.partners(n, m)
         positives, same = plan.positives(a, b[:n]), back.positives(a, b[:n])
-        texts_of = plan.negatives(a, b, (image, text), real=(pair, real_texts), weighed=by_image)
-        images_of = back.negatives(b[:n], a, (text[:n], image), real=(pair, real), weighed=by_text)
+        texts_of = plan.negatives(a, b, (image, text), real=(anchors, real_texts), weighed=by_image)
+        images_of = back.negatives(
+            b[:n], a, (text[:n], image), real=(anchors, real), weighed=by_text
+        )
         of_image = plan.against_one(plan.sums(texts_of, positives), positives)
         of_text = back.against_one(back.sums(images_of, same), same)
-        return keep((of_image + of_text) / 2, pair)
+        return keep((of_image + of_text) / 2, anchors)
 
     def against(plan, a, b, groups, real, weighed):
         negatives = plan.negatives(a, b, groups, _pairs.not_same, real=real, weighed=weighed)

@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ..errors import ArgumentError
 from ..similarities import PrecisionLike, rows_or_nan, sphere
-from ..temperatures import TemperatureLike, concrete
+from ..temperatures import TemperatureLike, concrete, numbers
 from . import _pairs
 from ._checks import (
     as_mask,
@@ -130,9 +130,10 @@ def info_nce(
     weighed = options.weighed(n, *blocks, real=both)
     among = functools.partial(plan.negatives, q, k, real=both, weighed=weighed)
     if positives is None:
-        own, others = plan.positives(q, k[:n]), among(plan.partners(n, m))
+        there = None if real_keys is None else real_keys[:n]  # a query may be without its key
+        own, others = plan.positives(q, k[:n])._replace(of=there), among(plan.partners(n, m))
         sums = plan.sums(others, own)
-        value = plan.against_one(sums, own, decoupled=decoupled)
+        value = keep(plan.against_one(sums, own, decoupled=decoupled), there)
         return keep(others.or_zero(value, sums) if decoupled else value, real)
     key = key if is_bool(positives) else key.astype(positives.dtype)
     if positives.ndim == 1 and devices == 1 and real_keys is None:
@@ -249,7 +250,7 @@ def moco(
 def _check_decoupled(decoupled: bool, label_smoothing: ArrayLike) -> None:
     """Refuses a smooth target of what is no softmax."""
     check_smoothing(label_smoothing)
-    if decoupled and (not concrete(label_smoothing) or label_smoothing != 0):
+    if decoupled and not (concrete(label_smoothing) and numbers(label_smoothing) == 0):
         raise ArgumentError(
             "label_smoothing", f"found {label_smoothing} with decoupled=True; allowed: 0."
         )

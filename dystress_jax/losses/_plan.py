@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ..similarities import Similarity, at_least_float32
-from ..temperatures import Temperature, concrete
+from ..temperatures import Temperature, concrete, numbers
 from . import _pairs, _partition
 from ._checks import check_closed
 from ._pairs import Pairs, Weights
@@ -139,7 +139,7 @@ class Plan(NamedTuple):
     @property
     def is_smooth(self) -> bool:
         """Whether the target is spread over the candidates."""
-        return not concrete(self.label_smoothing) or bool(self.label_smoothing != 0)
+        return not concrete(self.label_smoothing) or bool(numbers(self.label_smoothing) != 0)
 
     def between_views(
         self,

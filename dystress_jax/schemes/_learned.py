@@ -47,7 +47,7 @@ def learned_scale(
     References:
         Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020), section 2.5.
     """
-    check_scales(min_scale, max_scale)
+    min_scale, max_scale = check_scales(min_scale, max_scale)
 
     def init() -> State:
         t = jnp.float32(log_scale)
@@ -103,7 +103,7 @@ def learned_scale_and_bias(
         Zhai et al., [arXiv 2303.15343](https://arxiv.org/abs/2303.15343), section 3.2; the clamp
         is that of open_clip.
     """
-    check_scales(min_scale, max_scale)
+    min_scale, max_scale = check_scales(min_scale, max_scale)
 
     def init() -> State:
         parameters = (jnp.float32(log_scale), jnp.float32(bias))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, known
 from ..similarities import normalize, sphere
 from ..temperatures import Constant, check_positive
 from ._scheme import Scheme, SchemeInputs, State
@@ -38,6 +38,7 @@ def macl(*, tau: float = 0.1, alpha: float = 0.5, threshold: float = 0.0) -> Sch
         Huang et al., [arXiv 2207.07874](https://arxiv.org/abs/2207.07874), and the authors' code.
     """
     check_positive("tau", tau)
+    alpha, threshold = known(alpha=alpha, threshold=threshold)
     for argument, value in (("alpha", alpha), ("threshold", threshold)):
         if not 0 <= value <= 1:
             raise ArgumentError(argument, f"found {value}; allowed: in [0, 1].")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ..errors import ArgumentError, at_least_one, refuse_traced
+from ..errors import ArgumentError, at_least_one, known
 from ..similarities import normalize
 from ..temperatures import (
     PerAnchor,
@@ -95,11 +95,13 @@ def isogclr(
         rho, beta and the learning rate as in its CIFAR-100 settings. For images and texts it has
         rho 6, beta 0.9 and clip 5.
     """
-    _check_robust(num_examples, sides, rho, gamma)
+    rho, gamma = _check_robust(num_examples, sides, rho, gamma)
+    beta, tau_init, tau_min, tau_max = known(
+        beta=beta, tau_init=tau_init, tau_min=tau_min, tau_max=tau_max
+    )
     check_range(tau_min, tau_max)
     check_positive("learning_rate", learning_rate)
     check_positive("clip", clip)
-    refuse_traced(beta=beta, tau_init=tau_init, tau_min=tau_min, tau_max=tau_max)
     if not 0 < beta <= 1:
         raise ArgumentError("beta", f"found {beta}; allowed: in (0, 1].")
     if not tau_min <= tau_init <= tau_max:
@@ -196,7 +198,7 @@ def tempnet(
     References:
         Qiu et al., [arXiv 2404.04575](https://arxiv.org/abs/2404.04575), and the authors' code.
     """
-    _check_robust(num_examples, sides, rho, gamma)
+    rho, gamma = _check_robust(num_examples, sides, rho, gamma)
     check_range(tau_min, tau_max)
     at_least_one(features=features, prototypes=prototypes, hidden=hidden)
     if not 0 <= dropout < 1:
@@ -262,10 +264,10 @@ def tempnet(
     return Scheme(init, resolve, update)
 
 
-def _check_robust(num_examples: int, sides: int, rho: float, gamma: float) -> None:
-    """Refuses what the robust objective cannot be computed with."""
+def _check_robust(num_examples: int, sides: int, rho: float, gamma: float) -> tuple[float, float]:
+    """Returns rho and gamma, and refuses what the robust objective cannot be computed with."""
     at_least_one(num_examples=num_examples)
-    refuse_traced(rho=rho, gamma=gamma)
+    rho, gamma = known(rho=rho, gamma=gamma)
     for name, value, holds, allowed in (
         ("sides", sides, sides in (1, 2), "1 or 2"),
         ("rho", rho, rho >= 0, "at least 0"),
@@ -273,6 +275,7 @@ def _check_robust(num_examples: int, sides: int, rho: float, gamma: float) -> No
     ):
         if not holds:
             raise ArgumentError(name, f"found {value}; allowed: {allowed}.")
+    return rho, gamma
 
 
 def _rows(inputs: SchemeInputs) -> tuple[Int[Array, " a"], Int[Array, " a"]]:

@@ -19,6 +19,7 @@ from ._checks import check_positive as check_positive
 from ._checks import check_range as check_range
 from ._checks import check_scales as check_scales
 from ._checks import concrete as concrete
+from ._checks import numbers as numbers
 from ._constant import Constant, PerAnchor, PerExample, constant, per_anchor, uncertainty
 from ._constant import is_per_anchor as is_per_anchor
 from ._constant import map_per_anchor as map_per_anchor

@@ -5,7 +5,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from ..errors import ArgumentError, refuse_traced
+from ..errors import ArgumentError, known
 from ._temperature import NumberLike, array_of
 
 
@@ -38,9 +38,9 @@ def check_range(tau_min: NumberLike, tau_max: NumberLike) -> None:
         raise ArgumentError("tau_min", f"found {tau_min}; allowed: <= `tau_max` = {tau_max}.")
 
 
-def check_scales(min_scale: float, max_scale: float) -> None:
-    """Refuses numbers that are no limits of 1 / tau."""
-    refuse_traced(min_scale=min_scale, max_scale=max_scale)
+def check_scales(min_scale: float, max_scale: float) -> tuple[float, float]:
+    """Returns both numbers, and refuses what are no limits of 1 / tau."""
+    min_scale, max_scale = known(min_scale=min_scale, max_scale=max_scale)
     check_positive("min_scale", min_scale)
     if not min_scale < max_scale:
         raise ArgumentError(
@@ -48,3 +48,4 @@ def check_scales(min_scale: float, max_scale: float) -> None:
             f"found {max_scale}; allowed: more than `min_scale` = {min_scale}, they are the limits "
             "of 1 / tau.",
         )
+    return min_scale, max_scale

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import eval_jaxpr
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.sharding import AxisType
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, Float
 
@@ -134,8 +135,23 @@ def _traced(function: Callable, similarity: Float[Array, ""]) -> ClosedJaxpr:
             )
         return tau
 
-    with _written_in_jax():
+    with _written_in_jax(), _without_mesh():
         return jax.make_jaxpr(tau)(similarity)
+
+
+@contextlib.contextmanager
+def _without_mesh() -> Iterator[None]:
+    """Under `jax.set_mesh` a program holds the mesh that it was traced for, and fits no other.
+
+    A loss replays it inside a shard_map, whose axes are of another kind.
+    """
+    axes = jax.sharding.get_abstract_mesh().axis_types
+    if not axes or AxisType.Manual in axes:  # none, or a shard_map of the user's own
+        yield
+        return
+    nowhere = jax.sharding.AbstractMesh((), ())
+    with jax.sharding.use_abstract_mesh(nowhere), jax.disable_jit():  # each jit holds it too
+        yield
 
 
 def _replay(function: Jaxpr, similarity: Float[Array, ""], *closed_over: Array) -> Array:

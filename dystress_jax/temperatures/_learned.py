@@ -92,5 +92,5 @@ def learned(
     References:
         Radford et al., [arXiv 2103.00020](https://arxiv.org/abs/2103.00020), section 2.5.
     """
-    check_scales(min_scale, max_scale)
+    min_scale, max_scale = check_scales(min_scale, max_scale)
     return Learned(log_scale, min_scale=min_scale, max_scale=max_scale)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 from jaxtyping import Array, ArrayLike, Float
 
-from ..errors import ArgumentError, refuse_traced
+from ..errors import ArgumentError, known
 from ._checks import as_floats, check_positive, check_range, concrete, numbers
 from ._temperature import Leaf, NumberLike, Temperature
 
@@ -366,7 +366,7 @@ def temperature_free(scale: NumberLike = 2.0, *, epsilon: float = 1e-6) -> Tempe
         [arXiv 2501.17683](https://arxiv.org/abs/2501.17683).
     """
     check_positive("scale", scale)
-    refuse_traced(epsilon=epsilon)
+    [epsilon] = known(epsilon=epsilon)
     if not 1e-7 <= epsilon < 1:
         raise ArgumentError("epsilon", f"found {epsilon}; allowed: in [1e-7, 1).")
     return TemperatureFree(scale, epsilon=epsilon)
