@@ -269,23 +269,24 @@ def recall_at_k(
         >>> recall_at_k(jnp.eye(3), jnp.eye(3)[jnp.array([0, 2, 1])], k=1)
         Array(0.3333, dtype=float32)
     """
-    if not 1 <= k <= keys.shape[0]:
-        raise ArgumentError("k", f"found {k}; allowed: 1 to {keys.shape[0]}, the number of keys.")
+    n, m = queries.shape[0], keys.shape[0]
+    if k < 1 or (isinstance(m, int) and k > m):  # of symbolic sizes nobody knows
+        raise ArgumentError("k", f"found {k}; allowed: 1 to {m}, the number of keys.")
     if positives is None:
-        if len(keys) < len(queries):
+        if isinstance(m - n, int) and m < n:
             raise ArgumentError(
                 "keys",
-                f"found {len(keys)} for {len(queries)} queries; allowed: at least as many, since "
-                "key i belongs to query i without `positives`.",
+                f"found {m} for {n} queries; allowed: at least as many, since key i belongs to "
+                "query i without `positives`.",
             )
-        positives = jnp.arange(queries.shape[0])
+        positives = jnp.arange(n)
     queries, keys = normalize(queries), normalize(keys)
 
     def found(query):
         point, positive = query
         similarity = _product(keys, point)
         own = rows_or_nan(similarity, positive)
-        others = jnp.arange(keys.shape[0]) != positive
+        others = jnp.arange(m) != positive
         hit = jnp.sum((similarity >= own) & others) < k
         known = ~(jnp.isnan(similarity).any() | jnp.isnan(own))
         return jnp.where(known, hit.astype(jnp.float32), jnp.nan)

@@ -383,3 +383,47 @@ def test_margins_fall_with_the_angle_and_have_finite_slopes():
 def test_a_shape_that_does_not_fit_is_refused(call, message, unchecked_shapes):
     with pytest.raises(ArgumentError, match=message):
         call(jnp.ones((4, 8)))
+
+
+def _wide(a, b):
+    """A similarity of one's own that computes in float64, whatever it is given."""
+    return a.astype(jnp.float64) @ b.T.astype(jnp.float64) / 4
+
+
+LABELS = jnp.arange(9, dtype=jnp.int32) % 4
+MIXED = {
+    "siglip, one weight": lambda a, b, how: losses.siglip(
+        a, a + 1, scale=3.0, bias=0.0, weights=0.3, **how
+    ),
+    "siglip of one's own": lambda a, b, how: losses.siglip(
+        a, a + 1, scale=3.0, bias=0.0, similarity=_wide, **how
+    ),
+    "clip of both labels": lambda a, b, how: losses.clip(
+        a, b, labels=(LABELS, LABELS), temperature=0.2, weights=0.3, **how
+    ),
+    "clip, further texts": lambda a, b, how: losses.clip(
+        a, b, temperature=0.2, negatives=b[:3], label_smoothing=0.1, **how
+    ),
+    "nt_xent of one's own": lambda a, b, how: losses.nt_xent(
+        a, a + 1, temperature=0.2, similarity=_wide, **how
+    ),
+    "info_nce of positives": lambda a, b, how: losses.info_nce(
+        a, b, temperature=0.2, positives=LABELS[:, None], decoupled=True, **how
+    ),
+    "three views": lambda a, b, how: losses.nt_xent((a, b, a - b), temperature=0.2, **how),
+    "statistics": lambda a, b, how: (
+        losses.statistics(
+            losses.siglip, a, a + 1, scale=3.0, bias=0.0, weights=0.3, similarity=_wide, **how
+        ).entropy
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_tiles_take_what_comes_in_several_precisions(name):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        a, b = jax.random.normal(jax.random.key(0), (2, 9, 4), jnp.float64)
+        a = a.astype(jnp.float32)
+        found, dense = (MIXED[name](a, b, {"strategy": s}) for s in (losses.tiled(4), "dense"))
+        assert found.dtype == dense.dtype
+        np.testing.assert_allclose(found, dense, rtol=1e-4, atol=1e-5)

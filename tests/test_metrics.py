@@ -384,3 +384,11 @@ def test_recall_of_a_positive_that_is_no_key_is_nan():
     for positive in (3, -1):
         found = metrics.recall_at_k(jnp.eye(3), jnp.eye(3), k=1, positives=jnp.full(3, positive))
         assert np.isnan(found)
+
+
+def test_recall_is_exported_with_a_symbolic_number_of_rows(unchecked_shapes):
+    n, *_ = jax.export.symbolic_shape("n")
+    recall = jax.jit(lambda q, k: metrics.recall_at_k(q, k, k=2))
+    exported = jax.export.export(recall)(*[jax.ShapeDtypeStruct((n, 4), jnp.float32)] * 2)
+    a, b = jax.random.normal(jax.random.key(0), (2, 7, 4))
+    assert exported.call(a, b) == recall(a, b)

@@ -314,3 +314,33 @@ def test_a_traced_number_that_a_program_is_written_for_is_refused():
     for made in (similarities.kernel, similarities.sphere.with_angular_margin):
         with pytest.raises(ArgumentError, match="found a traced value; allowed: a number that is"):
             jax.jit(lambda x, made=made: made(x) and x)(1.0)
+
+
+SCHEMES = {
+    "isogclr": schemes.isogclr(9),
+    "tempnet": schemes.tempnet(
+        jax.random.key(0), num_examples=9, features=D, prototypes=5, optimizer=optax.sgd(0.1)
+    ),
+    "macl": schemes.macl(),
+    "learned": schemes.learned_scale(optax.sgd(0.1)),
+}
+
+
+def step_of_scheme(scheme, state, a, b, rows, key):
+    """A step of a scheme, with the gradient of a loss at its temperature."""
+    inputs = schemes.of_views(a, b, example=rows, key=key)
+    tau = scheme.resolve(state, inputs)
+    slope = jax.grad(lambda tau: losses.nt_xent(a, b, temperature=tau).mean())(tau)
+    return tau(jnp.ones(2 * N)), scheme.update(state, inputs, slope)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_under_strict_promotion(name):
+    a, b = jax.random.normal(jax.random.key(0), (2, N, D))
+    step = functools.partial(step_of_scheme, SCHEMES[name], SCHEMES[name].init())
+    given = a, b, jnp.arange(N), jax.random.key(1)
+    plain = jax.jit(step)(*given)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        strict = jax.jit(lambda *given: step(*given))(*given)
+    for one, other in zip(jax.tree.leaves(strict), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)

@@ -146,7 +146,8 @@ def clip(
     of_text = against(back, b, a, (text, image), (real_texts, real), by_text)
     of_text = keep(of_text, real_texts)
     if isinstance(labels, tuple | list):
-        a, b = jax.lax.stop_gradient((a, b))  # who belongs together does not depend on them
+        # Who belongs together does not depend on them.
+        a, b = (jax.lax.stop_gradient(x).astype(of_text.dtype) for x in (a, b))
         rows, columns = Side(a, image, real), Side(b, text, real_texts)
         sums = lambda term, columns: plan.reduction.row_sum(term, (), rows, columns)
         count = sums(_partition.PairCount(_pairs.same), columns)

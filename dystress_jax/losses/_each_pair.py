@@ -97,7 +97,7 @@ class EachPair(NamedTuple):
         """Each pair of rows and columns."""
         similarity = pairs.similarity
         temperature = temperature if rows.temperature is None else rows.temperature
-        value = similarity.between(rows.points, columns.points)
+        value = similarity.between(rows.points, columns.points).astype(rows.points.dtype)
         logit, slope = jax.jvp(
             lambda v: _partition.logits(similarity, temperature, v),
             (value,),

@@ -62,7 +62,8 @@ class PairLogit:
     def __call__(self, temperature: Temperature, rows: Side, columns: Side) -> Float[Array, "n m"]:
         if rows.temperature is not None:
             temperature = rows.temperature
-        value = self.similarity.between(rows.points, columns.points)
+        # A similarity of one's own may give another dtype, which tiles cannot take.
+        value = self.similarity.between(rows.points, columns.points).astype(rows.points.dtype)
         logit = logits(self.similarity, temperature, value)
         takes_part = takes_part_in(self.allowed, rows, columns)
         weight = weight_of(rows, columns)
@@ -215,5 +216,6 @@ def paired_logits(
     copies: int = 1,
 ) -> tuple[Float[Array, " anchors"], Float[Array, " anchors"]]:
     """The similarity and the logit of each a[i] with b[i], repeated for as many anchors."""
-    value = jnp.concatenate([similarity.paired(a, b)] * copies)
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    value = jnp.concatenate([similarity.paired(a, b).astype(dtype)] * copies)
     return value, logits(similarity, as_dtype(temperature, a.dtype), value)

@@ -109,8 +109,9 @@ def siglip(
     bias = jnp.asarray(array_of(bias), a.dtype)
     plan.show(negatives, plan.many_positives(negatives, groups, _pairs.same), None, bias)
     _, rows, columns = negatives.parts[0].sides()
-    scale = jnp.asarray(array_of(scale), rows.points.dtype)
-    of_all = None if negatives.log_of_all is None else jnp.exp(negatives.log_of_all)
+    dtype = rows.points.dtype
+    scale, of_all = jnp.asarray(array_of(scale), dtype), negatives.log_of_all
+    of_all = None if of_all is None else jnp.exp(of_all).astype(dtype)
     term = PairSigmoid(plan.reduction.measure(plan.similarity))
     value = plan.reduction.row_sum(term, (scale, bias, of_all), rows, columns)
     return keep(value, real)
@@ -129,7 +130,7 @@ class PairSigmoid:
         self, params: tuple[Array, Array, Array | None], rows: Side, columns: Side
     ) -> Float[Array, "n m"]:
         scale, bias, of_all = params
-        value = self.similarity.between(rows.points, columns.points)
+        value = self.similarity.between(rows.points, columns.points).astype(rows.points.dtype)
         same = _pairs.same(rows.group, columns.group)
         if self.similarity.positive is not None:
             value = jnp.where(same, self.similarity.positive(value), value)

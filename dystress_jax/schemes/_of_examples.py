@@ -236,7 +236,8 @@ def tempnet(
         z = jax.nn.sigmoid(anchors @ params["kernel"] + params["bias"][None, :])
         if inputs.key is not None:
             mask_key = jax.random.fold_in(inputs.key, _NO_ROW)
-            z = z * jax.random.bernoulli(mask_key, 1 - dropout, z.shape) / (1 - dropout)
+            kept = jax.random.bernoulli(mask_key, 1 - dropout, z.shape)
+            z = jnp.where(kept, z / (1 - dropout), 0.0)
         match = z @ normalize(params["prototypes"]).T
         softmax = jax.nn.softmax(match / jnp.exp(params["log_softness"]))
         evidence = (softmax - 1 / prototypes) * jax.nn.sigmoid(match)
@@ -307,10 +308,11 @@ def _robust_slope(
 ) -> tuple[Float[Array, " anchors"], Float[Array, " anchors"]]:
     """The slope g_i of the robust objective in tau_i, and the new ln s_i."""
     decoupled = inputs.decoupled
-    if decoupled is None or inputs.negatives < 1:
+    number = inputs.negatives
+    if decoupled is None or (isinstance(number, int) and number < 1):  # a symbolic one is not known
         raise ArgumentError(
             "inputs.decoupled",
-            f"found {decoupled} with {inputs.negatives} negatives, but this scheme learns from the "
+            f"found {decoupled} with {number} negatives, but this scheme learns from the "
             "negatives; allowed: the loss without the positive in the denominator, as "
             "of_views(view_a, view_b) gives it for two pairs or more.",
         )
