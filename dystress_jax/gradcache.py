@@ -92,7 +92,7 @@ def embed(function: Embed, params: PyTree, batch: PyTree, *, micro_batches: int)
         What the function returns, of all examples in their order.
 
     Raises:
-        ArgumentError: as `cut`.
+        ArgumentError: as `cut`, and for a function that returns anything but a row an example.
 
     Example:
         >>> from dystress_jax import losses
@@ -105,7 +105,18 @@ def embed(function: Embed, params: PyTree, batch: PyTree, *, micro_batches: int)
         >>> bool(jnp.allclose(gradient, jax.grad(lambda w: loss(encode(w, x)))(w), atol=1e-6))
         True
     """
-    return join([_embed(function, params, part) for part in cut(batch, micro_batches)])
+    parts = cut(batch, micro_batches)
+    found = [_embed(function, params, part) for part in parts]
+    rows = {x.shape[:1] for x in jax.tree.leaves(parts[0])}
+    wrong = [x.shape for x in jax.tree.leaves(found[0]) if rows and x.shape[:1] not in rows]
+    if wrong:
+        [(examples,)] = rows
+        raise ArgumentError(
+            "function",
+            f"found embeddings of shape {wrong[0]} of {examples} examples; allowed: a row for each "
+            "example.",
+        )
+    return join(found)
 
 
 def pull_back(

@@ -110,3 +110,10 @@ def test_rows_that_are_split_over_explicit_devices_are_cut_outside_jit_too():
     embed = lambda w, x: x @ w
     found = gradcache.embed(embed, jnp.eye(4), split, micro_batches=2)
     np.testing.assert_array_equal(np.asarray(found), x)
+
+
+def test_what_gives_no_row_an_example_is_refused():
+    x = jnp.ones((6, 2))
+    for function, shape in ((lambda w, x: x.mean(), r"\(\)"), (lambda w, x: x[:1], r"\(1, 2\)")):
+        with pytest.raises(ArgumentError, match=f"found embeddings of shape {shape} of 3 examples"):
+            gradcache.embed(function, 1.0, x, micro_batches=2)

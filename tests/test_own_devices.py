@@ -273,3 +273,18 @@ def test_a_function_that_closes_over_a_parameter_may_be_used_inside_a_mesh(kind,
     with jax.set_mesh(mesh):
         for gradient in (jax.jit(jax.grad(mean(loss))), jax.grad(mean(loss))):
             np.testing.assert_allclose(gradient(0.1, *split), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_a_queue_that_is_split_beside_a_whole_batch_is_taken_as_it_is(kind):
+    mesh = make_mesh((4,), kind=kind)
+    a, b = jax.random.normal(jax.random.key(0), (2, 6, D))
+    queue = jax.random.normal(jax.random.key(1), (12, D))
+    split = jax.device_put(queue, jax.NamedSharding(mesh, jax.P("data")))
+    for loss in (
+        lambda queue: losses.moco(queries=a, keys=b, queue=queue, temperature=0.2),
+        lambda queue: losses.nt_xent(a, b, temperature=0.2, negatives=queue),
+        lambda keys: losses.info_nce(a, keys, temperature=0.2),
+    ):
+        for each in (loss, jax.jit(loss)):
+            np.testing.assert_allclose(each(split), loss(queue), rtol=1e-5)

@@ -123,7 +123,7 @@ def check_count(name: str, n: int, axis_name: AxisName | None) -> None:
     """Refuses fewer than two rows on all devices together."""
     n *= 1 if axis_name is None else axis_size(axis_name)
     if isinstance(n, int) and n < 2:  # of a symbolic size nobody knows
-        raise ArgumentError(name, f"found {n} rows; allowed: at least 2, or nothing is contrasted.")
+        raise ArgumentError(name, f"found {n} rows; allowed: at least 2.")
 
 
 def check_some(name: str, n: int, instead: str = "") -> None:

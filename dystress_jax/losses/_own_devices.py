@@ -40,7 +40,13 @@ def by_own_devices(loss: Callable[P, T]) -> Callable[P, T]:
             return loss(*positional, **keywords)
         mesh = next((s.mesh for s in split if isinstance(s.mesh, Mesh)), split[0].mesh)
         explicit = AxisType.Explicit in mesh.axis_types
-        axes = next((names_of(s.spec[0]) for s in split if s.spec and s.spec[0] is not None), ())
+        bound = signature.bind(*positional, **keywords)
+        # A queue that is split beside a batch that is not says nothing of the batch.
+        rows = lambda x: getattr(x, "shape", ())[:1]
+        first, *others = jax.tree.leaves((bound.args, bound.kwargs))
+        batch = [x for x in (first, *others) if rows(x) == rows(first)]
+        by_row = [s.spec[0] for s in map(sharding_of, batch) if s is not None and s.spec]
+        axes = next((names_of(spec) for spec in by_row if spec is not None), ())
         if axes and (explicit or strategy == "auto"):
             how: Any = {name: keywords.pop(name) for name in DECIDED[:2] if name in keywords}
             keywords.pop("axis_name", None)
@@ -48,7 +54,6 @@ def by_own_devices(loss: Callable[P, T]) -> Callable[P, T]:
             with_strategy = cast(Loss[T], loss)  # which P does not say
             return on_mesh(with_strategy, mesh, axis=axis, **how)(*positional, **keywords)
         if explicit:  # the numbers of a row are split, which is of no use here
-            bound = signature.bind(*positional, **keywords)
             whole = functools.partial(place, spec=EVERYWHERE, mesh=mesh)
             positional, keywords = whole(bound.args), whole(bound.kwargs)
         return loss(*positional, **keywords)
