@@ -102,7 +102,8 @@ def hard_negatives(temperature: TemperatureLike, beta: NumberLike = 1.0) -> Sepa
             anchor it may be one for each anchor, [n], too.
 
     Returns:
-        A temperature with the leaves of `temperature` and `beta`.
+        Two temperatures, both made of the numbers of `temperature`. To learn these or beta, make
+        it inside the loss, of your parameters: trained as it is, the two would part.
 
     Raises:
         ArgumentError: when beta < 0, or for another shape of it.
