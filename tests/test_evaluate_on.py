@@ -14,6 +14,7 @@ from dystress_jax.commands import COMMANDS
 from dystress_jax.commands import eval as eval_command
 from dystress_jax.errors import ArgumentError
 from dystress_jax.evaluation import features
+from dystress_jax.files import FileError
 from dystress_jax.run import evaluations, summary
 from dystress_jax.run.fields import fields as all_fields
 from dystress_jax.run.other_images import open_other
@@ -442,6 +443,18 @@ def test_a_further_image_that_cannot_be_read_is_told_under_its_own_name(tmp_path
     with pytest.raises(run.ConfigError, match=message):
         run.train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "unreadable.json").exists()
+
+
+def test_what_cannot_be_kept_is_told_and_the_others_are_measured(tmp_path, capsys):
+    runs.saved(runs.settings(runs.write_images(tmp_path / "images")), tmp_path / "run")
+    (tmp_path / "run" / "eval").write_text("in the way")
+    given = [f"--workdir={tmp_path / 'run'}", "--evaluation=knn,representation"]
+    refused = pytest.raises(FileError, match=r"(?s)eval.* cannot be written.*\n.*cannot be written")
+    with command_lines.parsed("eval", *given) as (module, command), refused:
+        module.evaluate(command)
+    told = capsys.readouterr().out
+    assert "knn, test images" in told
+    assert "representation, test images" in told
 
 
 def test_neighbours_are_among_as_many_images_as_a_flag_says(tmp_path):

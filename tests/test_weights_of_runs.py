@@ -71,6 +71,10 @@ def test_a_run_goes_out_and_comes_in_with_the_same_features(trained, tmp_path):
     assert not list(tmp_path.glob("z.npz*"))
     with pytest.raises(run.ConfigError, match="holds a run already"):
         run.import_weights(imported_settings(), out, tmp_path / "new")
+    with pytest.raises(
+        run.ConfigError, match=r"new holds imported weights.* with --init_from=.*new"
+    ):
+        run.train(run.read_config(tmp_path / "new"), tmp_path / "new")
     with pytest.raises(weights.WeightsError, match="is there already"):
         run.export_weights(workdir, out, format="torchvision")
     with pytest.raises(
@@ -228,10 +232,15 @@ def test_training_starts_from_them_once(trained, folder, tmp_path, capsys):
         (
             {"model.stem": "cifar"},
             "run",
-            r"params\.encoder\.conv\.kernel: found \[4, 4, 3, 32\].* Its first kernels are 4 x 4: "
+            r"params\.encoder\.conv\.kernel: found \[4, 4, 3, 32\].* That run has "
             r"--config\.model\.stem=patch\.$",
         ),
-        ({"model.name": "resnet18"}, "run", r"missing params\.encoder\.blocks\."),
+        (
+            {"model.name": "resnet18", "model.stem": "cifar"},
+            "run",
+            r"missing params\.encoder\.blocks\..* That run has --config\.model\.name=small "
+            r"--config\.model\.stem=patch\.$",
+        ),
         ({}, "nothing", r"nothing: cannot be read"),
         ({}, "empty", r"empty: found no run"),
         ({}, "unsaved", r"unsaved: found a run without a checkpoint; allowed"),

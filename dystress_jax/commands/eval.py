@@ -20,6 +20,7 @@ from absl import flags
 
 from .. import run
 from ..evaluation import Result
+from ..files import FileError
 from ..run import cli, compiled_programs, config_files, show, summary
 from ..run.evaluations import EVALUATIONS
 from ..run.measuring import SHORT
@@ -50,13 +51,20 @@ def evaluate(command: cli.Command) -> None:
         str(command.on[name]) for name in ("source", "name", "path") if name in command.on
     )
 
+    lost: list[FileError] = []
+
     def measured(name: str, result: Result, numbers: dict[str, Any]) -> None:
-        path = summary.keep_result(
-            workdir / RESULTS, name, args.checkpoint, numbers, result.confusion
-        )
         on = f" of {of}" if of else ""
         print(show.results({name: result}, note=f"{on}, checkpoint {numbers['checkpoint_step']}"))
-        print(*show.details(result), f"protocol and numbers: {path}", sep="\n", flush=True)
+        print(*show.details(result), sep="\n", flush=True)
+        try:
+            path = summary.keep_result(
+                workdir / RESULTS, name, args.checkpoint, numbers, result.confusion
+            )
+        except FileError as error:  # what is measured is told, and the others are measured
+            lost.append(error)
+            return
+        print(f"protocol and numbers: {path}", flush=True)
 
     run.evaluate_all(
         workdir,
@@ -67,6 +75,8 @@ def evaluate(command: cli.Command) -> None:
         on=command.on,
         measured=measured,
     )
+    if lost:
+        raise FileError("\n".join(map(str, lost))) from lost[0]
 
 
 def define() -> None:

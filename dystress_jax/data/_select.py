@@ -61,10 +61,10 @@ def long_tail(source: Source, imbalance_ratio: float) -> Source:
 
     $$ n_c = \lfloor n_{max} \, r^{c / (C - 1)} \rfloor, \quad c = 0 \ldots C - 1 $$
 
-    $r$ is the ratio, $C$ the number of classes and $n_{max}$ the size of the largest class. A class
-    keeps at least one example. The same examples stay for every seed of a run, and those that stay
-    with a smaller ratio also stay with a larger one. If labels are
-    known only with the images, all images are read once.
+    $r$ is the ratio, $C$ the number of classes that have examples and $n_{max}$ the size of the
+    largest. A class keeps at least one example. The same examples stay for every seed of a run, and
+    those that stay with a smaller ratio also stay with a larger one. If labels are known only with
+    the images, all images are read once.
 
     Args:
         source: every example has a label.
@@ -104,7 +104,8 @@ def long_tail(source: Source, imbalance_ratio: float) -> Source:
             "label; allowed: 1, or images that all have a label.",
         )
     have = np.bincount(labels, minlength=source.num_classes)
-    power = np.arange(len(have)) / max(len(have) - 1, 1)
+    there = np.cumsum(have > 0) - 1  # a class without images is no part of the tail
+    power = there / max(there[-1], 1)
     # A product such as 100 * 0.01 ** 0.5 may come out just below its whole number.
     want = np.maximum(np.floor(have.max() * imbalance_ratio**power + 1e-6), 1).astype(int)
     return source.take(draw_of_each_class(labels, want, seed=0))

@@ -1,5 +1,6 @@
 """A run that starts from the weights of another run, or from a file of any library."""
 
+import dataclasses
 import hashlib
 import pathlib
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from ._own import Own
 from ._saved import read_config, state_at
 from .config import Config, ConfigError
 from .experiment import Experiment
+from .fields import differences
 from .networks import takes
 
 
@@ -82,7 +84,8 @@ def begin_with(experiment: Experiment, source: str, tensors: weights.Tensors, pr
     except weights.WeightsError as error:
         theirs, here = weights.channels_of(tensors), experiment.inputs.channels
         if theirs in (None, here):
-            flags = _other_flags(experiment.config, tensors)
+            flags = _flags_of_run(experiment.config, pathlib.Path(source))
+            flags = flags or _other_flags(experiment.config, tensors)
             raise weights.WeightsError(f"{source}: {error}{flags}") from error
         raise weights.WeightsError(
             f"{source}: found weights for images of {theirs} channels, and the images of the run "
@@ -97,6 +100,16 @@ def begin_with(experiment: Experiment, source: str, tensors: weights.Tensors, pr
     memory = methods.follow_from(state.memory, params, experiment.method.followers)
     state = state._replace(params=params, stats=placed["stats"], memory=memory)
     return Begun(state, tuple(_said(source, found, tensors)))
+
+
+def _flags_of_run(config: Config, source: pathlib.Path) -> str:
+    """The words for the model of a run, where it is another one."""
+    if not (source / SETTINGS_FILE).is_file():
+        return ""
+    theirs, ours = (dataclasses.asdict(of.model) for of in (read_config(source), config))
+    other = differences(theirs, ours)
+    said = " ".join(f"--config.model.{name}={value}" for name, (value, _) in other.items())
+    return f" That run has {said}." if said else ""
 
 
 def _other_flags(config: Config, tensors: weights.Tensors) -> str:

@@ -69,12 +69,18 @@ def check_run(config: Config, workdir: pathlib.Path) -> None:
     if there.exists() and not there.is_dir():
         raise ConfigError(f"--workdir: {there} is a file; allowed: a directory.")
     has_settings = (workdir / SETTINGS_FILE).exists()
-    if checkpoint.steps(workdir / CHECKPOINTS):
+    if steps := checkpoint.steps(workdir / CHECKPOINTS):
         if not has_settings:
             checkpoint.check_version(workdir / CHECKPOINTS)
             raise ConfigError(
                 f"--workdir: {workdir} has checkpoints but no {SETTINGS_FILE} to say of which run; "
                 "allowed: with it, or a new --workdir."
+            )
+        record = checkpoint.read_record(workdir / CHECKPOINTS, max(steps))
+        if record and "position" not in record:  # in the data: nothing was trained
+            raise ConfigError(
+                f"--workdir: {workdir} holds imported weights, which no run can go on from; "
+                f"allowed: a new --workdir, with --init_from={workdir}."
             )
     else:
         _check_outside_images(config, workdir)
