@@ -144,7 +144,7 @@ def embed_source(
     """
     embeddings, _ = _encode_all(embed, source, mesh=mesh, batch_size=BATCH_SIZE)
     for array in jax.tree.leaves(embeddings):
-        check_finite(array)
+        check_finite(array.reshape(len(array), -1))
     return embeddings
 
 
