@@ -202,6 +202,52 @@ def test_clip_has_further_texts_and_images(labels):
         np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+def test_clip_rgcl_has_the_mean_over_all_negatives_of_each_side():
+    """In NumPy: more texts than images, further ones, and rows of each that only fill up."""
+    m, tau = N + 3, np.linspace(0.2, 0.5, 2 * N)
+    more = np.float64(further()), np.float64(further())[::-1] + 1.0
+    real, real_texts, real_more = np.arange(N) != 2, np.arange(m) % 5 != 2, np.arange(K) != 1
+    with jax.enable_x64(True):
+        a, b = jax.random.normal(jax.random.key(0), (2, m, D), jnp.float64)
+        a, b = a[:N], a + b
+        found = losses.clip_rgcl(
+            *(a, b),
+            temperature=jnp.asarray(tau),
+            negatives=tuple(map(jnp.asarray, more)),
+            where=jnp.asarray(real),
+            where_texts=jnp.asarray(real_texts),
+            where_negatives=(jnp.asarray(real_more), None),
+        )
+        a, b = np.asarray(a), np.asarray(b)
+
+    def one_way(x, y, more, real, tau):
+        positive = np.eye(N, len(y) + len(more), dtype=bool)
+        candidates = np.concatenate([y, more])
+        negative = ~positive & real
+        own, log_sum, number = oracles.weighed(
+            x, candidates, lambda s: tau[:, None] + 0 * s, positive, negative
+        )
+        return tau * (log_sum - own - np.log(number))
+
+    of_images = one_way(a, b, more[0], np.concatenate([real_texts, real_more]), tau[:N])
+    of_texts = one_way(b[:N], a, more[1], np.pad(real, (0, K), constant_values=True), tau[N:])
+    expected = np.where(real & real_texts[:N], of_images + of_texts, 0.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("loss", [losses.rgcl, losses.clip_rgcl])
+def test_a_running_mean_changes_the_gradient_of_rgcl_and_not_its_value(loss):
+    tau, log_mean = jnp.linspace(0.2, 0.5, 2 * N), jnp.linspace(-1.0, 1.0, 2 * N)
+    views = make_views()
+    slopes = jax.grad(lambda views, tau: loss(*views, temperature=tau).mean())
+    plain, with_mean = tau, temperatures.PerExample(tau, log_mean)
+    np.testing.assert_allclose(
+        loss(*views, temperature=with_mean), loss(*views, temperature=plain), rtol=1e-6
+    )
+    for x, y in zip(slopes(views, with_mean), slopes(views, plain), strict=True):
+        assert np.abs(x - y).max() > 1e-3
+
+
 @pytest.mark.parametrize("shape", [(), (K,), (N, K)], ids=str)
 def test_siglip_weighs_its_negatives(shape):
     w = np.float64(weights(*shape)) if shape else np.float64(0.3)
