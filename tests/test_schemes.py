@@ -118,6 +118,25 @@ def test_learned_scale_is_clamped_after_each_step():
     assert scheme.update(state, None, far(1))[0] == 0
 
 
+def test_learned_scale_and_bias_clamp_the_scale_alone():
+    scheme = schemes.learned_scale_and_bias(optax.sgd(0.1))
+    state = scheme.init()
+    far = lambda sign: temperatures.LearnedWithBias(
+        jnp.float32(sign * 100.0), bias=jnp.float32(sign * 200.0)
+    )
+    for sign, log_scale, bias in ((-1, np.log(100.0), 10.0), (1, 0.0, -30.0)):
+        np.testing.assert_allclose(
+            scheme.update(state, None, far(sign))[0], (log_scale, bias), rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("make", [schemes.learned_scale, schemes.learned_scale_and_bias])
+@pytest.mark.parametrize("scale", [0.7, 150.0])
+def test_a_learned_temperature_has_the_limits_of_its_scheme(make, scale):
+    scheme = make(optax.sgd(0.1), log_scale=np.log(scale), min_scale=0.5, max_scale=200.0)
+    np.testing.assert_allclose(scheme.resolve(scheme.init(), None).scale, scale, rtol=1e-6)
+
+
 def test_a_scheme_says_how_the_loss_is_weighed():
     assert schemes.macl().reweight is schemes.macl_reweight
     assert schemes.fixed(0.1).reweight is None
