@@ -228,6 +228,9 @@ def test_ids_make_room_for_padding_where_0_is_a_word(tmp_path, special, start, e
     assert ids[1].tolist() == [start, end] + [0] * 10
     if "<pad>" in special:
         assert ids[2].tolist() == ids[1].tolist()
+    ends = [pipeline.id_to_token(i - 1) for i in (start, end)]
+    written, plain = tokenizer.encode([f"{ends[0]}red{ends[1]} cat", "red cat"])
+    assert written.tolist() == plain.tolist()
     assert tokenizer.fingerprint == load_tokenizer(path).fingerprint
 
 
@@ -308,6 +311,7 @@ def test_sizes_out_of_range_are_refused(vocab_txt):
         load_tokenizer(vocab_txt, context=2)
     with pytest.raises(ValueError, match=r"^vocab_size: found 7; allowed: at least 8"):
         train_tokenizer(CAPTIONS, vocab_size=7)
+    assert train_tokenizer(CAPTIONS, vocab_size=8).vocab_size <= 8
 
 
 def test_an_id_far_beyond_the_vocabulary_is_refused(tmp_path):
