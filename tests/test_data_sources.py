@@ -434,6 +434,11 @@ def test_holdout_keeps_groups_together():
     assert len(splits["holdout"]) == 8
 
 
+def test_a_tenth_is_held_out_and_is_the_same_in_every_version():
+    assert split_holdout(from_arrays(TRAIN))["holdout"].index.tolist() == [1, 18]
+    assert split_holdout(from_arrays(TRAIN), 0.2)["holdout"].index.tolist() == [1, 8, 18, 19]
+
+
 def test_a_small_share_still_holds_out_one():
     assert len(split_holdout(from_arrays(TRAIN), 0.001)["holdout"]) == 1
 
