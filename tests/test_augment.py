@@ -148,6 +148,12 @@ def test_a_view_without_operations_is_the_image(channels):
     np.testing.assert_array_equal(got, augment.to_float(images))
 
 
+def test_a_view_of_one_pixel_is_that_of_the_middle():
+    got = view(jax.random.key(0), random_images(2, 3, 3), settings=IDENTITY, size=1)
+    middle = augment.to_float(random_images(2, 3, 3))[:, 1:2, 1:2]
+    np.testing.assert_allclose(got, middle, atol=1e-6)
+
+
 def test_jitter_of_strength_zero_is_the_image():
     images = random_images(4, 16, 16)
     settings = dataclasses.replace(IDENTITY, jitter=1.0)
