@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from dystress_jax import data, methods, models, run, schemes
+from dystress_jax import data, methods, models, run, schemes, temperatures
 from dystress_jax.run import _build as build
 from dystress_jax.run import networks
 from dystress_jax.run._own import choose
@@ -19,7 +19,8 @@ from dystress_jax.run.fields import fields
 from dystress_jax.run.meaning import arguments
 from dystress_jax.run.methods import METHODS, Parts
 from dystress_jax.run.temperature import TEMPERATURES, Facts
-from tests import steps
+from dystress_jax.training import prepared
+from tests import oracles, reenact, steps
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +116,70 @@ def test_every_method_learns_with_every_temperature(method, name, monkeypatch):
         assert moved[:sides, :48].any()
         assert not moved[:, 48:].any()
         assert not moved[sides:].any()
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco_v2", "moco_v3", "nnclr"])
+def test_a_scheme_sees_the_pairs_that_the_loss_compares(name):
+    """Their loss is that without the positive in the sum; anchors are those of view a, then b."""
+    n, key, linear = reenact.N, jax.random.key(1), reenact.linear
+    predictor = linear(reenact.OUT, reenact.OUT)
+    how = {
+        "simclr": {},
+        "moco_v2": {"queue_size": 2 * n, "momentum": 0.9},
+        "moco_v3": {"predictor": predictor, "momentum": 0.9, "total_steps": 4},
+        "nnclr": {"predictor": predictor, "queue_size": 2 * n},
+    }[name]
+    method = getattr(methods, name)(
+        linear(reenact.PIXELS, reenact.FEATURES),
+        linear(reenact.FEATURES, reenact.OUT),
+        views=reenact.mirrored,
+        **how,
+    )
+    params, stats, memory = method.init(jax.random.key(0))
+    [raw] = reenact.make_batches(1)
+    batch = prepared(method, jax.tree.map(jax.numpy.asarray, raw), key)
+    embedded, _ = method.embed(params, stats, memory, batch, key)
+    inputs = method.scheme_inputs(embedded, memory, batch, key)
+    tau = np.linspace(0.2, 0.6, len(inputs.anchors))
+    found = inputs.decoupled(temperatures.per_anchor(np.float32(tau)))
+
+    parts = reenact.matrices(params, "encoder", "projector")
+    a, b = (reenact.embed(view, *parts) for view in reenact.views_of(raw))
+    both, twice = np.concatenate([a, b]), np.tile(np.eye(n, dtype=bool), (2, 2))
+    own, side = np.eye(2 * n, dtype=bool), np.arange(2 * n) < n
+    within = side[:, None] == side
+    if "predictor" in params:
+        p, q = (x @ np.float64(params["predictor"]["w"]) for x in (a, b))
+    queue = np.float64(memory["queue"]) if "queue" in memory else None
+    # Anchors, candidates, and which of these are positives and negatives.
+    anchors, candidates, positive, negative = {
+        "simclr": lambda: (both, both, twice & ~own, ~twice),
+        "moco_v2": lambda: (
+            *(a, np.concatenate([b, queue])),
+            *(np.eye(n, 3 * n, dtype=bool), np.tile(np.arange(3 * n) >= n, (n, 1))),
+        ),
+        "moco_v3": lambda: (
+            *(np.concatenate([p, q]), np.concatenate([b, a])),
+            *(own, within & ~own),
+        ),
+        "nnclr": lambda: (
+            *(queue[np.argmax(both @ queue.T, axis=1)], np.concatenate([q, p])),
+            *(own, within & ~own),
+        ),
+    }[name]()
+    logit, log_sum, number = oracles.weighed(
+        anchors, candidates, lambda s: tau[:, None] + 0 * s, positive, negative
+    )
+    np.testing.assert_allclose(found, log_sum - logit, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(number, inputs.negatives)
+    sides = len(anchors) // n
+    np.testing.assert_array_equal(inputs.side, np.repeat(np.arange(sides), n))
+    np.testing.assert_array_equal(inputs.example, np.tile(raw["index"], sides))
+    partners = candidates[np.argmax(positive, axis=1)]
+    for seen, right in ((inputs.anchors, anchors), (inputs.positives, partners)):
+        np.testing.assert_allclose(
+            oracles.unit(np.float64(seen)), oracles.unit(right), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(
