@@ -160,6 +160,15 @@ def test_a_temperature_per_anchor_belongs_to_the_image_of_the_neighbour(devices)
     assert logged["loss"] == pytest.approx(np.mean(values), rel=1e-5)
 
 
+@pytest.mark.parametrize("make", [methods.nnclr, methods.moco_v2])
+def test_a_queue_may_be_of_any_size_that_the_batch_divides(make):
+    extra = {"predictor": linear(2, 2)} if make is methods.nnclr else {"momentum": 0.9}
+    method = make(linear(2, 2), linear(2, 2), views=reenact.mirrored, queue_size=15, **extra)
+    [batch] = reenact.make_batches(1)
+    some = jax.tree.map(lambda x: x[:5], batch)
+    jax.eval_shape(functools.partial(prepared, method), some, jax.random.key(0))
+
+
 def test_a_queue_that_the_batch_does_not_divide_is_refused_before_anything_compiles():
     method = nnclr(queue_size=12)
     [batch] = reenact.make_batches(1)
