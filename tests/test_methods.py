@@ -182,6 +182,28 @@ def test_a_scheme_sees_the_pairs_that_the_loss_compares(name):
         )
 
 
+def test_a_scheme_weighs_the_loss_of_each_anchor_that_a_step_descends():
+    """MACL in NumPy: the temperature and the weights are numbers in the gradient."""
+    method = methods.simclr(
+        reenact.linear(reenact.PIXELS, reenact.FEATURES),
+        reenact.linear(reenact.FEATURES, reenact.OUT),
+        views=reenact.mirrored,
+    )
+    scheme = schemes.macl(tau=0.5, alpha=0.5, threshold=0.2)
+    [batch] = reenact.make_batches(1)
+    states, [logged] = reenact.run(method, [batch], 1, scheme=scheme)
+    before, after = (reenact.matrices(x.params, "encoder", "projector") for x in states)
+    embed = lambda weights: [reenact.embed(view, *weights) for view in reenact.views_of(batch)]
+    a, b = embed(before)
+    tau = 0.5 * (1 + 0.5 * (np.mean(np.sum(a * b, axis=1)) - 0.2))
+    values = lambda weights: oracles.nt_xent(*embed(weights), lambda s: tau + 0 * s)
+    each = 1 / (1 - np.exp(-values(before)))
+    loss = lambda *weights: np.mean(each * values(weights))
+    assert logged["loss"] == pytest.approx(loss(*before), rel=1e-5)
+    for found, expected in zip(after, reenact.descend(loss, before), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "own", "expected"),
     [("sgd", None, 0.3), ("sgd", 0.01, 0.01), ("lars", None, 5e-4), ("lars", 0.01, 0.01)],
