@@ -369,7 +369,12 @@ def torchvision_boxes(count, height, width, area, aspect, seed=0):
 
 @pytest.mark.parametrize(
     ("height", "width", "area"),
-    [(32, 32, (0.08, 1.0)), (20, 30, (0.5, 1.0)), (224, 160, (0.2, 1.0))],
+    [
+        (32, 32, (0.08, 1.0)),
+        (20, 30, (0.5, 1.0)),
+        (224, 160, (0.2, 1.0)),
+        (2, 3, (0.01, 1.0)),  # sides of a crop may round to 0: it is drawn again
+    ],
 )
 def test_crops_are_distributed_as_torchvision_samples_them(height, width, area):
     settings = augment.View(crop_area=area)
