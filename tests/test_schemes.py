@@ -50,6 +50,8 @@ def test_macl_follows_the_mean_positive_similarity():
     scheme = schemes.macl(tau=0.1, alpha=0.5, threshold=0.2)
     temperature = scheme.resolve(scheme.init(), VIEWS)
     np.testing.assert_allclose(temperature.tau, 0.1 * (1 + 0.5 * (positive - 0.2)), rtol=1e-5)
+    tau = lambda a: scheme.resolve((), schemes.of_views(a, B32)).tau
+    assert not np.any(jax.grad(tau)(A32))  # in a gradient it is a number
     p = np.array([0.9, 0.5, 1e-3])
     np.testing.assert_allclose(
         schemes.macl_reweight(jnp.float32(-np.log(p))), -np.log(p) / (1 - p), rtol=1e-5
