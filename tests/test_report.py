@@ -649,6 +649,25 @@ def test_an_evaluation_after_the_run_is_the_same_measure_as_one_at_its_end():
     assert "knn top1" not in found
 
 
+def test_few_runs_with_many_measures_lie_on_their_side():
+    of = lambda value: Measured({"top1": value}, {}, "test", {}, {})
+    measured = {f"eval linear_probe_probe.epochs={n}": of(n / 10) for n in range(1, 6)}
+    cells = lambda runs: [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in report.markdown(report.overview(runs)).splitlines()
+        if line.startswith("|")
+    ]
+    few = [run._replace(evaluations=measured) for run in swept({0.1: [0.5], 0.2: [0.6]})]
+    upright, on_its_side = cells(swept({0.1: [0.5], 0.2: [0.6]})), cells(few)
+    assert upright[0][0] == "temperature.tau"
+    assert on_its_side[0] == ["", "tau=0.1_seed=0", "tau=0.2_seed=0"]
+    assert ["temperature.tau", "0.1", "0.2"] in on_its_side
+    assert ["linear_probe_probe.epochs=3 top1, %", "30.0 ★", "30.0 ?"] in on_its_side
+    many = {tau / 100: [0.5] for tau in range(1, 30)}  # so many columns would be wider still
+    many = [run._replace(evaluations=measured) for run in swept(many)]
+    assert cells(many)[0][0] == "temperature.tau"
+
+
 def test_rare_classes_are_a_measure_of_their_own():
     of = lambda *rows: Measured(dict(rows), {}, "test", {}, {})
     first, second = swept({0.1: [0.5, 0.6]})

@@ -176,9 +176,10 @@ def head_of(found: Overview) -> list[str]:
     return [*found.settings, *(f"{name}, %" for name in found.measures), "seeds"]
 
 
+WIDEST = 160  # characters of a line
 MARKS = {"best": "★", "level": "≈", "behind": "", "unknown": "?", "": ""}
 _LEGEND = (
-    "Means and standard deviations over the seeds of the training. ★: the highest of a column; ≈: "
+    "Means and standard deviations over the seeds of the training. ★: the highest of its kind; ≈: "
     "seeds alone could make the difference to it (Welch's t-test, p ≥ 0.05, each row on its own); "
     "?: with one seed nobody knows. Choose settings by held-out images: the one that is highest on "
     "the test images owes a part of it to the choice."
@@ -224,7 +225,8 @@ def markdown(found: Overview) -> str:
         found: of `overview`.
 
     Returns:
-        The table in Markdown, its columns aligned, and what its marks say.
+        The table in Markdown, its columns aligned, and what its marks say. A table that would be
+        wider than a terminal lies on its side: a column for each group of seeds.
 
     Example:
         >>> from dystress_jax import report
@@ -234,11 +236,19 @@ def markdown(found: Overview) -> str:
     """
     rows = [head_of(found), *cells_of(found)]
     rows = [[text.replace("|", "\\|") for text in row] for row in rows]
+    names = ["", *(row.group.called for row in found.rows)]
+    on_its_side = [names, *map(list, zip(*rows, strict=True))]
+    if _width(rows) > max(WIDEST, _width(on_its_side)):
+        rows = on_its_side
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     line = lambda texts: "| " + " | ".join(texts) + " |"
     padded = [[t.ljust(w) for t, w in zip(row, widths, strict=True)] for row in rows]
     table = [line(padded[0]), line(["-" * w for w in widths]), *map(line, padded[1:])]
     return "\n".join([*table, "", *textwrap.wrap(legend(found), 100)])
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True))
 
 
 def as_csv(runs: Sequence[Run]) -> str:
