@@ -597,6 +597,14 @@ def test_flat_folder_is_unlabelled(tmp_path):
     np.testing.assert_array_equal(train[0]["image"], TRAIN[train.index[0]])
 
 
+def test_what_a_mac_adds_to_an_archive_is_no_class(tmp_path):
+    for name in ("a", "b"):
+        write_folder(tmp_path / name, TRAIN[:3])
+        write_folder(tmp_path / "__MACOSX" / name, TRAIN[:1])
+    train = data.open_splits("folder", path=str(tmp_path), holdout=0)["train"]
+    assert (len(train), train.class_names) == (6, ("a", "b"))
+
+
 def test_a_link_back_into_the_folder_counts_no_image_twice(tmp_path):
     for name in ("a", "b"):
         write_folder(tmp_path / name, TRAIN[:3])

@@ -313,7 +313,8 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, images, knn_every):
         ("--config=clip_quikstart", "Did you mean clip_quickstart?"),
         ("--workdr=x", "--workdr: no such flag. Did you mean --workdir?"),
         ("--batch_size=3", "--batch_size: no such flag. Did you mean --config.batch_size?"),
-        ("simclr_cifar10.py", "allowed: flags, as --NAME=VALUE"),
+        ("simclr_cifar10.py", "as --NAME=VALUE. Did you mean --config=simclr_cifar10.py?"),
+        ("runs/first", "found 'runs/first'; allowed: flags, as --NAME=VALUE. Did you mean --workd"),
     ],
 )
 def test_a_mistake_is_answered_without_a_traceback(tmp_path, images, flag, message):

@@ -16,6 +16,7 @@ from ._paths import (
     composed,
     find_root,
     holds_images,
+    is_hidden,
     none_of_the_data,
     part_folders,
     split_of,
@@ -166,7 +167,7 @@ def lies_among_images(path: str, place: pathlib.Path) -> bool:
     for folder in map(os.path.realpath, parts.values()):
         if real.is_relative_to(folder):
             below = real.relative_to(folder).parts
-            return not any(part.startswith(".") for part in below)  # these are not looked into
+            return not any(map(is_hidden, below))  # these are not looked into
     return False
 
 
@@ -190,7 +191,7 @@ def _list_images(part: pathlib.Path) -> Listed:
             faults.append(f"cannot read the folder {folder}: {error.strerror}")
             return
         for entry in entries:
-            if entry.name.startswith("."):
+            if is_hidden(entry.name):
                 continue
             is_image = entry.name.lower().endswith(SUFFIXES)
             if entry.is_dir():

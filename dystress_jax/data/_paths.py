@@ -127,7 +127,12 @@ def _folders(folder: pathlib.Path) -> list[str]:
         entries = list(os.scandir(folder))
     except OSError:
         return []
-    return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    return sorted(e.name for e in entries if e.is_dir() and not is_hidden(e.name))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is for the system: also what a Mac adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def holds_images(folder: pathlib.Path) -> bool:

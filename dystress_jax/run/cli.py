@@ -164,7 +164,9 @@ def start(
 
     def main(rest: list[str]) -> None:
         if rest[1:]:
-            raise ConfigError(f"found {rest[1:]}; allowed: flags, as --NAME=VALUE")
+            flag = "config" if rest[1].endswith(".py") else "workdir"
+            meant = f" Did you mean --{flag}={rest[1]}?" if flag in flags.FLAGS else ""
+            raise ConfigError(f"found {rest[1]!r}; allowed: flags, as --NAME=VALUE.{meant}")
         run(command)
 
     try:
