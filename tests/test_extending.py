@@ -617,6 +617,8 @@ def test_evaluations_of_ones_own_take_options_and_may_be_given_in_python(images)
     assert again["evaluations"]["mine"]["scaled"] == 3.0
     with pytest.raises(run.ConfigError, match=r"options\.facto: found 3, .*allowed: factor"):
         train(*flags, "--config.evaluation_options.facto=3", workdir="wrong")
+    with pytest.raises(run.ConfigError, match=r"options\.factor: found 'much'; allowed: a number"):
+        train(*flags, "--config.evaluation_options.factor=much", workdir="wrong")
 
 
 def knn(experiment, state):

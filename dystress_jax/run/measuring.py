@@ -22,7 +22,7 @@ from .evaluations import (
 )
 from .experiment import Experiment
 from .meaning import arguments
-from .tables import telling
+from .tables import check_type, telling
 
 # Arguments by which an evaluation shares with the others what is computed once.
 SHARED = ("encode", "embedded")
@@ -209,7 +209,7 @@ def unread(wanted: Collection[str], given: Collection[str]) -> list[str]:
 
 
 def check_options(config: Config, own: Mapping[str, Evaluate]) -> None:
-    """Refuse an option that no evaluation of the user's own takes.
+    """Refuse an option that no evaluation of the user's own takes, or a text for a number.
 
     Raises:
         ConfigError: with the arguments that there are.
@@ -221,6 +221,8 @@ def check_options(config: Config, own: Mapping[str, Evaluate]) -> None:
                 f"config.evaluation_options.{name}: found {value!r}, but no evaluation of your own "
                 f"has such an argument; allowed: {', '.join(taken) or 'none'}."
             )
+        for evaluate in own.values():
+            check_type(f"config.evaluation_options.{name}", value, evaluate)
 
 
 def read_by(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def options_of(
                 f"{full}: found {value!r}, but {name} has no such argument; allowed: "
                 f"{', '.join(free) or 'none'}.{hint(option, free)}"
             )
-        _check_type(full, value, builder)
+        check_type(full, value, builder)
     there = {*known, *options, *settings_of(config, axis, builder)}
     for argument in needed(builder):
         if argument not in there:
@@ -184,7 +184,7 @@ def options_of(
     return options
 
 
-def _check_type(full: str, value: Any, builder: Callable[..., Any]) -> None:
+def check_type(full: str, value: Any, builder: Callable[..., Any]) -> None:
     """Refuse a text for a number, which the builder would tell in the words of XLA."""
     parameter = inspect.signature(builder).parameters.get(full.rpartition(".")[2])
     if parameter is None or not isinstance(value, str):
