@@ -735,3 +735,13 @@ def test_classes_without_a_training_image_are_told():
     assert said in evaluation.evaluate_transfer(encode, train, test, mesh=mesh).notes
     probed = evaluation.evaluate_linear_probe(encode, train, test, solver="lbfgs", mesh=mesh)
     assert said in probed.notes
+
+
+def test_an_encoder_may_give_arrays_of_numpy():
+    mean = lambda images: np.asarray(images).mean(axis=(1, 2))
+    found, labels = evaluation.encode_source(mean, TEST, mesh=one_device())
+    expected, same = evaluation.encode_source(
+        lambda images: images.mean(axis=(1, 2)), TEST, mesh=one_device()
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_array_equal(labels, same)

@@ -185,9 +185,9 @@ def encode_batches(
     """
 
     def on_host(computed: PyTree) -> tuple[PyTree, dict[str, np.ndarray]]:
-        shared = not all(array.is_fully_addressable for array in jax.tree.leaves(computed))
-        bring = functools.partial(multihost_utils.process_allgather, tiled=True)
-        encoded, others = (bring if shared else jax.device_get)(computed)
+        of_all = functools.partial(multihost_utils.process_allgather, tiled=True)
+        bring = jax.device_get if computed[1]["mask"].is_fully_addressable else of_all
+        encoded, others = bring(computed)
         real = others.pop("mask")
         return jax.tree.map(lambda array: np.asarray(array)[real], (encoded, others))
 

@@ -84,7 +84,7 @@ def begin_with(experiment: Experiment, source: str, tensors: weights.Tensors, pr
     except weights.WeightsError as error:
         theirs, here = weights.channels_of(tensors), experiment.inputs.channels
         if theirs in (None, here):
-            flags = _flags_of_run(experiment.config, pathlib.Path(source))
+            flags = _flags_of_run(experiment.config, pathlib.Path(source).expanduser())
             flags = flags or _other_flags(experiment.config, tensors)
             raise weights.WeightsError(f"{source}: {error}{flags}") from error
         raise weights.WeightsError(
