@@ -129,7 +129,8 @@ class Data:
     )
     holdout: float = field(
         0.1,
-        "fraction of the training images kept out, on which kNN is measured; 0 needs knn_every=0",
+        "fraction of the training images kept out, on which kNN is measured; 0 = none: training "
+        "then needs knn_every=0",
         at_least=0.0,
         at_most=0.5,
     )
