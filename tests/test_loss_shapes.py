@@ -436,7 +436,7 @@ def _wide(a, b):
     return a.astype(jnp.float64) @ b.T.astype(jnp.float64) / 4
 
 
-LABELS = jnp.arange(9, dtype=jnp.int32) % 4
+CLASSES = jnp.arange(9, dtype=jnp.int32) % 4
 MIXED = {
     "siglip, one weight": lambda a, b, how: losses.siglip(
         a, a + 1, scale=3.0, bias=0.0, weights=0.3, **how
@@ -445,7 +445,7 @@ MIXED = {
         a, a + 1, scale=3.0, bias=0.0, similarity=_wide, **how
     ),
     "clip of both labels": lambda a, b, how: losses.clip(
-        a, b, labels=(LABELS, LABELS), temperature=0.2, weights=0.3, **how
+        a, b, labels=(CLASSES, CLASSES), temperature=0.2, weights=0.3, **how
     ),
     "clip, further texts": lambda a, b, how: losses.clip(
         a, b, temperature=0.2, negatives=b[:3], label_smoothing=0.1, **how
@@ -454,7 +454,7 @@ MIXED = {
         a, a + 1, temperature=0.2, similarity=_wide, **how
     ),
     "info_nce of positives": lambda a, b, how: losses.info_nce(
-        a, b, temperature=0.2, positives=LABELS[:, None], decoupled=True, **how
+        a, b, temperature=0.2, positives=CLASSES[:, None], decoupled=True, **how
     ),
     "three views": lambda a, b, how: losses.nt_xent((a, b, a - b), temperature=0.2, **how),
     "statistics": lambda a, b, how: (

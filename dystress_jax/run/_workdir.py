@@ -76,7 +76,7 @@ def check_run(config: Config, workdir: pathlib.Path) -> None:
                 f"--workdir: {workdir} has checkpoints but no {SETTINGS_FILE} to say of which run; "
                 "allowed: with it, or a new --workdir."
             )
-        record = checkpoint.read_record(workdir / CHECKPOINTS, max(steps))
+        record = {} if max(steps) else checkpoint.read_record(workdir / CHECKPOINTS, 0)
         if record and "position" not in record:  # in the data: nothing was trained
             raise ConfigError(
                 f"--workdir: {workdir} holds imported weights, which no run can go on from; "
