@@ -13,9 +13,10 @@ LONG_TAIL = 10  # times as many images as the rarest class has
 def by_frequency(top1: Row, found: Confusion, labels: Int[np.ndarray, " n"]) -> tuple[Row, ...]:
     """The accuracy of rare and of frequent classes, where the training images have a long tail.
 
-    The classes, from the rarest to the most frequent one, are cut into thirds; what does not divide
-    by three is in the last. The accuracy of a third is the mean of those of its classes. There is a
-    long tail where the most frequent class has at least ten times the images of the rarest.
+    The classes that are tested, from the rarest to the most frequent one, are cut into thirds; what
+    does not divide by three is in the last. The accuracy of a third is the mean of those of its
+    classes. There is a long tail where the most frequent class has at least ten times the images of
+    the rarest.
 
     Args:
         top1: the accuracy of all classes, whose name the others begin with.
@@ -23,8 +24,8 @@ def by_frequency(top1: Row, found: Confusion, labels: Int[np.ndarray, " n"]) -> 
         labels: of the training images, at least 0.
 
     Returns:
-        `top1_many`, `top1_medium` and `top1_few`; none without a long tail, of fewer than three
-        classes, or where a third has no test images.
+        `top1_many`, `top1_medium` and `top1_few`; none without a long tail, or of fewer than three
+        classes.
 
     Example:
         >>> from dystress_jax.evaluation import confusion
@@ -37,17 +38,16 @@ def by_frequency(top1: Row, found: Confusion, labels: Int[np.ndarray, " n"]) -> 
         The thirds are those of Jiang et al. (SDCLR), [arXiv 2106.02990](https://arxiv.org/abs/2106.02990),
         by their code, `exp_analyse.py` of [VITA-Group/SDCLR](https://github.com/VITA-Group/SDCLR).
     """
-    sizes = np.bincount(labels, minlength=len(found.class_names))
+    tested = np.flatnonzero(found.images)
+    sizes = np.bincount(labels, minlength=len(found.class_names))[tested]
     if len(sizes) < len(THIRDS) or sizes.max() < LONG_TAIL * max(int(sizes.min()), 1):
         return ()
-    third, order = len(sizes) // len(THIRDS), np.argsort(sizes, kind="stable")
-    shares, rows = np.array(found.per_class(), float), []
-    for name, classes in zip(THIRDS, np.split(order, [third, 2 * third]), strict=True):
-        tested = classes[found.images[classes] > 0]
-        if not len(tested):
-            return ()
-        value = float(np.mean(shares[tested]))
-        rows.append(Row(f"{top1.name}_{name}", value, note=_said(sizes[classes])))
+    shares, third = np.array(found.per_class(), float)[tested], len(sizes) // len(THIRDS)
+    parts = np.split(np.argsort(sizes, kind="stable"), [third, 2 * third])
+    rows = [
+        Row(f"{top1.name}_{name}", float(np.mean(shares[part])), note=_said(sizes[part]))
+        for name, part in zip(THIRDS, parts, strict=True)
+    ]
     return tuple(reversed(rows))
 
 
