@@ -160,7 +160,8 @@ def _encode_all(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    parts = encode_batches(encode, batches, mesh=mesh)
+    needed = ({k: batch[k] for k in ("image", "label", "mask")} for batch in batches)
+    parts = encode_batches(encode, needed, mesh=mesh)
     found = [(encoded, others["label"]) for encoded, others in parts]
     return jax.tree.map(lambda *rows: np.concatenate(rows), *found)
 

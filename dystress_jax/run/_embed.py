@@ -294,10 +294,8 @@ def _compute(encoder: Encoder, sources: Sources, draft: _Draft, batch_size: int)
             parts = encode_batches(embed, batches, mesh=experiment.mesh)
             for number, ((features, embeddings), others) in enumerate(parts, start=1):
                 rows = slice(done, done + len(features))
-                draft.arrays["features"][rows], draft.arrays["embeddings"][rows] = (
-                    features,
-                    embeddings,
-                )
+                draft.arrays["features"][rows] = features
+                draft.arrays["embeddings"][rows] = embeddings
                 draft.arrays["labels"][rows] = others["label"]
                 draft.arrays["ids"][rows] = others["index"]
                 draft.arrays["file_sizes"][rows] = _sizes(paths, len(features))
