@@ -681,6 +681,28 @@ def test_rare_classes_are_a_measure_of_their_own():
     assert sum("rare" in name for name in found) == 2
 
 
+def test_what_a_run_without_test_images_measured_is_called_so():
+    """Its numbers choose, or were chosen by: they stand in no column of test images."""
+    of = lambda split, **rows: Measured(rows, {}, split, {}, {})
+    first, second = swept({0.1: [0.5, 0.6]})
+    probed = lambda split: {
+        "knn": of(split, top1=0.5, top1_few=0.25),
+        "linear_probe": of(split, top1=0.75),
+    }
+    alone = first._replace(evaluations=probed("holdout"))
+    assert {name: x.tolist() for name, x in _groups.measures_of([alone]).items()} == {
+        "kNN accuracy on held-out images": [0.5],
+        "kNN accuracy of rare classes on held-out images": [0.25],
+        "linear_probe top1 on held-out images": [0.75],
+    }
+    beside = _groups.measures_of([second._replace(evaluations=probed("test"))])
+    assert beside["kNN accuracy"].tolist() == [0.6]
+    assert beside["kNN accuracy on held-out images"].tolist() == [0.5]  # as watched
+    others = [run._replace(evaluations=probed("holdout")) for run in swept({0.3: [0.7, 0.8]})]
+    said = [s.text for s in report.compare([alone, *others])]
+    assert any("The kNN accuracy on held-out images of “tau=0.3” is 25.0" in x for x in said)
+
+
 def test_what_has_not_learned_is_no_measure_of_a_setting():
     of = lambda value: Measured({"untrained_top1": value}, {}, "test", {}, {})
     runs = swept({0.1: [0.5, 0.6], 0.2: [0.5, 0.6]})

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from ..microscope import unit_of
 from ._groups import (
+    KNN,
     WATCHED,
     Group,
     groups_of,
@@ -241,7 +242,9 @@ RULES: tuple[Callable[[Group, Group], Iterator[Sentence]], ...] = (
 def _closing(side: Group) -> dict[str, Float[np.ndarray, " seeds"]]:
     """The accuracies at the end of runs."""
     found = measures_of(side.seeds)
-    return {name: values for name, values in found.items() if name != WATCHED}
+    if KNN in found:  # else the closing ones are those of held-out images
+        found.pop(WATCHED, None)
+    return found
 
 
 def _mean(side: Group, scalar: str) -> float | None:

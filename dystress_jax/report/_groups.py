@@ -11,7 +11,8 @@ from jaxtyping import Float
 from ._run import Flat, Measured, Run, places_of
 
 SHARES = ("top", "recall", "accuracy", "purity")  # parts of names whose numbers are shares
-KNN, WATCHED = "kNN accuracy", "kNN accuracy on held-out images"
+HELD_OUT = " on held-out images"
+KNN, WATCHED = "kNN accuracy", f"kNN accuracy{HELD_OUT}"
 ONE_BY_ONE = 6  # runs that are shown each by itself; of more, one of each group
 AT_MOST = 12  # of these
 
@@ -190,10 +191,9 @@ def value_of(value: Any) -> str:
 def measures_of(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " seeds"]]:
     """The first share of each evaluation, one number for each seed that has it.
 
-    After training on a long tail, that of the rare classes too.
-
-    Nearest neighbours on held-out images, as a run that has ended has last watched them, come
-    first, where the closing ones are of other images.
+    After training on a long tail, that of the rare classes too. The name of what a run without test
+    images has measured on held-out ones says so. Nearest neighbours on these, as a run that has
+    ended has last watched them, come first, where the closing ones are of other images.
 
     Args:
         runs: of equal settings, each of another seed.
@@ -205,8 +205,7 @@ def measures_of(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " seeds"]]:
         if run.ended and "knn" in run.curves and (closing is None or closing.split == "test"):
             own[WATCHED] = float(run.curves["knn"].values[-1])
         if "trained" in run.baselines:
-            own[KNN] = run.baselines["trained"]
-            own |= _of_rare_classes(KNN, "top1", closing)
+            own |= _with_rare_classes(KNN, run.baselines["trained"], "top1", closing)
         for name, evaluation in run.evaluations.items():
             shares = [row for row in evaluation.rows if any(part in row for part in SHARES)]
             # Some runs may be measured at their end, others by `dystress eval`.
@@ -215,15 +214,27 @@ def measures_of(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " seeds"]]:
             if shares and name != "knn" and not of_no_encoder:
                 called = name if plain in run.evaluations else plain
                 said = f"{called} {shares[0].replace('_', ' ')}"
-                own[said] = evaluation.rows[shares[0]]
-                own |= _of_rare_classes(said, shares[0], evaluation)
+                own |= _with_rare_classes(said, evaluation.rows[shares[0]], shares[0], evaluation)
         for name, value in own.items():
             if 0 <= value <= 1:  # a damaged file may hold any number
                 found.setdefault(name, []).append(value)
     return {name: np.array(values) for name, values in found.items()}
 
 
-def _of_rare_classes(said: str, row: str, evaluation: Measured | None) -> dict[str, float]:
-    """The same of the third of the classes that is rarest, where it was measured."""
-    rare = None if evaluation is None else evaluation.rows.get(f"{row}_few")
-    return {} if rare is None else {f"{said} of rare classes": rare}
+def _with_rare_classes(
+    said: str, value: float, row: str, evaluation: Measured | None
+) -> dict[str, float]:
+    """An accuracy and the same of the third of the classes that is rarest, where it was measured.
+
+    Example:
+        >>> tail = Measured({"top1": 0.5, "top1_few": 0.25}, {}, "holdout", {}, {})
+        >>> _with_rare_classes("kNN accuracy", 0.5, "top1", tail)
+        {'kNN accuracy on held-out images': 0.5,
+         'kNN accuracy of rare classes on held-out images': 0.25}
+    """
+    if evaluation is None:
+        return {said: value}
+    images = HELD_OUT if evaluation.split == "holdout" else ""
+    rare = evaluation.rows.get(f"{row}_few")
+    of_rare = {} if rare is None else {f"{said} of rare classes{images}": rare}
+    return {f"{said}{images}": value} | of_rare
