@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -84,7 +85,7 @@ def copied(finished, tmp_path):
 
 @pytest.mark.ci
 def test_a_finished_run_that_is_made_longer_is_not_complete(
-    finished, tmp_path, images, monkeypatch
+    finished, tmp_path, images, monkeypatch, capsys
 ):
     workdir = copied(finished, tmp_path)
     before = (workdir / "summary.json").read_text()
@@ -96,9 +97,33 @@ def test_a_finished_run_that_is_made_longer_is_not_complete(
     with pytest.raises(KeyboardInterrupt):
         train(workdir, images)
     assert (workdir / "summary.json").read_text() == before
+    assert "last digits" not in capsys.readouterr().out
+    monkeypatch.setattr(_train, "keeps_bits", lambda: False)  # as on a GPU
     with pytest.raises(KeyboardInterrupt):
         train(workdir, images, steps=5)
     assert not (workdir / "summary.json").exists()
+    assert "the last digits can differ from a run without the break" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("platform", "flags", "keeps"),
+    [
+        ("cpu", None, True),
+        ("tpu", "", True),
+        ("gpu", None, False),
+        ("gpu", "--xla_dump_to=d --xla_gpu_deterministic_ops=true", True),
+        ("gpu", "--xla_gpu_deterministic_ops --xla_dump_to=d", True),
+        ("gpu", "--xla_gpu_deterministic_ops=true --xla_gpu_deterministic_ops=false", False),
+        ("gpu", "--xla_gpu_deterministic_ops_of_another_name=true", False),
+    ],
+)
+def test_who_keeps_the_bits_of_a_step(monkeypatch, platform, flags, keeps):
+    device = types.SimpleNamespace(platform=platform)
+    monkeypatch.setattr(_environment.jax, "devices", lambda: [device])
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    if flags is not None:
+        monkeypatch.setenv("XLA_FLAGS", flags)
+    assert _environment.keeps_bits() is keeps
 
 
 @pytest.mark.parametrize(

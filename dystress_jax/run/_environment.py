@@ -3,8 +3,10 @@
 import contextlib
 import datetime
 import importlib.metadata
+import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ import jax
 from .config import ConfigError
 
 PACKAGES = ("dystress-jax", "jax", "jaxlib", "flax", "optax", "numpy")
+KEEPS_BITS = "--xla_gpu_deterministic_ops"
+BITS_OF_GPUS = f"on GPUs set XLA_FLAGS={KEEPS_BITS}=true for every part of a run, see docs/hosts.md"
 
 
 @contextlib.contextmanager
@@ -48,6 +52,17 @@ def find_devices() -> list[Any]:
         ) from error
 
 
+def keeps_bits() -> bool:
+    """Whether a step that is repeated gives the same bits: on GPUs only if XLA is told so.
+
+    There XLA picks the kernels that are fastest just then, and adds in any order where several
+    numbers go to one place.
+    """
+    asked = re.findall(rf"{KEEPS_BITS}(?:=(\S*))?(?:\s|$)", os.environ.get("XLA_FLAGS", ""))
+    told = bool(asked) and asked[-1].lower() in ("", "true", "1")
+    return told or all(device.platform != "gpu" for device in jax.devices())
+
+
 def environment() -> dict[str, Any]:
     """Where a run goes on: command, machine, versions, and the commits of its code."""
     devices = jax.devices()
@@ -60,6 +75,7 @@ def environment() -> dict[str, Any]:
         "command": sys.argv,
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "processes": jax.process_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,

@@ -25,7 +25,7 @@ from ..training.resident import Resident, bytes_for_images, bytes_of_images
 from . import measuring
 from ._begin_from import begin_from
 from ._closing import close
-from ._environment import usable_jax
+from ._environment import BITS_OF_GPUS, keeps_bits, usable_jax
 from ._own import Own
 from ._prepare import Run, prepare
 from ._profile import Profile
@@ -174,6 +174,8 @@ def _start(run: Run) -> _Start:
     done = step == total_steps
     if restored is not None:
         note(f"{'complete' if done else 'going on from the checkpoint'} at step {step}")
+        if not done and not keeps_bits():
+            note(f"the last digits can differ from a run without the break: {BITS_OF_GPUS}")
     resident = None if done else _on_devices(experiment)
     batches = data.batches(
         experiment.train if resident is None else resident.source,
