@@ -115,6 +115,36 @@ def test_the_compiler_distributes_the_dense_loss():
     assert_same(with_gradients(spread)(shards, temperature), expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        ("moco", "tiled"),
+        ("nt_xent", "ring"),
+        *(
+            pytest.param(name, strategy, marks=pytest.mark.ci)
+            for name in ("nt_xent", "info_nce", "clip")
+            for strategy in ("gathered", "ring")
+            if (name, strategy) != ("nt_xent", "ring")
+        ),
+    ],
+)
+def test_a_smooth_target_counts_negatives_that_all_are_allowed(name, strategy):
+    """Their number is a constant, which inside `shard_map` varied over no axis."""
+    loss, views = getattr(losses, name), make_views()
+    whole = {"queue" if name == "moco" else "negatives": make_views(12, seed=3)[0]}
+
+    def slopes(loss):
+        def mean(views, whole):
+            value = loss(*views, temperature=0.2, label_smoothing=0.2, **whole)
+            return jnp.sum(value * jnp.linspace(0.5, 1.5, value.size)), value
+
+        return jax.jit(jax.value_and_grad(mean, (0, 1), has_aux=True))(views, whole)
+
+    # Tiles that fit: nothing that fills up the last ones is left out.
+    spread = losses.on_mesh(loss, make_mesh(3), strategy=strategy, tile_size=4)
+    assert_same(slopes(spread), slopes(functools.partial(loss, strategy="dense")))
+
+
 def test_queries_and_queue_do_not_travel():
     mesh = make_mesh(8)
     spread = losses.on_mesh(losses.moco, mesh)

@@ -82,8 +82,8 @@ class PairCount:
         del params
         takes_part = takes_part_in(self.allowed, rows, columns)
         shape = rows.points.shape[0], columns.points.shape[0]
-        counts = jnp.ones(shape, bool) if takes_part is None else takes_part
-        return jnp.broadcast_to(counts, shape).astype(rows.points.dtype)
+        one = jnp.ones_like(rows.points, shape=shape)  # of these mesh axes inside `shard_map`
+        return one if takes_part is None else jnp.where(takes_part, one, 0.0)
 
 
 @dataclass(frozen=True)
@@ -191,13 +191,11 @@ def log_add(a: Float[Array, " n"], b: Float[Array, " n"]) -> Float[Array, " n"]:
 
 def mean_logit(pairs: Pairs) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Returns the mean logit of each anchor with its allowed candidates, and how many these are."""
-    temperature, rows, columns = pairs.sides()
-    reduce = lambda term: pairs.reduction.row_sum(
-        term, temperature, rows, columns, symmetric=pairs.symmetric
-    )
-    count = reduce(PairCount(pairs.allowed))
+    sides = pairs.sides()
+    reduce = lambda term, sides: pairs.reduction.row_sum(term, *sides, symmetric=pairs.symmetric)
+    count = reduce(PairCount(pairs.allowed), jax.lax.stop_gradient(sides))
     measure = pairs.reduction.measure(pairs.similarity)
-    total = reduce(PairLogit(measure, pairs.allowed, excluded=0.0))
+    total = reduce(PairLogit(measure, pairs.allowed, excluded=0.0), sides)
     return total / jnp.maximum(count, 1.0), count
 
 
