@@ -427,16 +427,32 @@ def test_results_of_other_settings_and_other_checkpoints_stay(tmp_path):
         "knn.json",
         "knn_seed=1.json",
     ]
-    assert keep("best", **{"knn.k": 20, "data.path": "/a b/c"}) == (
-        "knn_best_knn.k=20_data.path=a-b-c.json"
+    assert keep("best", **{"knn.k": 20, "data.path": "/a b/c"}).startswith(
+        "knn_best_knn.k=20_data.path=a-b-c-"
     )
     assert len(keep(**{"zero_shot.prompts": "a photo " * 50})) < 40
+    assert len(keep(**{"on.path": "/data/" + 84 * "照"}).encode()) < 40  # 255 bytes are the most
     steps = {
         path.name: json.loads(path.read_text())["checkpoint_step"] for path in tmp_path.iterdir()
     }
-    assert (steps["knn.json"], steps["knn_10.json"], len(steps)) == (20, 10, 5)
+    assert (steps["knn.json"], steps["knn_10.json"], len(steps)) == (20, 10, 6)
     (tmp_path / "knn.json").write_text("half a fi")
     assert keep(step=30) == "knn.json"
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("zero_shot.prompts", ["a photo of {}", "a photo of {}!", "[a photo of] {}", "", "-"]),
+        ("evaluation_options.shift", [1, -1, (1, -1), 0.5]),
+        ("on.path", ["/a/photos", "/b/photos", "photos"]),
+    ],
+)
+def test_results_of_settings_that_look_alike_stay(tmp_path, field, values):
+    for value in values:
+        numbers = {"checkpoint_step": 10, "settings": {field: value}}
+        summary.keep_result(tmp_path, "own", "newest", numbers)
+    assert len(list(tmp_path.iterdir())) == len(values)
 
 
 def test_a_fault_of_ours_keeps_its_traceback(tmp_path, images, monkeypatch):

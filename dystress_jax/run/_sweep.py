@@ -1,10 +1,8 @@
 """Many runs: one for each combination of settings and each seed, one after another."""
 
 import contextlib
-import hashlib
 import itertools
 import pathlib
-import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +15,7 @@ from ..training.log import DivergedError
 from ._own import Own, name_own
 from ._prepare import check_evaluations_and_loggers
 from ._saved import digest_of
+from ._settings_names import LONGEST_NAME, in_a_name, number_of
 from ._train import train
 from .config import Config, ConfigError
 from .data import with_absolute_paths
@@ -26,8 +25,6 @@ from .overrides import changed_by, override
 from .relevance import useless
 from .show import note
 from .values import built
-
-LONGEST_NAME = 120  # bytes of the name of a directory; file systems take 255
 
 
 class Combination(NamedTuple):
@@ -214,23 +211,14 @@ def short_name(name: str) -> str:
 
 def _directory(changes: Mapping[str, Any], seed: int) -> str:
     """The name of a directory; in one that is too long a number stands for the end."""
-    parts = [f"{short_name(name)}={_as_name(value)}" for name, value in changes.items()]
+    parts = [f"{short_name(name)}={in_a_name(value)}" for name, value in changes.items()]
     name = "_".join([*parts, f"seed={seed}"])
     return name if len(name.encode()) <= LONGEST_NAME else _numbered(parts[0][:20], changes, seed)
 
 
-def _as_name(value: Any) -> str:
-    """A value as a part of the name of a directory."""
-    if isinstance(value, tuple | list):  # with - between them, numbers would look negative
-        return "+".join(map(_as_name, value)) or "none"
-    text = re.sub(r"[^\w.+-]+", "-", str(value))
-    return (text.strip("-") if isinstance(value, str) else text.rstrip("-")) or "none"
-
-
 def _numbered(begins: str, changes: Mapping[str, Any], seed: int) -> str:
     """A name that is another one for any other values."""
-    digest = hashlib.sha256(repr(changes).encode()).hexdigest()[:12]
-    return f"{begins}-{digest}_seed={seed}"
+    return f"{begins}-{number_of(changes)}_seed={seed}"
 
 
 def _with_names_of_their_own(runs: Sequence[Combination]) -> list[Combination]:

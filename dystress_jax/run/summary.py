@@ -1,20 +1,17 @@
 """What was measured, as summary.json and the files of `dystress eval` hold it."""
 
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..evaluation import Confusion, Result, Row, confusion_picture
 from ..files import parse_json, told, write_json, write_text
 from ..run_files import CONFUSION
+from ._settings_names import LONGEST_NAME, in_a_name, number_of
 from .pictures import write_png
-
-LONGEST_NAME = 120  # characters that say which settings differ; file systems take 255
 
 
 def of_results(found: Mapping[str, Result]) -> dict[str, Any]:
@@ -150,8 +147,8 @@ def _beside(path: pathlib.Path, ending: str) -> pathlib.Path:
 def result_file(name: str, checkpoint: str | int, settings: Mapping[str, Any]) -> str:
     """The name of the file with a result.
 
-    Of other images it has the last part of their path, and a number that is another one for any
-    other path.
+    What a name cannot hold of a text is left out, and a number stands for all of it: it is another
+    one for any other text. Of other images the name has the last part of their path.
 
     Args:
         name: of the evaluation.
@@ -162,22 +159,20 @@ def result_file(name: str, checkpoint: str | int, settings: Mapping[str, Any]) -
         >>> result_file("knn", "newest", {}), result_file("knn", "best", {"knn.k": 20})
         ('knn.json', 'knn_best_knn.k=20.json')
         >>> result_file("knn", "newest", {"on.path": "/data/photos"})
-        'knn_on.path=photos-8811cb1b.json'
+        'knn_on.path=photos-afd0c435.json'
+        >>> result_file("zero_shot", "newest", {"zero_shot.prompts": "a photo of {}"})
+        'zero_shot_zero_shot.prompts=a-photo-of-50c4d1f7.json'
     """
-    differ = "".join(
-        f"_{field}=" + re.sub(r"[^\w.+-]+", "-", _said(field, value)).strip("-")
-        for field, value in settings.items()
-    )
-    if len(differ) > LONGEST_NAME:
-        differ = "_" + hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
+    differ = "".join(f"_{field}={_said(field, value)}" for field, value in settings.items())
+    if len(differ.encode()) > LONGEST_NAME:
+        differ = f"_{number_of(dict(settings))}"
     of = "" if checkpoint == "newest" else f"_{checkpoint}"
     return f"{name.replace(':', '.')}{of}{differ}.json"
 
 
 def _said(field: str, value: Any) -> str:
-    if field == "on.path":
-        return f"{pathlib.Path(value).name}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
-    return str(value)
+    said = in_a_name(pathlib.Path(value).name if field == "on.path" else value)
+    return said if said == value or not isinstance(value, str) else f"{said}-{number_of(value, 8)}"
 
 
 def _step_of(path: pathlib.Path) -> int | None:
