@@ -340,6 +340,9 @@ def test_weights_of_another_model_are_refused(edit, message):
         ("module.base_encoder.", "module.momentum_encoder."),
         ("backbone.", "momentum_backbone."),
         ("encoder.", "other."),
+        ("model.encoder_q.", "model.encoder_k."),  # Lightning
+        ("_orig_mod.encoder_q.", "_orig_mod.encoder_k."),  # torch.compile
+        ("query_encoder.", "key_encoder."),
         ("module.", None),
     ],
 )
@@ -360,6 +363,37 @@ def test_of_several_networks_the_one_that_is_evaluated_is_taken(first, second):
             asked.tree["params"]["encoder"]["norm"]["bias"][0]
             != (expected["params"]["encoder"]["norm"]["bias"][0])
         )
+
+
+def test_of_several_networks_that_nobody_tells_apart_none_is_taken():
+    tensors = weights.read(FILES / "torchvision_basic.safetensors")
+    both = {f"{first}.{name}": x for first in ("one", "two") for name, x in tensors.items()}
+    message = r"found the encoder's arrays 2 times, under one\., two\.; allowed: one of these as"
+    with pytest.raises(weights.WeightsError, match=message):
+        weights.take(initial(RESNET), both)
+    assert weights.take(initial(RESNET), both, prefix="two").prefix == "two."
+
+
+@pytest.mark.parametrize("dtype", [np.int8, bool, np.complex64])
+@pytest.mark.parametrize("ours", [False, True])
+def test_arrays_that_are_no_floats_are_no_weights(dtype, ours):
+    tensors = weights.read(FILES / "torchvision_basic.safetensors")
+    if ours:
+        tensors = weights.give(weights.take(initial(RESNET), tensors).tree, "safetensors")
+    name = next(name for name in tensors if tensors[name].ndim == 4)
+    wrong = {**tensors, name: np.zeros(tensors[name].shape, dtype)}
+    with pytest.raises(weights.WeightsError, match=rf"{name}: found {np.dtype(dtype)}; allowed: f"):
+        weights.take(initial(RESNET), wrong)
+
+
+def test_a_file_of_eight_bits_is_told(tmp_path):
+    about = {"conv1.weight": {"dtype": "F8_E8M0", "shape": [8], "data_offsets": [0, 8]}}
+    header = json.dumps(about).encode()
+    header += b" " * (-len(header) % 8)
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(weights.WeightsError, match=r"dtype that NumPy does not have .* float16"):
+        weights.read(file)
 
 
 class Hostile:

@@ -17,11 +17,11 @@ Tree = Any  # {"params": ..., "stats": ...} of nested dicts
 Path = tuple[str, ...]
 NATIVE = "safetensors"
 """The format in which arrays keep the names that they have here."""
-# Of several networks in a file the one that is evaluated: MoCo's queries come before its keys.
+# Of several networks in a file the one that is evaluated, by the last parts of its prefix, whatever
+# wraps it: MoCo's queries come before its keys.
 PREFERRED = (
-    *("module.encoder_q.", "encoder_q.", "module.base_encoder.", "base_encoder."),
-    *("module.backbone.", "backbone.", "module.encoder.", "encoder.", "model.encoder."),
-    *("teacher.backbone.", "student.backbone."),
+    *("encoder_q.", "query_encoder.", "base_encoder."),
+    *("teacher.backbone.", "student.backbone.", "backbone.", "encoder."),
 )
 
 
@@ -90,9 +90,10 @@ def take(
     if not whole:
         _say_how_it_is_pooled(leaves, tensors)
         raise WeightsError(_nothing_fits(found or [(*tables[0], "", list(_keys(tables[0][1])))]))
-    family, table, before, _ = min(whole, key=lambda choice: _rank(choice[2]))
+    family, table, before, _ = _preferred(whole)
     fixed = _fixed_positions(leaves, family)
     _check_surplus(family, table, fixed, before, tensors)
+    _check_floats({before + key: tensors[before + key] for key in _keys(table)})
     read = {}
     for entry in table:
         parts = [tensors[before + key] for key in entry.keys]
@@ -239,11 +240,25 @@ def _missing(table: Sequence[Entry], before: str, tensors: Mapping[str, Any]) ->
     return [before + key for key in _keys(table) if before + key not in tensors]
 
 
-def _rank(prefix: str) -> tuple[int, str]:
+def _rank(prefix: str) -> int:
     if prefix == "":
-        return -1, ""
-    known = prefix in PREFERRED
-    return (PREFERRED.index(prefix) if known else len(PREFERRED)), prefix
+        return -1
+    known = (i for i, end in enumerate(PREFERRED) if f".{prefix}".endswith(f".{end}"))
+    return next(known, len(PREFERRED))
+
+
+def _preferred(
+    whole: Sequence[tuple[Family, list[Entry], str, list[str]]],
+) -> tuple[Family, list[Entry], str, list[str]]:
+    """Of the networks that a file has whole, the one that is evaluated."""
+    first = min(whole, key=lambda choice: _rank(choice[2]))
+    alike = {before for *_, before, _ in whole if _rank(before) == _rank(first[2])}
+    if len(alike) > 1:
+        raise WeightsError(
+            f"found the encoder's arrays {len(alike)} times, under {a_few(sorted(alike))}; "
+            "allowed: one of these as prefix."
+        )
+    return first
 
 
 def _nothing_fits(found: Sequence[tuple[Family, list[Entry], str, list[str]]]) -> str:
@@ -359,6 +374,8 @@ def _take_native(tree: Tree, leaves: Mapping[Path, Any], tensors: Mapping[str, A
                     f"{name}: found {list(tensors[name].shape)}, and the encoder has "
                     f"{list(np.shape(leaves[path]))}; allowed: weights of the same model."
                 )
+            if jnp.issubdtype(leaves[path].dtype, jnp.floating):  # beside counts of dropout
+                _check_floats({name: tensors[name]})
             read[path] = np.asarray(tensors[name]).astype(leaves[path].dtype)
     surplus = [n for n in tensors if ".encoder." in f"{n}." and n not in names]
     if surplus:
@@ -382,6 +399,16 @@ def _under_todays_name(name: str, names: Collection[str]) -> str:
     first, _, rest = name.partition(".")
     other = f"{'stats' if first == 'params' else 'params'}.{rest}"
     return other if name not in names and other in names else name
+
+
+def _check_floats(arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse integers, whose scale stands elsewhere, and all else that is no weight."""
+    for name, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise WeightsError(
+                f"{name}: found {array.dtype}; allowed: floats. Weights that were quantised lack "
+                "their scale: take the file before that."
+            )
 
 
 def _check_finite(read: Mapping[Path, np.ndarray]) -> None:

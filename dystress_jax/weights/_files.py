@@ -56,6 +56,11 @@ def read(path: pathlib.Path) -> Tensors:
         )
     try:
         return safetensors.numpy.load_file(path)
+    except AttributeError as error:  # of NumPy: it has no such dtype
+        raise WeightsError(
+            f"{path}: found arrays of a dtype that NumPy does not have ({error}); allowed: "
+            "float16, bfloat16, float32, float64."
+        ) from error
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
         raise WeightsError(
             f"{path}: found a damaged file ({error}); allowed: a whole one. Copy it again."
