@@ -1290,6 +1290,17 @@ def test_the_command_writes_the_page_and_says_what_is_missing(
     assert not ended.value.code
 
 
+def test_a_class_whose_name_is_no_utf8_is_on_the_page(tmp_path, capsys):
+    """Names of folders may be any bytes; JSON keeps them as a half of a pair."""
+    workdir = write(tmp_path / "run", {1: record(1)})
+    strange = json.dumps({"class_names": ["caf\udce9", "b"], "counts": [[1, 0], [1, 1]]})
+    (workdir / "eval").mkdir(exist_ok=True)
+    (workdir / "eval" / "knn_confusion.json").write_text(strange)
+    commands.main(["dystress", "report", str(workdir), f"--out={tmp_path / 'r.html'}"])
+    assert "written: " in capsys.readouterr().out
+    assert r"caf\udce9" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_files_of_one_name_are_told_apart_and_the_same_one_comes_once(
     tmp_path, monkeypatch, capsys
 ):

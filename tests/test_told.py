@@ -189,6 +189,9 @@ def npz(path, **changes):
     return data.open_splits("npz", path=str(path))
 
 
+ROWS = np.arange(400)
+
+
 def all_but_those_compared(images):
     some = set(data.subset(data.from_arrays(images), 64).index.tolist())
     images = images.copy()
@@ -218,12 +221,28 @@ def test_other_test_images_are_told_and_accepted(tmp_path, monkeypatch):
     first = describe(npz(path))
     monkeypatch.setattr(checkpoint, "newest_record", lambda directory: {"data": first})
     said = check_same(describe(npz(path, test_images=lambda images: images[:5])), tmp_path)
-    assert said.startswith("warning: the test images are others than before: 9 of [4, 4, 3] in")
+    assert said.startswith(
+        "warning: the test images, or their labels, are others than before: 9 of [4"
+    )
     only_train = data.open_splits("npz", path=str(path))
     del only_train["test"]
     assert "none now" in check_same(describe(only_train), tmp_path)
     before = first.partition("; test: ")[0]  # of a run that remembers no test images
     monkeypatch.setattr(checkpoint, "newest_record", lambda directory: {"data": before})
+    assert check_same(first, tmp_path) == ""
+
+
+def test_other_labels_of_held_out_images_are_told(tmp_path, monkeypatch):
+    """They choose the best checkpoint: kNN before and after is of two tasks."""
+    path = tmp_path / "x.npz"
+    sources = npz(path)
+    first, held_out = describe(sources), sources["holdout"].index
+    monkeypatch.setattr(checkpoint, "newest_record", lambda directory: {"data": first})
+    swapped = {"train_labels": lambda labels: np.where(np.isin(ROWS, held_out), 0, labels)}
+    said = check_same(describe(npz(path, **swapped)), tmp_path)
+    assert said.startswith("warning: the held-out images, or their labels, are others than before")
+    without = first.partition("; holdout: ")[0]  # as an earlier version remembers
+    monkeypatch.setattr(checkpoint, "newest_record", lambda directory: {"data": without})
     assert check_same(first, tmp_path) == ""
 
 

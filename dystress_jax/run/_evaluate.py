@@ -255,9 +255,6 @@ def _with_images(
     experiment, notes = with_images(experiment, sources), []
     tokenizer = None if experiment.language is None else experiment.language.tokenizer
     now = describe(experiment.sources, tokenizer)
-    for of, change in zip(
-        ("training", "test"), changed_images(now, workdir / CHECKPOINTS), strict=True
-    ):
-        if change:
-            notes.append(f"the {of} images are others than those of the run: {change}")
+    for of, change in changed_images(now, workdir / CHECKPOINTS).items():
+        notes.append(f"the {of} images are others than those of the run: {change}")
     return experiment, notes

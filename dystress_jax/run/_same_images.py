@@ -16,16 +16,28 @@ from ..training import checkpoint
 from .config import ConfigError
 from .data import Sources
 
-TEST = "; test: "  # before what is said of the test images
+PARTS = {"train": "training", "test": "test", "holdout": "held-out"}
 IMAGES_COMPARED = 64  # spread over the data: all of them may take long to read
 
 
 def describe(sources: Sources, tokenizer: Tokenizer | None = None) -> str:
-    """A fingerprint of the data, to detect changes when a run goes on: train, then test."""
+    """A fingerprint of the data, to detect changes when a run goes on; see `_parts_of`."""
     train = _describe(sources["train"])
     if tokenizer is not None:
         train += f", vocabulary {tokenizer.fingerprint}"
-    return train + (f"{TEST}{_describe(sources['test'])}" if "test" in sources else "")
+    others = (name for name in PARTS if name in sources and name != "train")
+    return train + "".join(f"; {name}: {_describe(sources[name])}" for name in others)
+
+
+def _parts_of(description: str) -> dict[str, str]:
+    """What is said of the images of each split.
+
+    Example:
+        >>> _parts_of("4 of [8, 8, 3]; test: 2 of [8, 8, 3]")
+        {'train': '4 of [8, 8, 3]', 'test': '2 of [8, 8, 3]'}
+    """
+    train, *others = re.split(r"; (test|holdout): ", description)
+    return {"train": train, **dict(zip(others[::2], others[1::2], strict=True))}
 
 
 def _describe(source: data.Source) -> str:
@@ -126,14 +138,14 @@ def check_same(now: str, checkpoints: pathlib.Path) -> str:
     and all else that is compared is as it was: the image was mended.
 
     Returns:
-        What is to be told: that the test images, or the sizes of the files, are others; "" =
-        nothing.
+        What is to be told: that the test or held-out images, or the sizes of the files, are others;
+        "" = nothing.
 
     Raises:
         ConfigError: with both descriptions.
     """
-    train, test = changed_images(now, checkpoints)
-    told = []
+    changed = changed_images(now, checkpoints)
+    train, told = changed.pop("training", ""), []
     if train:
         if not _is_mended(now, checkpoints):
             raise ConfigError(
@@ -146,11 +158,11 @@ def check_same(now: str, checkpoints: pathlib.Path) -> str:
             "files of training images have other sizes since an image could not be read; nothing "
             "else that is compared has changed, so the run goes on"
         )
-    if test:
-        told.append(
-            f"warning: the test images are others than before: {test}; results of both cannot be "
-            "compared"
-        )
+    told += [
+        f"warning: the {of} images, or their labels, are others than before: {change}; results of "
+        "both cannot be compared"
+        for of, change in changed.items()
+    ]
     return "\n".join(told)
 
 
@@ -163,7 +175,7 @@ def _is_mended(now: str, checkpoints: pathlib.Path) -> bool:
         return False
     # The next checkpoint remembers the mended files, and from then on every size counts again.
     here = isinstance(stopped, dict) and stopped.get("data") == then
-    train_then, train_now = (of.partition(TEST)[0] for of in (then, now))
+    train_then, train_now = (_parts_of(description)["train"] for description in (then, now))
     return here and without_file_sizes(train_then) == without_file_sizes(train_now)
 
 
@@ -177,10 +189,15 @@ def without_file_sizes(description: str) -> str:
     return re.sub(r"file sizes [0-9a-f]{12}, ", "", description)  # as `data` calls them
 
 
-def changed_images(now: str, checkpoints: pathlib.Path) -> tuple[str, str]:
-    """How the training and the test images differ from those of a run; "" where they do not."""
-    then = checkpoint.newest_record(checkpoints).get("data", now)
-    (train_then, _, test_then), (train_now, _, test_now) = then.partition(TEST), now.partition(TEST)
-    train = "" if train_now == train_then else f"{train_then} then, {train_now} now"
-    others = test_then and test_now != test_then
-    return train, f"{test_then} then, {test_now or 'none'} now" if others else ""
+def changed_images(now: str, checkpoints: pathlib.Path) -> dict[str, str]:
+    """How the images of a run differ from those that it had, by what they are for.
+
+    What it did not have, or an earlier version did not remember, is no change.
+    """
+    had = _parts_of(checkpoint.newest_record(checkpoints).get("data", now))
+    have = _parts_of(now)
+    return {
+        PARTS[name]: f"{then} then, {have.get(name, 'none')} now"
+        for name, then in had.items()
+        if have.get(name) != then
+    }
