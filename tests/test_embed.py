@@ -1,10 +1,12 @@
 """One row an image, the same whether it was interrupted or not, and nothing half-written."""
 
+import errno
 import json
 import os
 import pathlib
 import shutil
 
+import filelock
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -59,6 +61,35 @@ def test_a_row_is_an_image_of_the_other_data_set(workdir, other, tmp_path):
     assert protocol["checkpoint_step"] == 1
     assert protocol["on"] == on(other)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_file_is_written_by_one_call_at_a_time(workdir, other, tmp_path, monkeypatch):
+    lock = filelock.FileLock(tmp_path / ".z.npz.lock")
+    with lock, pytest.raises(_embed.EmbedError, match=r"--out: another call is writing .*z\.npz"):
+        run.embed(workdir, tmp_path / "z.npz", on=on(other))
+    open_draft = _embed._Draft.open
+    ours = []
+
+    def while_another_comes(out, *rest):
+        with pytest.raises(_embed.EmbedError, match="another call is writing"):
+            ours.append(run.embed(workdir, out, on=on(other)))
+        return open_draft(out, *rest)
+
+    monkeypatch.setattr(_embed._Draft, "open", while_another_comes)
+    run.embed(workdir, tmp_path / "z.npz", on=on(other))
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["z.npz"]
+
+
+def test_a_full_disk_is_told_before_the_first_image(workdir, other, tmp_path, monkeypatch):
+    """The room is taken at once: without it the system ends the process at a write to the map."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(FileError, match=r"z\.npz\.partial cannot be used: No space left"):
+        run.embed(workdir, tmp_path / "z.npz", on=on(other))
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "z"))]
 
 
 def test_parquet_has_the_same_rows(workdir, other, tmp_path, monkeypatch):

@@ -4,12 +4,14 @@ import contextlib
 import functools
 import itertools
 import json
+import os
 import pathlib
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import filelock
 import numpy as np
 import tqdm
 
@@ -97,14 +99,36 @@ def embed(
     if unknown:
         raise ConfigError(f"--split: found {unknown[0]!r}; allowed: {', '.join(sources)}.")
     sources = {split: source for split, source in sources.items() if split in (splits or sources)}
-    with _telling_unreadable(out, encoder.config, on, sources):
-        protocol = _protocol(encoder, sources, on or {})
-        draft = _Draft.open(out, encoder, sources, protocol)
-        _compute(encoder, sources, draft, batch_size)
-    with told(out, "written"):
-        _WRITERS[out.suffix](draft, sources, out)
-        shutil.rmtree(draft.place)
+    with _alone(out):
+        _check_out(out, overwrite)  # another call may have written it since
+        with _telling_unreadable(out, encoder.config, on, sources):
+            protocol = _protocol(encoder, sources, on or {})
+            draft = _Draft.open(out, encoder, sources, protocol)
+            _compute(encoder, sources, draft, batch_size)
+        with told(out, "written"):
+            _WRITERS[out.suffix](draft, sources, out)
+            shutil.rmtree(draft.place)
     return out
+
+
+@contextlib.contextmanager
+def _alone(out: pathlib.Path) -> Iterator[None]:
+    """Refuse a second call that would write the same file at the same time."""
+    place = out.with_name(f".{out.name}.lock")
+    with told(out, "written"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(place, blocking=False)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise EmbedError(
+                f"--out: another call is writing {out}. Wait for it, or give another name."
+            ) from error
+    try:
+        yield
+    finally:
+        place.unlink(missing_ok=True)  # while it is ours
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -227,7 +251,11 @@ class _Draft(NamedTuple):
                     tqdm.tqdm.write(f"{place} {why}: begun anew", file=sys.stderr)
                 shutil.rmtree(place)
             place.mkdir(parents=True)
-            arrays = {n: _new(place / f"{n}.npy", *shape) for n, shape in shapes.items()}
+            try:
+                arrays = {n: _new(place / f"{n}.npy", *shape) for n, shape in shapes.items()}
+            except OSError:
+                shutil.rmtree(place, ignore_errors=True)  # what there is room for helps nobody
+                raise
         draft = cls(place, arrays, protocol, done=0)
         draft.note(0)
         return draft
@@ -263,8 +291,12 @@ def _draft_of(out: pathlib.Path) -> pathlib.Path:
 
 
 def _new(path: pathlib.Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
-    """An array in a file."""
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    """An array in a file, whose room is taken at once: a full disk would end the process later."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return array
 
 
 def _there(path: pathlib.Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
