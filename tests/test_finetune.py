@@ -237,6 +237,10 @@ def test_shares_and_seeds_are_each_measured():
     assert measured[0]["train_images"] == 3  # one a class
     alone = finetuned(fractions=(0.01, 0.5), seeds=(4,), settings=few)
     assert alone.rows == result.by_seed[4]
+    # So many are trained, not only told: one epoch leaves another network.
+    long, longer = (settings(epochs=epochs, few_epochs=40) for epochs in (1, 40))
+    accuracy = lambda of: finetuned(fractions=(0.01,), settings=of).value("1_percent_top1")
+    assert accuracy(long) == accuracy(longer) != accuracy(settings(epochs=1))
     more_devices_than_images = finetuned(fractions=(0.01,), mesh=sharding.make_mesh())
     assert more_devices_than_images.protocol["train_images"] == 3
 
