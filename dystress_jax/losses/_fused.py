@@ -18,7 +18,7 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float
 
 from ..errors import ArgumentError
-from ._tiled import Term, Tile, Tree, combine, length, split_perturbed, vary_alike
+from ._tiled import Term, Tile, Tree, combine, filled_up, length, split_perturbed, vary_alike
 
 # visit(params, rows, columns, there, state) -> state of these rows; `there` [t u] says which pairs
 # do not only fill up the last tiles, None: all.
@@ -188,7 +188,8 @@ def _for_each_row(
         return start
     _check(rows, columns, how)
     tile, n, m = how.tile, length(rows), length(columns)
-    given = params, _padded(rows, tile.rows), _padded(columns, tile.columns)
+    whole_tiles = lambda tree, size: filled_up(tree, -length(tree) % size)
+    given = params, whole_tiles(rows, tile.rows), whole_tiles(columns, tile.columns)
     programs, steps = length(given[1]) // tile.rows, length(given[2]) // tile.columns
     operands, of_operands = jax.tree.flatten(jax.tree.map(_in_memory, given))
     is_whole = n % tile.rows == 0 and m % tile.columns == 0
@@ -283,11 +284,3 @@ def _in_memory(x: Array) -> Array:
     """What a kernel can read: of one axis at least, and wider than a bit."""
     x = x.astype(jnp.int32) if x.dtype == bool else x
     return x.reshape(1) if x.ndim == 0 else x
-
-
-def _padded(tree: Tree, size: int) -> Tree:
-    """Each leaf with so many more entries that they are whole tiles."""
-    # Repeated entries, unlike zeros, are entries that every term accepts.
-    missing = -length(tree) % size
-    widths = lambda x: [(0, missing)] + [(0, 0)] * (x.ndim - 1)
-    return jax.tree.map(lambda x: jnp.pad(x, widths(x), mode="edge") if missing else x, tree)

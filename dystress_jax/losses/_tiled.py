@@ -247,15 +247,18 @@ def tiles(tree: Tree, size: int) -> tuple[Tree, Bool[Array, "k t"] | None]:
 def _tiles(tree: Tree, count: int, size: int) -> tuple[Tree, Bool[Array, "k t"] | None]:
     n = length(tree)
     missing = count * size - n
-
-    def cut(leaf):
-        # Repeated entries, unlike zeros, are entries that every term accepts.
-        widths = [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)
-        leaf = jnp.pad(leaf, widths, mode="edge") if missing else leaf
-        return leaf.reshape(count, size, *leaf.shape[1:])
-
+    cut = lambda leaf: leaf.reshape(count, size, *leaf.shape[1:])
     real = (jnp.arange(count * size) < n).reshape(count, size) if missing else None
-    return jax.tree.map(cut, tree), real
+    return jax.tree.map(cut, filled_up(tree, missing)), real
+
+
+def filled_up(tree: Tree, missing: int) -> Tree:
+    """Each leaf with so many more entries, which fill up the last tile.
+
+    They are repeated ones: unlike zeros, these are entries that every term accepts.
+    """
+    widths = lambda leaf: [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)
+    return jax.tree.map(lambda x: jnp.pad(x, widths(x), mode="edge") if missing else x, tree)
 
 
 def _cut(rows: Tree, columns: Tree, tile: Tile, symmetric: bool) -> tuple[Walk, Tree, Tree]:
