@@ -365,6 +365,15 @@ def test_of_several_networks_the_one_that_is_evaluated_is_taken(first, second):
         )
 
 
+def test_what_a_file_lacks_is_named_where_most_is_there():
+    tensors = weights.read(FILES / "torchvision_basic.safetensors")
+    count = sum("running" not in name and "num_batches" not in name for name in tensors)
+    without = {name: x for name, x in tensors.items() if "running" not in name}
+    of = count - sum(name.startswith("fc.") for name in tensors)
+    with pytest.raises(weights.WeightsError, match=rf"found {of} of the .*missing .*\.running_mean"):
+        weights.take(initial(RESNET), without)
+
+
 def test_of_several_networks_that_nobody_tells_apart_none_is_taken():
     tensors = weights.read(FILES / "torchvision_basic.safetensors")
     both = {f"{first}.{name}": x for first in ("one", "two") for name, x in tensors.items()}

@@ -89,7 +89,7 @@ def take(
     whole = [choice for choice in found if not choice[3]]
     if not whole:
         _say_how_it_is_pooled(leaves, tensors)
-        raise WeightsError(_nothing_fits(found or [(*tables[0], "", list(_keys(tables[0][1])))]))
+        raise WeightsError(_nothing_fits(found))
     family, table, before, _ = _preferred(whole)
     fixed = _fixed_positions(leaves, family)
     _check_surplus(family, table, fixed, before, tensors)
@@ -225,10 +225,10 @@ def _keys(table: Sequence[Entry]) -> Iterator[str]:
 
 
 def _prefixes(table: Sequence[Entry], tensors: Mapping[str, Any]) -> list[str]:
-    """What stands before the longest name of a table, wherever the file has it."""
+    """What stands before the longest name of a table, wherever the file has it; else nothing."""
     longest = max(_keys(table), key=len)
     before = (name.removesuffix(longest) for name in tensors if name.endswith(longest))
-    return [prefix for prefix in before if prefix == "" or prefix.endswith(".")]
+    return [prefix for prefix in before if prefix == "" or prefix.endswith(".")] or [""]
 
 
 def _given(prefix: str) -> list[str]:
