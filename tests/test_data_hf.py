@@ -301,6 +301,9 @@ STRINGS = datasets.Value("string")
         (datasets.Value("uint8"), [1, 1, None, 0], ("0", "1"), [1, 1, -1, 0]),
         (STRINGS, ["ox", "", None, "ant"], ("ant", "ox"), [1, -1, -1, 0]),
         (datasets.Value("large_string"), ["10", "9", None, "9"], ("9", "10"), [1, 0, -1, 0]),
+        (STRINGS, ["2.0", "-1", "nan", "10"], ("2", "10"), [0, -1, -1, 1]),
+        (datasets.Value("float64"), [10.0, -1.0, None, 9.0], ("9", "10"), [1, -1, -1, 0]),
+        (datasets.Value("float32"), [1.0, np.nan, 0.0, 0.0], ("0", "1"), [1, -1, 0, 0]),
         (NUMBERS, [None, -1, None, -1], (), [-1] * 4),
         (CLASSES, [-1, -1, -1, -1], NAMES, [-1] * 4),
     ],
@@ -325,6 +328,48 @@ def test_labels_that_are_stored_once_each_or_are_two_things_are_names(tmp_path):
         source = open_hf(tmp_path / form)["train"]
         assert (source.class_names, source.notes) == (names, ())
         assert source.labels().tolist() == [1, 0, -1, 1]
+
+
+@pytest.mark.parametrize("other", ["train-00001-of-00002", "test"])
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ([0, 1], [1.0, None], [1, -1]),
+        ([0.0, 1.0], [1, 0], [1, 0]),
+        ([0, 1], [-1.0, np.nan], [-1, -1]),
+        ([None, None], [0, 1], None),  # the type of the first says nothing
+        (["ox", "ant"], [-1, None], [-1, -1]),
+        ([0, 1], ["", "-1"], [-1, -1]),
+    ],
+)
+def test_labels_may_be_of_another_type_in_another_file(first, second, expected, other, tmp_path):
+    name = "train" if other == "test" else "train-00000-of-00002"
+    write(tmp_path, {"image": FILES[:2], "label": first}, name)
+    write(tmp_path, {"image": FILES[2:4], "label": second}, other)
+    splits = open_hf(tmp_path)
+    labels = np.concatenate([source.labels() for source in splits.values()])
+    if expected is None:
+        assert labels.tolist() == ([-1] * 4 if other == "test" else [-1, -1, 0, 1])
+    else:
+        assert splits["train"].num_classes == 2
+        assert labels[2:].tolist() == expected
+
+
+@pytest.mark.parametrize("other", ["train-00001-of-00002", "test"])
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ([0, 1], ["0", "1"], "0, a number, in row 0 of train .* and '0', a string, in row"),
+        (["ox", "ant"], [None, 1.0], "'ox', a string, in row 0 of .* and 1.0, a number, in row"),
+        ([0, 1], [True, False], "0, a number, in row 0 of .* and True, True or False, in row"),
+    ],
+)
+def test_strings_beside_integers_are_no_labels(first, second, said, other, tmp_path):
+    name = "train" if other == "test" else "train-00000-of-00002"
+    write(tmp_path, {"image": FILES[:2], "label": first}, name)
+    write(tmp_path, {"image": FILES[2:4], "label": second}, other)
+    with pytest.raises(ArgumentError, match=f"^label_column: found in 'label' {said}"):
+        open_hf(tmp_path)
 
 
 def test_a_column_of_labels_that_cannot_be_read_is_told(tmp_path):
@@ -573,6 +618,11 @@ ONE_IMAGE = {"image": FILES, "note": ["x"] * 19 + [" "], "score": [0.5] * COUNT}
             ONE_IMAGE | {"label": [-2] * COUNT},
             {},
             "^label_column: train of .*, row 0: the label is -2",
+        ),
+        (
+            ONE_IMAGE | {"label": [-2.0] * COUNT},
+            {},
+            "^label_column: train of .*, row 0: the label is -2.0",
         ),
         (ONE_IMAGE, {"image_size": -1}, "^image_size: found -1"),
         (ONE_IMAGE, {"holdout": 1.5}, "^holdout: found 1.5"),

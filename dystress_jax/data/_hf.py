@@ -15,7 +15,7 @@ from ._hf_tables import Table, open_tables
 from ._holdout import split_holdout
 from ._images import check_image_size, common_shape, look_at_all
 from ._paths import Inside, composed, find_root
-from ._source import UNLABELLED, Source, in_order
+from ._source import UNLABELLED, Source, class_name, in_order
 from ._stamps import stamp_of_files
 from ._stored import from_files
 from ._unreadable import check_on_error, leave_out_unreadable
@@ -23,6 +23,7 @@ from ._unreadable import check_on_error, leave_out_unreadable
 LABELS = ("label", "labels", "fine_label", "class")
 BYTES = ("binary", "large_binary", "binary_view")
 STRINGS = ("string", "large_string", "string_view")
+FLOATS = ("halffloat", "float", "double")
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 HEADERS = 1024  # images whose headers are looked at together
 
@@ -60,9 +61,11 @@ def open_hf(
         captions: the column of captions: strings, or lists of strings. "" = no captions.
         image_column: the column of images: `datasets.Image`, structs with `bytes`, or bytes. "" =
             the only one.
-        label_column: the column of labels: `datasets.ClassLabel`, integers or strings; -1, "" and
-            null = unlabelled. "" = the first of `label`, `labels`, `fine_label` and `class` that is
-            there, else the only ClassLabel; if there is none, the images have no labels.
+        label_column: the column of labels: `datasets.ClassLabel`, integers or strings, but not both
+            in different files; integers may be whole floats, as pandas makes them beside gaps. -1,
+            "", null and NaN = unlabelled. "" = the first of `label`, `labels`, `fine_label` and
+            `class` that is there, else the only ClassLabel; if there is none, the images have no
+            labels.
         outside: whether a path in place of `bytes` may lead out of the folder.
         image_size: side of the square that every image is brought to, in pixels: the shorter side
             is resized, then the centre kept. 0 = as stored, which must be one size; for that every
@@ -166,7 +169,12 @@ def _image_column(table: Table, chosen: str) -> str:
 
 def _label_column(table: Table, chosen: str) -> str:
     """The column of labels: the chosen one, one of a usual name, or the only ClassLabel."""
-    fitting = [name for name, kind in table.columns.items() if _is_label(kind)]
+    asked = (chosen, *LABELS)
+    fitting = [
+        name
+        for name, kind in table.columns.items()
+        if _is_label(kind) or (name in asked and str(kind) in FLOATS and _are_whole(table, name))
+    ]
     usual = [name for name in LABELS if name in fitting][:1]
     said = [name for name in fitting if table.feature(name).get("_type") == "ClassLabel"]
     labels = usual or said
@@ -192,7 +200,12 @@ def _labels(
     tables: dict[str, Table], column: str
 ) -> tuple[dict[str, Int32[np.ndarray, " n"]], tuple[str, ...]]:
     """The labels of every split, and the names of the classes."""
-    texts = {split: _label_names(table, column) for split, table in tables.items()}
+    stored = {
+        split: table.column(column) if column in table.columns else [None] * len(table)
+        for split, table in tables.items()
+    }
+    _check_one_kind(tables, column, stored)
+    texts = {split: _label_names(tables[split], column, found) for split, found in stored.items()}
     names = tuple(_class_label(tables["train"], column)) or tuple(
         in_order({text for found in texts.values() for text in found} - {""})
     )
@@ -210,24 +223,40 @@ def _labels(
     return labels, names
 
 
-def _label_names(table: Table, column: str) -> list[str]:
+def _check_one_kind(tables: dict[str, Table], column: str, stored: dict[str, list[Any]]) -> None:
+    """Refuse integers beside strings, which would make two classes of one, or none that fit."""
+    words = {str: "a string", bool: "True or False"}
+    places: dict[str, str] = {}
+    for split, labels in stored.items():
+        if _class_label(tables[split], column):  # numbers with names: either may stand elsewhere
+            continue
+        for row, label in enumerate(labels):
+            kind = words.get(type(label), "a number")
+            if kind not in places and class_name(label):
+                places[kind] = f"{label!r}, {kind}, in row {row} of {tables[split].name}"
+    if len(places) > 1:
+        raise ArgumentError(
+            "label_column",
+            f"found in {column!r} {' and '.join(places.values())}; allowed: integers or strings, "
+            "the same in all files. Write the labels anew as one type.",
+        )
+
+
+def _label_names(table: Table, column: str, labels: Sequence[Any]) -> list[str]:
     """The class of every row, "" = unlabelled."""
-    if column not in table.columns:
-        return [""] * len(table)
     names = _class_label(table, column)
     found = []
-    for row, label in enumerate(table.column(column)):
-        if label is None or label == UNLABELLED:
-            label = ""
-        elif not isinstance(label, str):
-            if not 0 <= label < (len(names) if names else np.inf):
+    for row, label in enumerate(labels):
+        name = class_name(label)
+        if name and not isinstance(label, str | bool):
+            if not name.isdecimal() or (names and int(name) >= len(names)):
                 raise ArgumentError(
                     "label_column",
                     f"{table.name}, row {row}: the label is {label}; allowed: -1 for unlabelled, 0 "
                     f"{f'to {len(names) - 1}' if names else 'or more'}.",
                 )
-            label = names[label] if names else str(label)
-        found.append(composed(label))
+            name = names[int(name)] if names else name
+        found.append(composed(name))
     return found
 
 
@@ -271,6 +300,12 @@ def _is_label(kind: Any) -> bool:
     if said.startswith("dictionary<"):  # values that are stored once each
         said = str(kind.value_type)
     return said in (*INTEGERS, *STRINGS, "bool")
+
+
+def _are_whole(table: Table, column: str) -> bool:
+    """Whether the floats of a column are integers, or stand for no label."""
+    names = (class_name(label) for label in table.column(column) if isinstance(label, float))
+    return all(not name or name.removeprefix("-").isdecimal() for name in names)
 
 
 def _is_text(kind: Any) -> bool:

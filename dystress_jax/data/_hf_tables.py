@@ -95,6 +95,10 @@ class _Parquet(Table):
             if other.schema_arrow.names != first.names:
                 raise ArgumentError("path", f"{file} has other columns than {files[0]}.")
         super().__init__(name, first)
+        for other in opened.values():  # a column of nulls alone has no type
+            for column, kind in zip(first.names, other.schema_arrow.types, strict=True):
+                if str(self.columns[column]) == "null":
+                    self.columns[column] = kind
         self._metadata = {file: other.metadata for file, other in opened.items()}
         self._groups = [
             (file, number)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import operator
+import re
 from collections.abc import Callable, Iterable
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, UInt8
@@ -32,6 +33,25 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     if all(name.removeprefix("-").isdecimal() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
+
+
+def class_name(label: Any) -> str:
+    """The class that a stored label names; "" = unlabelled.
+
+    Integers beside gaps become floats in pandas, and the gaps NaN: both are read as they were.
+
+    Example:
+        >>> [class_name(label) for label in (2, 2.0, "2.0", "cat", 0.5)]
+        ['2', '2', '2', 'cat', '0.5']
+        >>> {class_name(label) for label in (-1, -1.0, "-1", "-1.0", "nan", float("nan"), None, "")}
+        {''}
+    """
+    if label is None:
+        return ""
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    name = re.sub(r"^(-?\d+)\.0+$", r"\1", str(label))
+    return "" if name in (str(UNLABELLED), "nan", "NaN") else name
 
 
 class UnreadableError(ValueError):
