@@ -465,6 +465,21 @@ def test_minus_one_is_no_class_and_other_numbers_below_zero_are_in_their_order(t
     assert source.labels().tolist() == [2, 0, -1, 1]
 
 
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_numbers_that_pandas_wrote_beside_gaps_are_those_without(form, tmp_path):
+    labels = [2.0, 2, -1.0, float("nan"), "nan", "-1.0", "2.0", None, "10"]
+    rows = [(f"{i}.png", "x", label) for i, label in enumerate(labels)]
+    for path, *_ in rows:
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / path)
+    columns = ("path", "caption", "label")
+    texts = [(*row[:2], "" if row[2] is None else str(row[2])) for row in rows]
+    written = as_csv(texts, columns) if form == "csv" else as_jsonl(rows, columns)
+    (tmp_path / f"c.{form}").write_text(written)
+    source = open_pairs(tmp_path, f"c.{form}", holdout=0)["train"]
+    assert source.class_names == ("2", "10")
+    assert source.labels().tolist() == [0, 0, -1, -1, -1, -1, 0, -1, 1]
+
+
 def test_numbers_for_classes_are_in_their_order(tmp_path):
     write_images(tmp_path)
     rows = [("a.png", "x", "10"), ("sub/b.png", "y", "9"), ("c.png", "z", "100")]
@@ -523,6 +538,7 @@ JSON_FAULTS = {
     '{"path": 3, "caption": "x"}': "the image is 3; allowed: a text",
     '{"path": "c.png", "caption": {"x": 1}}': "the caption is {.*; allowed: a text",
     '{"path": "c.png", "caption": ["x", 1.5]}': "the caption is 1.5; allowed: a text",
+    '{"path": "c.png", "caption": "x", "label": 1.5}': "the label is 1.5; allowed: a text",
     '{"path": "c.png", "text": "x", "caption": "y"}': "the caption is there as caption and as text",
     '{"path": "c.png", "path": "a.png", "caption": "y"}': "no JSON: a name is there twice: path, ",
     '{"path": "c.png", "caption": "\\ud83d"}': "the caption has half a character",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..errors import ArgumentError
 from ._lines import read_text
 from ._paths import composed
-from ._source import UNLABELLED
+from ._source import class_name
 
 FIELDS = {
     "image": ("path", "file_name", "image"),
@@ -146,8 +146,9 @@ def _entry(line: int, record: dict[str, Any]) -> Entry | Fault:
             return Fault(line, f"the {kind} is there as {' and as '.join(given)}; allowed: one")
         value = record[given[0]] if given else None
         found[kind] = "" if value is None else value
-    if isinstance(found["label"], int):
-        found["label"] = str(found["label"])
+    label = found["label"]
+    if isinstance(label, int) or (isinstance(label, float) and class_name(label) != str(label)):
+        found["label"] = class_name(label)  # an integer, which may be a float beside gaps
     texts = found["caption"]
     texts = texts if isinstance(texts, list) else [texts]
     for kind, values in (found | {"caption": texts}).items():
@@ -161,6 +162,5 @@ def _entry(line: int, record: dict[str, Any]) -> Entry | Fault:
         return Fault(line, f"no path of an image; allowed: {' or '.join(FIELDS['image'])}")
     if not texts or "" in texts:
         return Fault(line, f"no caption; allowed: {' or '.join(FIELDS['caption'])}, not empty")
-    label = composed(found["label"].strip())
-    label = "" if label == str(UNLABELLED) else label
+    label = class_name(composed(found["label"].strip()))
     return Entry(line, found["image"], texts, label, found["split"].strip())
