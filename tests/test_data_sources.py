@@ -1113,6 +1113,16 @@ GOOD = {"train_images": TRAIN, "train_labels": LABELS}
             GOOD | {"test_images": TEST[:, :4]},
             r"images of \(8, 8, 3\) to train and \(4, 8, 3\) to test",
         ),
+        (
+            GOOD | {"class_names": [0.5, 1.5]},
+            r"class_names of .* is float64 \[2\]; allowed: strings, one a class, \[2\]",
+        ),
+        (GOOD | {"class_names": [NAMES]}, r"class_names of .* is <U3 \[1, 2\]; allowed: strings"),
+        (GOOD | {"class_names": [b"caf\xe9", b"tea"]}, "class_names of .* is no text in UTF-8"),
+        (
+            GOOD | {"train_captions": [b"caf\xe9"] * 20},
+            "train_captions of .* is no text in UTF-8: .*; save strings",
+        ),
         ({"train_images": np.array([{}])}, "is no .npz file of plain arrays"),
     ],
 )
@@ -1128,6 +1138,39 @@ def test_files_that_are_no_npz_are_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"^path: .*data.npz is no .npz file of plain arrays"):
         data.open_splits("npz", path=str(path))
+
+
+@pytest.mark.parametrize("kind", ["U", "S"])
+def test_npz_texts_may_be_bytes(kind, tmp_path):
+    names = [name.encode() for name in ("café", "tea")]
+    arrays = {"class_names": np.array(names), "train_captions": np.array(names * 10)}
+    if kind == "U":
+        arrays = {key: np.char.decode(found, "utf-8") for key, found in arrays.items()}
+    path = write_npz(tmp_path, **GOOD, **arrays)
+    train = data.open_splits("npz", path=path, holdout=0)["train"]
+    assert train.class_names == ("café", "tea")
+    assert train[0]["captions"] == ("café",)
+
+
+def test_a_damaged_npz_is_refused(tmp_path):
+    path = pathlib.Path(tmp_path / "data.npz")
+    np.savez_compressed(path, train_images=np.repeat(TRAIN[..., :1] % 8, 3, -1))
+    whole = path.read_bytes()
+    for at in range(100, len(whole) - 100, 97):
+        path.write_bytes(whole[:at] + b"\xff" * 8 + whole[at + 8 :])
+        with pytest.raises(ArgumentError, match=r"^path: .*data.npz is no .npz file of plain arr"):
+            data.open_splits("npz", path=str(path))
+
+
+def test_a_member_of_an_npz_that_is_no_array_is_refused_where_it_would_be_read(tmp_path):
+    path = write_npz(tmp_path, train_images=TRAIN)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("README.txt", "hello")
+    assert data.open_splits("npz", path=path)["train"].num_classes == 0
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("train_labels", "hello")
+    with pytest.raises(ArgumentError, match=r"data.npz is no .*: its train_labels is no array"):
+        data.open_splits("npz", path=path)
 
 
 def test_an_npz_that_claims_more_than_the_memory_is_refused(tmp_path):

@@ -14,6 +14,14 @@ from ._images import check_image_size, fit_arrays
 from ._source import Source
 from ._stored import from_arrays
 
+ARRAYS = (
+    "class_names",
+    *(
+        f"{split}_{what}"
+        for split in ("train", "test")
+        for what in ("images", "labels", "captions")
+    ),
+)
 MOST_CLASSES = 10**6  # larger labels are numbers of another kind, no classes
 
 
@@ -87,10 +95,14 @@ def _load(path: str) -> dict[str, np.ndarray]:
         if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle
             raise ValueError("it is no archive; give what numpy.savez has written")
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+            found = {key: arrays[key] for key in arrays.files}
+        for key in ARRAYS:  # NumPy gives the bytes of what is no .npy file
+            if isinstance(found.get(key), bytes):
+                raise ValueError(f"its {key} is no array; give what numpy.savez has written")
+        return found
     except MemoryError as error:
         raise ArgumentError("path", f"{path} does not fit into the memory: {error}.") from error
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # readers of damaged archives raise anything
         raise ArgumentError("path", f"{path} is no .npz file of plain arrays: {error}.") from error
 
 
@@ -133,9 +145,9 @@ def _labels(path: str, split: str, arrays: dict[str, np.ndarray]) -> Int[np.ndar
 
 def _captions(path: str, split: str, arrays: dict[str, np.ndarray]) -> Captions | None:
     """The captions of a split, or None."""
-    texts = arrays.get(f"{split}_captions")
-    if texts is None:
+    if f"{split}_captions" not in arrays:
         return None
+    texts = _decoded(path, f"{split}_captions", arrays)
     count = len(arrays[f"{split}_images"])
     if texts.dtype.kind != "U" or texts.ndim not in (1, 2) or len(texts) != count:
         raise ArgumentError(
@@ -155,6 +167,17 @@ def _captions(path: str, split: str, arrays: dict[str, np.ndarray]) -> Captions 
     return Captions.of(groups)
 
 
+def _decoded(path: str, key: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """An array, its bytes as texts."""
+    found = arrays[key]
+    try:
+        return np.char.decode(found, "utf-8") if found.dtype.kind == "S" else found
+    except UnicodeDecodeError as error:
+        raise ArgumentError(
+            "path", f"{key} of {path} is no text in UTF-8: {error}; save strings."
+        ) from error
+
+
 def _class_names(
     path: str, arrays: dict[str, np.ndarray], labels: dict[str, Int[np.ndarray, " n"] | None]
 ) -> tuple[str, ...]:
@@ -166,7 +189,14 @@ def _class_names(
         return ()
     if "class_names" not in arrays:
         return tuple(str(number) for number in range(count))
-    names = tuple(str(name) for name in np.atleast_1d(arrays["class_names"]))
+    found = np.atleast_1d(_decoded(path, "class_names", arrays))
+    if found.dtype.kind not in "Uiu" or found.ndim != 1:
+        raise ArgumentError(
+            "path",
+            f"class_names of {path} is {found.dtype} {list(found.shape)}; allowed: strings, one a "
+            f"class, [{count}].",
+        )
+    names = tuple(str(name) for name in found)
     if len(names) < count:
         raise ArgumentError(
             "path",
