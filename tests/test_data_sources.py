@@ -53,7 +53,7 @@ def write_folder(root, images, labels=None):
 def prepare_tfds(data_set, directory, *, image=None, label=True, splits=None):
     """Write a tfds data set in array_record by a builder; returns its folder."""
     feature = image or tfds.features.Image(shape=(8, 8, 3))
-    names = tfds.features.ClassLabel(names=NAMES)
+    names = tfds.features.ClassLabel(names=NAMES) if label is True else label
     content = splits or {"train": (TRAIN, LABELS), "test": (TEST, TEST_LABELS)}
 
     # Not registered: what reads it later has only the files.
@@ -77,7 +77,7 @@ def prepare_tfds(data_set, directory, *, image=None, label=True, splits=None):
                 encoded = picture
                 if isinstance(feature, tfds.features.Image):
                     encoded = io.BytesIO(picture) if isinstance(picture, bytes) else png(picture)
-                yield i, {"image": encoded} | ({"label": int(number)} if label else {})
+                yield i, {"image": encoded} | ({"label": number} if label else {})
 
     builder = Builder(data_dir=directory, file_format="array_record")
     builder.download_and_prepare()
@@ -1313,6 +1313,39 @@ def test_tfds_names_an_example_that_cannot_be_read_or_leaves_it_out(tmp_path):
         open_it(on_error="stop")
 
 
+@pytest.mark.parametrize("kind", [tfds.features.Scalar(np.int64), tfds.features.Sequence(np.int64)])
+def test_a_tfds_label_that_is_no_class_is_told(kind, tmp_path):
+    labels = [[0]] * 20 if isinstance(kind, tfds.features.Sequence) else LABELS
+    folder = prepare_tfds("other_labels", tmp_path, label=kind, splits={"train": (TRAIN, labels)})
+    train = data.open_splits("tfds", path=str(folder))["train"]
+    assert train.num_classes == 0
+    [note] = train.notes
+    assert re.fullmatch("the feature label is a .*int64.*, no ClassLabel: .* have no labels", note)
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"), [(None, "missing or empty"), (0, "missing or empty"), (500, "cut off")]
+)
+def test_a_tfds_file_that_has_not_been_copied_is_named(kept, said, tmp_path):
+    folder = prepare_tfds("lost", tmp_path)
+    (file,) = folder.glob("*test*.array_record*")
+    content = file.read_bytes()
+    file.unlink()
+    if kept is not None:
+        file.write_bytes(content[:kept])
+    with pytest.raises(ArgumentError, match=f"^path: the file {file} of the data set is {said}"):
+        data.open_splits("tfds", path=str(folder))
+
+
+def test_a_damaged_tfds_file_is_named_by_its_example(tmp_path):
+    folder = prepare_tfds("damaged", tmp_path)
+    source = data.open_splits("tfds", path=str(folder), holdout=0)["train"]
+    (file,) = folder.glob("*train*.array_record*")
+    file.unlink()
+    with pytest.raises(data.UnreadableError, match=f"^cannot read example 3 of train of .*{file}"):
+        source[3]
+
+
 def test_tfds_data_sets_that_cannot_be_read_are_refused(tmp_path, tfds_directory):
     deep = tfds.features.Image(shape=(8, 8, 1), dtype=np.uint16)
     deep_folder = prepare_tfds(
@@ -1328,7 +1361,13 @@ def test_tfds_data_sets_that_cannot_be_read_are_refused(tmp_path, tfds_directory
     records = prepare_tfds("records", tmp_path)
     info = records / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    torn = prepare_tfds("torn", tmp_path) / "features.json"
+    torn.write_text(torn.read_text()[:50])
     for options, message in (
+        ({"path": str(torn.parent)}, "^path: found '.*torn/1.0.0', which .* cannot open: Expect"),
+        ({"name": "torn", "path": str(tmp_path)}, "^name: found 'torn', which .* open: Expecting"),
+        ({"name": "cifar10/big"}, "^name: found 'cifar10/big', which .*: BuilderConfig big not"),
+        ({"name": "cifar10:9.9.9"}, "^name: found 'cifar10:9.9.9', which .* at version 9.9.9, onl"),
         ({"name": "no_such_set", "path": str(tmp_path)}, "knows no 'no_such_set', and none is"),
         ({"path": str(tmp_path / "nowhere")}, "^path: no prepared data set in .*nowhere"),
         (

@@ -26,6 +26,7 @@ from ._stamps import stamp_of_files
 from ._stored import from_reader
 from ._unreadable import check_on_error, leave_out_unreadable
 
+LEAST_BYTES = 2**16  # of an array_record file
 LOOKED_AT = 1_000  # examples at most, whether a split has labels
 
 if TYPE_CHECKING:  # imported when a data set is opened: it takes long, and most runs have no use
@@ -86,7 +87,10 @@ def open_tfds(
         of_files = _holds_files(builder)
 
         def example(row: int) -> tuple[Any, int]:
-            found = stored[row]
+            try:
+                found = stored[row]
+            except RuntimeError as error:  # of the reader of damaged record files
+                raise ValueError(f"cannot read example {row} {place}: {error}") from error
             return found["image"], found["label"] if class_names else UNLABELLED
 
         def decoded(read: Callable[..., Any], image: bytes, row: int) -> Any:
@@ -126,6 +130,9 @@ def open_tfds(
         )
         stamp = lambda: stamp_of_files(_record_files(builder, split))
         source = dataclasses.replace(source, stamp=stamp, of_files=of_files)
+        if split == "train" and label is not None and not class_names:
+            note = f"the feature label is a {label}, no ClassLabel: the images have no labels"
+            source = dataclasses.replace(source, notes=(note,))
         return leave_out_unreadable(source) if on_error == "skip" else source
 
     def fits(split: str) -> bool:
@@ -237,6 +244,7 @@ def _image_shape(
 def _prepared(name: str, path: str) -> "tensorflow_datasets.core.DatasetBuilder":
     """The builder of a data set that is on disk."""
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import naming
 
     if not name and not path:
         raise ArgumentError(
@@ -244,6 +252,15 @@ def _prepared(name: str, path: str) -> "tensorflow_datasets.core.DatasetBuilder"
             "found '' without `path`; allowed: a name of tensorflow-datasets, such as 'cifar10', "
             "or in `path` the folder of a prepared data set.",
         )
+    try:
+        if name:
+            naming.parse_builder_name_kwargs(name)
+    except ValueError as error:  # a name with more than letters, digits and what divides them
+        raise ArgumentError(
+            "name",
+            f"found {name!r}; allowed: NAME, NAME/CONFIG or NAME:VERSION of tensorflow-datasets; "
+            "`limit` takes a part of the training images.",
+        ) from error
     try:
         if not name:
             return tfds.builder_from_directory(path)
@@ -254,14 +271,14 @@ def _prepared(name: str, path: str) -> "tensorflow_datasets.core.DatasetBuilder"
             f"tensorflow-datasets knows no {name!r}, and none is prepared in "
             f"{path or 'its default directory'}.",
         ) from error
-    except ValueError as error:  # a name with more than letters, digits and what divides them
-        raise ArgumentError(
-            "name",
-            f"found {name!r}; allowed: NAME, NAME/CONFIG or NAME:VERSION of tensorflow-datasets; "
-            "`limit` takes a part of the training images.",
-        ) from error
     except OSError as error:
         raise ArgumentError("path", f"no prepared data set in {path}: {error}.") from error
+    except Exception as error:  # no such config or version; readers of damaged files raise anything
+        why = " ".join(str(error).split())
+        raise ArgumentError(
+            "name" if name else "path",
+            f"found {name or path!r}, which tensorflow-datasets cannot open: {why}",
+        ) from error
     with _without_warnings():
         is_prepared = builder.is_prepared()
     if not is_prepared:
@@ -305,7 +322,7 @@ def _data_source(builder: "tensorflow_datasets.core.DatasetBuilder", split: str)
 
     skip = {"image": tfds.decode.SkipDecoding()} if _holds_files(builder) else None
     try:
-        return builder.as_data_source(
+        source = builder.as_data_source(
             split=split,  # pyright: ignore[reportCallIssue] (decorated)
             decoders=skip,
         )
@@ -315,6 +332,15 @@ def _data_source(builder: "tensorflow_datasets.core.DatasetBuilder", split: str)
             f"{builder.data_path} is in a format without random access; prepare it in another data "
             f"directory: {_prepare_command(builder.info.name, 'OTHER_DIRECTORY')}",
         ) from error
+    for file in builder.info.splits[split].filepaths:  # they are opened when an example is read
+        found = file.stat().length if file.exists() else 0
+        if found < LEAST_BYTES:
+            raise ArgumentError(
+                "path",
+                f"the file {file} of the data set is {'cut off' if found else 'missing or empty'}; "
+                "copy the data set anew.",
+            )
+    return source
 
 
 def _prepare_command(name: str, path: str) -> str:
