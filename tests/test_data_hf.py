@@ -193,6 +193,46 @@ def test_images_may_be_files_beside_the_data(tmp_path):
         open_hf(tmp_path / "parquet", image_size=8)["train"][0]
 
 
+def test_paths_of_images_start_in_the_folder_of_the_data(tmp_path, monkeypatch):
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    for row in range(2):
+        (tmp_path / "set" / "images" / f"{row}.png").write_bytes(FILES[row])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.png").write_bytes(b"another")
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    images = [{"bytes": None, "path": f"images/{row}.png"} for row in range(2)]
+    write(tmp_path / "set" / "data", {"image": pa.array(images, kind)})
+    monkeypatch.chdir(tmp_path)
+    for path in ("set", tmp_path / "set"):
+        for outside in (False, True):
+            found = open_hf(path, outside=outside)["train"].gather(np.arange(2))["image"]
+            np.testing.assert_array_equal(found, IMAGES[:2])
+    images[1]["path"] = "../x.png"
+    write(tmp_path / "set" / "data", {"image": pa.array(images, kind)})
+    with pytest.raises(
+        ArgumentError, match=r"^outside: the image .*x.png in row 1 of train .* not"
+    ):
+        open_hf("set")
+
+
+def test_files_that_are_not_read_are_told(tmp_path):
+    splits = {
+        name: data_set(FILES[:2], [0, 1]) for name in ("train", "test", "validation", "unlabelled")
+    }
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    for name, part in splits.items():
+        for row in range(2):
+            shard = f"{name}-{row:05}-of-00002.parquet"
+            part.shard(2, row).to_parquet(tmp_path / "parquet" / shard)
+    for form, unused in (
+        ("saved", ("unlabelled/*.arrow", "validation/data-*.arrow")),
+        ("parquet", ("unlabelled-*.parquet", "validation-*.parquet")),
+    ):
+        [note] = open_hf(tmp_path / form)["train"].notes
+        said = ", ".join(str(tmp_path / form / name) for name in unused)
+        assert note == f"files that are none of the data: {said}"
+
+
 @pytest.mark.parametrize("names", [("Train", "TEST"), ("training", "testing"), ("train", "Val")])
 def test_names_of_splits_are_recognised_however_they_are_written(names, tmp_path):
     for form in ("saved", "parquet"):
@@ -267,7 +307,7 @@ def test_many_threads_read_any_rows(form, kept_bytes, tmp_path, monkeypatch):
 def test_a_row_group_is_read_once_while_there_is_room(kept_bytes, groups, tmp_path, monkeypatch):
     monkeypatch.setattr(_hf_tables, "KEPT_BYTES", kept_bytes)
     write(tmp_path, {"image": FILES}, row_group_size=4)
-    table = _hf_tables.open_tables(tmp_path)["train"]
+    table = _hf_tables.open_tables(tmp_path)[0]["train"]
     read = []
     read_row_group = pq.ParquetFile.read_row_group
     monkeypatch.setattr(
@@ -713,6 +753,21 @@ def test_folders_that_are_no_data_sets(tmp_path):
     }.items():
         with pytest.raises(ArgumentError, match=message):
             open_hf(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("column", "said"), [("label", "column label"), ("text", "column text"), ("image", "row 0")]
+)
+def test_parquet_that_is_damaged_in_a_column_is_refused(column, said, tmp_path):
+    table = {"image": FILES, "label": [f"class {i}" for i in range(COUNT)], "text": ["a"] * COUNT}
+    write(tmp_path, table)
+    file = tmp_path / "train.parquet"
+    chunks = pq.read_metadata(file).row_group(0)
+    start = chunks.column(list(table).index(column)).dictionary_page_offset
+    content = file.read_bytes()
+    file.write_bytes(content[:start] + b"\xff" * 24 + content[start + 24 :])
+    with pytest.raises(ArgumentError, match=f"^path: cannot read {said} of train of .*copy the"):
+        open_hf(tmp_path, captions="text")
 
 
 def test_a_missing_package_is_answered_with_the_command_that_installs_it(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from jaxtyping import Int32
 
 from ..errors import ArgumentError
 from ._captions import Captions
-from ._hf_tables import Table, open_tables
+from ._hf_tables import Table, open_tables, unused_files
 from ._holdout import split_holdout
 from ._images import check_image_size, common_shape, look_at_all
 from ._paths import Inside, composed, find_root
@@ -66,7 +66,7 @@ def open_hf(
             "", null and NaN = unlabelled. "" = the first of `label`, `labels`, `fine_label` and
             `class` that is there, else the only ClassLabel; if there is none, the images have no
             labels.
-        outside: whether a path in place of `bytes` may lead out of the folder.
+        outside: whether a path in place of `bytes`, which starts in the folder, may lead out of it.
         image_size: side of the square that every image is brought to, in pixels: the shorter side
             is resized, then the centre kept. 0 = as stored, which must be one size; for that every
             image is read here, but not decoded.
@@ -88,21 +88,22 @@ def open_hf(
     check_image_size(image_size)
     check_on_error(on_error)
     skip = on_error == "skip"
-    tables = open_tables(find_root(path), None if outside else Inside(path))
-    image = _image_column(tables["train"], image_column)
-    label = _label_column(tables["train"], label_column)
+    there, unused = open_tables(find_root(path), None if outside else Inside(path))
+    image = _image_column(there["train"], image_column)
+    label = _label_column(there["train"], label_column)
 
     def parts(*tests: str) -> _Parts:
-        some = {split: tables[split] for split in ("train", *tests)}
+        some = {split: there[split] for split in ("train", *tests)}
         for table in some.values():
             _image_column(table, image)
         return _Parts(some, *_labels(some, label), _captions(some, captions))
 
     # In another split than the first that can be tested on there may be anything: it is not opened.
-    every = (parts(split) for split in tables if split != "train")
+    every = (parts(split) for split in there if split != "train")
     first = next(every, None) or parts()
     fitting = (one for one in itertools.chain([first], every) if one.can_be_tested_on())
     tables, labels, class_names, texts = next(fitting, first)
+    unused += [file for split in there.keys() - tables for file in there[split].files]
     image_shape = (image_size, image_size, 3) if image_size else _stored_shape(tables, image, skip)
 
     def as_source(split: str) -> Source:
@@ -118,8 +119,9 @@ def open_hf(
             captions=texts[split],
             stamp=lambda: stamp_of_files(table.files),
         )
-        if split == "train" and not label:
-            source = dataclasses.replace(source, notes=_unread_labels(table))
+        if split == "train":
+            notes = unused_files(unused) + (() if label else _unread_labels(table))
+            source = dataclasses.replace(source, notes=notes)
         return leave_out_unreadable(source) if skip else source
 
     sources = split_holdout(as_source("train"), holdout)

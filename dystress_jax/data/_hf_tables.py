@@ -3,10 +3,11 @@
 import abc
 import collections
 import json
+import os
 import pathlib
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +27,7 @@ class Table(abc.ABC):
         columns: the type of each column.
     """
 
+    root = pathlib.Path()  # the folder that paths start in
     inside: Inside | None = None  # the folder that paths may not leave
     files: Sequence[pathlib.Path] = ()
 
@@ -40,12 +42,23 @@ class Table(abc.ABC):
         """How many rows there are."""
 
     @abc.abstractmethod
-    def column(self, name: str) -> list[Any]:
+    def _column(self, name: str) -> list[Any]:
         """A whole column."""
 
     @abc.abstractmethod
-    def cell(self, name: str, row: int) -> Any:
+    def _cell(self, name: str, row: int) -> Any:
         """One row of a column; called from several threads at once."""
+
+    def column(self, name: str) -> list[Any]:
+        """A whole column.
+
+        Raises:
+            ArgumentError: the files are damaged there.
+        """
+        try:
+            return self._column(name)
+        except (_pyarrow().ArrowException, OSError, ValueError) as error:
+            raise ArgumentError("path", _damaged(f"column {name}", self.name, error)) from error
 
     def feature(self, column: str) -> dict[str, Any]:
         """What `datasets` says of a column."""
@@ -54,15 +67,20 @@ class Table(abc.ABC):
 
     def file(self, column: str, row: int) -> str | bytes:
         """The content of an image file, else its path; nothing where there is no image."""
-        value = self.cell(column, row)
+        try:
+            value = self._cell(column, row)
+        except (_pyarrow().ArrowException, OSError, ValueError) as error:
+            raise ArgumentError("path", _damaged(f"row {row}", self.name, error)) from error
         if isinstance(value, dict):
             value = value.get("path") if value["bytes"] is None else value["bytes"]
-        if isinstance(value, str) and self.inside is not None and value not in self.inside:
-            raise ArgumentError(
-                "outside",
-                f"the image {value} in row {row} of {self.name} is not below `path`; allowed: "
-                "True, for data that you trust.",
-            )
+        if isinstance(value, str):
+            value = os.path.join(self.root, value)
+            if self.inside is not None and value not in self.inside:
+                raise ArgumentError(
+                    "outside",
+                    f"the image {value} in row {row} of {self.name} is not below `path`; allowed: "
+                    "True, for data that you trust.",
+                )
         return b"" if value is None else value
 
 
@@ -78,10 +96,10 @@ class _Saved(Table):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def column(self, name: str) -> list[Any]:
+    def _column(self, name: str) -> list[Any]:
         return self._rows[name].to_pylist()
 
-    def cell(self, name: str, row: int) -> Any:
+    def _cell(self, name: str, row: int) -> Any:
         return self._rows[name][row].as_py()
 
 
@@ -119,11 +137,11 @@ class _Parquet(Table):
     def __len__(self) -> int:
         return int(self._first[-1])
 
-    def column(self, name: str) -> list[Any]:
+    def _column(self, name: str) -> list[Any]:
         parts = [self._open(file, known).read([name]) for file, known in self._metadata.items()]
         return [value for part in parts for value in part[name].to_pylist()]
 
-    def cell(self, name: str, row: int) -> Any:
+    def _cell(self, name: str, row: int) -> Any:
         group = int(np.searchsorted(self._first, row, side="right")) - 1
         with self._lock:
             rows = self._read(name, group)
@@ -143,10 +161,15 @@ class _Parquet(Table):
         return self._kept[key]
 
 
-def open_tables(root: pathlib.Path, inside: Inside | None = None) -> dict[str, Table]:
-    """The split train and, in the order of `TEST_NAMES`, those to test on that are there."""
+def open_tables(
+    root: pathlib.Path, inside: Inside | None = None
+) -> tuple[dict[str, Table], list[pathlib.Path]]:
+    """The split train and, in the order of `TEST_NAMES`, those to test on that are there.
+
+    Then the files of other splits, or of none.
+    """
     pa = _pyarrow()
-    kind, files = _find_files(root)
+    kind, files, unused = _find_files(root)
     tables = {}
     for split in ("train", *TEST_NAMES):
         if split in files:
@@ -154,26 +177,34 @@ def open_tables(root: pathlib.Path, inside: Inside | None = None) -> dict[str, T
                 table = kind(f"{split} of {root}", files[split])
             except (pa.ArrowException, OSError) as error:
                 raise ArgumentError("path", f"cannot read {split} of {root}: {error}.") from error
-            table.inside, table.files = inside, files[split]
+            table.root, table.inside, table.files = root, inside, files[split]
             if len(table):
                 tables[split] = table
     if "train" not in tables:
         has = ", ".join(files)
         raise ArgumentError("path", f"{root} has no rows of a split train; its splits are {has}.")
-    return tables
+    return tables, unused
+
+
+def unused_files(files: Iterable[pathlib.Path]) -> tuple[str, ...]:
+    """A note of the files that are not read, if there are any; those of one split are one."""
+    names = sorted({re.sub(r"-\d+-of-\d+", "-*", str(file)) for file in files})
+    return (f"files that are none of the data: {', '.join(names)}",) if names else ()
 
 
 def _find_files(
     root: pathlib.Path,
-) -> tuple[type[_Saved | _Parquet], dict[str, list[pathlib.Path]]]:
-    """The files of every split, and how to read them."""
+) -> tuple[type[_Saved | _Parquet], dict[str, list[pathlib.Path]], list[pathlib.Path]]:
+    """How to read the files, those of every split, and those of none."""
     try:
         if (root / "dataset_dict.json").is_file():
             splits = json.loads((root / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
             named = by_split(splits) or {split: split for split in splits}
-            return _Saved, {split: _saved_files(root / name) for split, name in named.items()}
+            unused = [root / name / "*.arrow" for name in splits if name not in named.values()]
+            found = {split: _saved_files(root / name) for split, name in named.items()}
+            return _Saved, found, unused
         if (root / "state.json").is_file():
-            return _Saved, {"train": _saved_files(root)}
+            return _Saved, {"train": _saved_files(root)}, []
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArgumentError(
             "path", f"{root} is no whole data set of save_to_disk: {error!r}."
@@ -187,13 +218,19 @@ def _find_files(
         )
     found: dict[str, list[pathlib.Path]] = {}
     for file in files:
-        word = re.match("[a-zA-Z]*", file.name)
-        if word and split_of(word[0]):
-            found.setdefault(split_of(word[0]), []).append(file)
-    found = found or {"train": files}
+        split = split_of(re.sub("[^a-zA-Z].*", "", file.name))
+        found.setdefault(split, []).append(file)
+    unused = found.pop("", [])
+    if not found:
+        found, unused = {"train": files}, []
     for split, parts in found.items():
         _check_whole(split, parts)
-    return _Parquet, found
+    return _Parquet, found, unused
+
+
+def _damaged(what: str, table: str, error: Exception) -> str:
+    """What to say of files that cannot be read in the middle."""
+    return f"cannot read {what} of {table}: {' '.join(str(error).split())}; copy the data set anew."
 
 
 def _saved_files(folder: pathlib.Path) -> list[pathlib.Path]:
