@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from PIL import Image, ImageOps
 
 from dystress_jax import data
 from dystress_jax.data import _decoding, from_arrays, from_reader, split_holdout
-from dystress_jax.data._images import look, read_image
+from dystress_jax.data._images import look, read_image, read_whole_image
 from dystress_jax.errors import ArgumentError
 from tools import make_patches
 
@@ -954,9 +955,40 @@ def test_whole_numbers_that_eight_bits_would_spoil_are_refused(tmp_path, stored,
         read_image(str(tmp_path / "x.tif"), 0)
 
 
+def deep_png(pixels):
+    """A PNG of 16 bits a channel with 3 or 4 channels, which Pillow does not write."""
+
+    def chunk(kind, content):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(("shift", "bits"), [(2, 10), (4, 12), (5, 0), (8, 0)])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_sixteen_bits_of_colour_that_use_fewer_are_refused(shift, bits, alpha):
+    pixels = SMALL.astype(np.uint16) << shift
+    pixels[0, 0] = 255 << shift
+    if alpha:
+        pixels = np.dstack([pixels, np.full((8, 8), 65535)])
+    if bits:
+        with pytest.raises(ValueError, match=f"16 bits and are nearly black, .* use {bits} of the"):
+            read_image(deep_png(pixels), 0)
+        with pytest.raises(ValueError, match="nearly black"):
+            read_whole_image(deep_png(pixels), 4)
+    else:
+        np.testing.assert_array_equal(read_image(deep_png(pixels), 0), pixels[..., :3] >> 8)
+
+
 def test_black_with_sixteen_bits_is_black(tmp_path):
     path = saved(tmp_path / "x.png", Image.fromarray(np.zeros((4, 4), np.uint16)))
     assert not read_image(str(path), 0).any()
+    assert not read_image(deep_png(np.zeros((4, 4, 3))), 0).any()
 
 
 def exif_block(*entries):

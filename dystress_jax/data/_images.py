@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,7 +80,7 @@ def read_image(file: str | bytes, size: int, *, gray: bool = False) -> UInt8[np.
     with _opened(file) as image:
         if size:  # lets a JPEG decode at 1/2, 1/4 or 1/8 of its side, at least twice the target
             image.draft(None, (2 * size, 2 * size))
-        fitted = fit(_to_rgb(_upright(image)), size)
+        fitted = fit(_decoded(image), size)
         return np.asarray(fitted.convert("L"))[..., None] if gray else np.asarray(fitted)
 
 
@@ -116,7 +117,7 @@ def read_whole_image(
     with _opened(file) as image:
         width, height = _reduced(*image.size, size)
         image.draft(None, (2 * width, 2 * height))
-        picture = _to_rgb(_upright(image))
+        picture = _decoded(image)
         return on_canvas(np.asarray(picture.convert("L") if gray else picture), size)
 
 
@@ -230,6 +231,22 @@ def _check_pixels(image: Image.Image) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit and image.width * image.height > limit:
         raise ValueError(f"{image.width} x {image.height} pixels are more than {limit}")
+
+
+def _decoded(image: Image.Image) -> Image.Image:
+    """An opened image in RGB, upright."""
+    # Of colours with 16 bits Pillow keeps the upper 8, and only what it will unpack says so.
+    is_deep = re.search(";16[BLN]", str(getattr(image, "tile", ""))) is not None
+    image = _upright(image)
+    if is_deep and image.mode in ("RGB", "RGBA"):
+        highest = int(np.asarray(image)[..., :3].max())
+        if 0 < highest < NEARLY_BLACK >> 8:
+            raise ValueError(
+                f"its colours have 16 bits and are nearly black, below {NEARLY_BLACK} where white "
+                f"is {FULL - 1}: they seem to use {8 + highest.bit_length()} of the bits; save it "
+                "with 8 bits a channel"
+            )
+    return _to_rgb(image)
 
 
 def _upright(image: Image.Image) -> Image.Image:
