@@ -1,8 +1,9 @@
 """Contrastive losses: any temperature, any batch, any number of devices.
 
-Each function returns one value per anchor, in float32 (float64 for float64 inputs). Take the mean
-to train. All of them take the same three arguments for how the work is done; only `moco`, whose
-queue every device holds whole, has no `axis_name`. Every way gives the same values and gradients.
+Each function returns one value per anchor, in float32 (float64 for float64 inputs); `clip`,
+`clip_rgcl` and `siglip` return one per pair of image and text, [n]. Take the mean to train. All of
+them take the same three arguments for how the work is done; only `moco`, whose queue every device
+holds whole, has no `axis_name`. Every way gives the same values and gradients.
 
 | `strategy` | needs       | how                                                                |
 |------------|-------------|--------------------------------------------------------------------|
@@ -47,10 +48,10 @@ nobody knows the devices while the program is written: take `on_mesh`.
 gradient, and may hold anything, in a temperature per anchor too: divide the sum by the number of
 real anchors.
 
-Where exp(s / tau) cannot leave the range of the dtype, tiles need one pass, and those of one set of
-views serve rows and columns at once. The bound of a temperature and the range of a similarity
-decide this before any logit is computed. Below tau of about 0.0143 (for a cosine in float32), or
-without bounds, a first pass finds the largest logit of each row.
+Where exp(s / tau) cannot leave the range of the dtype, tiles need one pass. In a loss of one set of
+views a tile is then used twice, for its rows and for its columns. The bound of a temperature and
+the range of a similarity decide this before any logit is computed. Below tau of about 0.0143 (for a
+cosine in float32), or without bounds, a first pass finds the largest logit of each row.
 """
 
 from ._clip import clip as clip

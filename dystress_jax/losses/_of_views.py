@@ -183,7 +183,7 @@ def dcl(
         temperature: a float, an array [2n], a function or a `Temperature`.
         joint: True takes one logarithm of the sum over all 2n - 2 negatives, as published. False
             adds two logarithms, one over the n - 1 negatives of each view, as the DySTreSS code
-            does: another loss, larger by about ln(n - 1).
+            does: another loss. Where the logits are small it is larger by about ln((n - 1) / 2).
         own_view: whether the n - 1 negatives of the anchor's own view are its only ones, as in
             DHEL, which also decouples the view of the positive.
         weights: see `nt_xent`.

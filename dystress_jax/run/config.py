@@ -285,7 +285,7 @@ class Model:
 class Text:
     """The text tower of clip and its vocabulary."""
 
-    name: str = field("text_micro", "transformer: 64, 128, 384 or 512 wide", among=TEXTS)
+    name: str = field("text_micro", "transformer: 64, 128, 384, 512 or 768 wide", among=TEXTS)
     pooling: str = field(
         "cls",
         "cls: BERT's class tokens; eot: CLIP's causal end of text; last: SigLIP's last position",
@@ -471,7 +471,8 @@ class Optimizer:
     )
     clip_norm: float = field(
         0.0,
-        "longest gradient of the encoder and its heads: a longer one is made as short; 0 = any",
+        "gradients of the encoder and its heads with a larger norm are scaled down to this norm; "
+        "0 = no clipping",
         at_least=0.0,
     )
     warmup_epochs: float = field(0.0, "linear warm-up, then a cosine to 0", at_least=0.0)
@@ -510,7 +511,8 @@ class Microscope:
     every: int | None = field(
         None,
         "steps between two records of similarities, temperatures and weights, beside the first and "
-        "the last step; None = about 60 records a run; 0 = none at all",
+        "the last step and every knn_every steps; None = about 60 records a run, at most every "
+        "tenth step; 0 = none at all",
         at_least=0,
         of_no_number=True,
         may_change=True,
