@@ -332,9 +332,11 @@ def _data_source(builder: "tensorflow_datasets.core.DatasetBuilder", split: str)
             f"{builder.data_path} is in a format without random access; prepare it in another data "
             f"directory: {_prepare_command(builder.info.name, 'OTHER_DIRECTORY')}",
         ) from error
+    of_records = builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD
+    least = LEAST_BYTES if of_records else 1
     for file in builder.info.splits[split].filepaths:  # they are opened when an example is read
         found = file.stat().length if file.exists() else 0
-        if found < LEAST_BYTES:
+        if found < least:
             raise ArgumentError(
                 "path",
                 f"the file {file} of the data set is {'cut off' if found else 'missing or empty'}; "
