@@ -408,6 +408,7 @@ def test_strings_beside_integers_are_no_labels(first, second, said, other, tmp_p
     name = "train" if other == "test" else "train-00000-of-00002"
     write(tmp_path, {"image": FILES[:2], "label": first}, name)
     write(tmp_path, {"image": FILES[2:4], "label": second}, other)
+    said = rf"{said}.* \({other}.parquet\); allowed: integers or strings"
     with pytest.raises(ArgumentError, match=f"^label_column: found in 'label' {said}"):
         open_hf(tmp_path)
 

@@ -235,7 +235,7 @@ def _check_one_kind(tables: dict[str, Table], column: str, stored: dict[str, lis
         for row, label in enumerate(labels):
             kind = words.get(type(label), "a number")
             if kind not in places and class_name(label):
-                places[kind] = f"{label!r}, {kind}, in row {row} of {tables[split].name}"
+                places[kind] = f"{label!r}, {kind}, in {tables[split].place(row)}"
     if len(places) > 1:
         raise ArgumentError(
             "label_column",

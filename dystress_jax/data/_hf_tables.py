@@ -60,6 +60,10 @@ class Table(abc.ABC):
         except (_pyarrow().ArrowException, OSError, ValueError) as error:
             raise ArgumentError("path", _damaged(f"column {name}", self.name, error)) from error
 
+    def place(self, row: int) -> str:
+        """Where a row is, in words."""
+        return f"row {row} of {self.name}"
+
     def feature(self, column: str) -> dict[str, Any]:
         """What `datasets` says of a column."""
         feature = self._features.get(column)
@@ -142,10 +146,18 @@ class _Parquet(Table):
         return [value for part in parts for value in part[name].to_pylist()]
 
     def _cell(self, name: str, row: int) -> Any:
-        group = int(np.searchsorted(self._first, row, side="right")) - 1
+        group = self._group_of(row)
         with self._lock:
             rows = self._read(name, group)
         return rows[row - self._first[group]].as_py()
+
+    def place(self, row: int) -> str:
+        """Where a row is, in words."""
+        return f"{super().place(row)} ({self._groups[self._group_of(row)][0].name})"
+
+    def _group_of(self, row: int) -> int:
+        """The row group that holds a row."""
+        return int(np.searchsorted(self._first, row, side="right")) - 1
 
     def _read(self, name: str, group: int) -> Any:
         """A column of a row group; for one thread at a time."""
