@@ -70,9 +70,14 @@ def missing(name: str, error: ModuleNotFoundError) -> str:
     return f"dystress {name}: found no package {error.name}; allowed: with it, {install}."
 
 
-def written(out: pathlib.Path) -> str:
-    """What to tell of a file that is there, with its size where that is worth a word."""
-    size = out.stat().st_size
+def written(out: pathlib.Path, content: str) -> str:
+    """What to tell of a file, with its size where that is worth a word.
+
+    Args:
+        out: the file.
+        content: what is in it.
+    """
+    size = len(content.encode("utf-8", errors="backslashreplace"))  # as `write_text` has it
     return f"written: {out} ({size / 1e6:.1f} MB)" if size > 5e4 else f"written: {out}"
 
 

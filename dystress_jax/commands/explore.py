@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
     for text in missing:
         print(f"{name}: {text}", file=sys.stderr)
-    print(written(out))
+    print(written(out, content))
     if given.open:
         webbrowser.open(out.absolute().as_uri())
 

@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
         for text in run.missing:
             print(f"{run.name}: {text}", file=sys.stderr)
     print_overview(runs)
-    print(written(out))
+    print(written(out, content))
     if given.open:
         webbrowser.open(out.absolute().as_uri())
 
