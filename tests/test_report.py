@@ -532,6 +532,46 @@ def test_accuracies_of_other_images_are_not_compared():
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "differing"),
+    [({"knn.k": 5}, "knn.k"), ({"probe.epochs": 5}, ""), ({"knn.k": 5, "seed": 1}, "knn.k")],
+)
+def test_what_is_measured_in_another_way_is_not_compared(changes, differing):
+    """By another k; the linear probe was not asked for, so its settings count for nothing."""
+    base = of_group("a", 0.2, [0.4, 0.42])
+    knn = {"knn": Measured({"top1": 0.4}, {}, "test", {}, {})}
+    settings = {"knn.k": 20, "probe.epochs": 90}
+    base = [run._replace(config=run.config | settings, evaluations=knn) for run in base]
+    other = [run._replace(name="b", config=run.config | changes) for run in base]
+    found = report.overview([*base, *other])
+    assert found.otherwise == ((differing,) if differing else ())
+    told = " ".join(sentence.text for sentence in report.compare([*base, *other]))
+    assert ("not compared: knn.k differs" in told) == bool(differing)
+
+
+def test_results_of_another_checkpoint_say_so(tmp_path):
+    workdir = write(tmp_path / "one", {})
+    (workdir / "summary.json").write_text(json.dumps({"steps": 30, "knn_trained": 0.5}))
+    steps = {"knn": 20, "knn_best": 20, "knn_20": 20, "linear_probe": 30, "retrieval": 20}
+    for name, step in steps.items():
+        (workdir / "eval" / f"{name}.json").write_text(
+            json.dumps({"top1": 0.25, "checkpoint_step": step, "split": "test"})
+        )
+    [run] = report.gather([workdir])
+    assert [*run.evaluations] == [
+        "eval knn at step 20",
+        "eval knn_20",
+        "eval knn_best",
+        "eval linear_probe",
+        "eval retrieval at step 20",
+    ]
+    assert [*run.confusions] == ["knn at step 20"]
+    assert "knn at step 20 top1" in _groups.measures_of([run])
+    # What the end was measured by is not proposed again.
+    assert _next.measured(run, "linear_probe") == ""
+    assert _next.measured(run, "retrieval") != ""
+
+
 def test_chance_is_that_of_each_run(tmp_path):
     runs = [
         run._replace(chance=chance)
@@ -721,6 +761,15 @@ def test_a_seed_that_is_there_twice_counts_once_everywhere():
     assert "60.0 ± 14.1 %" in _tables.evaluations(runs)
     chart = _accuracies.baselines(runs)
     assert "60.0" in chart.about
+    # What is the same in all settings is one bar.
+    with_pixels = lambda runs: [
+        run._replace(baselines=run.baselines | {"raw pixels": 0.3}) for run in runs
+    ]
+    two = with_pixels(swept({0.1: [0.5, 0.7], 0.2: [0.4, 0.4]}))
+    assert _accuracies.baselines(two).about == (
+        "trained · tau=0.1, 2 seeds 60.0 %; trained · tau=0.2, 2 seeds 40.0 %; raw pixels · all "
+        "30.0 %"
+    )
     watched = lambda run, value: run._replace(
         curves={"loss": CurveOverSteps(np.array([1, 9]), np.full(2, value))}
     )
@@ -835,7 +884,9 @@ def test_accuracies_of_other_images_have_no_best():
     ]
     found = report.overview(runs)
     assert not found.comparable
-    assert "other images or classes (data.name)" in " ".join(report.markdown(found).split())
+    assert "other images or classes, or in another way (data.name)" in " ".join(
+        report.markdown(found).split()
+    )
     assert set(_overview.standing(found, "kNN accuracy")) == {""}
     assert report.compare(runs) == []
     assert _accuracies.over_setting(runs, found) == []
@@ -876,6 +927,22 @@ def test_accuracies_over_a_number_are_drawn_where_it_has_three_values():
     inks = _charts.inks(runs)
     assert [key.colour for key in closing.keys] == [inks[i][0] for i in (0, 3, 6, 9, 10)]
     assert len(watched.keys) == 4
+    # Of many settings those of one line share a colour, and the key says what they have in common.
+    many = [
+        run._replace(
+            name=f"{run.name}_{size}",
+            place=f"{run.place}_{size}",
+            config=run.config | {"batch_size": size},
+        )
+        for size in (16, 32)
+        for run in swept({tau / 10: [tau / 20, tau / 19] for tau in range(1, 12)})
+    ]
+    [closing] = _accuracies.over_setting(many, report.overview(many))[-1:]
+    assert [key.label for key in closing.keys] == ["batch_size=16", "batch_size=32"]
+    assert len({key.colour for key in closing.keys}) == 2
+    assert 4 <= len(closing.figure.xaxis[0].ticker.ticks) <= _accuracies.TICKS
+    one = many[:22]
+    assert _accuracies.over_setting(one, report.overview(one))[-1].keys == ()
     two = swept({0.1: [0.5], 0.2: [0.6]})
     assert _accuracies.over_setting(two, report.overview(two)) == []
 

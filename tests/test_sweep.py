@@ -63,12 +63,14 @@ def test_seeds_begin_at_that_of_the_settings():
 
 
 def test_names_of_directories_are_short_and_differ():
-    assert names({"model.name": ["resnet18"], "knn.k": [5, 20]}) == [
-        "model=resnet18_k=5_seed=0",
-        "model=resnet18_k=20_seed=0",
+    assert names({"model.name": ["resnet18"], "data.limit": [5, 20]}) == [
+        "model=resnet18_limit=5_seed=0",
+        "model=resnet18_limit=20_seed=0",
     ]
     # Where another field has the same last name, nobody could tell which is meant.
-    assert names({"probe.batch_size": [32]}) == ["probe.batch_size=32_seed=0"]
+    assert names({"temperature.learning_rate": [0.5]}, base={"temperature.name": "learned"}) == [
+        "temperature.learning_rate=0.5_seed=0"
+    ]
     paths = [f"/{'long/' * 40}{name}.npz" for name in "ab"]
     found = names({"data.path": paths}, seeds=2, base={"data.source": "npz"})
     assert len(set(found)) == 4
@@ -78,9 +80,9 @@ def test_names_of_directories_are_short_and_differ():
         "mean=0.4_seed=0",
         "mean=0.5+0.25+0.5_seed=0",
     ]
-    assert names({"evaluation": ["", "linear_probe"]}) == [
-        "evaluation=none_seed=0",
-        "evaluation=linear_probe_seed=0",
+    assert names({"init_from": ["", "weights.npz"]}) == [
+        "init_from=none_seed=0",
+        "init_from=weights.npz_seed=0",
     ]
 
 
@@ -134,7 +136,15 @@ def read(*arguments):
         (["--over.batch_size=32,64", "--config.batch_size=16"], "allowed: one of the two"),
         (["--over.batch_size=1,64"], "config.batch_size: found 1; allowed: >= 2"),
         (["--over.temperature.tau_max=0.2,,0.3"], "temperature.tau_max: found ''"),
-        (["--over.evaluation=knn,nonsense"], "config.evaluation: found 'nonsense'"),
+        (
+            ["--over.evaluation=knn,linear_probe"],
+            "--over.evaluation: found, .* trained alike; allowed: --config.evaluation=VALUE",
+        ),
+        (["--over.run_name=a,b"], "--over.run_name: .* allowed: --config.run_name=VALUE"),
+        (
+            ["--over.knn.k=5,20", "--over.temperature.tau_max=0.3,0.4"],
+            r"--over\.knn\.k: .* dystress eval .*--evaluation=knn --config\.knn\.k=VALUE for each",
+        ),
         (["--over.temperature.tau_min=0.1,5.0"], "In the combination temperature.tau_min=5.0"),
         (["--over.temperature=0.1"], "a group of fields"),
     ],
@@ -163,7 +173,7 @@ def test_the_commands_that_are_printed_train_these_runs(tmp_path, monkeypatch, c
     given = [
         "--over.temperature.name=constant,dystress",
         "--over.temperature.tau=0.1,0.2",
-        "--over.probe.learning_rates=(0.1,0.3),(1.0,)",
+        "--over.augment.mean=(0.4,),(0.5,0.25,0.5)",
         "--config.temperature.tau_max=0.5",
         "--seeds",
         "2",
@@ -307,11 +317,23 @@ def test_a_run_that_an_evaluation_refuses_does_not_end_the_others(
     given = ["--over.temperature.tau_max=0.2,0.3", f"--workdir={tmp_path}", "--seeds=1"]
     with parsed("sweep", *given) as (module, command):
         monkeypatch.setattr(module.run, "sweep", lambda runs, workdir: found)
-        with pytest.raises(
-            SystemExit, match=r"NotMeasuredError: 1 of 2 runs, such as tau_max=0\.2"
-        ):
+        with pytest.raises(SystemExit, match=r"ConfigError: 1 of 2 runs, such as tau_max=0\.2"):
             module.sweep(command)
     assert "1 of 2 runs are complete; the same command goes on" in capsys.readouterr().out
+
+
+@pytest.mark.ci
+def test_a_run_that_cannot_begin_does_not_end_the_others(base, tmp_path, capsys):
+    over = {"init_from": [str(tmp_path / "gone"), ""], "batch_size": [4096, 16]}
+    runs = run.combinations(base, over, seeds=1)
+    found = run.sweep(runs, tmp_path / "runs")
+    whys = [summary.get("refused", "") for summary in found.values()]
+    assert ["gone" in why for why in whys] == [True, True, False, False]
+    assert "config.batch_size: found 4096" in whys[2]
+    assert not whys[3]
+    assert 0 <= found[runs[3].name]["knn_trained"] <= 1
+    assert "run 3 of 4: " in (said := capsys.readouterr().out)
+    assert said.count("is not trained: ") == 3
 
 
 @pytest.mark.ci
@@ -340,3 +362,12 @@ def test_the_command_writes_a_table_and_a_line_for_each_run(base, tmp_path, monk
     ]
     commands.main(["dystress", "report", "runs/mine_tau_max", "--out=again.md"])
     assert (tmp_path / "again.md").read_text() == table
+    # A part of the grid leaves the rows of the others.
+    with parsed("sweep", "--over.temperature.tau_max=0.5", *given[1:]) as (module, command):
+        module.sweep(command)
+    again = (tmp_path / "runs" / "mine_tau_max" / "table.md").read_text()
+    rows = lambda text: sorted(
+        row.split("|")[1].strip() for row in text.split("\n\n")[0].split("\n")
+    )
+    assert rows(again) == rows(table)
+    assert {"0.2", "0.5"} < {*rows(again)}

@@ -137,7 +137,10 @@ def test_a_run_that_has_ended_without_checkpoints_is_not_written_over(tmp_path):
     write_json(tmp_path / "config.json", dataclasses.asdict(config))
     _workdir.check_run(other, tmp_path)  # nothing that took long is there
     write_json(tmp_path / "summary.json", {})
-    _workdir.check_run(config, tmp_path)
+    longer = dataclasses.replace(config, epochs=config.epochs + 1)
+    for same in (config, longer):  # to train it again would delete what it has measured
+        with pytest.raises(run.ConfigError, match=r"kept no checkpoint, .* or delete .*summary\.j"):
+            _workdir.check_run(same, tmp_path)
     said = r"holds a run with other settings: config\.batch_size: 16 -> 32"
     with pytest.raises(run.ConfigError, match=said):
         _workdir.check_run(other, tmp_path)

@@ -79,7 +79,7 @@ def sweep(command: cli.Command) -> None:
     if refused:
         whys = {done[name]["refused"]: name for name in reversed(refused)}
         told = "\n".join(f"{name}: {why}" for why, name in whys.items())
-        sys.exit(f"NotMeasuredError: {len(refused)} of {len(runs)} runs, such as {told}")
+        sys.exit(f"ConfigError: {len(refused)} of {len(runs)} runs, such as {told}")
 
 
 def unused_by_all(settings: Mapping[str, Any], runs: Sequence[run.Combination]) -> list[str]:
@@ -98,9 +98,10 @@ def compare(runs: Sequence[pathlib.Path], workdir: pathlib.Path) -> None:
 
     Args:
         runs: their directories, which need not be there.
-        workdir: of the sweep.
+        workdir: of the sweep; what else has ended in it, as of a larger grid, follows them.
     """
-    ended = [run for run in runs if any((run / name).exists() for name in ENDS)]
+    there = sorted(file.parent for name in ENDS for file in workdir.glob(f"*/{name}"))
+    ended = [run for run in dict.fromkeys([*runs, *there]) if run in there]
     found = report.gather(ended)
     if not found:
         return

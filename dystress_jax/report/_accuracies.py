@@ -1,18 +1,29 @@
 """The charts of accuracies: beside the baselines, and over a number that was varied."""
 
+import functools
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from bokeh.models import ColumnDataSource, FixedTicker, Range1d, Span
+from bokeh.models import FixedTicker, Range1d, Span
 from jaxtyping import Float
 
-from ._charts import DASHES, SOFT, Chart, Key, inks, plain
-from ._groups import groups_of, value_of
+from ._charts import COLOURS, DASHES, SOFT, Chart, Key, inks, plain, style_of
+from ._groups import Group, groups_of, value_of
 from ._overview import Overview, Row
 from ._run import Run
 
 TICKS = 8  # values of a setting that are written below an axis, at most
+
+
+class Bar(NamedTuple):
+    """One accuracy, or the mean of those of several seeds."""
+
+    label: str
+    values: list[float]
+    colour: str
+    is_trained: bool
 
 
 def baselines(runs: Sequence[Run]) -> Chart | None:
@@ -20,66 +31,18 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
     groups = [g for g in groups_of(runs) if any(runs[i].baselines for i in g.runs)]
     if not groups:
         return None
-    names = list(dict.fromkeys(n for g in groups for i in g.runs for n in runs[i].baselines))
-    rows, made, keys, colours = [], None, [], inks(runs)
-    for name in names:
-        for number, group in enumerate(groups):
-            values = [100 * run.baselines[name] for run in group.seeds if name in run.baselines]
-            if values:
-                label = name if len(groups) == 1 else f"{name} · {runs[group.runs[0]].name}"
-                rows.append((label, values, number))
-    labels = [label for label, *_ in rows]
+    bars, keys = _bars(runs, groups), []
     made = plain(
         x="accuracy of nearest neighbours, %",
         y="",
-        height=60 + 34 * len(rows),
-        name="bars",
-        y_range=labels[::-1],
+        height=60 + 40 * len(bars),
+        y_range=Range1d(start=len(bars) - 0.4, end=-0.6),  # the first one on top
         x_range=Range1d(start=0, end=125),  # room for the number beside a bar of 100 %
     )
     made.xaxis.ticker = FixedTicker(ticks=list(range(0, 101, 20)))
-    made.ygrid.grid_line_color = None
-    for number, group in enumerate(groups):
-        own = [row for row in rows if row[2] == number]
-        colour = colours[group.runs[0]][0]
-        source = ColumnDataSource(
-            {
-                "label": [label for label, *_ in own],
-                "mean": [float(np.mean(values)) for _, values, _ in own],
-                "end": [float(np.max(values)) for _, values, _ in own],
-                "alpha": [0.9 if label.startswith("trained") else 0.45 for label, *_ in own],
-                "text": [f"{np.mean(values):.1f}" for _, values, _ in own],
-            }
-        )
-        made.hbar(
-            y="label",
-            right="mean",
-            height=0.62,
-            source=source,
-            fill_color=colour,
-            fill_alpha="alpha",
-            line_color=colour,
-        )
-        made.text(
-            x="end",
-            y="label",
-            text="text",
-            source=source,
-            x_offset=6,
-            text_baseline="middle",
-            text_font_size="12px",
-            name="ink",
-        )
-        seeds = [(label, v) for label, values, _ in own if len(values) > 1 for v in values]
-        made.scatter(
-            x=[v for _, v in seeds],
-            y=[label for label, _ in seeds],
-            size=5,
-            fill_color="white",
-            line_color="black",
-        )
-        if len(groups) > 1:
-            keys.append(Key(group.name, colour))
+    made.ygrid.grid_line_color, made.yaxis.visible = None, False
+    for y, bar in enumerate(bars):
+        _draw(made, bar, y)
     # Runs of other classes are guessed at another rate.
     chances: dict[float, list[str]] = {}
     for group in groups:
@@ -93,16 +56,60 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
         )
         of = f" of {', '.join(names)}: {100 * chance:.1f} %" if len(chances) > 1 else ""
         keys.append(Key(f"chance{of}", SOFT, dash))
-    told = "; ".join(f"{label} {np.mean(values):.1f} %" for label, values, _ in rows)
+    told = "; ".join(f"{bar.label} {np.mean(bar.values):.1f} %" for bar in bars)
     title = "Nearest neighbours, and what they must beat"
     # The names of several runs take much of a line.
     return Chart("baselines", title, told, made, tuple(keys), is_wide=len(groups) > 1)
 
 
+def _bars(runs: Sequence[Run], groups: Sequence[Group]) -> list[Bar]:
+    """A bar for each accuracy of each group; one for all where it is the same in all."""
+    colours, bars = inks(runs), []
+    for name in dict.fromkeys(n for g in groups for i in g.runs for n in runs[i].baselines):
+        found = [
+            [100 * run.baselines[name] for run in group.seeds if name in run.baselines]
+            for group in groups
+        ]
+        if len(groups) > 1 and all(values == found[0] for values in found):
+            bars.append(Bar(f"{name} · all", found[0], SOFT, name == "trained"))
+            continue
+        for group, values in zip(groups, found, strict=True):
+            if values:
+                label = name if len(groups) == 1 else f"{name} · {group.name}"
+                bars.append(Bar(label, values, colours[group.runs[0]][0], name == "trained"))
+    return bars
+
+
+def _draw(made: Any, bar: Bar, y: int) -> None:
+    """The bar, its name above it, where a narrow page has room, and its number at its end."""
+    mean = float(np.mean(bar.values))
+    made.hbar(
+        y=[y],
+        right=[mean],
+        height=0.45,
+        fill_color=bar.colour,
+        fill_alpha=0.9 if bar.is_trained else 0.45,
+        line_color=bar.colour,
+    )
+    if len(bar.values) > 1:
+        made.scatter(
+            x=bar.values,
+            y=[y] * len(bar.values),
+            size=5,
+            fill_color="white",
+            line_color="black",
+        )
+    write = functools.partial(made.text, text_font_size="12px", name="ink")
+    end = float(np.max(bar.values))
+    write(x=[end], y=[y], text=[f"{mean:.1f}"], x_offset=6, text_baseline="middle")
+    write(x=[0], y=[y - 0.25], text=[bar.label], text_baseline="bottom")
+
+
 def over_setting(runs: Sequence[Run], found: Overview) -> list[Chart]:
     """Each accuracy over the number that is varied, where three values or more of one are there.
 
-    Settings that would ignore the number are a line from side to side.
+    Settings that would ignore the number are a line from side to side. Where there are too many
+    settings for a colour each, those that differ in the number only share one.
     """
     numbers = {
         name: {row.settings[i] for row in found.rows if _is_number(row.settings[i])}
@@ -117,27 +124,33 @@ def over_setting(runs: Sequence[Run], found: Overview) -> list[Chart]:
     for row in found.rows:
         fixed = tuple(value_of(x) for j, x in enumerate(row.settings) if j != at)
         others.setdefault(fixed, []).append(row)
-    charts, colours = [], inks(runs)
+    charts, colours, share = [], inks(runs), len(found.rows) > len(COLOURS)
     for number, measure in enumerate(found.measures):
         made = plain(x=name, y="%", x_axis_type="log" if low > 0 and high >= 8 * low else "linear")
-        if len(numbers[name]) <= TICKS:
-            made.xaxis.ticker = FixedTicker(ticks=sorted(numbers[name]))
+        every = sorted(numbers[name])
+        made.xaxis.ticker = FixedTicker(ticks=every[:: math.ceil(len(every) / TICKS)])
         keys, told = [], []
-        for dash, of in zip(DASHES * len(others), others.values(), strict=False):
+        for line, (fixed, of) in enumerate(others.items()):
+            dash = DASHES[line % len(DASHES)]
             rows = [row for row in of if measure in row.measured]
             along = [row for row in rows if _is_number(row.settings[at])]
             _joined(made, sorted((row.settings[at], _mean(row, measure)) for row in along), dash)
             for row in rows:
                 if not _is_number(row.settings[at]) and row.settings[at] is not None:
                     continue
-                colour = colours[row.group.runs[0]][0]
+                colour = style_of(line)[0] if share else colours[row.group.runs[0]][0]
                 values = 100 * row.measured[measure]
                 tag = " ".join(f"r{run}" for run in row.group.runs)
                 spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
                 _point(made, row.settings[at], (low, high), values, spread, colour, tag)
-                keys.append(Key(row.group.name, colour))
+                if not share:
+                    keys.append(Key(row.group.name, colour))
                 told.append(f"{row.group.name} {values.mean():.1f} %, sd {spread:.1f}")
-        if keys:
+            if share and rows and len(others) > 1:
+                pairs = zip((x for x in found.settings if x != name), fixed, strict=True)
+                said = ", ".join(f"{setting}={value}" for setting, value in pairs)
+                keys.append(Key(said, style_of(line)[0], dash))
+        if told:
             about = f"{measure} over {name}: {'; '.join(told)}."
             title = f"{measure} over {name}, mean and standard deviation over the seeds"
             charts.append(Chart(f"over-setting-{number}", title, about, made, tuple(keys)))

@@ -15,8 +15,8 @@ from ._groups import (
     WATCHED,
     Group,
     groups_of,
+    measured_otherwise,
     measures_of,
-    says_which_images,
     settings_that_differ,
     value_of,
 )
@@ -122,15 +122,13 @@ def settings(side: Group, base: Group) -> Iterator[Sentence]:
 def accuracies(side: Group, base: Group) -> Iterator[Sentence]:
     """Which is better, by how much, and whether seeds alone could make the difference."""
     other, own = _closing(base), _closing(side)
-    differing = [
-        name for name in settings_that_differ([side.first, base.first]) if says_which_images(name)
-    ]
+    differing = measured_otherwise([side.first, base.first])
     if differing and other.keys() & own.keys():
         yield Sentence(
             f"The accuracies of “{side.called}” and “{base.called}” are not compared: "
             f"{' and '.join(differing)} {'differs' if len(differing) == 1 else 'differ'}.",
-            "accuracies are compared only if the settings say that the images that are measured "
-            "are the same",
+            "accuracies are compared only if the settings say that they are measured on the same "
+            "images and in the same way",
         )
         return
     for name, ours in own.items():

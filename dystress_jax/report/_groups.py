@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ._run import Flat, Measured, Run, places_of
+from ._run import Flat, Measured, Run, places_of, readers
 
 SHARES = ("top", "recall", "accuracy", "purity")  # parts of names whose numbers are shares
 HELD_OUT = " on held-out images"
@@ -170,15 +170,26 @@ def settings_that_differ(runs: Sequence[Run]) -> dict[str, list[Any]]:
 _OF_TRAINING = ("limit", "imbalance_ratio", "caption_noise", "whole", "on_error")
 
 
-def says_which_images(name: str) -> bool:
-    """Whether one of `settings_that_differ` says which images, or classes, runs are measured on.
+def measured_otherwise(runs: Sequence[Run]) -> list[str]:
+    """Of `settings_that_differ` those by which runs are measured on other images, or otherwise.
 
     Example:
-        >>> says_which_images("data.path"), says_which_images("data.limit")
-        (True, False)
+        >>> knn = {"knn": Measured({"top1": 0.5}, {}, "test", {}, {})}
+        >>> settings = {"data.path": "/a", "data.limit": 5, "knn.k": 20, "probe.epochs": 9}
+        >>> other = {"data.path": "/b", "data.limit": 9, "knn.k": 1, "probe.epochs": 3}
+        >>> measured_otherwise([Run("a", "a", settings, evaluations=knn), Run("b", "b", other)])
+        ['data.path', 'knn.k']
     """
-    group, _, last = name.partition(".")
-    return group == "data" and last not in _OF_TRAINING
+    measured = {name.removeprefix("eval ") for run in runs for name in run.evaluations}
+    if any("knn" in run.curves for run in runs):
+        measured.add("knn")
+
+    def counts(name: str) -> bool:
+        group, _, last = name.partition(".")
+        of_images = group == "data" and last not in _OF_TRAINING
+        return of_images or not measured.isdisjoint(readers(name))
+
+    return [name for name in settings_that_differ(runs) if counts(name)]
 
 
 def value_of(value: Any) -> str:

@@ -18,7 +18,7 @@ def longer(run: Run) -> str:
 
 def measured(run: Run, evaluation: str) -> str:
     """Measures the run by an evaluation, where it has not been."""
-    if not run.config or evaluation in run.evaluations:
+    if not run.config or not run.evaluations.keys().isdisjoint((evaluation, f"eval {evaluation}")):
         return ""
     return f"dystress eval --workdir={shlex.quote(run.place)} --evaluation={evaluation}"
 

@@ -14,8 +14,8 @@ from ..errors import a_few
 from ._groups import (
     Group,
     groups_of,
+    measured_otherwise,
     measures_of,
-    says_which_images,
     settings_that_differ,
     value_of,
 )
@@ -50,13 +50,19 @@ class Overview(NamedTuple):
         settings: the names of those that differ.
         measures: the names of the accuracies.
         rows: one for each group of seeds.
-        comparable: whether all are measured on the same images, as far as the settings say.
+        otherwise: of the settings those by which not all are measured on the same images and in the
+            same way.
     """
 
     settings: tuple[str, ...]
     measures: tuple[str, ...]
     rows: tuple[Row, ...]
-    comparable: bool = True
+    otherwise: tuple[str, ...] = ()
+
+    @property
+    def comparable(self) -> bool:
+        """Whether one may be held against another, as far as the settings say."""
+        return not self.otherwise
 
 
 def overview(runs: Sequence[Run]) -> Overview:
@@ -87,8 +93,7 @@ def overview(runs: Sequence[Run]) -> Overview:
         for group in groups
     ]
     names = dict.fromkeys(name for row in rows for name in row.measured)
-    comparable = not any(map(says_which_images, differ))
-    return Overview(tuple(differ), tuple(names), tuple(rows), comparable)
+    return Overview(tuple(differ), tuple(names), tuple(rows), tuple(measured_otherwise(runs)))
 
 
 def best_of(found: Overview, measure: str) -> int | None:
@@ -195,10 +200,10 @@ def legend(found: Overview) -> str:
     """
     if found.comparable:
         return _LEGEND
-    names = a_few([name for name in found.settings if says_which_images(name)])
     return (
         "Means and standard deviations over the seeds of the training. The runs are measured on "
-        f"other images or classes ({names}), so none is held against another."
+        f"other images or classes, or in another way ({a_few(found.otherwise)}), so none is held "
+        "against another."
     )
 
 

@@ -164,6 +164,15 @@ def _names(meaning: str) -> tuple[str, ...]:
     return tuple(field.name for field in fields() if getattr(field.meaning, meaning))
 
 
+def readers(name: str) -> tuple[str, ...]:
+    """The evaluations that read a setting of their own."""
+    try:
+        from ..run import evaluations  # the trainer's packages may not be there
+    except ImportError:
+        return ()
+    return evaluations.readers(name)
+
+
 def gather(workdirs: Iterable[pathlib.Path | str]) -> list[Run]:
     """What is known of runs.
 
@@ -291,9 +300,12 @@ def _gather(path: pathlib.Path, name: str) -> Run:
             else "The run has not ended: there is no summary.json yet."
         )
     missing += recorded.missing
+    results = _results(path, missing)
+    called = {stem: _called(stem, found, summary.get("steps")) for stem, found in results.items()}
+    by_command = {f"eval {called[stem]}": found for stem, found in results.items()}
     evaluations = {
         name: measured(found)
-        for name, found in {**_dict(summary.get("evaluations")), **_results(path, missing)}.items()
+        for name, found in {**_dict(summary.get("evaluations")), **by_command}.items()
     }
     return Run(
         name=name,
@@ -305,7 +317,7 @@ def _gather(path: pathlib.Path, name: str) -> Run:
         baselines=baselines(summary),
         chance=_chance(evaluations["knn"]) if "knn" in evaluations else None,
         evaluations={name: found for name, found in evaluations.items() if found.rows},
-        confusions=_confusions(path, missing),
+        confusions=_confusions(path, called, missing),
         environment=_json(path / ENVIRONMENT_FILE, missing, needed=False),
         missing=tuple(missing),
         ignored=_ignored(config),
@@ -433,16 +445,29 @@ def _curves(path: pathlib.Path, missing: list[str]) -> dict[str, CurveOverSteps]
 
 
 def _results(path: pathlib.Path, missing: list[str]) -> dict[str, Any]:
-    """The results of `dystress eval`."""
+    """The results of `dystress eval`, by the names of their files."""
     files = sorted((path / RESULTS).glob("*.json"))
-    return {
-        f"eval {file.stem}": _json(file, missing)
-        for file in files
-        if not file.stem.endswith(CONFUSION)
-    }
+    return {file.stem: _json(file, missing) for file in files if not file.stem.endswith(CONFUSION)}
 
 
-def _confusions(path: pathlib.Path, missing: list[str]) -> dict[str, ConfusionCounts]:
+def _called(stem: str, result: Mapping[str, Any], last: Any) -> str:
+    """A result by the name of its file, with the step unless it is of the end or says which.
+
+    Example:
+        >>> of_step = {"checkpoint_step": 500}
+        >>> _called("knn", of_step, 500), _called("knn", of_step, 900)
+        ('knn', 'knn at step 500')
+        >>> _called("knn_best_knn.k=5", of_step, 900), _called("knn_500", of_step, 900)
+        ('knn_best_knn.k=5', 'knn_500')
+    """
+    step = result.get("checkpoint_step")
+    says = {"best", str(step)} & {*stem.split("_")}
+    return stem if step in (None, last) or says else f"{stem} at step {step}"
+
+
+def _confusions(
+    path: pathlib.Path, called: Mapping[str, str], missing: list[str]
+) -> dict[str, ConfusionCounts]:
     files = sorted((path / RESULTS).glob(f"*{CONFUSION}.json"))
     found = {}
     for file in files:
@@ -453,9 +478,9 @@ def _confusions(path: pathlib.Path, missing: list[str]) -> dict[str, ConfusionCo
         except (TypeError, ValueError):
             counts = np.zeros(0, np.int64)
         if isinstance(names, list) and counts.shape == (len(names), len(names)) and names:
-            name = file.stem.removesuffix(CONFUSION)
+            stem = file.stem.removesuffix(CONFUSION)
             of = str(content.get("of", ""))
-            found[name] = ConfusionCounts(tuple(map(str, names)), counts, of)
+            found[called.get(stem, stem)] = ConfusionCounts(tuple(map(str, names)), counts, of)
         else:
             missing.append(f"{RESULTS}/{file.name} holds no confusion matrix.")
     return found

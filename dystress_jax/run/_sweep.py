@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from ..files import parse_json
 from ..run_files import DIVERGED_FILE, ENDS
 from ..training.log import DivergedError
+from ..weights import WeightsError
 from ._own import Own, name_own
 from ._prepare import check_evaluations_and_loggers
 from ._saved import digest_of
@@ -19,6 +20,7 @@ from ._settings_names import LONGEST_NAME, in_a_name, number_of
 from ._train import train
 from .config import Config, ConfigError
 from .data import with_absolute_paths
+from .evaluations import readers
 from .fields import fields
 from .measuring import NotMeasuredError
 from .overrides import changed_by, override
@@ -113,7 +115,8 @@ def sweep(
     """Train the runs one after another, each in a directory of `workdir`.
 
     What is complete is left as it is, what has begun goes on: the same call goes on after a break.
-    A run that diverges does not end the others, nor does one that an evaluation refuses.
+    A run that diverges does not end the others, nor does one that cannot begin, or that an
+    evaluation refuses.
 
     Args:
         runs: of `combinations`.
@@ -122,10 +125,11 @@ def sweep(
 
     Returns:
         The summary of each run that is complete, by its name; of one that has diverged the error,
-        as `diverged`, and of one that is trained but that an evaluation refuses, as `refused`.
+        as `diverged`, and of one that cannot begin, or that an evaluation refuses, as `refused`.
 
     Raises:
-        ConfigError: as `train`. The other errors of `train` end the sweep too.
+        CheckpointError: as `train`.
+        FileError: as `train`.
 
     Example:
         >>> from dystress_jax import run
@@ -153,6 +157,9 @@ def sweep(
                 summary = _known(place, config) or {"diverged": str(error)}
             except NotMeasuredError as error:
                 note(f"{counted}: {place} is trained, but: {error}")
+                summary = {"refused": str(error)}
+            except (ConfigError, WeightsError) as error:  # the others may have what they need
+                note(f"{counted}: {place} is not trained: {error}")
                 summary = {"refused": str(error)}
         elif "diverged" in summary:
             note(
@@ -184,12 +191,34 @@ def _check_varied(over: Mapping[str, Sequence[Any]], overridden: Mapping[str, An
                 f"--over.seed: found {', '.join(map(str, values))}; allowed: --seeds=N, from "
                 "config.seed on."
             )
+        if reason := _trains_the_same(name):
+            raise ConfigError(
+                f"--over.{name}: found, but runs that differ in it are trained alike; allowed: "
+                f"{reason}."
+            )
         if name in overridden:
             raise ConfigError(
                 f"--over.{name}: found beside --config.{name}; allowed: one of the two."
             )
         if len({repr(value) for value in values}) < len(values):
             raise ConfigError(f"--over.{name}: found a value twice; allowed: each once.")
+
+
+def _trains_the_same(name: str) -> str:
+    """What to do instead, where a setting is of no training; "" where it is of one.
+
+    Example:
+        >>> _trains_the_same("temperature.tau"), _trains_the_same("log_every")
+        ('', '--config.log_every=VALUE, for all runs')
+    """
+    if reading := readers(name):
+        return (
+            f"to train once, then dystress eval --workdir=RUN --evaluation={reading[0]} "
+            f"--config.{name}=VALUE for each value"
+        )
+    if any(field.name == name and field.meaning.of_no_number for field in fields()):
+        return f"--config.{name}=VALUE, for all runs"
+    return ""
 
 
 def short_name(name: str) -> str:

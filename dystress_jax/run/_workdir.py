@@ -99,6 +99,12 @@ def check_run(config: Config, workdir: pathlib.Path) -> None:
         )
     for change in shown.values():
         note(f"changed since the last part of this run: {change}")
+    if not steps:
+        raise ConfigError(
+            f"--workdir: {workdir} holds a complete run that has kept no checkpoint, so it can "
+            f"neither go on nor be measured again; allowed: a new --workdir, or delete "
+            f"{workdir / SUMMARY_FILE} to train it anew."
+        )
     if {"epochs", "steps"} & set(shown):
         note("the learning rates to come are those of a run of the new length")
 

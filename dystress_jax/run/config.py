@@ -729,7 +729,8 @@ class Config:
     )
     checkpoint_every: int = field(
         500,
-        "steps between two checkpoints; an epoch has images // batch_size steps; 0 = never",
+        "steps between two checkpoints; an epoch has images // batch_size steps; 0 = never: such a "
+        "run cannot go on, nor be measured later",
         at_least=0,
         of_no_number=True,
         may_change=True,
