@@ -49,6 +49,9 @@ def alignment(
     Returns:
         The mean over the rows; 0 when both views agree, at most 2^alpha.
 
+    Raises:
+        ArgumentError: when the shapes differ.
+
     Example:
         >>> alignment(jnp.eye(2), -jnp.eye(2))
         Array(4., dtype=float32)
@@ -56,6 +59,7 @@ def alignment(
     References:
         Wang and Isola, [arXiv 2005.10242](https://arxiv.org/abs/2005.10242), Eq. 6.
     """
+    _check_shapes("a", a.shape, "b", b.shape)
     squared = jnp.sum((normalize(a) - normalize(b)) ** 2, axis=-1)
     equal = squared == 0  # the power's gradient at 0 is infinite for alpha < 2
     return jnp.mean(jnp.where(equal, 0.0, jnp.where(equal, 1.0, squared) ** (alpha / 2)))
@@ -125,6 +129,9 @@ def inter_class_uniformity(
     Returns:
         0 when all class means coincide, lower is more uniform.
 
+    Raises:
+        ArgumentError: when there is not one label for each row.
+
     Example:
         >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
         >>> inter_class_uniformity(x, jnp.array([0, 0, 1]))
@@ -134,6 +141,7 @@ def inter_class_uniformity(
         Our reading of Manna et al., [arXiv 2308.01140](https://arxiv.org/abs/2308.01140), whose own
         formula we have not seen.
     """
+    _check_shapes("x", x.shape[:1], "labels", labels.shape)
     x = normalize(x)
     # Each row carries its class mean and one share of its class, so the number of classes need
     # not be known and the function can be compiled.
@@ -162,6 +170,9 @@ def tolerance(
     Returns:
         The mean cosine; higher is more tolerant.
 
+    Raises:
+        ArgumentError: when there is not one label for each row.
+
     Example:
         >>> x = jnp.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
         >>> tolerance(x, jnp.array([0, 0, 1]))
@@ -170,6 +181,7 @@ def tolerance(
     References:
         Wang and Liu, [arXiv 2012.09740](https://arxiv.org/abs/2012.09740), Eq. 9.
     """
+    _check_shapes("x", x.shape[:1], "labels", labels.shape)
     x, n = normalize(x), x.shape[0]
     (total, pairs), _ = _sums_by_class(x, x, labels)
     return total / (n * (n - 1) if all_pairs else pairs)
@@ -195,6 +207,9 @@ def negative_similarities(
         The mean cosines true_negative_similarity and false_negative_similarity; NaN where there
         is no such pair.
 
+    Raises:
+        ArgumentError: when the shapes of the views differ, or there is not one label for each row.
+
     Example:
         >>> x = jnp.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
         >>> found = negative_similarities(x, x, jnp.array([0, 0, 1]))
@@ -204,6 +219,8 @@ def negative_similarities(
     References:
         Manna et al., [arXiv 2308.01140](https://arxiv.org/abs/2308.01140).
     """
+    _check_shapes("view_a", view_a.shape, "view_b", view_b.shape)
+    _check_shapes("view_a", view_a.shape[:1], "labels", labels.shape)
     same, other = _sums_by_class(normalize(view_a), normalize(view_b), labels)
     return {
         "true_negative_similarity": other[0] / other[1],
@@ -408,6 +425,14 @@ def pair_statistics(
     }
 
 
+def _check_shapes(name: str, shape: tuple, other: str, found: tuple) -> None:
+    """Refuses what does not belong to the same rows, before it is broadcast."""
+    if found != shape:
+        raise ArgumentError(
+            other, f"found shape {found}; allowed: {shape}, for the rows of `{name}`."
+        )
+
+
 # Accelerators would round float32 products to fewer bits.
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -449,13 +474,17 @@ def _sums_by_class(
 def _log_mean_kernel(
     points: Float[Array, "n d"], groups: Int[Array, " n"], weights: Float[Array, " n"], t: float
 ) -> Float[Array, ""]:
-    """Log of the weighted mean of exp(-t |x_i - x_j|^2) over pairs of different groups."""
+    """Log of the weighted mean of exp(-t |x_i - x_j|^2) over pairs of different groups.
+
+    The points are of length 1, or 0: those of embeddings that are all zero.
+    """
+    lengths = jnp.any(points != 0, axis=-1).astype(points.dtype)
 
     def row(anchor):
-        point, group = anchor
+        point, length, group = anchor
         allowed = jnp.where(groups == group, 0.0, weights)
-        exponent = -2.0 * t * (1.0 - _product(points, point))
-        return jax.nn.logsumexp(exponent, b=allowed), jnp.sum(allowed)
+        squared = length + lengths - 2.0 * _product(points, point)
+        return jax.nn.logsumexp(-t * squared, b=allowed), jnp.sum(allowed)
 
-    log_sums, totals = _by_row(row, (points, groups))
+    log_sums, totals = _by_row(row, (points, lengths, groups))
     return jax.nn.logsumexp(log_sums, b=weights) - jnp.log(jnp.sum(weights * totals))

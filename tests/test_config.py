@@ -249,7 +249,7 @@ def test_a_whole_number_is_a_good_real_number():
         ),
         (
             {"method": "clip", "topology": {"name": "euclidean"}},
-            r"config\.temperature\.name: found dystress .* no cosine; allowed: .*learned.*; or "
+            r"found dystress .* have no limits, .*; allowed: .*learned.*; or "
             r"dystress with config\.topology\.name sphere, oblique, geodesic, oblique_geodesic\.$",
         ),
         (
@@ -257,7 +257,7 @@ def test_a_whole_number_is_a_good_real_number():
                 **{"method": "clip", "topology": {"name": "geodesic"}},
                 "temperature": {"name": "temperature_free"},
             },
-            r"found temperature_free .* no cosine; .*config\.topology\.name sphere, oblique\.$",
+            r"temperature_free .* not from -x to x, .*config\.topology\.name sphere, oblique\.$",
         ),
     ],
 )
@@ -385,6 +385,47 @@ def test_a_flag_for_the_default_of_what_the_run_ignores_is_refused(on_the_comman
     with pytest.raises(ConfigError, match=r"config\.temperature\.tau_min: found 0\.1 with .*const"):
         on_the_command_line(*given)
     assert on_the_command_line(given[0])[0].temperature.name == "constant"
+
+
+@pytest.mark.parametrize(
+    ("method", "temperature", "loss", "strategy"),
+    [
+        ("clip", "dystress", "dcl", "auto"),
+        ("clip", "macl", "auto", "auto"),
+        ("byol", "macl", "auto", "auto"),
+        ("moco_v2", "dystress", "auto", "ring"),
+        ("simclr", "learned", "siglip", "auto"),
+        ("clip", "temperature_free", "rgcl", "auto"),
+    ],
+)
+def test_what_is_allowed_instead_is_not_refused_in_turn(method, temperature, loss, strategy):
+    """None of the names that a refusal lists is refused because of the same two fields."""
+    names = {"method": method, "temperature.name": temperature}
+    names |= {"loss.name": loss, "loss.strategy": strategy}
+    names = {name: value for name, value in names.items() if value != "auto"}
+    told = refusal(names)
+    field, axis = re.match(r"config\.(\S+): found \S+ with config\.(\S+)", told).groups()
+    offered = [
+        (other or field, choice)
+        for other, choices in re.findall(
+            r"(?:allowed: |or )(?:\w+ )?(?:with config\.([\w.]+) )?([\w, ]+)", told
+        )
+        for choice in choices.split(", ")
+    ]
+    assert len(offered) > 1
+    for other, choice in offered:
+        again = refusal(names | {other: choice})
+        assert {field, axis} - {*re.findall(r"config\.([\w.]+\w)", again[:90])}, (other, choice)
+
+
+def refusal(names):
+    """Why these settings are refused; "" where they are not."""
+    settings = functools.reduce(lambda found, pair: with_setting(found, *pair), names.items(), {})
+    try:
+        from_config_dict(settings)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def test_epochs_that_steps_would_overrule_are_refused():

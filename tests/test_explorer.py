@@ -276,8 +276,8 @@ def test_what_a_run_lacks_is_said_and_the_page_is_written_without_it(tmp_path, c
     (workdir / "microscope" / "00000006.npz").unlink()
     data, told = explored()
     assert data["run"] is data["images"] is None
-    assert "it has no records yet" in told
-    with pytest.raises(FileError, match="it has no records yet"):
+    assert "it has no records: none was due yet" in told
+    with pytest.raises(FileError, match="it has no records: none was due yet"):
         microscope.read(workdir)
 
 

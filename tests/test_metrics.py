@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dystress_jax import metrics, similarities, temperatures
+from dystress_jax.errors import ArgumentError
 from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -40,6 +41,29 @@ def test_uniformity_of_collapsed_embeddings_is_zero_and_stays_finite_for_opposit
     np.testing.assert_allclose(
         metrics.uniformity(jnp.array([[1.0], [-1.0]]), t=100.0), -400, rtol=1e-6
     )
+
+
+def test_rows_of_zeros_are_one_point_of_length_zero():
+    """As after a collapse: no distance between them, and 1 to every point of the sphere."""
+    assert metrics.uniformity(jnp.zeros((5, 3))) == 0
+    x = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0], [-1.0, 0.0]])
+    unit = np.array([[0.0, 0.0], [0.6, 0.8], [0.0, 0.0], [-1.0, 0.0]])
+    pairs = [np.exp(-2 * np.sum((a - b) ** 2)) for a, b in itertools.combinations(unit, 2)]
+    np.testing.assert_allclose(metrics.uniformity(jnp.float32(x)), np.log(np.mean(pairs)), 1e-6)
+    assert metrics.inter_class_uniformity(jnp.zeros((4, 2)), jnp.array([0, 1, 0, 2])) == 0
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_rows_that_do_not_belong_together_are_refused():
+    x, labels = jnp.ones((3, 2)), jnp.arange(3)
+    for other in (x[:1], x[:2], x[:, :1]):
+        with pytest.raises(ArgumentError, match=r"b: found shape .* allowed: \(3, 2\)"):
+            metrics.alignment(x, other)
+        with pytest.raises(ArgumentError, match=r"view_b: found shape"):
+            metrics.negative_similarities(x, other, labels)
+    for function in (metrics.tolerance, metrics.inter_class_uniformity):
+        with pytest.raises(ArgumentError, match=r"labels: found shape \(1,\); allowed: \(3,\)"):
+            function(x, labels[:1])
 
 
 def test_uniformity_of_oblique_embeddings_is_the_mean_over_their_tokens():

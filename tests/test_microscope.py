@@ -482,7 +482,7 @@ def test_records_that_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(FileError, match=r"microscope cannot be read: .* not there"):
         microscope.read(tmp_path)
     recorder = Recorder(tmp_path, first_step=0)
-    with pytest.raises(FileError, match="no records yet"):
+    with pytest.raises(FileError, match="no records: none was due yet"):
         microscope.read(tmp_path)
     recorder.write(1, {"entropy": np.float32(1.0)})
     recorder.write(2, {"entropy": np.float32(2.0), "tau": np.ones((4, 3))})

@@ -285,6 +285,17 @@ def test_advice_in_the_terminal_has_each_sentence_with_its_rule(workdir, capsys)
     assert ended.value.code == 2
 
 
+@pytest.mark.parametrize("negatives", [1, 4, 5])
+def test_of_a_few_negatives_no_share_is_told(negatives):
+    """The only one always carries all of the gradient."""
+    counts = np.zeros((1, len(KINDS), BINS))
+    counts[0, KINDS.index("positive"), -1] = 8
+    counts[0, KINDS.index("negative"), 0] = 8 * negatives
+    arrays = {"similarity": counts, "hardest_for_80_percent": np.array([float(negatives)])}
+    run = bare(records=Records.of(np.array([1]), arrays))
+    assert (_sentences.hardest(run) is not None) == (negatives >= 5)
+
+
 def test_a_rule_that_does_not_hold_says_nothing():
     assert report.stand_out(bare()) == []
     flat = CurveOverSteps(np.arange(40), np.ones(40))
@@ -1101,7 +1112,7 @@ def test_a_page_says_what_is_missing(tmp_path, name):
     page = report.page([run])
     text = " ".join(run.missing) + " ".join(s.text for s in report.stand_out(run))
     says = {
-        "no records": "no records yet",
+        "no records": "no records: none was due yet",
         "one class": "All images with a label are of one class, “</script>”: there is nothing",
         "no labels": "No image has a label",
         "NaN records": "2 of 2 records are not finite",
@@ -1123,9 +1134,17 @@ def test_damaged_files_are_told_and_left_out(tmp_path):
     (workdir / "eval" / "knn_confusion.json").write_text('{"class_names": ["a"], "counts": "x"}')
     (workdir / "eval" / "odd.json").write_text("[1, 2]")
     (workdir / "microscope" / "00000005.npz").write_bytes(b"nothing")
+    metrics = (workdir / "metrics.jsonl").read_text()
+    (workdir / "metrics.jsonl").write_text("[]\n{nothing\n" + metrics)
     [run] = report.gather([workdir])
     text = " ".join(run.missing)
-    for told in ("summary.json cannot be read", "no confusion matrix", "00000005.npz cannot be"):
+    for told in (
+        "summary.json cannot be read",
+        "no confusion matrix",
+        "00000005.npz cannot be",
+        "odd.json holds no names with values",
+        "metrics.jsonl: 2 of 33 lines are damaged",
+    ):
         assert told in text
     assert run.records.steps.tolist() == run.images.steps.tolist() == [6]  # the whole one is kept
     assert report.page([run])
@@ -1231,6 +1250,7 @@ def test_embeddings_from_elsewhere_are_a_run_of_one_record(tmp_path):
         ({"features": np.ones(3)}, r"shape \[3\]"),
         ({"features": np.ones((3, 0))}, r"shape \[3, 0\]"),
         ({"features": np.array([["a"]])}, "type <U1"),
+        ({"features": np.ones((3, 2), complex)}, "type complex128; allowed: real numbers"),
         ({"features": np.ones((3, 2)), "labels": [0, 1]}, "another number of labels"),
         ({"features": np.ones((3, 2)), "labels": [0.5, 1, 1]}, "labels of float64"),
         ({"features": np.ones((3, 2)), "images": np.ones((3, 2, 2, 3))}, "allowed: uint8"),
@@ -1257,6 +1277,16 @@ def test_embeddings_from_elsewhere_are_a_run_of_one_record(tmp_path):
 def test_embeddings_that_cannot_be_used_are_refused(tmp_path, arrays, told):
     with pytest.raises(microscope.EmbeddingsError, match=told):
         microscope.read_embeddings(npz(tmp_path / "z.npz", **arrays))
+
+
+def test_rows_beyond_single_precision_keep_their_direction(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(6, 3))
+    scales = np.array([1e300, 1e-300, 1e25, 1e-25, 1.0, 0.0])[:, None]
+    path = npz(tmp_path / "z.npz", features=rows * scales)
+    run = report.of_embeddings(path, temperatures.constant(0.5))
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True) * (scales > 0)
+    np.testing.assert_allclose(run.images.similarity[0], unit @ unit.T, atol=1e-6)
+    assert report.page([run])
 
 
 def test_labels_and_names_of_any_kind_are_read(tmp_path):

@@ -53,7 +53,7 @@ def knn_votes(
         Votes in [0, 1]; each row sums to 1.
 
     Raises:
-        ArgumentError: k, the temperature or the bank's size is not positive.
+        ArgumentError: k, num_classes, the temperature or the bank's size is not positive.
 
     Example:
         >>> bank = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
@@ -65,6 +65,7 @@ def knn_votes(
         Wu et al., [arXiv 1805.01978](https://arxiv.org/abs/1805.01978), section 3.4, where k = 200.
     """
     check_positive("temperature", temperature)
+    at_least_one(num_classes=num_classes)
     near = nearest_neighbours(queries, bank, k=k, chunk_size=chunk_size)
     votes, _ = _votes(
         near.similarity,

@@ -53,7 +53,7 @@ def read_embeddings(path: pathlib.Path | str, *, at_most: int = 512) -> Watched:
     _check_columns(path, arrays, n)
     rows, notes = _looked_at(path, vectors, at_most)
     labels, names = _labels(path, arrays, n)
-    vectors = {name: np.asarray(x[rows], np.float32) for name, x in vectors.items()}
+    vectors = {name: _single(x[rows]) for name, x in vectors.items()}
     partners = vectors.get("view_b")
     others = vectors["embeddings"] if partners is None else partners
     pictures, unread = _pictures(path, arrays, rows)
@@ -89,14 +89,27 @@ def _vectors(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> dict[str, 
         vectors["view_b"] = arrays["view_b"]
     n = len(embeddings) if embeddings.ndim else 0
     for name, x in vectors.items():
-        if x.ndim != 2 or not np.issubdtype(x.dtype, np.number) or len(x) != n or not x.size:
+        if x.ndim != 2 or x.dtype.kind not in "iuf" or len(x) != n or not x.size:
             raise EmbeddingsError(
                 f"{path}: found {name} of shape {list(x.shape)} and type {x.dtype}; allowed: "
-                "numbers [n d], n the same for all and at least 1."
+                "real numbers [n d], n the same for all and at least 1."
             )
     if "view_b" in vectors and vectors["view_b"].shape != embeddings.shape:
         raise EmbeddingsError(f"{path}: found views of two shapes; allowed: one shape.")
     return vectors
+
+
+def _single(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """In single precision; a row whose squares that cannot hold is scaled, its direction kept.
+
+    Example:
+        >>> _single(np.array([[3e300, 4e300], [3e-300, 4e-300], [3.0, 4.0]])).tolist()
+        [[0.75, 1.0], [0.75, 1.0], [3.0, 4.0]]
+    """
+    rows = np.asarray(rows, np.float64)
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    out_of_range = (largest > 1e15) | ((largest < 1e-15) & (largest > 0))
+    return np.asarray(rows / np.where(out_of_range, largest, 1), np.float32)
 
 
 def _check_columns(path: pathlib.Path, arrays: Mapping[str, np.ndarray], n: int) -> None:

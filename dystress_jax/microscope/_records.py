@@ -189,7 +189,9 @@ def paths_of(workdir: pathlib.Path) -> list[pathlib.Path]:
             raise FileNotFoundError(2, "the run was told to record nothing, or is not there")
         paths = _files(folder)
         if not paths:
-            raise FileNotFoundError(2, "it has no records yet")
+            raise FileNotFoundError(
+                2, "it has no records: none was due yet, or config.microscope.every is 0"
+            )
     return paths
 
 

@@ -193,9 +193,14 @@ def measured_otherwise(runs: Sequence[Run]) -> list[str]:
 
 
 def value_of(value: Any) -> str:
-    """A setting as it is written."""
+    """A setting as it is written.
+
+    Example:
+        >>> value_of(None), value_of(""), value_of("sphere"), value_of((0.5, 1))
+        ('—', "''", 'sphere', '[0.5, 1]')
+    """
     if value is None or isinstance(value, str):
-        return value or "—"
+        return "—" if value is None else value or "''"
     return json.dumps(value, default=str)
 
 

@@ -413,10 +413,13 @@ def _json(path: pathlib.Path, missing: list[str], *, needed: bool = True) -> dic
             missing.append(f"There is no {path.name}.")
         return {}
     try:
-        return _dict(parse_json(path.read_bytes()))
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         missing.append(f"{path.name} cannot be read ({error}).")
         return {}
+    if not isinstance(found, dict):
+        missing.append(f"{path.name} holds no names with values, as it should; it is left out.")
+    return _dict(found)
 
 
 def _curves(path: pathlib.Path, missing: list[str]) -> dict[str, CurveOverSteps]:
@@ -426,17 +429,21 @@ def _curves(path: pathlib.Path, missing: list[str]) -> dict[str, CurveOverSteps]
         missing.append(f"There is no {METRICS_FILE}.")
         return {}
     found: dict[str, dict[int, float]] = {}
-    for line in lines:
+    damaged = 0
+    for at, line in enumerate(lines, start=1):
         try:
             numbers = _dict(parse_json(line))
         except ValueError:
-            continue  # the last line of a run that goes on
+            numbers = {}
         step = numbers.get("step")
         if not isinstance(step, int):
+            damaged += at < len(lines)  # the last one may be half written by a run that goes on
             continue
         for name, value in numbers.items():
             if name != "step" and _is_number(value) and math.isfinite(value):
                 found.setdefault(name, {})[step] = float(value)
+    if damaged:
+        missing.append(f"{METRICS_FILE}: {damaged} of {len(lines)} lines are damaged and left out.")
     sort = lambda points: sorted(points.items())
     return {
         name: CurveOverSteps(*(np.array(column) for column in zip(*sort(points), strict=True)))

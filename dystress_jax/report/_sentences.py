@@ -10,6 +10,8 @@ from ..microscope import KINDS, Watched
 from ._next import longer, measured, other_temperatures, without_gradient
 from ._run import CurveOverSteps, Run
 
+FEWEST = 5  # negatives, of which a share says something
+
 
 class Sentence(NamedTuple):
     """A sentence with its numbers, and the rule that it comes from.
@@ -87,7 +89,7 @@ def still_learning(run: Run) -> Sentence | None:
 def hardest(run: Run) -> Sentence | None:
     """How few negatives carry the gradient."""
     count, of = last_of(run, "hardest_for_80_percent"), negatives_of(run)
-    if count is None or not of:
+    if count is None or of < FEWEST:
         return None
     share, follows = count / of, ""
     if share < 0.05:
@@ -102,7 +104,7 @@ def hardest(run: Run) -> Sentence | None:
         f"{count:.0f} of {of:.0f} negatives carry 80 % of the gradient of an anchor "
         f"({percent(share)}): {verdict}.",
         "the most similar negatives that hold 80 % of the weights, mean over the anchors of the "
-        "last record; low below 5 %, high above 60 %",
+        f"last record; low below 5 %, high above 60 %; said from {FEWEST} negatives on",
         follows,
     )
 

@@ -85,9 +85,14 @@ def _needs_of_temperatures() -> dict[str, list[Need]]:
     for name in OF_EACH_EXAMPLE:
         needs[name] += [Need("data.prompts", [""], _NO_CLASSES)]
         needs[name] += [Need("data.on_error", ["raise"], shift)]
-    for names, topologies in ((OF_A_COSINE, BOUNDED), (OF_A_SYMMETRIC_COSINE, SYMMETRIC)):
+    unbounded = "whose similarities have no limits, while this temperature is for a cosine"
+    uneven = "whose similarities are not from -x to x, while this temperature is for a cosine"
+    for names, topologies, why in (
+        (OF_A_COSINE, BOUNDED, unbounded),
+        (OF_A_SYMMETRIC_COSINE, SYMMETRIC, uneven),
+    ):
         for name in names:
-            needs[name] += [Need("topology.name", topologies, "which is no cosine")]
+            needs[name] += [Need("topology.name", topologies, why)]
     return needs
 
 

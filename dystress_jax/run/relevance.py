@@ -148,6 +148,8 @@ def _unmet(config: Config, field: Field) -> dict[str, str]:
     for axis, names in field.only_for.items():
         chosen = choice(config, axis)
         if chosen not in names and not (chosen == OWN and axis == field.axis):
+            needed_too = [need.among for need in _needs(config, field) if need.field == axis]
+            names = [name for name in names if all(name in among for among in needed_too)] or names
             allowed = ", ".join(name or "''" for name in names)
             unmet[axis] = f"with config.{axis} {allowed}"
     builder = _own_builder(config, field.axis)
@@ -162,24 +164,37 @@ def _unmet(config: Config, field: Field) -> dict[str, str]:
 
 def _unmet_need(config: Config, field: Field) -> Need | None:
     """What the name that a field holds goes together with, where the config has something else."""
-    for name, needs in field.meaning.needs.items():
-        for need in needs if name == field.value(config) else ():
-            if choice(config, need.field) not in need.among:
-                return need
-    return None
+    unmet = (need for need in _needs(config, field) if choice(config, need.field) not in need.among)
+    return next(unmet, None)
 
 
 def _fitting(config: Config, field: Field) -> list[str]:
-    """The names that a field may hold beside all others."""
-    names = field.meaning.among
-    return [n for n in names if _unmet_need(put(config, field.name, n), field) is None]
+    """The names that a field may hold beside all others, and all others beside them."""
+    asking = [other for other in fields() if not _unmet(config, other)]
+
+    def fits(name: str) -> bool:
+        tried = put(config, field.name, name)
+        if _unmet_need(tried, field) is not None:
+            return False
+        needs = [need for other in asking for need in _needs(tried, other)]
+        return all(name in need.among for need in needs if need.field == field.name)
+
+    return [name for name in field.meaning.among if fits(name)]
+
+
+def _needs(config: Config, field: Field) -> Sequence[Need]:
+    """What the name that a field holds goes together with."""
+    value = field.value(config)
+    return field.meaning.needs.get(value, ()) if isinstance(value, str) else ()
 
 
 def _unfit(config: Config, field: Field, need: Need, fitting: Sequence[str]) -> ConfigError:
     """The answer to two names that do not go together."""
     name = field.value(config)
     [other] = [other for other in fields() if other.name == need.field]
-    among = [choice for choice in [*_fitting(config, other), OWN] if choice in need.among]
+    used = lambda choice: not _unmet(put(config, need.field, choice), field)
+    among = [choice for choice in _fitting(config, other) if choice in need.among and used(choice)]
+    among += [OWN] if OWN in need.among else []
     held = ", ".join(among or map(repr, need.among))  # of a field that is no choice of names
     either = [", ".join(fitting), f"{name} with config.{need.field} {held}"]
     return ConfigError(
