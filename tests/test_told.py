@@ -146,6 +146,14 @@ def test_a_run_that_has_ended_without_checkpoints_is_not_written_over(tmp_path):
         _workdir.check_run(other, tmp_path)
 
 
+def test_a_directory_that_can_hold_no_checkpoint_is_refused_before_the_training(tmp_path):
+    workdir = tmp_path / b"caf\xe9".decode("utf-8", "surrogateescape")
+    with pytest.raises(run.ConfigError, match=r"--workdir: found '.*\\udce9', a name that is no U"):
+        _workdir.check_run(run.from_config_dict({}), workdir)
+    _workdir.check_run(run.from_config_dict({"checkpoint_every": 0}), workdir)
+    _workdir.check_run(run.from_config_dict({}), tmp_path / "café")
+
+
 @pytest.mark.parametrize(("queue", "count"), [(1024, 5000), (4096, 5000), (6000, 5000)])
 def test_how_often_a_queue_holds_the_own_image(queue, count):
     """Counted over two epochs in random orders."""

@@ -62,12 +62,18 @@ def check_run(config: Config, workdir: pathlib.Path) -> None:
     """Refuse to go on with a run of another model or other data, and tell of other settings.
 
     Raises:
-        ConfigError: naming the settings that differ; or `workdir` is, or lies below, a file.
+        ConfigError: naming the settings that differ; or `workdir` is, or lies below, a file, or can
+            hold no checkpoint.
         CheckpointError: the run is of another version.
     """
     there = next((place for place in (workdir, *workdir.parents) if place.exists()), workdir)
     if there.exists() and not there.is_dir():
         raise ConfigError(f"--workdir: {there} is a file; allowed: a directory.")
+    if config.checkpoint_every and any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(workdir)):
+        raise ConfigError(
+            f"--workdir: found {ascii(str(workdir))}, a name that is no UTF-8, in which no "
+            "checkpoint can be written; allowed: another --workdir, or config.checkpoint_every=0."
+        )
     has_settings = (workdir / SETTINGS_FILE).exists()
     if steps := checkpoint.steps(workdir / CHECKPOINTS):
         if not has_settings:
