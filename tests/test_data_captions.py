@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import pathlib
 import struct
 import warnings
 import zlib
@@ -17,6 +18,7 @@ from PIL import Image, ImageFile
 
 from dystress_jax import data
 from dystress_jax.data import _language, _stored, from_arrays, from_reader, split_holdout
+from dystress_jax.errors import ArgumentError
 
 COUNT = 50
 RNG = np.random.default_rng(0)
@@ -809,6 +811,25 @@ def test_tfds_captions(feature, most, sentences, monkeypatch):
 def test_tfds_captions_are_read_only_when_asked_for(sentences):
     splits = data.open_splits("tfds", path=sentences)
     assert {source.captions for source in splits.values()} == {None}
+
+
+@pytest.mark.parametrize("captions", ["several", ""])
+def test_tfds_files_that_are_damaged_are_named_while_they_are_opened(captions, tmp_path):
+    """Also where only labels are looked at, of which these images have none."""
+    builder = Sentences(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    folder = pathlib.Path(builder.data_path)
+    assert data.open_splits("tfds", path=str(folder), captions=captions)
+    (file,) = folder.glob("*train*.array_record*")
+    content = file.read_bytes()
+    file.write_bytes(content[:100] + b"\xff" * (len(content) - 200) + content[-100:])
+    if captions:
+        with pytest.raises(ArgumentError, match=r"^path: cannot read example \d+ of train of sent"):
+            data.open_splits("tfds", path=str(folder), captions=captions)
+    else:  # nothing was read yet
+        source = data.open_splits("tfds", path=str(folder), holdout=0)["train"]
+        with pytest.raises(data.UnreadableError, match=r"^cannot read example 0 of train of sent"):
+            source[0]
 
 
 @pytest.mark.parametrize(

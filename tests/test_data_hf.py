@@ -771,6 +771,19 @@ def test_parquet_that_is_damaged_in_a_column_is_refused(column, said, tmp_path):
         open_hf(tmp_path, captions="text")
 
 
+def test_files_of_one_split_that_number_other_classes_are_refused(tmp_path):
+    """The labels of the second would have been those of the first file's names."""
+    hub_parquet(tmp_path)
+    assert open_hf(tmp_path)["train"].class_names == NAMES
+    other = datasets.Features(
+        image=datasets.Image(), label=datasets.ClassLabel(names=[*NAMES[::-1]])
+    )
+    second = tmp_path / "data" / "train-00001-of-00002.parquet"
+    datasets.Dataset.from_parquet(str(second)).cast(other).to_parquet(second)
+    with pytest.raises(ArgumentError, match=r"^path: .*train-00001.* has other class names than"):
+        open_hf(tmp_path)
+
+
 def test_a_missing_package_is_answered_with_the_command_that_installs_it(tmp_path, monkeypatch):
     write(tmp_path, {"image": FILES})
     monkeypatch.setitem(sys.modules, "pyarrow", None)

@@ -34,8 +34,7 @@ class Table(abc.ABC):
     def __init__(self, name: str, schema: Any):
         self.name = name
         self.columns = dict(zip(schema.names, schema.types, strict=True))
-        said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        self._features = said.get("info", {}).get("features", {})
+        self._features = _features(schema)
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -88,6 +87,18 @@ class Table(abc.ABC):
         return b"" if value is None else value
 
 
+def _features(schema: Any) -> dict[str, Any]:
+    """What `datasets` has written of the columns of a file."""
+    said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    return said.get("info", {}).get("features", {})
+
+
+def _class_names(schema: Any) -> dict[str, Any]:
+    """The names of the classes that a column numbers."""
+    features = {name: said for name, said in _features(schema).items() if isinstance(said, dict)}
+    return {name: said["names"] for name, said in features.items() if "names" in said}
+
+
 class _Saved(Table):
     """Arrow files, memory-mapped."""
 
@@ -116,6 +127,12 @@ class _Parquet(Table):
         for file, other in opened.items():
             if other.schema_arrow.names != first.names:
                 raise ArgumentError("path", f"{file} has other columns than {files[0]}.")
+            if _class_names(other.schema_arrow) != _class_names(first):
+                raise ArgumentError(
+                    "path",
+                    f"{file} has other class names than {files[0]}: its labels would stand for "
+                    "other classes; allowed: one list of names in all files of a split.",
+                )
         super().__init__(name, first)
         for other in opened.values():  # a column of nulls alone has no type
             for column, kind in zip(first.names, other.schema_arrow.types, strict=True):

@@ -87,10 +87,7 @@ def open_tfds(
         of_files = _holds_files(builder)
 
         def example(row: int) -> tuple[Any, int]:
-            try:
-                found = stored[row]
-            except RuntimeError as error:  # of the reader of damaged record files
-                raise ValueError(f"cannot read example {row} {place}: {error}") from error
+            found = _example(stored, row, place)
             return found["image"], found["label"] if class_names else UNLABELLED
 
         def decoded(read: Callable[..., Any], image: bytes, row: int) -> Any:
@@ -139,7 +136,8 @@ def open_tfds(
         """Whether it can be tested on: not all test images have labels and captions."""
         found, stored = texts(split), _data_source(builder, split)
         some = range(0, len(stored), -(-len(stored) // LOOKED_AT))
-        labelled = not class_names or any(stored[row]["label"] != UNLABELLED for row in some)
+        label_of = lambda row: _looked_at(stored, row, builder, split)["label"]
+        labelled = not class_names or any(label_of(row) != UNLABELLED for row in some)
         return labelled and (found is None or bool(found.texts))
 
     splits = [split for split in ("train", "test", "validation") if split in builder.info.splits]
@@ -168,7 +166,9 @@ def _captions(
         has = ", ".join(sorted(features))
         raise ArgumentError("captions", f"{data_set} has no feature {name!r}; it has {has}.")
     examples = _data_source(builder, split)
-    found = [_texts(examples[row][name]) for row in range(len(examples))]
+    found = [
+        _texts(_looked_at(examples, row, builder, split)[name]) for row in range(len(examples))
+    ]
     for row, texts in enumerate(found):
         if texts is None:
             raise ArgumentError(
@@ -183,6 +183,23 @@ def _captions(
                 "allowed: at least one text an example that is not empty.",
             )
     return Captions.of(texts or () for texts in found)
+
+
+def _looked_at(
+    stored: Any, row: int, builder: "tensorflow_datasets.core.DatasetBuilder", split: str
+) -> dict[str, Any]:
+    """An example that is read while the data set is opened."""
+    try:
+        return _example(stored, row, f"of {split} of {builder.info.full_name}")
+    except ValueError as error:
+        raise ArgumentError("path", f"{error}; copy the data set anew.") from error
+
+
+def _example(stored: Any, row: int, place: str) -> dict[str, Any]:
+    try:
+        return stored[row]
+    except RuntimeError as error:  # of the reader of damaged record files
+        raise ValueError(f"cannot read example {row} {place}: {error}") from error
 
 
 def _texts(value: Any) -> list[str] | None:
