@@ -47,6 +47,14 @@ def whole(tree: Any) -> Any:
     return tree if mesh is None else place(tree, EVERYWHERE, mesh)
 
 
+def like_rows_of(x: Any, rows: Any) -> Any:
+    """One number for each row of an array, split as these are over an Explicit axis."""
+    sharding = sharding_of(x)
+    if sharding is None or not is_explicit(sharding) or not any(sharding.spec[:1]):
+        return rows
+    return place(rows, PartitionSpec(*sharding.spec[:1]), sharding.mesh)
+
+
 def of_whole_arrays(function: Callable[P, T]) -> Callable[P, T]:
     """The function, for arrays that an Explicit mesh splits too: each device computes it of all.
 

@@ -146,16 +146,21 @@ def pull_back(
     shares = (_share(function, params, *part) for part in parts)
     first = next(shares)
     total = functools.reduce(
-        functools.partial(jax.tree.map, _added), shares, jax.tree.map(_wide, first)
+        functools.partial(jax.tree.map, _added), shares, jax.tree.map(wide, first)
     )
-    as_it_was = lambda x, like: x if x.dtype == like.dtype else x.astype(like.dtype)
-    return jax.tree.map(as_it_was, total, first)
+    return as_it_was(total, first)
 
 
-def _wide(x: Any) -> Any:
+def wide(x: Any) -> Any:
     """Half precision as float32: many small shares are added."""
     half = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
     return x.astype(jnp.float32) if half else x
+
+
+def as_it_was(tree: PyTree, like: PyTree) -> PyTree:
+    """The arrays in the types of others."""
+    cast = lambda x, other: x if x.dtype == other.dtype else x.astype(other.dtype)
+    return jax.tree.map(cast, tree, like)
 
 
 def _added(a: Any, b: Any) -> Any:

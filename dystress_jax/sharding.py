@@ -62,6 +62,29 @@ def split_rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
+def check_mesh(mesh: Mesh) -> None:
+    """Refuse a mesh over which a training step is not split as it should be.
+
+    Args:
+        mesh: the devices.
+
+    Raises:
+        ArgumentError: it has no axis `data`, or the axis is Explicit, as `jax.make_mesh` makes it.
+
+    Example:
+        >>> check_mesh(make_mesh(jax.devices()[:1]))
+    """
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if kinds.get(AXIS) != AxisType.Auto:
+        found = ", ".join(f"{name} ({kind.name})" for name, kind in kinds.items())
+        raise ArgumentError(
+            "mesh",
+            f"found the axes {found}; allowed: an axis {AXIS} that is Auto, as sharding.make_mesh "
+            "makes it: the compiler places what a step of a whole network needs. Losses take "
+            "Explicit axes too.",
+        )
+
+
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Refuse a batch that the devices cannot share equally.
 
@@ -93,11 +116,16 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
         batch: arrays by name, each with a row an example of this process.
         mesh: the devices, of all processes.
 
+    Raises:
+        ArgumentError: the devices cannot share the rows equally.
+
     Example:
         >>> mesh = make_mesh()
         >>> batch = shard_batch({"label": np.arange(2 * mesh.size)}, mesh)
         >>> batch["label"].shape == (2 * mesh.size,)
         True
     """
+    for rows in {len(x) for x in batch.values()}:
+        check_batch_size(rows * jax.process_count(), mesh)
     sharding = split_rows(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from .._placement import like_rows_of
 from ..errors import ArgumentError
 from . import _colour, _geometry
 from ._recipe import Recipe, View
@@ -111,8 +112,7 @@ def view(
         Float32 in [0, 1].
 
     Raises:
-        ArgumentError: the images are no whole numbers or have not 1 or 3 channels, or the size is
-            below 1.
+        ArgumentError: the images are not uint8 or have not 1 or 3 channels, or the size is below 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -124,7 +124,7 @@ def view(
     """
     pixels, extent = images if isinstance(images, Pictures) else (images, None)
     count, height, width, channels = pixels.shape
-    if not jnp.issubdtype(pixels.dtype, jnp.integer):
+    if pixels.dtype != jnp.uint8:
         raise ArgumentError("images", f"found {pixels.dtype}; allowed: uint8, from 0 to 255.")
     if channels not in (1, 3):
         raise ArgumentError(
@@ -132,10 +132,11 @@ def view(
         )
     if size < 1:
         raise ArgumentError("size", f"found {size}; allowed: at least 1, a side in pixels.")
-    rows = jnp.arange(count) if rows is None else rows
+    # As the images are, or over an Explicit axis every device would draw the views of all.
+    numbers = like_rows_of(pixels, jnp.arange(count)) if rows is None else rows
     if extent is None:
         extent = jnp.broadcast_to(jnp.array([height, width]), (count, 2))
-    drawn = _draw(key, settings, extent, rows)
+    drawn = _draw(key, settings, extent, numbers)
     x = _geometry.crop_and_resize(
         pixels, drawn.box, drawn.flip, size=size, antialias=settings.antialias
     )
@@ -194,6 +195,8 @@ _NUMBERS = {
 def _draw(
     key: Key[Array, ""], settings: View, extent: Int[Array, "n 2"], rows: Int[Array, " n"]
 ) -> _Drawn:
+    if str(jax.random.key_impl(key)) != "threefry2x32":  # of others a row would depend on the first
+        key = jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
     row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
     total = sum(_NUMBERS.values())
     uniform = jax.vmap(lambda row_key: jax.random.uniform(row_key, (total,), jnp.float32))(row_keys)
@@ -266,7 +269,8 @@ def normalize(
         Images of the same shape and dtype.
 
     Raises:
-        ArgumentError: neither one value nor one for each channel, or a std that is not positive.
+        ArgumentError: images of whole numbers; neither one value nor one for each channel, or a std
+            that is not positive.
 
     Example:
         >>> import jax.numpy as jnp
@@ -275,6 +279,10 @@ def normalize(
         >>> augment.normalize(x, mean=(0.5, 0.4, 0.3), std=(0.5,)).tolist()
         [[[[0.0, 0.2, 0.4]]]]
     """
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ArgumentError(
+            "images", f"found {images.dtype}; allowed: floating point in [0, 1], as of `to_float`."
+        )
     channels = images.shape[-1]
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):

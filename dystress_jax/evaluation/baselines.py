@@ -187,8 +187,9 @@ def mean_colour(images: UInt8[Array, "n h w c"]) -> Float[Array, "n d"]:
         Array([[-1.]], dtype=float32)
     """
     _, height, width, _ = images.shape
-    total = jnp.sum(images.astype(jnp.int32), axis=(1, 2))  # exact, whatever the order of pixels
-    angle = jnp.pi * total.astype(jnp.float32) / (255 * height * width)
+    # Of each row exact, whatever the order of pixels; of all beyond the range of int32.
+    of_rows = jnp.sum(images.astype(jnp.int32), axis=2).astype(jnp.float32)
+    angle = jnp.pi * jnp.sum(of_rows, axis=1) / (255.0 * height * width)
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1)
 
 

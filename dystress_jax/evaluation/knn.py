@@ -42,7 +42,8 @@ def knn_votes(
     Args:
         queries: features to classify; they are brought to unit length here.
         bank: features with known classes, likewise.
-        labels: of the bank, in [0, num_classes).
+        labels: of the bank, in [0, num_classes); a neighbour of another label, such as -1 for none,
+            has no vote.
         k: neighbours, at least 1; a smaller bank votes whole.
         temperature: t > 0; the smaller, the more the nearest count.
         num_classes: at least 1.
@@ -50,7 +51,7 @@ def knn_votes(
             least 1.
 
     Returns:
-        Votes in [0, 1]; each row sums to 1.
+        Votes in [0, 1]; each row sums to 1 where all neighbours have a class.
 
     Raises:
         ArgumentError: k, num_classes, the temperature or the bank's size is not positive.
@@ -67,6 +68,7 @@ def knn_votes(
     check_positive("temperature", temperature)
     at_least_one(num_classes=num_classes)
     near = nearest_neighbours(queries, bank, k=k, chunk_size=chunk_size)
+    labels = jnp.where(labels < 0, num_classes, labels)  # which is out of range on its other side
     votes, _ = _votes(
         near.similarity,
         labels[near.position],

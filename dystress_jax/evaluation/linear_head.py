@@ -67,7 +67,8 @@ def _sgd_step(
         entropy = optax.losses.softmax_cross_entropy_with_integer_labels(
             head(features), jnp.maximum(labels, 0)[None, :]
         )
-        means = jnp.sum(entropy * known[None, :], axis=1) / jnp.maximum(known.sum(), 1)
+        total = jnp.sum(jnp.where(known[None, :], entropy, 0.0), axis=1)
+        means = total / jnp.maximum(known.sum(), 1).astype(total.dtype)
         # The step is linear in the gradients: the weight of a candidate's loss is its rate.
         return learning_rates @ means
 

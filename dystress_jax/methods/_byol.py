@@ -6,7 +6,7 @@ from ..microscope import Compared
 from ..models import Network
 from ..similarities import normalize, sphere
 from ._method import Embedded, Method, Outcome
-from ._tower import Tower, Views, follow, method_of, rising_momentum, with_predictor
+from ._tower import Tower, Views, follow, followed, method_of, rising_momentum, with_predictor
 
 
 def byol(
@@ -78,7 +78,7 @@ def byol(
 
     def init(key):
         params, stats = predicting.init(key)
-        return params, stats, {"target_params": tower.part_of(params)}
+        return params, stats, {"target_params": followed(tower.part_of(params))}
 
     def embed(params, stats, memory, batch, key):
         view_a, view_b = views(key, batch["image"], batch["row"])

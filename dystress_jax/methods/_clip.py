@@ -114,6 +114,7 @@ def clip(
         # The views are drawn with fold_in(key, row), so the first number that is no row is free.
         source = _permute_subset(jax.random.fold_in(key, n), n, caption_noise)
         moved = {"tokens": batch["tokens"][source], "right": source == batch["row"]}
+        moved["of_text"] = batch["index"][source]
         # An image counts as one of the class that its text names, right or wrong.
         return {**batch, **moved, "named": batch["label"][source]}
 
@@ -130,7 +131,12 @@ def clip(
         points = jax.lax.stop_gradient(embedded.points)
         images, texts = points["images"], points["texts"]
         return schemes.of_image_text(
-            images, texts, example=batch["index"], key=key, decoupled=decoupled
+            images,
+            texts,
+            example=batch["index"],
+            of_text=batch.get("of_text"),
+            key=key,
+            decoupled=decoupled,
         )
 
     def labels(batch):
@@ -282,7 +288,7 @@ def embed_texts(
 def _permute_subset(key: PRNGKeyArray, n: int, share: float) -> Int[Array, " n"]:
     """Where the text of each pair comes from: a subset, `share` on average, moves in a cycle."""
     draw = jax.random.uniform(key, (n,), jnp.float32)
-    chosen_first = jnp.argsort(draw)
+    chosen_first = jnp.argsort(draw).astype(jnp.int32)
     count = jnp.minimum(jnp.sum(draw < share), n - 1)
     if n > 2:  # one alone cannot move: as often as not two do in its place
         two = jax.random.bernoulli(jax.random.fold_in(key, n))

@@ -12,7 +12,7 @@ from ..models import Network
 from ..similarities import normalize
 from ._method import Embedded, Loss, Method, Outcome, Spread, accepts, given, on_one_device
 from ._queue import check_queue, new_queue, push
-from ._tower import Tower, Views, check_momentum, follow, method_of
+from ._tower import Tower, Views, check_momentum, follow, followed, method_of
 
 
 def moco_v2(
@@ -84,7 +84,7 @@ def moco_v2(
         tower_key, queue_key = jax.random.split(key)
         params, stats = tower.init(tower_key)
         queue = new_queue(queue_key, size=queue_size, width=projector.out_features)
-        return params, stats, {"key_params": params, **queue}
+        return params, stats, {"key_params": followed(params), **queue}
 
     def order(key, n):
         # The two views have the first two numbers, so the number of images is free.

@@ -12,7 +12,7 @@ from ..schemes._scheme import both_ways
 from ..similarities import normalize, sphere
 from ._both_ways import first_way, of_both_ways
 from ._method import Embedded, Loss, Method, Outcome, Spread, accepts, on_one_device
-from ._tower import Tower, Views, follow, method_of, rising_momentum, with_predictor
+from ._tower import Tower, Views, follow, followed, method_of, rising_momentum, with_predictor
 
 
 def moco_v3(
@@ -86,7 +86,7 @@ def moco_v3(
 
     def init(key):
         params, stats = predicting.init(key)
-        return params, stats, {"key_params": tower.part_of(params)}
+        return params, stats, {"key_params": followed(tower.part_of(params))}
 
     def embed(params, stats, memory, batch, key):
         view_a, view_b = views(key, batch["image"], batch["row"])

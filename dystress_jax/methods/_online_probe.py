@@ -48,13 +48,13 @@ def with_online_probe(method: Method, num_classes: int) -> Method:
         logits = features.reshape(n * views, width) @ params[PROBE]["kernel"]
         logits += params[PROBE]["bias"][None]
         known = labels >= 0
-        share = known / jnp.maximum(known.sum(), 1)
+        share = known.astype(logits.dtype) / jnp.maximum(known.sum(), 1).astype(logits.dtype)
         told = lambda mean: jnp.where(known.any(), mean, jnp.nan)
         entropy = optax.losses.softmax_cross_entropy_with_integer_labels(
             logits, jnp.maximum(labels, 0)
         )
         probe_loss = jnp.sum(share * entropy)
-        accuracy = jnp.sum(share * (jnp.argmax(logits, axis=-1) == labels))
+        accuracy = jnp.sum(jnp.where(jnp.argmax(logits, axis=-1) == labels, share, 0.0))
         metrics = {"probe_loss": told(probe_loss), "probe_accuracy": told(accuracy)}
         if method.beside is None:
             return probe_loss, metrics

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Shaped, UInt8
 
 from ..errors import ArgumentError, at_least_one
+from ..gradcache import wide
 from ..models import Network
 from ._method import Method
 
@@ -143,6 +144,9 @@ def with_predictor(tower: Tower, predictor: Network) -> PredictingTower:
 def follow(key_params: PyTree, params: PyTree, *, rate: ArrayLike) -> PyTree:
     """The momentum encoder's next parameters, `(1 - rate) key_params + rate params`.
 
+    They are at least float32, as `followed` gives the first: in half precision a step of a
+    thousandth would be lost to rounding.
+
     Args:
         key_params: the momentum encoder's.
         params: the trained ones; entries that the momentum encoder does not have are passed over.
@@ -152,8 +156,18 @@ def follow(key_params: PyTree, params: PyTree, *, rate: ArrayLike) -> PyTree:
         >>> follow({"w": jax.numpy.zeros(2)}, {"w": jax.numpy.ones(2)}, rate=0.25)
         {'w': Array([0.25, 0.25], dtype=float32)}
     """
-    leading = {name: params[name] for name in key_params}
-    return optax.incremental_update(leading, key_params, step_size=rate)
+    leading = followed({name: params[name] for name in key_params})
+    return optax.incremental_update(leading, followed(key_params), step_size=rate)
+
+
+def followed(params: PyTree) -> PyTree:
+    """Parameters as a momentum encoder begins with them: those of half precision in float32.
+
+    Example:
+        >>> followed({"w": jax.numpy.zeros(2, "bfloat16")})["w"].dtype
+        dtype('float32')
+    """
+    return jax.tree.map(wide, params)
 
 
 def follow_from(memory: PyTree, params: PyTree, followers: Sequence[str]) -> PyTree:
@@ -171,7 +185,9 @@ def follow_from(memory: PyTree, params: PyTree, followers: Sequence[str]) -> PyT
         {'key_params': {'encoder': Array([1., 1.], dtype=float32)}, 'position': 3}
     """
     # Arrays of their own: a step gives both sides back to the device, which it may only once.
-    copy = lambda part: {name: jax.tree.map(jax.numpy.copy, params[name]) for name in part}
+    copy = lambda part: {
+        name: jax.tree.map(jax.numpy.copy, followed(params[name])) for name in part
+    }
     following = {name: copy(memory[name]) for name in followers}
     return {**memory, **following} if following else memory
 

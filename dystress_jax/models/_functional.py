@@ -61,6 +61,8 @@ def functional(build: Callable[[nnx.Rngs], nnx.Module], *, out_features: int) ->
     """
     graph, *_ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param, ...)
 
+    # Under vmap one key after another: the generator below would take the first for all.
+    @jax.custom_batching.sequential_vmap
     def init(key: Key[Array, ""]) -> tuple[Tree, Tree]:
         # XLA:CPU compiles each Threefry draw for about .7 s, one per kernel; the device's own
         # generator, seeded by the key, a tenth of that. Values may differ between platforms.

@@ -71,7 +71,7 @@ def check_run(config: Config, workdir: pathlib.Path) -> None:
         raise ConfigError(f"--workdir: {there} is a file; allowed: a directory.")
     if config.checkpoint_every and any(0xD800 <= ord(letter) <= 0xDFFF for letter in str(workdir)):
         raise ConfigError(
-            f"--workdir: found {ascii(str(workdir))}, a name that is no UTF-8, in which no "
+            f"--workdir: found {str(workdir)!a}, a name that is no UTF-8, in which no "
             "checkpoint can be written; allowed: another --workdir, or config.checkpoint_every=0."
         )
     has_settings = (workdir / SETTINGS_FILE).exists()

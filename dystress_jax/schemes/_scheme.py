@@ -81,6 +81,7 @@ def of_image_text(
     texts: Float[Array, "n d"],
     *,
     example: Int[Array, " n"] | None = None,
+    of_text: Int[Array, " n"] | None = None,
     key: PRNGKeyArray | None = None,
     decoupled: Callable[..., Float[Array, " n"]] = _WITHOUT_POSITIVES,
 ) -> SchemeInputs:
@@ -90,6 +91,8 @@ def of_image_text(
         images: embeddings of the images.
         texts: embeddings of their texts.
         example: number of each pair in the data set.
+        of_text: number of the example that each text is of, where texts have changed places; None:
+            `example`.
         key: randomness for this step.
         decoupled: `losses.info_nce` with `decoupled=True`, or the same with options of one's own,
             such as another `similarity`.
@@ -102,7 +105,10 @@ def of_image_text(
         >>> of_image_text(jnp.eye(2), -jnp.eye(2)).side
         Array([0, 0, 1, 1], dtype=int32)
     """
-    return of_ways(((images, texts), (texts, images)), decoupled, example=example, key=key)
+    found = of_ways(((images, texts), (texts, images)), decoupled, example=example, key=key)
+    if example is None or of_text is None:
+        return found
+    return found._replace(example=jnp.concatenate(whole((example, of_text))))
 
 
 def of_ways(

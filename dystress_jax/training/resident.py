@@ -77,8 +77,10 @@ class Resident:
             mesh: the devices, of all processes.
 
         Raises:
+            ArgumentError: the axis of the mesh is Explicit.
             UnreadableError: an image cannot be read.
         """
+        sharding.check_mesh(mesh)
         whole = sharding.replicated(mesh)
         labels = np.zeros(source.num_stored, np.int32)
         extents = np.zeros((source.num_stored, 2), np.int32)

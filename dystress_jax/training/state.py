@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from .. import sharding
+from ..errors import ArgumentError
 from ..methods import Method
 from ..schemes import Scheme
 
@@ -66,7 +67,10 @@ def new_state(
     init_key, step_key = jax.random.split(key)
     params, stats, memory = method.init(init_key)
     scheme_state = () if scheme is None else scheme.init()
-    opt_state = optimizer.init(params)
+    # A momentum encoder begins as the trained one. Arrays of its own: a step gives the whole state
+    # back to the device, each array once.
+    own = lambda tree: jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, tree)
+    memory, opt_state = own((memory, optimizer.init(params)))
     return TrainState(jnp.int32(0), step_key, params, stats, memory, scheme_state, opt_state)
 
 
@@ -87,6 +91,9 @@ def init_state(
         seed: of all randomness, in [0, 2^32).
         mesh: the devices; each holds the whole state.
 
+    Raises:
+        ArgumentError: the seed is out of range.
+
     Example:
         >>> from dystress_jax import methods, models, schemes, sharding
         >>> flat = lambda params, stats, x, *, train: (x.reshape(len(x), -1), stats)
@@ -99,6 +106,8 @@ def init_state(
         >>> int(state.step), len(state.step.sharding.device_set) == mesh.size
         (0, True)
     """
+    if not 0 <= seed < 2**32:
+        raise ArgumentError("seed", f"found {seed}; allowed: 0 to {2**32 - 1:,}.")
     place = sharding.replicated(mesh)
     make = lambda seed: new_state(method, optimizer, jax.random.key(seed), scheme=scheme)
     return jax.jit(make, static_argnums=0, out_shardings=place)(seed)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import augment, sharding
 from ..errors import ArgumentError, at_least_one
-from ..gradcache import cut, join
+from ..gradcache import as_it_was, cut, join, wide
 from ..methods import DeviceBatch, Embedded, Method, Outcome, without_probe
 from ..schemes import Scheme, SchemeInputs
 from ..temperatures import Temperature, as_temperature
@@ -125,7 +125,7 @@ def gradcache(
         scheme: of its temperature; None for a method that has none.
         micro_batches: how many; it divides the batch of every device. Example i is in micro-batch
             i modulo this.
-        mesh: the devices, along the axis `data`; None: wherever the arrays are.
+        mesh: the devices, along an Auto axis `data`; None: wherever the arrays are.
 
     Returns:
         `(state, batch, key) -> Gradient`, the same as `whole_gradient` gives. It runs several
@@ -135,7 +135,7 @@ def gradcache(
 
     Raises:
         ArgumentError: as `whole_gradient`; or micro_batches is below 1, or does not divide the
-            batch.
+            batch of every device; or the axis of the mesh is another.
 
     Example:
         >>> from dystress_jax import methods, models, schemes, training
@@ -167,6 +167,7 @@ def gradcache(
 
     whole = rows = None
     if mesh is not None:
+        sharding.check_mesh(mesh)
         whole, rows = sharding.replicated(mesh), sharding.split_rows(mesh)
     parts_of = jax.jit(functools.partial(cut, micro_batches=micro_batches), out_shardings=rows)
     embed = jax.jit(embed, out_shardings=mesh and (rows, whole))
@@ -176,16 +177,23 @@ def gradcache(
     add_gradient = jax.jit(add_gradient, out_shardings=whole, donate_argnums=0)
 
     def gradient(state: TrainState, batch: DeviceBatch, key: PRNGKeyArray) -> Gradient:
+        examples = len(batch["index"])
+        if mesh is not None and examples % (micro_batches * mesh.size):
+            raise ArgumentError(
+                "micro_batches",
+                f"found {micro_batches} with a batch of {examples} on {mesh.size} devices; "
+                f"allowed: a divisor of the {examples / mesh.size:g} examples of each device.",
+            )
         parts, embedded, stats, began = parts_of(batch), [], state.stats, []
         for part in parts:
             began.append(stats)  # with which the second pass repeats the first
             of_part, stats = embed(state, stats, part, key)
             embedded.append(of_part)
         found, of_embedded = contrast(state, embedded, batch, key)
-        grads = found.grads
+        grads = jax.tree.map(wide, found.grads)
         for part, of_part, seen in zip(parts, parts_of(of_embedded), began, strict=True):
             grads = add_gradient(grads, state._replace(stats=seen), part, key, of_part)
-        return found._replace(grads=grads, stats=stats)
+        return found._replace(grads=as_it_was(grads, found.grads), stats=stats)
 
     return gradient
 
@@ -241,7 +249,8 @@ def make_train_step(
         optimizer: its learning rate must come from `schedule`.
         schedule: step to learning rate, for the log.
         scheme: of the temperature; None for a method that has none.
-        mesh: the devices; a mesh of one computes the same as a mesh of many.
+        mesh: the devices, along an Auto axis `data`, as `sharding.make_mesh` makes it; a mesh of
+            one computes the same as a mesh of many.
         micro_batches: at least 1, which is one program, with `whole_gradient`. More: several, with
             `gradcache`.
 
@@ -249,7 +258,7 @@ def make_train_step(
         The step. Its metrics are numbers for the log, such as `loss`.
 
     Raises:
-        ArgumentError: as `whole_gradient`.
+        ArgumentError: as `whole_gradient`, or the axis of the mesh is another.
 
     Example:
         >>> from dystress_jax import methods, models, schemes, sharding, training
@@ -267,6 +276,7 @@ def make_train_step(
         >>> int(state.step), metrics["loss"].shape, points["view_a"].shape
         (1, (), (8, 4))
     """
+    sharding.check_mesh(mesh)
     whole, rows = sharding.replicated(mesh), sharding.split_rows(mesh)
 
     def begin(state, batch):
