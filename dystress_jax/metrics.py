@@ -255,7 +255,7 @@ def effective_rank(x: Float[Array, "n d"]) -> Float[Array, ""]:
     singular = jnp.linalg.svd(x / jnp.where(scale == 0, 1.0, scale), compute_uv=False)
     total = jnp.sum(singular)
     p = singular / jnp.where(total == 0, 1.0, total)
-    used = p > 0  # the slope of the entropy at 0 is infinite
+    used = p != 0  # the slope of the entropy at 0 is infinite
     return jnp.exp(jnp.sum(jnp.where(used, jax.scipy.special.entr(jnp.where(used, p, 1.0)), 0.0)))
 
 

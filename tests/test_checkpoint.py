@@ -121,6 +121,18 @@ def test_the_newest_and_the_best_are_kept(tmp_path, mesh):
     assert checkpoint.steps(tmp_path) == [2, 6]
 
 
+def test_scores_of_another_kind_are_none(tmp_path, mesh):
+    """As of kNN with another k: the highest of both would be that of the easier one."""
+    saver = Saver(tmp_path, keep=9)
+    for step, score, by in ((1, 0.9, [20]), (2, 0.8, [200]), (3, None, [200]), (4, 0.7, [200])):
+        saver.save(step, make_state(mesh, step), {"score": score, "scored_by": by})
+    saver.wait()
+    assert checkpoint.scores(tmp_path) == {2: 0.8, 4: 0.7}
+    restored = checkpoint.restore_newest(tmp_path, abstract(make_state(mesh)))
+    assert restored is not None
+    assert restored.scores == {2: 0.8, 4: 0.7}
+
+
 def test_each_record_is_read_once_when_a_run_goes_on(saved, mesh, monkeypatch):
     read, seen = _records.read, []
 

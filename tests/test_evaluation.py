@@ -223,6 +223,24 @@ def test_features_of_length_zero_are_as_near_to_everything():
     np.testing.assert_allclose(got, 0.25)
 
 
+def test_a_neighbour_without_a_class_has_no_vote():
+    """-1 is no label everywhere; counted from the end it would be the last class."""
+    bank, labels = jnp.eye(3), jnp.array([0, -1, 5])
+    votes = evaluation.knn_votes(jnp.eye(3), bank, labels, k=1, num_classes=3)
+    np.testing.assert_array_equal(votes, [[1, 0, 0], [0, 0, 0], [0, 0, 0]])
+    with pytest.raises(ArgumentError, match="num_classes: found 0"):
+        evaluation.knn_votes(jnp.eye(3), bank, labels, k=1, num_classes=0)
+
+
+def test_the_mean_colour_of_a_large_picture_is_that_of_a_small_one():
+    """Whose pixels add up to more than an int32 holds."""
+    small = jnp.array([[[[10, 200, 255]]]], jnp.uint8)
+    large = jnp.broadcast_to(small, (1, 3000, 3000, 3))
+    np.testing.assert_allclose(
+        evaluation.mean_colour(large), evaluation.mean_colour(small), atol=1e-5
+    )
+
+
 def test_impossible_knn_settings_are_refused():
     bank, labels = random_features(5)
     with pytest.raises(ValueError, match="k: found 0; allowed: at least 1"):

@@ -281,6 +281,45 @@ def test_what_a_run_lacks_is_said_and_the_page_is_written_without_it(tmp_path, c
         microscope.read(workdir)
 
 
+def test_the_page_begins_with_the_temperature_of_the_run(tmp_path):
+    own = lambda **given: data_of(explorer.page(**given))["own"]
+    assert own() is None
+    found = own(temperature={"name": "dystress", "tau_min": 0.05, "tau_max": 0.7, "tau": 0.1})
+    assert found == {"name": "dystress", "v": {"tau_min": 0.05, "tau_max": 0.7}, "stop": True}
+    assert not own(temperature={"name": "dystress", "stop_gradient": False})["stop"]
+    # What a learned one was at the last record; one that depends on the pair has no such number.
+    for curve, expected in (
+        (0 * record()["curve_tau"] + 0.25, 0.25),
+        (record()["curve_tau"], None),
+    ):
+        curve = curve + (expected is None) * np.linspace(0, 1, len(curve))
+        workdir = tmp_path / f"r{expected}"
+        config = {"temperature": {"name": "macl", "tau": 0.1}}
+        write(workdir, {5: record(curve_tau=curve)}, config=config)
+        commands.main(["dystress", "explore", str(workdir), f"--out={tmp_path / 'e.html'}"])
+        found = data_of((tmp_path / "e.html").read_text(encoding="utf-8"))["own"]
+        assert (found and found["v"]) == (expected and {"tau": expected})
+    (workdir / "config.json").write_text("[1]")
+    commands.main(["dystress", "explore", str(workdir), f"--out={tmp_path / 'e.html'}"])
+
+
+@pytest.mark.ci
+def test_a_browser_begins_with_it_and_says_of_which_step_the_images_are(tmp_path):
+    without = [name for name in record() if name.startswith("watched_")]
+    records = {5: record(), 9: record(1, **dict.fromkeys(without))}
+    config = {"temperature": {"name": "constant", "tau": 0.5}}
+    workdir = write(tmp_path / "r", records, config=config)
+    commands.main(["dystress", "explore", str(workdir), f"--out={tmp_path / 'e.html'}"])
+    with opened(tmp_path / "e.html") as page:
+        shown = page.evaluate("state.shown.map(t => [t.name, t.v])")
+        assert shown[0] == ["constant", {"tau": 0.5}]
+        assert [name for name, _ in shown] == ["constant", "dystress"]
+        said = page.inner_text("#of-run")
+        assert "step 9:" in said
+        assert "begins with the run's own temperature" in said
+        assert "The images are those of step 5" in said
+
+
 def test_records_of_images_alone_are_drawn(tmp_path):
     whole = record()
     alone = {name: value for name, value in whole.items() if name.startswith("watched_")}

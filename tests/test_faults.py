@@ -93,6 +93,7 @@ def test_a_finished_run_that_is_made_longer_is_not_complete(
     def interrupted(*_):
         raise KeyboardInterrupt
 
+    train_steps = _train._train_steps
     monkeypatch.setattr(_train, "_train_steps", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(workdir, images)
@@ -101,8 +102,14 @@ def test_a_finished_run_that_is_made_longer_is_not_complete(
     monkeypatch.setattr(_train, "keeps_bits", lambda: False)  # as on a GPU
     with pytest.raises(KeyboardInterrupt):
         train(workdir, images, steps=5)
-    assert not (workdir / "summary.json").exists()
+    assert (workdir / "summary.json").read_text() == before  # no step was done
     assert "the last digits can differ from a run without the break" in capsys.readouterr().out
+    monkeypatch.setattr(_train, "_train_steps", train_steps)
+    monkeypatch.setattr(_train, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(workdir, images, steps=5)
+    assert not (workdir / "summary.json").exists()
+    assert (workdir / "summary_3.json").read_text() == before
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,17 @@ def test_the_probe_counts_and_fits_labelled_images_alone(tmp_path):
         measured("linear_probe", several)
 
 
+def test_a_share_that_is_less_than_an_image_of_each_class_says_what_was_used(tmp_path):
+    labels = np.arange(44) % 4
+    e = experiment(tmp_path / "few.npz", labels, labels={"fractions": (0.01, 0.5)})
+    found = measured("few_labels", e)
+    few, half = found.protocol["images_of_fractions"]
+    assert few == 4
+    assert half == pytest.approx(found.protocol["train_images"] / 2, abs=2)
+    [note] = found.notes
+    assert note.endswith("with at least one of each class: 1 % are 4 images")
+
+
 def test_a_run_that_cannot_be_measured_says_what_is_missing(tmp_path):
     e = experiment(tmp_path / "few.npz", np.full(40, -1))
     table = functools.partial(

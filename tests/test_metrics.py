@@ -364,6 +364,12 @@ def test_the_gradient_is_finite_where_rows_agree_cancel_or_vanish(name, case):
     assert np.isfinite(slope).all()
 
 
+def test_the_gradient_of_the_effective_rank_of_a_collapse_is_finite():
+    """Only one direction is used: the slope of the entropy at the others is infinite."""
+    x = jnp.float32(np.outer(np.ones(6), ROWS[0]))
+    assert np.isfinite(jax.grad(metrics.effective_rank)(x)).all()
+
+
 def test_effective_rank_of_nothing_is_one_and_its_gradient_that_of_the_formula():
     assert metrics.effective_rank(jnp.zeros((3, 4))) == 1
 

@@ -1113,8 +1113,8 @@ def test_a_page_says_what_is_missing(tmp_path, name):
     text = " ".join(run.missing) + " ".join(s.text for s in report.stand_out(run))
     says = {
         "no records": "no records: none was due yet",
-        "one class": "All images with a label are of one class, “</script>”: there is nothing",
-        "no labels": "No image has a label",
+        "one class": "All images with a label that are watched are of one class, “</script>”",
+        "no labels": "No image that is watched has a label",
         "NaN records": "2 of 2 records are not finite",
         "earlier version": "No record has images",
         "pairs": "The modality gap is",
@@ -1126,6 +1126,29 @@ def test_a_page_says_what_is_missing(tmp_path, name):
         assert "No records of pairs" in page
         assert "No images have been recorded" in page
     assert ("No curve of a temperature" in page) == (name in ("no negatives", "earlier version"))
+
+
+def test_imported_weights_are_no_run_that_has_not_ended(tmp_path):
+    workdir = tmp_path / "imported"
+    (workdir / "checkpoints" / "0").mkdir(parents=True)
+    (workdir / "config.json").write_text('{"seed": 0}')
+    [run] = report.gather([workdir])
+    assert run.missing == ("The weights are imported: nothing was trained here.",)
+    (workdir / "checkpoints" / "30").mkdir()
+    [run] = report.gather([workdir])
+    assert "The run has not ended: there is no summary.json yet." in run.missing
+
+
+def test_a_collapse_is_not_told_of_the_first_step(workdir):
+    [run] = report.gather([workdir])
+    same = np.ones_like(run.images.features)
+    alike = run._replace(images=run.images._replace(features=same))
+    assert "At step 20 the features of two images have a cosine of 1.00" in (
+        _sentences.collapsed(alike).text
+    )
+    first = alike.images._replace(steps=run.images.steps[:1], features=same[:1])
+    assert first.steps.tolist() == [1]
+    assert _sentences.collapsed(alike._replace(images=first)) is None
 
 
 def test_damaged_files_are_told_and_left_out(tmp_path):

@@ -233,7 +233,7 @@ def test_a_page_of_anything_opens(tmp_path, name):
         says = {
             "no records": "No records of pairs",
             "one class": "are of one class, “</script>”",
-            "no labels": "No image has a label",
+            "no labels": "No image that is watched has a label",
             "NaN records": "records are not finite",
             "one image": "There is one row only",
             "pairs": "Its own text “text 0” is number",

@@ -4,8 +4,9 @@ dystress explore
     writes explore.html here
 
 dystress explore runs/quickstart --open
-    draws the similarities of a run's last record as each temperature would weigh them, with the
-    hardest negatives of its images, and opens it; what is missing or damaged is said and left out
+    draws the similarities of a run's last record as each temperature would weigh them, its own
+    first, with the hardest negatives of its images, and opens it; what is missing or damaged is
+    said and left out
 
 dystress explore --embeddings=z.npz
     the same of embeddings made anywhere: an .npz or .parquet with features [n d], or view_a
@@ -19,10 +20,12 @@ import argparse
 import pathlib
 import sys
 import webbrowser
+from typing import Any
 
 from .. import explorer, microscope, temperatures
 from ..errors import UserError
-from ..files import write_text
+from ..files import parse_json, write_text
+from ..run_files import SETTINGS_FILE
 from . import written
 
 
@@ -45,16 +48,19 @@ def main(argv: list[str]) -> None:
     if given.workdir is not None and given.embeddings is not None:
         parser.error("found a workdir and --embeddings; allowed: one of them.")
     try:
-        name, records, images, missing = "", None, None, ()
+        name, records, images, missing, temperature = "", None, None, (), None
         if given.workdir is not None:
             records, images, missing = microscope.of_run(_path(given.workdir))
             name = _path(given.workdir).absolute().name
+            temperature = _temperature(_path(given.workdir))
         elif given.embeddings is not None:
             images = microscope.read_embeddings(_path(given.embeddings))
             records = microscope.as_records(images, temperatures.constant(0.1))
             name, missing = _path(given.embeddings).stem, images.notes
         out = _path(given.out)
-        content = explorer.page(records, name=name, images=images, missing=missing)
+        content = explorer.page(
+            records, name=name, images=images, missing=missing, temperature=temperature
+        )
         write_text(out, content)
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
@@ -63,6 +69,14 @@ def main(argv: list[str]) -> None:
     print(written(out, content))
     if given.open:
         webbrowser.open(out.absolute().as_uri())
+
+
+def _temperature(workdir: pathlib.Path) -> Any:
+    """The settings of a run's temperature, as far as they can be read."""
+    try:
+        return parse_json((workdir / SETTINGS_FILE).read_bytes())["temperature"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _path(path: str) -> pathlib.Path:

@@ -1,6 +1,7 @@
 """What the pictures of images have in common: thumbnails, texts and colours of classes."""
 
 import colorsys
+import unicodedata
 
 from PIL import Image
 
@@ -19,6 +20,8 @@ def thumbnail(source: data.Source, position: int, side: int) -> Image.Image:
 
 def plain(text: str, length: int | None = None) -> str:
     """A text in letters that Pillow's built-in font has, cut to a length."""
+    apart = unicodedata.normalize("NFKD", text)  # an accent stands behind its letter
+    text = "".join(letter for letter in apart if not unicodedata.combining(letter))
     text = text.encode("ascii", "replace").decode()
     return text if length is None or len(text) <= length else f"{text[: length - 1]}."
 

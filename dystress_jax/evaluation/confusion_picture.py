@@ -1,5 +1,7 @@
 """A picture of which classes are taken for which."""
 
+import textwrap
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -10,6 +12,7 @@ from .confusion import COUNTED, Confusion
 CELL, LABEL, GAP = 36, 130, 6  # pixels, where the classes have names
 NAMED = 40  # classes at most that are named, with their counts
 LETTERS = 20  # of a name, at most
+LINES = 7  # in the corner, at most
 UNNAMED = 800  # pixels of a side without names, about
 
 
@@ -45,6 +48,8 @@ def confusion_picture(found: Confusion) -> Image.Image:
     side = LABEL + CELL * count + GAP
     canvas = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(canvas)
+    said = ["rows: what it is", "columns: taken for", *textwrap.wrap(plain(found.of), LETTERS)]
+    draw.multiline_text((GAP, GAP), "\n".join(said[:LINES]), fill="black")
     for i, name in enumerate(found.class_names):
         at, text = LABEL + i * CELL, plain(name, LETTERS)
         draw.text((LABEL - GAP, at + CELL / 2), text, fill="black", anchor="rm")

@@ -77,9 +77,11 @@ def evaluate_few_labels(
     held_out = None if holdout is None else encoded(encode, holdout, mesh)
     fitted, validation = with_validation(every, held_out, 0)
     converged: list[bool] = []
+    images: dict[float, int] = {}
 
     def measure(fraction: float, seed: int) -> tuple[tuple[Row, ...], Confusion]:
         some = fitted.take(share_of_each_class(fitted.y, fraction, seed))
+        images[fraction] = len(some.y)
         strength, _ = choose(some, validation, classes)
         head, ended = fit(some, strength, classes)
         converged.append(bool(ended[0]))
@@ -93,10 +95,15 @@ def evaluate_few_labels(
         "candidates": CHOICE,
         "fractions": list(fractions),
         "seeds": list(seeds),
+        "images_of_fractions": [images[fraction] for fraction in fractions],
         "train_images": len(fitted.y),
         "validation_images": len(validation.y),
         "test_images": len(scored.y),
         "classes": classes,
     }
     notes = unfinished(converged) + unseen_classes(first, every.y)
+    more = [f for f in fractions if images[f] > max(1.5 * f * len(fitted.y), f * len(fitted.y) + 1)]
+    if more:
+        told = ", ".join(f"{100 * f:g} % are {images[f]:,}" for f in more)
+        notes += (f"of {len(fitted.y):,} images, with at least one of each class: {told} images",)
     return Result(mean_and_std(by_seed), protocol, confusion=first, notes=notes, by_seed=by_seed)

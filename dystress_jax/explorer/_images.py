@@ -32,6 +32,7 @@ def plain_images(images: Watched, *, pictures: bool = True) -> dict[str, Any]:
     largest = max(1.0, float(np.abs(similarity).max()))  # above 1 where they are no cosines
     return {
         "split": images.split,
+        "step": int(images.steps[-1]),
         "ids": images.ids.tolist(),
         "labels": images.labels.tolist(),
         "class_names": list(images.class_names),

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ def page(
     name: str = "",
     images: Watched | None = None,
     missing: Sequence[str] = (),
+    temperature: Mapping[str, Any] | None = None,
 ) -> str:
     """A self-contained HTML page with the curves of every temperature.
 
@@ -61,6 +62,8 @@ def page(
         name: of the run.
         images: whose hardest negatives are then listed, with their weights under each temperature.
         missing: what was not there or could not be read, in sentences that the page says.
+        temperature: the settings of the run's own, which the page then begins with: `name` and its
+            numbers. One that changes while it trains is a constant, that of the last record.
 
     Returns:
         The page; it loads nothing else.
@@ -74,6 +77,7 @@ def page(
         "constants": AT_EACH_STEP,
         "unit": unit_of(records),
         "run": _of_run(records, name),
+        "own": _own(temperature or {}, records),
         "missing": [f"{name}: {text}" for text in missing],
         "images": None if images is None else plain_images(images),
     }
@@ -81,6 +85,30 @@ def page(
     for place, text in zip(PLACES, (SCRIPT, as_script(data)), strict=True):
         whole = whole.replace(place, text)
     return whole
+
+
+def _own(settings: Mapping[str, Any], records: Records | None) -> dict[str, Any] | None:
+    """The temperature of a run as a curve of the page; None where it has none.
+
+    Example:
+        >>> _own({"name": "constant", "tau": 0.5, "tau_min": 0.1}, None)
+        {'name': 'constant', 'v': {'tau': 0.5}, 'stop': False}
+        >>> _own({"name": "tempnet", "tau": 0.5}, None) is None
+        True
+    """
+    name = settings.get("name")
+    if name in CURVES:
+        numbers = {p.name: settings.get(p.name, p.default) for p in CURVES[name].parameters}
+        if not all(isinstance(x, int | float) for x in numbers.values()):
+            return None
+        stop = CURVES[name].stop_gradient is not None and bool(settings.get("stop_gradient", True))
+        return {"name": name, "v": {key: float(x) for key, x in numbers.items()}, "stop": stop}
+    if name is None or records is None or "curve_tau" not in records.arrays:
+        return None
+    tau = np.asarray(records["curve_tau"][-1], np.float64)
+    if not np.isfinite(tau).all() or np.ptp(tau) > 1e-4 * tau.max():
+        return None
+    return {"name": "constant", "v": {"tau": float(f"{tau.mean():.4g}")}, "stop": False}
 
 
 def _of_run(records: Records | None, name: str) -> dict[str, Any] | None:

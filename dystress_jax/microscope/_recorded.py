@@ -42,6 +42,9 @@ def of_run(workdir: pathlib.Path | str) -> Recorded:
     """
     workdir = pathlib.Path(workdir)
     with told(workdir, "read"):
+        if workdir.is_file():
+            say = "it is a file; of embeddings: dystress report --embeddings=FILE"
+            raise NotADirectoryError(20, say)
         if not workdir.is_dir():
             raise FileNotFoundError(2, "there is no such directory")
         if not any(workdir.glob("config.*")) and not folder_of(workdir).is_dir():

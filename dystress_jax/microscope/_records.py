@@ -190,7 +190,7 @@ def paths_of(workdir: pathlib.Path) -> list[pathlib.Path]:
         paths = _files(folder)
         if not paths:
             raise FileNotFoundError(
-                2, "it has no records: none was due yet, or config.microscope.every is 0"
+                2, "it has no records: none was due yet, or the run records nothing"
             )
     return paths
 

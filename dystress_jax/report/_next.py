@@ -9,7 +9,9 @@ CHANGING = ("learned", "macl", "isogclr", "tempnet")
 
 
 def longer(run: Run) -> str:
-    """Goes on with the run until it is twice as long."""
+    """Goes on with the run until it is twice as long, where it has kept its state."""
+    if not run.config.get("checkpoint_every"):
+        return ""
     length = "steps" if run.config.get("steps") else "epochs"
     twice = 2 * (run.config.get(length) or 0)
     where = f"--workdir={shlex.quote(run.place)}"

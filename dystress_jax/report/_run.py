@@ -292,14 +292,17 @@ def _gather(path: pathlib.Path, name: str) -> Run:
     missing: list[str] = []
     config = _json(path / SETTINGS_FILE, missing)
     summary = _json(path / SUMMARY_FILE, missing, needed=False)
+    imported = not (path / METRICS_FILE).exists() and _only_imported(path / CHECKPOINTS)
     diverged = None if summary else _json(path / DIVERGED_FILE, [], needed=False).get("diverged")
-    if not summary:
+    if imported:
+        missing.append("The weights are imported: nothing was trained here.")
+    elif not summary:
         missing.append(
             f"The run has diverged: {diverged}"
             if diverged
             else "The run has not ended: there is no summary.json yet."
         )
-    missing += recorded.missing
+    missing += () if imported else recorded.missing
     results = _results(path, missing)
     called = {stem: _called(stem, found, summary.get("steps")) for stem, found in results.items()}
     by_command = {f"eval {called[stem]}": found for stem, found in results.items()}
@@ -311,7 +314,7 @@ def _gather(path: pathlib.Path, name: str) -> Run:
         name=name,
         place=str(path),
         config=flat(config),
-        curves=_curves(path, missing),
+        curves={} if imported else _curves(path, missing),
         records=recorded.records,
         images=recorded.images,
         baselines=baselines(summary),
@@ -325,6 +328,11 @@ def _gather(path: pathlib.Path, name: str) -> Run:
         ended=bool(summary),
         diverged=bool(diverged),
     )
+
+
+def _only_imported(checkpoints: pathlib.Path) -> bool:
+    """Whether the only checkpoint is that before the first step, as of `dystress import`."""
+    return [path.name for path in checkpoints.glob("*")] == ["0"]
 
 
 def _chance(knn: Measured) -> float | None:

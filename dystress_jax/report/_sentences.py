@@ -164,9 +164,10 @@ def few_classes(run: Run) -> Sentence | None:
         return None
     if len(known):
         name = dict(enumerate(run.images.class_names)).get(int(known[0]), f"class {known[0]}")
-        said = f"All images with a label are of one class, “{name}”: there is nothing to tell apart"
+        said = f"All images with a label that are watched are of one class, “{name}”"
+        said += ": there is nothing to tell apart among them"
     else:
-        said = "No image has a label: what is said of classes is left out"
+        said = "No image that is watched has a label: what is said of classes is left out"
     return Sentence(f"{said}.", "the labels of the images that are watched; fewer than two classes")
 
 
@@ -174,6 +175,9 @@ def collapsed(run: Run) -> Sentence | None:
     """Whether all images have nearly the same features."""
     if run.images is None or len(run.images.ids) < 2:
         return None
+    step, records = int(run.images.steps[-1]), run.records
+    if step == 1 and records is not None and records.steps[-1] > 1:
+        return None  # what an encoder makes of images that has learned from one batch
     x = np.asarray(run.images.features[-1], np.float64)
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     n = len(x)
@@ -181,8 +185,9 @@ def collapsed(run: Run) -> Sentence | None:
     if mean < 0.9:
         return None
     return Sentence(
-        f"The features of two images have a cosine of {mean:.2f} on average: all point nearly the "
-        "same way. Either they have collapsed, or a large mean hides what differs.",
+        f"At step {step} the features of two images have a cosine of {mean:.2f} on average: all "
+        "point nearly the same way. Either they have collapsed, or a large mean hides what "
+        "differs.",
         "the mean cosine of two different images that are watched; said from 0.9",
         measured(run, "representation"),
     )

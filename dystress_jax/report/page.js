@@ -48,6 +48,8 @@ function drawMap() {
   if (!source || state.run === undefined) return;
   const im = runs[state.run].images, p = places(), ks = p.map((_, k) => k), placedBy = im.placed_by[state.space][state.layout];
   by("layout-says").textContent = placedBy === state.layout ? "" : `${state.layout} cannot place these: it needs three images that differ, of three dimensions. They lie as by ${placedBy}.`;
+  const here = im.steps[at(im.steps, allSteps[state.step])];
+  if (allSteps.length && here !== allSteps[state.step]) by("layout-says").textContent += ` They lie as at step ${here}: not every record has the images.`;
   const style = ks.map(k => styled(im, k));
   source.data = {x: p.map(x => x[0]), y: p.map(x => x[1]), colour: style.map(s => s.colour), marker: ks.map((k, i) => framed(im, k) ? "square" : style[i].marker), size: ks.map(k => framed(im, k) ? 26 : 9),
     picture: ks.map(k => picture(state.run, k) ?? "data:,"), display: ks.map(() => im.pictures_of !== null ? "block" : "none"), label: ks.map(k => labelOf(im, k))};

@@ -32,7 +32,12 @@ from ._profile import Profile
 from ._recording import Recording, is_due
 from ._same_images import check_same
 from ._saved import digest_of
-from ._workdir import check_still_there, lock_workdir, write_run_files
+from ._workdir import (
+    check_still_there,
+    keep_summary_of_shorter,
+    lock_workdir,
+    write_run_files,
+)
 from .config import Config, ConfigError
 from .data import reporting_unreadable_images
 from .experiment import Experiment
@@ -87,7 +92,7 @@ def train(
                 until_the_end.enter_context(lock_workdir(run.workdir, made))
             _compare_processes(run)
             start = _start(run)
-            write_run_files(run.experiment, run.workdir, start.step, run.described)
+            write_run_files(run.experiment, run.workdir, run.described)
             loggers = until_the_end.enter_context(_loggers(run, start))
         with StopRequest(note) as stop:
             state, last_step, seconds, signal = _train_steps(run, start, stop, loggers)
@@ -162,7 +167,8 @@ def _start(run: Run) -> _Start:
         for reason, place in restored.damaged:
             note(f"{reason}; moved to {place}")
         state, step, seconds = restored.state, restored.step, restored.record["seconds"]
-        scores = restored.scores
+        same = restored.record.get("scored_by") == _scored_by(run.config)
+        scores = restored.scores if same else {}
     total_steps = experiment.schedule.total_steps
     if step > total_steps:
         field = "steps" if run.config.steps else "epochs"
@@ -192,6 +198,11 @@ def _start(run: Run) -> _Start:
     else:
         put = resident.put
     return _Start(state, batches, put, step, seconds, scores)
+
+
+def _scored_by(config: Config) -> str:
+    """By what the accuracies are measured that choose the best checkpoint."""
+    return f"k {config.knn.k}, temperature {config.knn.temperature}, bank {config.knn.bank}"
 
 
 def _on_devices(experiment: Experiment) -> Resident | None:
@@ -352,6 +363,8 @@ def _each_step(
             recording.compile(train_step, state, batch)
         look = recording.before(step, state)
         state, metrics, points = train_step(state, batch)
+        if step == start.step + 1:
+            keep_summary_of_shorter(run.workdir, start.step)  # compiled: from here on it is longer
         profile.after(step, metrics, log)
         stop.listen()  # compiled, and so far there was nothing to save
         log.step(step, metrics)
@@ -374,6 +387,7 @@ def _each_step(
             record = {
                 "position": start.batches.get_state(),
                 "score": score,
+                "scored_by": _scored_by(config),
                 "loss": float(metrics["loss"]),
                 "seconds": _seconds(run, start),
                 "data": experiment.trained_on,

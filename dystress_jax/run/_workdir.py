@@ -130,14 +130,13 @@ def _check_outside_images(config: Config, workdir: pathlib.Path) -> None:
 
 
 def write_run_files(
-    experiment: Experiment, workdir: pathlib.Path, step: int, described: Mapping[str, str]
+    experiment: Experiment, workdir: pathlib.Path, described: Mapping[str, str]
 ) -> None:
     """What the run is, once it is known to go on: settings, vocabulary, what was left out.
 
     Args:
         experiment: the parts of the run.
         workdir: of the run.
-        step: that it goes on from.
         described: fingerprints of its images.
 
     Raises:
@@ -145,9 +144,6 @@ def write_run_files(
     """
     if jax.process_index() != 0:
         return
-    if step < experiment.schedule.total_steps:  # of a shorter run
-        with told(workdir / SUMMARY_FILE, "deleted"):
-            (workdir / SUMMARY_FILE).unlink(missing_ok=True)
     with told(workdir / DIVERGED_FILE, "deleted"):
         (workdir / DIVERGED_FILE).unlink(missing_ok=True)  # it is tried again
     write_json(workdir / SETTINGS_FILE, dataclasses.asdict(experiment.config))
@@ -162,6 +158,24 @@ def write_run_files(
     if skipped:
         write_text(path, "\n".join(skipped) + "\n")
         note(f"left out: {len(skipped)} that cannot be used, listed in {path}")
+
+
+def keep_summary_of_shorter(workdir: pathlib.Path, step: int) -> None:
+    """Keep the closing numbers of a run that has now become longer, under the steps that it had.
+
+    Args:
+        workdir: of the run.
+        step: that it has gone on from.
+
+    Raises:
+        FileError: the file cannot be renamed.
+    """
+    path = workdir / SUMMARY_FILE
+    if jax.process_index() == 0 and path.exists():
+        kept = path.with_name(f"{path.stem}_{step}{path.suffix}")
+        with told(path, f"kept as {kept.name}"):
+            path.replace(kept)
+        note(f"the closing numbers of the shorter run are kept in {kept}")
 
 
 def check_still_there(workdir: pathlib.Path) -> None:

@@ -45,6 +45,9 @@ def steps(directory: pathlib.Path) -> list[int]:
 def scores(directory: pathlib.Path) -> dict[int, float]:
     """How good the checkpoints are whose record says so: step to score.
 
+    A record may say by what it was scored, in `scored_by`. Those that were scored by something else
+    than the newest cannot be compared with it, and have none.
+
     Args:
         directory: of all checkpoints of a run.
 
@@ -62,8 +65,10 @@ def scores(directory: pathlib.Path) -> dict[int, float]:
 
 
 def scores_in(records: Mapping[int, Record]) -> dict[int, float]:
-    """The scores of the records that have one: step to score."""
-    found = {step: record.get("score") for step, record in records.items()}
+    """The scores of the records that have one and are scored as the newest: step to score."""
+    by = records[max(records)].get("scored_by") if records else None
+    alike = {step: record for step, record in records.items() if record.get("scored_by") == by}
+    found = {step: record.get("score") for step, record in alike.items()}
     return {step: score for step, score in found.items() if score is not None}
 
 

@@ -24,7 +24,7 @@ class Restored(NamedTuple):
         state: the arrays.
         record: what was saved beside them.
         damaged: checkpoints that cannot be read: the reason, and where each is now.
-        scores: of the checkpoints whose record was read and has one: step to score.
+        scores: of the checkpoints whose record was read and has one, as `scores` has them.
     """
 
     step: int
@@ -117,7 +117,7 @@ def restore_newest(directory: pathlib.Path, abstract: PyTree) -> Restored | None
         moved = _move_aside(directory, list(damaged))
         return restored._replace(
             damaged=list(zip(damaged.values(), moved, strict=True)),
-            scores=restored.scores | scores_in(records),
+            scores=scores_in({restored.step: restored.record, **records}),
         )
     if damaged:
         raise CheckpointError(
