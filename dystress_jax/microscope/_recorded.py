@@ -44,7 +44,7 @@ def of_run(workdir: pathlib.Path | str) -> Recorded:
     with told(workdir, "read"):
         if workdir.is_file():
             say = "it is a file; of embeddings: dystress report --embeddings=FILE"
-            raise NotADirectoryError(20, say)
+            raise FileNotFoundError(20, say)
         if not workdir.is_dir():
             raise FileNotFoundError(2, "there is no such directory")
         if not any(workdir.glob("config.*")) and not folder_of(workdir).is_dir():

@@ -36,6 +36,7 @@ def baselines(runs: Sequence[Run]) -> Chart | None:
         x="accuracy of nearest neighbours, %",
         y="",
         height=60 + 40 * len(bars),
+        name="bars",
         y_range=Range1d(start=len(bars) - 0.4, end=-0.6),  # the first one on top
         x_range=Range1d(start=0, end=125),  # room for the number beside a bar of 100 %
     )
