@@ -225,13 +225,12 @@ def test_a_loss_without_a_temperature_is_given_none_by_any_method(images, method
     assert made.scheme is None
     a, b = np.random.default_rng(0).standard_normal((2, 8, 4)).astype(np.float32)
     key = jax.random.key(0)
-    order = jax.random.permutation(jax.random.fold_in(key, 8), 8)
     length = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
     # The nearest neighbours of nnclr are in the queue: the embeddings themselves.
     queue = np.concatenate([length(a), length(b)])
     memory = {"queue": queue, "labels": np.full(16, -1), "position": 0}
     points = {
-        **{"view_a": a, "view_b": b, "queries": a, "shuffled_keys": b[order]},
+        **{"view_a": a, "view_b": b, "queries": a, "keys": b},
         **{"queries_a": a, "keys_b": b, "queries_b": b, "keys_a": a},
         **{"embeddings_a": a, "embeddings_b": b, "predictions_a": a, "predictions_b": b},
     }

@@ -329,7 +329,6 @@ def test_moco_v2_splits_no_batchnorm_where_the_encoder_has_none():
     method = steps.make(c, SOURCE).method
     state = jax.eval_shape(method.init, jax.random.key(0))
     batch = {**SOURCE.gather(np.arange(6)), "row": np.arange(6)}  # 8 groups would not divide it
-    batch |= {"key_image": batch["image"], "key_row": batch["row"]}
     embedded, _ = jax.eval_shape(method.embed, *state, batch, jax.random.key(1))
     assert embedded.points["queries"].shape == (6, 8)
 

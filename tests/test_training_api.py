@@ -164,6 +164,33 @@ def test_meshes_that_a_step_is_not_split_over_are_refused():
             training.init_state(method, optimizer, scheme=scheme, seed=seed, mesh=mesh)
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_images_of_a_batch_stay_on_their_devices_unless_keys_are_shuffled(shuffle):
+    """And without BatchNorm the order of the keys changes no number but by rounding."""
+    build = lambda shuffle: methods.moco_v2(
+        network(), head(), views=views, queue_size=16, momentum=0.9, shuffle=shuffle
+    )
+    mesh, scheme, optimizer = (
+        sharding.make_mesh(jax.devices()[:4]),
+        schemes.fixed(0.2),
+        optax.sgd(0.1),
+    )
+    batch = sharding.shard_batch(BATCH, mesh)
+
+    def stepped(shuffle):
+        method = build(shuffle)
+        state = training.init_state(method, optimizer, scheme=scheme, seed=0, mesh=mesh)
+        step = training.make_train_step(method, optimizer, RATE, scheme=scheme, mesh=mesh)
+        return step.lower(state, batch).compile().as_text(), step(state, batch)
+
+    text, (state, metrics, _) = stepped(shuffle)
+    of_images = [line for line in text.splitlines() if "all-gather" in line and "u8[8,12" in line]
+    assert bool(of_images) == shuffle
+    _, (other, other_metrics, _) = stepped(not shuffle)
+    np.testing.assert_allclose(metrics["loss"], other_metrics["loss"], rtol=1e-5)
+    np.testing.assert_allclose(state.memory["queue"], other.memory["queue"], atol=1e-5)
+
+
 def test_shares_of_half_precision_are_added_in_single():
     """Each of many shares is rounded to the parameters once, at the end."""
     views = lambda key, images, rows: (images / 255, images[:, :, ::-1] / 255)

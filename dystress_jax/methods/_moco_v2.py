@@ -24,6 +24,7 @@ def moco_v2(
     momentum: float,
     loss: Loss = losses.moco,
     spread: Spread = on_one_device,
+    shuffle: bool = True,
 ) -> Method:
     r"""MoCo v2 with any temperature.
 
@@ -38,7 +39,8 @@ def moco_v2(
     Where BatchNorm works on groups of the batch (`bn_groups` of `models.resnet`), the statistics
     of a group betray which images are in it, and so which query belongs to which key. Keys are
     therefore grouped in another, random order than queries: the counterpart of the authors'
-    shuffling between GPUs. With one group, the whole batch, the order makes no difference.
+    shuffling between GPUs. With one group, the whole batch, or without BatchNorm, the order makes
+    no difference, but over several devices it costs: each is sent the images of all.
 
     Args:
         encoder: images to features.
@@ -49,6 +51,8 @@ def moco_v2(
         loss: `(queries [n d], keys [n d], queue [k d], *, temperature) -> [n]`, such as
             `losses.moco`.
         spread: puts a loss over the devices, such as `losses.on_mesh` with a mesh.
+        shuffle: whether keys are grouped in an order of their own; False: the encoder has no
+            BatchNorm that works on groups.
 
     Returns:
         The method. Its memory has `key_params`; `queue`, whose rows have length 1; and
@@ -78,6 +82,7 @@ def moco_v2(
     check_momentum(momentum)
     tower = Tower(encoder, projector)
     decoupled = spread(functools.partial(losses.moco, decoupled=True))
+    of_keys = "shuffled_keys" if shuffle else "keys"
     has_temperature, loss = accepts(loss, "temperature"), spread(loss)
 
     def init(key):
@@ -93,25 +98,24 @@ def moco_v2(
     def prepare(batch, key):
         n = len(batch["row"])
         check_queue(queue_size, n)
+        if not shuffle:
+            return batch
         shuffled = order(key, n)
-        shuffle = lambda x: jax.tree.map(lambda leaf: leaf[shuffled], x)
-        return {
-            **batch,
-            "key_image": shuffle(batch["image"]),
-            "key_row": shuffle(batch["row"]),
-        }
+        moved = lambda x: jax.tree.map(lambda leaf: leaf[shuffled], x)
+        return {**batch, "key_image": moved(batch["image"]), "key_row": moved(batch["row"])}
 
     def embed(params, stats, memory, batch, key):
-        query_view, _ = views(key, batch["image"], batch["row"])
-        _, key_view = views(key, batch["key_image"], batch["key_row"])
+        query_view, key_view = views(key, batch["image"], batch["row"])
+        if shuffle:
+            _, key_view = views(key, batch["key_image"], batch["key_row"])
         queries, features, stats = tower.embed(params, stats, query_view)
         (keys,) = tower.keys(memory["key_params"], stats, key_view)
-        points = {"queries": queries, "shuffled_keys": normalize(keys)}
+        points = {"queries": queries, of_keys: normalize(keys)}
         return Embedded(points, features[:, None]), stats
 
     def in_order(embedded, key):
-        keys = embedded.points["shuffled_keys"]
-        return keys[jnp.argsort(order(key, len(keys)))]
+        keys = embedded.points[of_keys]
+        return keys[jnp.argsort(order(key, len(keys)))] if shuffle else keys
 
     def scheme_inputs(embedded, memory, batch, key):
         queries = jax.lax.stop_gradient(embedded.points["queries"])

@@ -94,6 +94,7 @@ def moco_v2(
         momentum=momentum,
         loss=loss(),
         spread=spread,
+        shuffle=groups > 1,
     )
     # Groups keep keys and queries apart; fine-tuned it is with the statistics of the whole batch.
     return method if groups == 1 else method._replace(encoder=encoder())
