@@ -345,8 +345,10 @@ def warmup_cosine(
         schedule = optax.cosine_decay_schedule(peak, total_steps, alpha=final / peak)
     else:
         schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps, final)
-    falling = every(interval, schedule, start=warmup_steps)
-    return lambda step: jnp.where(step < warmup_steps, schedule(step), falling(step))
+    # As a float, which strict promotion asks for.
+    of_step = lambda step: schedule(jnp.asarray(step, jnp.float32))
+    falling = every(interval, of_step, start=warmup_steps)
+    return lambda step: jnp.where(step < warmup_steps, of_step(step), falling(step))
 
 
 def every(interval: int, schedule: Schedule, *, start: int = 0) -> Schedule:

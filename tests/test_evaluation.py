@@ -11,6 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from dystress_jax import data, errors, evaluation, sharding
 from dystress_jax.errors import ArgumentError
+from dystress_jax.evaluation import linear_head
 from dystress_jax.evaluation._draws import share_of_each_class
 from dystress_jax.evaluation.knn import Labelled, scores_of_each
 from dystress_jax.evaluation.linear_head import solve_lbfgs
@@ -536,6 +537,25 @@ def test_fitting_on_views_that_do_not_vary_is_fitting_on_cached_features(devices
         w, b = sgd_oracle(x, y, rate=rate, epochs=10, classes=6)
         np.testing.assert_allclose(head.kernel[candidate], w, atol=2e-6)
         np.testing.assert_allclose(head.bias[candidate], b, atol=2e-6)
+
+
+def test_several_seeds_on_views_are_one_program(monkeypatch):
+    traced, step = [], linear_head._sgd_step
+
+    def counted(*args, **given):
+        traced.append(1)
+        return step(*args, **given)
+
+    monkeypatch.setattr(linear_head, "_sgd_step", counted)
+    linear_head._sgd_over.cache_clear()
+    how = {"epochs": 2, "batch_size": 16, "mesh": one_device()}
+    encode, source = jax.jit(view_of_pixels), image_source(48)
+    heads = [
+        evaluation.fit_augmented(encode, source, jnp.array(RATES), seed=s, **how) for s in (0, 1)
+    ]
+    assert len(traced) == 1
+    assert not np.array_equal(heads[0].kernel, heads[1].kernel)
+    linear_head._sgd_over.cache_clear()
 
 
 def test_many_steps_on_several_devices_come_to_an_end():

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from dystress_jax import optim
+from dystress_jax.methods._tower import rising_momentum
 from dystress_jax.run import from_config_dict
 from dystress_jax.run._build import make_optimizer
 from dystress_jax.run.experiment import Schedule
@@ -289,3 +290,13 @@ def test_a_schedule_by_the_epoch_is_pytorchs_between_epochs_and_rises_by_the_ste
 def test_errors_say_what_was_found_and_what_is_allowed(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_schedules_take_whole_steps_under_strict_promotion(warmup):
+    schedule = optim.warmup_cosine(0.5, total_steps=30, warmup_steps=warmup, interval=4)
+    rising = rising_momentum(0.9, 30)
+    expected = [(schedule(step), rising(step)) for step in range(31)]
+    with jax.numpy_dtype_promotion("strict"):
+        found = [(schedule(jnp.int32(step)), rising(jnp.int32(step))) for step in range(31)]
+    np.testing.assert_array_equal(found, expected)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -191,13 +191,8 @@ def fit_augmented(
     """
     at_least_one(epochs=epochs, batch_size=batch_size)
     total_steps = epochs * (len(source) // batch_size)
-    optimizer = _sgd(momentum, total_steps)
+    optimizer, sgd_step = _sgd_over(mesh, momentum, total_steps)
     batches = label_batches(source, batch_size=batch_size, seed=seed, mesh=mesh)
-    sgd_step = jax.jit(
-        functools.partial(_sgd_step, optimizer=optimizer),
-        out_shardings=sharding.replicated(mesh),
-        donate_argnums=0,
-    )
     key = jax.random.key(seed)
     images = jax.ShapeDtypeStruct((batch_size, *source.image_shape), jnp.uint8)
     num_features = jax.eval_shape(encode_view, key, images).shape[1]
@@ -211,6 +206,20 @@ def fit_augmented(
         state = sgd_step(state, features.astype(jnp.float32), batch["label"], scaled)
     head, _ = state
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), head)
+
+
+@functools.lru_cache(maxsize=4)  # several seeds are one program
+def _sgd_over(
+    mesh: Mesh, momentum: float, total_steps: int
+) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
+    """The optimiser, and its compiled step."""
+    optimizer = _sgd(momentum, total_steps)
+    step = jax.jit(
+        functools.partial(_sgd_step, optimizer=optimizer),
+        out_shardings=sharding.replicated(mesh),
+        donate_argnums=0,
+    )
+    return optimizer, step
 
 
 def fit_lbfgs(

@@ -209,7 +209,8 @@ def rising_momentum(momentum: float, total_steps: int) -> Callable[[Int[Array, "
     """
     check_momentum(momentum)
     at_least_one(total_steps=total_steps)
-    return optax.cosine_decay_schedule(1 - momentum, total_steps)
+    falling = optax.cosine_decay_schedule(1 - momentum, total_steps)
+    return lambda step: falling(jax.numpy.asarray(step, jax.numpy.float32))
 
 
 def check_momentum(momentum: float) -> None:

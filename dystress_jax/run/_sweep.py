@@ -191,7 +191,7 @@ def _check_varied(over: Mapping[str, Sequence[Any]], overridden: Mapping[str, An
                 f"--over.seed: found {', '.join(map(str, values))}; allowed: --seeds=N, from "
                 "config.seed on."
             )
-        if reason := _trains_the_same(name):
+        if reason := _instead_of_varying(name):
             raise ConfigError(
                 f"--over.{name}: found, but runs that differ in it are trained alike; allowed: "
                 f"{reason}."
@@ -204,11 +204,11 @@ def _check_varied(over: Mapping[str, Sequence[Any]], overridden: Mapping[str, An
             raise ConfigError(f"--over.{name}: found a value twice; allowed: each once.")
 
 
-def _trains_the_same(name: str) -> str:
+def _instead_of_varying(name: str) -> str:
     """What to do instead, where a setting is of no training; "" where it is of one.
 
     Example:
-        >>> _trains_the_same("temperature.tau"), _trains_the_same("log_every")
+        >>> _instead_of_varying("temperature.tau"), _instead_of_varying("log_every")
         ('', '--config.log_every=VALUE, for all runs')
     """
     if reading := readers(name):
