@@ -12,12 +12,12 @@ def mixed(
     mixup: float,
     cutmix: float,
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n classes"]]:
-    r"""Mix image i of n with image n - i, and their targets, by one share for the whole batch.
+    r"""Mix image i of n, from 0, with image n - 1 - i, and their targets, by one share for all.
 
     $$\lambda \sim \mathrm{Beta}(\alpha, \alpha), \quad x_i \gets \lambda x_i + (1 - \lambda)
-      x_{n - i}, \quad y_i \gets \lambda y_i + (1 - \lambda) y_{n - i}$$
+      x_{n - 1 - i}, \quad y_i \gets \lambda y_i + (1 - \lambda) y_{n - 1 - i}$$
 
-    Cutmix takes a box of $x_{n - i}$ as it is, at a random place, of the share $1 - \lambda$ of
+    Cutmix takes a box of $x_{n - 1 - i}$ as it is, at a random place, of the share $1 - \lambda$ of
     the sides' product; what of it lies outside the image is cut off, and $\lambda$ is what is left.
 
     Args:

@@ -27,7 +27,7 @@ def byol(
 
     No gradient reaches the targets. The target encoder follows the trained one with an EMA momentum
     that rises from $m_0$ to 1 over the run, $m_k = 1 - (1 - m_0) (1 + \cos(\pi k / K)) / 2$ after
-    step k of K.
+    step k of K, the first of which is k = 0.
 
     Nothing in the loss keeps all embeddings from becoming the same: the logged `embedding_std`, the
     standard deviation of a coordinate of the embeddings scaled to length 1, then goes to 0. It is
