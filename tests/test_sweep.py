@@ -143,7 +143,7 @@ def read(*arguments):
         (["--over.run_name=a,b"], "--over.run_name: .* allowed: --config.run_name=VALUE"),
         (
             ["--over.knn.k=5,20", "--over.temperature.tau_max=0.3,0.4"],
-            r"--over\.knn\.k: .* dystress eval .*--evaluation=knn --config\.knn\.k=VALUE for each",
+            r"--over\.knn\.k: .* dystress eval: --evaluation=knn --config\.knn\.k=VALUE",
         ),
         (["--over.temperature.tau_min=0.1,5.0"], "In the combination temperature.tau_min=5.0"),
         (["--over.temperature=0.1"], "a group of fields"),

@@ -213,8 +213,8 @@ def _instead_of_varying(name: str) -> str:
     """
     if reading := readers(name):
         return (
-            f"to train once, then dystress eval --workdir=RUN --evaluation={reading[0]} "
-            f"--config.{name}=VALUE for each value"
+            "to train once, and to measure that run with each value by dystress eval: "
+            f"--evaluation={reading[0]} --config.{name}=VALUE"
         )
     if any(field.name == name and field.meaning.of_no_number for field in fields()):
         return f"--config.{name}=VALUE, for all runs"
