@@ -22,7 +22,7 @@ RATE, KEY = (lambda step: 0.1), jax.random.key(3)
 
 
 def views(key, images, rows):
-    return augment.two_views(key, images, augment.simclr_cifar(), size=12, rows=rows)
+    return augment.two_views(key, images, augment.weak(), size=12, rows=rows)
 
 
 def network(width=8, dtype=jnp.float32):
@@ -112,7 +112,7 @@ def test_networks_of_several_seeds_under_vmap_are_those_of_each_seed(build):
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
 def test_a_view_depends_on_its_own_row_alone_whatever_the_kind_of_key(impl):
-    key, recipe = jax.random.key(0, impl=impl), augment.simclr_cifar()
+    key, recipe = jax.random.key(0, impl=impl), augment.weak()
     draw = lambda images, rows=None: augment.two_views(key, images, recipe, size=12, rows=rows)[0]
     twice = jnp.stack([IMAGES[1]] * 2)
     np.testing.assert_array_equal(draw(IMAGES)[3:], draw(IMAGES[3:], jnp.arange(3, 8)))
@@ -122,7 +122,7 @@ def test_a_view_depends_on_its_own_row_alone_whatever_the_kind_of_key(impl):
 def test_views_of_images_that_are_split_over_an_explicit_axis_are_split_too():
     mesh = jax.make_mesh((4,), ("data",), (AxisType.Explicit,), devices=jax.devices()[:4])
     split = jax.device_put(IMAGES, jax.NamedSharding(mesh, jax.P("data")))
-    draw = lambda images: augment.two_views(KEY, images, augment.simclr_cifar(), size=12)
+    draw = lambda images: augment.two_views(KEY, images, augment.weak(), size=12)
     found, expected = jax.jit(draw)(split), draw(IMAGES)
     for view, other in zip(found, expected, strict=True):
         assert view.sharding.spec[0] == "data"
@@ -164,6 +164,7 @@ def test_meshes_that_a_step_is_not_split_over_are_refused():
             training.init_state(method, optimizer, scheme=scheme, seed=seed, mesh=mesh)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_the_images_of_a_batch_stay_on_their_devices_unless_keys_are_shuffled(shuffle):
     """And without BatchNorm the order of the keys changes no number but by rounding."""

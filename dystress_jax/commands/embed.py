@@ -17,6 +17,7 @@ from absl import flags
 
 from .. import run
 from ..run import cli, compiled_programs
+from ..run.show import note
 
 
 def main(argv: list[str]) -> None:
@@ -30,6 +31,7 @@ def embed(command: cli.Command) -> None:
     """Embed the images that the flags describe."""
     args = flags.FLAGS
     compiled_programs.keep()
+    note("what is done is kept: after Ctrl-C the same command goes on from there")
     out = run.embed(
         cli.directory(args.workdir),
         args.out,

@@ -29,7 +29,6 @@ from .config import Config, ConfigError
 from .data import Sources, images_from_anywhere, may_skip, open_own
 from .meaning import arguments
 from .other_images import open_other
-from .show import note
 from .tables import find, is_own
 
 KINDS = (".npz", ".parquet")
@@ -105,7 +104,6 @@ def embed(
         with _telling_unreadable(out, encoder.config, on, sources):
             protocol = _protocol(encoder, sources, on or {})
             draft = _Draft.open(out, encoder, sources, protocol)
-            note(f"what is done is kept in {draft.place}; after a break the same command goes on")
             _compute(encoder, sources, draft, batch_size)
         with told(out, "written"):
             _WRITERS[out.suffix](draft, sources, out)
