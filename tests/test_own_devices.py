@@ -132,6 +132,25 @@ def test_what_measures_embeddings_takes_them_split(name, split, compiled):
     assert_same(found, MEASURES[name](*given))
 
 
+FITS = {
+    "sgd": lambda x, y: evaluation.fit_sgd(
+        jax.random.key(0), x, y, jnp.array([0.5, 1.0]), num_classes=5, epochs=2, batch_size=4
+    ),
+    "lbfgs": lambda x, y: evaluation.fit_lbfgs(x, y, jnp.array([0.1]), num_classes=5, max_steps=9),
+}
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", FITS)
+def test_heads_are_fitted_to_features_that_are_split(name):
+    mesh, (x, _) = make_mesh(), make_views()
+    put = lambda x: jax.device_put(x, NamedSharding(mesh, jax.P("data")))
+    labels = jnp.arange(len(x)) % 5
+    with jax.set_mesh(mesh):
+        found = FITS[name](put(x), put(labels))
+    assert_same(found, FITS[name](x, labels))
+
+
 @pytest.mark.ci
 @pytest.mark.parametrize("name", LOSSES)
 def test_on_the_mesh_that_jax_makes_by_default_every_strategy_is_right(name):

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from .. import augment, data, sharding
+from .._placement import of_whole_arrays
 from ..errors import at_least_one
 from ..similarities import at_least_float32
 from ..temperatures import check_positive
@@ -48,7 +49,8 @@ def _zeros(candidates: int, num_features: int, num_classes: int, dtype=jnp.float
 
 
 def _sgd(momentum: float, total_steps: int) -> optax.GradientTransformation:
-    return optax.sgd(optax.cosine_decay_schedule(1.0, total_steps), momentum)
+    falling = optax.cosine_decay_schedule(1.0, total_steps)
+    return optax.sgd(lambda step: falling(jnp.asarray(step, jnp.float32)), momentum)
 
 
 def _sgd_step(
@@ -76,6 +78,7 @@ def _sgd_step(
     return jax.tree.map(jnp.add, head, updates), optimizer_state
 
 
+@of_whole_arrays
 @functools.partial(jax.jit, static_argnames=("num_classes", "epochs", "batch_size", "momentum"))
 def fit_sgd(
     key: PRNGKeyArray,
@@ -281,6 +284,7 @@ class Solved(NamedTuple):
     converged: Bool[Array, " candidates"]
 
 
+@of_whole_arrays
 @functools.partial(jax.jit, static_argnames=("num_classes", "max_steps", "tolerance"))
 def solve_lbfgs(
     features: Float[Array, "n d"],
