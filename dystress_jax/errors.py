@@ -179,6 +179,32 @@ def known(**arguments: Any) -> list[Any]:
     return [x.item() if hasattr(x, "item") else x for x in arguments.values()]
 
 
+def check_same_shape(name: str, shape: tuple, other: str, found: tuple) -> None:
+    """Refuse arrays whose rows do not belong together one by one, before they are broadcast.
+
+    Args:
+        name: of the first argument.
+        shape: its own.
+        other: the name of the second argument.
+        found: its shape.
+
+    Raises:
+        ArgumentError: they differ.
+
+    Example:
+        >>> check_same_shape("a", (3, 2), "b", (1, 2))
+        Traceback (most recent call last):
+        dystress_jax.errors.ArgumentError: b: found shape (1, 2); allowed: (3, 2), that of `a`: row
+        i of both belongs to example i.
+    """
+    if found != shape:
+        raise ArgumentError(
+            other,
+            f"found shape {found}; allowed: {shape}, that of `{name}`: row i of both belongs to "
+            "example i.",
+        )
+
+
 def at_least_one(**arguments: int) -> None:
     """Refuse a size below 1, under the argument's name.
 

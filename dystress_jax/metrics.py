@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ._placement import of_whole_arrays
-from .errors import ArgumentError
+from .errors import ArgumentError, check_same_shape
 from .similarities import Similarity, at_least_float32, normalize, rows_or_nan, sphere
 from .temperatures import TemperatureLike, as_temperature, check_elementwise, concrete, of_anchors
 
@@ -59,7 +59,7 @@ def alignment(
     References:
         Wang and Isola, [arXiv 2005.10242](https://arxiv.org/abs/2005.10242), Eq. 6.
     """
-    _check_shapes("a", a.shape, "b", b.shape)
+    check_same_shape("a", a.shape, "b", b.shape)
     squared = jnp.sum((normalize(a) - normalize(b)) ** 2, axis=-1)
     equal = squared == 0  # the power's gradient at 0 is infinite for alpha < 2
     return jnp.mean(jnp.where(equal, 0.0, jnp.where(equal, 1.0, squared) ** (alpha / 2)))
@@ -141,7 +141,7 @@ def inter_class_uniformity(
         Our reading of Manna et al., [arXiv 2308.01140](https://arxiv.org/abs/2308.01140), whose own
         formula we have not seen.
     """
-    _check_shapes("x", x.shape[:1], "labels", labels.shape)
+    check_same_shape("x", x.shape[:1], "labels", labels.shape)
     x = normalize(x)
     # Each row carries its class mean and one share of its class, so the number of classes need
     # not be known and the function can be compiled.
@@ -181,7 +181,7 @@ def tolerance(
     References:
         Wang and Liu, [arXiv 2012.09740](https://arxiv.org/abs/2012.09740), Eq. 9.
     """
-    _check_shapes("x", x.shape[:1], "labels", labels.shape)
+    check_same_shape("x", x.shape[:1], "labels", labels.shape)
     x, n = normalize(x), x.shape[0]
     (total, pairs), _ = _sums_by_class(x, x, labels)
     return total / (n * (n - 1) if all_pairs else pairs)
@@ -219,8 +219,8 @@ def negative_similarities(
     References:
         Manna et al., [arXiv 2308.01140](https://arxiv.org/abs/2308.01140).
     """
-    _check_shapes("view_a", view_a.shape, "view_b", view_b.shape)
-    _check_shapes("view_a", view_a.shape[:1], "labels", labels.shape)
+    check_same_shape("view_a", view_a.shape, "view_b", view_b.shape)
+    check_same_shape("view_a", view_a.shape[:1], "labels", labels.shape)
     same, other = _sums_by_class(normalize(view_a), normalize(view_b), labels)
     return {
         "true_negative_similarity": other[0] / other[1],
@@ -424,14 +424,6 @@ def pair_statistics(
         "positive_tau": jnp.mean(tau(temperature.for_positives, positive)),
         "negative_tau": mean_of_negatives(tau(temperature.for_negatives, negative)),
     }
-
-
-def _check_shapes(name: str, shape: tuple, other: str, found: tuple) -> None:
-    """Refuses what does not belong to the same rows, before it is broadcast."""
-    if found != shape:
-        raise ArgumentError(
-            other, f"found shape {found}; allowed: {shape}, for the rows of `{name}`."
-        )
 
 
 # Accelerators would round float32 products to fewer bits.

@@ -345,10 +345,24 @@ def warmup_cosine(
         schedule = optax.cosine_decay_schedule(peak, total_steps, alpha=final / peak)
     else:
         schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps, final)
-    # As a float, which strict promotion asks for.
-    of_step = lambda step: schedule(jnp.asarray(step, jnp.float32))
-    falling = every(interval, of_step, start=warmup_steps)
-    return lambda step: jnp.where(step < warmup_steps, of_step(step), falling(step))
+    schedule = of_floats(schedule)
+    falling = every(interval, schedule, start=warmup_steps)
+    return lambda step: jnp.where(step < warmup_steps, schedule(step), falling(step))
+
+
+def of_floats(schedule: Schedule) -> Schedule:
+    """The schedule, given its step as a float: strict promotion divides no whole numbers by others.
+
+    Args:
+        schedule: of the step.
+
+    Example:
+        >>> half = of_floats(lambda step: step / 2.0)
+        >>> with jax.numpy_dtype_promotion("strict"):
+        ...     float(half(jnp.int32(3)))
+        1.5
+    """
+    return lambda step: schedule(jnp.asarray(step, jnp.float32))
 
 
 def every(interval: int, schedule: Schedule, *, start: int = 0) -> Schedule:

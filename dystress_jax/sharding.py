@@ -109,6 +109,29 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         )
 
 
+def check_micro_batches(micro_batches: int, batch_size: int, mesh: Mesh) -> None:
+    """Refuse micro-batches that do not cut the share of each device equally.
+
+    Args:
+        micro_batches: how many, at least 1.
+        batch_size: as for `check_batch_size`.
+        mesh: the devices.
+
+    Raises:
+        ArgumentError: as `check_batch_size`; or naming the numbers and what is to be divided.
+
+    Example:
+        >>> check_micro_batches(4, 256, make_mesh(jax.devices()[:1]))
+    """
+    check_batch_size(batch_size, mesh)
+    if batch_size % (micro_batches * mesh.size):
+        raise ArgumentError(
+            "micro_batches",
+            f"found {micro_batches} with a batch of {batch_size} on {mesh.size} devices; allowed: "
+            f"a divisor of the {batch_size // mesh.size} examples of each device.",
+        )
+
+
 def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     """Put this process's rows of a batch onto the mesh as parts of the global batch.
 

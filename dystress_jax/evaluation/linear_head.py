@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 from .. import augment, data, sharding
 from .._placement import of_whole_arrays
 from ..errors import at_least_one
+from ..optim import of_floats
 from ..similarities import at_least_float32
 from ..temperatures import check_positive
 from ._label_batches import label_batches
@@ -49,8 +50,7 @@ def _zeros(candidates: int, num_features: int, num_classes: int, dtype=jnp.float
 
 
 def _sgd(momentum: float, total_steps: int) -> optax.GradientTransformation:
-    falling = optax.cosine_decay_schedule(1.0, total_steps)
-    return optax.sgd(lambda step: falling(jnp.asarray(step, jnp.float32)), momentum)
+    return optax.sgd(of_floats(optax.cosine_decay_schedule(1.0, total_steps)), momentum)
 
 
 def _sgd_step(

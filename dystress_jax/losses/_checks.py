@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, check_same_shape
 from ..similarities import Similarity
 from ..temperatures import (
     PerAnchor,
@@ -105,18 +105,8 @@ def check_rows(name_a: str, a: Array, name_b: str, b: Array) -> None:
 def check_pairs(name_a: str, a: Array, name_b: str, b: Array, axis_name: AxisName | None) -> None:
     """Refuses what is not two arrays of one shape, for at least two examples on all devices."""
     check_rows(name_a, a, name_b, b)
-    check_same_shape(name_a, a, name_b, b)
+    check_same_shape(name_a, jnp.shape(a), name_b, jnp.shape(b))
     check_count(name_a, jnp.shape(a)[0], axis_name)
-
-
-def check_same_shape(name_a: str, a: Array, name_b: str, b: Array) -> None:
-    """Refuses two arrays whose rows do not belong together one by one."""
-    if jnp.shape(a) != jnp.shape(b):
-        raise ArgumentError(
-            name_b,
-            f"found shape {jnp.shape(b)}; allowed: {jnp.shape(a)}, that of `{name_a}`: row i of "
-            "both belongs to example i.",
-        )
 
 
 def check_count(name: str, n: int, axis_name: AxisName | None) -> None:

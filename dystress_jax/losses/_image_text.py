@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, check_same_shape
 from ..temperatures import Temperature, TemperatureLike, map_per_anchor
 from . import _pairs
 from ._checks import (
@@ -18,7 +18,6 @@ from ._checks import (
     check_array,
     check_count,
     check_rows,
-    check_same_shape,
     check_some,
 )
 from ._options import Options
@@ -69,7 +68,7 @@ def belonging(
         of_texts = _pairs.groups_of(of_texts.astype(wider), numbers[1])
         return Belonging((of_images, of_texts), (real, real_texts))
     if labels is not None:
-        check_same_shape("images", images, "texts", texts)
+        check_same_shape("images", jnp.shape(images), "texts", jnp.shape(texts))
         label = _pairs.groups_of(as_labels("labels", labels, n), _pairs.row_numbers(n, axis))
         return Belonging((label, label), (real, real if real_texts is None else real_texts))
     if isinstance(m - n, int) and m < n:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, check_same_shape
 from ..similarities import PrecisionLike, rows_or_nan, sphere
 from ..temperatures import TemperatureLike, concrete, numbers
 from . import _pairs
@@ -15,7 +15,6 @@ from ._checks import (
     check_array,
     check_count,
     check_rows,
-    check_same_shape,
     check_smoothing,
     check_some,
     is_bool,
@@ -217,7 +216,7 @@ def moco(
     """
     check_rows("queries", queries, "queue", queue)
     check_rows("queries", queries, "keys", keys)
-    check_same_shape("queries", queries, "keys", keys)
+    check_same_shape("queries", jnp.shape(queries), "keys", jnp.shape(keys))
     (n, d), k = queries.shape, queue.shape[0]
     check_some("queries", n)
     check_some("queue", k, ", with `where_queue` while it is not full")

@@ -20,7 +20,8 @@ def of_both_ways(
         batch: whose examples the anchors are.
         key: randomness of the step.
     """
-    return of_ways(jax.lax.stop_gradient(ways), decoupled, example=batch["index"], key=key)
+    examples = batch["index"], batch["index"]
+    return of_ways(jax.lax.stop_gradient(ways), decoupled, examples=examples, key=key)
 
 
 def first_way(ways: Ways, batch: DeviceBatch) -> Compared:

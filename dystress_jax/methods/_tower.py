@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Shaped, UInt8
 from ..errors import ArgumentError, at_least_one
 from ..gradcache import wide
 from ..models import Network
+from ..optim import of_floats
 from ._method import Method
 
 PyTree = Any
@@ -209,8 +210,7 @@ def rising_momentum(momentum: float, total_steps: int) -> Callable[[Int[Array, "
     """
     check_momentum(momentum)
     at_least_one(total_steps=total_steps)
-    falling = optax.cosine_decay_schedule(1 - momentum, total_steps)
-    return lambda step: falling(jax.numpy.asarray(step, jax.numpy.float32))
+    return of_floats(optax.cosine_decay_schedule(1 - momentum, total_steps))
 
 
 def check_momentum(momentum: float) -> None:

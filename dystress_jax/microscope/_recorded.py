@@ -42,11 +42,11 @@ def of_run(workdir: pathlib.Path | str) -> Recorded:
     """
     workdir = pathlib.Path(workdir)
     with told(workdir, "read"):
-        if workdir.is_file():
-            say = "it is a file; of embeddings: dystress report --embeddings=FILE"
-            raise FileNotFoundError(20, say)
         if not workdir.is_dir():
-            raise FileNotFoundError(2, "there is no such directory")
+            of_file = "it is a file; of embeddings: dystress report --embeddings=FILE"
+            raise FileNotFoundError(
+                2, of_file if workdir.is_file() else "there is no such directory"
+            )
         if not any(workdir.glob("config.*")) and not folder_of(workdir).is_dir():
             raise FileNotFoundError(2, "it holds no run: neither settings nor records")
     missing, found = [], {}

@@ -122,7 +122,8 @@ def settings(side: Group, base: Group) -> Iterator[Sentence]:
 def accuracies(side: Group, base: Group) -> Iterator[Sentence]:
     """Which is better, by how much, and whether seeds alone could make the difference."""
     other, own = _closing(base), _closing(side)
-    differing = measured_otherwise([side.first, base.first])
+    both = [side.first, base.first]
+    differing = measured_otherwise(both, settings_that_differ(both))
     if differing and other.keys() & own.keys():
         yield Sentence(
             f"The accuracies of “{side.called}” and “{base.called}” are not compared: "

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -170,14 +170,17 @@ def settings_that_differ(runs: Sequence[Run]) -> dict[str, list[Any]]:
 _OF_TRAINING = ("limit", "imbalance_ratio", "caption_noise", "whole", "on_error")
 
 
-def measured_otherwise(runs: Sequence[Run]) -> list[str]:
+def measured_otherwise(runs: Sequence[Run], differ: Iterable[str]) -> list[str]:
     """Of `settings_that_differ` those by which runs are measured on other images, or otherwise.
+
+    Args:
+        runs: what has been measured of them counts.
+        differ: the names of the settings.
 
     Example:
         >>> knn = {"knn": Measured({"top1": 0.5}, {}, "test", {}, {})}
-        >>> settings = {"data.path": "/a", "data.limit": 5, "knn.k": 20, "probe.epochs": 9}
-        >>> other = {"data.path": "/b", "data.limit": 9, "knn.k": 1, "probe.epochs": 3}
-        >>> measured_otherwise([Run("a", "a", settings, evaluations=knn), Run("b", "b", other)])
+        >>> differ = ["data.path", "data.limit", "knn.k", "probe.epochs"]
+        >>> measured_otherwise([Run("a", "a", evaluations=knn), Run("b", "b")], differ)
         ['data.path', 'knn.k']
     """
     measured = {name.removeprefix("eval ") for run in runs for name in run.evaluations}
@@ -189,7 +192,7 @@ def measured_otherwise(runs: Sequence[Run]) -> list[str]:
         of_images = group == "data" and last not in _OF_TRAINING
         return of_images or not measured.isdisjoint(readers(name))
 
-    return [name for name in settings_that_differ(runs) if counts(name)]
+    return [name for name in differ if counts(name)]
 
 
 def value_of(value: Any) -> str:

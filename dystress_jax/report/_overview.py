@@ -93,7 +93,9 @@ def overview(runs: Sequence[Run]) -> Overview:
         for group in groups
     ]
     names = dict.fromkeys(name for row in rows for name in row.measured)
-    return Overview(tuple(differ), tuple(names), tuple(rows), tuple(measured_otherwise(runs)))
+    return Overview(
+        tuple(differ), tuple(names), tuple(rows), tuple(measured_otherwise(runs, differ))
+    )
 
 
 def best_of(found: Overview, measure: str) -> int | None:

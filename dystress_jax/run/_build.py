@@ -158,15 +158,8 @@ def _assemble(
 
 
 def _check_devices(config: Config, mesh: Mesh) -> None:
-    with as_fields():
-        sharding.check_batch_size(config.batch_size, mesh)
-    parts = config.batch.micro_batches
-    if config.batch_size % (parts * mesh.size):
-        raise ConfigError(
-            f"config.batch.micro_batches: found {parts} with config.batch_size "
-            f"{config.batch_size} on {mesh.size} devices; allowed: a divisor of the "
-            f"{config.batch_size // mesh.size} images of each device."
-        )
+    with as_fields("batch"):
+        sharding.check_micro_batches(config.batch.micro_batches, config.batch_size, mesh)
 
 
 def make_schedule(config: Config, source: data.Source) -> Schedule:

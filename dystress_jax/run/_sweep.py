@@ -155,11 +155,9 @@ def sweep(
             except DivergedError as error:
                 note(f"DivergedError: {error}")
                 summary = _known(place, config) or {"diverged": str(error)}
-            except NotMeasuredError as error:
-                note(f"{counted}: {place} is trained, but: {error}")
-                summary = {"refused": str(error)}
             except (ConfigError, WeightsError) as error:  # the others may have what they need
-                note(f"{counted}: {place} is not trained: {error}")
+                how = "trained, but" if isinstance(error, NotMeasuredError) else "not trained"
+                note(f"{counted}: {place} is {how}: {error}")
                 summary = {"refused": str(error)}
         elif "diverged" in summary:
             note(

@@ -72,7 +72,8 @@ def of_views(
         Array([-1., -0.], dtype=float32)
     """
     value = lambda temperature: whole(decoupled(view_a, view_b, temperature=temperature))
-    inputs = of_ways(((view_a, view_b), (view_b, view_a)), decoupled, example=example, key=key)
+    ways = (view_a, view_b), (view_b, view_a)
+    inputs = of_ways(ways, decoupled, examples=(example, example), key=key)
     return inputs._replace(decoupled=value, negatives=2 * view_a.shape[0] - 2)
 
 
@@ -105,17 +106,16 @@ def of_image_text(
         >>> of_image_text(jnp.eye(2), -jnp.eye(2)).side
         Array([0, 0, 1, 1], dtype=int32)
     """
-    found = of_ways(((images, texts), (texts, images)), decoupled, example=example, key=key)
-    if example is None or of_text is None:
-        return found
-    return found._replace(example=jnp.concatenate(whole((example, of_text))))
+    of_text = example if of_text is None else of_text
+    ways = (images, texts), (texts, images)
+    return of_ways(ways, decoupled, examples=(example, of_text), key=key)
 
 
 def of_ways(
     ways: Ways,
     decoupled: Callable[..., Float[Array, " n"]],
     *,
-    example: Int[Array, " n"] | None,
+    examples: tuple[Int[Array, " n"] | None, Int[Array, " n"] | None],
     key: PRNGKeyArray | None,
 ) -> SchemeInputs:
     """What a scheme may look at where a loss compares both ways, each anchor with n - 1 negatives.
@@ -123,17 +123,17 @@ def of_ways(
     Args:
         ways: who is compared with whom.
         decoupled: the loss of one way with the positive left out of the sum.
-        example: number of each example in the data set.
+        examples: numbers in the data set of the anchors of each way; None: they have none.
         key: randomness for this step.
     """
     n = ways[0][0].shape[0]
-    seen, example = whole((ways, example))
+    seen, (first, second) = whole((ways, examples))
     return SchemeInputs(
         anchors=jnp.concatenate([anchors for anchors, _ in seen]),
         positives=jnp.concatenate([positives for _, positives in seen]),
         decoupled=lambda temperature: both_ways(decoupled, ways, temperature),
         negatives=n - 1,
-        example=None if example is None else jnp.tile(example, 2),
+        example=None if first is None or second is None else jnp.concatenate([first, second]),
         side=jnp.repeat(jnp.arange(2), n),
         key=key,
     )

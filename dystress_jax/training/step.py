@@ -177,13 +177,8 @@ def gradcache(
     add_gradient = jax.jit(add_gradient, out_shardings=whole, donate_argnums=0)
 
     def gradient(state: TrainState, batch: DeviceBatch, key: PRNGKeyArray) -> Gradient:
-        examples = len(batch["index"])
-        if mesh is not None and examples % (micro_batches * mesh.size):
-            raise ArgumentError(
-                "micro_batches",
-                f"found {micro_batches} with a batch of {examples} on {mesh.size} devices; "
-                f"allowed: a divisor of the {examples / mesh.size:g} examples of each device.",
-            )
+        if mesh is not None:
+            sharding.check_micro_batches(micro_batches, len(batch["index"]), mesh)
         parts, embedded, stats, began = parts_of(batch), [], state.stats, []
         for part in parts:
             began.append(stats)  # with which the second pass repeats the first
